@@ -1,0 +1,87 @@
+"""Bodies of answers: from bytes to values, and what a scatter brings home.
+
+Owns: decoding without a known type, and the shapes that callers get.
+Leaves to others: typed decoding (signature), encoding (signature).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import msgspec
+
+from mesh.discovery.record import Instance
+from mesh.errors import BadReply, MeshError
+from mesh.protocol.codec import Buffer
+from mesh.protocol.messages import JSON, MSGPACK, RAW
+
+
+class Answer(NamedTuple):
+    """An answer as it travelled, for those who pass it on without reading it.
+
+    Attributes:
+        body: bytes or memoryview.
+        encoding: MSGPACK, JSON or RAW of mesh.protocol.messages.
+        meta: what the handler sent beside it.
+    """
+
+    body: Buffer
+    encoding: int
+    meta: Mapping[str, str] | None = None
+
+
+class Outcome(NamedTuple):
+    """What one instance had to say to a scatter: a value, or an error."""
+
+    instance: Instance
+    value: Any = None
+    error: MeshError | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is a value."""
+        return self.error is None
+
+
+def decode_any(body: Buffer, encoding: int) -> Any:
+    """The value of a body whose type nobody declared: plain Python values.
+
+    Raises:
+        BadReply: the bytes are not what the encoding promises.
+    """
+    try:
+        if encoding == MSGPACK:
+            return msgspec.msgpack.decode(body)
+        if encoding == RAW:
+            return bytes(body)
+        if encoding == JSON:
+            return msgspec.json.decode(body)
+    except (msgspec.MsgspecError, ValueError, RecursionError, MemoryError) as exc:
+        raise BadReply(f"the answer does not decode: {exc}") from exc
+    raise BadReply(f"the answer has an unknown encoding: {encoding}")
+
+
+def typed_decoder(target: str, hint: Any) -> Callable[[Buffer, int], Any]:
+    """A decoder of answers into the type that an annotation promises; its errors name `target`."""
+    if hint is Any:
+        return decode_any
+    packed = msgspec.msgpack.Decoder(hint).decode
+    text = msgspec.json.Decoder(hint).decode
+
+    def decode(body: Buffer, encoding: int) -> Any:
+        try:
+            if encoding == MSGPACK:
+                return packed(body)
+            if encoding == RAW:
+                return msgspec.convert(bytes(body), hint)
+            return text(body)
+        except (msgspec.MsgspecError, ValueError, RecursionError, MemoryError) as exc:
+            raise BadReply(f"{target}: the answer is not what its annotation promises: {exc}") from exc
+
+    return decode
+
+
+def as_answer(body: Buffer, encoding: int) -> Answer:
+    """The body itself, undecoded."""
+    return Answer(body, encoding)

@@ -1,0 +1,511 @@
+"""Calls and streams from this process to any instance of a service.
+
+Owns: from a target to an answer: choosing an instance, waiting for one, failing over, giving up.
+Leaves to others: links (pool), the decision tables (failover), who lives (discovery), bytes (signature, protocol).
+
+The way of a call is synchronous from `call` to the socket's outbox and back from the socket to the future: one
+decision each time something happens, no task and no timer of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import random
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from mesh.calls.answers import decode_any
+from mesh.calls.context import CURRENT
+from mesh.calls.expiry import Expiries
+from mesh.calls.failover import FAILOVER, REFUSALS, Trouble, Verdict
+from mesh.calls.pool import Group, Handle, Pool
+from mesh.calls.request import Call, Decode, Flow, Order, Stream
+from mesh.clock import Clock
+from mesh.config import CallSettings
+from mesh.discovery.agent import Agent
+from mesh.discovery.record import Instance
+from mesh.discovery.table import Change
+from mesh.errors import (
+    BadRequest,
+    DeadlineExceeded,
+    LinkLost,
+    MeshError,
+    Overloaded,
+    TooLarge,
+    Unavailable,
+    UnknownService,
+)
+from mesh.policy.balance import rendezvous
+from mesh.policy.budget import RetryBudget
+from mesh.protocol.caller import Caller
+from mesh.protocol.deadline import MAX_BUDGET_MS
+from mesh.telemetry.metrics import MethodStats, Recorder
+from mesh.transport.contract import Transport
+
+#: What `meta` may hold in all, in bytes: it is a note beside the call, not a body.
+MAX_META: Final = 16 * 1024
+
+#: The group that every instance is in, for what each worker answers whatever it runs.
+WORKER: Final = "$worker"
+
+Request = Call | Flow
+
+
+class Route:
+    """A target, taken apart once: its service's group, what the registry says of the method, its counters."""
+
+    __slots__ = ("group", "idempotent", "method", "stats", "target", "timeout_s", "version")
+
+    def __init__(self, target: str, method: str, group: Group, stats: MethodStats) -> None:
+        self.target = target
+        self.method = method
+        self.group = group
+        self.stats = stats
+        self.idempotent = False
+        self.timeout_s: float | None = None
+        self.version = -1
+
+    def refresh(self) -> None:
+        """Read again what instances declare of the method; of several releases, the newest record decides."""
+        self.version = self.group.version
+        for handle in reversed(self.group.handles.values()):
+            record = handle.instance.methods.get(self.method)
+            if record is not None:
+                self.idempotent = record.idempotent
+                self.timeout_s = record.timeout_s
+                return
+
+
+class Client:
+    """The calling half of a process. One event loop owns it."""
+
+    def __init__(
+        self,
+        *,
+        transport: Transport,
+        clock: Clock,
+        agent: Agent,
+        identity: str,
+        epoch: int,
+        settings: CallSettings,
+        recorder: Recorder,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._clock = clock
+        self._now = clock.now
+        self._agent = agent
+        self._settings = settings
+        self._recorder = recorder
+        self._random = (rng or random.Random()).random
+        self._loop = asyncio.get_running_loop()
+        self._expiries = Expiries(clock)
+        self._budget = RetryBudget(settings.retry_ratio, float(settings.retry_reserve))
+        self._groups: dict[str, Group] = {}
+        self._routes: dict[str, Route] = {}
+        self._parked: dict[Group, OrderedDict[Request, None]] = {}
+        self._parked_count = 0
+        self._awaited: dict[str, list[asyncio.Future[None]]] = {}
+        self._closed = False
+        self._pool = Pool(
+            transport,
+            clock,
+            rng or random.Random(),
+            lambda: Caller(identity, epoch, settings.max_body_bytes),
+            self._unpark,
+        )
+        agent.on_change(self._changed)
+
+    # --- asking -------------------------------------------------------------------------------------------
+
+    def call(
+        self,
+        target: str,
+        body: Any,
+        encoding: int = 0,
+        *,
+        timeout: float | None = None,
+        key: str | None = None,
+        instance: str | None = None,
+        meta: dict[str, str] | None = None,
+        trace: str | None = None,
+        idempotent: bool | None = None,
+        decode: Decode = decode_any,
+    ) -> Call:
+        """Begin a call; the awaitable for its answer.
+
+        Args:
+            target: "service.method".
+            body: the encoded arguments, as `encoding` says.
+            timeout: seconds; None takes the method's own, then the configured default. A call made by a handler ends
+                no later than the call that the handler answers.
+            key: calls with the same key prefer the same instance.
+            instance: this instance and no other.
+            meta: travels beside the call; strings to strings, 16 KiB at most.
+            trace: W3C traceparent; None takes that of the call being answered.
+            idempotent: overrides what the method declares.
+            decode: (body, encoding) -> the value of the future.
+
+        Raises, when awaited:
+            MeshError: see architecture.md for which, and mesh.errors for what to do.
+        """
+        route = self._routes.get(target) or self._route(target)
+        now = self._now()
+        order = self._order(route, body, encoding, timeout, now, idempotent, trace, meta, key, instance, None)
+        call = Call(self, order, decode, self._loop)
+        self._begin(call, order, now)
+        return call
+
+    def stream(
+        self,
+        target: str,
+        body: Any,
+        encoding: int = 0,
+        *,
+        timeout: float | None = None,
+        key: str | None = None,
+        instance: str | None = None,
+        meta: dict[str, str] | None = None,
+        trace: str | None = None,
+        idempotent: bool | None = None,
+        decode: Decode = decode_any,
+    ) -> Stream:
+        """Begin a stream; the iterator over its items. Arguments as for `call`; `timeout` bounds the whole stream."""
+        route = self._routes.get(target) or self._route(target)
+        now = self._now()
+        default = self._settings.stream_timeout_s
+        order = self._order(route, body, encoding, timeout, now, idempotent, trace, meta, key, instance, default)
+        flow = Flow(self, order, decode)
+        self._begin(flow, order, now)
+        return Stream(flow)
+
+    def use(self, service: str) -> None:
+        """Have links to a service's instances before the first call needs them."""
+        self._group(service)
+
+    def instances(self, service: str) -> Sequence[Instance]:
+        """What discovery lists now, whether or not a link to it is open."""
+        return self._agent.table.instances(service)
+
+    def parked(self) -> int:
+        """How many calls wait for an instance."""
+        return self._parked_count
+
+    def links(self, service: str) -> int:
+        """How many instances of a service can be called now."""
+        group = self._groups.get(service)
+        return len(group.ready) if group is not None else 0
+
+    def on_ready(self, service: str, woken: asyncio.Future[None]) -> Callable[[], None]:
+        """Resolve `woken` when an instance of the service becomes callable; returns what ends it."""
+        waiting = self._awaited.setdefault(service, [])
+        waiting.append(woken)
+
+        def forget() -> None:
+            if woken in waiting:
+                waiting.remove(woken)
+
+        return forget
+
+    # --- from a target to an instance -------------------------------------------------------------------------
+
+    def _route(self, target: str) -> Route:
+        service, dot, method = target.rpartition(".")
+        if not dot or not service or not method:
+            raise BadRequest(f'{target!r} is no target: write "service.method"')
+        stats = self._recorder.method("client", service, method)
+        route = self._routes[target] = Route(target, method, self._group(service), stats)
+        return route
+
+    def _group(self, service: str) -> Group:
+        group = self._groups.get(service)
+        if group is None:
+            group = self._groups[service] = Group(service)
+            table = self._agent.table
+            for instance in table if service == WORKER else table.instances(service):
+                if instance.endpoint:
+                    self._pool.add(group, instance)
+        return group
+
+    def _order(
+        self,
+        route: Route,
+        body: Any,
+        encoding: int,
+        timeout: float | None,
+        now: float,
+        idempotent: bool | None,
+        trace: str | None,
+        meta: dict[str, str] | None,
+        key: str | None,
+        instance: str | None,
+        default_s: float | None,
+    ) -> Order:
+        if route.version != route.group.version:
+            route.refresh()
+        if timeout is None:
+            timeout = route.timeout_s
+            if timeout is None:
+                timeout = self._settings.timeout_s if default_s is None else default_s
+        deadline_at = now + timeout
+        outer = CURRENT.get()
+        if outer is not None:
+            if outer.deadline_at < deadline_at:
+                deadline_at = outer.deadline_at
+            if trace is None:
+                trace = outer.trace
+        if meta is not None:
+            _check_meta(meta)
+        if idempotent is None:
+            idempotent = route.idempotent
+        return Order(route, body, encoding, deadline_at, now, idempotent, trace, meta, key, instance)
+
+    def _begin(self, request: Request, order: Order, now: float) -> None:
+        order.route.stats.begin()
+        self._budget.deposit(now)
+        if order.deadline_at <= now:
+            self._finish(request, DeadlineExceeded(f"{order.route.target}: no time was left to call"))
+            return
+        self._expiries.watch(request, order.deadline_at)
+        self._dispatch(request, order, now)
+
+    def _dispatch(self, request: Request, order: Order, now: float) -> None:
+        if self._closed:
+            self._finish(request, Unavailable("this node is closed"))
+            return
+        handle = self._choose(order, now)
+        if handle is None:
+            self._park(request, order)
+            return
+        peer = handle.peer
+        caller = peer.caller
+        if len(caller.calls) >= caller.credit:
+            self._finish(
+                request, Overloaded(f"{order.route.target}: every link has its {caller.credit} calls under way")
+            )
+            return
+        if len(order.body) > caller.max_body:
+            size = len(order.body)
+            self._finish(request, TooLarge(f"{order.route.target}: {size} bytes; its workers take {caller.max_body}"))
+            return
+        order.handle = handle
+        order.sent_at = now
+        order.attempts += 1
+        handle.in_flight += 1
+        budget_ms = int((order.deadline_at - now) * 1000) + 1
+        if budget_ms > MAX_BUDGET_MS:
+            budget_ms = MAX_BUDGET_MS
+        if type(request) is Call:
+            peer.send_call(
+                request, (order.route.target, budget_ms, order.body, order.encoding, order.trace, order.meta)
+            )
+        else:
+            assert isinstance(request, Flow)
+            window = request.inflow.window
+            peer.send_open(
+                request, (order.route.target, budget_ms, order.body, window, order.encoding, order.trace, order.meta)
+            )
+
+    def _choose(self, order: Order, now: float) -> Handle | None:
+        """The instance for the next attempt; None when none can be called now.
+
+        Without a key: the better of two drawn at random, by what is in flight times how long an answer takes there.
+        Same rule as policy.balance.pick_two, written out: it runs for every call.
+        """
+        ready = order.route.group.ready
+        if order.instance is not None:
+            return next((handle for handle in ready if handle.instance.id == order.instance), None)
+        if order.tried:
+            ready = [handle for handle in ready if handle.instance.id not in order.tried]
+        count = len(ready)
+        if count == 0:
+            return None
+        if order.key is not None:
+            by_id = {handle.instance.id: handle for handle in ready}
+            return by_id[rendezvous(order.key, by_id)[0]]
+        if count == 1:
+            return ready[0]
+        drawn = int(self._random() * (count * (count - 1)))
+        first = drawn // (count - 1)
+        second = drawn - first * (count - 1)
+        one = ready[first]
+        two = ready[second + 1 if second >= first else second]
+        cost_of_one = (one.in_flight + 1) * one.latency.value(now)
+        if cost_of_one <= (two.in_flight + 1) * two.latency.value(now):
+            best, other = one, two
+        else:
+            best, other = two, one
+        if best.peer.credit_left <= 0 and other.peer.credit_left > 0:
+            return other
+        return best
+
+    # --- waiting for an instance ------------------------------------------------------------------------------
+
+    def _park(self, request: Request, order: Order) -> None:
+        """No instance can be called now: wait for one until the deadline, unless waiting is in vain."""
+        table = self._agent.table
+        group = order.route.group
+        order.handle = None
+        if order.trouble is not None and order.trouble.code == "overloaded":
+            self._finish(request, order.trouble)
+        elif order.instance is not None and table.get(order.instance) is None and table.certain:
+            self._finish(request, Unavailable(f"{order.route.target}: no instance {order.instance} is known"))
+        elif table.certain and group.name != WORKER and not table.known(group.name):
+            self._finish(
+                request, UnknownService(f"no service {group.name!r} is known{_near(group.name, table.services())}")
+            )
+        elif self._parked_count >= self._settings.wait_limit:
+            self._finish(request, Overloaded(f"{self._parked_count} calls wait for an instance already"))
+        else:
+            self._parked.setdefault(group, OrderedDict())[request] = None
+            self._parked_count += 1
+
+    def _unpark(self, group: Group) -> None:
+        """Instances of a service became callable: those who waited for one go on, first come first served."""
+        if not group.ready:
+            return
+        for woken in self._awaited.pop(group.name, ()):
+            if not woken.done():
+                woken.set_result(None)
+        waiting = self._parked.get(group)
+        if not waiting:
+            return
+        del self._parked[group]
+        self._parked_count -= len(waiting)
+        now = self._now()
+        for request in waiting:
+            self._dispatch(request, request.order, now)
+
+    def _leave_park(self, request: Request) -> None:
+        waiting = self._parked.get(request.order.route.group)
+        if waiting is not None and waiting.pop(request, self) is None:
+            self._parked_count -= 1
+            if not waiting:
+                del self._parked[request.order.route.group]
+
+    # --- the ends of an attempt ---------------------------------------------------------------------------------
+
+    def settled(self, request: Request, code: str) -> None:
+        """An answer came (`code` "" for success): count it, and learn how fast that instance is."""
+        order = request.order
+        now = self._now()
+        handle = order.handle
+        if handle is not None:
+            handle.in_flight -= 1
+            handle.latency.observe(now - order.sent_at, now)
+        self._expiries.forget(request)
+        order.route.stats.end(now - order.began_at, code)
+
+    def gave_up(self, request: Request, code: str) -> None:
+        """The user cancelled, or the deadline is over."""
+        order = request.order
+        now = self._now()
+        handle = order.handle
+        if handle is not None:
+            handle.in_flight -= 1
+            handle.peer.cancel(request.id)
+            if code == "deadline_exceeded":
+                # No answer is an answer, too: without it a hung instance would look as fast as ever.
+                handle.latency.observe(now - order.sent_at, now)
+        else:
+            self._leave_park(request)
+        self._expiries.forget(request)
+        order.route.stats.end(now - order.began_at, code)
+
+    def was_refused(self, request: Request, error: MeshError) -> None:
+        """The instance did not start it."""
+        self._trouble(request, REFUSALS.get(error.code, Trouble.FAILED), error)
+
+    def was_lost(self, request: Request, sent: bool, reason: str) -> None:
+        """The link went with the call on it."""
+        order = request.order
+        where = order.handle.instance.id if order.handle is not None else "?"
+        error = LinkLost(f"{order.route.target}: link to {where} lost before the answer ({reason})")
+        if isinstance(request, Flow) and request.inflow.begun:
+            self._trouble(request, Trouble.FAILED, error)
+        else:
+            self._trouble(request, Trouble.LOST if sent else Trouble.UNSENT, error)
+
+    def _trouble(self, request: Request, trouble: Trouble, error: MeshError) -> None:
+        order = request.order
+        now = self._now()
+        if order.handle is not None:
+            order.handle.in_flight -= 1
+            tried = order.tried = order.tried or set()
+            tried.add(order.handle.instance.id)
+        verdict = FAILOVER[trouble, order.idempotent]
+        again = verdict is Verdict.ELSEWHERE or (
+            verdict is Verdict.BUDGETED
+            and order.attempts < self._settings.attempts
+            and order.instance is None
+            and self._budget.withdraw(now)
+        )
+        if again and not request.done():
+            order.trouble = error
+            self._dispatch(request, order, now)
+        else:
+            order.handle = None
+            self._finish(request, error)
+
+    def _finish(self, request: Request, error: MeshError) -> None:
+        """End a request that is on no link."""
+        order = request.order
+        self._expiries.forget(request)
+        order.route.stats.end(self._now() - order.began_at, error.code)
+        request.fail(error)
+
+    # --- what discovery says --------------------------------------------------------------------------------------
+
+    def _changed(self, change: Change) -> None:
+        touched: set[Group] = set()
+        for instance, _ in change.left:
+            for group in self._groups_of(instance):
+                self._pool.remove(group, instance.id)
+                touched.add(group)
+        for instance in change.joined:
+            for group in self._groups_of(instance):
+                if instance.endpoint:
+                    self._pool.add(group, instance)
+                    touched.add(group)
+        for instance in change.updated:
+            for group in self._groups_of(instance):
+                handle = group.handles.get(instance.id)
+                if handle is not None:
+                    handle.instance = instance
+                    group.version += 1
+        for group in touched:
+            self._unpark(group)
+
+    def _groups_of(self, instance: Instance) -> list[Group]:
+        """The groups in use that it is in."""
+        return [group for name in (instance.service, WORKER) if (group := self._groups.get(name)) is not None]
+
+    def close(self) -> None:
+        """Hang up; whatever is under way ends with an error."""
+        self._closed = True
+        for waiting in list(self._parked.values()):
+            for request in list(waiting):
+                self._leave_park(request)
+                self._finish(request, Unavailable("this node is closed"))
+        self._pool.close()
+        self._expiries.close()
+
+
+def _check_meta(meta: dict[str, str]) -> None:
+    size = 0
+    for name, value in meta.items():
+        if type(name) is not str or type(value) is not str:
+            raise BadRequest(f"metadata maps strings to strings, not {name!r} to {value!r}")
+        try:
+            size += len(name.encode()) + len(value.encode())
+        except UnicodeEncodeError as exc:
+            raise BadRequest(f"metadata {name!r} is not valid Unicode") from exc
+    if size > MAX_META or len(meta) > 256:
+        raise BadRequest(f"metadata of {len(meta)} entries, {size} bytes; 256 and {MAX_META} are the most")
+
+
+def _near(name: str, names: list[str]) -> str:
+    """` (did you mean …?)`, when something is near."""
+    near = difflib.get_close_matches(name, names, 1)
+    return f"; did you mean {near[0]!r}?" if near else ""

@@ -1,0 +1,189 @@
+"""A function as it was declared: its parameters and its answer, with their types resolved and found fit to travel.
+
+Owns: reading annotations, and refusing what has no form on the wire, with the name of class and method.
+Leaves to others: decoding and encoding (signature), what a decorator adds (service.decorators).
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import inspect
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Literal
+
+import msgspec
+
+from mesh.errors import SetupError
+
+#: How a parameter may travel over HTTP: the bytes of a body, the JSON of a body, or a word in a path or query.
+Shape = Literal["bytes", "structured", "scalar"]
+
+_ITERATORS: Final = (
+    collections.abc.AsyncIterator,
+    collections.abc.AsyncIterable,
+    collections.abc.AsyncGenerator,
+)
+_STRUCTURED: Final = (
+    msgspec.inspect.StructType,
+    msgspec.inspect.DataclassType,
+    msgspec.inspect.TypedDictType,
+    msgspec.inspect.NamedTupleType,
+    msgspec.inspect.DictType,
+    msgspec.inspect.CollectionType,
+    msgspec.inspect.TupleType,
+)
+_BYTES: Final = (msgspec.inspect.BytesType, msgspec.inspect.ByteArrayType, msgspec.inspect.MemoryViewType)
+
+
+class BadDeclaration(SetupError):
+    """A service class cannot work as it is written; the message names class and method."""
+
+    code = "bad_declaration"
+
+
+class Parameter(msgspec.Struct, frozen=True):
+    """One argument of a method, its annotation resolved (`Any` when it has none)."""
+
+    name: str
+    type: Any
+    shape: Shape = "scalar"
+    default: Any = inspect.Parameter.empty
+    keyword_only: bool = False
+
+    @property
+    def required(self) -> bool:
+        return self.default is inspect.Parameter.empty
+
+
+class Declared(msgspec.Struct, frozen=True):
+    """What a function declares.
+
+    Attributes:
+        parameters: without `self`, in order.
+        returns: type of the answer, or of each item of a stream; `Any` when not annotated.
+        stream: it is an async generator function.
+        asynchronous: calling it gives an awaitable (False for a plain `def` and for a stream).
+    """
+
+    parameters: tuple[Parameter, ...]
+    returns: Any
+    stream: bool
+    asynchronous: bool
+
+
+def read(function: Callable[..., Any], label: str, owner: type | None, bound: bool) -> Declared:
+    """Resolve what `function` declares; `label` names it in errors, and annotations may use the names of `owner`.
+
+    Raises:
+        BadDeclaration: a parameter or the answer cannot travel, or an annotation cannot be resolved.
+    """
+    plain = inspect.unwrap(function)
+    if inspect.isgeneratorfunction(plain):
+        raise BadDeclaration(f"{label} is a plain generator: write `async def` to make a stream of it")
+    # A decorator of the user's own may have wrapped an `async def` in a plain one that passes its result on.
+    stream = inspect.isasyncgenfunction(function) or inspect.isasyncgenfunction(plain)
+    waits = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(plain)
+    hints = _hints(function, label, owner)
+    returns = _returned(hints, stream, label)
+    schema_of(returns, f"{label}: what it {'yields' if stream else 'returns'}")
+    return Declared(
+        parameters=_parameters(function, hints, label, bound),
+        returns=returns,
+        stream=stream,
+        asynchronous=waits and not stream,
+    )
+
+
+def returned(function: Callable[..., Any], owner: type | None = None) -> Any:
+    """The type of the answer of `function`, or of each item of its stream; `Any` when not annotated."""
+    label = getattr(function, "__qualname__", repr(function))
+    return _returned(_hints(function, label, owner), inspect.isasyncgenfunction(inspect.unwrap(function)), label)
+
+
+def schema_of(hint: Any, what: str) -> dict[str, Any]:
+    """The JSON Schema of a type; what has none has no decoder either.
+
+    Raises:
+        BadDeclaration: the type cannot travel; `what` says whose it is.
+    """
+    try:
+        return msgspec.json.schema(hint)
+    except (TypeError, NameError) as exc:
+        reason = str(exc).strip().rpartition("\n")[2]
+        raise BadDeclaration(
+            f"{what} cannot travel: {reason}. Use plain types, msgspec Structs, dataclasses or TypedDicts."
+        ) from exc
+
+
+def is_binary(hint: Any) -> bool:
+    """Whether a value of this type is always bytes."""
+    return isinstance(msgspec.inspect.type_info(hint), _BYTES)
+
+
+def _hints(function: Callable[..., Any], label: str, owner: type | None) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(function, include_extras=True)
+    except NameError as first:
+        # The class's own names come second: a method called `list` must not hide the type.
+        try:
+            return typing.get_type_hints(function, localns=dict(vars(owner)) if owner else {}, include_extras=True)
+        except Exception:
+            raise BadDeclaration(
+                f"{label}: an annotation cannot be resolved: {first}. "
+                "Import or define it at the top of the module, not in a function or under TYPE_CHECKING."
+            ) from first
+    except Exception as exc:
+        raise BadDeclaration(f"{label}: an annotation cannot be resolved: {exc}") from exc
+
+
+def _returned(hints: Mapping[str, Any], stream: bool, label: str) -> Any:
+    returns = hints.get("return", Any)
+    origin = typing.get_origin(returns) or returns
+    if not stream:
+        if origin in _ITERATORS:
+            raise BadDeclaration(f"{label} is annotated as a stream, but its body has no `yield`")
+        return Any if returns is object else returns
+    if returns is Any:
+        return Any
+    if origin not in _ITERATORS:
+        raise BadDeclaration(f"{label} yields: annotate it AsyncIterator[...], not {returns!r}")
+    return (typing.get_args(returns) or (Any,))[0]
+
+
+def _parameters(
+    function: Callable[..., Any], hints: Mapping[str, Any], label: str, bound: bool
+) -> tuple[Parameter, ...]:
+    declared = list(inspect.signature(function).parameters.values())
+    if not bound:
+        if not declared:
+            raise BadDeclaration(f"{label} must take self as its first parameter")
+        declared = declared[1:]
+    found = []
+    for parameter in declared:
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            raise BadDeclaration(f"{label} takes *{parameter.name}: take one list parameter instead")
+        if parameter.kind is parameter.VAR_KEYWORD:
+            raise BadDeclaration(f"{label} takes **{parameter.name}: take one dict parameter instead")
+        hint = hints.get(parameter.name, Any)
+        hint = Any if hint is object else hint
+        found.append(
+            Parameter(
+                name=parameter.name,
+                type=hint,
+                shape=_shape(hint, f'{label}: argument "{parameter.name}"'),
+                default=parameter.default,
+                keyword_only=parameter.kind is parameter.KEYWORD_ONLY,
+            )
+        )
+    return tuple(found)
+
+
+def _shape(hint: Any, what: str) -> Shape:
+    schema_of(hint, what)
+    info = msgspec.inspect.type_info(hint)
+    kinds = info.types if isinstance(info, msgspec.inspect.UnionType) else (info,)
+    kinds = tuple(kind for kind in kinds if not isinstance(kind, msgspec.inspect.NoneType))
+    if any(isinstance(kind, _STRUCTURED) for kind in kinds):
+        return "structured"
+    return "bytes" if kinds and all(isinstance(kind, _BYTES) for kind in kinds) else "scalar"

@@ -1,0 +1,51 @@
+"""One method that a worker answers: everything the server needs to know of it, worked out once.
+
+Owns: the shape. Made by service.describe from a decorated function; the server only reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import msgspec
+
+Offload = Literal["", "thread", "process"]
+
+
+class Method(msgspec.Struct, frozen=True, gc=False):
+    """A callable with its types resolved.
+
+    Attributes:
+        target: "service.method", what a call names.
+        service: the service's name, for limits, logs and metrics.
+        name: the method's own name.
+        run: the bound function. `async def` for a call, an async generator function for a stream, a plain `def` when
+            offloaded (or a plain `def` that must not block, run on the loop).
+        decode_args: (body, encoding) -> (positional values for `run`, in order). Accepts an array of positional
+            arguments, a map of named ones, or a map that mixes integer keys (positions) and names.
+            Raises BadArguments with `details["path"]`. A RAW body goes to a method with exactly one `bytes` parameter.
+        encode_result: (value, encoding asked for) -> (body, encoding used): bytes results travel RAW.
+        stream: `run` is an async generator function.
+        asynchronous: `run` returns an awaitable (False for a plain def).
+        idempotent, timeout_s: as declared; the caller learns them from the registry.
+        concurrency: how many may run at once in this worker; 0 means as many as the service may.
+        queue: how many more may wait when `concurrency` is reached.
+        offload: where it runs: on the loop, in a thread, or in a process.
+        reference: ("package.module", "Class", "method") for a process to find it again; empty unless offloaded.
+    """
+
+    target: str
+    service: str
+    name: str
+    run: Callable[..., Any]
+    decode_args: Callable[[Any, int], tuple[Any, ...]]
+    encode_result: Callable[[Any, int], tuple[Any, int]]
+    stream: bool = False
+    asynchronous: bool = True
+    idempotent: bool = False
+    timeout_s: float | None = None
+    concurrency: int = 0
+    queue: int = 0
+    offload: Offload = ""
+    reference: tuple[str, str, str] | tuple[()] = ()

@@ -1,0 +1,290 @@
+"""Links to the workers that this process calls: one per worker, dialled again for as long as discovery lists it.
+
+Owns: the life of each link, which calls are on it, and which instances can be called now.
+Leaves to others: choosing among them (client), what to do with calls that a link took down with it (client).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from mesh.clock import Clock, Timer
+from mesh.discovery.record import Instance
+from mesh.errors import BadEndpoint
+from mesh.policy.backoff import Backoff
+from mesh.policy.balance import Ewma
+from mesh.protocol.caller import Caller
+from mesh.protocol.codec import Buffer
+from mesh.protocol.link import Link
+from mesh.protocol.messages import END, ERROR, GOODBYE, ITEM, REFUSED, REPLY, WELCOME
+from mesh.telemetry.logs import get_logger
+from mesh.transport.contract import Channel, Transport
+
+log = get_logger("mesh.calls")
+
+#: Between attempts to reach a worker that discovery lists and that does not answer.
+REDIAL = Backoff(0.05, 2.0)
+
+
+class Request(Protocol):
+    """A call or a stream, as the link that carries it sees it."""
+
+    id: int
+
+    def replied(self, message: list[Any]) -> None: ...
+    def errored(self, wire: dict[str, Any]) -> None: ...
+    def refused(self, wire: dict[str, Any]) -> None: ...
+    def item(self, message: list[Any]) -> None: ...
+    def ended(self) -> None: ...
+    def link_lost(self, sent: bool, reason: str) -> None: ...
+
+
+class Handle:
+    """One instance, as a caller balances on it.
+
+    Attributes:
+        in_flight: calls of this process to it that have no answer yet.
+        latency: smoothed, over its answers to this process.
+    """
+
+    __slots__ = ("group", "in_flight", "instance", "latency", "peer")
+
+    def __init__(self, instance: Instance, group: Group, peer: Peer) -> None:
+        self.instance = instance
+        self.group = group
+        self.peer = peer
+        self.in_flight = 0
+        self.latency = Ewma()
+
+
+class Group:
+    """All instances of one service, and which of them can be called now.
+
+    Attributes:
+        handles: every instance that discovery lists, by id.
+        ready: those whose link is open.
+        version: grows with every change of either.
+    """
+
+    __slots__ = ("handles", "name", "ready", "version")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.handles: dict[str, Handle] = {}
+        self.ready: list[Handle] = []
+        self.version = 0
+
+    def refresh(self) -> None:
+        """Work out anew who is ready."""
+        self.ready = [handle for handle in self.handles.values() if handle.peer.open]
+        self.version += 1
+
+
+class Peer:
+    """One worker and the link to it, if there is one now. The session of transport.contract on the dialling side."""
+
+    __slots__ = (
+        "_channel",
+        "_failures",
+        "_flushed",
+        "_pool",
+        "_redial",
+        "caller",
+        "calls",
+        "endpoint",
+        "handles",
+        "open",
+    )
+
+    def __init__(self, pool: Pool, endpoint: str) -> None:
+        self.endpoint = endpoint
+        self.handles: set[Handle] = set()
+        self.caller = pool.new_caller()
+        self.calls: dict[int, Request] = {}
+        self.open = False
+        self._pool = pool
+        self._channel: Channel | None = None
+        self._failures = 0
+        self._flushed = 0  # the last call id that was handed to the socket
+        self._redial: Timer | None = None
+
+    # --- asked by the client ----------------------------------------------------------------------------
+
+    @property
+    def credit_left(self) -> int:
+        """How many more calls this link carries now."""
+        return self.caller.credit - len(self.caller.calls)
+
+    def send_call(self, request: Request, head: tuple[Any, ...]) -> None:
+        """Put a call on the open link; `head` are the arguments of protocol.Caller.call."""
+        request.id = call = self.caller.call(*head)
+        self.calls[call] = request
+        self._channel.wake()  # type: ignore[union-attr]  # an open link has its channel
+
+    def send_open(self, request: Request, head: tuple[Any, ...]) -> None:
+        """Put a stream on the open link; `head` are the arguments of protocol.Caller.open."""
+        request.id = call = self.caller.open(*head)
+        self.calls[call] = request
+        self._channel.wake()  # type: ignore[union-attr]
+
+    def cancel(self, call: int) -> None:
+        """Tell the other end that nobody waits for this call any more."""
+        if self.calls.pop(call, None) is not None:
+            self.caller.cancel(call)
+            self._wake()
+
+    def grant(self, call: int, items: int) -> None:
+        """Allow more items of a stream."""
+        self.caller.grant(call, items)
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._channel is not None:
+            self._channel.wake()
+
+    # --- asked by the transport ---------------------------------------------------------------------------
+
+    def opened(self) -> None:
+        self.caller.connected()
+
+    def data_to_send(self) -> list[list[Buffer]]:
+        self._flushed = self.caller.last_id
+        return self.caller.data_to_send()
+
+    def receive(self, frames: list[Buffer]) -> None:
+        calls = self.calls
+        for message in self.caller.receive(frames):
+            kind = message[0]
+            if kind == REPLY:
+                calls.pop(message[1]).replied(message)
+            elif kind == ITEM:
+                calls[message[1]].item(message)
+            elif kind == END:
+                calls.pop(message[1]).ended()
+            elif kind == ERROR:
+                calls.pop(message[1]).errored(message[2])
+            elif kind == REFUSED:
+                calls.pop(message[1]).refused(message[2])
+            elif kind == WELCOME:
+                self._failures = 0
+                self._turn(True)
+            elif kind == GOODBYE:
+                self._turn(False)
+        if self.caller.state is Link.LEAVING and not self.caller.calls:
+            # Nothing is owed either way: closing first spares the leaving worker its wait. The pong that
+            # acknowledges the goodbye is flushed by the close.
+            self._channel.close("the worker is leaving")  # type: ignore[union-attr]
+        elif self.caller.owes:
+            self._wake()
+
+    def lost(self, reason: str) -> None:
+        self._channel = None
+        flushed = self._flushed
+        if self.caller.state is Link.LEAVING:
+            # It left; the registry will say so in a moment. Do not knock at a door that is being closed.
+            self._failures = max(self._failures, 6)
+        self.caller.lost()
+        self.caller = self._pool.new_caller()
+        self._flushed = 0
+        self._failures += 1
+        orphans, self.calls = self.calls, {}
+        self._turn(False)
+        for request in orphans.values():
+            request.link_lost(request.id <= flushed, reason)
+        if self.handles:
+            log.debug("link lost", endpoint=self.endpoint, reason=reason, calls=len(orphans))
+            self._dial_later()
+
+    # --- its life -------------------------------------------------------------------------------------------
+
+    def _turn(self, is_open: bool) -> None:
+        if self.open != is_open:
+            self.open = is_open
+            for group in {handle.group for handle in self.handles}:
+                self._pool.changed(group)
+
+    def dial(self) -> None:
+        """Connect, unless a connection is there or under way."""
+        self._redial = None
+        if self._channel is None and self.handles and not self._pool.closed:
+            try:
+                self._channel = self._pool.transport.dial(self.endpoint, self._begin)
+            except BadEndpoint as exc:
+                log.warning("instance with an endpoint that cannot be dialled", reason=exc.message)
+
+    def _begin(self, channel: Channel) -> Peer:
+        self._channel = channel
+        return self
+
+    def _dial_later(self) -> None:
+        if self._redial is None and not self._pool.closed:
+            clock = self._pool.clock
+            delay = REDIAL.delay(self._failures, self._pool.random())
+            self._redial = clock.call_at(clock.now() + delay, self.dial)
+
+    def hang_up(self, reason: str) -> None:
+        """Close the link now."""
+        if self._redial is not None:
+            self._redial.cancel()
+            self._redial = None
+        if self._channel is not None:
+            self._channel.close(reason)
+
+
+class Pool:
+    """Every link of this process, by endpoint."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        clock: Clock,
+        rng: random.Random,
+        new_caller: Callable[[], Caller],
+        changed: Callable[[Group], None],
+    ) -> None:
+        """`changed(group)` is called after the ready instances of a service became others."""
+        self.transport = transport
+        self.clock = clock
+        self.random = rng.random
+        self.new_caller = new_caller
+        self.closed = False
+        self._changed = changed
+        self._peers: dict[str, Peer] = {}
+
+    def add(self, group: Group, instance: Instance) -> None:
+        """Discovery lists an instance: have a link to its worker."""
+        peer = self._peers.get(instance.endpoint)
+        if peer is None:
+            peer = self._peers[instance.endpoint] = Peer(self, instance.endpoint)
+        handle = Handle(instance, group, peer)
+        group.handles[instance.id] = handle
+        peer.handles.add(handle)
+        peer.dial()
+        group.refresh()
+
+    def remove(self, group: Group, instance_id: str) -> None:
+        """Discovery lists it no more: nothing new goes there; what is under way may end."""
+        handle = group.handles.pop(instance_id, None)
+        if handle is None:
+            return
+        peer = handle.peer
+        peer.handles.discard(handle)
+        group.refresh()
+        if not peer.handles:
+            self._peers.pop(peer.endpoint, None)
+            if not peer.calls:
+                peer.hang_up("no longer listed")
+
+    def changed(self, group: Group) -> None:
+        """A link opened, was lost, or heard goodbye."""
+        group.refresh()
+        self._changed(group)
+
+    def close(self) -> None:
+        """Hang up everywhere."""
+        self.closed = True
+        for peer in list(self._peers.values()):
+            peer.hang_up("closed")
+        self._peers.clear()

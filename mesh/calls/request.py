@@ -1,0 +1,291 @@
+"""One call, one stream: what the user awaits and what the client carries from attempt to attempt.
+
+Owns: the two objects and their ends. Leaves to others: choosing an instance, retrying (client), bytes (pool).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from mesh.errors import Cancelled, DeadlineExceeded, MeshError, Unavailable, from_wire
+from mesh.protocol.stream import Inflow
+
+if TYPE_CHECKING:
+    from mesh.calls.client import Client, Route
+    from mesh.calls.pool import Handle
+
+Decode = Callable[[Any, int], Any]
+
+
+class Order:
+    """What is asked for, and what has been tried.
+
+    Attributes:
+        route: the service and method.
+        body, encoding, trace, meta: what is sent.
+        deadline_at: when the user stops waiting.
+        began_at, sent_at: the first attempt, the latest one.
+        idempotent: may be repeated when an answer is lost.
+        key: prefers instances by rendezvous; instance: only this one will do.
+        tried: ids of instances that have refused or lost it.
+        handle: where it is now; None while it waits for an instance.
+    """
+
+    __slots__ = (
+        "attempts",
+        "began_at",
+        "body",
+        "deadline_at",
+        "encoding",
+        "handle",
+        "idempotent",
+        "instance",
+        "key",
+        "meta",
+        "route",
+        "sent_at",
+        "trace",
+        "tried",
+        "trouble",
+    )
+
+    def __init__(
+        self,
+        route: Route,
+        body: Any,
+        encoding: int,
+        deadline_at: float,
+        now: float,
+        idempotent: bool,
+        trace: str | None,
+        meta: dict[str, str] | None,
+        key: str | None,
+        instance: str | None,
+    ) -> None:
+        self.route = route
+        self.body = body
+        self.encoding = encoding
+        self.deadline_at = deadline_at
+        self.began_at = now
+        self.sent_at = now
+        self.idempotent = idempotent
+        self.trace = trace
+        self.meta = meta
+        self.key = key
+        self.instance = instance
+        self.handle: Handle | None = None
+        self.tried: set[str] | None = None
+        self.attempts = 0
+        self.trouble: MeshError | None = None
+
+    def too_late(self) -> MeshError:
+        """The error for a deadline that is over, by what the order was doing then."""
+        after = f"{self.deadline_at - self.began_at:.3g} s"
+        if self.handle is None:
+            if self.trouble is not None:
+                return self.trouble
+            where = f"instance {self.instance}" if self.instance else f"instance of {self.route.group.name}"
+            return Unavailable(f"{self.route.target}: no {where} within {after}")
+        return DeadlineExceeded(f"{self.route.target}: no answer within {after}")
+
+
+class Call(asyncio.Future[Any]):
+    """A call under way: await it for the answer, cancel it to stop the handler.
+
+    It has begun when it is made; awaiting it later costs nothing.
+
+    Raises, when awaited: the MeshError that the call ended with.
+    """
+
+    __slots__ = ("client", "decode", "id", "order", "slot")
+
+    def __init__(self, client: Client, order: Order, decode: Decode, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop=loop)
+        self.client = client
+        self.order = order
+        self.decode = decode
+        self.id = 0
+        self.slot = 0
+
+    # --- asked by the link ------------------------------------------------------------------------------
+
+    def replied(self, message: list[Any]) -> None:
+        self.client.settled(self, "")
+        if not self.done():
+            try:
+                value = self.decode(message[2], message[3] if len(message) > 3 else 0)
+            except MeshError as error:
+                self.set_exception(error)
+            else:
+                self.set_result(value)
+
+    def errored(self, wire: dict[str, Any]) -> None:
+        error = from_wire(wire)
+        self.client.settled(self, error.code)
+        self.fail(error)
+
+    def refused(self, wire: dict[str, Any]) -> None:
+        self.client.was_refused(self, from_wire(wire))
+
+    def link_lost(self, sent: bool, reason: str) -> None:
+        self.client.was_lost(self, sent, reason)
+
+    def item(self, message: list[Any]) -> None:
+        raise AssertionError("the protocol lets no item of a call through")
+
+    def ended(self) -> None:
+        raise AssertionError("the protocol lets no end of a call through")
+
+    # --- its ends -----------------------------------------------------------------------------------------
+
+    def fail(self, error: MeshError) -> None:
+        """End with an error, if it has not ended."""
+        if not self.done():
+            self.set_exception(error)
+
+    def expire(self) -> None:
+        """Its deadline is over."""
+        error = self.order.too_late()
+        self.client.gave_up(self, error.code)
+        self.fail(error)
+
+    def cancel(self, msg: Any = None) -> bool:
+        """The user gives up: the handler is told, and stops."""
+        if self.done():
+            return False
+        self.client.gave_up(self, "cancelled")
+        return super().cancel(msg)
+
+
+class Flow:
+    """A stream under way, as the link sees it."""
+
+    __slots__ = ("_ended", "_error", "_items", "_waiter", "client", "decode", "id", "inflow", "order", "slot")
+
+    def __init__(self, client: Client, order: Order, decode: Decode) -> None:
+        self.client = client
+        self.order = order
+        self.decode = decode
+        self.id = 0
+        self.slot = 0
+        self.inflow = Inflow()
+        self._items: deque[list[Any]] = deque()
+        self._ended = False
+        self._error: MeshError | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    # --- asked by the user's half -------------------------------------------------------------------------
+
+    async def next(self) -> Any:
+        """The next item, decoded; StopAsyncIteration at the end, or the error that ended the stream."""
+        while not self._items:
+            if self._ended:
+                if self._error is not None:
+                    error, self._error = self._error, None
+                    raise error
+                raise StopAsyncIteration
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        message = self._items.popleft()
+        grant = self.inflow.consumed()
+        if grant and not self._ended and self.order.handle is not None:
+            self.order.handle.peer.grant(self.id, grant)
+        return self.decode(message[2], message[3] if len(message) > 3 else 0)
+
+    def stop(self) -> None:
+        """Nobody reads any more: the handler is told. Harmless when the stream has ended."""
+        if not self._ended:
+            self.client.gave_up(self, "cancelled")
+            self._end(Cancelled(f"{self.order.route.target}: the stream was closed here"))
+        self._items.clear()
+
+    # --- asked by the link ----------------------------------------------------------------------------------
+
+    def item(self, message: list[Any]) -> None:
+        self.inflow.arrived()
+        self._items.append(message)
+        self._wake()
+
+    def ended(self) -> None:
+        self.client.settled(self, "")
+        self._end(None)
+
+    def errored(self, wire: dict[str, Any]) -> None:
+        error = from_wire(wire)
+        self.client.settled(self, error.code)
+        self._end(error)
+
+    def refused(self, wire: dict[str, Any]) -> None:
+        self.client.was_refused(self, from_wire(wire))
+
+    def link_lost(self, sent: bool, reason: str) -> None:
+        self.client.was_lost(self, sent, reason)
+
+    def replied(self, message: list[Any]) -> None:
+        raise AssertionError("the protocol lets no reply to a stream through")
+
+    # --- its ends -------------------------------------------------------------------------------------------
+
+    def fail(self, error: MeshError) -> None:
+        """End with an error, after the items that have come."""
+        self._end(error)
+
+    def done(self) -> bool:
+        """Whether the last word has come; items may still wait to be read."""
+        return self._ended
+
+    def expire(self) -> None:
+        """Its deadline is over."""
+        error = self.order.too_late()
+        self.client.gave_up(self, error.code)
+        self._end(error)
+
+    def _end(self, error: MeshError | None) -> None:
+        if not self._ended:
+            self._ended = True
+            self._error = error
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+class Stream:
+    """A stream, as the user holds it: an asynchronous iterator over its items.
+
+    Leaving the iteration early stops the handler: at once with `aclose()` or as `async with`, else when this object
+    goes. (The link holds the other half, so that a forgotten stream can go.)
+
+    Raises, when iterated: the MeshError that the stream ended with, after the items before it.
+    """
+
+    __slots__ = ("_flow",)
+
+    def __init__(self, flow: Flow) -> None:
+        self._flow = flow
+
+    def __aiter__(self) -> Stream:
+        return self
+
+    async def __anext__(self) -> Any:
+        return await self._flow.next()
+
+    async def aclose(self) -> None:
+        """Stop; the handler is told. Harmless when the stream has ended."""
+        self._flow.stop()
+
+    async def __aenter__(self) -> Stream:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self._flow.stop()
+
+    def __del__(self) -> None:
+        self._flow.stop()

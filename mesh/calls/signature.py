@@ -1,0 +1,349 @@
+"""What a method takes and gives: its annotations turned into decoders, encoders and JSON Schemas, once.
+
+Owns: arguments to and from bodies, answers to bodies, and the sentence that says what is wrong with an argument.
+Leaves to others: reading annotations (declared), when a body is decoded (the server), what a decorator adds
+(service.decorators), and the records that the schemas end in (service.describe).
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NoReturn
+
+import msgspec
+from msgspec.structs import astuple
+
+from mesh.calls.declared import BadDeclaration, Parameter, is_binary, read, returned, schema_of
+from mesh.errors import BadArguments, ServiceError
+from mesh.protocol.messages import JSON, MSGPACK, RAW
+
+Buffer = bytes | bytearray | memoryview
+
+# A hostile body may name an unknown argument of a megabyte: what is quoted of it is cut here.
+_QUOTED = 200
+_MIXED: Final = msgspec.msgpack.Decoder(dict[int | str, msgspec.Raw])
+_ARRAY: Final = msgspec.msgpack.Decoder(list[msgspec.Raw])
+_JSON_ARRAY: Final = msgspec.json.Decoder(list[msgspec.Raw])
+_ENCODE: Final[dict[int, Callable[[Any], bytes]]] = {
+    MSGPACK: msgspec.msgpack.Encoder().encode,
+    JSON: msgspec.json.Encoder().encode,
+}
+_pack = _ENCODE[MSGPACK]
+_BINARY: Final = (bytes, bytearray, memoryview)
+# How a RAW body becomes an argument of each type; bytes(b"") of bytes is the same object, not a copy.
+_BLOBS: Final[dict[Any, Callable[[Any], Any]]] = {bytes: bytes, bytearray: bytearray, memoryview: memoryview}
+_BINARY_SCHEMA: Final = {"type": "string", "contentMediaType": "application/octet-stream"}
+
+
+class BadResult(ServiceError):
+    """A handler returned something that cannot be sent."""
+
+    code = "bad_result"
+
+
+class Signature:
+    """A function's arguments and answer, ready for the wire.
+
+    Attributes:
+        label: "greeting.count", the name in every message.
+        parameters: without `self`, in order of declaration.
+        returns: type of the answer, or of each item of a stream; `Any` when not annotated.
+        stream: the function is an async generator function.
+        asynchronous: calling it gives an awaitable (False for a plain `def` and for a stream).
+        binary: the answer is `bytes` and travels as it is.
+        params_schema: JSON Schema (2020-12) of an object with one property per parameter; stands alone.
+        returns_schema: the same of `returns`.
+    """
+
+    def __init__(
+        self, function: Callable[..., Any], label: str = "", *, owner: type | None = None, bound: bool = False
+    ) -> None:
+        """Read `function`.
+
+        Args:
+            function: as written in a class, its first parameter being `self`; `bound` when it has none.
+            owner: the class, whose names annotations may use.
+
+        Raises:
+            BadDeclaration: a parameter cannot travel, or an annotation cannot be resolved.
+        """
+        self.label = label or getattr(function, "__qualname__", repr(function))
+        declared = read(function, self.label, owner, bound)
+        self.parameters = declared.parameters
+        self.returns = declared.returns
+        self.stream = declared.stream
+        self.asynchronous = declared.asynchronous
+        self._positional = tuple(p.name for p in self.parameters if not p.keyword_only)
+        self._required = sum(p.required for p in self.parameters if not p.keyword_only)
+        blobs = [p for p in self.parameters if p.shape == "bytes"]
+        self._blob = blobs[0] if len(blobs) == 1 else None
+        array, named = self._structs()
+        self.params_schema = self._schema_of_parameters(named)
+        self.binary = is_binary(self.returns)
+        self.returns_schema = dict(_BINARY_SCHEMA) if self.binary else schema_of(self.returns, self.label)
+        # With keyword-only parameters an array cannot fill the whole struct: such bodies go by name.
+        self._whole = len(self._positional) == len(self.parameters)
+        self._array = msgspec.msgpack.Decoder(array).decode
+        self._named = msgspec.msgpack.Decoder(named).decode
+        self._json_array = msgspec.json.Decoder(array).decode
+        self._json_named = msgspec.json.Decoder(named).decode
+
+    # --- bodies ---------------------------------------------------------------------------------
+
+    def decode_args(self, body: Buffer, encoding: int) -> tuple[Any, ...]:
+        """The values for the function in order of declaration, defaults filled in. Empty means no arguments.
+
+        Raises:
+            BadArguments: whatever is wrong with the body; `details["path"]` is "$.name" and further.
+        """
+        try:
+            # A MessagePack array of up to 15: nearly every call, so it comes first and touches nothing else.
+            if encoding == MSGPACK and body and body[0] >> 4 == 9 and self._whole:
+                return astuple(self._array(body))
+            return self._decode(body, encoding)
+        except BadArguments:
+            raise
+        # A body may be built to exhaust the stack or memory, or to make a type's own checks raise: all of it is
+        # the sender's mistake and none of it may harm this process.
+        except Exception as exc:
+            raise self._complaint(exc) from None
+
+    def encode_result(self, value: Any, encoding: int) -> tuple[Buffer, int]:
+        """(body, encoding used). Bytes travel RAW; who asked in RAW speaks HTTP and is answered in JSON.
+
+        Raises:
+            BadResult: the value cannot be sent.
+        """
+        try:
+            if isinstance(value, _BINARY):
+                return (value if not isinstance(value, memoryview) else _flat(value)), RAW
+            if encoding == MSGPACK:
+                return _pack(value), MSGPACK
+            return _ENCODE[JSON](value), JSON
+        except Exception as exc:
+            raise BadResult(
+                f"{self.label} returned {_named_type(value)}, which cannot be sent: {_short(exc)}. "
+                "Return plain values, msgspec Structs, dataclasses or bytes."
+            ) from exc
+
+    def by_position(self, run: Callable[..., Any]) -> Callable[..., Any]:
+        """`run` itself, or, when some parameters are keyword-only, a wrapper that takes all values in order."""
+        if self._whole:
+            return run
+        names = [p.name for p in self.parameters]
+        place = [p.keyword_only for p in self.parameters]
+
+        def in_order(*values: Any) -> Any:
+            positional = [value for value, by_name in zip(values, place, strict=True) if not by_name]
+            named = {name: value for name, value, by_name in zip(names, values, place, strict=True) if by_name}
+            return run(*positional, **named)
+
+        return in_order
+
+    def _decode(self, body: Buffer, encoding: int) -> tuple[Any, ...]:
+        if encoding == RAW:
+            return self._decode_raw(body)
+        if encoding == JSON:
+            head = bytes(body[:64]).lstrip()
+            if not head:
+                head = body = bytes(body).strip()
+            if not body:
+                return astuple(self._json_named(b"{}"))
+            if head[:1] != b"[":
+                return astuple(self._json_named(body))
+            if self._whole:
+                return astuple(self._json_array(body))
+            return astuple(self._json_named(self._rename(_JSON_ARRAY.decode(body), {}, JSON)))
+        if encoding != MSGPACK:
+            raise self._error(f"the arguments of {self.label} are in an unknown encoding, {encoding}")
+        if not body:
+            return astuple(self._named(b"\x80"))
+        first = body[0]
+        if first >> 4 == 9 or first in (0xDC, 0xDD):
+            if self._whole:
+                return astuple(self._array(body))
+            return astuple(self._named(self._rename(_ARRAY.decode(body), {}, MSGPACK)))
+        try:
+            return astuple(self._named(body))
+        except msgspec.ValidationError:
+            mixed = self._mixed(body)
+            if mixed is None:
+                raise
+        return astuple(self._named(mixed))
+
+    def _decode_raw(self, body: Buffer) -> tuple[Any, ...]:
+        if self._blob is None:
+            if body:
+                raise self._error(
+                    f"{self.label} takes no single bytes argument: send its arguments as JSON or MessagePack"
+                )
+            return astuple(self._named(b"\x80"))
+        make = _BLOBS.get(self._blob.type)
+        if make is None:
+            # Constrained or optional: through the decoder, which checks it.
+            return astuple(self._named(_pack({self._blob.name: body})))
+        holder = self._named(_pack({self._blob.name: b""}))
+        setattr(holder, self._blob.name, make(body))
+        return astuple(holder)
+
+    def _mixed(self, body: Buffer) -> bytes | None:
+        """A map with integer keys, as one of names only; None when it has no integer key."""
+        raw = _MIXED.decode(body)
+        places = sorted(key for key in raw if isinstance(key, int))
+        if not places:
+            return None
+        if places != list(range(len(places))):
+            raise self._error(f"the positions given to {self.label} are not 0, 1, 2 and so on")
+        named = {key: value for key, value in raw.items() if isinstance(key, str)}
+        return self._rename([raw[place] for place in places], named, MSGPACK)
+
+    def _rename(self, values: list[msgspec.Raw], named: Mapping[str, msgspec.Raw], encoding: int) -> bytes:
+        if len(values) > len(self._positional):
+            raise self._too_many(len(values))
+        body: dict[str, msgspec.Raw] = dict(zip(self._positional, values, strict=False))
+        for name, value in named.items():
+            if name in body:
+                raise self._error(
+                    f'argument "{_cut(name)}" of {self.label} is given by position and by name', f"$.{name}"
+                )
+            body[name] = value
+        return _ENCODE[encoding](body)
+
+    # --- what is wrong --------------------------------------------------------------------------
+
+    def _error(self, message: str, path: str = "$") -> BadArguments:
+        return BadArguments(_cut(message, 2 * _QUOTED), details={"path": _cut(path)})
+
+    def _complaint(self, exc: Exception) -> BadArguments:
+        """msgspec's sentence about a body, as one about the arguments of this method."""
+        if not isinstance(exc, msgspec.DecodeError):
+            return self._error(f"the arguments of {self.label} cannot be read: {_short(exc)}")
+        what, _, where = str(exc).rpartition(" - at ")
+        if not what:
+            return self._complaint_at_root(where)
+        path = where[where.find("`$") + 1 : -1]
+        what = _cut(what.replace("`", ""))
+        place = re.match(r"\$\[(\d+)\]", path)
+        if place and int(place[1]) < len(self._positional):
+            path = f"$.{self._positional[int(place[1])]}{path[place.end() :]}"
+        inside = re.match(r"\$\.(\w+)(.*)", path, re.DOTALL)
+        if inside is None:
+            return self._error(f"the arguments of {self.label} cannot be read: {what}", path or "$")
+        deeper = f" (at {_cut(path)})" if inside[2] else ""
+        return self._error(f'argument "{inside[1]}" of {self.label}: {what}{deeper}', path)
+
+    def _complaint_at_root(self, what: str) -> BadArguments:
+        if found := re.fullmatch(r"Object missing required field `(\w+)`", what):
+            return self._missing(found[1])
+        if found := re.fullmatch(r"Object contains unknown field `(.*)`", what, re.DOTALL):
+            return self._unknown(found[1])
+        if found := re.fullmatch(r"Expected `array` of at least length \d+, got (\d+)", what):
+            return self._missing(self._positional[int(found[1])])
+        if found := re.match(r"Expected `array` of at most length \d+(?:, got (\d+))?", what):
+            return self._too_many(int(found[1]) if found[1] else 0)
+        if found := re.fullmatch(r"Expected `(?:array|object)`, got `(\w+)`", what):
+            return self._error(f"the arguments of {self.label} must be an array or a map, not {found[1]}")
+        return self._error(f"the arguments of {self.label} cannot be read: {what.replace('`', '')}")
+
+    def _missing(self, name: str) -> BadArguments:
+        return self._error(f'{self.label} needs the argument "{name}"', f"$.{name}")
+
+    def _unknown(self, name: str) -> BadArguments:
+        names = [p.name for p in self.parameters]
+        near = difflib.get_close_matches(name[:64], names, 1)
+        takes = "it takes " + ", ".join(names) if names else "it takes none"
+        mend = f'did you mean "{near[0]}"?' if near else takes
+        return self._error(f'{self.label} has no argument "{_cut(name, 64)}": {mend}', f"$.{name}")
+
+    def _too_many(self, given: int) -> BadArguments:
+        most = len(self._positional)
+        got = f", {given} were given" if given else ""
+        few = "at most " if self._required < most else ""
+        noun = "argument" if most == 1 else "arguments"
+        return self._error(f"{self.label} takes {few}{most} positional {noun}{got}", f"$[{most}]")
+
+    # --- types ----------------------------------------------------------------------------------
+
+    def _structs(self) -> tuple[type[msgspec.Struct], type[msgspec.Struct]]:
+        fields = [(p.name, p.type, _field(p)) for p in self.parameters]
+        positional = [f for f, p in zip(fields, self.parameters, strict=True) if not p.keyword_only]
+        name = f"{self.label} arguments"
+        try:
+            # gc=False: such a struct lives only until its values are taken out of it.
+            array = msgspec.defstruct(name, positional, array_like=True, forbid_unknown_fields=True, gc=False)
+            named = msgspec.defstruct(name, fields, kw_only=True, forbid_unknown_fields=True, gc=False)
+        except TypeError as exc:
+            raise BadDeclaration(f"{self.label}: its parameters cannot travel: {exc}") from exc
+        return array, named
+
+    def _schema_of_parameters(self, named: type[msgspec.Struct]) -> dict[str, Any]:
+        try:
+            (ref,), definitions = msgspec.json.schema_components([named], ref_template="#/$defs/{name}")
+        except TypeError as exc:
+            raise BadDeclaration(f"{self.label}: its parameters cannot travel: {exc}") from exc
+        schema = dict(definitions.pop(ref["$ref"].rpartition("/")[2]))
+        schema.pop("title", None)
+        return {**schema, "$defs": definitions} if definitions else schema
+
+
+#: The type to decode an answer into, for typed clients.
+typed_result = returned
+
+
+def encode_arguments(args: tuple[Any, ...], kwargs: dict[str, Any], target: str = "the call") -> bytes:
+    """The MessagePack body of a call: an array, a map of names, a map with integer keys for both, or nothing.
+
+    Raises:
+        BadArguments: a value cannot be sent; raised here, where the call is made.
+    """
+    try:
+        if not kwargs:
+            return _pack(args) if args else b""
+        return _pack({**dict(enumerate(args)), **kwargs} if args else kwargs)
+    except Exception as exc:
+        _blame(args, kwargs, target, exc)
+
+
+def _blame(args: tuple[Any, ...], kwargs: dict[str, Any], target: str, exc: Exception) -> NoReturn:
+    for key, value in [*enumerate(args), *kwargs.items()]:
+        try:
+            _pack(value)
+        except Exception as own:
+            place = f"argument {key + 1}" if isinstance(key, int) else f'argument "{key}"'
+            path = f"$[{key}]" if isinstance(key, int) else f"$.{key}"
+            raise BadArguments(
+                f"{place} of {target} cannot be sent ({_named_type(value)}): {_short(own)}",
+                details={"path": path},
+            ) from own
+    raise BadArguments(f"the arguments of {target} cannot be sent: {_short(exc)}") from exc
+
+
+def _field(parameter: Parameter) -> Any:
+    default = parameter.default
+    if parameter.required:
+        return msgspec.field()
+    try:
+        msgspec.to_builtins(default)
+        msgspec.defstruct("_", [("default", Any, default)])
+    except Exception:
+        # Mutable, or of a type that no schema can show: handed out as the function itself would.
+        return msgspec.field(default_factory=lambda: default)
+    return msgspec.field(default=default)
+
+
+def _flat(view: memoryview) -> Buffer:
+    return view.cast("B") if view.c_contiguous and view.nbytes else view.tobytes()
+
+
+def _named_type(value: Any) -> str:
+    return f"a value of type {type(value).__qualname__}"
+
+
+def _cut(text: str, most: int = _QUOTED) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def _short(exc: Exception) -> str:
+    return _cut(f"{type(exc).__name__}: {exc}" if not isinstance(exc, TypeError) else str(exc))

@@ -1,0 +1,123 @@
+"""`mesh call`. Owns: its options, and printing answers. Leaves to others: arguments (arguments), the call (node)."""
+
+from __future__ import annotations
+
+import base64
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+from mesh.calls.signature import encode_arguments
+from mesh.cli import arguments, exits, loop
+from mesh.cli.output import json_option, note, wants_json, write_json, write_value
+from mesh.errors import MeshError
+from mesh.service.calling import Options
+
+if TYPE_CHECKING:
+    from mesh.service.node import Node
+
+
+@click.command("call")
+@click.argument("target", metavar="SERVICE.METHOD")
+@click.argument("words", nargs=-1, metavar="[ARGUMENT]...")
+@click.option("--timeout", type=arguments.Span(), metavar="SPAN", help="The deadline: 2, 250ms, 1m.")
+@click.option("--stream", is_flag=True, help="Expect a stream, also of a method that the registry does not know.")
+@click.option("--all", "everyone", is_flag=True, help="Ask every instance; print who answered what.")
+@click.option("--key", metavar="TEXT", help="Equal keys go to the same instance.")
+@click.option("--instance", metavar="ID", help="Ask this instance and no other.")
+@click.option("--meta", multiple=True, metavar="NAME=VALUE", help="Metadata of the call; may be repeated.")
+@click.option("--output", metavar="FILE", help="Write a binary answer there.")
+@json_option
+def command(
+    target: str,
+    words: tuple[str, ...],
+    timeout: float | None,
+    stream: bool,
+    everyone: bool,
+    key: str | None,
+    instance: str | None,
+    meta: tuple[str, ...],
+    output: str | None,
+) -> int:
+    """Call a method and print its answer; a stream's items as one JSON line each.
+
+    An ARGUMENT is a value, or name=value. JSON is taken as JSON, @file as the content of a file:
+
+    \b
+      mesh call greeting.hello name=ujun
+      mesh call greeting.count 3
+      mesh call thumbnails.make image=@photo.jpg width=200 --output small.jpg
+    """
+    if "." not in target:
+        raise click.UsageError(f"{target!r} names no method: write SERVICE.METHOD")
+    if everyone and (stream or key or instance):
+        raise click.UsageError("--all goes with none of --stream, --key, --instance")
+    options = Options(timeout, key, instance, arguments.pairs(meta, "--meta") or None)
+    return loop.run(_call(target, words, options, stream=stream, everyone=everyone, output=output))
+
+
+async def _call(
+    target: str,
+    words: tuple[str, ...],
+    options: Options,
+    *,
+    stream: bool,
+    everyone: bool,
+    output: str | None,
+) -> int:
+    async with loop.connected() as n:
+        record = n.method(target)
+        positional, named = arguments.read(words, record.params if record else None)
+        if everyone:
+            return await _scatter(n, target, positional, named, options.timeout)
+        # Encoded here, so that a parameter may be called `timeout` or `key`, as an option is.
+        body = encode_arguments(tuple(positional), named, target)
+        if stream or (record is not None and record.stream):
+            async for item in n.begin_stream(target, body, options):
+                write_json(_plain(item))
+            return exits.OK
+        answer = await n.begin_call(target, body, options)
+    if isinstance(answer, bytes | bytearray | memoryview):
+        return _write_binary(bytes(answer), output)
+    write_value(_plain(answer))
+    return exits.OK
+
+
+async def _scatter(n: Node, target: str, positional: list[Any], named: dict[str, Any], timeout: float | None) -> int:
+    failed = False
+    for outcome in await n.scatter(target, *positional, timeout=timeout, **named):
+        told: dict[str, Any] = {"instance": outcome.instance.id}
+        if outcome.error is not None:
+            failed = True
+            error = outcome.error
+            told["error"] = error.to_wire() if isinstance(error, MeshError) else {"message": str(error)}
+        else:
+            told["value"] = _plain(outcome.value)
+        write_json(told)
+    return exits.FAILED if failed else exits.OK
+
+
+def _plain(value: Any) -> Any:
+    """The answer with bytes inside of it as base64, as JSON has it over HTTP."""
+    return msgspec.to_builtins(value, enc_hook=_encode)
+
+
+def _encode(value: Any) -> str:
+    return base64.b64encode(value).decode() if isinstance(value, memoryview) else str(value)
+
+
+def _write_binary(body: bytes, output: str | None) -> int:
+    if output is not None:
+        Path(output).write_bytes(body)
+        note(f"{output}: {len(body)} bytes")
+    elif wants_json():
+        write_json(base64.b64encode(body).decode())
+    elif sys.stdout.isatty():
+        raise click.UsageError(f"the answer is {len(body)} bytes of binary data: give --output FILE, or a pipe")
+    else:
+        sys.stdout.buffer.write(body)
+        sys.stdout.buffer.flush()
+    return exits.OK

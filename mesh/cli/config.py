@@ -1,0 +1,48 @@
+"""`mesh config`. Owns: showing settings. Leaves to others: finding them (mesh.config)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from mesh.cli.output import json_option, note, wants_json, write_json, write_table
+
+
+@click.command("config")
+@click.argument("keys", nargs=-1, metavar="[KEY]...")
+@click.option("--about", is_flag=True, help="Say what each key is for.")
+@json_option
+def command(keys: tuple[str, ...], about: bool) -> None:
+    """Show each setting, its value, and where that comes from.
+
+    A KEY is a dotted name, or the beginning of some: `gateway.port`, `calls`.
+    """
+    from mesh.config import find_file, origins
+
+    rows = origins()
+    if keys:
+        known = {row.key for row in rows}
+        for key in keys:
+            if not any(name == key or name.startswith(key + ".") for name in known):
+                import difflib
+
+                near = difflib.get_close_matches(key, known, n=1)
+                raise click.UsageError(f"there is no key {key!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+        rows = [row for row in rows if any(row.key == key or row.key.startswith(key + ".") for key in keys)]
+    if wants_json():
+        write_json([row._asdict() for row in rows])
+        return
+    columns = ("key", "value", "from", *(("what it is for",) if about else ()))
+    write_table(
+        columns,
+        [(row.key, _shown(row.value), row.origin, *((row.about,) if about else ())) for row in rows],
+    )
+    if find_file() is None:
+        note("there is no mesh.toml here or above; these are the defaults and the environment")
+
+
+def _shown(value: Any) -> str:
+    import msgspec
+
+    return value if isinstance(value, str) else msgspec.json.encode(value, enc_hook=str).decode()

@@ -1,0 +1,158 @@
+"""Python's own prompt on a running event loop: top-level await, completion, and the mesh alive between the lines.
+
+Owns: the console and its thread. The prompt waits in a thread; every line runs on the loop.
+Leaves to others: completion (complete), being connected (loop).
+"""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import code
+import contextlib
+import inspect
+import os
+import sys
+import threading
+import traceback
+import types
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import mesh
+from mesh.cli import exits, loop
+from mesh.cli.complete import Completer
+from mesh.errors import MeshError
+
+HISTORY = Path("~/.mesh_history")
+
+
+async def execute(source: str) -> int:
+    """Run a piece of code with `n` in it, once."""
+    async with _names() as names:
+        compiled = compile(source, "<mesh shell>", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+        result = types.FunctionType(compiled, names)()
+        if inspect.isawaitable(result):
+            await result
+    return exits.OK
+
+
+async def interact(banner: Callable[[Any], str]) -> int:
+    """Read and run lines until the end of input."""
+    async with _names() as names:
+        console = _Console(names, asyncio.get_running_loop())
+        ended = asyncio.Event()
+        running = asyncio.get_running_loop()
+
+        def read_lines() -> None:
+            try:
+                if not sys.stdin.isatty():
+                    sys.ps1 = sys.ps2 = ""  # a script is piped in: only what it prints belongs to stdout
+                console.interact(banner(names["n"]) if sys.stdin.isatty() else "", exitmsg="")
+            finally:
+                running.call_soon_threadsafe(ended.set)
+
+        with _completion(names):
+            # A daemon: it may wait for a line that never comes when the loop is asked to end.
+            threading.Thread(target=read_lines, name="mesh-shell", daemon=True).start()
+            while not ended.is_set():
+                try:
+                    await ended.wait()
+                except asyncio.CancelledError:
+                    # Ctrl-C: it belongs to the line that runs, if one does, and else ends nothing.
+                    task = asyncio.current_task()
+                    if task is not None:
+                        task.uncancel()
+                    console.interrupt()
+    return exits.OK
+
+
+@contextlib.asynccontextmanager
+async def _names() -> AsyncIterator[dict[str, Any]]:
+    async with loop.connected() as node:
+        yield {"__name__": "__console__", "__doc__": None, "n": node, "mesh": mesh, "asyncio": asyncio}
+
+
+class _Console(code.InteractiveConsole):
+    def __init__(self, names: dict[str, Any], running: asyncio.AbstractEventLoop) -> None:
+        super().__init__(names)
+        self.compile.compiler.flags |= ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+        self._names = names
+        self._running = running
+        self._task: asyncio.Task[Any] | None = None
+
+    def runcode(self, code: types.CodeType) -> None:
+        """Run one line on the loop, and wait here until it is done."""
+        done: Future[None] = Future()
+
+        def begin() -> None:
+            self._task = asyncio.ensure_future(self._run(code))
+            self._task.add_done_callback(finish)
+
+        def finish(task: asyncio.Task[Any]) -> None:
+            self._task = None
+            if task.cancelled():
+                done.set_exception(KeyboardInterrupt())
+            elif (error := task.exception()) is not None:
+                done.set_exception(error)
+            else:
+                done.set_result(None)
+
+        self._running.call_soon_threadsafe(begin)
+        try:
+            done.result()
+        except SystemExit:
+            raise
+        except KeyboardInterrupt:
+            self.write("interrupted\n")
+        except MeshError as exc:
+            # An answer like any other: the way through mesh's own code would only hide it.
+            if os.environ.get("MESH_DEBUG"):
+                self.showtraceback()
+            else:
+                self.write(f"{type(exc).__name__}: {exc}\n")
+        except BaseException as exc:
+            self.write("".join(traceback.format_exception(exc.with_traceback(_own_part(exc.__traceback__)))))
+
+    async def _run(self, compiled: types.CodeType) -> None:
+        result = types.FunctionType(compiled, self._names)()
+        if inspect.isawaitable(result):
+            await result
+
+    def interrupt(self) -> None:
+        """Cancel the line that runs."""
+        if self._task is not None:
+            self._task.cancel()
+
+
+def _own_part(trace: types.TracebackType | None) -> types.TracebackType | None:
+    """The traceback from the typed line on: how that came to run is nobody's concern."""
+    part = trace
+    while part is not None and part.tb_frame.f_code.co_filename != "<console>":
+        part = part.tb_next
+    return part or trace
+
+
+@contextlib.contextmanager
+def _completion(names: dict[str, Any]) -> Any:
+    try:
+        import readline
+    except ImportError:
+        yield
+        return
+    history = HISTORY.expanduser()
+    if sys.stdin.isatty():
+        readline.set_completer(Completer(names["n"], names).complete)
+        # Quotes end a word, so that a target in them is completed alone; dots do not.
+        readline.set_completer_delims(" \t\n`~!@#$%^&*()-=+[{]}\\|;:'\",<>/?")
+        readline.parse_and_bind("tab: complete")
+        with contextlib.suppress(OSError):
+            readline.read_history_file(history)
+    try:
+        yield
+    finally:
+        if sys.stdin.isatty():
+            with contextlib.suppress(OSError):
+                readline.write_history_file(history)

@@ -1,0 +1,41 @@
+"""`mesh down`. Owns: its options and what it prints. Leaves to others: doing it (supervision.down)."""
+
+from __future__ import annotations
+
+import click
+
+from mesh.cli import setting
+from mesh.cli.output import json_option, note, progress, wants_json, write_json
+
+
+@click.command("down")
+@click.option("--conf", metavar="FILE", help="The supervisord.conf; the project's own by default.")
+@json_option
+def command(conf: str | None) -> None:
+    """Stop everything; leave no process and no socket behind.
+
+    Each process finishes what it has, within its own stop timeout. What a crash left behind is cleaned up, too.
+    """
+    from mesh.supervision.down import take_down
+
+    layout = setting.layout(conf)
+    with progress("stopping") as tell:
+        down = take_down(layout, setting.settings().mesh.run_dir, tell=tell)
+    if wants_json():
+        write_json(
+            {
+                "processes": down.processes,
+                "seconds": round(down.seconds, 3),
+                "removed": [str(path) for path in down.removed],
+                "left": [str(path) for path in down.left],
+            }
+        )
+        return
+    if down.processes:
+        note(f"down: {down.processes} processes stopped in {down.seconds:.1f} s")
+    else:
+        note("nothing runs")
+    for path in down.removed:
+        note(f"removed {path}, which nobody used any more")
+    for path in down.left:
+        note(f"left {path} alone: somebody listens on it whom supervisor did not start")

@@ -1,0 +1,43 @@
+"""Exit codes: what a script may branch on.
+
+Owns: the numbers, and which error leads to which. Leaves to others: printing the error (report).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from mesh.errors import BadRequest, ConfigError, MeshError, SetupError, TryLater, Uncertain
+
+OK: Final = 0
+#: The other side failed, or a process did not do what it was asked.
+FAILED: Final = 1
+#: The command line, mesh.toml or the environment is wrong.
+USAGE: Final = 2
+#: Nobody answered, or not in time; the same may succeed later.
+UNAVAILABLE: Final = 3
+#: The request itself was refused: an unknown service or method, wrong arguments.
+REFUSED: Final = 4
+#: Not foreseen: a bug in mesh.
+BUG: Final = 70
+#: Ctrl-C, as shells count it: 128 + SIGINT.
+INTERRUPTED: Final = 130
+#: Whoever read our output went away, as shells count it: 128 + SIGPIPE.
+UNHEARD: Final = 141
+
+TEXT: Final = """\
+Exit codes: 0 done · 1 it failed · 2 wrong usage or configuration · 3 nobody answered in time ·
+4 the request was refused (unknown service or method, wrong arguments) · 70 a bug · 130 interrupted"""
+
+_BY_TYPE: Final[tuple[tuple[type[MeshError], int], ...]] = (
+    (ConfigError, USAGE),
+    (SetupError, FAILED),
+    (TryLater, UNAVAILABLE),
+    (Uncertain, UNAVAILABLE),
+    (BadRequest, REFUSED),
+)
+
+
+def code_of(error: MeshError) -> int:
+    """The exit code for `error`."""
+    return next((code for kind, code in _BY_TYPE if isinstance(error, kind)), FAILED)

@@ -1,0 +1,41 @@
+"""`mesh gateway`. Owns: its options. Leaves to others: HTTP (gateway.app)."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+import click
+
+from mesh.cli import loop, process, setting
+from mesh.cli.output import json_option
+
+
+@click.command("gateway")
+@click.option("--fd", type=click.IntRange(min=0), metavar="N", help="Take this open, listening socket.")
+@click.option("--host", metavar="ADDRESS", help="Listen on this address.")
+@click.option("--port", type=click.IntRange(1, 65535), metavar="PORT", help="Listen on this port.")
+@json_option
+def command(fd: int | None, host: str | None, port: int | None) -> None:
+    """Run the HTTP front end, until SIGTERM or Ctrl-C.
+
+    Under supervisor it is given the listening socket as file descriptor 0: `mesh gateway --fd 0`.
+    """
+    from mesh.gateway.app import serve
+
+    if fd is not None:
+        _check_socket(fd)
+    settings = setting.settings(gateway__host=host, gateway__port=port)
+    process.prepare(settings, "gateway")
+    loop.run(serve(settings, fd=fd))
+
+
+def _check_socket(fd: int) -> None:
+    try:
+        listens = stat.S_ISSOCK(os.fstat(fd).st_mode)
+    except OSError:
+        listens = False
+    if not listens:
+        raise click.UsageError(
+            f"--fd {fd}: that is no socket; it is for supervisor's [fcgi-program:…], by hand use --port"
+        )

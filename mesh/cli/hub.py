@@ -1,0 +1,22 @@
+"""`mesh hub`. Owns: its options. Leaves to others: the hub (discovery.hub)."""
+
+from __future__ import annotations
+
+import click
+
+from mesh.cli import loop, process, setting
+from mesh.cli.output import json_option
+
+
+@click.command("hub")
+@json_option
+def command() -> None:
+    """Run the hub, which keeps the registry, until SIGTERM or Ctrl-C.
+
+    It listens on the first address of [mesh] hubs that belongs to this host. Any number of hubs may run.
+    """
+    from mesh.discovery.hub import serve
+
+    settings = setting.settings()
+    process.prepare(settings, "hub")
+    loop.run(serve(settings))

@@ -1,0 +1,56 @@
+"""The prompt of IPython, on the loop on which `n` is connected.
+
+Owns: starting it. IPython runs every line, and waits for the next, on the same loop: links stay alive meanwhile.
+Leaves to others: completion of remote names (complete), being connected (loop).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from IPython.core.async_helpers import get_asyncio_loop
+from IPython.terminal.ipapp import TerminalIPythonApp
+
+import mesh
+from mesh.cli import exits, loop
+from mesh.cli.complete import remote
+from mesh.errors import MeshError
+
+
+def interact(banner: Callable[[Any], str]) -> int:
+    """Read and run lines until the end of input."""
+    running: asyncio.AbstractEventLoop = get_asyncio_loop()  # type: ignore[no-untyped-call]
+    connection = loop.connected()
+    node = running.run_until_complete(connection.__aenter__())
+    try:
+        app: Any = TerminalIPythonApp.instance(user_ns={"n": node, "mesh": mesh, "asyncio": asyncio})
+        app.display_banner = False
+        app.initialize(argv=[])
+        shell = app.shell
+        # The prompt itself waits on the loop; otherwise the loop would stand still while nobody types.
+        shell.enable_gui("asyncio")
+        # What an attribute is costs a call to find out otherwise; names from the registry cost nothing.
+        shell.Completer.use_jedi = False
+        shell.Completer.custom_matchers.append(_matcher(node, shell))
+        shell.set_custom_exc((MeshError,), _show_error)
+        print(banner(node))  # noqa: T201
+        app.start()
+    finally:
+        running.run_until_complete(connection.__aexit__(None, None, None))
+    return exits.OK
+
+
+def _matcher(node: Any, shell: Any) -> Callable[[str], list[str]]:
+    def match(text: str) -> list[str]:
+        completer = shell.Completer
+        found = remote(node, completer.line_buffer or text)
+        return found or []
+
+    return match
+
+
+def _show_error(shell: Any, kind: type[BaseException], error: BaseException, trace: Any, tb_offset: Any = None) -> None:
+    # An answer like any other: the way through mesh's own code would only hide it.
+    print(f"{kind.__name__}: {error}")  # noqa: T201

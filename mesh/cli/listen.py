@@ -1,0 +1,79 @@
+"""`mesh listen`. Owns: a service that hears every event of some topics, and printing them.
+
+Leaves to others: carrying events (events), the service's life (service.worker).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import click
+import msgspec
+
+from mesh.cli import arguments, exits, loop, setting
+from mesh.cli.output import json_option, note, wants_json, write_json
+from mesh.errors import Unavailable
+from mesh.events.event import Event
+from mesh.service.decorators import on
+from mesh.service.service import Service
+
+
+@click.command("listen")
+@click.argument("topics", nargs=-1, metavar="[TOPIC]...")
+@click.option("--count", type=click.IntRange(1), metavar="N", help="Leave after N events.")
+@click.option("--timeout", type=arguments.Span(), metavar="SPAN", help="Leave after this time: 10, 1m.")
+@json_option
+def command(topics: tuple[str, ...], count: int | None, timeout: float | None) -> int:
+    """Print events as they come, one a line. Without a TOPIC, all of them.
+
+    In a TOPIC, * stands for one word and # for none or more: `mesh listen 'order.*'`.
+    It hears what is emitted from now on, at most once; as its own, it takes nothing away from any service.
+    """
+    return loop.run(_listen(topics or ("#",), count, timeout))
+
+
+async def _listen(topics: tuple[str, ...], count: int | None, timeout: float | None) -> int:
+    from mesh.service.worker import Worker
+
+    # Bounded, so that a terminal that stands still costs events and not memory.
+    heard: asyncio.Queue[Event] = asyncio.Queue(10_000)
+    settings = setting.settings()
+    worker = Worker([_listener(topics, heard)], settings)
+    try:
+        await worker.start()
+        if not await worker.node.agent.wait_synced(loop.SYNC_S):
+            raise Unavailable(f"no hub answers at {', '.join(settings.mesh.hubs)}")
+        note(f"listening to {', '.join(topics)}; Ctrl-C stops")
+        seen = 0
+        try:
+            async with asyncio.timeout(timeout):
+                while count is None or seen < count:
+                    _write(await heard.get())
+                    seen += 1
+        except TimeoutError:
+            return exits.OK if count is None else exits.UNAVAILABLE
+    finally:
+        await worker.stop()
+    return exits.OK
+
+
+def _listener(topics: tuple[str, ...], heard: asyncio.Queue[Event]) -> type[Service]:
+    async def hear(self: Service, event: Event) -> None:
+        if heard.full():
+            note("too slow: an event was dropped")
+        else:
+            heard.put_nowait(event)
+
+    for topic in topics:
+        hear = on(topic, to="every")(hear)
+    return type("Listen", (Service,), {"name": "listen", "hear": hear, "__doc__": "`mesh listen` of somebody."})
+
+
+def _write(event: Event) -> None:
+    if wants_json():
+        write_json(msgspec.to_builtins(event, enc_hook=str))
+        return
+    data: Any = msgspec.json.encode(event.data, enc_hook=str).decode()
+    click.echo(f"{time.strftime('%H:%M:%S', time.localtime(event.at))} {event.topic} {data}")

@@ -1,0 +1,50 @@
+"""Running a command's coroutine, and being connected while it runs.
+
+Owns: the event loop of commands (uvloop where it is installed), and the first word of a hub.
+Leaves to others: everything on the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from mesh.errors import Unavailable
+
+if TYPE_CHECKING:
+    from mesh.service.node import Node
+
+T = TypeVar("T")
+
+# A hub on this host answers in milliseconds; one on another, after a connect and a retry.
+SYNC_S = 3.0
+
+
+def run(main: Coroutine[Any, Any, T]) -> T:
+    """Run `main` to its end; Ctrl-C cancels it."""
+    try:
+        from uvloop import new_event_loop
+    except ImportError:
+        with asyncio.Runner() as runner:
+            return runner.run(main)
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        return runner.run(main)
+
+
+@asynccontextmanager
+async def connected(wait_s: float = SYNC_S) -> AsyncIterator[Node]:
+    """A node that knows who runs.
+
+    Raises:
+        Unavailable: no hub has answered within `wait_s`.
+    """
+    from mesh.cli import setting
+    from mesh.service.node import connect
+
+    settings = setting.settings()
+    async with connect(settings, wait_s=wait_s) as node:
+        if not node.agent.synced:
+            raise Unavailable(f"no hub answers at {', '.join(settings.mesh.hubs)}")
+        yield node

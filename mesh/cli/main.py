@@ -1,0 +1,139 @@
+"""`mesh`: the entry point, and the list of sub-commands, each loaded only when it is used.
+
+Owns: global options, and turning whatever ends a command into a message and an exit code.
+Leaves to others: the commands (one module each), messages (report), codes (exits).
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Any, Final, NoReturn
+
+import click
+
+from mesh.cli import exits
+
+#: name -> (module in mesh.cli, what it does), in the order of `mesh --help`.
+COMMANDS: Final[dict[str, tuple[str, str]]] = {
+    "up": ("up", "Start everything under supervisor and wait until it answers."),
+    "down": ("down", "Stop everything; leave no process and no socket behind."),
+    "ps": ("ps", "Show what runs, and where."),
+    "run": ("run", "Run services in this process."),
+    "call": ("call", "Call a method and print its answer."),
+    "emit": ("emit", "Tell everybody who listens that something happened."),
+    "listen": ("listen", "Print events as they come."),
+    "shell": ("shell", "A Python prompt with `await` and a connected `n`."),
+    "config": ("config", "Show each setting, and where it comes from."),
+    "bench": ("bench", "Measure this machine's mesh beside its peers."),
+    "hub": ("hub", "Run the hub, which keeps the registry."),
+    "gateway": ("gateway", "Run the HTTP front end."),
+}
+
+
+class Commands(click.Group):
+    """A group that knows its commands by name and imports one when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"mesh.cli.{COMMANDS[name][0]}").command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0] if args else ""
+        if name and not name.startswith("-") and name not in COMMANDS:
+            import difflib
+
+            near = difflib.get_close_matches(name, COMMANDS, n=1)
+            ctx.fail(f"there is no command {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, short) for name, (_, short) in COMMANDS.items()])
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        formatter.write_paragraph()
+        formatter.write(exits.TEXT + "\n")
+
+
+def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value:
+        from importlib.metadata import version
+
+        click.echo(f"mesh {version('zeromesh')}")
+        ctx.exit()
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--config", metavar="FILE", help="Read this mesh.toml instead of the one here or above.")
+@click.option("--json", "as_json", is_flag=True, help="Print data as JSON (also after each command).")
+@click.option("--version", is_flag=True, callback=_version, expose_value=False, is_eager=True, help="Show the version.")
+@click.pass_context
+def mesh(ctx: click.Context, config: str | None, as_json: bool) -> None:
+    """mesh: services over ZeroMQ, HTTP in front, supervisor below.
+
+    Data goes to stdout, everything else to stderr.
+    """
+    if os.environ.get("NO_COLOR"):
+        ctx.color = False
+    ctx.obj = {"json": as_json}
+    if config is not None:
+        # Through the environment, so that processes started from here read the same file.
+        os.environ["MESH_CONFIG"] = os.path.abspath(config)
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """Run one command line; its exit code. Errors are printed, not raised, unless MESH_DEBUG=1."""
+    from mesh.errors import MeshError
+
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        result: Any = mesh.main(args=arguments, prog_name="mesh", standalone_mode=False)
+        sys.stdout.flush()
+    except click.ClickException as exc:
+        exc.show()
+        return exc.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return exits.INTERRUPTED
+    except BrokenPipeError:
+        # Python would complain again at exit, when it flushes what nobody reads.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return exits.UNHEARD
+    except MeshError as exc:
+        if os.environ.get("MESH_DEBUG"):
+            raise
+        from mesh.cli import report
+
+        report.tell(exc, as_json="--json" in arguments)
+        return exits.code_of(exc)
+    except Exception as exc:
+        if os.environ.get("MESH_DEBUG"):
+            raise
+        click.echo(f"mesh: {type(exc).__name__}: {exc}", err=True)
+        click.echo("      this is a bug in mesh; MESH_DEBUG=1 shows where", err=True)
+        return exits.BUG
+    return result if isinstance(result, int) else exits.OK
+
+
+def main() -> NoReturn:
+    """The console script `mesh`."""
+    code = run()
+    if code == exits.INTERRUPTED:
+        # To the shell, a command that Ctrl-C ended is one that the signal ended: loops stop, too.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

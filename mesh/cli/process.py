@@ -1,0 +1,43 @@
+"""What every long-running command does first: logs as configured, and as many open files as it may have.
+
+Owns: those two. Leaves to others: the command's own work.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from mesh.config import Settings
+
+# Unlimited, or absurdly high, makes some libraries close a million files one by one.
+FILES: Final = 65_536
+
+
+def prepare(settings: Settings, role: str) -> None:
+    """Make this process ready to serve; `role` names it in each of its log lines."""
+    from mesh.telemetry import logs
+
+    logs.configure(
+        settings.log.level,
+        settings.log.format,
+        role=role,
+        process=os.environ.get("SUPERVISOR_PROCESS_NAME", ""),
+    )
+    _raise_file_limit()
+
+
+def _raise_file_limit() -> None:
+    """A link takes five files, an HTTP connection one; the usual soft limit of 1,024 is for another age."""
+    try:
+        import resource
+    except ImportError:
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES if hard == resource.RLIM_INFINITY else min(hard, FILES)
+    if soft < wanted:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        except (ValueError, OSError):
+            pass

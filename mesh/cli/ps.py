@@ -1,0 +1,137 @@
+"""`mesh ps`. Owns: putting what supervisor and what the registry know side by side. Leaves to others: knowing it."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mesh.cli import exits, loop, setting
+from mesh.cli.output import for_people, json_option, note, wants_json, write_json, write_table
+from mesh.errors import ConfigError, Unavailable
+
+if TYPE_CHECKING:
+    from mesh.discovery.record import Instance
+    from mesh.supervision.control import Process
+
+# A listing is worth a short wait; without a hub it shows what supervisor knows.
+WAIT_S = 1.5
+
+
+@click.command("ps")
+@click.option("--methods", is_flag=True, help="List the methods of each service instead.")
+@click.option("--conf", metavar="FILE", help="The supervisord.conf; the project's own by default.")
+@json_option
+def command(methods: bool, conf: str | None) -> int:
+    """Show what runs, and where: every instance that a hub knows, and every process of this host's supervisor."""
+    processes = _processes(conf)
+    trouble = ""
+    instances: list[Instance] = []
+    hubs: list[dict[str, Any]] = []
+    try:
+        instances, hubs = loop.run(_registry())
+    except Unavailable as exc:
+        if not processes:
+            raise Unavailable(f"nothing runs here: {exc.message}, and no supervisord either") from exc
+        trouble = exc.message
+    if methods:
+        _write_methods(instances)
+    elif wants_json():
+        write_json(
+            {
+                "instances": [_without_schemas(instance) for instance in instances],
+                "processes": [process._asdict() for process in processes],
+                "hubs": hubs,
+            }
+        )
+    else:
+        _write(instances, processes)
+    if trouble:
+        note(f"{trouble}; only supervisor was asked")
+    return exits.UNAVAILABLE if trouble else exits.OK
+
+
+async def _registry() -> tuple[list[Instance], list[dict[str, Any]]]:
+    async with loop.connected(WAIT_S) as n:
+        hubs = [{"endpoint": hub.endpoint, "link": hub.link, "view": hub.view} for hub in n.agent.hubs_status()]
+        return sorted(n.table, key=lambda each: (each.service, each.host, each.pid)), hubs
+
+
+def _processes(conf: str | None) -> list[Process]:
+    try:
+        layout = setting.layout(conf)
+    except ConfigError:
+        if conf:
+            raise
+        return []  # a machine may well run services without supervisor
+    # Here, not above: XML-RPC costs more to import than all the rest of a command.
+    from mesh.supervision.control import Control
+
+    control = Control(layout.socket)
+    try:
+        return control.processes()
+    except Unavailable:
+        return []
+    finally:
+        control.close()
+
+
+def _write(instances: list[Instance], processes: list[Process]) -> None:
+    host = setting.settings().mesh.host
+    by_pid = {process.pid: process for process in processes if process.pid}
+    seen: set[str] = set()
+    rows: list[tuple[str, ...]] = []
+    for instance in instances:
+        process = by_pid.get(instance.pid) if instance.host == host else None
+        if process is not None:
+            seen.add(process.name)
+        rows.append(
+            (
+                instance.service,
+                instance.id,
+                process.name if process else "–",
+                instance.host,
+                str(instance.pid or "–"),
+                process.state if process else "RUNNING",
+                for_people(max(0.0, time.time() - instance.epoch / 1000)),
+                f"{instance.load:.0%}",
+            )
+        )
+    for process in processes:
+        if process.name not in seen:
+            up = for_people(process.up_s) if process.pid else "–"
+            rows.append(("–", "–", process.name, host, str(process.pid or "–"), process.state, up, "–"))
+    columns = ("service", "instance", "process", "host", "pid", "state", "up", "load")
+    write_table(columns, rows, right=("pid", "up", "load"))
+
+
+def _write_methods(instances: list[Instance]) -> None:
+    found = {
+        f"{instance.service}.{name}": record for instance in instances for name, record in instance.methods.items()
+    }
+    if wants_json():
+        import msgspec
+
+        write_json({target: msgspec.to_builtins(record) for target, record in found.items()})
+        return
+    write_table(
+        ("method", "arguments", "answers", "about"),
+        [
+            (
+                target,
+                ", ".join(record.params.get("properties", {})),
+                "stream" if record.stream else "bytes" if record.binary else "value",
+                record.doc.partition("\n")[0],
+            )
+            for target, record in sorted(found.items())
+        ],
+    )
+
+
+def _without_schemas(instance: Instance) -> dict[str, Any]:
+    import msgspec
+
+    shown: dict[str, Any] = msgspec.to_builtins(instance)
+    shown["methods"] = sorted(instance.methods)
+    return shown

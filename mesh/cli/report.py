@@ -1,0 +1,56 @@
+"""Telling people what went wrong: one line, advice, and no traceback.
+
+Owns: the form of an error on stderr, for people and with --json.
+Leaves to others: the exit code (exits), the message (whoever raised).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Final
+
+from mesh import errors
+from mesh.errors import MeshError
+
+#: By class, the nearest in the tree wins; an error's own advice wins over all.
+_ADVICE: Final[dict[type[MeshError], str]] = {
+    errors.ConfigError: "`mesh config` shows every key and where its value comes from",
+    errors.Unavailable: "`mesh ps` shows what runs; `mesh up` starts everything",
+    errors.Overloaded: "it has as much to do as it accepts; try again, or run more instances",
+    errors.DeadlineExceeded: "--timeout gives more time",
+    errors.UnknownService: "`mesh ps` lists the services that run",
+    errors.UnknownMethod: "`mesh ps --methods` lists the methods of each service",
+}
+
+
+def advice_for(error: MeshError) -> str:
+    """One line on what to do, or ""."""
+    if error.advice:
+        return error.advice
+    return next((_ADVICE[kind] for kind in type(error).__mro__ if kind in _ADVICE), "")
+
+
+def colourful() -> bool:
+    """Whether stderr shows colours: a terminal, and nobody asked for none (https://no-color.org)."""
+    return sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def tell(error: MeshError, as_json: bool) -> None:
+    """Write `error` to stderr."""
+    if as_json:
+        sys.stderr.write(json.dumps({"error": error.to_wire()}, default=str) + "\n")
+        return
+    red, dim, plain = ("\x1b[31m", "\x1b[2m", "\x1b[0m") if colourful() else ("", "", "")
+    lines = str(error).splitlines() or [error.code]
+    sys.stderr.write(f"{red}mesh: {lines[0]}{plain}\n")
+    for line in lines[1:]:
+        sys.stderr.write(f"{red}      {line}{plain}\n")
+    tail = error.details.get("tail")
+    if tail:
+        sys.stderr.write(f"the end of {error.details.get('log', 'its log')}:\n")
+        for line in tail:
+            sys.stderr.write(f"{dim}  | {line}{plain}\n")
+    if advice := advice_for(error):
+        sys.stderr.write(f"{dim}      {advice}{plain}\n")

@@ -1,0 +1,52 @@
+"""`mesh shell`. Owns: choosing between IPython and the standard prompt, and what both are given.
+
+Leaves to others: the standard prompt (console), completion (complete).
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from mesh.cli import loop
+from mesh.cli.output import json_option
+
+BANNER = """\
+mesh shell · {services} · `n` is connected
+  await n.call("greeting.hello", "ujun")      await n.rpc.greeting.hello("ujun")
+  async for i in n.rpc.greeting.count(3): print(i)
+"""
+
+
+@click.command("shell")
+@click.option("--plain", is_flag=True, help="Python's own prompt, also where IPython is installed.")
+@click.option("-c", "code", metavar="CODE", help="Run this and leave.")
+@json_option
+def command(plain: bool, code: str | None) -> int:
+    """A Python prompt with `await`, completion of services and methods, and a connected `n`.
+
+    \b
+      mesh shell -c 'print(await n.rpc.greeting.hello("ujun"))'
+    """
+    from mesh.cli import console
+
+    if code is not None:
+        return loop.run(console.execute(code))
+    if not plain and sys.stdin.isatty():
+        try:
+            import IPython  # noqa: F401
+        except ImportError:
+            pass
+        else:
+            from mesh.cli.ipython import interact
+
+            return interact(banner)
+    return loop.run(console.interact(banner))
+
+
+def banner(node: Any) -> str:
+    """What stands above the first prompt."""
+    services = node.service_names()
+    return BANNER.format(services=", ".join(services) or "no service yet")

@@ -1,0 +1,161 @@
+"""The tree of settings: every key, its default, its kind, and a line that says what it is for.
+
+Owns: the shapes and the defaults. An attribute names its unit (`timeout_s`); the key in the file does not,
+because the value there does: `timeout = "10s"`.
+Leaves to others: how a value is written (config.values), and reading file, environment and flags (config.load).
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from msgspec import Struct, field
+from msgspec.structs import force_setattr
+
+from mesh.config.values import BIND, DURATION, ENDPOINTS, FLAG, PATH, PORT, SIZE, TEXT, TEXTS, choice, number, whole
+
+LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["auto", "console", "json"]
+
+
+def cores() -> int:
+    """How many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0)) or 1
+    return os.cpu_count() or 1
+
+
+class MeshSettings(Struct, frozen=True, kw_only=True):
+    """[mesh]: what all processes of one mesh share."""
+
+    name: Annotated[str, TEXT, "the mesh's name, in logs and on pages"] = "mesh"
+    run_dir: Annotated[Path, PATH, "sockets and pid files; private to the user"] = field(
+        default_factory=lambda: Path.cwd() / "run"
+    )
+    log_dir: Annotated[Path, PATH, "log files of supervised processes"] = field(
+        default_factory=lambda: Path.cwd() / "logs"
+    )
+    host: Annotated[str, TEXT, "this machine's name in the registry"] = field(default_factory=socket.gethostname)
+    bind: Annotated[str, BIND, "where workers listen: in run_dir, or on a network address"] = "ipc"
+    hubs: Annotated[list[str], ENDPOINTS, "every hub; workers register with all of them"] = []
+    services: Annotated[list[str], TEXTS, "what `mesh run` without arguments runs"] = []
+
+    def __post_init__(self) -> None:
+        if not self.hubs:
+            force_setattr(self, "hubs", [f"ipc://{self.run_dir}/hub.sock"])
+
+
+class CallSettings(Struct, frozen=True, kw_only=True):
+    """[calls]: deadlines, limits and retries of calls."""
+
+    timeout_s: Annotated[float, DURATION, "the deadline of a call that names none"] = field(
+        default=10.0, name="timeout"
+    )
+    stream_timeout_s: Annotated[float, DURATION, "the deadline of a stream that names none"] = field(
+        default=3600.0, name="stream_timeout"
+    )
+    credit: Annotated[int, whole(1), "calls that one link may have under way"] = 4096
+    queue: Annotated[int, whole(0), "calls of one service that may wait in a worker"] = 1024
+    concurrency: Annotated[int, whole(1), "calls of one service that a worker runs at once"] = 4096
+    attempts: Annotated[int, whole(1, 100), "how often an idempotent call is tried, the first included"] = 3
+    retry_ratio: Annotated[float, number(0, 1), "retries allowed, as a share of calls"] = 0.2
+    retry_reserve: Annotated[int, whole(0), "retries per second that are always allowed"] = 100
+    wait_limit: Annotated[int, whole(0), "calls that may wait for an instance to appear"] = 1024
+    max_body_bytes: Annotated[int, SIZE, "the largest body of a call or an answer"] = field(
+        default=64 * 2**20, name="max_body"
+    )
+    traceback_on_wire: Annotated[bool, FLAG, "send a handler's traceback to the caller"] = False
+
+
+class LinkSettings(Struct, frozen=True, kw_only=True):
+    """[links]: how a dead connection is noticed."""
+
+    heartbeat_s: Annotated[float, DURATION, "how often libzmq asks whether the peer lives"] = field(
+        default=1.0, name="heartbeat"
+    )
+    heartbeat_timeout_s: Annotated[float, DURATION, "silence after which a peer is gone"] = field(
+        default=3.0, name="heartbeat_timeout"
+    )
+    connect_timeout_s: Annotated[float, DURATION, "how long a new link may take to stand"] = field(
+        default=2.0, name="connect_timeout"
+    )
+
+
+class DiscoverySettings(Struct, frozen=True, kw_only=True):
+    """[discovery]: leases at the hub."""
+
+    lease_s: Annotated[float, DURATION, "an instance that is silent for so long is gone"] = field(
+        default=5.0, name="lease"
+    )
+    renew_s: Annotated[float, DURATION, "how often an instance renews its lease"] = field(default=1.0, name="renew")
+
+
+class WorkerSettings(Struct, frozen=True, kw_only=True):
+    """[worker]: the life of a worker process."""
+
+    stop_timeout_s: Annotated[float, DURATION, "how long a stopping worker may finish its calls"] = field(
+        default=30.0, name="stop_timeout"
+    )
+    processes: Annotated[int, whole(1, 1024), 'processes for offload="process"'] = field(default_factory=cores)
+    threads: Annotated[int, whole(1, 1024), 'threads for offload="thread"'] = 8
+
+
+class GatewaySettings(Struct, frozen=True, kw_only=True):
+    """[gateway]: the HTTP front end."""
+
+    host: Annotated[str, TEXT, "the address that the gateway listens on"] = "127.0.0.1"
+    port: Annotated[int, PORT, "the port that the gateway listens on"] = 8080
+    max_body_bytes: Annotated[int, SIZE, "the largest request body"] = field(default=16 * 2**20, name="max_body")
+    timeout_s: Annotated[float, DURATION, "the deadline of a request without X-Request-Timeout"] = field(
+        default=10.0, name="timeout"
+    )
+    drain_s: Annotated[float, DURATION, "how long a stopping gateway finishes requests"] = field(
+        default=5.0, name="drain"
+    )
+
+
+class LogSettings(Struct, frozen=True, kw_only=True):
+    """[log]: what is written to stderr, and how."""
+
+    level: Annotated[LogLevel, choice("debug", "info", "warning", "error"), "the least level written"] = "info"
+    format: Annotated[
+        LogFormat, choice("auto", "console", "json"), "auto is console on a terminal, JSON lines elsewhere"
+    ] = "auto"
+
+
+class ServiceSettings(Struct, frozen=True, kw_only=True):
+    """[services.NAME]: one service's limits, and `config`, a table of the service's own values."""
+
+    concurrency: Annotated[int, whole(1), "calls that a worker runs at once; [calls] when absent"] = 4096
+    queue: Annotated[int, whole(0), "calls that may wait in a worker; [calls] when absent"] = 1024
+    config: dict[str, Any] = {}
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """Everything that mesh.toml may say.
+
+    Attributes:
+        root: the project's directory: where mesh.toml stands, or the current one without it.
+        file: the mesh.toml that was read, or None.
+    """
+
+    mesh: MeshSettings = field(default_factory=MeshSettings)
+    calls: CallSettings = field(default_factory=CallSettings)
+    links: LinkSettings = field(default_factory=LinkSettings)
+    discovery: DiscoverySettings = field(default_factory=DiscoverySettings)
+    worker: WorkerSettings = field(default_factory=WorkerSettings)
+    gateway: GatewaySettings = field(default_factory=GatewaySettings)
+    log: LogSettings = field(default_factory=LogSettings)
+    services: dict[str, ServiceSettings] = {}
+    root: Path = field(default_factory=Path.cwd)
+    file: Path | None = None
+
+    def service(self, name: str) -> ServiceSettings:
+        """The settings of one service; those of [calls] when the file does not name it."""
+        found = self.services.get(name)
+        if found is not None:
+            return found
+        return ServiceSettings(concurrency=self.calls.concurrency, queue=self.calls.queue)

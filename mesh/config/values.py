@@ -1,0 +1,210 @@
+"""What one configuration value may be, and how people write it.
+
+Owns: the kinds of value (port, duration, size, …): reading one from TOML or from text, and writing it back.
+Leaves to others: which key has which kind (config.settings), where a value came from (config.load).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+
+class Kind(NamedTuple):
+    """A kind of value.
+
+    Attributes:
+        wanted: what is allowed, in words: an error ends in "is not …" and this.
+        read: (value as TOML gave it, or as text) -> the typed value; raises ValueError when it is not one.
+            The error's own text, when it has one, is added to the message.
+        show: (typed value) -> as it would be written in the file.
+    """
+
+    wanted: str
+    read: Callable[[Any], Any]
+    show: Callable[[Any], Any] = lambda value: value
+
+
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)\s*")
+_BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|KB|MB|GB|KiB|MiB|GiB)")
+
+
+def read_duration(value: Any) -> float:
+    """Seconds of "10s", "250ms", "1m", "1h30m". A bare number in text or TOML has no unit and is refused.
+
+    Raises:
+        ValueError: the text is no duration.
+    """
+    if not isinstance(value, str):
+        raise ValueError(f'it has no unit: write "{value}s"' if isinstance(value, int | float) else "")
+    text, at, total = value.strip(), 0, 0.0
+    while match := _DURATION.match(text, at):
+        total += float(match[1]) * _SECONDS[match[2]]
+        at = match.end()
+    if not text or at != len(text):
+        raise ValueError(f'it has no unit: write "{text}s"' if text.replace(".", "", 1).isdigit() else "")
+    return total
+
+
+def show_duration(seconds: float) -> str:
+    """The shortest exact way to write it: 0.25 is "250ms", 90.0 is "90s", 120.0 is "2m"."""
+    if seconds <= 0:
+        return "0s"
+    for unit, size in (("d", 86400.0), ("h", 3600.0), ("m", 60.0), ("s", 1.0)):
+        if seconds >= size and seconds % size == 0:
+            return f"{seconds / size:.0f}{unit}"
+    return f"{seconds:g}s" if seconds >= 1 else f"{seconds * 1000:g}ms"
+
+
+def read_size(value: Any) -> int:
+    """Bytes of "64MiB", "16 KiB", "1MB", "512B".
+
+    Raises:
+        ValueError: the text is no size.
+    """
+    if not isinstance(value, str):
+        raise ValueError(f'it has no unit: write "{value}B"' if isinstance(value, int) else "")
+    match = _SIZE.fullmatch(value.strip())
+    if match is None:
+        raise ValueError(f'it has no unit: write "{value.strip()}B"' if value.strip().isdigit() else "")
+    return int(float(match[1]) * _BYTES[match[2]])
+
+
+def show_size(count: int) -> str:
+    """The shortest exact way to write it: 67108864 is "64MiB"."""
+    for unit in ("GiB", "MiB", "KiB"):
+        if count >= _BYTES[unit] and count % _BYTES[unit] == 0:
+            return f"{count // _BYTES[unit]}{unit}"
+    return f"{count}B"
+
+
+def _read_int(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError
+    return int(value)
+
+
+def _read_float(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError
+    return float(value)
+
+
+def _read_text(value: Any) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError
+    return value.strip()
+
+
+def _read_flag(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    word = str(value).strip().lower()
+    if word in ("true", "yes", "on", "1"):
+        return True
+    if word in ("false", "no", "off", "0"):
+        return False
+    raise ValueError
+
+
+def _read_path(value: Any) -> Path:
+    if isinstance(value, Path):
+        return value
+    return Path(_read_text(value)).expanduser()
+
+
+def _between(read: Callable[[Any], Any], least: float, most: float) -> Callable[[Any], Any]:
+    def check(value: Any) -> Any:
+        typed = read(value)
+        # Written so that NaN fails too.
+        if not least <= typed <= most:
+            raise ValueError
+        return typed
+
+    return check
+
+
+def _positive_duration(value: Any) -> float:
+    seconds = read_duration(value)
+    if seconds <= 0:
+        raise ValueError("it must be longer than nothing")
+    return seconds
+
+
+def _positive_size(value: Any) -> int:
+    count = read_size(value)
+    if count <= 0:
+        raise ValueError("it must be more than nothing")
+    return count
+
+
+def whole(least: int, most: int = 2**31 - 1) -> Kind:
+    """A whole number from `least` to `most`, both included."""
+    words = f"a whole number from {least}" if most == 2**31 - 1 else f"a whole number ({least}–{most})"
+    return Kind(words, _between(_read_int, least, most))
+
+
+def number(least: float, most: float) -> Kind:
+    """A number from `least` to `most`, both included."""
+    return Kind(f"a number ({least:g}–{most:g})", _between(_read_float, least, most))
+
+
+def choice(*words: str) -> Kind:
+    """One of `words`."""
+
+    def read(value: Any) -> str:
+        if not isinstance(value, str) or value.strip().lower() not in words:
+            raise ValueError
+        return value.strip().lower()
+
+    return Kind("one of " + ", ".join(words), read)
+
+
+def list_of(kind: Kind, plural: str) -> Kind:
+    """An array of `kind`; as text, separated by commas."""
+
+    def read(value: Any) -> list[Any]:
+        if isinstance(value, str):
+            value = [part for part in value.split(",") if part.strip()]
+        if not isinstance(value, list | tuple):
+            raise ValueError
+        return [kind.read(item) for item in value]
+
+    return Kind(f"an array of {plural}", read)
+
+
+def _read_endpoint(value: Any) -> str:
+    text = _read_text(value)
+    if text.startswith("ipc://") and len(text) > len("ipc://"):
+        return text
+    if text.startswith("tcp://"):
+        host, _, port = text.removeprefix("tcp://").rpartition(":")
+        if host and port.isdigit() and 1 <= int(port) <= 65535:
+            return text
+    raise ValueError
+
+
+def _read_bind(value: Any) -> str:
+    text = _read_text(value)
+    if text == "ipc":
+        return text
+    if text.startswith("tcp://"):
+        host, _, port = text.removeprefix("tcp://").rpartition(":")
+        if host and (port == "*" or (port.isdigit() and 1 <= int(port) <= 65535)):
+            return text
+    raise ValueError
+
+
+TEXT = Kind("a text", _read_text)
+FLAG = Kind("true or false", _read_flag)
+PATH = Kind("a path", _read_path, str)
+PORT = Kind("a port (1–65535)", _between(_read_int, 1, 65535))
+DURATION = Kind('a duration like "10s", "250ms" or "1m"', _positive_duration, show_duration)
+SIZE = Kind('a size like "64MiB" or "16KiB"', _positive_size, show_size)
+BIND = Kind('"ipc" or "tcp://HOST:*"', _read_bind)
+ENDPOINTS = list_of(Kind("", _read_endpoint), 'endpoints like "ipc:///path" or "tcp://host:port"')
+TEXTS = list_of(TEXT, "texts")

@@ -1,0 +1,136 @@
+"""What a hub accepts of a record, and how records become bytes and come back.
+
+Owns: the limits, the check of one record, and reading and writing arrays of records.
+Leaves to others: who holds which record (registry), what readers make of them (table).
+
+Records come from other processes, so nothing of them is believed: every way in which one can be wrong is a
+ProtocolViolation that says which record, which field and what was expected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from mesh.discovery.record import Instance
+from mesh.errors import ProtocolViolation
+
+KIB = 1024
+MIB = 1024 * KIB
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """How much a hub takes.
+
+    Attributes:
+        record_bytes: of one encoded record; a service with 100 methods and their schemas is about 40 KiB.
+        peer_records: how many records one peer may hold.
+        hub_records: how many a hub holds in all.
+        hub_bytes: of all encoded records. A snapshot is one message: this must stay below the largest message
+            that clients accept (64 MiB by default).
+    """
+
+    record_bytes: int = 256 * KIB
+    peer_records: int = 1024
+    hub_records: int = 50_000
+    hub_bytes: int = 48 * MIB
+
+
+#: Names travel in messages, logs and on pages: long ones and ones with control characters are somebody's mistake.
+NAME_CHARS = 200
+ENDPOINT_CHARS = 512
+#: Epochs are milliseconds since 1970; what does not fit 63 bits came from no clock.
+EPOCH_MOST = 2**63 - 1
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_raws = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
+_decode_one = msgspec.msgpack.Decoder(Instance).decode
+_decode_all = msgspec.msgpack.Decoder(list[Instance]).decode
+_encode_json = msgspec.json.Encoder().encode
+
+# msgspec raises RecursionError for nesting past the interpreter's limit, and OverflowError for odd timestamps.
+_UNREADABLE = (msgspec.MsgspecError, RecursionError, OverflowError, ValueError, TypeError)
+
+
+def encode_record(record: Instance) -> msgspec.Raw:
+    """One record as bytes, ready to be placed into an array of records."""
+    return msgspec.Raw(_encode(record))
+
+
+def encode_records(records: Iterable[Instance | msgspec.Raw]) -> bytes:
+    """The body of a register, snapshot or change: a MessagePack array of records."""
+    return _encode(list(records))
+
+
+def fault(record: Instance) -> str | None:
+    """What is wrong with the values of a record whose types are right; None when nothing is."""
+    if not 1 <= len(record.id) <= NAME_CHARS or not record.id.isprintable():
+        return f"id must be 1 to {NAME_CHARS} printable characters, not {_shown(record.id)}"
+    for field in ("service", "worker", "version", "host"):
+        value: str = getattr(record, field)
+        if len(value) > NAME_CHARS or not value.isprintable():
+            return f"{field} must be at most {NAME_CHARS} printable characters, not {_shown(value)}"
+    if not record.service:
+        return "service must not be empty"
+    for field in ("endpoint", "events"):
+        value = getattr(record, field)
+        if len(value) > ENDPOINT_CHARS or not value.isprintable():
+            return f"{field} must be at most {ENDPOINT_CHARS} printable characters, not {_shown(value)}"
+    if not 0 <= record.epoch <= EPOCH_MOST:
+        return f"epoch must be 0 to {EPOCH_MOST}, not {record.epoch}"
+    if not 0.0 <= record.load <= 1.0:  # false for NaN too
+        return f"load must be 0.0 to 1.0, not {record.load}"
+    try:
+        # Records are shown on JSON pages and become OpenAPI: what JSON cannot say must not get that far.
+        _encode_json(record)
+    except _UNREADABLE as exc:
+        return f"schemas must be plain JSON values: {exc}"
+    return None
+
+
+def read_records(body: bytes | bytearray | memoryview, limits: Limits) -> list[Instance]:
+    """The records of a `register`, from a peer that is not trusted.
+
+    Raises:
+        ProtocolViolation: the body is no array of records, or a record is too large or wrong; the message names
+            the record by its place and the field by its path.
+    """
+    try:
+        raws = _decode_raws(body)
+    except _UNREADABLE as exc:
+        raise ProtocolViolation(f"register: the body is not an array of records: {exc}") from exc
+    if len(raws) > limits.peer_records:
+        raise ProtocolViolation(f"register: {len(raws)} records in one message; at most {limits.peer_records} per peer")
+    records = []
+    for place, raw in enumerate(raws):
+        size = memoryview(raw).nbytes
+        if size > limits.record_bytes:
+            raise ProtocolViolation(
+                f"register: record {place} has {size} bytes; at most {limits.record_bytes} are taken"
+            )
+        try:
+            record = _decode_one(raw)
+        except _UNREADABLE as exc:
+            raise ProtocolViolation(f"register: record {place}: {exc}") from exc
+        wrong = fault(record)
+        if wrong:
+            raise ProtocolViolation(f"register: record {place}: {wrong}")
+        records.append(record)
+    return records
+
+
+def read_news(body: bytes | bytearray | memoryview, kind: str) -> list[Instance]:
+    """The records of a `snapshot` or `change` from a hub, which has checked each of them already.
+
+    Raises:
+        ProtocolViolation: the body is no array of records.
+    """
+    try:
+        return _decode_all(body)
+    except _UNREADABLE as exc:
+        raise ProtocolViolation(f"{kind}: the body is not an array of records: {exc}") from exc
+
+
+def _shown(value: str) -> str:
+    return repr(value if len(value) <= 40 else value[:40] + "…")

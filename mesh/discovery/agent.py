@@ -1,0 +1,217 @@
+"""One process's part in discovery: it registers what the process runs, and knows what others run.
+
+Owns: the beat of renewals, and telling those who wait that the table has changed.
+Leaves to others: each hub's connection (uplink), merging what hubs say (table), choosing an instance (calls).
+
+Nothing here ever waits for a hub: without one the process goes on with what it knows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+
+import structlog
+
+from mesh.clock import Clock, Timer
+from mesh.discovery.holdings import Holdings
+from mesh.discovery.record import Instance
+from mesh.discovery.table import Change, Table
+from mesh.discovery.uplink import HubStatus, Uplink
+from mesh.errors import SetupError
+from mesh.policy.backoff import Backoff
+from mesh.transport.contract import Transport
+
+log = structlog.get_logger("mesh.discovery")
+
+
+class Agent:
+    """Registers with every hub, renews, watches, and keeps one merged `table`. One per process.
+
+    Attributes:
+        table: who lives, as far as this process knows.
+        synced: whether some hub has sent a snapshot since the start: the table shows what there is. While every hub
+            is still learning, ask `table.certain` before taking absence for an answer.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        clock: Clock,
+        hubs: Sequence[str],
+        *,
+        identity: str,
+        epoch: int,
+        renew_s: float = 1.0,
+        connect_timeout_s: float = 2.0,
+        leave_timeout_s: float = 1.0,
+        rng: random.Random | None = None,
+    ) -> None:
+        """Args:
+        hubs: their endpoints; none is legal, and then nobody is found.
+        identity, epoch: of this process, as in `hello`.
+        renew_s: renewal period; a hub with shorter leases asks for more.
+        leave_timeout_s: how long `leave` and `stop` wait for hubs to confirm.
+        rng: spreads the beats and dials of many processes.
+        """
+        self.table = Table()
+        self.synced = False
+        self.identity = identity
+        self._clock = clock
+        self._renew_s = renew_s
+        self._leave_timeout_s = leave_timeout_s
+        self._rng = rng or random.Random()
+        self._holdings = Holdings()
+        self._listeners: dict[object, Callable[[Change], None]] = {}
+        self._waiters: dict[asyncio.Future[bool], Callable[[], bool]] = {}
+        self._beating: Timer | None = None
+        self._started = False
+        # Within a tenth and a whole renewal: a hub that comes back hears of everybody before it has learned.
+        backoff = Backoff(renew_s / 10, renew_s)
+        self._uplinks = [
+            Uplink(
+                transport,
+                clock,
+                endpoint,
+                identity=identity,
+                epoch=epoch,
+                table=self.table,
+                holdings=self._holdings,
+                tell=self._tell,
+                backoff=backoff,
+                rng=self._rng,
+                connect_timeout_s=connect_timeout_s,
+            )
+            for endpoint in dict.fromkeys(hubs)
+        ]
+
+    # --- life -------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Begin to dial the hubs; returns at once, whether they are there or not.
+
+        Raises:
+            BadEndpoint: a hub's endpoint is malformed.
+        """
+        if self._started:
+            raise SetupError(f"agent {self.identity} has started already")
+        self._started = True
+        try:
+            for uplink in self._uplinks:
+                uplink.start()
+        except BaseException:
+            await self.stop()
+            raise
+        # A first beat at a random moment of the period: processes that start together do not renew together.
+        self._beating = self._clock.call_at(self._clock.now() + self._rng.random() * self._renew_s, self._beat)
+
+    async def stop(self) -> None:
+        """Leave every hub, then close; takes at most two times `leave_timeout_s`."""
+        if not self._started:
+            return
+        self._started = False
+        try:
+            await self.leave(*self._holdings.ids())
+        finally:
+            if self._beating is not None:
+                self._beating.cancel()
+                self._beating = None
+            for uplink in self._uplinks:
+                uplink.stop()
+        await self._until(lambda: all(uplink.stopped for uplink in self._uplinks), self._leave_timeout_s)
+
+    async def wait_synced(self, timeout: float) -> bool:
+        """Wait until `synced`, at most `timeout` seconds; whether it is."""
+        return await self._until(lambda: self.synced, timeout)
+
+    # --- what this process runs -------------------------------------------------------------------
+
+    def register(self, *records: Instance) -> None:
+        """Make instances known to every hub, now and whenever a hub comes back. Again with a changed record: update.
+
+        Raises:
+            SetupError: a record that hubs would refuse, or one whose epoch has left already.
+        """
+        self._holdings.add(records)
+        ids = [record.id for record in records]
+        for uplink in self._uplinks:
+            uplink.register(ids)
+
+    def update_load(self, instance_id: str, load: float) -> None:
+        """Note an instance's load, 0.0 to 1.0; it travels with the next renewal."""
+        self._holdings.load(instance_id, load)
+
+    async def leave(self, *instance_ids: str) -> None:
+        """Take instances off every hub for good. Returns when each connected hub has told its watchers, or after
+        `leave_timeout_s`; hubs that are away forget them when their leases run out."""
+        ended = [record for key in instance_ids if (record := self._holdings.end(key)) is not None]
+        for uplink in self._uplinks:
+            uplink.leave([(record.id, record.epoch) for record in ended])
+        await self._until(lambda: not any(uplink.leaving for uplink in self._uplinks), self._leave_timeout_s)
+
+    # --- what others run --------------------------------------------------------------------------
+
+    def on_change(self, callback: Callable[[Change], None]) -> Callable[[], None]:
+        """Call `callback` after each change of the table.
+
+        Returns:
+            A function that ends it.
+        """
+        key = object()
+        self._listeners[key] = callback
+        return lambda: self._listeners.pop(key, None) and None
+
+    def hubs_status(self) -> list[HubStatus]:
+        """Each configured hub, in the order of configuration."""
+        return [uplink.status() for uplink in self._uplinks]
+
+    # --- inside -----------------------------------------------------------------------------------
+
+    def _beat(self) -> None:
+        for uplink in self._uplinks:
+            uplink.renew()
+        self._tell(self.table.forget(self._clock.now()))
+        wanted = [uplink.renew_s for uplink in self._uplinks if uplink.renew_s is not None]
+        period = min([self._renew_s, *wanted])
+        self._beating = self._clock.call_at(self._clock.now() + period, self._beat)
+
+    def _tell(self, change: Change) -> None:
+        if not self.synced:
+            self.synced = any(view.hub_id for view in map(self.table.view, self._endpoints()) if view is not None)
+        if change:
+            self._yield_to_later_claims(change)
+            for callback in tuple(self._listeners.values()):
+                try:
+                    callback(change)
+                except Exception:
+                    # One listener's fault must not keep the news from the others.
+                    log.exception("a listener for discovery changes failed")
+        for waiter, condition in tuple(self._waiters.items()):
+            if not waiter.done() and condition():
+                waiter.set_result(True)
+
+    def _endpoints(self) -> list[str]:
+        return [uplink.endpoint for uplink in self._uplinks]
+
+    def _yield_to_later_claims(self, change: Change) -> None:
+        for record in change.joined:
+            mine = self._holdings.get(record.id)
+            if mine is not None and mine.epoch < record.epoch:
+                self._holdings.end(record.id)
+                log.error("another process has taken this instance's id", instance=record.id, by=record.worker)
+
+    async def _until(self, condition: Callable[[], bool], timeout: float) -> bool:
+        """Wait until `condition` holds after some news, at most `timeout` seconds; whether it does."""
+        if condition():
+            return True
+        waiter: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._waiters[waiter] = condition
+        timer = self._clock.call_at(
+            self._clock.now() + timeout, lambda: None if waiter.done() else waiter.set_result(False)
+        )
+        try:
+            return await waiter
+        finally:
+            timer.cancel()
+            del self._waiters[waiter]

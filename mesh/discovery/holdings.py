@@ -1,0 +1,104 @@
+"""The instances that this process answers for.
+
+Owns: their records, their present load, and which claims of ours have ended for good.
+Leaves to others: telling hubs (uplink), measuring load (calls).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import msgspec
+
+from mesh.discovery.admission import Limits, encode_record, encode_records, fault
+from mesh.discovery.record import Instance
+from mesh.errors import SetupError
+
+#: A register is sent in pieces of at most so many bytes and records, so that a hub reads other peers in between.
+PIECE_BYTES = 512 * 1024
+PIECE_RECORDS = 256
+
+
+class Holdings:
+    """Records by instance id, each with the load of now."""
+
+    def __init__(self, limits: Limits | None = None) -> None:
+        self._limits = limits or Limits()
+        self._records: dict[str, Instance] = {}
+        self._loads: dict[str, float] = {}
+        self._ended: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __contains__(self, instance_id: str) -> bool:
+        return instance_id in self._records
+
+    def add(self, records: Iterable[Instance]) -> None:
+        """Take records, or replace those of the same id. All or none.
+
+        Raises:
+            SetupError: a record that hubs would refuse, or one that has left or was superseded: its id needs a
+                later epoch.
+        """
+        records = tuple(records)
+        for record in records:
+            wrong = fault(record)
+            size = memoryview(encode_record(record)).nbytes
+            if wrong is None and size > self._limits.record_bytes:
+                wrong = f"it has {size} bytes; at most {self._limits.record_bytes} are taken: shorten its schemas"
+            if wrong is None and record.epoch <= self._ended.get(record.id, -1):
+                wrong = f"epoch {record.epoch} of it has ended: take a new id or a later epoch"
+            if wrong is not None:
+                raise SetupError(f"instance {record.id!r} cannot be registered: {wrong}")
+        most = self._limits.peer_records
+        if len(self._records.keys() | {record.id for record in records}) > most:
+            raise SetupError(f"one process may register at most {most} instances: spread them over several workers")
+        for record in records:
+            self._records[record.id] = record
+            self._loads[record.id] = record.load
+
+    def end(self, instance_id: str) -> Instance | None:
+        """Let go of one for good; its record, if it was held."""
+        record = self._records.pop(instance_id, None)
+        if record is not None:
+            del self._loads[instance_id]
+            self._ended[instance_id] = record.epoch
+        return record
+
+    def get(self, instance_id: str) -> Instance | None:
+        """The record as it was registered."""
+        return self._records.get(instance_id)
+
+    def load(self, instance_id: str, load: float) -> None:
+        """Note the load of now, 0.0 to 1.0; more is taken as 1.0. Ids that are not held are passed over."""
+        if instance_id in self._loads:
+            self._loads[instance_id] = min(max(float(load), 0.0), 1.0)
+
+    def ids(self) -> tuple[str, ...]:
+        return tuple(self._records)
+
+    def renewals(self) -> Iterator[list[list[Any]]]:
+        """[id, epoch, load] of each, in messages of at most PIECE_RECORDS."""
+        loads = self._loads
+        everything = [[key, record.epoch, loads[key]] for key, record in self._records.items()]
+        for at in range(0, len(everything), PIECE_RECORDS):
+            yield everything[at : at + PIECE_RECORDS]
+
+    def registrations(self, ids: Iterable[str]) -> Iterator[bytes]:
+        """Bodies of `register` for those of `ids` that are held, with the load of now."""
+        piece: list[msgspec.Raw] = []
+        size = 0
+        for instance_id in ids:
+            record = self._records.get(instance_id)
+            if record is None:
+                continue
+            raw = encode_record(msgspec.structs.replace(record, load=self._loads[instance_id]))
+            if piece and (len(piece) == PIECE_RECORDS or size + memoryview(raw).nbytes > PIECE_BYTES):
+                yield encode_records(piece)
+                piece, size = [], 0
+            piece.append(raw)
+            size += memoryview(raw).nbytes
+        if piece:
+            yield encode_records(piece)

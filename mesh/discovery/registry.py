@@ -1,0 +1,323 @@
+"""What one hub keeps: leases, and the news of them.
+
+Owns: which instance holds a lease, when it runs out, what is told to watchers, and in which order.
+Leaves to others: connections and encoding of messages (hub), the check of records (admission), time (`now` is
+passed in).
+
+Every lease of a hub is equally long, so the order of renewal is the order of expiry: a renewal moves its lease to
+the end of one ordered dict, and expiry looks at the front. No heap, no timer per lease; both cost the same for ten
+instances and for ten thousand (benchmarks/discovery.py).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from mesh.discovery.admission import Limits, encode_record, encode_records
+from mesh.discovery.record import Instance
+from mesh.discovery.table import EXPIRED, LEFT
+from mesh.errors import Overloaded, ProtocolViolation
+
+# Load is advice for people and for the first choice of an instance; callers measure what they use. Broadcasting each
+# renewal's load would cost instances × watchers records every second, for numbers that are old when they arrive. So
+# it is told when it moved by more than a tenth, which also keeps one that swings around a value quiet.
+LOAD_STEP = 0.1
+
+#: `tick` is called this often per lease: an expiry is seen at most a twentieth of a lease late.
+TICKS_PER_LEASE = 20
+
+#: Renewals per lease: four may be lost, and the fifth keeps it.
+RENEWALS_PER_LEASE = 5
+
+# Readers refuse arrays of more than 4,096 elements (protocol.codec), and a frame should stay small.
+GONE_AT_ONCE = 1000
+NO_RECORDS = encode_records(())
+
+
+class Counts(msgspec.Struct):
+    """What a hub has seen since it started, for pages and metrics."""
+
+    registered: int = 0
+    renewed: int = 0
+    unknown: int = 0
+    left: int = 0
+    expired: int = 0
+    superseded: int = 0
+    refused: int = 0
+    deaf: int = 0
+
+
+class News(NamedTuple):
+    """One numbered message for every watcher: a change, or (`learned`) the end of learning."""
+
+    number: int
+    learned: bool = False
+    records: bytes = b""
+    gone: list[list[Any]] = []
+
+
+class Lease:
+    """One instance's claim, held by a peer until an instant."""
+
+    __slots__ = ("encoded", "expires_at", "peer", "record", "size")
+
+    def __init__(self, record: Instance, encoded: msgspec.Raw, peer: str, expires_at: float) -> None:
+        self.record = record  # its load is the one that was told last
+        self.encoded: msgspec.Raw | None = encoded  # None: to be encoded again when it is next told
+        self.size = memoryview(encoded).nbytes
+        self.peer = peer
+        self.expires_at = expires_at
+
+
+class Registry:
+    """The leases of one hub.
+
+    A hub that starts knows nobody: it learns for `learn_s`, and declares nobody gone until then. So does one that
+    was deaf: when `tick` comes later than half a lease after the last, renewals lay unread, and their lateness is
+    the hub's own.
+    """
+
+    def __init__(
+        self, *, now: float, lease_s: float = 5.0, learn_s: float | None = None, limits: Limits | None = None
+    ) -> None:
+        self.lease_s = lease_s
+        self.limits = limits or Limits()
+        self.learn_until = now + (lease_s if learn_s is None else learn_s)
+        self.learning = True
+        #: Of the last news that was taken.
+        self.number = 0
+        self.counts = Counts()
+        self._ticked_at = now
+        self._bytes = 0
+        self._leases: OrderedDict[str, Lease] = OrderedDict()
+        self._held: dict[str, int] = {}
+        self._changed: dict[str, None] = {}
+        self._gone: dict[str, tuple[int, str]] = {}
+        self._has_learned = False
+        self._snapshot: tuple[int, bytes] | None = None
+
+    def __len__(self) -> int:
+        return len(self._leases)
+
+    @property
+    def tick_s(self) -> float:
+        """How often to call `tick`."""
+        return self.lease_s / TICKS_PER_LEASE
+
+    @property
+    def renew_s(self) -> float:
+        """How often peers are asked to renew."""
+        return self.lease_s / RENEWALS_PER_LEASE
+
+    def get(self, instance_id: str) -> Instance | None:
+        """The record that is listed under an id."""
+        lease = self._leases.get(instance_id)
+        return lease.record if lease is not None else None
+
+    # --- what peers ask for -----------------------------------------------------------------------
+
+    def register(self, peer: str, records: Sequence[Instance], now: float) -> None:
+        """Give each record a lease held by `peer`, or renew the one it has. All or none.
+
+        Of two claims to an id the later epoch wins; an earlier one is passed over in silence, for its holder
+        learns of the later one as a watcher.
+
+        Raises:
+            ProtocolViolation: `peer` would hold more than `limits.peer_records`.
+            Overloaded: the hub holds as much as it may.
+        """
+        encoded = {record.id: (record, encode_record(record)) for record in records}
+        self._admit(peer, encoded)
+        self.counts.registered += len(encoded)
+        for instance_id, (record, raw) in encoded.items():
+            lease = self._leases.get(instance_id)
+            if lease is not None and record.epoch < lease.record.epoch:
+                self.counts.superseded += 1
+                continue
+            if lease is not None:
+                if lease.record.epoch == record.epoch and _says_nothing_new(record, lease.record):
+                    self._hold(lease, peer, now)
+                    continue
+                self._drop(instance_id, lease)
+            self._leases[instance_id] = lease = Lease(record, raw, peer, now + self.lease_s)
+            self._held[peer] = self._held.get(peer, 0) + 1
+            self._bytes += lease.size
+            self._changed[instance_id] = None
+            if self._gone.get(instance_id) == (record.epoch, EXPIRED):
+                # Late by less than a turn: nobody has heard that it was gone.
+                del self._gone[instance_id]
+
+    def renew(self, peer: str, renewals: Sequence[Any], now: float) -> list[str]:
+        """Prolong leases: [id, epoch, load] each, one message for all instances of a peer.
+
+        Returns:
+            Ids to which this peer holds no lease and that it must register again.
+
+        Raises:
+            ProtocolViolation: a renewal has another shape, or a load is not 0.0 to 1.0.
+        """
+        self._refuse_excess("renew", renewals)
+        unknown: list[str] = []
+        leases = self._leases
+        expires_at = now + self.lease_s
+        for renewal in renewals:
+            try:
+                instance_id, epoch, load = renewal
+                lease = leases.get(instance_id)
+            except (TypeError, ValueError) as exc:
+                raise ProtocolViolation(f"renew: expected [id, epoch, load], got {renewal!r:.80}") from exc
+            if type(epoch) is not int or type(load) not in (float, int) or not 0.0 <= load <= 1.0:
+                raise ProtocolViolation(f"renew: expected [id, epoch, load 0.0 to 1.0], got {renewal!r:.80}")
+            if lease is None or lease.peer != peer or lease.record.epoch != epoch:
+                if type(instance_id) is not str:
+                    raise ProtocolViolation(f"renew: an id must be a string, got {instance_id!r:.80}")
+                if lease is None or lease.record.epoch <= epoch:
+                    unknown.append(instance_id)
+                continue
+            lease.expires_at = expires_at
+            leases.move_to_end(instance_id)
+            if abs(load - lease.record.load) > LOAD_STEP:
+                lease.record = msgspec.structs.replace(lease.record, load=float(load))
+                lease.encoded = None
+                self._changed[instance_id] = None
+        self.counts.renewed += len(renewals) - len(unknown)
+        self.counts.unknown += len(unknown)
+        return unknown
+
+    def leave(self, peer: str, claims: Sequence[Any]) -> None:
+        """End leases at once: [id, epoch] each. What this peer does not hold is passed over.
+
+        Raises:
+            ProtocolViolation: a claim has another shape.
+        """
+        self._refuse_excess("leave", claims)
+        for claim in claims:
+            match claim:
+                case [str(instance_id), int(epoch)]:
+                    lease = self._leases.get(instance_id)
+                    if lease is not None and lease.peer == peer and lease.record.epoch <= epoch:
+                        self._end(instance_id, lease, LEFT)
+                        self.counts.left += 1
+                case _:
+                    raise ProtocolViolation(f"leave: expected [id, epoch], got {claim!r:.80}")
+
+    # --- time -------------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> None:
+        """Let what is due happen: leases run out, learning ends. Call it every `tick_s`."""
+        if now - self._ticked_at > self.lease_s / 2:
+            self.counts.deaf += 1
+            self.learning = True
+            self.learn_until = max(self.learn_until, now + self.lease_s)
+        self._ticked_at = now
+        if self.learning:
+            if now < self.learn_until:
+                return
+            self.learning = False
+            self._has_learned = True
+        while self._leases:
+            instance_id, lease = next(iter(self._leases.items()))
+            if lease.expires_at > now:
+                return
+            self._end(instance_id, lease, EXPIRED)
+            self.counts.expired += 1
+
+    # --- what watchers are told ---------------------------------------------------------------------
+
+    @property
+    def has_news(self) -> bool:
+        return bool(self._changed or self._gone or self._has_learned)
+
+    def take_news(self) -> list[News]:
+        """What happened since the last call, as numbered news. "Learned" comes last, so that whoever registered in
+        its very tick is listed before absence begins to mean gone."""
+        news: list[News] = []
+        gone = [[key, epoch, reason] for key, (epoch, reason) in self._gone.items()]
+        while len(gone) > GONE_AT_ONCE:
+            self.number += 1
+            news.append(News(self.number, records=NO_RECORDS, gone=gone[:GONE_AT_ONCE]))
+            del gone[:GONE_AT_ONCE]
+        if self._changed or gone:
+            self.number += 1
+            records = encode_records([self._encoded(self._leases[key]) for key in self._changed])
+            news.append(News(self.number, records=records, gone=gone))
+        self._changed, self._gone = {}, {}
+        if self._has_learned:
+            self.number += 1
+            news.append(News(self.number, learned=True))
+            self._has_learned = False
+        return news
+
+    def snapshot(self) -> bytes:
+        """Every record, encoded, as of `number`. Take the news first: what waits there is in here already."""
+        if self._snapshot is None or self._snapshot[0] != self.number or self.has_news:
+            body = encode_records([self._encoded(lease) for lease in self._leases.values()])
+            self._snapshot = (self.number, body)
+        return self._snapshot[1]
+
+    # --- leases -----------------------------------------------------------------------------------
+
+    def _admit(self, peer: str, encoded: dict[str, tuple[Instance, msgspec.Raw]]) -> None:
+        held = self._held.get(peer, 0)
+        total = len(self._leases)
+        size = self._bytes
+        for instance_id, (_, raw) in encoded.items():
+            lease = self._leases.get(instance_id)
+            held += lease is None or lease.peer != peer
+            total += lease is None
+            size += memoryview(raw).nbytes - (lease.size if lease is not None else 0)
+        limits = self.limits
+        if held > limits.peer_records:
+            self.counts.refused += 1
+            raise ProtocolViolation(f"register: {held} records held by one peer; at most {limits.peer_records}")
+        if total > limits.hub_records or size > limits.hub_bytes:
+            self.counts.refused += 1
+            raise Overloaded(
+                f"the hub is full: {total} records of {size} bytes; "
+                f"at most {limits.hub_records} records and {limits.hub_bytes} bytes"
+            )
+
+    def _refuse_excess(self, kind: str, items: Sequence[Any]) -> None:
+        if len(items) > self.limits.peer_records:
+            self.counts.refused += 1
+            raise ProtocolViolation(
+                f"{kind}: {len(items)} instances in one message; at most {self.limits.peer_records} per peer"
+            )
+
+    def _hold(self, lease: Lease, peer: str, now: float) -> None:
+        if lease.peer != peer:
+            self._release(lease.peer)
+            self._held[peer] = self._held.get(peer, 0) + 1
+            lease.peer = peer
+        lease.expires_at = now + self.lease_s
+        self._leases.move_to_end(lease.record.id)
+
+    def _release(self, peer: str) -> None:
+        self._held[peer] -= 1
+        if not self._held[peer]:
+            del self._held[peer]
+
+    def _drop(self, instance_id: str, lease: Lease) -> None:
+        del self._leases[instance_id]
+        self._bytes -= lease.size
+        self._release(lease.peer)
+
+    def _end(self, instance_id: str, lease: Lease, reason: str) -> None:
+        self._drop(instance_id, lease)
+        self._changed.pop(instance_id, None)
+        self._gone[instance_id] = (lease.record.epoch, reason)
+
+    def _encoded(self, lease: Lease) -> msgspec.Raw:
+        if lease.encoded is None:
+            lease.encoded = encode_record(lease.record)
+        return lease.encoded
+
+
+def _says_nothing_new(record: Instance, listed: Instance) -> bool:
+    if abs(record.load - listed.load) > LOAD_STEP:
+        return False
+    return record == listed or msgspec.structs.replace(record, load=listed.load) == listed

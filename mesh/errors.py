@@ -1,0 +1,321 @@
+"""Every error that mesh raises: one tree, branched by what the caller should do.
+
+Owns: the classes, their stable codes, HTTP statuses and retry advice, and their form on the wire.
+Leaves to others: when an error is raised, and how a gateway renders it (application/problem+json).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import msgspec
+
+#: A message for people; what is longer is a dump, and belongs in the log of the process that has it.
+MAX_MESSAGE = 4000
+
+Details = Mapping[str, Any]
+
+
+class MeshError(Exception):
+    """The root of the tree.
+
+    Attributes:
+        code: stable name of the kind of error; safe to compare with and to alert on.
+        status: the HTTP status a gateway answers with.
+        retryable: whether the same request may succeed later or elsewhere.
+        details: small map of plain values, for example `{"path": "$.name"}`.
+    """
+
+    code: str = "error"
+    status: int = 500
+    retryable: bool = False
+    #: One line of advice, shown by the command line under the message.
+    advice: ClassVar[str] = ""
+
+    def __init__(self, message: str = "", *, details: Details | None = None) -> None:
+        super().__init__(message or self.code.replace("_", " "))
+        self.details: dict[str, Any] = dict(details or {})
+
+    @property
+    def message(self) -> str:
+        """The sentence for people, without the class name."""
+        return str(self.args[0]) if self.args else ""
+
+    @property
+    def type_name(self) -> str:
+        """The class name as its raiser knew it."""
+        return type(self).__name__
+
+    def to_wire(self) -> dict[str, Any]:
+        """The map that travels in an `error` or `refused` message."""
+        wire: dict[str, Any] = {
+            "code": self.code,
+            "message": _plain_text(self.message),
+            "type": self.type_name,
+            "status": self.status,
+            "retry": self.retryable,
+        }
+        if self.details:
+            wire["details"] = _plain_values(self.details)
+        return wire
+
+
+def _plain_text(text: str) -> str:
+    """Text that any peer can read: no lone surrogates (file names have them), and not endless."""
+    return text[:MAX_MESSAGE].encode("utf-8", "replace").decode()
+
+
+def _plain_values(details: Details) -> dict[str, Any]:
+    """What a service put into `details`, as values that MessagePack and JSON know; what they cannot say, as text."""
+    try:
+        plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(details, enc_hook=str))
+    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError):
+        return {"unreadable": _plain_text(repr(details))}
+    return plain
+
+
+# --- mend what you send ---------------------------------------------------------------------------
+
+
+class BadRequest(MeshError):
+    """The request itself is wrong; sending it again will not help."""
+
+    code = "bad_request"
+    status = 400
+
+
+class BadArguments(BadRequest):
+    """An argument is missing, unknown, or of the wrong type; `details["path"]` says which."""
+
+    code = "bad_arguments"
+
+
+class UnknownService(BadRequest):
+    """No hub has told of a service by this name."""
+
+    code = "unknown_service"
+    status = 404
+
+
+class UnknownMethod(BadRequest):
+    """The service has no method by this name."""
+
+    code = "unknown_method"
+    status = 404
+
+
+class UnknownRoute(BadRequest):
+    """No service declares this HTTP path."""
+
+    code = "unknown_route"
+    status = 404
+
+
+class MethodNotAllowed(BadRequest):
+    """The path exists, but not for this HTTP verb."""
+
+    code = "method_not_allowed"
+    status = 405
+
+
+class TooLarge(BadRequest):
+    """A body is larger than the limit that the message names."""
+
+    code = "too_large"
+    status = 413
+
+
+class UnsupportedMedia(BadRequest):
+    """The Content-Type is not one that this address reads."""
+
+    code = "unsupported_media"
+    status = 415
+
+
+class ShapeMismatch(BadRequest):
+    """A stream was called as a call, or a call as a stream."""
+
+    code = "shape_mismatch"
+
+
+# --- try again, later or elsewhere ----------------------------------------------------------------
+
+
+class TryLater(MeshError):
+    """Nothing was done; the same request may succeed later or elsewhere."""
+
+    code = "try_later"
+    status = 503
+    retryable = True
+
+
+class Unavailable(TryLater):
+    """No instance of the service could be reached in time."""
+
+    code = "unavailable"
+
+
+class Overloaded(TryLater):
+    """The service has as much work as it accepts; told at once instead of waiting."""
+
+    code = "overloaded"
+
+
+class Draining(TryLater):
+    """The instance is leaving and takes nothing new."""
+
+    code = "draining"
+
+
+# --- it may have happened: look before you repeat -------------------------------------------------
+
+
+class Uncertain(MeshError):
+    """The work may have been done; only an idempotent request may be repeated blindly."""
+
+    code = "uncertain"
+    status = 502
+
+
+class LinkLost(Uncertain):
+    """The connection broke between sending a call and its answer."""
+
+    code = "link_lost"
+
+
+class DeadlineExceeded(Uncertain):
+    """The time that the caller gave is over."""
+
+    code = "deadline_exceeded"
+    status = 504
+
+
+class Cancelled(Uncertain):
+    """The caller gave up on the call, and the callee stopped it."""
+
+    code = "cancelled"
+    status = 499
+
+
+# --- the other side failed ------------------------------------------------------------------------
+
+
+class ServiceError(MeshError):
+    """A handler's own failure. Services subclass it to give their errors a code and a status.
+
+    ::
+
+        class OutOfStock(mesh.ServiceError):
+            code = "out_of_stock"
+            status = 409
+    """
+
+    code = "handler_error"
+    status = 500
+
+
+class RemoteError(ServiceError):
+    """What a caller catches when a handler raised: the type name, message and code of the original.
+
+    The original object never crosses the wire.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        type_name: str = "Exception",
+        code: str = "handler_error",
+        status: int = 500,
+        retryable: bool = False,
+        details: Details | None = None,
+    ) -> None:
+        super().__init__(message, details=details)
+        self._type_name = type_name
+        self.code = code
+        self.status = status
+        self.retryable = retryable
+
+    @property
+    def type_name(self) -> str:
+        return self._type_name
+
+    def __str__(self) -> str:
+        return f"{self._type_name}: {self.message}"
+
+
+class BadReply(MeshError):
+    """An answer came that is not of the type which the caller's annotation promises."""
+
+    code = "bad_reply"
+    status = 502
+
+
+class ProtocolViolation(MeshError):
+    """A peer sent what docs/wire.md does not allow."""
+
+    code = "protocol_violation"
+    status = 502
+
+
+# --- mend this process's own set-up ---------------------------------------------------------------
+
+
+class SetupError(MeshError):
+    """This process cannot start or go on as configured."""
+
+    code = "setup_error"
+
+
+class ConfigError(SetupError):
+    """A key or value in mesh.toml, the environment or a flag is wrong; the message names the line."""
+
+    code = "config_error"
+
+
+class AddressInUse(SetupError):
+    """Another live process listens on this endpoint."""
+
+    code = "address_in_use"
+
+
+class BadEndpoint(SetupError):
+    """An endpoint is malformed, or an ipc path is longer than the operating system allows."""
+
+    code = "bad_endpoint"
+
+
+def _tree(root: type[MeshError]) -> dict[str, type[MeshError]]:
+    found = {root.code: root}
+    for child in root.__subclasses__():
+        found.update(_tree(child))
+    return found
+
+
+#: Framework errors by code: these come back as the class they left as. Anything else is a RemoteError.
+BY_CODE: dict[str, type[MeshError]] = {
+    code: cls
+    for code, cls in _tree(MeshError).items()
+    if not issubclass(cls, (ServiceError, SetupError)) and cls is not MeshError
+}
+
+
+def from_wire(wire: Mapping[str, Any]) -> MeshError:
+    """The exception for an error map that a peer sent; unknown fields are ignored, missing ones defaulted."""
+    code = str(wire.get("code") or "handler_error")
+    message = str(wire.get("message") or "")
+    details = wire.get("details")
+    details = details if isinstance(details, Mapping) else None
+    known = BY_CODE.get(code)
+    if known is not None:
+        return known(message, details=details)
+    status = wire.get("status")
+    return RemoteError(
+        message,
+        type_name=str(wire.get("type") or "Exception"),
+        code=code,
+        status=status if isinstance(status, int) and 400 <= status <= 599 else 500,
+        retryable=wire.get("retry") is True,
+        details=details,
+    )

@@ -1,0 +1,263 @@
+"""The receiving half of events: from PUB/SUB for every instance here, and from calls to "service.$on".
+
+Owns: which handlers of this worker an event is for, running them, and counting what was lost on the way.
+Leaves to others: sending (bus), sockets (transport), answering calls (the server, with the Method made here).
+
+What comes over PUB/SUB comes from anywhere: nothing in it can raise out of here, and nothing in it is kept without a
+bound.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from mesh.calls.method import Method
+from mesh.errors import BadArguments, MeshError, ProtocolViolation, Unavailable
+from mesh.events.bus import DELIVER
+from mesh.events.event import Buffer, Event, Handler, Parcel
+from mesh.events.topics import Matcher, check_topic, literal_prefix
+from mesh.protocol.codec import Reader
+from mesh.protocol.messages import EVENT, MSGPACK
+from mesh.telemetry import traces
+from mesh.telemetry.logs import get_logger
+from mesh.telemetry.metrics import Recorder
+from mesh.transport.contract import Subscriber, Transport
+
+log = get_logger("mesh.events")
+
+#: Handlers of events to every instance that may be under way. Nobody waits for them, so a flood can only be dropped;
+#: what is dropped is counted.
+MOST_RUNNING: Final = 10_000
+#: (publisher, topic) pairs whose last number is remembered, so that gaps can be told; the longest silent is forgotten.
+MOST_REMEMBERED: Final = 65_536
+# The fields of an event that may be left out, from the end: encoding, trace, metadata.
+_OPTIONAL: Final[list[Any]] = [MSGPACK, None, None]
+_NIL: Final = msgspec.msgpack.encode(None)
+_parcel: Final = msgspec.msgpack.Decoder(Parcel).decode
+
+
+class Gaps:
+    """What is missing between the numbers that came, for each publisher and topic, in bounded memory."""
+
+    def __init__(self, most: int = MOST_REMEMBERED) -> None:
+        self._last: OrderedDict[tuple[str, str], int] = OrderedDict()
+        self._most = most
+
+    def note(self, publisher: str, topic: str, number: int) -> int:
+        """How many were missed before this one; -1 when it came already. The first of a pair misses none: what was
+        sent before this process listened was not for it."""
+        key = (publisher, topic)
+        last = self._last.get(key)
+        if last is not None and number <= last:
+            return -1
+        self._last[key] = number
+        self._last.move_to_end(key)
+        if len(self._last) > self._most:
+            self._last.popitem(last=False)
+        return 0 if last is None else number - last - 1
+
+
+class Inbox:
+    """One worker's handlers of events."""
+
+    def __init__(
+        self,
+        *,
+        recorder: Recorder | None = None,
+        most_running: int = MOST_RUNNING,
+        most_remembered: int = MOST_REMEMBERED,
+    ) -> None:
+        self._every: list[Handler] = []
+        self._matcher: Matcher[Handler] = Matcher()
+        self._one: dict[str, Matcher[Handler]] = {}
+        self._subscriber: Subscriber | None = None
+        self._gaps = Gaps(most_remembered)
+        self._running: set[asyncio.Task[None]] = set()
+        self._most_running = most_running
+        recorder = recorder or Recorder()
+        self._received = recorder.counter("events_received", "Events that came over PUB/SUB.")
+        self._missed = recorder.counter("events_missed", "Events over PUB/SUB that were lost: holes in their numbers.")
+        self._again = recorder.counter("events_repeated", "Events over PUB/SUB that had come already; dropped.")
+        self._dropped = recorder.counter("events_dropped", "Events dropped: too many handlers were under way.")
+        self._garbage = recorder.counter("events_garbage", "Frames over PUB/SUB that were not events; dropped.")
+        self._failed = recorder.counter("events_failed", "Handlers of events that raised.")
+
+    @property
+    def missed(self) -> int:
+        """Events over PUB/SUB that were sent to this worker and did not come."""
+        return int(self._missed.value)
+
+    @property
+    def endpoint(self) -> str:
+        """Where publishers connect, for the instance's record; "" unless open."""
+        return self._subscriber.endpoint if self._subscriber is not None else ""
+
+    @property
+    def wanted(self) -> bool:
+        """Whether any handler hears over PUB/SUB, so that `open` is needed."""
+        return bool(self._every)
+
+    # --- set-up ---------------------------------------------------------------------------------
+
+    def add(self, handlers: Iterable[Handler]) -> list[Method]:
+        """Take the handlers of one service instance; the methods through which it is handed what is for one instance.
+
+        Raises:
+            BadTopic: a pattern is malformed.
+        """
+        ones: dict[str, list[Handler]] = {}
+        for handler in handlers:
+            if handler.every:
+                self._every.append(handler)
+                if self._subscriber is not None:
+                    self._subscriber.subscribe(literal_prefix(handler.pattern))
+            else:
+                ones.setdefault(handler.service, []).append(handler)
+        self._matcher = Matcher((handler.pattern, handler) for handler in self._every)
+        for service, mine in ones.items():
+            self._one[service] = Matcher((handler.pattern, handler) for handler in mine)
+        return [_method(service, self._one[service]) for service in ones]
+
+    def open(self, transport: Transport, endpoint: str) -> None:
+        """Bind and subscribe. Do it before the instance is registered, so that no publisher comes too early.
+
+        Raises:
+            AddressInUse, BadEndpoint: as for `Transport.subscriber`.
+        """
+        self._subscriber = transport.subscriber(endpoint, self.receive)
+        for prefix in sorted({literal_prefix(handler.pattern) for handler in self._every}):
+            self._subscriber.subscribe(prefix)
+
+    async def close(self, *, cancel: bool = False) -> None:
+        """Hear nothing more, and wait for the handlers that run; `cancel` ends them instead."""
+        if self._subscriber is not None:
+            self._subscriber.close()
+            self._subscriber = None
+        while self._running:
+            running = list(self._running)
+            if cancel:
+                for task in running:
+                    task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+
+    # --- from PUB/SUB ---------------------------------------------------------------------------
+
+    def receive(self, topic: str, frame: Buffer) -> None:
+        """One frame came: a sequence of events of one topic. Never raises."""
+        try:
+            handlers = self._matcher.match(check_topic(topic))
+            # A reader of its own for each frame: frames of many publishers come here, and what one leaves unfinished
+            # must not run into the next. It costs about a microsecond.
+            messages = Reader().read([frame])
+        except MeshError as exc:
+            self._refuse(topic, exc.message)
+            return
+        if not messages:
+            self._refuse(topic, "it is empty")
+        for message in messages:
+            if message[0] != EVENT or message[3] != topic or message[2] < 1:
+                self._refuse(topic, "it holds something other than events of its topic")
+                return
+            self._take(message, handlers)
+
+    def _take(self, message: list[Any], handlers: Sequence[Handler]) -> None:
+        _, publisher, number, topic, at_ms, body, *more = message
+        missed = self._gaps.note(publisher, topic, number)
+        if missed < 0:
+            self._again.add()
+            return
+        self._missed.add(missed)
+        self._received.add()
+        if handlers:
+            encoding, trace, meta = [*more, *_OPTIONAL[len(more) :]]
+            parcel = Parcel(topic, publisher, number, at_ms, body, encoding, traces.accept(trace), meta or {})
+            for handler in handlers:
+                self._start(handler, parcel)
+
+    def _refuse(self, topic: str, reason: str) -> None:
+        self._garbage.add()
+        log.debug("frame dropped: not events", topic=topic[:100], reason=reason[:200])
+
+    def _start(self, handler: Handler, parcel: Parcel) -> None:
+        if len(self._running) >= self._most_running:
+            self._dropped.add()
+            return
+        task = asyncio.get_running_loop().create_task(self._run(handler, parcel), name=f"event {handler.label}")
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    async def _run(self, handler: Handler, parcel: Parcel) -> None:
+        # A task has a context of its own: this trace is in force for this handler only.
+        traces.current.set(parcel.trace)
+        try:
+            await handler.run(_event(handler, parcel))
+        except BadArguments as exc:
+            self._failed.add()
+            log.warning("event of the wrong type", topic=parcel.topic, publisher=parcel.publisher, error=exc.message)
+        except Exception:
+            self._failed.add()
+            log.exception("handler of an event failed", handler=handler.label, topic=parcel.topic)
+
+
+def _event(handler: Handler, parcel: Parcel) -> Event:
+    return Event(
+        topic=parcel.topic,
+        data=handler.decode(parcel.body, parcel.encoding),
+        publisher=parcel.publisher,
+        number=parcel.number,
+        at=parcel.at_ms / 1000,
+        trace=parcel.trace,
+        meta=parcel.meta,
+    )
+
+
+# --- from calls -------------------------------------------------------------------------------------
+
+
+def _method(service: str, matcher: Matcher[Handler]) -> Method:
+    """ "service.$on": runs the handlers of an event and answers nothing, which acknowledges it."""
+    target = f"{service}.{DELIVER}"
+
+    def decode(body: Any, encoding: int) -> tuple[Parcel]:
+        try:
+            if encoding != MSGPACK:
+                raise ProtocolViolation("it is not MessagePack")
+            parcel = _parcel(body)
+            check_topic(parcel.topic)
+        except Exception as exc:
+            raise BadArguments(f"{target} takes an event: {exc}"[:300], details={"path": "$"}) from None
+        return (parcel,)
+
+    async def deliver(parcel: Parcel) -> None:
+        handlers = matcher.match(parcel.topic)
+        if not handlers:
+            # Another release of the service listens to it, this one does not: let the caller try there.
+            raise Unavailable(f"this instance of {service} does not listen to {parcel.topic!r}")
+        await _run_all(handlers, [_event(handler, parcel) for handler in handlers])
+
+    return Method(
+        target=target,
+        service=service,
+        name=DELIVER,
+        run=deliver,
+        decode_args=decode,
+        encode_result=lambda value, encoding: (_NIL, MSGPACK),
+        idempotent=True,
+    )
+
+
+async def _run_all(handlers: Sequence[Handler], events: Sequence[Event]) -> None:
+    """All of them, each to its end, whatever the others do; then the first error, if any."""
+    if len(handlers) == 1:
+        await handlers[0].run(events[0])
+        return
+    runs = (handler.run(event) for handler, event in zip(handlers, events, strict=True))
+    outcomes = await asyncio.gather(*runs, return_exceptions=True)
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException):
+            raise outcome

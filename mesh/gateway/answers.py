@@ -1,0 +1,83 @@
+"""The body of a call's answer made into an HTTP answer.
+
+Owns: content types, and the change of encoding where client and worker speak different ones. Pure.
+Leaves to others: writing it (reply), errors (problems), streams (sse).
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from typing import Any, Final
+
+import msgspec
+
+from mesh.errors import BadReply
+from mesh.gateway.media import BINARY_TYPE, JSON_TYPE, MSGPACK_TYPE, essence
+from mesh.gateway.ports import Answer, Buffer
+from mesh.gateway.reply import NOSNIFF, Reply
+from mesh.protocol.messages import JSON, MSGPACK, RAW
+
+_encode_json = msgspec.json.Encoder().encode
+_encode_msgpack = msgspec.msgpack.Encoder().encode
+_TEXT: Final = "text/"
+
+
+def to_reply(answer: Answer, status: int = 200, produces: str = "", *, msgpack: bool = False) -> Reply:
+    """The HTTP answer for a call's answer.
+
+    Args:
+        status: of a success, as the route declares it.
+        produces: the route's Content-Type; "" means what fits the encoding.
+        msgpack: the client accepts MessagePack and asks for it.
+
+    Raises:
+        BadReply: the worker's body is not of the encoding it says.
+    """
+    if answer.encoding == JSON and not produces and not msgpack:
+        return Reply(answer.body, JSON_TYPE, status)
+    if answer.encoding == RAW:
+        return Reply(answer.body, produces or BINARY_TYPE, status, NOSNIFF)
+    if produces and not msgpack:
+        return _produced(answer, status, produces)
+    if msgpack:
+        body = answer.body if answer.encoding == MSGPACK else _encode_msgpack(value_of(answer))
+        return Reply(body, MSGPACK_TYPE, status)
+    return Reply(json_of(answer), JSON_TYPE, status)
+
+
+def _produced(answer: Answer, status: int, produces: str) -> Reply:
+    name = essence(produces)
+    if name == JSON_TYPE or name.endswith("+json"):
+        return Reply(json_of(answer), produces, status)
+    value = value_of(answer)
+    # A str under a type that is not JSON is the text itself, not a JSON string of it.
+    if isinstance(value, str):
+        full = f"{produces}; charset=utf-8" if name.startswith(_TEXT) and "charset" not in produces else produces
+        return Reply(value.encode("utf-8", "replace"), full, status, NOSNIFF)
+    return Reply(json_of(answer), produces, status)
+
+
+def value_of(answer: Answer) -> Any:
+    """The plain value of an answer. Raises BadReply."""
+    try:
+        if answer.encoding == JSON:
+            return msgspec.json.decode(answer.body)
+        if answer.encoding == MSGPACK:
+            return msgspec.msgpack.decode(answer.body)
+    except msgspec.DecodeError as exc:
+        raise BadReply(f"the worker's answer cannot be read ({exc})") from exc
+    return bytes(answer.body)
+
+
+def json_of(answer: Answer) -> Buffer:
+    """The answer as JSON; raw bytes become a base64 string. Raises BadReply."""
+    if answer.encoding == JSON:
+        return answer.body
+    if answer.encoding == RAW:
+        return b'"%b"' % b64encode(answer.body)
+    try:
+        return _encode_json(value_of(answer))
+    except (TypeError, ValueError) as exc:  # maps whose keys JSON does not have, text that is not Unicode
+        raise BadReply(
+            f"the worker's answer has no form in JSON ({exc}); ask for it with Accept: {MSGPACK_TYPE}"
+        ) from exc

@@ -1,0 +1,257 @@
+"""The life of a gateway process: from the first line to the last answered request.
+
+Owns: the listening socket, signals, and the order of starting and leaving.
+Leaves to others: answering requests (server), closing connections without loss (connections), the mesh (service.node).
+
+Starting: connect, hear from a hub, then listen; a gateway that knows nothing yet takes no requests from one that does.
+Leaving, on SIGTERM or SIGINT: stop accepting; answer what is in hand, each answer closing its connection; close what
+stays idle; leave the mesh. A second signal ends it at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import signal
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from aiohttp import web
+
+from mesh.config import Settings
+from mesh.errors import AddressInUse, ConfigError, SetupError
+from mesh.gateway.ports import Node
+from mesh.gateway.server import Gateway
+from mesh.telemetry.logs import get_logger
+
+_log = get_logger(__name__)
+
+#: How long a starting gateway waits for a hub before it listens all the same: then it can at least say what is wrong.
+SYNC_S: Final = 5.0
+
+#: Connections that the kernel keeps while all gateways are busy or restarting; the kernel lowers it to somaxconn.
+BACKLOG: Final = 4096
+
+#: How long a keep-alive connection may stay idle while draining. A client under load sends its next request within
+#: milliseconds and then gets Connection: close; only who is really idle is closed unasked.
+IDLE_GRACE_S: Final = 0.5
+
+#: How often draining looks again.
+LOOK_S: Final = 0.05
+
+#: How long handlers get to write down that they were cut off, after the mesh has been left.
+LAST_WORDS_S: Final = 1.0
+
+#: The same when there is no time left. (0 would mean no limit to aiohttp.)
+AT_ONCE_S: Final = 0.05
+
+Connect = Callable[[Settings], Awaitable[Node]]
+
+
+async def serve(
+    settings: Settings,
+    *,
+    fd: int | None = None,
+    host: str | None = None,
+    port: int | None = None,
+    connect: Connect | None = None,
+    started: Callable[[str], object] | None = None,
+) -> None:
+    """Run a gateway until a signal ends it. To be run on the main thread's loop.
+
+    Args:
+        fd: a listening socket that this process has inherited, such as 0 under supervisor's [fcgi-program].
+        host, port: where to listen otherwise; the settings' when None. Port 0 takes a free one.
+        connect: how to reach the mesh.
+        started: told the address once it listens.
+
+    Raises:
+        AddressInUse: another process listens there.
+        ConfigError: this machine has no such address, or the port is forbidden to this user.
+        SetupError: `fd` is not a listening socket.
+    """
+    listener = _inherited(fd) if fd is not None else bind(host or settings.gateway.host, _port(port, settings))
+    try:
+        signals = Signals()
+        node = await (connect or connect_node)(settings)
+        try:
+            signals.watch()
+            await _run(Gateway(node, settings), listener, signals, started)
+        finally:
+            signals.forget()
+            await node.close()
+    finally:
+        listener.close()
+
+
+async def connect_node(settings: Settings) -> Node:
+    """A node that is registered as service "gateway", so that it is seen and can be asked for its metrics."""
+    # Here and not above: the page and its tests need no transport.
+    from mesh.service.node import Node as MeshNode
+
+    raise NotImplementedError(MeshNode)
+
+
+async def _run(
+    gateway: Gateway, listener: socket.socket, signals: Signals, started: Callable[[str], object] | None
+) -> None:
+    await _first_word(gateway, signals)
+    if signals.leave.is_set():
+        return
+    loop = asyncio.get_running_loop()
+    server = gateway.make_server()
+    address = shown(listener)
+    accepting = await loop.create_server(server, sock=listener, backlog=BACKLOG)
+    try:
+        _log.info("gateway listens", address=address, worker=gateway.node.identity)
+        if started is not None:
+            started(address)
+        await signals.leave.wait()
+        _log.info("gateway leaves", busy=len(gateway.connections.busy))
+        await drain(gateway, server, accepting, signals.at_once)
+    finally:
+        accepting.close()
+        await server.shutdown(AT_ONCE_S)
+
+
+async def _first_word(gateway: Gateway, signals: Signals) -> None:
+    clock = gateway.node.clock
+    late_at = clock.now() + SYNC_S
+    while not gateway.health.heard and clock.now() < late_at and not signals.leave.is_set():
+        await clock.sleep(0.01)
+    if not gateway.health.heard:
+        _log.warning("no hub has answered; listening all the same", hubs=gateway.settings.mesh.hubs)
+
+
+async def drain(
+    gateway: Gateway, server: web.Server, accepting: asyncio.AbstractServer, at_once: asyncio.Event
+) -> None:
+    """Stop accepting, answer what is in hand, and close every connection without a reset.
+
+    Takes at most `gateway.drain_s`, then what is still under way is ended with an error that the client can read.
+    """
+    clock = gateway.node.clock
+    gateway.health.draining = True
+    # What the kernel has accepted for us already is taken in, not refused.
+    for _ in range(3):
+        await asyncio.sleep(0)
+    accepting.close()
+    begun_at = clock.now()
+    over_at = begun_at + gateway.settings.gateway.drain_s
+    while server.connections and clock.now() < over_at and not at_once.is_set():
+        # Grace first: closing unasked is for those who have nothing to say.
+        if clock.now() - begun_at >= IDLE_GRACE_S:
+            await gateway.connections.close_idle(server)
+        await _either(clock.sleep(LOOK_S), at_once)
+    if server.connections and not at_once.is_set():
+        _log.warning(
+            "requests are cut off", busy=len(gateway.connections.busy), after_s=gateway.settings.gateway.drain_s
+        )
+        # The node ends their calls with an error, and the handlers answer with it.
+        await gateway.node.close()
+        await server.shutdown(LAST_WORDS_S)
+
+
+async def _either(waiting: Any, event: asyncio.Event) -> None:
+    """Return when one of both is done; the other is ended."""
+    tasks = [asyncio.ensure_future(waiting), asyncio.ensure_future(event.wait())]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class Signals:
+    """SIGTERM and SIGINT: the first asks to leave, the second to end at once, a third is the operating system's."""
+
+    _WATCHED: Final = (signal.SIGTERM, signal.SIGINT)
+
+    def __init__(self) -> None:
+        self.leave = asyncio.Event()
+        self.at_once = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+
+    def watch(self) -> None:
+        """Begin to listen."""
+        for number in self._WATCHED:
+            self._loop.add_signal_handler(number, self._came)
+
+    def forget(self) -> None:
+        """Back to what signals do by themselves."""
+        for number in self._WATCHED:
+            self._loop.remove_signal_handler(number)
+
+    def _came(self) -> None:
+        if self.leave.is_set():
+            self.at_once.set()
+            self.forget()
+        self.leave.set()
+
+
+# --- the listening socket -----------------------------------------------------------------------
+
+
+def _port(port: int | None, settings: Settings) -> int:
+    return settings.gateway.port if port is None else port
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket.
+
+    Raises:
+        AddressInUse: another process listens there.
+        ConfigError: this machine has no such address, or the port is forbidden to this user.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except socket.gaierror as exc:
+        raise ConfigError(f'gateway.host: "{host}" is no address of this machine ({exc.strerror})') from exc
+    sock = socket.socket(family, kind, protocol)
+    try:
+        # A restart must not wait for the old connections' TIME_WAIT to end; two listeners at once it does not allow.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+        sock.listen(BACKLOG)
+    except OSError as exc:
+        sock.close()
+        raise _bind_error(host, port, exc) from exc
+    sock.setblocking(False)
+    return sock
+
+
+def _bind_error(host: str, port: int, exc: OSError) -> SetupError:
+    where = f"{host}:{port}"
+    if exc.errno == errno.EADDRINUSE:
+        return AddressInUse(f"{where}: another process listens there; stop it, or set gateway.port (MESH_GATEWAY_PORT)")
+    if exc.errno == errno.EACCES:
+        return ConfigError(f"gateway.port: {port} is forbidden to this user; choose one above 1023")
+    if exc.errno == errno.EADDRNOTAVAIL:
+        return ConfigError(f'gateway.host: "{host}" is no address of this machine')
+    return SetupError(f"{where}: cannot listen there: {exc.strerror}")
+
+
+def _inherited(fd: int) -> socket.socket:
+    """The listening socket that the parent process left at `fd`."""
+    try:
+        sock = socket.socket(fileno=fd)
+        listening = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    except OSError as exc:
+        raise SetupError(f"file descriptor {fd} is not a socket; run it under [fcgi-program], or give a port") from exc
+    if not listening:
+        sock.detach()
+        raise SetupError(f"file descriptor {fd} is a socket, but does not listen; run it under [fcgi-program]")
+    sock.setblocking(False)
+    return sock
+
+
+def shown(sock: socket.socket) -> str:
+    """`http://127.0.0.1:8080` of a listening socket."""
+    if sock.family == socket.AF_UNIX:
+        return f"unix:{sock.getsockname()}"
+    host, port = sock.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

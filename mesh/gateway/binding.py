@@ -1,0 +1,302 @@
+"""An HTTP request made into the body of a call.
+
+Owns: which part of a request becomes which argument, worked out once per route, and the encoding of the call's body,
+done once per request. Pure: text and bytes in, bytes out. A wrong field is named by its place in the request
+(`query.width`, `path.name`, `body.user.email`) in `details["path"]`.
+Leaves to others: reading the body off the socket (server), checking types in depth (the worker).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any, Final
+from urllib.parse import parse_qsl
+
+import msgspec
+
+from mesh.discovery.record import MethodRecord, RouteRecord
+from mesh.errors import BadArguments, MeshError, UnsupportedMedia
+from mesh.gateway.convert import Convert, convert, converter, is_bytes, is_many
+from mesh.gateway.media import Kind
+from mesh.protocol.messages import JSON, MSGPACK, RAW
+
+_encode_json = msgspec.json.Encoder().encode
+_encode_msgpack = msgspec.msgpack.Encoder().encode
+_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_raw = msgspec.json.Decoder(msgspec.Raw).decode
+_WHITESPACE: Final = b" \t\r\n"
+
+#: A query string with more pairs than this is refused: parsing it costs the loop's time.
+MOST_PAIRS: Final = 1000
+
+Call = tuple[bytes, int]
+
+
+class _Text:
+    """A parameter that comes as text, from the path or the query."""
+
+    __slots__ = ("how", "many", "name", "place", "required")
+
+    def __init__(self, name: str, place: str, method: MethodRecord, *, query: bool) -> None:
+        schema = _properties(method).get(name, {})
+        items = is_many(schema, method.params) if query else None
+        self.name = name
+        self.place = place
+        self.many = items is not None
+        self.how: Convert | None = converter(schema if items is None else items, method.params)
+        self.required = name in method.params.get("required", ())
+
+
+class Binding:
+    """How the requests of one route become calls."""
+
+    __slots__ = (
+        "_bytes",
+        "_fields",
+        "_only",
+        "_path",
+        "_plain",
+        "_query",
+        "_required",
+        "_whole",
+        "_whole_required",
+        "reads_body",
+    )
+
+    def __init__(self, route: RouteRecord, method: MethodRecord) -> None:
+        sources = route.sources
+        required = method.params.get("required", ())
+        self._path = [_Text(name, f"path.{name}", method, query=False) for name in _path_names(route.path)]
+        self._query = {
+            name: _Text(name, f"query.{name}", method, query=True)
+            for name, source in sources.items()
+            if source == "query"
+        }
+        self._fields = tuple(name for name, source in sources.items() if source == "field")
+        self._required = tuple(name for name in self._fields if name in required)
+        whole = [name for name, source in sources.items() if source == "body"]
+        self._whole = whole[0] if whole else ""
+        self._whole_required = self._whole in required
+        self._bytes = bool(whole) and is_bytes(_properties(method).get(whole[0], {}), method.params)
+        # A body of bytes that is the method's only parameter needs no envelope at all.
+        self._only = self._bytes and len(_properties(method)) == 1
+        self.reads_body = bool(whole or self._fields)
+        # Path parameters that stay text, and nothing else: the shortest way.
+        self._plain = (
+            tuple(text.name for text in self._path)
+            if not self._query and not self.reads_body and all(text.how is None for text in self._path)
+            else None
+        )
+
+    def bind(self, values: list[str], query: str, body: bytes = b"", kind: Kind = "json") -> Call:
+        """The body of the call and its encoding.
+
+        Args:
+            values: of the path parameters, decoded, in order.
+            query: the raw query string.
+            body: the whole request body.
+            kind: what the Content-Type says the body is.
+
+        Raises:
+            BadArguments: a value is missing, doubled, unknown or not of its type; `details["path"]` says which.
+            UnsupportedMedia: the body is neither JSON nor what the method takes.
+        """
+        if self._plain is not None:
+            return _encode_json(dict(zip(self._plain, values, strict=True))), JSON
+        arguments: dict[str, Any] = {}
+        for text, value in zip(self._path, values, strict=True):
+            arguments[text.name] = convert(value, text.how, text.place)
+        if self._query:
+            read_query(query, self._query, arguments)
+        if self._bytes:
+            if self._only:
+                return body, RAW
+            # An empty body means "left out" only where leaving out is allowed; the worker knows the default.
+            if body or self._whole_required:
+                arguments[self._whole] = body
+            return _encode_msgpack(arguments), MSGPACK
+        if self.reads_body:
+            if kind == "msgpack":
+                self._read_msgpack(body, arguments)
+                return _encode_msgpack(arguments), MSGPACK
+            if kind != "json" and body:
+                raise UnsupportedMedia("the body must be JSON; send it with Content-Type: application/json")
+            self._read_json(body, arguments)
+        return _encode_json(arguments), JSON
+
+    def _read_json(self, body: bytes, arguments: dict[str, Any]) -> None:
+        if self._whole:
+            if not body.strip(_WHITESPACE):
+                if not self._whole_required:
+                    return
+                raise BadArguments("body: is missing; send JSON", details={"path": "body"})
+            # Decoded although it is passed on as it is: bytes that are not one JSON value would not stay within
+            # their argument.
+            try:
+                arguments[self._whole] = _decode_raw(body)
+            except msgspec.DecodeError as exc:
+                raise _not_json(exc) from exc
+            return
+        fields: Mapping[str, Any] = {}
+        if body.strip(_WHITESPACE):
+            try:
+                fields = _decode_fields(body)
+            except msgspec.ValidationError as exc:
+                raise BadArguments("body: must be a JSON object", details={"path": "body"}) from exc
+            except msgspec.DecodeError as exc:
+                raise _not_json(exc) from exc
+        self._take(fields, arguments)
+
+    def _read_msgpack(self, body: bytes, arguments: dict[str, Any]) -> None:
+        try:
+            value = msgspec.msgpack.decode(body)
+        except msgspec.DecodeError as exc:
+            raise BadArguments(f"body: is not MessagePack ({exc})", details={"path": "body"}) from exc
+        if self._whole:
+            arguments[self._whole] = value
+        elif isinstance(value, dict):
+            self._take(value, arguments)
+        else:
+            raise BadArguments("body: must be a map", details={"path": "body"})
+
+    def _take(self, fields: Mapping[str, Any], arguments: dict[str, Any]) -> None:
+        for name, value in fields.items():
+            if name not in self._fields:
+                raise unknown_argument(f"body.{name}", str(name), self._fields)
+            arguments[name] = value
+        for name in self._required:
+            if name not in fields:
+                raise BadArguments(f"body.{name}: is missing", details={"path": f"body.{name}"})
+
+    def place(self, path: str) -> str:
+        """Where in the request the worker's `$.width` came from: `query.width`."""
+        name, rest = _first_step(path)
+        if name == self._whole and name:
+            return f"body{rest}"
+        for text in (*self._path, *self._query.values()):
+            if text.name == name:
+                return text.place + rest
+        return f"body.{name}{rest}" if name in self._fields else path
+
+
+class RpcBinding:
+    """How a `POST /rpc/{service}/{method}` becomes a call."""
+
+    __slots__ = ("_bytes", "_only", "_query")
+
+    def __init__(self, method: MethodRecord) -> None:
+        properties = _properties(method)
+        binary = [name for name, schema in properties.items() if is_bytes(schema, method.params)]
+        self._bytes = binary[0] if len(binary) == 1 else ""
+        self._only = bool(self._bytes) and len(properties) == 1
+        self._query = {
+            name: _Text(name, f"query.{name}", method, query=True) for name in properties if name != self._bytes
+        }
+
+    def bind(self, query: str, body: bytes, kind: Kind) -> Call:
+        """The body of the call and its encoding.
+
+        JSON is passed on as it came; no body means no arguments. A method with one `bytes` parameter also takes a
+        body of any other type as that parameter, with the others in the query string.
+
+        Raises:
+            BadArguments: not an object or array, or a query value is wrong; `details["path"]` says which.
+            UnsupportedMedia: the body is neither JSON nor what the method takes.
+        """
+        if kind == "json":
+            start = body.lstrip(_WHITESPACE)[:1]
+            if start == b"{" or start == b"[":
+                return body, JSON
+            if start:
+                raise BadArguments(
+                    "body: must be a JSON object of named arguments, or an array of positional ones",
+                    details={"path": "body"},
+                )
+            return b"{}", JSON
+        if kind == "msgpack":
+            return (body, MSGPACK) if body else (b"\x80", MSGPACK)
+        if not self._bytes:
+            if not body:
+                return b"{}", JSON
+            raise UnsupportedMedia("the body must be JSON; send it with Content-Type: application/json")
+        if self._only:
+            return body, RAW
+        arguments: dict[str, Any] = {}
+        read_query(query, self._query, arguments)
+        arguments[self._bytes] = body
+        return _encode_msgpack(arguments), MSGPACK
+
+    def place(self, path: str) -> str:
+        """Where in the request the worker's `$.width` came from: `body.width`."""
+        return f"body{path[1:]}" if path.startswith("$") else path
+
+
+def read_query(query: str, wanted: Mapping[str, _Text], arguments: dict[str, Any]) -> None:
+    """Add the values of a query string to `arguments`; names that nobody wants are left alone.
+
+    Raises:
+        BadArguments: a value is missing, doubled or not of its type, or the string is not UTF-8.
+    """
+    pairs: list[tuple[str, str]] = []
+    if query:
+        try:
+            query.encode()  # what came as bytes that are not UTF-8 cannot be passed on
+            pairs = parse_qsl(query, keep_blank_values=True, errors="strict", max_num_fields=MOST_PAIRS)
+        except ValueError as exc:
+            raise BadArguments(
+                f"query: is not UTF-8, or holds more than {MOST_PAIRS} values", details={"path": "query"}
+            ) from exc
+    for name, value in pairs:
+        text = wanted.get(name)
+        if text is None:
+            continue
+        if text.many:
+            arguments.setdefault(name, []).append(convert(value, text.how, text.place))
+        elif name in arguments:
+            raise BadArguments(f"{text.place}: is given more than once", details={"path": text.place})
+        else:
+            arguments[name] = convert(value, text.how, text.place)
+    for name, text in wanted.items():
+        if text.required and name not in arguments:
+            raise BadArguments(f"{text.place}: is missing", details={"path": text.place})
+
+
+def relocate(error: MeshError, binding: Binding | RpcBinding) -> None:
+    """Make `details["path"]` of a worker's BadArguments name the place in the request."""
+    path = error.details.get("path")
+    if isinstance(path, str) and path.startswith("$"):
+        error.details["path"] = binding.place(path)
+
+
+def unknown_argument(place: str, name: str, known: tuple[str, ...]) -> BadArguments:
+    """The error for a name that the method does not have, with the nearest that it has."""
+    near = difflib.get_close_matches(name, known, 1)
+    others = f"known are {', '.join(known)}" if known else "none is known"
+    mend = f'did you mean "{near[0]}"?' if near else others
+    return BadArguments(f"{place}: is unknown; {mend}", details={"path": place})
+
+
+def _not_json(exc: msgspec.DecodeError) -> BadArguments:
+    return BadArguments(f"body: is not JSON ({exc})", details={"path": "body"})
+
+
+def _properties(method: MethodRecord) -> Mapping[str, Any]:
+    found = method.params.get("properties", {})
+    return found if isinstance(found, Mapping) else {}
+
+
+def _path_names(path: str) -> list[str]:
+    return [
+        part[1:-1].removesuffix("...")
+        for part in path.split("/")
+        if len(part) > 2 and part[0] == "{" and part[-1] == "}"
+    ]
+
+
+def _first_step(path: str) -> tuple[str, str]:
+    """`$.user.name[0]` → ("user", ".name[0]")."""
+    inner = path.removeprefix("$.")
+    ends = [at for at in (inner.find("."), inner.find("[")) if at >= 0]
+    end = min(ends, default=len(inner))
+    return inner[:end], inner[end:]

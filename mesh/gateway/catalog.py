@@ -1,0 +1,159 @@
+"""What all services offer, kept in step with the registry.
+
+Owns: which record counts when the instances of a service differ, what is remembered of a service that has gone, and
+building routes anew, at most once per request and only when an offer has changed.
+Leaves to others: the trie (routes), who lives (discovery.table).
+
+A service without instances keeps its routes: it is being restarted more often than abolished, and its requests are to
+wait for it and not to be told 404. Another service that declares the same address takes it then.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from mesh.discovery.record import Instance, MethodRecord, RouteRecord
+from mesh.errors import UnknownMethod, UnknownService
+from mesh.gateway.binding import RpcBinding
+from mesh.gateway.ports import Change, Table
+from mesh.gateway.routes import Conflict, Routes
+from mesh.telemetry.logs import get_logger
+
+_log = get_logger(__name__)
+
+
+class Offer(NamedTuple):
+    """What one service offers: the union over its instances, the latest epoch's word counting."""
+
+    doc: str
+    version: str
+    methods: Mapping[str, MethodRecord]
+    routes: tuple[tuple[RouteRecord, MethodRecord], ...]
+
+
+def offer_of(instances: Sequence[Instance]) -> Offer:
+    """The offer of a service's instances, at least one. During a rolling update it holds what old and new ones have."""
+    # The id decides between equal epochs, so that every gateway decides alike.
+    ordered = sorted(instances, key=lambda instance: (instance.epoch, instance.id))
+    methods: dict[str, MethodRecord] = {}
+    routes: dict[tuple[str, str], RouteRecord] = {}
+    seen: Instance | None = None
+    for instance in ordered:
+        # Copies of one release are equal: read once.
+        if seen is None or instance.routes != seen.routes or instance.methods != seen.methods:
+            methods.update(instance.methods)
+            for record in instance.routes:
+                routes[record.verb, record.path] = record
+            seen = instance
+    latest = ordered[-1]
+    declared = tuple(
+        (record, methods[record.method]) for _, record in sorted(routes.items()) if record.method in methods
+    )
+    return Offer(latest.doc, latest.version, methods, declared)
+
+
+class Target(NamedTuple):
+    """A method as `/rpc` calls it; the fields that a Route has, too, mean the same."""
+
+    service: str
+    name: str
+    target: str
+    method: MethodRecord
+    binding: RpcBinding
+    status: int = 200
+    produces: str = ""
+    #: As the method declares it, which the node knows.
+    idempotent: bool | None = None
+
+
+class Catalog:
+    """The offers of all services that this gateway has ever heard of."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+        self.offers: dict[str, Offer] = {}
+        #: Grows with every change of an offer; for what is worked out from them.
+        self.version = 0
+        self._routes = Routes({})
+        self._stale = False
+        self._targets: dict[str, Target] = {}
+        self._warned: set[Conflict] = set()
+        for service in table.services():
+            self._learn(service)
+
+    def on_change(self, change: Change | Any) -> None:
+        """Follow the table: to be called by the agent."""
+        services = {instance.service for instance in (*change.joined, *change.updated)}
+        services.update(instance.service for instance, _ in change.left)
+        for service in services:
+            self._learn(service)
+
+    def _learn(self, service: str) -> None:
+        instances = self._table.instances(service)
+        before = self.offers.get(service)
+        if not instances:
+            # Remembered; but whether it lives decides conflicts.
+            self._stale = self._stale or before is not None
+            return
+        offer = offer_of(instances)
+        if offer == before:
+            self._stale = self._stale or bool(self._routes.conflicts)
+            return
+        self.offers[service] = offer
+        prefix = f"{service}."
+        for target in [name for name in self._targets if name.startswith(prefix)]:
+            del self._targets[target]
+        self.version += 1
+        self._stale = True
+
+    @property
+    def routes(self) -> Routes:
+        """Every address, as of now."""
+        if self._stale:
+            self._rebuild()
+        return self._routes
+
+    def _rebuild(self) -> None:
+        self._stale = False
+        self._routes = Routes(
+            {service: offer.routes for service, offer in self.offers.items()}, living=self._table.services()
+        )
+        for conflict in self._routes.conflicts:
+            if conflict not in self._warned:
+                self._warned.add(conflict)
+                _log.warning("two services declare one route", conflict=str(conflict))
+
+    def target(self, service: str, method: str) -> Target:
+        """A method to be called by name.
+
+        Raises:
+            UnknownService: no hub has told of it.
+            UnknownMethod: none of its instances has such a method.
+        """
+        name = f"{service}.{method}"
+        target = self._targets.get(name)
+        if target is None:
+            target = self._targets[name] = self._find(name, service, method)
+        return target
+
+    def _find(self, name: str, service: str, method: str) -> Target:
+        offer = self.offers.get(service)
+        if offer is None:
+            raise UnknownService(f"no service is called {_quoted(service)}{_nearest(service, self.offers)}")
+        record = offer.methods.get(method)
+        if record is None:
+            raise UnknownMethod(f"{service} has no method {_quoted(method)}{_nearest(method, offer.methods)}")
+        return Target(service, method, name, record, RpcBinding(record))
+
+
+def _quoted(name: str) -> str:
+    return f'"{name}"' if len(name) <= 64 else f'"{name[:64]}…"'
+
+
+def _nearest(name: str, known: Mapping[str, Any]) -> str:
+    near = difflib.get_close_matches(name[:64], known, 1)
+    if near:
+        return f'; did you mean "{near[0]}"?'
+    return f"; known are {', '.join(sorted(known)[:20])}" if known else ""

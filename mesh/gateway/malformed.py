@@ -1,0 +1,39 @@
+"""What comes to the port and is no HTTP: counted, not logged.
+
+Owns: keeping aiohttp's complaints about malformed requests out of the log. Every port on a network is scanned; a
+traceback for each probe would bury what matters, and fill the disk for whoever asks.
+Leaves to others: refusing such requests (aiohttp answers 400 and closes).
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+from aiohttp.http_exceptions import HttpProcessingError
+
+from mesh.gateway.ports import Recorder
+
+_NAME: Final = "mesh.gateway.http"
+
+
+class _Malformed(logging.Filter):
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__()
+        self._recorder = recorder
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        exc = record.exc_info[1] if record.exc_info else None
+        if isinstance(exc, HttpProcessingError):
+            self._recorder.count("http_malformed_requests")
+            return False
+        return True
+
+
+def http_logger(recorder: Recorder) -> logging.Logger:
+    """The logger for aiohttp's server: what it says goes the way of all logs, but for malformed requests."""
+    # A logger of its own for each server: two gateways in one process count apart.
+    logger = logging.Logger(_NAME)
+    logger.parent = logging.getLogger("mesh.gateway")
+    logger.addFilter(_Malformed(recorder))
+    return logger

@@ -1,0 +1,62 @@
+"""/metrics for the whole host: one address for Prometheus, whichever gateway answers.
+
+Owns: asking every worker of this host at once, and not waiting for the one that hangs.
+Leaves to others: counting (telemetry.metrics), the text format (telemetry.exposition).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any, Final
+
+from mesh.errors import MeshError
+from mesh.gateway.ports import Node
+from mesh.gateway.reply import Reply
+from mesh.telemetry.metrics import render
+
+#: Prometheus gives up after 10 s by default; a worker whose loop is stuck for a second is news by itself.
+ANSWER_S: Final = 1.0
+
+#: Rendering takes some 5 µs a line: beyond this many processes it leaves the loop to its requests.
+RENDER_HERE: Final = 16
+
+Labels = dict[str, str]
+
+
+def workers_of(node: Node, host: str) -> dict[str, tuple[str, Labels]]:
+    """The workers of this host, by worker id: the instance to ask, and the labels of its metrics."""
+    found: dict[str, tuple[str, set[str]]] = {}
+    for service in node.table.services():
+        for instance in node.table.instances(service):
+            if instance.host == host and instance.endpoint:
+                worker = instance.worker or instance.id
+                found.setdefault(worker, (instance.id, set()))[1].add(service)
+    return {
+        worker: (asked, {"host": host, "worker": worker, "service": "+".join(sorted(services))})
+        for worker, (asked, services) in found.items()
+    }
+
+
+async def metrics_reply(node: Node, host: str) -> Reply:
+    """The page. A worker that does not answer in time is left out and counted; `mesh_worker_up` says 0 for it."""
+    workers = workers_of(node, host)
+    _, own = workers.pop(node.identity, ("", {"host": host, "worker": node.identity, "service": "gateway"}))
+    others = sorted(workers.items())
+    snapshots = await asyncio.gather(*(_ask(node, instance) for _, (instance, _) in others))
+    pages: list[tuple[Mapping[str, str], Mapping[str, Any] | None]] = [(own, node.recorder.snapshot())]
+    pages += [(labels, snapshot) for (_, (_, labels)), snapshot in zip(others, snapshots, strict=True)]
+    if len(pages) > RENDER_HERE:
+        body, content_type = await asyncio.to_thread(render, pages)
+    else:
+        body, content_type = render(pages)
+    return Reply(body, content_type)
+
+
+async def _ask(node: Node, instance: str) -> Mapping[str, Any] | None:
+    try:
+        told = await node.call("$worker.metrics", instance=instance, timeout=ANSWER_S)
+    except MeshError as exc:
+        node.recorder.count("metrics_unanswered", reason=exc.code)
+        return None
+    return told if isinstance(told, Mapping) else None

@@ -1,0 +1,279 @@
+"""The OpenAPI 3.1 document of everything that the gateway serves.
+
+Owns: operations from routes and methods, and the move of every `$defs` to `components/schemas`. Pure.
+Leaves to others: the schemas themselves (calls.signature), when to make it anew (server), showing it (docs).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from mesh.discovery.record import MethodRecord
+from mesh.gateway.catalog import Catalog
+from mesh.gateway.convert import is_bytes
+from mesh.gateway.media import BINARY_TYPE, JSON_TYPE, NDJSON_TYPE, PROBLEM_TYPE, SSE_TYPE
+from mesh.gateway.reply import phrase
+from mesh.gateway.routes import LITERAL, REST, Route, segment_kind, segments, shape
+
+Schema = dict[str, Any]
+
+_NOT_IN_NAMES: Final = re.compile(r"[^a-zA-Z0-9._-]")
+_REF: Final = "#/$defs/"
+_COMPONENT: Final = "#/components/schemas/"
+
+_PROBLEM: Final[Schema] = {
+    "type": "object",
+    "title": "Problem",
+    "description": "RFC 9457. `code` is stable and safe to compare with; `retryable` tells whether the same request "
+    "may succeed later or elsewhere.",
+    "required": ["type", "title", "status", "detail", "code", "retryable"],
+    "properties": {
+        "type": {"type": "string"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "code": {"type": "string"},
+        "retryable": {"type": "boolean"},
+        "exception": {"type": "string", "description": "The type of a handler's own exception."},
+        "trace_id": {"type": "string"},
+        "details": {
+            "type": "object",
+            "description": "For a wrong argument, `path` names its place, such as `query.width`.",
+            "additionalProperties": True,
+        },
+    },
+}
+
+_TIMEOUT_PARAMETER: Final[Schema] = {
+    "name": "X-Request-Timeout",
+    "in": "header",
+    "description": "How long to wait: seconds, or with a unit, such as `250ms` or `2s`.",
+    "schema": {"type": "string"},
+}
+
+#: Answers that any operation may give, by status.
+_FAILURES: Final = (400, 404, 429, 500, 503, 504)
+_BODY_FAILURES: Final = (413, 415)
+
+
+def document(catalog: Catalog, *, title: str, version: str) -> dict[str, Any]:
+    """The document for what the catalog holds now.
+
+    Args:
+        title: the mesh's name.
+        version: of the framework that made it.
+    """
+    return _Document(catalog).make(title, version)
+
+
+class _Document:
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self._components: dict[str, Schema] = {"Problem": _PROBLEM}
+        self._paths: dict[str, dict[str, Any]] = {}
+        # Templates that differ in names only are one path to OpenAPI.
+        self._templates: dict[str, str] = {}
+        self._ids: set[str] = set()
+
+    def make(self, title: str, version: str) -> dict[str, Any]:
+        for route in self._catalog.routes.routes:
+            self._add_route(route)
+        for service, offer in sorted(self._catalog.offers.items()):
+            for name, method in offer.methods.items():
+                self._add_rpc(service, name, method)
+        tags = [
+            {"name": service, "description": offer.doc}
+            for service, offer in sorted(self._catalog.offers.items())
+            if offer.methods
+        ]
+        return {
+            "openapi": "3.1.0",
+            "info": {"title": title, "version": version, "description": "Every service of this mesh, over HTTP."},
+            "servers": [{"url": "/"}],
+            "tags": tags,
+            "paths": self._paths,
+            "components": {
+                "schemas": self._components,
+                "responses": {
+                    f"Problem{status}": _problem_response(status) for status in sorted((*_FAILURES, *_BODY_FAILURES))
+                },
+            },
+        }
+
+    def _add_route(self, route: Route) -> None:
+        record, method = route.record, route.method
+        schemas = self._properties(route.service, method)
+        required = method.params.get("required", ())
+        template, names = self._template(record.path)
+        parameters: list[Schema] = [
+            {"name": shown, "in": "path", "required": True, "schema": schemas.get(name, {"type": "string"})}
+            for name, shown in names.items()
+        ]
+        fields: dict[str, Schema] = {}
+        body: Schema | None = None
+        for name, source in record.sources.items():
+            schema = schemas.get(name, {})
+            if source == "query":
+                parameters.append({"name": name, "in": "query", "required": name in required, "schema": schema})
+            elif source == "field":
+                fields[name] = schema
+            elif source == "body":
+                body = _body_of(method, name, schema, required=name in required)
+        if fields:
+            needed = [name for name in fields if name in required]
+            whole: Schema = {"type": "object", "properties": fields, "additionalProperties": False}
+            if needed:
+                whole["required"] = needed
+            body = {"required": bool(needed), "content": {JSON_TYPE: {"schema": whole}}}
+        operation = self._operation(
+            route.service, method, f"{route.service}.{record.method}", record.status, record.produces
+        )
+        operation["parameters"] = [*parameters, _TIMEOUT_PARAMETER]
+        if body is not None:
+            operation["requestBody"] = body
+            self._fail(operation, _BODY_FAILURES)
+        self._paths.setdefault(template, {})[record.verb.lower()] = operation
+
+    def _add_rpc(self, service: str, name: str, method: MethodRecord) -> None:
+        operation = self._operation(service, method, f"rpc.{service}.{name}", 200, "")
+        schemas = self._properties(service, method)
+        needed = [each for each in method.params.get("required", ()) if each in schemas]
+        named: Schema = {"type": "object", "properties": schemas, "additionalProperties": False}
+        if needed:
+            named["required"] = needed
+        positional: Schema = {"type": "array", "description": "The same arguments by position, in this order."}
+        if schemas:
+            positional["prefixItems"] = list(schemas.values())
+        positional["maxItems"] = len(schemas)
+        content: dict[str, Schema] = {JSON_TYPE: {"schema": {"anyOf": [named, positional]}}}
+        binary = [each for each in schemas if is_bytes(method.params["properties"][each], method.params)]
+        parameters: list[Schema] = [_TIMEOUT_PARAMETER]
+        if len(binary) == 1:
+            content[BINARY_TYPE] = {
+                "schema": {"description": f"`{binary[0]}` as it is; other arguments go into the query."}
+            }
+            parameters += [
+                {"name": each, "in": "query", "schema": schema}
+                for each, schema in schemas.items()
+                if each not in binary
+            ]
+        operation["parameters"] = parameters
+        operation["requestBody"] = {"required": bool(needed), "content": content}
+        self._fail(operation, _BODY_FAILURES)
+        self._paths[f"/rpc/{service}/{name}"] = {"post": operation}
+
+    def _operation(self, service: str, method: MethodRecord, name: str, status: int, produces: str) -> Schema:
+        identifier, number = name, 2
+        while identifier in self._ids:
+            identifier, number = f"{name}.{number}", number + 1
+        self._ids.add(identifier)
+        summary, _, rest = method.doc.strip().partition("\n")
+        operation: Schema = {"operationId": identifier, "tags": [service]}
+        if summary:
+            operation["summary"] = summary
+        if rest.strip():
+            operation["description"] = rest.strip()
+        operation["responses"] = {str(status): self._success(service, method, status, produces)}
+        self._fail(operation, _FAILURES)
+        return operation
+
+    def _success(self, service: str, method: MethodRecord, status: int, produces: str) -> Schema:
+        schema = self._moved(service, method.returns, method.returns)
+        if status in (204, 304):
+            return {"description": phrase(status)}
+        if method.stream:
+            item = {"schema": {"type": "string", "description": "One event per item; `event: end` is the last."}}
+            lines = {"schema": {"type": "string", "description": "One item per line."}}
+            content: dict[str, Schema] = {SSE_TYPE: item, NDJSON_TYPE: lines}
+            if method.binary and produces:
+                content = {produces: {"schema": {}}, **content}
+            return {"description": "A stream.", "content": content, "x-mesh-item": schema}
+        if method.binary:
+            return {"description": phrase(status), "content": {produces or BINARY_TYPE: {"schema": {}}}}
+        return {"description": phrase(status), "content": {produces or JSON_TYPE: {"schema": schema}}}
+
+    def _fail(self, operation: Schema, statuses: tuple[int, ...]) -> None:
+        for status in statuses:
+            operation["responses"].setdefault(str(status), {"$ref": f"#/components/responses/Problem{status}"})
+
+    def _template(self, path: str) -> tuple[str, dict[str, str]]:
+        """The path as OpenAPI writes it, and the name there of each parameter."""
+        kinds = [segment_kind(step) for step in segments(path)]
+        known = self._templates.setdefault(
+            shape(path), "/" + "/".join(text if kind == LITERAL else f"{{{text}}}" for kind, text in kinds)
+        )
+        shown = segments(known)
+        names = {
+            text: shown[index][1:-1] for index, (kind, text) in enumerate(kinds) if kind != LITERAL or kind == REST
+        }
+        return known, names
+
+    def _properties(self, service: str, method: MethodRecord) -> dict[str, Schema]:
+        found = method.params.get("properties", {})
+        return {name: self._moved(service, schema, method.params) for name, schema in found.items()}
+
+    def _moved(self, service: str, schema: Any, root: Mapping[str, Any]) -> Any:
+        """A schema whose references point into the components, where what they mean has been put."""
+        names = self._relocate(service, root.get("$defs", {}))
+        return _rewrite({key: value for key, value in schema.items() if key != "$defs"}, names)
+
+    def _relocate(self, service: str, definitions: Mapping[str, Schema]) -> dict[str, str]:
+        """Put definitions among the components; what is different under a taken name gets its service before it."""
+        names = {each: _NOT_IN_NAMES.sub("_", each) for each in definitions}
+        for attempt in range(100):
+            moved = {names[each]: _rewrite(schema, names) for each, schema in definitions.items()}
+            taken = [
+                each
+                for each in definitions
+                if self._components.get(names[each], moved[names[each]]) != moved[names[each]]
+            ]
+            if not taken:
+                self._components.update(moved)
+                break
+            suffix = f".{attempt + 1}" if attempt else ""
+            for each in taken:
+                names[each] = _NOT_IN_NAMES.sub("_", f"{service}.{each}{suffix}")
+        return names
+
+
+def _rewrite(schema: Any, names: Mapping[str, str]) -> Any:
+    if isinstance(schema, Mapping):
+        return {
+            key: _COMPONENT + names.get(value.removeprefix(_REF), "Problem")
+            if key == "$ref" and isinstance(value, str) and value.startswith(_REF)
+            else _rewrite_mapping(value, names)
+            if key == "mapping" and isinstance(value, Mapping)
+            else _rewrite(value, names)
+            for key, value in schema.items()
+        }
+    if isinstance(schema, list):
+        return [_rewrite(each, names) for each in schema]
+    return schema
+
+
+def _rewrite_mapping(mapping: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """A discriminator's mapping holds references as plain strings."""
+    return {
+        key: _COMPONENT + names[value.removeprefix(_REF)]
+        if isinstance(value, str) and value.removeprefix(_REF) in names
+        else value
+        for key, value in mapping.items()
+    }
+
+
+def _body_of(method: MethodRecord, name: str, schema: Schema, *, required: bool) -> Schema:
+    if is_bytes(method.params.get("properties", {}).get(name, {}), method.params):
+        return {"required": required, "content": {BINARY_TYPE: {"schema": {}}, "*/*": {"schema": {}}}}
+    return {"required": required, "content": {JSON_TYPE: {"schema": schema}}}
+
+
+def _problem_response(status: int) -> Schema:
+    response: Schema = {
+        "description": phrase(status),
+        "content": {PROBLEM_TYPE: {"schema": {"$ref": _COMPONENT + "Problem"}}},
+    }
+    if status in (429, 503):
+        response["headers"] = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
+    return response

@@ -1,0 +1,140 @@
+"""What the gateway needs of the rest of mesh, as Protocols.
+
+Owns: the shapes that a Node, its table and its recorder must have to stand behind a gateway.
+Leaves to others: fulfilling them (service.node, discovery, telemetry), or a test's fakes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+from mesh.clock import Clock
+from mesh.discovery.record import Instance
+
+Buffer = bytes | bytearray | memoryview
+
+
+class Answer(Protocol):
+    """What a call brought back: a body, how it is encoded (protocol.messages), and the callee's metadata."""
+
+    @property
+    def body(self) -> Buffer: ...
+
+    @property
+    def encoding(self) -> int: ...
+
+
+class Items(Protocol):
+    """A stream under way: an asynchronous iterator of answers that can be given up."""
+
+    def __aiter__(self) -> AsyncIterator[Answer]: ...
+
+    async def __anext__(self) -> Answer: ...
+
+    async def aclose(self) -> None:
+        """Cancel what is left of it at the callee; harmless when it has ended."""
+
+
+class Change(Protocol):
+    """What a table has just learnt."""
+
+    @property
+    def joined(self) -> Sequence[Instance]: ...
+
+    @property
+    def left(self) -> Sequence[tuple[Instance, str]]: ...
+
+    @property
+    def updated(self) -> Sequence[Instance]: ...
+
+
+class Table(Protocol):
+    """Who runs, as far as this process knows."""
+
+    def services(self) -> Iterable[str]: ...
+
+    def instances(self, service: str) -> Sequence[Instance]: ...
+
+    @property
+    def certain(self) -> bool:
+        """Some connected hub has learned: only then does absence mean anything."""
+
+
+class Agent(Protocol):
+    """This process's line to the hubs."""
+
+    @property
+    def synced(self) -> bool:
+        """At least one hub has told all that it knows."""
+
+    def on_change(self, callback: Callable[[Any], None], /) -> object: ...
+
+    def hubs_status(self) -> Iterable[Any]: ...
+
+
+class MethodStats(Protocol):
+    """Counters of one method; `begin` and `end` frame one request."""
+
+    def begin(self) -> None: ...
+
+    def end(self, seconds: float, code: str = "", /) -> None: ...
+
+
+class Recorder(Protocol):
+    """This process's counters."""
+
+    def method(self, side: Any, service: str, method: str, /) -> MethodStats: ...
+
+    def count(self, name: str, by: float = 1, /, **labels: str) -> None: ...
+
+    def gauge(self, name: str, fn: Callable[[], float], help: str = "", /) -> None: ...
+
+    def snapshot(self) -> Mapping[str, Any]: ...
+
+
+class Node(Protocol):
+    """A connection to the mesh."""
+
+    @property
+    def identity(self) -> str: ...
+
+    @property
+    def table(self) -> Table: ...
+
+    @property
+    def agent(self) -> Agent: ...
+
+    @property
+    def clock(self) -> Clock: ...
+
+    @property
+    def recorder(self) -> Recorder: ...
+
+    async def close(self) -> None:
+        """Leave the mesh. What is under way ends with an error."""
+
+    def call(
+        self, target: str, /, *args: Any, timeout: float | None = None, instance: str | None = None
+    ) -> Awaitable[Any]: ...
+
+    def call_raw(
+        self,
+        target: str,
+        body: bytes,
+        encoding: int,
+        *,
+        timeout: float | None = None,
+        trace: str | None = None,
+        idempotent: bool | None = None,
+    ) -> Awaitable[Answer]: ...
+
+    def stream_raw(
+        self,
+        target: str,
+        body: bytes,
+        encoding: int,
+        *,
+        timeout: float | None = None,
+        trace: str | None = None,
+    ) -> Items: ...

@@ -1,0 +1,264 @@
+"""Which method an HTTP address means.
+
+Owns: the routes of all services merged into one trie of path segments, what wins when two claim the same address,
+and reading a path. Pure: instances in, routes out.
+Leaves to others: when to build it anew (catalog), turning a request into arguments (binding).
+
+A literal segment beats a parameter, and a parameter beats a rest; when the better match lacks the verb, the lesser
+one may have it. A path that matches only for other verbs is a 405.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+from urllib.parse import unquote_to_bytes
+
+from mesh.discovery.record import MethodRecord, RouteRecord
+from mesh.errors import BadRequest, MethodNotAllowed, UnknownRoute
+from mesh.gateway.binding import Binding
+
+#: In the order in which an Allow header names them.
+VERBS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+
+#: Addresses that the gateway answers itself; a service's route below one of them is never reached.
+RESERVED: Final = ("rpc", "openapi.json", "docs", "livez", "readyz", "metrics", "mesh")
+
+
+class Route:
+    """One HTTP address, ready to be served."""
+
+    __slots__ = ("binding", "idempotent", "method", "name", "produces", "record", "service", "status", "target")
+
+    def __init__(self, service: str, record: RouteRecord, method: MethodRecord) -> None:
+        self.service = service
+        self.name = record.method
+        self.target = f"{service}.{record.method}"
+        self.record = record
+        self.method = method
+        self.status = record.status
+        self.produces = record.produces
+        self.binding = Binding(record, method)
+        # A GET promises to change nothing, so it may be repeated elsewhere when an answer is lost.
+        self.idempotent = True if record.verb == "GET" else None
+
+    def __repr__(self) -> str:
+        return f"<Route {self.record.verb} {self.record.path} → {self.target}>"
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """Two services claim one address; `winner` serves it."""
+
+    verb: str
+    path: str
+    winner: str
+    loser: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.verb} {self.path}: declared by {self.loser}, but served by {self.winner}; "
+            f"give one of them another path"
+        )
+
+
+LITERAL: Final = 0
+PARAMETER: Final = 1
+REST: Final = 2
+
+
+def segments(path: str) -> list[str]:
+    """The segments of a declared path; `/` has one, which is empty."""
+    return path.lstrip("/").split("/")
+
+
+def segment_kind(segment: str) -> tuple[int, str]:
+    """(LITERAL, text), (PARAMETER, name) or (REST, name) of one declared segment."""
+    if len(segment) > 2 and segment[0] == "{" and segment[-1] == "}":
+        name = segment[1:-1]
+        return (REST, name[:-3]) if name.endswith("...") else (PARAMETER, name)
+    return LITERAL, segment
+
+
+def shape(path: str) -> str:
+    """A declared path without the names of its parameters: what two routes collide on."""
+    marks = {PARAMETER: "{}", REST: "{...}"}
+    return "/" + "/".join(marks.get(kind, text) for kind, text in map(segment_kind, segments(path)))
+
+
+@dataclass(slots=True)
+class _Step:
+    literals: dict[str, _Step] = field(default_factory=dict)
+    parameter: _Step | None = None
+    routes: dict[str, Route] = field(default_factory=dict)
+    rests: dict[str, Route] = field(default_factory=dict)
+
+
+#: What one service declares: its routes with the method behind each.
+Declared = Iterable[tuple[RouteRecord, MethodRecord]]
+
+
+class Routes:
+    """Every address of every service. Immutable once built."""
+
+    def __init__(self, declared: Mapping[str, Declared], living: Iterable[str] | None = None) -> None:
+        """Compile what the services declare.
+
+        Args:
+            declared: routes by service.
+            living: services that have instances now; they win over those that are only remembered. Among equals the
+                name that sorts first wins, so that every gateway decides alike, whatever it heard first.
+        """
+        self._root = _Step()
+        self.conflicts: list[Conflict] = []
+        self.routes: list[Route] = []
+        alive = set(declared) if living is None else set(living)
+        for service in sorted(declared, key=lambda name: (name not in alive, name)):
+            for record, method in sorted(declared[service], key=lambda pair: (pair[0].path, pair[0].verb)):
+                self._add(service, record, method)
+
+    def _add(self, service: str, record: RouteRecord, method: MethodRecord) -> None:
+        steps = segments(record.path)
+        if steps[0] in RESERVED:
+            self.conflicts.append(Conflict(record.verb, record.path, "gateway", service))
+            return
+        at = self._root
+        where = at.routes
+        for step in steps:
+            kind, text = segment_kind(step)
+            if kind == LITERAL:
+                at = at.literals.setdefault(text, _Step())
+            elif kind == PARAMETER:
+                if at.parameter is None:
+                    at.parameter = _Step()
+                at = at.parameter
+            else:
+                where = at.rests
+                break
+            where = at.routes
+        holder = where.get(record.verb)
+        if holder is not None:
+            self.conflicts.append(Conflict(record.verb, record.path, holder.service, service))
+            return
+        route = Route(service, record, method)
+        where[record.verb] = route
+        self.routes.append(route)
+
+    def find(self, verb: str, path: str) -> tuple[Route, list[str]]:
+        """The route of a request and the values of its path parameters, in order.
+
+        Args:
+            verb: as it came; HEAD finds the GET route when nobody declares HEAD.
+            path: the raw path, without its query, still percent-encoded.
+
+        Raises:
+            UnknownRoute: nobody declares the path.
+            MethodNotAllowed: it is declared for other verbs, which `details["allow"]` lists.
+            BadRequest: a segment is not UTF-8 once decoded.
+        """
+        parts = _parts(path)
+        values: list[str] = []
+        route = self._straight(parts, verb, values)
+        if route is not None:
+            return route, values
+        values.clear()
+        route = self._walk(self._root, parts, 0, verb, values)
+        if route is None and verb == "HEAD":
+            route = self._walk(self._root, parts, 0, "GET", values)
+        if route is not None:
+            return route, values
+        allowed = self._allowed(self._root, parts, 0)
+        if allowed:
+            raise MethodNotAllowed(f"{verb} {path}: not allowed here", details={"allow": allow_header(allowed)})
+        raise UnknownRoute(f"{path}: no service declares this path; GET /mesh lists those that exist")
+
+    def allow(self, path: str) -> str:
+        """The Allow header of a path, for OPTIONS. Raises UnknownRoute."""
+        allowed = self._allowed(self._root, _parts(path), 0)
+        if not allowed:
+            raise UnknownRoute(f"{path}: no service declares this path; GET /mesh lists those that exist")
+        return allow_header(allowed)
+
+    def _straight(self, parts: list[str], verb: str, values: list[str]) -> Route | None:
+        """The route when no step has a choice, as nearly always: no recursion, no way back."""
+        at = self._root
+        for part in parts:
+            if at.rests:
+                return None
+            step = at.literals.get(part)
+            if at.parameter is not None:
+                if step is not None or not part:
+                    return None
+                values.append(part)
+                step = at.parameter
+            if step is None:
+                return None
+            at = step
+        return at.routes.get(verb)
+
+    def _walk(self, at: _Step, parts: list[str], index: int, verb: str, values: list[str]) -> Route | None:
+        if index == len(parts):
+            return at.routes.get(verb)
+        part = parts[index]
+        step = at.literals.get(part)
+        if step is not None:
+            found = self._walk(step, parts, index + 1, verb, values)
+            if found is not None:
+                return found
+        step = at.parameter
+        if step is not None and part:
+            values.append(part)
+            found = self._walk(step, parts, index + 1, verb, values)
+            if found is not None:
+                return found
+            values.pop()
+        if at.rests:
+            found = at.rests.get(verb)
+            if found is not None:
+                values.append(_rest(parts[index:]))
+                return found
+        return None
+
+    def _allowed(self, at: _Step, parts: list[str], index: int) -> set[str]:
+        if index == len(parts):
+            return set(at.routes)
+        allowed = set(at.rests)
+        step = at.literals.get(parts[index])
+        if step is not None:
+            allowed |= self._allowed(step, parts, index + 1)
+        if at.parameter is not None and parts[index]:
+            allowed |= self._allowed(at.parameter, parts, index + 1)
+        return allowed
+
+
+def _rest(parts: list[str]) -> str:
+    rest = "/".join(parts)
+    # A handler that joins the rest to a directory must not be led out of it. A segment may hold decoded slashes.
+    if ".." in rest.split("/"):
+        raise BadRequest('a path may not climb: remove ".."', details={"path": "path"})
+    return rest
+
+
+def _parts(path: str) -> list[str]:
+    parts = path[1:].split("/")
+    # Split first: an encoded slash belongs to its segment.
+    return parts if path.isascii() and "%" not in path else [decode_segment(part) for part in parts]
+
+
+def decode_segment(part: str) -> str:
+    """Undo percent-encoding. Raises BadRequest when the bytes are not UTF-8."""
+    try:
+        return unquote_to_bytes(part).decode("utf-8")
+    except UnicodeError as exc:
+        raise BadRequest(
+            f"path segment {part!a} is not UTF-8; percent-encode it as UTF-8", details={"path": "path"}
+        ) from exc
+
+
+def allow_header(verbs: Iterable[str]) -> str:
+    """`GET, HEAD, OPTIONS` for {"GET"}."""
+    every = set(verbs) | {"OPTIONS"}
+    if "GET" in every:
+        every.add("HEAD")
+    return ", ".join(verb for verb in VERBS if verb in every)

@@ -1,0 +1,351 @@
+"""From an HTTP request to its answer.
+
+Owns: the order of things: which page, method or route is meant, its deadline and trace, the call, the answer or the
+problem, and counting it.
+Leaves to others: each of these (the rooms imported here), sockets and signals (app), HTTP itself (aiohttp).
+
+The way of a plain GET is the one that is kept short: no task of its own, no timer (the node has the deadline), no
+multi-dict of headers, one write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Final, cast
+from urllib.parse import unquote
+
+import msgspec
+from aiohttp import hdrs, web
+from multidict import istr
+
+from mesh.config import Settings
+from mesh.errors import MeshError, MethodNotAllowed, TooLarge, Unavailable, UnknownRoute, UnknownService
+from mesh.gateway.answers import to_reply
+from mesh.gateway.binding import Binding, Call, relocate
+from mesh.gateway.body import SlowBody, read_body
+from mesh.gateway.catalog import Catalog, Target
+from mesh.gateway.connections import Connections
+from mesh.gateway.docs import PAGES, docs_reply
+from mesh.gateway.headers import read_request_id, read_timeout
+from mesh.gateway.health import Health
+from mesh.gateway.malformed import http_logger
+from mesh.gateway.media import JSON_TYPE, Kind, kind_of, stream_form, wants_msgpack
+from mesh.gateway.metrics import metrics_reply
+from mesh.gateway.openapi import document
+from mesh.gateway.ports import MethodStats, Node
+from mesh.gateway.problems import Unforeseen, problem_reply
+from mesh.gateway.reply import Reply
+from mesh.gateway.routes import VERBS, Route, Routes, allow_header
+from mesh.gateway.sse import StreamReply
+from mesh.gateway.status import status
+from mesh.telemetry.logs import get_logger
+from mesh.telemetry.traces import accept as accept_trace
+from mesh.telemetry.traces import current as current_trace
+from mesh.telemetry.traces import root as new_trace
+
+_log = get_logger(__name__)
+
+_TIMEOUT: Final = istr("X-Request-Timeout")
+_TRACEPARENT: Final = istr("traceparent")
+_REQUEST_ID: Final = istr("X-Request-Id")
+_READABLE: Final = frozenset({"GET", "HEAD"})
+_OWN: Final = frozenset({"/livez", "/readyz", "/metrics", "/mesh", "/openapi.json", *PAGES})
+
+#: An idle keep-alive connection is kept open for so long. Longer than the usual 60 s of a proxy in front, so that it
+#: is the proxy that closes.
+KEEP_ALIVE_S: Final = 75.0
+
+
+class Gateway:
+    """One HTTP front end. `handler` is what a `web.Server` calls; `make_server` makes that."""
+
+    def __init__(self, node: Node, settings: Settings) -> None:
+        self.node = node
+        self.settings = settings
+        self.catalog = Catalog(node.table)
+        self.health = Health(node.agent)
+        self.connections = Connections()
+        self._started_at = node.clock.wall()
+        self._timeout_s = settings.gateway.timeout_s
+        self._most = settings.gateway.max_body_bytes
+        self._stats: dict[str, MethodStats] = {}
+        self._now = node.clock.now
+        self._openapi: tuple[Routes | None, bytes] = (None, b"")
+        self._certain = False
+        node.agent.on_change(self.catalog.on_change)
+        node.recorder.gauge(
+            "http_connections_busy", lambda: len(self.connections.busy), "Connections with a request in hand."
+        )
+
+    def make_server(self, **options: Any) -> web.Server:
+        """The protocol factory for `loop.create_server`. Call it on the running loop."""
+        loop = asyncio.get_running_loop()
+        most = self._most
+
+        def make(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
+            return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=most)
+
+        return web.Server(
+            # A Reply has what aiohttp asks of an answer, without being a Response.
+            cast(Any, self.handler),
+            request_factory=make,
+            # A client that goes away cancels what was done for it, down to the worker's handler.
+            handler_cancellation=True,
+            access_log=None,
+            logger=http_logger(self.node.recorder),
+            keepalive_timeout=KEEP_ALIVE_S,
+            **options,
+        )
+
+    async def handler(self, request: web.BaseRequest) -> Reply | StreamReply:
+        """Answer one request, whatever it is. Raises nothing but cancellation."""
+        protocol = request.protocol
+        busy = self.connections.busy
+        busy.add(protocol)
+        extra = b""
+        trace: str | None = None
+        reply: Reply | StreamReply
+        try:
+            headers = request.headers
+            # Every request has a trace: without one at the edge, nothing behind it can be put together.
+            told = headers.get(_TRACEPARENT)
+            trace = (accept_trace(told) if told is not None else "") or new_trace()
+            current_trace.set(trace)
+            extra = b"traceparent: %b\r\n" % trace.encode()
+            if _REQUEST_ID in headers:
+                extra += read_request_id(headers[_REQUEST_ID])
+            reply = await self._answer(request, trace, extra)
+        except MeshError as exc:
+            reply = problem_reply(exc, trace)
+            if isinstance(exc, (TooLarge, SlowBody)):
+                # What is left of the body is not read.
+                reply.keep_alive = False
+            reply.extra += extra
+        except Exception:
+            _log.exception("a request failed", verb=request.method, path=request.raw_path[:200])
+            reply = problem_reply(Unforeseen(), trace)
+            reply.extra += extra
+        finally:
+            busy.discard(protocol)
+        if self.health.draining:
+            reply.keep_alive = False
+        return reply
+
+    # --- which address --------------------------------------------------------------------------
+
+    async def _answer(self, request: web.BaseRequest, trace: str, extra: bytes) -> Reply | StreamReply:
+        path, _, query = request.raw_path.partition("?")
+        if not path.startswith("/"):
+            path, query = _odd_form(request, path)
+        if path in _OWN:
+            reply = await self._page(request, path, query)
+            reply.extra += extra
+            return reply
+        verb = request.method
+        if path.startswith("/rpc/"):
+            return await self._rpc(request, path, query, trace, extra)
+        if verb == "OPTIONS":
+            allow = ", ".join(VERBS) if path == "*" else self.catalog.routes.allow(path)
+            return Reply(status=204, extra=b"Allow: %b\r\n%b" % (allow.encode(), extra))
+        try:
+            route, values = self.catalog.routes.find(verb, path)
+        except UnknownRoute:
+            if path == "/" and verb in _READABLE:
+                return Reply(status=302, extra=b"Location: /docs\r\n" + extra)
+            if not self._may_say_unknown():
+                raise Unavailable("no hub has told yet which routes there are") from None
+            raise
+        return await self._call(request, route, values, query, trace, extra)
+
+    def _may_say_unknown(self) -> bool:
+        """Whether "no such route" can be known: not before some hub has learned who runs."""
+        self._certain = self._certain or self.node.table.certain
+        return self._certain
+
+    # --- calls ----------------------------------------------------------------------------------
+
+    async def _rpc(
+        self, request: web.BaseRequest, path: str, query: str, trace: str, extra: bytes
+    ) -> Reply | StreamReply:
+        service, slash, method = path[5:].partition("/")
+        if not slash or not method or "/" in method:
+            raise UnknownRoute(f"{path}: call a method with POST /rpc/SERVICE/METHOD")
+        if request.method != "POST":
+            allow = "POST, OPTIONS"
+            if request.method == "OPTIONS":
+                return Reply(status=204, extra=b"Allow: %b\r\n%b" % (allow.encode(), extra))
+            raise MethodNotAllowed(f"{request.method} {path}: methods are called with POST", details={"allow": allow})
+        try:
+            target = self.catalog.target(unquote(service), unquote(method))
+        except UnknownService:
+            if not self._may_say_unknown():
+                raise Unavailable("no hub has told yet which services there are") from None
+            raise
+        return await self._call(request, target, None, query, trace, extra)
+
+    async def _call(
+        self,
+        request: web.BaseRequest,
+        to: Route | Target,
+        values: list[str] | None,
+        query: str,
+        trace: str,
+        extra: bytes,
+    ) -> Reply | StreamReply:
+        """Call what is meant and count it. `values` are those of a route's path; None for /rpc."""
+        stats = self._stats.get(to.target)
+        if stats is None:
+            stats = self._stats[to.target] = self.node.recorder.method("http", to.service, to.name)
+        code = "cancelled"
+        began_at = self._now()
+        stats.begin()
+        try:
+            headers = request.headers
+            told = headers.get(_TIMEOUT)
+            timeout = read_timeout(told) if told is not None else to.method.timeout_s
+            body, encoding = await self._bind(request, to, values, query, timeout)
+            if to.method.stream:
+                reply, code = await self._stream(request, to, body, encoding, timeout, trace, extra)
+                return reply
+            answer = await self.node.call_raw(
+                to.target,
+                body,
+                encoding,
+                timeout=timeout if timeout is not None else self._timeout_s,
+                trace=trace,
+                idempotent=to.idempotent,
+            )
+            answered = to_reply(answer, to.status, to.produces, msgpack=wants_msgpack(headers.get(hdrs.ACCEPT)))
+            answered.extra += extra
+            code = ""
+            return answered
+        except MeshError as exc:
+            code = exc.code
+            relocate(exc, to.binding)
+            raise
+        except Exception:
+            code = Unforeseen.code
+            raise
+        finally:
+            stats.end(self._now() - began_at, code)
+
+    async def _bind(
+        self, request: web.BaseRequest, to: Route | Target, values: list[str] | None, query: str, timeout: float | None
+    ) -> Call:
+        binding = to.binding
+        if isinstance(binding, Binding):
+            if not binding.reads_body:
+                return binding.bind(values or [], query)
+            body = await self._body(request, timeout)
+            return binding.bind(values or [], query, body, self._kind(request))
+        body = await self._body(request, timeout)
+        return binding.bind(query, body, self._kind(request))
+
+    async def _body(self, request: web.BaseRequest, timeout: float | None) -> bytes:
+        return await read_body(request, self._most, timeout if timeout is not None else self._timeout_s)
+
+    @staticmethod
+    def _kind(request: web.BaseRequest) -> Kind:
+        headers = request.headers
+        return kind_of(headers.get(hdrs.CONTENT_TYPE), from_page=hdrs.ORIGIN in headers)
+
+    async def _stream(
+        self,
+        request: web.BaseRequest,
+        to: Route | Target,
+        body: bytes,
+        encoding: int,
+        timeout: float | None,
+        trace: str,
+        extra: bytes,
+    ) -> tuple[Reply | StreamReply, str]:
+        """Write a stream to its end; the answer, and the error code to count."""
+        form = stream_form(request.headers.get(hdrs.ACCEPT), binary=to.method.binary, produces=to.produces)
+        reply = StreamReply(
+            request,
+            self.node.clock,
+            form,
+            status=to.status,
+            produces=to.produces,
+            extra=extra,
+            keep_alive=not self.health.draining,
+        )
+        try:
+            if request.method == "HEAD":
+                return reply.head_only(), ""
+            # Without a timeout of its own a stream has the node's default for streams.
+            items = self.node.stream_raw(to.target, body, encoding, timeout=timeout, trace=trace)
+            try:
+                async for answer in items:
+                    await reply.item(answer)
+            finally:
+                await items.aclose()
+            reply.end()
+        except ConnectionError:
+            # The client left while it was waited for: there is nobody to tell.
+            return reply, "cancelled"
+        except Exception as exc:
+            if not reply.begun:
+                raise
+            error = exc
+            if not isinstance(error, MeshError):
+                _log.exception("a stream failed", target=to.target)
+                error = Unforeseen()
+            reply.fail(error, trace)
+            return reply, error.code
+        finally:
+            reply.stop()
+        return reply, ""
+
+    # --- the gateway's own pages ----------------------------------------------------------------
+
+    async def _page(self, request: web.BaseRequest, path: str, query: str) -> Reply:
+        if request.method not in _READABLE:
+            allow = allow_header({"GET"})
+            if request.method == "OPTIONS":
+                return Reply(status=204, extra=b"Allow: %b\r\n" % allow.encode())
+            raise MethodNotAllowed(f"{request.method} {path}: not allowed here", details={"allow": allow})
+        if path == "/metrics":
+            return await metrics_reply(self.node, self.settings.mesh.host)
+        if path == "/livez":
+            return self.health.live_reply(verbose=_is_verbose(query))
+        if path == "/readyz":
+            return self.health.ready_reply(verbose=_is_verbose(query))
+        if path == "/mesh":
+            return Reply(msgspec.json.format(msgspec.json.encode(self.status()), indent=2) + b"\n", JSON_TYPE)
+        if path == "/openapi.json":
+            return Reply(self.openapi(), JSON_TYPE)
+        return docs_reply(path)
+
+    def status(self) -> dict[str, Any]:
+        """What /mesh shows."""
+        mesh = self.settings.mesh
+        return status(self.node, self.catalog, self.health, mesh=mesh.name, host=mesh.host, started_at=self._started_at)
+
+    def openapi(self) -> bytes:
+        """The OpenAPI document, made anew only when an offer has changed."""
+        routes = self.catalog.routes
+        if self._openapi[0] is not routes:
+            made = document(self.catalog, title=self.settings.mesh.name, version=_version())
+            self._openapi = (routes, msgspec.json.encode(made))
+        return self._openapi[1]
+
+
+def _is_verbose(query: str) -> bool:
+    return any(part.partition("=")[0] == "verbose" for part in query.split("&"))
+
+
+def _odd_form(request: web.BaseRequest, target: str) -> tuple[str, str]:
+    """Path and query of a request target that is no path: `http://host/path`, `*`."""
+    if target == "*":
+        return target, ""
+    url = request.rel_url
+    return url.raw_path or "/", url.raw_query_string
+
+
+def _version() -> str:
+    try:
+        return version("zeromesh")
+    except PackageNotFoundError:  # run from a tree that is not installed
+        return "0"

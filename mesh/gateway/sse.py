@@ -1,0 +1,204 @@
+"""A stream written to an HTTP client as it comes: Server-Sent Events, NDJSON, or the bytes themselves.
+
+Owns: the framing of each form, when the head leaves, heartbeats, back-pressure, and what an error looks like in the
+middle of an answer.
+Leaves to others: the stream itself (node), which form is wanted (media).
+
+The head waits for the first item, so that a stream that fails at once still gets its proper status; when none comes
+within `HEAD_WAIT_S`, the head leaves alone. Items that are at hand together leave in one chunk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from aiohttp import web
+from aiohttp.http import HttpVersion11
+
+from mesh.clock import Clock, Timer
+from mesh.errors import MeshError
+from mesh.gateway.answers import json_of
+from mesh.gateway.media import NDJSON_TYPE, SSE_TYPE, StreamForm
+from mesh.gateway.ports import Answer
+from mesh.gateway.problems import problem_json
+from mesh.gateway.reply import Reply, date_line, head_of
+
+#: A client that listens to a slow stream is told within this time that it is connected.
+HEAD_WAIT_S: Final = 1.0
+
+#: Proxies commonly cut what is silent for 60 s, some for 30.
+BEAT_S: Final = 15.0
+
+#: More than this is written at once instead of at the end of the loop's turn.
+CHUNK_BYTES: Final = 64 * 1024
+
+_TYPES: Final[dict[StreamForm, str]] = {"sse": SSE_TYPE, "ndjson": NDJSON_TYPE, "raw": "application/octet-stream"}
+
+
+class StreamReply:
+    """An answer of many items; stands where aiohttp expects a Response, like `reply.Reply`.
+
+    Attributes:
+        begun: the head has left, so the status can no longer change.
+        keep_alive: aiohttp reads it after the answer.
+    """
+
+    def __init__(
+        self,
+        request: web.BaseRequest,
+        clock: Clock,
+        form: StreamForm,
+        *,
+        status: int = 200,
+        produces: str = "",
+        extra: bytes = b"",
+        keep_alive: bool = True,
+    ) -> None:
+        self._request = request
+        self._clock = clock
+        self._form = form
+        self._status = status
+        self._type = produces if form == "raw" and produces else _TYPES[form]
+        self._extra = extra
+        self._chunked = request.version == HttpVersion11
+        # HTTP/1.0 has no chunks: the end of the connection is the end of the answer.
+        self.keep_alive = keep_alive and self._chunked and request.keep_alive
+        self.begun = False
+        self._over = False
+        self._buffer = bytearray()
+        self._flush_asked = False
+        self._loop = asyncio.get_running_loop()
+        self._active_at = clock.now()
+        self._timer: Timer | None = clock.call_at(self._active_at + HEAD_WAIT_S, self._beat)
+
+    def begin(self) -> None:
+        """Send the head now."""
+        if not self.begun and not self._over:
+            self._flush()
+
+    async def item(self, answer: Answer) -> None:
+        """Send one item; waits while the client reads too slowly.
+
+        Raises:
+            ConnectionError: the client has gone while it was waited for.
+            BadReply: the item has no form in JSON.
+        """
+        self._buffer += self._framed(answer)
+        self._active_at = self._clock.now()
+        if len(self._buffer) >= CHUNK_BYTES:
+            self._flush()
+        elif not self._flush_asked:
+            self._flush_asked = True
+            self._loop.call_soon(self._flush_soon)
+        if self._request.protocol.writing_paused:
+            await self._request.writer.drain()
+
+    def head_only(self) -> Reply:
+        """The answer to a HEAD: the stream itself is not opened."""
+        self.stop()
+        return Reply(b"", self._type, self._status, self._extra)
+
+    def end(self) -> None:
+        """The stream has ended well."""
+        if self._form == "sse":
+            # Without it an EventSource would connect again and run the method anew.
+            self._buffer += b"event: end\ndata: {}\n\n"
+        self._finish()
+
+    def fail(self, error: MeshError, trace: str | None = None) -> None:
+        """The stream has broken after the head left: the last thing that the client reads is the problem."""
+        body = problem_json(error, trace)
+        if self._form == "sse":
+            self._buffer += b"event: error\ndata: %b\n\n" % body
+            self._finish()
+        elif self._form == "ndjson":
+            self._buffer += b'{"error":%b}\n' % body
+            self._finish()
+        else:
+            # Bytes have no place for an error: an answer without its last chunk is one that is known to be cut.
+            self._flush()
+            self.stop()
+            self.keep_alive = False
+            if self._request.transport is not None:
+                self._request.transport.close()
+
+    def stop(self) -> None:
+        """Nothing more will be sent. Harmless after `end` and `fail`; must be called at last."""
+        self._over = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        """Everything has been written already; what the connection has not yet taken is waited for."""
+        await request.writer.drain()
+
+    async def write_eof(self) -> None:
+        """Nothing is left to write."""
+
+    def _framed(self, answer: Answer) -> bytes:
+        if self._form == "raw":
+            return bytes(answer.body)
+        body = bytes(json_of(answer))
+        if self._form == "ndjson":
+            return body.replace(b"\n", b" ") + b"\n"
+        # JSON of msgspec has no line breaks, but other workers may write it otherwise.
+        return b"data: %b\n\n" % (body.replace(b"\n", b"\ndata: ") if b"\n" in body else body)
+
+    def _finish(self) -> None:
+        self._flush()
+        self.stop()
+        if self._chunked:
+            self._write(b"0\r\n\r\n")
+
+    def _flush_soon(self) -> None:
+        self._flush_asked = False
+        if not self._over:
+            self._flush()
+
+    def _flush(self) -> None:
+        data = b""
+        if not self.begun:
+            self.begun = True
+            data = self._head()
+        if self._buffer:
+            body = bytes(self._buffer)
+            self._buffer.clear()
+            data += b"%x\r\n%b\r\n" % (len(body), body) if self._chunked else body
+        if data:
+            self._write(data)
+
+    def _write(self, data: bytes) -> None:
+        transport = self._request.transport
+        # When the client has gone, aiohttp cancels the handler; here is nothing to tell it.
+        if transport is not None and not transport.is_closing():
+            transport.write(data)
+
+    def _head(self) -> bytes:
+        framing = b"Transfer-Encoding: chunked\r\n" if self._chunked else b""
+        closing = b"" if self.keep_alive else b"Connection: close\r\n"
+        # X-Accel-Buffering: nginx would otherwise keep events back until its buffer is full.
+        return b"%bCache-Control: no-store\r\nX-Accel-Buffering: no\r\n%b%b%b%b\r\n" % (
+            head_of(self._status, self._type)[0],
+            framing,
+            self._extra,
+            date_line(),
+            closing,
+        )
+
+    def _beat(self) -> None:
+        """The head, when it has waited long enough; later a comment when nothing has been sent for a while."""
+        if self._over:
+            return
+        now = self._clock.now()
+        if not self.begun:
+            self._flush()
+            self._active_at = now
+        elif now - self._active_at >= BEAT_S:
+            # A client that does not read needs no beats piled up for it; the other forms have no comments.
+            if self._form == "sse" and not self._request.protocol.writing_paused:
+                self._buffer += b": beat\n\n"
+                self._flush()
+            self._active_at = now
+        self._timer = self._clock.call_at(self._active_at + BEAT_S, self._beat)

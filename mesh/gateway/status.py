@@ -1,0 +1,82 @@
+"""/mesh: what runs, as one JSON document.
+
+Owns: its shape. For people, scripts and `mesh ps`; what Prometheus needs is in /metrics.
+Leaves to others: knowing who runs (discovery.table), what is offered (catalog).
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import msgspec
+
+from mesh.discovery.record import Instance
+from mesh.gateway.catalog import Catalog
+from mesh.gateway.health import Health
+from mesh.gateway.ports import Node
+
+
+def status(node: Node, catalog: Catalog, health: Health, *, mesh: str, host: str, started_at: float) -> dict[str, Any]:
+    """The document, of plain values.
+
+    Args:
+        mesh: the mesh's name.
+        host: this machine's name in the registry.
+        started_at: by the clock of the wall.
+    """
+    routes = catalog.routes
+    by_service: dict[str, list[dict[str, str]]] = {}
+    for route in routes.routes:
+        by_service.setdefault(route.service, []).append(
+            {"verb": route.record.verb, "path": route.record.path, "method": route.record.method}
+        )
+    living = set(node.table.services())
+    return {
+        "mesh": mesh,
+        "gateway": {
+            "id": node.identity,
+            "host": host,
+            "pid": os.getpid(),
+            "started_at": round(started_at, 3),
+            "uptime_s": round(node.clock.wall() - started_at, 3),
+            "ready": health.ready,
+            "draining": health.draining,
+        },
+        "hubs": [msgspec.to_builtins(_plain(hub)) for hub in node.agent.hubs_status()],
+        "services": [
+            {
+                "name": service,
+                "doc": offer.doc if (offer := catalog.offers.get(service)) else "",
+                "methods": sorted(offer.methods) if offer else [],
+                "routes": by_service.get(service, []),
+                "instances": [_instance(each) for each in node.table.instances(service)],
+            }
+            for service in sorted(living | set(catalog.offers))
+        ],
+        "conflicts": [
+            {"verb": each.verb, "path": each.path, "served_by": each.winner, "ignored": each.loser}
+            for each in routes.conflicts
+        ],
+    }
+
+
+def _instance(instance: Instance) -> dict[str, Any]:
+    shown: dict[str, Any] = {
+        "id": instance.id,
+        "worker": instance.worker,
+        "host": instance.host,
+        "pid": instance.pid,
+        "version": instance.version,
+        "endpoint": instance.endpoint,
+        "started_at": instance.epoch / 1000,
+        "load": round(instance.load, 4),
+    }
+    if instance.meta:
+        shown["meta"] = instance.meta
+    return shown
+
+
+def _plain(hub: Any) -> Any:
+    # A NamedTuple would become an array; its field names are what readers need.
+    return hub._asdict() if hasattr(hub, "_asdict") else hub

@@ -1,0 +1,224 @@
+"""The calling end of one link: every call and stream on it, as a machine without socket, loop or clock.
+
+Owns: ids, which answer is legal next, and what to write.
+Leaves to others: sockets (transport), when a call is late (calls), choosing a peer (policy.balance).
+
+Messages that are legal and wanted come out of `receive`; an answer that crossed a cancel is swallowed there.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from mesh.errors import ProtocolViolation
+from mesh.protocol.codec import INLINE_BYTES, Buffer, Reader, Writer
+from mesh.protocol.link import CONNECTED, DIALLER, LOST, Link, check_version, step
+from mesh.protocol.messages import (
+    CALL,
+    CANCEL,
+    CREDIT,
+    END,
+    ERROR,
+    HELLO,
+    ITEM,
+    NAMES,
+    OPEN,
+    PING,
+    PONG,
+    REFUSED,
+    REJECT,
+    REPLY,
+    VERSION,
+    WELCOME,
+)
+
+# One call's states. Small ints: they are half of a dict key for every answer.
+WAITING: Final = 1
+STREAMING: Final = 2
+ABANDONED: Final = 3  # we cancelled it; its last word is still to come, and then the id is free
+DONE: Final = 0
+
+#: (state, kind that came) -> next state; a missing key is a violation.
+CALLER: Final[dict[tuple[int, int], int]] = {
+    (WAITING, REPLY): DONE,
+    (WAITING, ERROR): DONE,
+    (WAITING, REFUSED): DONE,
+    (STREAMING, ITEM): STREAMING,
+    (STREAMING, END): DONE,
+    (STREAMING, ERROR): DONE,
+    (STREAMING, REFUSED): DONE,
+    (ABANDONED, REPLY): DONE,
+    (ABANDONED, ERROR): DONE,
+    (ABANDONED, REFUSED): DONE,
+    (ABANDONED, ITEM): ABANDONED,
+    (ABANDONED, END): DONE,
+}
+
+
+def _tail(encoding: int, trace: str | None, meta: dict[str, str] | None) -> tuple[Any, ...]:
+    """The optional fields, as few as say it."""
+    if meta is not None:
+        return (encoding, trace, meta)
+    return (encoding, trace) if trace is not None else (encoding,)
+
+
+class Caller:
+    """One link's calling end.
+
+    Attributes:
+        state: where the link stands.
+        peer: identity of the other end, "" before its welcome.
+        peer_epoch: when the other end started, ms since 1970.
+        credit: how many calls may be under way at once; 0 before the welcome.
+        max_body: the largest body in bytes that the other end accepts.
+        calls: id -> state of every call under way, those abandoned included.
+    """
+
+    __slots__ = (
+        "_identity",
+        "_next",
+        "_pack",
+        "_reader",
+        "_writer",
+        "calls",
+        "credit",
+        "max_body",
+        "peer",
+        "peer_epoch",
+        "state",
+    )
+
+    def __init__(self, identity: str, epoch: int, max_body: int) -> None:
+        self.state = Link.CONNECTING
+        self.peer = ""
+        self.peer_epoch = 0
+        self.credit = 0
+        self.max_body = 0
+        self.calls: dict[int, int] = {}
+        self._next = 0
+        self._identity = (identity, epoch, max_body)
+        self._writer = Writer()
+        self._pack = self._writer.add
+        self._reader = Reader()
+
+    @property
+    def last_id(self) -> int:
+        """The id of the newest call; 0 before the first."""
+        return self._next
+
+    @property
+    def owes(self) -> bool:
+        """Whether receiving left something to be sent, such as a pong."""
+        return bool(self._writer)
+
+    # --- what happens to the connection -------------------------------------------------------------
+
+    def connected(self) -> None:
+        """The connection stands: say hello."""
+        self.state = step(DIALLER, self.state, CONNECTED)
+        self._pack(HELLO, VERSION, *self._identity)
+
+    def lost(self) -> list[int]:
+        """The connection is gone; the ids of calls that waited for an answer, oldest first."""
+        if self.state is not Link.CLOSED:
+            self.state = step(DIALLER, self.state, LOST)
+        waiting = [call for call, state in self.calls.items() if state != ABANDONED]
+        self.calls.clear()
+        return waiting
+
+    # --- what the user asks ---------------------------------------------------------------------------
+
+    def call(
+        self,
+        target: str,
+        budget_ms: int,
+        body: Buffer,
+        encoding: int = 0,
+        trace: str | None = None,
+        meta: dict[str, str] | None = None,
+    ) -> int:
+        """Write a call; its id. The caller has checked `state` and `credit`."""
+        self._next = call = self._next + 1
+        self.calls[call] = WAITING
+        if meta is None and trace is None and encoding == 0 and len(body) <= INLINE_BYTES:
+            self._writer.add_small(CALL, call, target, budget_ms, body)
+        else:
+            self._writer.add_body((CALL, call, target, budget_ms), body, _tail(encoding, trace, meta))
+        return call
+
+    def open(
+        self,
+        target: str,
+        budget_ms: int,
+        body: Buffer,
+        window: int,
+        encoding: int = 0,
+        trace: str | None = None,
+        meta: dict[str, str] | None = None,
+    ) -> int:
+        """Write the opening of a stream; its id."""
+        self._next = call = self._next + 1
+        self.calls[call] = STREAMING
+        self._writer.add_body((OPEN, call, target, budget_ms), body, (window, *_tail(encoding, trace, meta)))
+        return call
+
+    def cancel(self, call: int) -> None:
+        """Give up on a call; harmless when its answer has come."""
+        if self.calls.get(call, ABANDONED) != ABANDONED:
+            self.calls[call] = ABANDONED
+            self._pack(CANCEL, call)
+
+    def grant(self, call: int, items: int) -> None:
+        """Allow `items` more of a stream; harmless when it has ended."""
+        if self.calls.get(call) == STREAMING:
+            self._pack(CREDIT, call, items)
+
+    def ping(self, number: int) -> None:
+        """Ask the other end's loop (not only its I/O thread) for a sign of life."""
+        self._pack(PING, number)
+
+    # --- what comes -------------------------------------------------------------------------------------
+
+    def receive(self, frames: list[Buffer]) -> list[list[Any]]:
+        """Read one ZeroMQ message; the messages in it that are for the user, in order.
+
+        Those are reply, error, refused, item and end of live calls; welcome, goodbye, reject and pong of the link.
+
+        Raises:
+            ProtocolViolation: the other end broke docs/wire.md; cut the connection.
+        """
+        wanted: list[list[Any]] = []
+        calls = self.calls
+        for message in self._reader.read(frames):
+            kind = message[0]
+            if kind >= REPLY:
+                call = message[1]
+                state = calls.get(call)
+                after = CALLER.get((state, kind)) if state is not None else None
+                if after is None:
+                    raise ProtocolViolation(
+                        f"{NAMES[kind]}: not legal for call {call}, which is "
+                        + ("unknown" if state is None else ("waiting", "streaming", "abandoned")[state - 1])
+                    )
+                if after == DONE:
+                    del calls[call]
+                if state != ABANDONED:
+                    wanted.append(message)
+            else:
+                self._link(kind, message)
+                wanted.append(message)
+        return wanted
+
+    def _link(self, kind: int, message: list[Any]) -> None:
+        self.state = step(DIALLER, self.state, kind)
+        if kind == WELCOME:
+            check_version(message)
+            self.peer, self.peer_epoch, self.credit, self.max_body = message[2:6]
+        elif kind == PING:
+            self._pack(PONG, message[1])
+        elif kind == REJECT:
+            raise ProtocolViolation(f"peer rejected the link: {message[1]}: {message[2]}")
+
+    def data_to_send(self) -> list[list[Buffer]]:
+        """What waits to leave; empties the queue."""
+        return self._writer.take()

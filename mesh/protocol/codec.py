@@ -1,0 +1,245 @@
+"""Messages to frames and back.
+
+Owns: packing many messages into one frame, large bodies as frames of their own, and checking what comes in against
+the grammar. Leaves to others: which message is legal when (caller, callee, link), sockets (transport).
+
+Source: docs/wire.md, "Frames".
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any, Final
+
+import msgpack
+
+from mesh.errors import ProtocolViolation
+from mesh.protocol.messages import CALL, ENCODINGS, ERROR, EVENT, GRAMMAR, ITEM, NAMES, OPEN, REFUSED, REPLY
+
+Buffer = bytes | bytearray | memoryview
+
+#: Bodies above this travel as frames of their own: past it, a copy costs more than a frame does.
+INLINE_BYTES: Final = 64 * 1024
+#: A frame is sealed and a new one begun when it holds this much, so that a flood never waits for one huge send.
+SEAL_BYTES: Final = 256 * 1024
+#: What one unpacker may be asked to hold for one value. msgpack allocates an array of the length that its header
+#: claims before it has seen an element: 4,096 keeps the worst nesting of such lies at some 30 MB, soon freed.
+MAX_ARRAY: Final = 4096
+MAX_MAP: Final = 1024
+MAX_STR: Final = 256 * 1024
+MAX_BIN: Final = 1024 * 1024
+#: Frame 0 of a message. A writer seals at SEAL_BYTES, so an honest one stays far below.
+MAX_FRAME: Final = 4 * 1024 * 1024
+
+
+class Writer:
+    """Collects the messages for one peer and hands them over as few frames as possible.
+
+    One writer belongs to one connection. Nothing is sent by it; `take` gives what should be.
+    """
+
+    __slots__ = ("_big", "_pack", "_packer", "_sealed", "_size")
+
+    def __init__(self) -> None:
+        self._packer = msgpack.Packer(autoreset=False)
+        self._pack = self._packer.pack
+        self._big: list[Buffer] = []
+        self._sealed: list[list[Buffer]] = []
+        self._size = 0
+
+    def add(self, *message: Any) -> None:
+        """Append a small message: its kind, then its fields."""
+        self._pack(message)
+        self._size += 64
+
+    def add_small(self, *message: Any) -> None:
+        """Append a message whose body, the last field, is at most INLINE_BYTES long: the path of nearly every call."""
+        self._pack(message)
+        self._size = size = self._size + len(message[-1]) + 64
+        if size > SEAL_BYTES:
+            self._seal()
+
+    def add_body(self, head: tuple[Any, ...], body: Buffer, tail: tuple[Any, ...] = ()) -> None:
+        """Append a message whose body stands between `head` and `tail`; a large one becomes a frame of its own."""
+        size = len(body)
+        if size <= INLINE_BYTES:
+            self._pack((*head, body, *tail))
+            self._size += size + 64
+            if self._size > SEAL_BYTES:
+                self._seal()
+        else:
+            self._pack((*head, len(self._big), *tail))
+            self._big.append(body)
+            # A large body closes its message: those behind it need not wait for its bytes to be read.
+            self._seal()
+
+    def _seal(self) -> None:
+        self._sealed.append([self._packer.bytes(), *self._big])
+        self._packer.reset()
+        self._big = []
+        self._size = 0
+
+    def take(self) -> list[list[Buffer]]:
+        """The messages that wait to leave, each a list of frames, frame 0 first. Empties the writer."""
+        if self._size:
+            self._seal()
+        sealed = self._sealed
+        if sealed:
+            self._sealed = []
+        return sealed
+
+    def __bool__(self) -> bool:
+        return bool(self._size or self._sealed)
+
+
+def _signatures() -> dict[int, dict[tuple[type, ...], bool]]:
+    """kind -> every legal tuple of field types -> whether the body is a reference to a further frame.
+
+    Checking a message is then one tuple of its types and one look-up, however many fields it has.
+    """
+    table: dict[int, dict[tuple[type, ...], bool]] = {}
+    for kind, (_, required, fields) in GRAMMAR.items():
+        legal: dict[tuple[type, ...], bool] = {}
+        choices = [field if isinstance(field, tuple) else (field,) for field in fields]
+        bodies = {at for at, field in enumerate(choices) if bytes in field}
+        for length in range(required, len(fields) + 1):
+            for types in itertools.product(*choices[:length]):
+                legal[(int, *types)] = any(types[at] is int for at in bodies if at < length)
+        table[kind] = legal
+    return table
+
+
+def _places() -> dict[int, dict[str, int]]:
+    """kind -> where its body, encoding and metadata stand in the message."""
+    places: dict[int, dict[str, int]] = {}
+    for kind, (_, _, fields) in GRAMMAR.items():
+        at: dict[str, int] = {}
+        for position, field in enumerate(fields, start=1):
+            if isinstance(field, tuple) and bytes in field:
+                at["body"] = position
+            elif isinstance(field, tuple) and dict in field:
+                at["meta"] = position
+        places[kind] = at
+    return places
+
+
+_SIGNATURES: Final = _signatures()
+_PLACES: Final = _places()
+#: Where `encoding` stands, in the messages that have one.
+_ENCODING_AT: Final = {CALL: 5, OPEN: 6, REPLY: 3, ITEM: 3, EVENT: 6}
+#: Up to this many elements a message has neither encoding nor metadata, and its types say all.
+_SHORT: Final = {kind: min(_ENCODING_AT.get(kind, 99), _PLACES[kind].get("meta", 99)) for kind in GRAMMAR}
+
+
+class Reader:
+    """Reads the messages of one connection, checking each against the grammar."""
+
+    __slots__ = ("_read", "_unpacker")
+
+    def __init__(self) -> None:
+        self._fresh()
+
+    def _fresh(self) -> None:
+        self._unpacker = msgpack.Unpacker(
+            raw=False,
+            strict_map_key=False,
+            max_buffer_size=MAX_FRAME,
+            max_array_len=MAX_ARRAY,
+            max_map_len=MAX_MAP,
+            max_str_len=MAX_STR,
+            max_bin_len=MAX_BIN,
+            max_ext_len=0,
+        )
+        self._read = 0
+
+    def read(self, frames: list[Buffer]) -> list[list[Any]]:
+        """The messages of one ZeroMQ message, in order, each `[kind, *fields]`.
+
+        Args:
+            frames: frame 0 (a sequence of MessagePack arrays), then the large bodies it refers to. A body field comes
+                back as the bytes or memoryview itself, whichever way it travelled.
+
+        Raises:
+            ProtocolViolation: anything that docs/wire.md does not allow; the reader can be used again.
+        """
+        messages: list[list[Any]] = []
+        append = messages.append
+        referred = 0
+        signatures = _SIGNATURES
+        try:
+            unpacker = self._unpacker
+            first = frames[0]
+            unpacker.feed(first)
+            for message in unpacker:
+                kind = message[0]
+                legal = signatures[kind].get(tuple(map(type, message)))
+                if legal is None:
+                    raise _refusal(message)
+                if legal:
+                    at = _PLACES[kind]["body"]
+                    referred += 1
+                    if message[at] != referred - 1:
+                        raise ProtocolViolation(
+                            f"{NAMES[kind]}: body refers to frame {message[at]}, in order it would be {referred - 1}"
+                        )
+                    message[at] = frames[referred]
+                if len(message) > _SHORT[kind]:
+                    _check_tail(kind, message)
+                append(message)
+            self._read += len(first)
+            if unpacker.tell() != self._read:
+                raise ProtocolViolation("frame 0 ends in the middle of a message")
+            if referred != len(frames) - 1:
+                raise ProtocolViolation(f"{len(frames) - 1} large bodies came, {referred} are referred to")
+        except ProtocolViolation:
+            self._fresh()
+            raise
+        except (KeyError, IndexError, TypeError) as exc:
+            # An array that is no array, an unknown or unhashable kind, a reference past the last frame.
+            self._fresh()
+            raise ProtocolViolation(_unknown(exc)) from exc
+        except (ValueError, OverflowError, MemoryError, RecursionError, msgpack.UnpackException) as exc:
+            self._fresh()
+            raise ProtocolViolation(
+                f"frame 0 is not a sequence of MessagePack arrays: {type(exc).__name__}: {exc}"
+            ) from exc
+        return messages
+
+
+def _check_tail(kind: int, message: list[Any]) -> None:
+    at = _ENCODING_AT.get(kind)
+    if at is not None and len(message) > at and not 0 <= message[at] < len(ENCODINGS):
+        raise ProtocolViolation(f"{NAMES[kind]}: unknown encoding {message[at]}")
+    at = _PLACES[kind].get("meta")
+    if at is not None and len(message) > at and message[at] is not None:
+        for key, value in message[at].items():
+            # The map of an error carries more than strings; its values are read leniently where it is used.
+            if type(key) is not str or (kind not in (ERROR, REFUSED) and type(value) is not str):
+                raise ProtocolViolation(f"{NAMES[kind]}: metadata must map strings to strings")
+
+
+def _refusal(message: Any) -> ProtocolViolation:
+    name, required, fields = GRAMMAR[message[0]]
+    if not required <= len(message) - 1 <= len(fields):
+        return ProtocolViolation(f"{name}: {len(message) - 1} fields came, {required} to {len(fields)} are legal")
+    got = ", ".join(type(field).__name__ for field in message[1:])
+    return ProtocolViolation(f"{name}: fields of the wrong types ({got})")
+
+
+def _unknown(exc: Exception) -> str:
+    if isinstance(exc, KeyError):
+        return f"unknown kind of message: {exc.args[0]!r}"[:200]
+    return "not a sequence of MessagePack arrays that begin with a known kind"
+
+
+def one(*message: Any) -> bytes:
+    """A frame of exactly one small message: for tests and for what is sent rarely."""
+    packed = msgpack.packb(message)
+    assert isinstance(packed, bytes)
+    return packed
+
+
+def iterate(frame: bytes) -> Iterator[list[Any]]:
+    """The messages of a frame without large bodies."""
+    yield from Reader().read([frame])

@@ -1,0 +1,31 @@
+"""A deadline: an instant here, a budget on the wire.
+
+Owns: turning one into the other, and inheriting what is left.
+Leaves to others: watching for the instant (calls.expiry), the default (config).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+#: A budget travels in whole milliseconds; what is longer than a week was a mistake.
+MAX_BUDGET_MS: Final = 7 * 24 * 3600 * 1000
+
+
+def to_budget(deadline_at: float, now: float) -> int:
+    """Milliseconds that are left, rounded up so that a hop never shortens a deadline by rounding; at least 0."""
+    left = deadline_at - now
+    if left <= 0:
+        return 0
+    return min(int(left * 1000) + 1, MAX_BUDGET_MS)
+
+
+def from_budget(budget_ms: int, now: float) -> float:
+    """The instant at which a budget that came just now is used up."""
+    return now + min(max(budget_ms, 0), MAX_BUDGET_MS) / 1000
+
+
+def inherit(timeout_s: float, now: float, outer_at: float | None) -> float:
+    """The deadline of a call made now with `timeout_s`, inside one that ends at `outer_at`: whichever is sooner."""
+    at = now + timeout_s
+    return at if outer_at is None or at < outer_at else outer_at

@@ -1,0 +1,99 @@
+"""The life of one link, seen from either end.
+
+Owns: which link messages are legal when: greeting, goodbye, cut.
+Leaves to others: calls on the link (caller, callee), the socket under it (transport).
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Any, Final
+
+from mesh.errors import ProtocolViolation
+from mesh.protocol.messages import (
+    GOODBYE,
+    HELLO,
+    NAMES,
+    PING,
+    PONG,
+    REJECT,
+    VERSION,
+    WELCOME,
+)
+
+
+class Link(Enum):
+    """Where a link stands."""
+
+    CONNECTING = "connecting"  # dialled; no connection yet
+    GREETING = "greeting"  # connected; hello is out, or awaited
+    OPEN = "open"
+    LEAVING = "leaving"  # the accepting end said goodbye: nothing new, what runs is answered
+    CLOSED = "closed"
+
+    # The state is part of a dict key on every received frame; identity is enough and faster than Enum's hash of a name.
+    __hash__ = object.__hash__
+
+
+CONNECTED: Final = -1
+LOST: Final = -2
+
+#: The dialling end.
+DIALLER: Final[dict[tuple[Link, int], Link]] = {
+    (Link.CONNECTING, CONNECTED): Link.GREETING,
+    (Link.GREETING, WELCOME): Link.OPEN,
+    (Link.GREETING, REJECT): Link.CLOSED,
+    (Link.OPEN, GOODBYE): Link.LEAVING,
+    (Link.LEAVING, GOODBYE): Link.LEAVING,
+    (Link.OPEN, REJECT): Link.CLOSED,
+    (Link.LEAVING, REJECT): Link.CLOSED,
+    (Link.OPEN, PING): Link.OPEN,
+    (Link.OPEN, PONG): Link.OPEN,
+    (Link.LEAVING, PING): Link.LEAVING,
+    (Link.LEAVING, PONG): Link.LEAVING,
+    (Link.CONNECTING, LOST): Link.CLOSED,
+    (Link.GREETING, LOST): Link.CLOSED,
+    (Link.OPEN, LOST): Link.CLOSED,
+    (Link.LEAVING, LOST): Link.CLOSED,
+}
+
+#: The accepting end.
+ACCEPTOR: Final[dict[tuple[Link, int], Link]] = {
+    (Link.CONNECTING, CONNECTED): Link.GREETING,
+    (Link.GREETING, HELLO): Link.OPEN,
+    (Link.OPEN, PING): Link.OPEN,
+    (Link.OPEN, PONG): Link.OPEN,
+    (Link.LEAVING, PING): Link.LEAVING,
+    (Link.LEAVING, PONG): Link.LEAVING,
+    (Link.CONNECTING, LOST): Link.CLOSED,
+    (Link.GREETING, LOST): Link.CLOSED,
+    (Link.OPEN, LOST): Link.CLOSED,
+    (Link.LEAVING, LOST): Link.CLOSED,
+}
+
+
+def step(table: dict[tuple[Link, int], Link], state: Link, kind: int) -> Link:
+    """The state after a message or a happening.
+
+    Raises:
+        ProtocolViolation: the table has no such step.
+    """
+    try:
+        return table[state, kind]
+    except KeyError:
+        raise ProtocolViolation(
+            f"{NAMES.get(kind, 'connection change')}: not legal while the link is {state.value}"
+        ) from None
+
+
+def check_version(message: list[Any]) -> None:
+    """Refuse a peer of another version by name.
+
+    Raises:
+        ProtocolViolation: the hello or welcome speaks a version that is not ours.
+    """
+    if message[1] != VERSION:
+        raise ProtocolViolation(
+            f"{NAMES[message[0]]}: peer {message[2]!r} speaks wire version {message[1]}, this end speaks {VERSION}; "
+            "run the same release of zeromesh on both"
+        )

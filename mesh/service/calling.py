@@ -1,0 +1,32 @@
+"""What the proxies ask of a node, and the options that may be fixed for many calls.
+
+Owns: the seam between rpc and node. Leaves to others: both ends of it.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import msgspec
+
+from mesh.calls.answers import decode_any
+from mesh.calls.request import Call, Decode, Stream
+
+
+class Options(msgspec.Struct, frozen=True):
+    """How calls are made; see Client.call for each."""
+
+    timeout: float | None = None
+    key: str | None = None
+    instance: str | None = None
+    meta: dict[str, str] | None = None
+
+
+class Calling(Protocol):
+    """A node, as the proxies see it."""
+
+    def begin_call(self, target: str, body: bytes, options: Options, decode: Decode = decode_any) -> Call: ...
+    def begin_stream(self, target: str, body: bytes, options: Options, decode: Decode = decode_any) -> Stream: ...
+    def is_stream(self, target: str) -> bool: ...
+    def service_names(self) -> list[str]: ...
+    def method_names(self, service: str) -> list[str]: ...

@@ -1,0 +1,295 @@
+"""What a service's author writes over a method: `@rpc`, `@http.get`, `@on`, `@every`.
+
+Owns: the options of each, refused at once when they are nonsense, and the marks that they leave on the function.
+Leaves to others: whether marks and function fit together (members), what becomes of them (describe).
+
+A decorator returns the function itself: it can be called and tested as written, and editors see its types.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+from collections.abc import Callable
+from typing import Any, Final, Literal, TypeVar, overload
+
+import msgspec
+
+from mesh.calls.declared import BadDeclaration
+from mesh.calls.method import Offload
+from mesh.config.values import read_duration
+from mesh.errors import MeshError
+from mesh.events.topics import check_pattern
+
+F = TypeVar("F", bound=Callable[..., Any])
+#: Seconds, or text with a unit: 2.5, "2s", "250ms", "1m30s".
+Duration = float | int | str
+To = Literal["one", "every"]
+
+#: How many calls may wait for a method with a `concurrency` of its own, when its author gives no `queue`.
+DEFAULT_QUEUE: Final = 1024
+_ATTRIBUTE: Final = "__mesh_marks__"
+
+
+class RpcMark(msgspec.Struct, frozen=True):
+    """`@rpc` and its options; see `rpc`."""
+
+    idempotent: bool = False
+    timeout_s: float | None = None
+    concurrency: int = 0
+    queue: int = 0
+    offload: Offload = ""
+
+
+class RouteMark(msgspec.Struct, frozen=True):
+    """`@http.get(path)` and its kin."""
+
+    verb: str
+    path: str
+    status: int = 200
+    produces: str = ""
+
+
+class TopicMark(msgspec.Struct, frozen=True):
+    """`@on(topic)`."""
+
+    topic: str
+    to: To = "one"
+
+
+class TimerMark(msgspec.Struct, frozen=True):
+    """`@every(period)`."""
+
+    period_s: float
+
+
+class Marks(msgspec.Struct):
+    """All that decorators said of one function."""
+
+    rpc: RpcMark | None = None
+    routes: list[RouteMark] = []
+    topics: list[TopicMark] = []
+    timers: list[TimerMark] = []
+
+
+def marks_of(function: Any) -> Marks | None:
+    """What was marked on a function; None when nothing was."""
+    marks = getattr(function, _ATTRIBUTE, None)
+    return marks if isinstance(marks, Marks) else None
+
+
+@overload
+def rpc(function: F, /) -> F: ...
+@overload
+def rpc(
+    *,
+    idempotent: bool = False,
+    timeout: Duration | None = None,
+    concurrency: int = 0,
+    queue: int | None = None,
+    offload: Offload = "",
+) -> Callable[[F], F]: ...
+def rpc(
+    function: F | None = None,
+    /,
+    *,
+    idempotent: bool = False,
+    timeout: Duration | None = None,
+    concurrency: int = 0,
+    queue: int | None = None,
+    offload: Offload = "",
+) -> F | Callable[[F], F]:
+    """Let a method be called from other processes. An `async def` is a call, with `yield` in it a stream.
+
+    Args:
+        idempotent: running it twice does no harm, so a lost answer is asked for again at another instance.
+        timeout: the deadline of a call to it when the caller gives none; seconds, or text like "2s".
+        concurrency: how many may run at once in one worker; 0 means as many as the service may.
+        queue: how many more may wait when `concurrency` is reached; then callers are told `overloaded` at once.
+        offload: run a plain `def` in a "thread" or a "process" while the loop goes on.
+
+    Raises:
+        BadDeclaration: an option is not one of these.
+    """
+    timeout_s = None if timeout is None else _seconds("@rpc: timeout", timeout)
+    _count("@rpc: concurrency", concurrency)
+    if queue is not None:
+        _count("@rpc: queue", queue)
+        if not concurrency:
+            raise BadDeclaration("@rpc: queue needs a concurrency: without one nothing waits at this method")
+    if offload not in ("", "thread", "process"):
+        raise BadDeclaration(f'@rpc: offload is "thread" or "process", not {offload!r}')
+    mark = RpcMark(
+        idempotent=bool(idempotent),
+        timeout_s=timeout_s,
+        concurrency=concurrency,
+        queue=(DEFAULT_QUEUE if queue is None else queue) if concurrency else 0,
+        offload=offload,
+    )
+
+    def decorate(target: F) -> F:
+        marks = _marks(target, "@rpc")
+        if marks.rpc is not None:
+            raise BadDeclaration(f"{_name(target)}: @rpc stands there twice")
+        marks.rpc = mark
+        return target
+
+    return decorate if function is None else decorate(function)
+
+
+class _Http:
+    """Routes: the method answers HTTP at a gateway, and calls as if `@rpc` stood there too.
+
+    A path is "/hello/{name}": words and whole-word parameters; a last "{rest...}" takes the remainder. `status` is that
+    of a success (200 to 299), `produces` the Content-Type of the answer when it is not the usual one.
+    """
+
+    def get(self, path: str, *, status: int = 200, produces: str = "") -> Callable[[F], F]:
+        """Answer GET. It must change nothing: a gateway repeats it when an answer is lost."""
+        return _route("GET", path, status, produces)
+
+    def post(self, path: str, *, status: int = 200, produces: str = "") -> Callable[[F], F]:
+        """Answer POST."""
+        return _route("POST", path, status, produces)
+
+    def put(self, path: str, *, status: int = 200, produces: str = "") -> Callable[[F], F]:
+        """Answer PUT."""
+        return _route("PUT", path, status, produces)
+
+    def patch(self, path: str, *, status: int = 200, produces: str = "") -> Callable[[F], F]:
+        """Answer PATCH."""
+        return _route("PATCH", path, status, produces)
+
+    def delete(self, path: str, *, status: int = 200, produces: str = "") -> Callable[[F], F]:
+        """Answer DELETE."""
+        return _route("DELETE", path, status, produces)
+
+
+http: Final = _Http()
+
+
+def on(topic: str, *, to: To = "one") -> Callable[[F], F]:
+    """Hear of events. The method takes the event's data, the `Event` itself (by its annotation), both, or nothing.
+
+    Args:
+        topic: dotted words; `*` stands for one word, `#` for none or more.
+        to: "one" instance of this service hears of each event, acknowledged; or "every" one, at most once.
+
+    Raises:
+        BadDeclaration: the pattern is malformed, or `to` is neither.
+    """
+    try:
+        check_pattern(topic)
+    except MeshError as exc:
+        raise BadDeclaration(f"@on: {exc.message}") from exc
+    if to not in ("one", "every"):
+        raise BadDeclaration(f'@on({topic!r}): to is "one" or "every", not {to!r}')
+
+    def decorate(target: F) -> F:
+        _marks(target, "@on").topics.insert(0, TopicMark(topic, to))
+        return target
+
+    return decorate
+
+
+def every(period: Duration) -> Callable[[F], F]:
+    """Run the method again and again in each instance, never twice at once: `@every("10s")`.
+
+    Args:
+        period: from start to start; seconds, or text like "10s". A run that takes longer delays the next.
+
+    Raises:
+        BadDeclaration: not a positive time.
+    """
+    mark = TimerMark(_seconds("@every", period))
+
+    def decorate(target: F) -> F:
+        _marks(target, "@every").timers.insert(0, mark)
+        return target
+
+    return decorate
+
+
+_PARAMETER: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(\.\.\.)?\}")
+# RFC 3986, section 3.3: what may stand in a segment as it is.
+_SEGMENT: Final = re.compile(r"(?:[A-Za-z0-9\-._~!$&'()*+,;=:@]|%[0-9A-Fa-f]{2})+")
+
+
+def path_parameters(path: str) -> list[str]:
+    """The names of a route's parameters, in order.
+
+    Raises:
+        BadDeclaration: the path is malformed.
+    """
+    if not isinstance(path, str) or not path.startswith("/"):
+        raise BadDeclaration(f"path {path!r} must begin with /")
+    names: list[str] = []
+    segments = path[1:].split("/") if path != "/" else []
+    for at, segment in enumerate(segments):
+        if found := _PARAMETER.fullmatch(segment):
+            if found[2] and at != len(segments) - 1:
+                raise BadDeclaration(f"path {path!r}: {segment} takes the remainder, so it must come last")
+            if found[1] in names:
+                raise BadDeclaration(f"path {path!r} has the parameter {found[1]!r} twice")
+            names.append(found[1])
+        elif not _SEGMENT.fullmatch(segment):
+            mend = "a parameter is a whole segment: {name}" if "{" in segment or "}" in segment else "it must be quoted"
+            if not segment:
+                mend = "leave out the last /" if at == len(segments) - 1 else "write a single /"
+            raise BadDeclaration(f"path {path!r}: {segment!r} is no segment; {mend}")
+    return names
+
+
+def _route(verb: str, path: str, status: int, produces: str) -> Callable[[F], F]:
+    what = f"@http.{verb.lower()}({path!r})"
+    try:
+        path_parameters(path)
+    except BadDeclaration as exc:
+        raise BadDeclaration(f"@http.{verb.lower()}: {exc.message}") from None
+    if type(status) is not int or not 200 <= status <= 299:
+        raise BadDeclaration(f"{what}: status {status!r} is not that of a success (200 to 299)")
+    if produces and not re.fullmatch(r"[\w.+-]+/[\w.+-]+(\s*;\s*[^\x00-\x1f]+)?", produces):
+        raise BadDeclaration(f"{what}: produces {produces!r} is not a Content-Type")
+    mark = RouteMark(verb, path, status, produces)
+
+    def decorate(target: F) -> F:
+        _marks(target, what).routes.insert(0, mark)
+        return target
+
+    return decorate
+
+
+def _marks(target: Any, what: str) -> Marks:
+    """The function's own marks. Decorators apply from the bottom up, so each inserts in front: order is as read."""
+    if not inspect.isfunction(target):
+        kind = type(target).__name__
+        raise BadDeclaration(f"{what} must stand over a plain method (put it beneath @{kind} or leave that out)")
+    marks = marks_of(target)
+    if marks is None:
+        marks = Marks()
+        setattr(target, _ATTRIBUTE, marks)
+    return marks
+
+
+def _name(target: Any) -> str:
+    return str(getattr(target, "__qualname__", target))
+
+
+def _seconds(what: str, value: Duration) -> float:
+    if isinstance(value, str):
+        try:
+            seconds = read_duration(value)
+        except ValueError as exc:
+            reason = f" ({exc})" if str(exc) else ""
+            raise BadDeclaration(f'{what} {value!r} is not a time like "10s", "250ms" or "1m30s"{reason}') from exc
+    else:
+        seconds = value if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    if not 0 < seconds < math.inf:
+        raise BadDeclaration(f"{what} {value!r} is not a positive time")
+    return float(seconds)
+
+
+def _count(what: str, value: int) -> None:
+    if type(value) is not int or value < 0:
+        raise BadDeclaration(f"{what} {value!r} is not a whole number from 0")

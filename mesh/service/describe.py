@@ -1,0 +1,238 @@
+"""A service as others need it: methods for the server, handlers for events, timers, and its record for the registry.
+
+Owns: resolving the types of marked methods, once for each class; where an HTTP route finds each parameter.
+Leaves to others: what is refused without types (members), running any of it (worker), reading records (gateway).
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, NamedTuple
+from weakref import WeakKeyDictionary
+
+from mesh.calls.declared import BadDeclaration, Parameter
+from mesh.calls.method import Method
+from mesh.calls.signature import Signature
+from mesh.discovery.record import Instance, MethodRecord, RouteRecord, Source, Subscription
+from mesh.events.event import Event, Handler, decoder
+from mesh.service.decorators import RouteMark, path_parameters
+from mesh.service.members import Member, members
+from mesh.service.service import Service
+
+#: Verbs whose requests have no body worth reading (RFC 9110, section 9.3).
+_BODILESS: Final = ("GET", "DELETE")
+
+
+class Timer(NamedTuple):
+    """One `@every` of one instance: run it, wait, run it again."""
+
+    label: str
+    period_s: float
+    run: Callable[[], Awaitable[Any]]
+
+
+class _Typed(NamedTuple):
+    member: Member
+    signature: Signature
+
+
+# Resolving a method's types costs some 250 µs, and every instance of a class would do it again.
+_KNOWN: Final[WeakKeyDictionary[type[Service], tuple[_Typed, ...]]] = WeakKeyDictionary()
+
+
+def _typed(cls: type[Service]) -> tuple[_Typed, ...]:
+    """The marked methods with their types resolved.
+
+    Raises:
+        BadDeclaration: an annotation cannot be resolved, or a type cannot travel.
+    """
+    known = _KNOWN.get(cls)
+    if known is None:
+        known = _KNOWN[cls] = tuple(
+            _Typed(member, Signature(member.function, f"{cls.name}.{member.name}", owner=cls))
+            for member in members(cls)
+            if member.rpc is not None
+        )
+    return known
+
+
+def methods(service: Service) -> list[Method]:
+    """What the server answers for this instance.
+
+    Raises:
+        BadDeclaration: an annotation cannot be resolved, or a type cannot travel.
+    """
+    cls = type(service)
+    found = []
+    for member, signature in _typed(cls):
+        rpc = member.rpc
+        assert rpc is not None
+        found.append(
+            Method(
+                target=f"{cls.name}.{member.name}",
+                service=cls.name,
+                name=member.name,
+                run=signature.by_position(getattr(service, member.name)),
+                decode_args=signature.decode_args,
+                encode_result=signature.encode_result,
+                stream=signature.stream,
+                asynchronous=signature.asynchronous,
+                idempotent=rpc.idempotent,
+                timeout_s=rpc.timeout_s,
+                concurrency=rpc.concurrency,
+                queue=rpc.queue,
+                offload=rpc.offload,
+                reference=(cls.__module__, cls.__qualname__, member.name) if rpc.offload else (),
+            )
+        )
+    return found
+
+
+def handlers(service: Service) -> list[Handler]:
+    """What this instance hears of.
+
+    Raises:
+        BadDeclaration: a handler takes more than the data and the Event.
+    """
+    cls = type(service)
+    found = []
+    for member in members(cls):
+        if not member.marks.topics:
+            continue
+        label = f"{cls.name}.{member.name}"
+        signature = Signature(member.function, label, owner=cls)
+        data = _data_parameter(signature.parameters, label)
+        decode = decoder(label, data.type if data is not None else Any)
+        run = _handling(getattr(service, member.name), signature.parameters)
+        found += [Handler(label, cls.name, mark.topic, mark.to == "every", decode, run) for mark in member.marks.topics]
+    return found
+
+
+def timers(service: Service) -> list[Timer]:
+    """What this instance does again and again."""
+    cls = type(service)
+    return [
+        Timer(f"{cls.name}.{member.name}", mark.period_s, getattr(service, member.name))
+        for member in members(cls)
+        for mark in member.marks.timers
+    ]
+
+
+def record(
+    cls: type[Service],
+    *,
+    id: str,
+    epoch: int,
+    worker: str = "",
+    host: str = "",
+    pid: int = 0,
+    endpoint: str = "",
+    events: str = "",
+    meta: dict[str, str] | None = None,
+) -> Instance:
+    """What an instance of the class tells the registry of itself; `meta` adds to the class's own.
+
+    Raises:
+        BadDeclaration: an annotation cannot be resolved, or a type cannot travel.
+    """
+    typed = _typed(cls)
+    return Instance(
+        service=cls.name,
+        id=id,
+        epoch=epoch,
+        worker=worker,
+        version=cls.version,
+        host=host,
+        pid=pid,
+        endpoint=endpoint,
+        events=events,
+        methods={member.name: _method_record(member, signature) for member, signature in typed},
+        routes=[_route_record(mark, member, signature) for member, signature in typed for mark in member.marks.routes],
+        subscriptions=[
+            Subscription(topic=mark.topic, method=member.name, to=mark.to)
+            for member in members(cls)
+            for mark in member.marks.topics
+        ],
+        meta={**cls.meta, **(meta or {})},
+        doc=_doc(cls),
+    )
+
+
+def sources(verb: str, path: str, parameters: tuple[Parameter, ...]) -> dict[str, Source]:
+    """Where a route finds each parameter.
+
+    - A name in the path: the path.
+    - GET and DELETE: everything else in the query.
+    - POST, PUT and PATCH: the one parameter of bytes, or else the one structured parameter (Struct, dataclass,
+      TypedDict, dict, list), is the whole body, and the others are in the query. Otherwise all are members of a
+      JSON object.
+    """
+    in_path = path_parameters(path)
+    rest = [parameter for parameter in parameters if parameter.name not in in_path]
+    found: dict[str, Source] = dict.fromkeys((p.name for p in parameters if p.name in in_path), "path")
+    bodies = [p for p in rest if p.shape != "scalar"]
+    if verb in _BODILESS:
+        found.update(dict.fromkeys((p.name for p in rest), "query"))
+    elif len(bodies) == 1:
+        found.update({p.name: "body" if p is bodies[0] else "query" for p in rest})
+    else:
+        found.update(dict.fromkeys((p.name for p in rest), "field"))
+    return {parameter.name: found[parameter.name] for parameter in parameters}
+
+
+def _method_record(member: Member, signature: Signature) -> MethodRecord:
+    rpc = member.rpc
+    assert rpc is not None
+    return MethodRecord(
+        name=member.name,
+        params=signature.params_schema,
+        returns=signature.returns_schema,
+        stream=signature.stream,
+        idempotent=rpc.idempotent,
+        timeout_s=rpc.timeout_s,
+        binary=signature.binary,
+        doc=_doc(member.function),
+    )
+
+
+def _route_record(mark: RouteMark, member: Member, signature: Signature) -> RouteRecord:
+    found = sources(mark.verb, mark.path, signature.parameters)
+    for parameter in signature.parameters:
+        if found[parameter.name] == "path" and parameter.shape != "scalar":
+            raise BadDeclaration(
+                f'{signature.label}: "{parameter.name}" is in the path {mark.path!r}, where only single values can be'
+            )
+    return RouteRecord(mark.verb, mark.path, member.name, found, mark.status, mark.produces)
+
+
+def _doc(thing: Any) -> str:
+    # inspect.getdoc would give a class without a docstring that of its base.
+    return inspect.cleandoc(thing.__doc__) if thing.__doc__ else ""
+
+
+def _data_parameter(parameters: tuple[Parameter, ...], label: str) -> Parameter | None:
+    """The parameter that takes an event's data."""
+    candidates = [p for p in parameters if p.type is not Event]
+    needed = [p for p in candidates if p.required]
+    if len(needed) > 1:
+        names = ", ".join(p.name for p in needed)
+        raise BadDeclaration(f"{label}: an event has one value as its data, but the method needs {names}")
+    return needed[0] if needed else next(iter(candidates), None)
+
+
+def _handling(run: Callable[..., Any], parameters: tuple[Parameter, ...]) -> Callable[[Event], Awaitable[Any]]:
+    data = _data_parameter(parameters, "")
+
+    def handle(event: Event) -> Any:
+        positional: list[Any] = []
+        named: dict[str, Any] = {}
+        for parameter in parameters:
+            value = event if parameter.type is Event else event.data if parameter is data else parameter.default
+            if parameter.keyword_only:
+                named[parameter.name] = value
+            else:
+                positional.append(value)
+        return run(*positional, **named)
+
+    return handle

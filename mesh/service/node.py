@@ -1,0 +1,481 @@
+"""A process's place in the mesh: it finds services, calls them, tells of events, and may answer itself.
+
+Owns: putting client, server, bus and agent together, and taking them apart in order.
+Leaves to others: each of those; which services run here (worker); HTTP (gateway).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from mesh import config, ids
+from mesh.calls.answers import Outcome, as_answer, decode_any
+from mesh.calls.client import WORKER, Client
+from mesh.calls.method import Method
+from mesh.calls.offload import Offload
+from mesh.calls.request import Call, Decode, Stream
+from mesh.calls.server import Server
+from mesh.calls.signature import Signature, encode_arguments
+from mesh.clock import Clock, LoopClock
+from mesh.config import Settings
+from mesh.discovery.agent import Agent
+from mesh.discovery.record import Instance, MethodRecord
+from mesh.discovery.table import Table
+from mesh.errors import MeshError, Unavailable
+from mesh.events.bus import Bus
+from mesh.service.calling import Options
+from mesh.service.rpc import Rpc
+from mesh.telemetry.logs import get_logger
+from mesh.telemetry.metrics import Recorder
+from mesh.transport.contract import Transport
+from mesh.transport.sockets import LinkOptions
+from mesh.transport.zmq_transport import ZmqTransport
+
+log = get_logger("mesh.node")
+
+#: What a worker may be asked while it answers nothing else: never limited, so that a full worker can still be seen.
+CONTROL_LIMIT = 64
+
+
+class Node:
+    """One process in the mesh. Make it with `connect` (as a client) or let a worker make it.
+
+    Attributes:
+        identity: unique among the living; names the process in hellos, logs and metrics.
+        settings: the configuration it was made with.
+        table: who lives, as far as this process knows.
+        recorder: what this process counts.
+        rpc: services by attribute, `n.rpc.greeting.hello("x")`, or typed, `n.rpc[Greeting].hello("x")`.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        identity: str = "",
+        transport: Transport | None = None,
+        clock: Clock | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.settings = settings
+        self.identity = identity or ids.instance_id("client")
+        self.epoch = ids.epoch()
+        self.clock: Clock = clock or LoopClock()
+        self.recorder = Recorder(self.clock)
+        self._rng = rng or random.Random()
+        self.transport = transport or zmq_transport(settings)
+        self.agent = Agent(
+            self.transport,
+            self.clock,
+            settings.mesh.hubs,
+            identity=self.identity,
+            epoch=self.epoch,
+            renew_s=settings.discovery.renew_s,
+            connect_timeout_s=settings.links.connect_timeout_s,
+            rng=self._rng,
+        )
+        self.table: Table = self.agent.table
+        self.client = Client(
+            transport=self.transport,
+            clock=self.clock,
+            agent=self.agent,
+            identity=self.identity,
+            epoch=self.epoch,
+            settings=settings.calls,
+            recorder=self.recorder,
+            rng=self._rng,
+        )
+        self.bus = Bus(
+            self.transport,
+            self.table,
+            self.clock,
+            self.call_raw,
+            publisher=f"{self.identity}@{self.epoch}",
+            recorder=self.recorder,
+        )
+        self.agent.on_change(lambda _: self.bus.changed())
+        self.offload: Offload | None = None
+        self.server: Server | None = None
+        self.rpc = Rpc(self)
+        self._options = Options()
+        self._closed = False
+
+    # --- life ---------------------------------------------------------------------------------------------
+
+    async def start(self, wait_s: float = 0.0) -> None:
+        """Begin to look for hubs; wait at most `wait_s` until one has told who lives."""
+        await self.agent.start()
+        if wait_s > 0:
+            await self.agent.wait_synced(wait_s)
+
+    async def listen(self, endpoint: str = "") -> str:
+        """Answer calls, at first only those to the process itself; the endpoint for the records of its instances.
+
+        Raises:
+            AddressInUse, BadEndpoint: see transport.contract.
+        """
+        calls = self.settings.calls
+        self.offload = Offload(self.settings.worker.processes, self.settings.worker.threads)
+        self.server = Server(
+            transport=self.transport,
+            clock=self.clock,
+            identity=self.identity,
+            epoch=self.epoch,
+            recorder=self.recorder,
+            offload=self.offload,
+            credit=calls.credit,
+            max_body=calls.max_body_bytes,
+            traceback_on_wire=calls.traceback_on_wire,
+        )
+        self.server.host(self._control(), CONTROL_LIMIT, CONTROL_LIMIT)
+        return await self.server.start(endpoint or self.transport.endpoint(self.identity))
+
+    def _control(self) -> list[Method]:
+        async def metrics() -> dict[str, Any]:
+            return self.recorder.snapshot()
+
+        async def info() -> dict[str, Any]:
+            return self.info()
+
+        methods = []
+        for run in (metrics, info):
+            signature = Signature(run, f"{WORKER}.{run.__name__}", bound=True)
+            methods.append(
+                Method(
+                    target=f"{WORKER}.{run.__name__}",
+                    service=WORKER,
+                    name=run.__name__,
+                    run=run,
+                    decode_args=signature.decode_args,
+                    encode_result=signature.encode_result,
+                    idempotent=True,
+                )
+            )
+        return methods
+
+    def info(self) -> dict[str, Any]:
+        """What this process is and has in hand, as plain values."""
+        return {
+            "identity": self.identity,
+            "epoch": self.epoch,
+            "pid": os.getpid(),
+            "host": self.settings.mesh.host,
+            "in_hand": self.server.in_hand if self.server is not None else 0,
+            "callers": self.server.callers if self.server is not None else [],
+            "waiting": self.client.parked(),
+            "leaving": self.server is not None and self.server.leaving is not None,
+            "hubs": [
+                {"endpoint": hub.endpoint, "link": hub.link, "view": hub.view} for hub in self.agent.hubs_status()
+            ],
+        }
+
+    async def close(self) -> None:
+        """Leave the hubs, end what is under way with errors, close every socket. Harmless the second time."""
+        if self._closed:
+            return
+        self._closed = True
+        await self.bus.close()
+        await self.agent.stop()
+        if self.server is not None:
+            await self.server.close()
+        if self.offload is not None:
+            await self.offload.close()
+        self.client.close()
+        await self.transport.close()
+
+    async def __aenter__(self) -> Node:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    # --- calls --------------------------------------------------------------------------------------------
+
+    def call(
+        self,
+        target: str,
+        /,
+        *args: Any,
+        timeout: float | None = None,
+        key: str | None = None,
+        instance: str | None = None,
+        meta: dict[str, str] | None = None,
+        **kwargs: Any,
+    ) -> Call:
+        """Call a method; await the result for its answer.
+
+        A parameter of the method that is named like an option here is passed by position, or through `n.rpc`.
+
+        Args:
+            target: "service.method".
+            args, kwargs: as the method takes them.
+            timeout: seconds; None takes the method's own, then the configured one. Never longer than what is left of
+                the call that is being answered.
+            key: calls with the same key go to the same instance, as long as it lives.
+            instance: only this instance.
+            meta: strings that travel beside the call.
+
+        Raises, when awaited:
+            MeshError: by what to do about it, see mesh.errors.
+        """
+        body = encode_arguments(args, kwargs, target)
+        return self.client.call(target, body, timeout=timeout, key=key, instance=instance, meta=meta)
+
+    def stream(
+        self,
+        target: str,
+        /,
+        *args: Any,
+        timeout: float | None = None,
+        key: str | None = None,
+        instance: str | None = None,
+        meta: dict[str, str] | None = None,
+        **kwargs: Any,
+    ) -> Stream:
+        """Call a method that answers with many items; iterate over the result. Arguments as for `call`."""
+        body = encode_arguments(args, kwargs, target)
+        return self.client.stream(target, body, timeout=timeout, key=key, instance=instance, meta=meta)
+
+    def call_raw(
+        self,
+        target: str,
+        body: bytes,
+        encoding: int,
+        *,
+        timeout: float | None = None,
+        key: str | None = None,
+        instance: str | None = None,
+        meta: dict[str, str] | None = None,
+        trace: str | None = None,
+        idempotent: bool | None = None,
+    ) -> Call:
+        """A call whose arguments are encoded already, answered by an `Answer` in the same encoding (RAW for bytes)."""
+        return self.client.call(
+            target,
+            body,
+            encoding,
+            timeout=timeout,
+            key=key,
+            instance=instance,
+            meta=meta,
+            trace=trace,
+            idempotent=idempotent,
+            decode=as_answer,
+        )
+
+    def stream_raw(
+        self,
+        target: str,
+        body: bytes,
+        encoding: int,
+        *,
+        timeout: float | None = None,
+        key: str | None = None,
+        instance: str | None = None,
+        meta: dict[str, str] | None = None,
+        trace: str | None = None,
+        idempotent: bool | None = None,
+    ) -> Stream:
+        """A stream of `Answer`s; see `call_raw`."""
+        return self.client.stream(
+            target,
+            body,
+            encoding,
+            timeout=timeout,
+            key=key,
+            instance=instance,
+            meta=meta,
+            trace=trace,
+            idempotent=idempotent,
+            decode=as_answer,
+        )
+
+    async def scatter(self, target: str, /, *args: Any, timeout: float | None = None, **kwargs: Any) -> list[Outcome]:
+        """Ask every instance of a service at once: the value or the error of each, in the order of the registry.
+
+        Waits for a first instance as a call does.
+
+        Raises:
+            Unavailable, UnknownService: there is no instance to ask.
+        """
+        body = encode_arguments(args, kwargs, target)
+        service = target.rpartition(".")[0]
+        if not self.client.instances(service):
+            await self.wait_for(service, self.settings.calls.timeout_s if timeout is None else timeout)
+        instances = self.client.instances(service)
+        calls = [self.client.call(target, body, timeout=timeout, instance=instance.id) for instance in instances]
+        try:
+            values = await asyncio.gather(*calls, return_exceptions=True)
+        finally:
+            for call in calls:
+                call.cancel()
+        outcomes = []
+        for instance, value in zip(instances, values, strict=True):
+            if isinstance(value, MeshError):
+                outcomes.append(Outcome(instance, error=value))
+            elif isinstance(value, BaseException):
+                raise value
+            else:
+                outcomes.append(Outcome(instance, value))
+        return outcomes
+
+    def using(
+        self,
+        *,
+        timeout: float | None = None,
+        key: str | None = None,
+        instance: str | None = None,
+        meta: dict[str, str] | None = None,
+    ) -> Rpc:
+        """`n.rpc` with these options for each call: `await n.using(timeout=0.5).greeting.hello("x")`."""
+        return Rpc(self, Options(timeout, key, instance, meta))
+
+    def begin_call(self, target: str, body: bytes, options: Options, decode: Decode = decode_any) -> Call:
+        """For the proxies of `rpc`."""
+        return self.client.call(
+            target,
+            body,
+            timeout=options.timeout,
+            key=options.key,
+            instance=options.instance,
+            meta=options.meta,
+            decode=decode,
+        )
+
+    def begin_stream(self, target: str, body: bytes, options: Options, decode: Decode = decode_any) -> Stream:
+        """For the proxies of `rpc`."""
+        return self.client.stream(
+            target,
+            body,
+            timeout=options.timeout,
+            key=options.key,
+            instance=options.instance,
+            meta=options.meta,
+            decode=decode,
+        )
+
+    # --- events -------------------------------------------------------------------------------------------
+
+    async def emit(
+        self, topic: str, data: Any = None, *, key: str | None = None, meta: dict[str, str] | None = None
+    ) -> None:
+        """Tell that something happened: to one instance of each service that listens, acknowledged, and to every
+        instance that asked for all, at most once. Returns when it is done; nobody need listen.
+
+        Raises:
+            BadTopic, BadArguments, TooLarge: it cannot be sent; nothing was.
+            NotAcknowledged: some service did not confirm it; all were tried.
+        """
+        await self.bus.emit(topic, data, key=key, meta=meta)
+
+    # --- who is there -------------------------------------------------------------------------------------
+
+    async def wait_for(self, service: str, timeout: float) -> None:
+        """Return when an instance of the service can be called.
+
+        Raises:
+            Unavailable: none was within `timeout` seconds.
+        """
+        self.client.use(service)
+        deadline_at = self.clock.now() + timeout
+        while not self.client.links(service):
+            woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            forget = self.client.on_ready(service, woken)
+            timer = self.clock.call_at(deadline_at, _wake, woken)
+            try:
+                await woken
+            finally:
+                timer.cancel()
+                forget()
+            if self.clock.now() >= deadline_at and not self.client.links(service):
+                raise Unavailable(f"no instance of {service} within {timeout:g} s")
+
+    def instances(self, service: str) -> Sequence[Instance]:
+        """The instances of a service, in the order in which they became known."""
+        return self.table.instances(service)
+
+    def method(self, target: str) -> MethodRecord | None:
+        """What the registry says of "service.method"; None when it says nothing."""
+        service, _, name = target.rpartition(".")
+        for instance in reversed(self.table.instances(service)):
+            record = instance.methods.get(name)
+            if record is not None:
+                return record
+        return None
+
+    def is_stream(self, target: str) -> bool:
+        """Whether the registry knows the method as a stream."""
+        record = self.method(target)
+        return record is not None and record.stream
+
+    def service_names(self) -> list[str]:
+        """Every service with an instance."""
+        return self.table.services()
+
+    def method_names(self, service: str) -> list[str]:
+        """Every method of a service."""
+        return sorted({name for instance in self.table.instances(service) for name in instance.methods})
+
+
+def _wake(woken: asyncio.Future[None]) -> None:
+    if not woken.done():
+        woken.set_result(None)
+
+
+def zmq_transport(settings: Settings) -> ZmqTransport:
+    """The ZeroMQ transport that the settings ask for."""
+    links = settings.links
+    return ZmqTransport(
+        settings.mesh.run_dir,
+        bind=settings.mesh.bind,
+        options=LinkOptions(
+            heartbeat_s=links.heartbeat_s,
+            heartbeat_timeout_s=links.heartbeat_timeout_s,
+            connect_timeout_s=links.connect_timeout_s,
+            # A frame is a body, or a sealed bundle of small messages.
+            max_message_bytes=max(settings.calls.max_body_bytes, 1 << 20) + (1 << 20),
+        ),
+    )
+
+
+@asynccontextmanager
+async def connect(
+    settings: Settings | None = None,
+    *,
+    path: Path | None = None,
+    hubs: Sequence[str] | None = None,
+    flags: Mapping[str, Any] | None = None,
+    wait_s: float = 2.0,
+) -> AsyncIterator[Node]:
+    """Join the mesh as a client: `async with mesh.connect() as n: await n.call("greeting.hello", "x")`.
+
+    Args:
+        settings: as loaded; None reads mesh.toml, found from the current directory upwards, and the environment.
+        path: the mesh.toml to read instead.
+        hubs: endpoints of hubs, instead of the configured ones.
+        flags: dotted keys and values that win over file and environment.
+        wait_s: how long to wait for a hub's first word. Without one the node goes on: calls wait in their deadline.
+
+    Raises:
+        ConfigError: a key or value is wrong; the message names the line.
+    """
+    if settings is None:
+        wanted = dict(flags or {})
+        if hubs is not None:
+            wanted["mesh.hubs"] = list(hubs)
+        settings = config.load(path, flags=wanted)
+    node = Node(settings)
+    try:
+        await node.start(wait_s)
+        yield node
+    finally:
+        await node.close()

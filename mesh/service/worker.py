@@ -1,0 +1,302 @@
+"""A worker's life: from classes to instances that answer, and out again without losing a call.
+
+Owns: the order of starting and stopping, timers, and what signals do.
+Leaves to others: answering (calls.server), finding others (node), what a class offers (describe).
+
+Start: find hubs → wait for what is needed → `started` hooks → listen → register → ready.
+Stop:  leave hubs and say goodbye → finish what is in hand → `stopped` hooks → close.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+from collections.abc import Callable, Sequence
+from enum import Enum
+from typing import Any
+
+from mesh import ids
+from mesh.clock import Clock
+from mesh.config import Settings
+from mesh.discovery.record import Instance
+from mesh.errors import MeshError, SetupError, Unavailable
+from mesh.events.inbox import Inbox
+from mesh.policy.limits import Gate
+from mesh.service.describe import Timer, handlers, methods, record, timers
+from mesh.service.node import Node
+from mesh.service.service import Service
+from mesh.telemetry.logs import get_logger
+from mesh.transport.contract import Transport
+
+log = get_logger("mesh.worker")
+
+#: How often a worker that waits for a needed service says so.
+SAY_AGAIN_S = 5.0
+#: How often the load in the registry is brought up to date.
+LOAD_EVERY_S = 1.0
+
+
+class Stage(Enum):
+    """Where a worker stands."""
+
+    NEW = "new"
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+    STOPPED = "stopped"
+
+
+#: (stage, what is asked) -> stage; a missing key is refused.
+LIFE: dict[tuple[Stage, str], Stage] = {
+    (Stage.NEW, "start"): Stage.STARTING,
+    (Stage.STARTING, "ready"): Stage.READY,
+    (Stage.STARTING, "drain"): Stage.DRAINING,
+    (Stage.READY, "drain"): Stage.DRAINING,
+    (Stage.DRAINING, "stop"): Stage.STOPPED,
+    (Stage.STARTING, "stop"): Stage.STOPPED,
+    (Stage.READY, "stop"): Stage.STOPPED,
+    (Stage.NEW, "stop"): Stage.STOPPED,
+}
+
+
+class Worker:
+    """One process's instances.
+
+    Attributes:
+        stage: where it stands.
+        node: its place in the mesh.
+        services: one instance of each class.
+    """
+
+    def __init__(
+        self,
+        classes: Sequence[type[Service]],
+        settings: Settings,
+        *,
+        transport: Transport | None = None,
+        clock: Clock | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        """Raises:
+        SetupError: no classes, two of one name, or a class that cannot work as it is declared.
+        """
+        names = [cls.name for cls in classes]
+        if not names:
+            raise SetupError("a worker needs at least one service class")
+        for name in names:
+            if names.count(name) > 1:
+                raise SetupError(f"two of the classes are named {name!r}: run them in workers of their own")
+        self.stage = Stage.NEW
+        self.settings = settings
+        self.identity = ids.instance_id(names[0])
+        self.node = Node(settings, identity=self.identity, transport=transport, clock=clock, rng=rng)
+        self.services: list[Service] = [cls() for cls in classes]
+        self.instance_ids: list[str] = []
+        self._gates: dict[str, Gate[Any]] = {}
+        self._inbox = Inbox(recorder=self.node.recorder)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._began: list[Service] = []
+
+    def _step(self, asked: str) -> None:
+        try:
+            self.stage = LIFE[self.stage, asked]
+        except KeyError:
+            raise SetupError(f"worker {self.identity} is {self.stage.value}: it cannot {asked}") from None
+
+    # --- starting -----------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Return when every instance is ready and registered.
+
+        Raises:
+            MeshError: it cannot start; `stop` then takes back what was begun.
+            Exception: what a `started` hook raised.
+        """
+        self._step("start")
+        settings = self.settings
+        server_methods = [methods(service) for service in self.services]
+        event_methods = [self._inbox.add(handlers(service)) for service in self.services]
+        await self.node.start()
+        for service in self.services:
+            self._prepare(service)
+        await self._wait_for_needs()
+        for service in self.services:
+            self._began.append(service)
+            await service.started()
+        endpoint = await self.node.listen()
+        server = self.node.server
+        assert server is not None
+        for service, mine, events in zip(self.services, server_methods, event_methods, strict=True):
+            limits = settings.services.get(service.name)
+            calls = settings.calls
+            concurrency = service.concurrency or (limits.concurrency if limits else calls.concurrency)
+            queue = (limits.queue if limits else calls.queue) if service.queue is None else service.queue
+            self._gates[service.name] = server.host([*mine, *events], concurrency, queue)
+        if self._inbox.wanted:
+            self._inbox.open(self.node.transport, self.node.transport.endpoint(f"{self.identity}-events"))
+        self._register(endpoint)
+        self._step("ready")
+        for service in self.services:
+            for timer in timers(service):
+                self._tasks.append(asyncio.create_task(self._run_timer(timer), name=timer.label))
+        self._tasks.append(asyncio.create_task(self._report_load(), name="mesh.load"))
+
+    def _prepare(self, service: Service) -> None:
+        limits = self.settings.services.get(service.name)
+        service.node = self.node
+        service.config = dict(limits.config) if limits else {}
+        service.log = get_logger(f"services.{service.name}", service=service.name)
+
+    async def _wait_for_needs(self) -> None:
+        mine = {service.name for service in self.services}
+        for service in self.services:
+            for need in service.needs:
+                # Services of one worker may need each other: they come up together.
+                while need not in mine:
+                    try:
+                        await self.node.wait_for(need, SAY_AGAIN_S)
+                        break
+                    except Unavailable:
+                        log.warning("waiting for a service that is needed", service=service.name, needs=need)
+
+    def _register(self, endpoint: str) -> None:
+        records: list[Instance] = []
+        for service in self.services:
+            # The first instance has its worker's name: one name fewer to learn where a worker runs one service.
+            own = self.identity if not records else ids.instance_id(service.name)
+            records.append(
+                record(
+                    type(service),
+                    id=own,
+                    epoch=self.node.epoch,
+                    worker=self.identity,
+                    host=self.settings.mesh.host,
+                    pid=os.getpid(),
+                    endpoint=endpoint,
+                    events=self._inbox.endpoint,
+                )
+            )
+        self.instance_ids = [one.id for one in records]
+        self.node.agent.register(*records)
+
+    # --- running ------------------------------------------------------------------------------------------
+
+    async def _run_timer(self, timer: Timer) -> None:
+        clock = self.node.clock
+        service, _, name = timer.label.rpartition(".")
+        stats = self.node.recorder.method("timer", service, name)
+        due_at = clock.now() + timer.period_s
+        while True:
+            await clock.sleep(max(0.0, due_at - clock.now()))
+            began_at = clock.now()
+            stats.begin()
+            code = ""
+            try:
+                await timer.run()
+            except asyncio.CancelledError:
+                stats.end(clock.now() - began_at, "cancelled")
+                raise
+            except Exception as exc:
+                code = exc.code if isinstance(exc, MeshError) else "handler_error"
+                log.exception("timer failed", target=timer.label)
+            stats.end(clock.now() - began_at, code)
+            # From start to start; runs that were missed are not caught up on.
+            due_at = max(due_at + timer.period_s, clock.now())
+
+    async def _report_load(self) -> None:
+        while True:
+            await self.node.clock.sleep(LOAD_EVERY_S)
+            for service, instance_id in zip(self.services, self.instance_ids, strict=True):
+                self.node.agent.update_load(instance_id, self._gates[service.name].load)
+
+    # --- stopping -----------------------------------------------------------------------------------------
+
+    async def drain(self, reason: str = "stopping") -> bool:
+        """Take nothing new and finish what is in hand; whether that was done within the stop timeout."""
+        self._step("drain")
+        await _cancel(self._tasks)
+        server = self.node.server
+        if server is not None:
+            # Peers first: they hear it within a millisecond and stop sending. The hubs' news follows.
+            server.goodbye(reason)
+        await self.node.agent.leave(*self.instance_ids)
+        finished = await server.drain(self.settings.worker.stop_timeout_s) if server is not None else True
+        await self._inbox.close(cancel=not finished)
+        if not finished and server is not None:
+            log.warning("stop timeout over, calls are cut off", in_hand=server.in_hand)
+        return finished
+
+    async def stop(self) -> None:
+        """`stopped` hooks, then close everything. Harmless the second time."""
+        if self.stage is Stage.STOPPED:
+            return
+        self._step("stop")
+        await _cancel(self._tasks)
+        for service in reversed(self._began):
+            try:
+                await service.stopped()
+            except Exception:
+                log.exception("stopped hook failed", service=service.name)
+        await self._inbox.close(cancel=True)
+        await self.node.close()
+
+
+async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    tasks.clear()
+
+
+async def run(
+    classes: Sequence[type[Service]],
+    settings: Settings,
+    *,
+    on_ready: Callable[[Worker], None] | None = None,
+) -> int:
+    """Run a worker to its end: until SIGTERM or SIGINT, which drain it; a second signal ends it at once.
+
+    Returns:
+        The exit code: 0 after a clean end, 1 when calls were cut off.
+
+    Raises:
+        MeshError: it could not start.
+    """
+    worker = Worker(classes, settings)
+    stopping = asyncio.Event()
+    signals: list[str] = []
+    loop = asyncio.get_running_loop()
+
+    def caught(name: str) -> None:
+        signals.append(name)
+        if len(signals) > 1:
+            log.warning("second signal, ending at once", signal=name)
+            os._exit(1)
+        stopping.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, caught, number.name)
+    try:
+        starting = asyncio.create_task(worker.start(), name="mesh.start")
+        asked = asyncio.create_task(stopping.wait(), name="mesh.stop")
+        await asyncio.wait({starting, asked}, return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            starting.cancel()
+            await asyncio.gather(starting, return_exceptions=True)
+            return 0
+        asked.cancel()
+        starting.result()
+        log.info("ready", worker=worker.identity, services=[service.name for service in worker.services])
+        if on_ready is not None:
+            on_ready(worker)
+        await stopping.wait()
+        log.info("draining", worker=worker.identity, signal=signals[0])
+        finished = await worker.drain(signals[0])
+        return 0 if finished else 1
+    finally:
+        await worker.stop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+        log.info("stopped", worker=worker.identity)

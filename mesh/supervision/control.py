@@ -1,0 +1,155 @@
+"""Talking to a running supervisord over its unix socket.
+
+Owns: the XML-RPC calls that mesh makes, and translating what goes wrong with them.
+Leaves to others: when to make them (up, down), and which supervisord (layout).
+"""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import xmlrpc.client
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from supervisor.xmlrpc import SupervisorTransport
+
+from mesh.errors import SetupError, Unavailable
+
+# A stopped or swapped-out supervisord accepts connections and never answers.
+ANSWER_S = 5.0
+
+RUNNING = "RUNNING"
+#: States in which a process does not run and will not by itself.
+IDLE = ("STOPPED", "EXITED", "FATAL", "UNKNOWN")
+
+
+class ShuttingDown(Unavailable):
+    """This supervisord is stopping everything and itself; it takes no more orders."""
+
+    code = "shutting_down"
+
+
+class Process(NamedTuple):
+    """One supervised process at this moment.
+
+    Attributes:
+        name: as supervisorctl writes it: "greeting:greeting_0", or "hub" alone in its group.
+        program: the group's name.
+        state: STOPPED, STARTING, RUNNING, BACKOFF, STOPPING, EXITED, FATAL or UNKNOWN.
+        pid: 0 when it does not run.
+        up_s: seconds since its start; 0.0 when it does not run.
+        trouble: supervisor's own words on why it does not run; "" when it does.
+        log: the file that its output goes to.
+    """
+
+    name: str
+    program: str
+    state: str
+    pid: int
+    up_s: float
+    trouble: str
+    log: str
+
+
+class Control:
+    """One supervisord, reached through its control socket. Each method raises Unavailable when it is not there."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        transport = SupervisorTransport(serverurl=f"unix://{path}")
+        transport._get_connection = lambda: _Connection(str(path))
+        self._transport = transport
+        # The host in this URL is required by the client and never used.
+        self._proxy = xmlrpc.client.ServerProxy("http://localhost", transport=transport)
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._transport.close()
+
+    def alive(self) -> bool:
+        """Whether a supervisord answers."""
+        try:
+            self._call(self._proxy.supervisor.getState)
+        except ShuttingDown:
+            return True
+        except Unavailable:
+            return False
+        return True
+
+    def pid(self) -> int:
+        """Its process id."""
+        return int(self._call(self._proxy.supervisor.getPID))
+
+    def processes(self) -> list[Process]:
+        """Every process that it knows, in the order in which they start."""
+        return [_process(info) for info in self._call(self._proxy.supervisor.getAllProcessInfo)]
+
+    def start(self, name: str) -> None:
+        """Ask for one process (or "group:*") to be started, without waiting.
+
+        Raises:
+            SetupError: supervisor refuses, for example because the command does not exist.
+        """
+        method = (
+            self._proxy.supervisor.startProcessGroup if name.endswith(":*") else self._proxy.supervisor.startProcess
+        )
+        self._call(method, name.removesuffix(":*"), False)
+
+    def stop(self, name: str, wait: bool = True) -> None:
+        """Stop one process or "group:*".
+
+        Raises:
+            SetupError: supervisor refuses, for example because it does not run.
+        """
+        method = self._proxy.supervisor.stopProcessGroup if name.endswith(":*") else self._proxy.supervisor.stopProcess
+        self._call(method, name.removesuffix(":*"), wait)
+
+    def shutdown(self) -> None:
+        """Ask supervisord to stop everything and itself, without waiting."""
+        self._call(self._proxy.supervisor.shutdown)
+
+    def tail(self, name: str, lines: int = 20) -> list[str]:
+        """The last lines of what a process wrote, at most `lines`."""
+        answer: Any = self._call(self._proxy.supervisor.tailProcessStdoutLog, name, 0, 16_384)
+        return str(answer[0]).splitlines()[-lines:]
+
+    def _call(self, method: Callable[..., Any], *args: Any) -> Any:
+        try:
+            return method(*args)
+        except xmlrpc.client.Fault as exc:
+            if exc.faultString.startswith("SHUTDOWN_STATE"):
+                raise ShuttingDown(f"supervisord at {self.path} is shutting down") from exc
+            raise SetupError(f"supervisord refused: {exc.faultString.lower().replace('_', ' ')}") from exc
+        except (OSError, http.client.HTTPException, xmlrpc.client.Error) as exc:
+            # The next call makes a new connection.
+            self._transport.close()
+            raise Unavailable(f"no supervisord answers at {self.path}") from exc
+
+
+def _process(info: dict[str, Any]) -> Process:
+    group, name, state = info["group"], info["name"], info["statename"]
+    runs = bool(info["pid"])
+    return Process(
+        name=name if group == name else f"{group}:{name}",
+        program=group,
+        state=state,
+        pid=info["pid"],
+        up_s=max(0.0, float(info["now"] - info["start"])) if runs else 0.0,
+        trouble=info["spawnerr"] if not runs else "",
+        log=info["stdout_logfile"],
+    )
+
+
+class _Connection(http.client.HTTPConnection):
+    """HTTP over a unix socket, with a limit to waiting (supervisor's own has none)."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost", timeout=ANSWER_S)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(ANSWER_S)
+        self.sock.connect(self._path)

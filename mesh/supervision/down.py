@@ -1,0 +1,146 @@
+"""Taking everything down, and making sure that it is.
+
+Owns: the orderly shutdown, the processes that a dead supervisord left behind, stale pid files and sockets.
+Leaves to others: what a process does when asked to stop (service, gateway), printing (cli.down).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from mesh.clock import LoopClock
+from mesh.errors import Unavailable
+from mesh.supervision import family
+from mesh.supervision.control import Control, ShuttingDown
+from mesh.supervision.layout import Layout
+from mesh.supervision.up import Tell
+
+now = LoopClock.now
+
+LOOK_EVERY_S = 0.05
+# After the last stopwaitsecs supervisor kills; this is for the reaping.
+GRACE_S = 5.0
+
+
+class Down(NamedTuple):
+    """What was done.
+
+    Attributes:
+        processes: how many processes were stopped, supervisord included; 0 when nothing ran.
+        seconds: how long it took.
+        removed: stale files that were deleted.
+        left: sockets in the run directory on which somebody still listens, who is none of supervisord's.
+    """
+
+    processes: int
+    seconds: float
+    removed: list[Path]
+    left: list[Path]
+
+
+def take_down(layout: Layout, run_dir: Path, *, tell: Tell = lambda text: None) -> Down:
+    """Stop every supervised process and supervisord, and delete what dead processes left in `run_dir`.
+
+    Raises:
+        Unavailable: something still runs after every stopwaitsecs is over; it is named.
+    """
+    began = now()
+    pids = {member.pid for member in family.members(layout.server_url)}
+    supervisord = _ask_to_stop(layout)
+    if supervisord:
+        pids.add(supervisord)
+        # One group is stopped after the other.
+        limit_s = sum(program.stop_s for program in layout.programs)
+    else:
+        # supervisord is gone, perhaps killed: its children never noticed.
+        limit_s = max(program.stop_s for program in layout.programs)
+        for pid in _eldest(pids):
+            _signal(pid, signal.SIGTERM)
+    _wait(layout, pids, began + limit_s + GRACE_S, tell)
+    removed, left = _sweep(layout, run_dir)
+    return Down(len(pids), now() - began, removed, left)
+
+
+def _ask_to_stop(layout: Layout) -> int:
+    """The pid of the supervisord that is now stopping everything, or 0 when there is none."""
+    control = Control(layout.socket)
+    try:
+        pid = control.pid()
+        control.shutdown()
+    except ShuttingDown:
+        return _recorded(layout)
+    except Unavailable:
+        pid = _recorded(layout)
+        if pid:
+            _signal(pid, signal.SIGTERM)  # it lives and does not answer: the other way to ask
+    finally:
+        control.close()
+    return pid
+
+
+def _wait(layout: Layout, pids: set[int], until: float, tell: Tell) -> None:
+    control = Control(layout.socket)
+    try:
+        _wait_for(layout, pids, until, tell, control)
+    finally:
+        control.close()
+
+
+def _wait_for(layout: Layout, pids: set[int], until: float, tell: Tell, control: Control) -> None:
+    told = 0
+    while True:
+        # Asking wakes supervisord, whose loop otherwise takes up to a second to see that a child ended.
+        control.alive()
+        # What was started while supervisord was stopping counts too.
+        left = {member.pid for member in family.members(layout.server_url)}
+        left |= {pid for pid in pids - left if family.alive(pid)}
+        if not left:
+            return
+        pids |= left
+        if len(left) != told:
+            tell(f"{len(left)} processes finish what they have")
+            told = len(left)
+        if now() >= until:
+            names = ", ".join(f"{pid} ({family.command(pid)})" for pid in sorted(left))
+            raise Unavailable(f"still running: {names}", details={"pids": sorted(left)})
+        time.sleep(LOOK_EVERY_S)
+
+
+def _eldest(pids: set[int]) -> list[int]:
+    """Those whose parent is none of them: an offload process is stopped by its own worker."""
+    return [pid for pid in sorted(pids) if family.parent(pid) not in pids]
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass
+
+
+def _sweep(layout: Layout, run_dir: Path) -> tuple[list[Path], list[Path]]:
+    removed: list[Path] = []
+    left: list[Path] = []
+    for directory in sorted({run_dir, layout.socket.parent}):
+        dead, live = family.dead_sockets(directory)
+        left += live
+        for path in dead:
+            path.unlink(missing_ok=True)
+            removed.append(path)
+    if layout.pidfile.exists() and not _recorded(layout):
+        layout.pidfile.unlink(missing_ok=True)
+        removed.append(layout.pidfile)
+    return removed, left
+
+
+def _recorded(layout: Layout) -> int:
+    """The pid in the pid file, if a supervisord lives by it; numbers are used again, so an old one may be anybody's."""
+    try:
+        pid = int(layout.pidfile.read_text())
+    except (OSError, ValueError):
+        return 0
+    return pid if family.alive(pid) and "supervisord" in family.command(pid) else 0

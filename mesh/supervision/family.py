@@ -1,0 +1,114 @@
+"""Which operating-system processes belong to a supervisord, even after it is gone.
+
+Owns: finding them by what supervisord writes into each child's environment, and whether a process lives.
+Leaves to others: ending them (down).
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Member(NamedTuple):
+    """A living process that a supervisord (or one of its children) started."""
+
+    pid: int
+    command: str
+
+
+def members(server_url: str) -> list[Member]:
+    """Everything alive whose SUPERVISOR_SERVER_URL is `server_url`: children and theirs. Empty without /proc."""
+    mark = b"SUPERVISOR_SERVER_URL=" + os.fsencode(server_url)
+    found = []
+    for pid in _pids():
+        try:
+            if mark not in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+                continue
+        except OSError:
+            continue  # it ended meanwhile, or belongs to somebody else
+        if pid != os.getpid() and alive(pid):
+            found.append(Member(pid, command(pid)))
+    return found
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs. One that ended and was not yet reaped (in a container, it may never be) does not."""
+    if pid <= 0:
+        return False
+    if Path("/proc/self/stat").exists():
+        return bool(fields := _stat(pid)) and fields[0] not in ("Z", "X")
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def command(pid: int) -> str:
+    """Its command line, words separated by a space; "" when there is none."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return ""
+    return " ".join(os.fsdecode(word) for word in words if word)
+
+
+def parent(pid: int) -> int:
+    """The process that started it (1 when that ended); 0 when unknown."""
+    fields = _stat(pid)
+    return int(fields[1]) if fields else 0
+
+
+def _stat(pid: int) -> list[str]:
+    """State, parent, … of a process; empty when there is none, or no /proc."""
+    try:
+        # "pid (name) state ppid …"; the name may hold spaces and brackets.
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+def dead_sockets(directory: Path) -> tuple[list[Path], list[Path]]:
+    """(dead, live): the unix sockets in `directory` on which nobody, or somebody, listens."""
+    dead: list[Path] = []
+    live: list[Path] = []
+    try:
+        entries = sorted(directory.iterdir())
+    except OSError:
+        return [], []
+    for path in entries:
+        try:
+            if stat.S_ISSOCK(path.lstat().st_mode):
+                (live if _listens(path) else dead).append(path)
+        except FileNotFoundError:
+            continue
+    return dead, live
+
+
+def _listens(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(0.5)
+        try:
+            probe.connect(str(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            return False
+        except OSError:
+            return True  # busy, of another kind, or not ours to judge: leave it alone
+    return True
+
+
+def _pids() -> Iterator[int]:
+    try:
+        names = os.listdir("/proc")
+    except OSError:
+        return
+    for name in names:
+        if name.isdigit():
+            yield int(name)

@@ -1,0 +1,97 @@
+"""Which trace the work at hand belongs to.
+
+Owns: reading and making W3C `traceparent` values, and the one in force (`current`).
+Leaves to others: carrying it (the wire's messages, HTTP headers), setting it for a handler (calls), recording spans.
+
+A traceparent is `00-<trace id, 32 hex>-<span id, 16 hex>-<flags, 2 hex>`. Strings are checked once, by `accept`, where
+they come in; everything behind that trusts them.
+
+Source: W3C Trace Context, sections 3.2 and 4.3.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Final, NamedTuple
+
+#: The traceparent of the work that runs now; "" outside of any.
+current: Final[ContextVar[str]] = ContextVar("mesh_traceparent", default="")
+
+#: `random` and not `secrets`: a span id must be unlikely to repeat, not hard to guess, and one is drawn per call.
+#: Python seeds it from the operating system, and anew in each forked child.
+Bits = Callable[[int], int]
+
+_SHAPE = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.ASCII | re.DOTALL)
+#: What nearly all of them look like: valid as it stands, and told in a third of the time.
+_COMMON = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-0[0-3]", re.ASCII)
+_NO_TRACE = "0" * 32
+_NO_SPAN = "0" * 16
+#: Sampled, and "the trace id is random": the flags that are defined; others are not passed on.
+_KNOWN_FLAGS = 0x03
+
+
+class Trace(NamedTuple):
+    """The parts of a traceparent."""
+
+    trace_id: str
+    span_id: str
+    flags: int
+
+    @property
+    def sampled(self) -> bool:
+        """Whether the caller may have recorded it."""
+        return bool(self.flags & 1)
+
+    def __str__(self) -> str:
+        return f"00-{self.trace_id}-{self.span_id}-{self.flags:02x}"
+
+
+def parse(header: str) -> Trace | None:
+    """The parts of a traceparent, or None when it is not a valid one.
+
+    A version above 00 is read as far as 00 goes; its additions are dropped.
+    """
+    found = _SHAPE.fullmatch(header)
+    if found is None:
+        return None
+    version, trace_id, span_id, flags, more = found.groups()
+    if version == "ff" or trace_id == _NO_TRACE or span_id == _NO_SPAN or (more and version == "00"):
+        return None
+    return Trace(trace_id, span_id, int(flags, 16) & _KNOWN_FLAGS)
+
+
+def accept(header: str | None) -> str:
+    """What came in, made safe to pass on: a valid traceparent of version 00, or "" (then a new trace begins)."""
+    if not header:
+        return ""
+    if _COMMON.fullmatch(header):
+        return header
+    trace = parse(header.strip())
+    return str(trace) if trace is not None else ""
+
+
+def root(bits: Bits = random.getrandbits) -> str:
+    """A new trace, sampled, with its first span."""
+    return "00-" + (bits(128) or 1).to_bytes(16, "big").hex() + "-" + _span(bits) + "-01"
+
+
+def child(parent: str | None = None, bits: Bits = random.getrandbits) -> str:
+    """A new span in the trace of `parent`; without one, a new trace.
+
+    Args:
+        parent: a traceparent from `accept`, `root` or `child`; None takes `current`.
+        bits: draws that many random bits.
+    """
+    if parent is None:
+        parent = current.get()
+    if not parent:
+        return root(bits)
+    return parent[:36] + _span(bits) + parent[52:]
+
+
+def _span(bits: Bits) -> str:
+    # Not a format string: that takes half as long again, and one is made for every call.
+    return (bits(64) or 1).to_bytes(8, "big").hex()

@@ -1,0 +1,285 @@
+"""Where processes listen: what an endpoint looks like, and who may have an ipc path.
+
+Owns: reading and checking endpoints, the private run directory, and the claim that keeps one listener per ipc path.
+Leaves to others: binding and connecting (zmq_transport, memory), and which endpoint belongs to whom (discovery).
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from mesh.errors import AddressInUse, BadEndpoint, SetupError
+
+#: sockaddr_un.sun_path holds 108 bytes on Linux, the last one a zero. Source: unix(7).
+IPC_PATH_BYTES = 107
+
+LOCK_SUFFIX = ".lock"
+
+_SHAPES = "write ipc:///absolute/path.sock, tcp://host:port, tcp://host:* or mem://name"
+_MEND_PATH = "set mesh.run_dir to a shorter directory"
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One endpoint, taken apart.
+
+    Attributes:
+        kind: "ipc", "tcp" or "mem".
+        address: the path of an ipc socket, the host of a tcp one, the name of a mem one.
+        port: 1–65535 for tcp; None where any free port will do, and for the other kinds.
+    """
+
+    kind: Literal["ipc", "tcp", "mem"]
+    address: str
+    port: int | None = None
+
+    def __str__(self) -> str:
+        if self.kind == "tcp":
+            return f"tcp://{self.address}:{'*' if self.port is None else self.port}"
+        return f"{self.kind}://{self.address}"
+
+
+def parse(text: str, *, dialling: bool = False) -> Endpoint:
+    """Take an endpoint apart and check it.
+
+    Args:
+        text: "ipc:///absolute/path", "tcp://host:port", "tcp://host:*" (IPv6 hosts in brackets), "mem://name".
+        dialling: whether it is to be connected to; wildcards are then refused.
+
+    Raises:
+        BadEndpoint: it is malformed, or its ipc path is longer than 107 bytes.
+    """
+    kind, separator, rest = text.partition("://")
+    if not separator:
+        raise BadEndpoint(f"{text!r} has no kind: {_SHAPES}")
+    if "\0" in rest or any(char.isspace() for char in rest):
+        raise BadEndpoint(f"{text!r} holds white space or a zero byte: {_SHAPES}")
+    if kind == "ipc":
+        return _parse_ipc(text, rest)
+    if kind == "tcp":
+        return _parse_tcp(text, rest, dialling=dialling)
+    if kind == "mem":
+        if not rest:
+            raise BadEndpoint(f"{text!r} has no name: write mem://name")
+        return Endpoint("mem", rest)
+    raise BadEndpoint(f"{text!r}: {kind!r} is not a kind of endpoint: {_SHAPES}")
+
+
+def _parse_ipc(text: str, path: str) -> Endpoint:
+    if not path.startswith("/"):
+        # A relative path would mean another place to each process; libzmq's "@abstract" names have no owner.
+        raise BadEndpoint(f"{text!r}: an ipc path is absolute: write ipc:///directory/name.sock")
+    if path.endswith("/"):
+        raise BadEndpoint(f"{text!r} names a directory: write ipc:///directory/name.sock")
+    length = len(os.fsencode(path))
+    if length > IPC_PATH_BYTES:
+        raise BadEndpoint(
+            f"{text!r}: the path has {length} bytes, the operating system allows {IPC_PATH_BYTES}: {_MEND_PATH}",
+            details={"bytes": length, "limit": IPC_PATH_BYTES},
+        )
+    return Endpoint("ipc", path)
+
+
+def _parse_tcp(text: str, rest: str, *, dialling: bool) -> Endpoint:
+    host, separator, port = rest.rpartition(":")
+    if not separator or not host or (":" in host and not (host[0] == "[" and host[-1] == "]")):
+        raise BadEndpoint(f"{text!r} needs a host and a port: write tcp://host:port, for IPv6 tcp://[::1]:port")
+    if dialling and "*" in (host, port):
+        raise BadEndpoint(f"{text!r} cannot be connected to: give the host and the port it was bound to")
+    if port == "*":
+        return Endpoint("tcp", host)
+    if not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
+        raise BadEndpoint(f"{text!r}: {port!r} is not a port: 1–65535, or * to listen on any free one")
+    return Endpoint("tcp", host, int(port))
+
+
+def ensure_run_dir(run_dir: Path) -> Path:
+    """Make the directory for ipc sockets, with mode 0700, or check that the one there can be trusted.
+
+    Raises:
+        SetupError: it cannot be made, is not a directory, belongs to another user, or others may write to it.
+    """
+    try:
+        run_dir.parent.mkdir(parents=True, exist_ok=True)
+        run_dir.mkdir(mode=0o700, exist_ok=True)
+        found = run_dir.stat()
+    except OSError as exc:
+        raise SetupError(
+            f"run directory {run_dir}: {exc.strerror}: set mesh.run_dir to a directory that can be made"
+        ) from exc
+    if found.st_uid != os.geteuid():
+        raise SetupError(
+            f"run directory {run_dir} belongs to user {found.st_uid}, this process to user {os.geteuid()}: "
+            f"set mesh.run_dir to a directory of your own"
+        )
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise SetupError(
+            f"run directory {run_dir} may be written by others (mode {stat.S_IMODE(found.st_mode):04o}): "
+            f"chmod 700 {run_dir}"
+        )
+    return run_dir
+
+
+class Claim:
+    """The right to bind one ipc path, for as long as the listener lives.
+
+    libzmq unlinks whatever is at an ipc path before it binds, so it would take a live endpoint away. The right is
+    an flock on PATH.lock: the kernel frees it however its owner ends, kill -9 included.
+    """
+
+    def __init__(self, path: str, fd: int) -> None:
+        self.path = path
+        self._fd = fd
+        self._pid = os.getpid()
+
+    @classmethod
+    def take(cls, path: str | Path) -> Claim:
+        """Claim `path`, and remove the socket that a dead owner left there.
+
+        Raises:
+            AddressInUse: a live process listens there; the message names its pid.
+            BadEndpoint: something that is no socket is there, or the directory cannot be written.
+        """
+        path = os.fspath(path)
+        try:
+            fd = _lock(path + LOCK_SUFFIX)
+        except OSError as exc:
+            raise BadEndpoint(
+                f"ipc://{path}: cannot write its lock file ({exc.strerror}): "
+                f"set mesh.run_dir to a directory of your own"
+            ) from exc
+        if fd is None:
+            pid = _owner(path + LOCK_SUFFIX)
+            who = f"process {pid}" if pid else "another process"
+            raise AddressInUse(
+                f"ipc://{path}: {who} listens there: stop it, or choose another name",
+                details={"pid": pid} if pid else None,
+            )
+        try:
+            _remove_stale(path)
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        except BaseException:
+            _unlink(path + LOCK_SUFFIX)
+            os.close(fd)
+            raise
+        return cls(path, fd)
+
+    def release(self) -> None:
+        """Remove the socket and the lock; harmless the second time.
+
+        Only after the listener is closed: from here on the path may be another's.
+        """
+        fd, self._fd = self._fd, -1
+        if fd < 0:
+            return
+        # A forked child shares the lock but does not own the path.
+        if self._pid == os.getpid():
+            _unlink(self.path)
+            # Unlinked while locked: who waits with the old file open sees that it is no longer the one at the path.
+            _unlink(self.path + LOCK_SUFFIX)
+        os.close(fd)
+
+
+@contextmanager
+def claimed(path: str | Path) -> Iterator[Claim]:
+    """`Claim.take` for the length of a with-block."""
+    claim = Claim.take(path)
+    try:
+        yield claim
+    finally:
+        claim.release()
+
+
+def sweep(run_dir: Path) -> list[Path]:
+    """Remove the sockets in `run_dir` whose owners are dead, with their locks, and return their paths.
+
+    A socket without a lock file was not made by mesh (supervisor's own, for example) and is left alone.
+    """
+    removed = []
+    for lock in sorted(run_dir.glob(f"*{LOCK_SUFFIX}")):
+        path = str(lock)[: -len(LOCK_SUFFIX)]
+        try:
+            fd = _lock(str(lock), create=False)
+        except OSError:
+            continue  # gone meanwhile, or not ours to open
+        if fd is None:
+            continue
+        try:
+            _remove_stale(path)
+            _unlink(str(lock))
+            removed.append(Path(path))
+        except (AddressInUse, BadEndpoint):
+            continue
+        finally:
+            os.close(fd)
+    return removed
+
+
+def _lock(lock: str, *, create: bool = True) -> int | None:
+    """The descriptor of the locked file that now is at `lock`, or None if another holds it."""
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if create else 0)
+    while True:
+        fd = os.open(lock, flags, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            mine, there = os.fstat(fd), os.stat(lock)
+        except BlockingIOError:
+            os.close(fd)
+            return None
+        except FileNotFoundError:
+            os.close(fd)  # its owner released it between our open and our lock
+            continue
+        except BaseException:
+            os.close(fd)
+            raise
+        if os.path.samestat(mine, there):
+            return fd
+        os.close(fd)
+
+
+def _owner(lock: str) -> int | None:
+    try:
+        text = Path(lock).read_text(encoding="ascii", errors="replace").strip()
+    except OSError:
+        return None
+    return int(text) if text.isascii() and text.isdigit() else None
+
+
+def _remove_stale(path: str) -> None:
+    """Unlink the socket at `path` that nobody listens on; the caller holds its lock."""
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(found.st_mode):
+        raise BadEndpoint(f"ipc://{path}: what is there is no socket: remove it, or choose another name")
+    if _answers(path):
+        raise AddressInUse(
+            f"ipc://{path}: a process listens there that holds no claim: stop it, or choose another name"
+        )
+    _unlink(path)
+
+
+def _answers(path: str) -> bool:
+    """Whether a process listens on the unix socket, lock or no lock."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        # Anything but a refusal (a full backlog, another socket type, no permission) may well be alive.
+        return probe.connect_ex(path) not in (errno.ECONNREFUSED, errno.ENOENT)
+
+
+def _unlink(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass

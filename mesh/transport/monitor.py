@@ -1,0 +1,61 @@
+"""What libzmq's I/O thread saw happen to a socket's connections.
+
+Owns: the monitor socket and its events as calls.
+Leaves to others: what to do about them (dealer, router, pubsub).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+
+import zmq
+
+from mesh.transport.sockets import Edge, Socket
+
+#: Only what is acted on: each event costs a wake-up.
+WATCHED = (
+    zmq.EVENT_HANDSHAKE_SUCCEEDED
+    | zmq.EVENT_DISCONNECTED
+    | zmq.EVENT_CLOSED
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+)
+
+#: Source: zmq_socket_monitor(3): frame 1 is a 16-bit event and a 32-bit value, in the machine's byte order.
+_EVENT = struct.Struct("=HI")
+
+REASONS = {
+    zmq.EVENT_DISCONNECTED: "connection lost",
+    zmq.EVENT_CLOSED: "connection refused",
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: "handshake failed",
+    zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: "handshake failed: the other end does not speak ZMTP",
+    zmq.EVENT_HANDSHAKE_FAILED_AUTH: "handshake failed: not authorised",
+}
+
+
+class Monitor:
+    """Watches one socket; must be made before it binds or connects, and closed before it is closed."""
+
+    __slots__ = ("_edge", "_heard", "_pair", "_watched")
+
+    def __init__(self, socket: Socket, heard: Callable[[int, int, str], None]) -> None:
+        """`heard(event, value, endpoint)`: value is a file descriptor or an error number, as libzmq has it."""
+        self._watched = socket
+        self._heard = heard
+        self._pair: Socket = socket.get_monitor_socket(WATCHED)
+        self._pair.linger = 0
+        self._edge = Edge(self._pair, self._read)
+
+    def _read(self) -> None:
+        frames = self._pair.recv_multipart(zmq.NOBLOCK)
+        event, value = _EVENT.unpack(frames[0])
+        self._heard(event, value, frames[1].decode("utf-8", "replace"))
+
+    def close(self) -> None:
+        """Stop watching; harmless the second time."""
+        self._edge.close()
+        if not self._watched.closed:
+            self._watched.disable_monitor()
+        self._pair.close()

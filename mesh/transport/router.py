@@ -1,0 +1,295 @@
+"""The accepting end: one ROUTER bound for a whole worker, one channel per peer.
+
+Owns: telling peers apart, an outbox for each, and noticing that one has gone.
+Leaves to others: what the frames mean (sessions), who may connect (curve).
+
+A ROUTER never says that a peer went away: it drops what is sent to it, or with ROUTER_MANDATORY refuses the send. So
+the monitor's DISCONNECTED, which knows only a file descriptor, is matched with the descriptor that the peer's first
+message came on, and proved by an empty message: refused, the peer is gone; delivered, the number was used again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict, deque
+from collections.abc import Callable
+
+import zmq
+
+from mesh.errors import ProtocolViolation
+from mesh.protocol import codec
+from mesh.protocol.messages import REJECT
+from mesh.telemetry.logs import get_logger
+from mesh.transport.contract import Buffer, MakeSession, Session
+from mesh.transport.endpoints import Claim
+from mesh.transport.monitor import Monitor
+from mesh.transport.sockets import Edge, LinkOptions, Socket
+
+log = get_logger("mesh.transport")
+
+#: What may wait in our memory for one peer that does not read; past it the peer is cut. Replies are bounded by the
+#: credit of the link, so only a peer that asks for much and reads nothing comes here.
+MAX_BACKLOG_BYTES = 128 * 1024 * 1024
+#: When to prove a disconnection. The event comes from the I/O thread a moment before the ROUTER itself knows.
+PROOFS_S = (0.002, 0.02, 0.2, 1.0)
+#: Peers that were cut are answered with a reject if they go on; of so many we remember why.
+REMEMBERED_CUTS = 1024
+#: A frame of no messages: legal, and without effect on whoever gets it.
+NOTHING = b""
+
+
+class RouterChannel:
+    """See contract.Channel: one peer of a listener."""
+
+    __slots__ = ("_listener", "backlog", "backlog_bytes", "fd", "gone", "ident", "peer", "session", "woken")
+
+    session: Session
+
+    def __init__(self, listener: RouterListener, ident: bytes, fd: int) -> None:
+        self._listener = listener
+        self.ident = ident
+        self.fd = fd
+        self.peer = ident.hex()
+        self.backlog: deque[list[Buffer]] = deque()
+        self.backlog_bytes = 0
+        self.woken = False
+        self.gone = False
+
+    def wake(self) -> None:
+        if not self.woken and not self.gone:
+            self.woken = True
+            self._listener.woke(self)
+
+    def close(self, reason: str = "closed") -> None:
+        if not self.gone:
+            self._listener.cut(self, reason)
+
+
+class RouterListener:
+    """See contract.Listener."""
+
+    def __init__(
+        self,
+        socket: Socket,
+        endpoint: str,
+        accept: MakeSession,
+        options: LinkOptions,
+        claim: Claim | None,
+        forget: Callable[[RouterListener], None],
+    ) -> None:
+        """Takes over a socket that `monitored_bind` has bound."""
+        self.endpoint = endpoint
+        self._socket = socket
+        self._accept = accept
+        self._options = options
+        self._claim = claim
+        self._forget = forget
+        self._loop = asyncio.get_running_loop()
+        self._peers: dict[bytes, RouterChannel] = {}
+        self._by_fd: dict[int, bytes] = {}
+        self._cuts: OrderedDict[bytes, str] = OrderedDict()
+        self._woken: list[RouterChannel] = []
+        self._flushing: asyncio.Handle | None = None
+        self._proofs: set[asyncio.TimerHandle] = set()
+        self._blocked: set[RouterChannel] = set()
+        self._retry: asyncio.TimerHandle | None = None
+        self._edge = Edge(socket, self._read)
+        self._monitor: Monitor | None = None
+
+    def watch(self, monitor: Monitor) -> None:
+        """Own the monitor that was made before the bind."""
+        self._monitor = monitor
+
+    # --- reading ----------------------------------------------------------------------------------------
+
+    def _read(self) -> None:
+        """Take one message; raises zmq.Again when there is none."""
+        socket = self._socket
+        ident = socket.recv(zmq.NOBLOCK)
+        channel = self._peers.get(ident)
+        frames: list[Buffer] = []
+        if channel is None:
+            if not socket.getsockopt(zmq.RCVMORE):
+                return
+            first = socket.recv(zmq.NOBLOCK, copy=False)
+            if ident in self._cuts:
+                self._refuse_again(ident)
+                self._skip()
+                return
+            channel = self._meet(ident, first)
+            frames.append(first.bytes)
+        elif socket.getsockopt(zmq.RCVMORE):
+            frames.append(socket.recv(zmq.NOBLOCK))
+        while socket.getsockopt(zmq.RCVMORE):
+            frames.append(socket.recv(zmq.NOBLOCK, copy=False).buffer)
+        try:
+            channel.session.receive(frames or [NOTHING])
+        except ProtocolViolation as violation:
+            log.warning("peer broke the protocol, link cut", peer=channel.peer, reason=violation.message)
+            self.cut(channel, f"protocol violation: {violation.message}")
+
+    def _skip(self) -> None:
+        while self._socket.getsockopt(zmq.RCVMORE):
+            self._socket.recv(zmq.NOBLOCK, copy=False)
+
+    def _meet(self, ident: bytes, first: zmq.Frame) -> RouterChannel:
+        try:
+            fd = int(first.get(zmq.SRCFD))
+        except (zmq.ZMQError, TypeError, ValueError):
+            fd = -1
+        channel = self._peers[ident] = RouterChannel(self, ident, fd)
+        if fd >= 0:
+            before = self._by_fd.get(fd)
+            self._by_fd[fd] = ident
+            if before is not None and before in self._peers:
+                # The descriptor is another's now: its former owner is gone, whatever the monitor still has to say.
+                self._lose(self._peers[before], "connection lost")
+                self._by_fd[fd] = ident
+        channel.session = self._accept(channel)
+        channel.session.opened()
+        return channel
+
+    # --- sending ----------------------------------------------------------------------------------------
+
+    def woke(self, channel: RouterChannel) -> None:
+        """A channel has something to send: flush in this tick."""
+        self._woken.append(channel)
+        if self._flushing is None:
+            self._flushing = self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flushing = None
+        woken, self._woken = self._woken, []
+        for channel in woken:
+            channel.woken = False
+            if not channel.gone:
+                self._flush_one(channel)
+        if not self._socket.closed:
+            self._edge.look()
+
+    def _flush_one(self, channel: RouterChannel) -> None:
+        waiting = channel.session.data_to_send()
+        if channel.backlog:
+            self._defer(channel, waiting)
+            return
+        for at, frames in enumerate(waiting):
+            if not self._send(channel, frames):
+                if not channel.gone:
+                    self._defer(channel, waiting[at:])
+                return
+
+    def _send(self, channel: RouterChannel, frames: list[Buffer]) -> bool:
+        """Send one message; False when there is no room, or the peer turns out to be gone."""
+        send = self._socket.send
+        try:
+            send(channel.ident, zmq.NOBLOCK | zmq.SNDMORE)
+            if len(frames) == 1:
+                send(frames[0], zmq.NOBLOCK)
+            else:
+                send(frames[0], zmq.NOBLOCK | zmq.SNDMORE)
+                for frame in frames[1:-1]:
+                    send(frame, zmq.NOBLOCK | zmq.SNDMORE, copy=False)
+                send(frames[-1], zmq.NOBLOCK, copy=False)
+        except zmq.Again:
+            return False
+        except zmq.ZMQError as exc:
+            if exc.errno != zmq.EHOSTUNREACH:
+                raise
+            self._lose(channel, "connection lost")
+            return False
+        return True
+
+    def _defer(self, channel: RouterChannel, waiting: list[list[Buffer]]) -> None:
+        for frames in waiting:
+            channel.backlog.append(frames)
+            channel.backlog_bytes += sum(map(len, frames))
+        if channel.backlog_bytes > MAX_BACKLOG_BYTES:
+            log.warning("peer reads too slowly, link cut", peer=channel.peer, waiting_bytes=channel.backlog_bytes)
+            self.cut(channel, f"{channel.backlog_bytes} bytes wait for a peer that does not read")
+            return
+        self._blocked.add(channel)
+        if self._retry is None:
+            self._retry = self._loop.call_later(0.002, self._unblock)
+
+    def _unblock(self) -> None:
+        self._retry = None
+        for channel in list(self._blocked):
+            while channel.backlog and not channel.gone and self._send(channel, channel.backlog[0]):
+                channel.backlog_bytes -= sum(map(len, channel.backlog.popleft()))
+            if not channel.backlog or channel.gone:
+                self._blocked.discard(channel)
+        if self._blocked:
+            self._retry = self._loop.call_later(0.002, self._unblock)
+        if not self._socket.closed:
+            self._edge.look()
+
+    # --- peers that go ----------------------------------------------------------------------------------
+
+    def heard(self, event: int, value: int, _endpoint: str) -> None:
+        """The monitor's events; of interest is only which descriptor was disconnected."""
+        if event == zmq.EVENT_DISCONNECTED and value in self._by_fd:
+            self._prove(self._by_fd[value], 0)
+
+    def _prove(self, ident: bytes, proof: int) -> None:
+        def prove() -> None:
+            self._proofs.discard(timer)
+            channel = self._peers.get(ident)
+            if channel is not None and self._send(channel, [NOTHING]) and proof + 1 < len(PROOFS_S):
+                self._prove(ident, proof + 1)
+
+        timer = self._loop.call_later(PROOFS_S[proof], prove)
+        self._proofs.add(timer)
+
+    def cut(self, channel: RouterChannel, reason: str) -> None:
+        """Send what the session still has to say, then treat the peer as gone; it is told if it goes on."""
+        for frames in channel.session.data_to_send():
+            if channel.gone or not self._send(channel, frames):
+                break
+        self._cuts[channel.ident] = reason
+        while len(self._cuts) > REMEMBERED_CUTS:
+            self._cuts.popitem(last=False)
+        self._lose(channel, reason)
+
+    def _refuse_again(self, ident: bytes) -> None:
+        # It has not understood that it was cut: ROUTER has no way to close one connection, so say it again.
+        try:
+            self._socket.send(ident, zmq.NOBLOCK | zmq.SNDMORE)
+            self._socket.send(codec.one(REJECT, "protocol_violation", self._cuts[ident][:500]), zmq.NOBLOCK)
+        except zmq.ZMQError:
+            self._cuts.pop(ident, None)
+
+    def _lose(self, channel: RouterChannel, reason: str) -> None:
+        if channel.gone:
+            return
+        channel.gone = True
+        self._peers.pop(channel.ident, None)
+        if self._by_fd.get(channel.fd) == channel.ident:
+            del self._by_fd[channel.fd]
+        self._blocked.discard(channel)
+        channel.backlog.clear()
+        channel.session.lost(reason)
+
+    async def close(self, linger_s: float = 0.0) -> None:
+        if self._socket.closed:
+            return
+        self._flush()
+        for channel in list(self._peers.values()):
+            for frames in channel.session.data_to_send():
+                if channel.gone or not self._send(channel, frames):
+                    break
+        self._edge.close()
+        if self._monitor is not None:
+            self._monitor.close()
+        for timer in self._proofs:
+            timer.cancel()
+        if self._retry is not None:
+            self._retry.cancel()
+        if self._flushing is not None:
+            self._flushing.cancel()
+        # LINGER decides how long the context's end may wait for the peers to take what was sent.
+        self._socket.close(linger=int(max(linger_s, self._options.linger_s) * 1000))
+        if self._claim is not None:
+            self._claim.release()
+        self._forget(self)
+        for channel in list(self._peers.values()):
+            self._lose(channel, "listener closed")

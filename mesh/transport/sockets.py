@@ -1,0 +1,113 @@
+"""Making ZeroMQ sockets with every option that must be set before bind or connect.
+
+Owns: the options, and reading a socket from an event loop without missing an edge.
+Leaves to others: what is read (dealer, router, pubsub), where to bind (endpoints).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import zmq
+
+#: How many messages one drain takes before the loop's other work has its turn. A message holds a tick's worth of
+#: calls, so 64 of them are plenty; benchmarks/rpc.py shows no gain beyond 32.
+DRAIN_BUDGET = 64
+
+Context = zmq.Context[zmq.Socket[bytes]]
+Socket = zmq.Socket[bytes]
+
+
+@dataclass(frozen=True)
+class LinkOptions:
+    """What every socket of a transport is made with.
+
+    Attributes:
+        heartbeat_s: how often libzmq's I/O thread asks an idle peer for a sign of life.
+        heartbeat_timeout_s: silence after which it calls the connection dead.
+        connect_timeout_s: how long a dialled connection may take to stand.
+        max_message_bytes: a larger frame cuts the connection that it came on.
+        linger_s: how long a closed socket may still hand over what was sent.
+    """
+
+    heartbeat_s: float = 1.0
+    heartbeat_timeout_s: float = 3.0
+    connect_timeout_s: float = 2.0
+    max_message_bytes: int = 66 * 1024 * 1024
+    linger_s: float = 0.25
+
+
+def make(context: Context, kind: int, options: LinkOptions) -> Socket:
+    """A socket with no lingering, bounded messages and heartbeats; not yet bound or connected."""
+    socket = context.socket(kind)
+    socket.linger = 0
+    socket.setsockopt(zmq.MAXMSGSIZE, options.max_message_bytes)
+    socket.setsockopt(zmq.HEARTBEAT_IVL, int(options.heartbeat_s * 1000))
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, int(options.heartbeat_timeout_s * 1000))
+    # The peer, too, forgets us when we fall silent: TTL is in units of 100 ms on the wire.
+    socket.setsockopt(zmq.HEARTBEAT_TTL, int(options.heartbeat_timeout_s * 1000))
+    socket.setsockopt(zmq.HANDSHAKE_IVL, int(options.connect_timeout_s * 1000))
+    socket.setsockopt(zmq.IPV6, 1)
+    return socket
+
+
+class Edge:
+    """Calls `read` until there is nothing left, whenever a socket may have become readable.
+
+    ZMQ_FD is edge-triggered: it wakes once for many messages, and not at all for those that arrive while we send. So
+    whoever sends calls `look` afterwards.
+    """
+
+    __slots__ = ("_again", "_fd", "_loop", "_read", "_socket")
+
+    def __init__(self, socket: Socket, read: Callable[[], None]) -> None:
+        """`read` takes one message from the socket and raises `zmq.Again` when there is none."""
+        self._socket = socket
+        self._read = read
+        self._loop = asyncio.get_running_loop()
+        self._fd: int = socket.getsockopt(zmq.FD)  # type: ignore[assignment]  # typed for every option at once
+        self._again: asyncio.Handle | None = None
+        self._loop.add_reader(self._fd, self.drain)
+        # The edge of what came before we listened is gone.
+        self._again = self._loop.call_soon(self.drain)
+
+    def drain(self) -> None:
+        """Read until the socket is empty or the budget is used; then go on in the next tick."""
+        if self._fd < 0:
+            return
+        self._again = None
+        read = self._read
+        try:
+            for _ in range(DRAIN_BUDGET):
+                read()
+        except zmq.Again:
+            return
+        except zmq.ZMQError:
+            # Closed by what we just read, or by the context's end.
+            if self._socket.closed or self._fd < 0:
+                return
+            raise
+        except Exception as exc:
+            # One message that its reader could not bear must not leave the rest unread for ever.
+            context = {"message": "mesh: reading a socket failed", "exception": exc}
+            self._loop.call_exception_handler(context)
+        if self._fd >= 0:
+            self._again = self._loop.call_soon(self.drain)
+
+    def look(self) -> None:
+        """After a send: an edge may have been consumed by it; read what is there."""
+        if self._again is None and self._fd >= 0:
+            events: int = self._socket.getsockopt(zmq.EVENTS)  # type: ignore[assignment]  # typed for every option
+            if events & zmq.POLLIN:
+                self.drain()
+
+    def close(self) -> None:
+        """Stop watching; call it before the socket is closed."""
+        if self._fd >= 0:
+            self._loop.remove_reader(self._fd)
+            self._fd = -1
+            if self._again is not None:
+                self._again.cancel()
+                self._again = None

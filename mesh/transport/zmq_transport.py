@@ -1,0 +1,139 @@
+"""ZeroMQ as a transport: the only place where its context, sockets and addresses meet.
+
+Owns: the context, binding without stealing, and closing everything.
+Leaves to others: each kind of socket (dealer, router, pubsub), what the frames mean (protocol).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import zmq
+
+from mesh.errors import AddressInUse, BadEndpoint, SetupError
+from mesh.transport.contract import Buffer, Listener, MakeSession, Publisher, Subscriber
+from mesh.transport.dealer import DealerChannel
+from mesh.transport.endpoints import Claim, ensure_run_dir, parse
+from mesh.transport.monitor import Monitor
+from mesh.transport.pubsub import ZmqPublisher, ZmqSubscriber
+from mesh.transport.router import RouterListener
+from mesh.transport.sockets import Context, LinkOptions, Socket, make
+
+#: A monitored link takes three of a context's sockets; libzmq's default of 1,023 would end at 340 links.
+MAX_SOCKETS = 65_535
+
+
+class ZmqTransport:
+    """See contract.Transport.
+
+    Args:
+        run_dir: where ipc sockets live: made with mode 0700, refused when others may write to it.
+        bind: "ipc", or "tcp://host:*" to listen on the network.
+        options: heartbeats, limits and time-outs of every link.
+    """
+
+    def __init__(self, run_dir: Path, *, bind: str = "ipc", options: LinkOptions | None = None) -> None:
+        self._run_dir = run_dir
+        self._bind = bind
+        self._options = options or LinkOptions()
+        self._context: Context = zmq.Context()
+        self._context.set(zmq.MAX_SOCKETS, MAX_SOCKETS)
+        self._names = itertools.count(1)
+        self._owned: set[DealerChannel | RouterListener | ZmqPublisher | ZmqSubscriber] = set()
+        self._closing = False
+
+    def endpoint(self, name: str) -> str:
+        if self._bind != "ipc":
+            return self._bind
+        return f"ipc://{ensure_run_dir(self._run_dir)}/{name}-{os.getpid()}-{next(self._names)}.sock"
+
+    def dial(self, endpoint: str, make_session: MakeSession) -> DealerChannel:
+        parse(endpoint, dialling=True)
+        self._check_open()
+        channel = DealerChannel(self._context, endpoint, make_session, self._options, self._owned.discard)
+        self._owned.add(channel)
+        return channel
+
+    async def listen(self, endpoint: str, accept: MakeSession) -> Listener:
+        self._check_open()
+        socket = make(self._context, zmq.ROUTER, self._options)
+        socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        listener: RouterListener | None = None
+
+        def heard(event: int, value: int, at: str) -> None:
+            if listener is not None:
+                listener.heard(event, value, at)
+
+        monitor = Monitor(socket, heard)
+        try:
+            bound, claim = self._bind_socket(socket, endpoint)
+        except BaseException:
+            monitor.close()
+            socket.close()
+            raise
+        listener = RouterListener(socket, bound, accept, self._options, claim, self._owned.discard)
+        listener.watch(monitor)
+        self._owned.add(listener)
+        return listener
+
+    def publisher(self) -> Publisher:
+        self._check_open()
+        publisher = ZmqPublisher(self._context, self._options, self._owned.discard)
+        self._owned.add(publisher)
+        return publisher
+
+    def subscriber(self, endpoint: str, on_event: Callable[[str, Buffer], None]) -> Subscriber:
+        self._check_open()
+        socket = make(self._context, zmq.SUB, self._options)
+        socket.setsockopt(zmq.RCVHWM, 10_000)
+        try:
+            bound, claim = self._bind_socket(socket, endpoint)
+        except BaseException:
+            socket.close()
+            raise
+        subscriber = ZmqSubscriber(socket, bound, on_event, claim, self._owned.discard)
+        self._owned.add(subscriber)
+        return subscriber
+
+    def _bind_socket(self, socket: Socket, endpoint: str) -> tuple[str, Claim | None]:
+        """Bind without taking a live endpoint away; the address as bound, and the claim that keeps it ours."""
+        where = parse(endpoint)
+        claim: Claim | None = None
+        if where.kind == "ipc":
+            ensure_run_dir(Path(where.address).parent)
+            claim = Claim.take(where.address)
+        elif where.kind != "tcp":
+            raise BadEndpoint(f"{endpoint!r}: the ZeroMQ transport listens on ipc:// and tcp:// only")
+        try:
+            socket.bind(endpoint)
+        except zmq.ZMQError as exc:
+            if claim is not None:
+                claim.release()
+            if exc.errno == zmq.EADDRINUSE:
+                raise AddressInUse(
+                    f"{endpoint}: another process listens there: stop it, or choose another port"
+                ) from exc
+            raise BadEndpoint(f"{endpoint}: cannot be bound: {exc.strerror}") from exc
+        last: Any = socket.getsockopt(zmq.LAST_ENDPOINT)
+        return last.rstrip(b"\0").decode(), claim
+
+    def _check_open(self) -> None:
+        if self._closing:
+            raise SetupError("the transport is closed")
+
+    async def close(self) -> None:
+        if self._closing:
+            return
+        self._closing = True
+        for owned in list(self._owned):
+            if isinstance(owned, RouterListener):
+                await owned.close()
+            else:
+                owned.close()
+        # Waits for what lingers, at most LinkOptions.linger_s (or what a listener was closed with).
+        await asyncio.get_running_loop().run_in_executor(None, self._context.term)

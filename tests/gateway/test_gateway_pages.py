@@ -1,0 +1,189 @@
+"""The gateway's own pages: health, metrics, the list of what runs, OpenAPI, documentation."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+import pytest
+from gateway_fakes import FakeNode, record_of
+from gateway_front import Front
+from gateway_shop import Item, open_shop
+from openapi_spec_validator import OpenAPIV31SpecValidator, validate
+
+from mesh.discovery.record import Instance, RouteRecord
+from mesh.gateway.catalog import Catalog
+from mesh.gateway.openapi import document
+from mesh.telemetry.metrics import Recorder
+
+
+@pytest.fixture
+def shop(front: Front) -> Front:
+    open_shop(front.node)
+    return front
+
+
+def described(node: FakeNode) -> dict[str, Any]:
+    """The document, as it travels, validated."""
+    told: dict[str, Any] = msgspec.json.decode(
+        msgspec.json.encode(document(Catalog(node.table), title="mesh", version="1"))
+    )
+    validate(told, cls=OpenAPIV31SpecValidator)
+    return told
+
+
+# --- health ---------------------------------------------------------------------------------------
+
+
+async def test_a_gateway_is_ready_once_a_hub_has_told_and_stays_so(front: Front) -> None:
+    """Alive from the start; ready with the first word of a hub; a hub that dies later takes nothing away."""
+    front.node.agent.synced = False
+    assert (await front.get("/livez")).status == 200
+    told = await front.get("/readyz")
+    assert (told.status, told.headers["Retry-After"]) == (503, "1")
+    assert b"[-] hub: no hub has told yet" in told.body
+    front.node.agent.synced = True
+    assert (await front.get("/readyz")).body == b"ready\n"
+    front.node.agent.synced = False
+    told = await front.get("/readyz?verbose")
+    assert told.status == 200
+    assert told.body.splitlines()[1].startswith(b"[+] hub: none at hand")
+
+
+async def test_a_gateway_that_leaves_is_alive_but_not_ready(front: Front) -> None:
+    """And every answer closes its connection."""
+    front.gateway.health.draining = True
+    told = await front.get("/readyz?verbose=1")
+    assert (told.status, told.headers["Connection"]) == (503, "close")
+    assert b"[-] drain: leaving" in told.body
+    assert (await front.get("/livez")).status == 200
+
+
+# --- metrics and status ---------------------------------------------------------------------------
+
+
+async def test_metrics_are_those_of_every_process_of_the_host(shop: Front) -> None:
+    """Scraped at once; a worker that does not answer is left out and counted; other hosts are theirs to tell."""
+    shop.node.join(
+        Instance("shop", "shop-2", 2, worker="stuck", host="testhost", endpoint="mem://2"),
+        Instance("shop", "shop-3", 3, worker="far", host="otherhost", endpoint="mem://3"),
+    )
+    worker = Recorder()
+    worker.method("server", "shop", "hello").begin()
+    worker.method("server", "shop", "hello").end(0.002)
+    shop.node.snapshots = {"shop-1": worker.snapshot(), "shop-2": None}
+    await shop.get("/hello/x")
+    told = await shop.get("/metrics")
+    assert told.kind.startswith("text/plain")
+    text = told.body.decode()
+    assert re.search(r'mesh_requests_total\{[^}]*side="http"[^}]*worker="gateway-1"\} 1', text)
+    assert re.search(r'mesh_requests_total\{[^}]*side="server"[^}]*worker="worker-shop-1"\} 1', text)
+    assert re.search(r'mesh_worker_up\{[^}]*worker="stuck"\} 0', text)
+    assert "otherhost" not in text
+    assert "far" not in text
+    again = (await shop.get("/metrics")).body.decode()
+    assert re.search(r'mesh_metrics_unanswered_total\{[^}]*reason="deadline_exceeded"[^}]*\} 1', again)
+
+
+async def test_mesh_shows_what_runs(shop: Front) -> None:
+    """Services with methods, routes and instances; the gateway; the hubs; conflicts."""
+    shop.node.serve("ashop", [RouteRecord("GET", "/page", "page")], page=shop.node.runs["shop.page"])
+    told = (await shop.get("/mesh")).json
+    by_name = {each["name"]: each for each in told["services"]}
+    assert by_name["shop"]["instances"][0]["worker"] == "worker-shop-1"
+    assert {"verb": "GET", "path": "/hello/{name}", "method": "hello"} in by_name["shop"]["routes"]
+    assert told["conflicts"] == [{"verb": "GET", "path": "/page", "served_by": "ashop", "ignored": "shop"}]
+    assert told["gateway"]["ready"] is True
+    assert told["hubs"] == [{"endpoint": "ipc:///run/hub.sock", "state": "learned"}]
+
+
+# --- OpenAPI --------------------------------------------------------------------------------------
+
+
+async def test_the_document_is_valid_and_has_every_operation(shop: Front) -> None:
+    """OpenAPI 3.1 as a validator understands it, from the real signatures."""
+    told = await shop.get("/openapi.json")
+    spec = told.json
+    validate(spec, cls=OpenAPIV31SpecValidator)
+    assert spec["openapi"].startswith("3.1")
+    item = spec["paths"]["/items"]["post"]
+    assert item["requestBody"]["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/Item"}
+    assert item["responses"]["201"]["content"]["application/json"]["schema"]["$ref"].endswith("/Item")
+    assert spec["components"]["schemas"]["Item"]["properties"]["to"]["anyOf"][0]["$ref"].endswith("/Address")
+    hello = spec["paths"]["/hello/{name}"]["get"]
+    assert (hello["summary"], hello["description"]) == ("Greet somebody.", "By name.")
+    assert set(spec["paths"]["/items/{id}"]) == {"patch", "delete"}
+    assert "text/event-stream" in spec["paths"]["/count/{n}"]["get"]["responses"]["200"]["content"]
+    assert "image/png" in spec["paths"]["/shrink"]["post"]["responses"]["200"]["content"]
+    assert "/rpc/shop/hello" in spec["paths"]
+    assert "$defs" not in told.body.decode()
+
+
+async def test_the_document_follows_the_registry(front: Front) -> None:
+    """A service that comes is in the next document."""
+    assert (await front.get("/openapi.json")).json["paths"] == {}
+    open_shop(front.node)
+    assert "/hello/{name}" in (await front.get("/openapi.json")).json["paths"]
+
+
+async def test_definitions_of_one_name_but_two_meanings_are_kept_apart() -> None:
+    """Two services may both call something Item; equal ones are shared."""
+    first, second = (msgspec.defstruct("Item", [("name", str)]), msgspec.defstruct("Item", [("size", int)]))
+
+    async def take(item: Any) -> None: ...
+
+    node = FakeNode()
+    for name, kind in (("a", first), ("b", second), ("c", first)):
+        take.__annotations__ = {"item": kind, "return": type(None)}
+        record = record_of("take", take)
+        node.join(Instance(name, name, 1, endpoint="mem://x", methods={"take": record}))
+    spec = described(node)
+    assert set(spec["components"]["schemas"]) == {"Problem", "Item", "b.Item"}
+    other = spec["paths"]["/rpc/b/take"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert other["anyOf"][0]["properties"]["item"]["$ref"] == "#/components/schemas/b.Item"
+
+
+async def test_paths_that_differ_in_names_only_are_one_path() -> None:
+    """OpenAPI forbids `/x/{a}` beside `/x/{b}`."""
+    node = FakeNode()
+
+    async def get(a: int) -> int: ...
+    async def put(b: int, item: Item) -> int: ...
+
+    node.serve(
+        "s",
+        [RouteRecord("GET", "/x/{a}", "get", {"a": "path"}), RouteRecord("PUT", "/x/{b}", "put", {"b": "path", "item": "body"})],
+        get=get,
+        put=put,
+    )  # fmt: skip
+    paths = described(node)["paths"]
+    assert set(paths["/x/{a}"]) == {"get", "put"}
+    assert paths["/x/{a}"]["put"]["parameters"][0]["name"] == "a"
+
+
+async def test_a_mesh_without_services_has_a_valid_document_too() -> None:
+    """The first thing that a new user may look at."""
+    assert described(FakeNode())["paths"] == {}
+
+
+# --- documentation --------------------------------------------------------------------------------
+
+
+async def test_the_documentation_needs_nothing_from_outside(front: Front) -> None:
+    """Its files come from here, and the browser is told to load nothing else."""
+    told = await front.get("/docs")
+    assert (told.status, told.kind) == (200, "text/html; charset=utf-8")
+    assert "default-src 'none'" in told.headers["Content-Security-Policy"]
+    for path in re.findall(r'(?:src|href)="(/[^"]+)"', told.body.decode()):
+        part = await front.get(path)
+        assert part.status == 200, path
+        assert b"//cdn" not in part.body
+        assert not re.search(rb"""(?:src|href)=["']https?:|@import|url\(""", part.body)
+    assert b"<script>" not in told.body
+
+
+async def test_the_root_leads_to_the_documentation(front: Front) -> None:
+    """Unless a service has it."""
+    told = await front.get("/")
+    assert (told.status, told.headers["Location"]) == (302, "/docs")

@@ -1,0 +1,230 @@
+"""A real supervisord is brought up, broken, and taken down."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mesh.errors import AddressInUse, ConfigError, SetupError, Unavailable
+from mesh.supervision import layout
+from mesh.supervision.control import RUNNING, Control
+from mesh.supervision.down import take_down
+from mesh.supervision.family import alive
+from mesh.supervision.up import StartFailed, bring_up
+
+
+def until(check: Callable[[], object], seconds: float = 10.0) -> None:
+    """Return as soon as `check` holds; fail when it never does."""
+    end = time.monotonic() + seconds
+    while not check():
+        assert time.monotonic() < end, "it never came true"
+        time.sleep(0.02)
+
+
+def kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: not alive(pid))
+
+
+def test_up_starts_all_and_down_leaves_nothing(project):
+    """After up everything is known to the gateways; after down no process, socket or pid file is left."""
+    up = bring_up(project.layout)
+    assert not up.already
+    assert [process.name for process in up.processes] == [
+        "hub",
+        "greeting:greeting_0",
+        "greeting:greeting_1",
+        "gateway:gateway_0",
+        "gateway:gateway_1",
+    ]
+    assert all(process.state == RUNNING for process in up.processes)
+    assert {process.pid for process in up.processes if process.program != "hub"} <= up.instances.keys()
+
+    again = bring_up(project.layout)
+    assert again.already
+    assert [each.pid for each in again.processes] == [each.pid for each in up.processes]
+
+    down = take_down(project.layout, project.run)
+    assert down.processes == 6
+    assert project.members() == []
+    assert not any(path.is_socket() or path.suffix == ".pid" for path in project.run.iterdir())
+
+    assert take_down(project.layout, project.run).processes == 0
+
+
+def test_up_starts_again_what_was_stopped(project):
+    """`mesh up` means that everything runs, also when somebody stopped a part of it."""
+    before = bring_up(project.layout)
+    control = Control(project.layout.socket)
+    control.stop("greeting:*")
+    control.close()
+    up = bring_up(project.layout)
+    assert not up.already
+    assert all(process.state == RUNNING for process in up.processes)
+    hub = [process.pid for process in before.processes if process.name == "hub"]
+    assert hub == [process.pid for process in up.processes if process.name == "hub"]
+
+
+def test_a_killed_process_comes_back(project):
+    """kill -9 of a worker: supervisord starts another, and `up` waits for it."""
+    first = bring_up(project.layout).processes[1]
+    kill(first.pid)
+    second = bring_up(project.layout).processes[1]
+    assert second.name == first.name
+    assert second.pid != first.pid
+
+
+def test_a_broken_service_is_told_with_the_end_of_its_log(project):
+    """The reason stands in the error, nobody has to look for the file."""
+    project.break_process("greeting_1")
+    with pytest.raises(StartFailed, match=r"greeting:greeting_1 does not start: Exited too quickly") as caught:
+        bring_up(project.layout)
+    assert caught.value.details["tail"][-1] == "Traceback: the service is broken"
+    assert caught.value.details["log"] == str(project.root / "logs/greeting_1.log")
+
+
+def test_what_never_answers_is_named(project):
+    """A process that runs without registering is called by its name when patience is over."""
+    (project.root / "mesh.toml").write_text("")
+    text = (project.root / "supervisord.conf").read_text()
+    text = text.replace("command=mesh run services.greeting:Greeting", "command=mesh hub run")
+    (project.root / "supervisord.conf").write_text(text)
+    # To `up` the file still says that greeting registers.
+    there = project.layout
+    programs = tuple(
+        each._replace(command="mesh run x:X") if each.name == "greeting" else each for each in there.programs
+    )
+    with pytest.raises(Unavailable, match=r"greeting:greeting_0 \(not yet in the registry\)"):
+        bring_up(there._replace(programs=programs), patience_s=2.5)
+
+
+def test_a_taken_port_is_told_before_anything_starts(project):
+    """supervisord would end without a word to anybody."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", project.port))
+        other.listen()
+        with pytest.raises(AddressInUse, match=rf"127\.0\.0\.1:{project.port} is taken by another program"):
+            bring_up(project.layout)
+    assert not (project.run / "supervisord.pid").exists()
+
+
+def test_stale_files_of_a_killed_set_do_not_hinder_a_start(project):
+    """A pid file that names nobody and sockets without listeners are what a power cut leaves."""
+    project.run.mkdir(mode=0o700)
+    for name in ("supervisor.sock", "old.sock"):
+        with socket.socket(socket.AF_UNIX) as stale:
+            stale.bind(str(project.run / name))
+    (project.run / "supervisord.pid").write_text("4194304\n")
+    assert all(process.state == RUNNING for process in bring_up(project.layout).processes)
+    down = take_down(project.layout, project.run)
+    assert [path.name for path in down.removed] == ["old.sock"]
+
+
+def test_down_cleans_up_when_nothing_runs(project):
+    """Stale files alone are removed and named."""
+    project.run.mkdir(mode=0o700)
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(project.run / "supervisor.sock"))
+    # A number that is somebody's, but no supervisord's.
+    (project.run / "supervisord.pid").write_text(str(os.getpid()))
+    down = take_down(project.layout, project.run)
+    assert down.processes == 0
+    assert {path.name for path in down.removed} == {"supervisor.sock", "supervisord.pid"}
+
+
+def test_down_leaves_a_socket_alone_that_somebody_listens_on(project):
+    """A worker that a developer runs by hand in the same directory is not supervisord's."""
+    project.run.mkdir(mode=0o700)
+    with socket.socket(socket.AF_UNIX) as mine:
+        mine.bind(str(project.run / "mine.sock"))
+        mine.listen()
+        assert take_down(project.layout, project.run).left == [project.run / "mine.sock"]
+
+
+def test_a_killed_supervisord_is_told_by_up_and_mended_by_down(project):
+    """Its children live on and hold the port; they are found by what supervisord wrote into their environment."""
+    bring_up(project.layout)
+    kill(project.supervisord())
+    with pytest.raises(SetupError, match=r"supervisord is gone, but 5 of its processes still run .*mesh down"):
+        bring_up(project.layout)
+    assert take_down(project.layout, project.run).processes == 5
+    assert project.members() == []
+    assert bring_up(project.layout).processes
+
+
+def test_supervisorctl_works_from_the_root_without_options(project):
+    """`supervisorctl status`, as its users type it."""
+    bring_up(project.layout)
+    command = [sys.executable, "-m", "supervisor.supervisorctl"]
+    status = subprocess.run([*command, "status"], cwd=project.root, capture_output=True, text=True, check=False)
+    assert status.returncode == 0, status.stdout + status.stderr
+    assert status.stdout.count("RUNNING") == 5
+    restart = subprocess.run(
+        [*command, "restart", "greeting:*"], cwd=project.root, capture_output=True, text=True, check=False
+    )
+    assert restart.returncode == 0, restart.stdout + restart.stderr
+    assert restart.stdout.count("started") == 2
+
+
+def test_a_process_killed_every_second_is_never_given_up(project):
+    """Dying within startsecs leads to BACKOFF, never to FATAL, and it runs again when the killing ends."""
+    bring_up(project.layout)
+    control = Control(project.layout.socket)
+    seen = set()
+    for _ in range(5):
+        greeting = next(each for each in control.processes() if each.name == "greeting:greeting_0")
+        if greeting.pid:
+            kill(greeting.pid)
+        end = time.monotonic() + 1.0
+        while time.monotonic() < end:
+            seen |= {each.state for each in control.processes() if each.name == "greeting:greeting_0"}
+            time.sleep(0.05)
+    assert "FATAL" not in seen
+    until(lambda: control.processes()[0].state == RUNNING)
+    control.close()
+
+
+def test_a_path_too_long_for_a_socket_is_told_by_its_length(tmp_path: Path):
+    """The operating system's limit is known before supervisord stumbles over it."""
+    deep = tmp_path / ("d" * 90)
+    deep.mkdir()
+    (deep / "supervisord.conf").write_text("[unix_http_server]\nfile=%(here)s/run/supervisor.sock\n[program:x]\n")
+    with pytest.raises(ConfigError, match=r"at most 99 are possible; put the project in a directory with a shorter"):
+        layout.read(deep / "supervisord.conf")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (None, "there is no such file"),
+        ("[supervisord]\n", r"\[unix_http_server\] file is missing"),
+        ("[unix_http_server]\nfile=/tmp/x.sock\n", r"names no \[program"),
+        ("not an ini file\n", "cannot be read"),
+        ("[unix_http_server]\nfile=/tmp/x.sock\n[program:a]\nnumprocs=two\n", r"\[program:a\]: invalid literal"),
+    ],
+)
+def test_a_wrong_supervisord_conf_is_told_by_what_it_lacks(tmp_path: Path, text: str | None, says: str):
+    """Each is a ConfigError that names the file."""
+    if text is not None:
+        (tmp_path / "supervisord.conf").write_text(text)
+    with pytest.raises(ConfigError, match=says):
+        layout.read(tmp_path / "supervisord.conf")
+
+
+def test_the_projects_own_file_is_read(tmp_path: Path):
+    """What `mesh up` runs here: hub first, gateways last, one address for HTTP."""
+    conf = Path(__file__).parents[2] / "supervisord.conf"
+    (tmp_path / "supervisord.conf").write_text(conf.read_text())
+    there = layout.read(tmp_path / "supervisord.conf")
+    names = [(program.name, program.copies) for program in there.programs]
+    assert names == [("hub", 1), ("greeting", 2), ("thumbnails", 2), ("textstats", 2), ("gateway", 2)]
+    assert there.http == "http://127.0.0.1:8080"
+    assert there.socket == tmp_path / "run/supervisor.sock"
