@@ -152,7 +152,9 @@ class Client:
         """
         route = self._routes.get(target) or self._route(target)
         now = self._now()
-        order = self._order(route, body, encoding, timeout, now, idempotent, trace, meta, key, instance, None)
+        order = self._order(
+            route, body, encoding, timeout, now, idempotent, trace, meta, key, instance, self._settings.timeout_s
+        )
         call = Call(self, order, decode, self._loop)
         self._begin(call, order, now)
         return call
@@ -174,8 +176,9 @@ class Client:
         """Begin a stream; the iterator over its items. Arguments as for `call`; `timeout` bounds the whole stream."""
         route = self._routes.get(target) or self._route(target)
         now = self._now()
-        default = self._settings.stream_timeout_s
-        order = self._order(route, body, encoding, timeout, now, idempotent, trace, meta, key, instance, default)
+        order = self._order(
+            route, body, encoding, timeout, now, idempotent, trace, meta, key, instance, self._settings.stream_timeout_s
+        )
         flow = Flow(self, order, decode)
         self._begin(flow, order, now)
         return Stream(flow)
@@ -240,14 +243,12 @@ class Client:
         meta: dict[str, str] | None,
         key: str | None,
         instance: str | None,
-        default_s: float | None,
+        default_s: float,
     ) -> Order:
         if route.version != route.group.version:
             route.refresh()
         if timeout is None:
-            timeout = route.timeout_s
-            if timeout is None:
-                timeout = self._settings.timeout_s if default_s is None else default_s
+            timeout = default_s if route.timeout_s is None else route.timeout_s
         deadline_at = now + timeout
         outer = CURRENT.get()
         if outer is not None:
@@ -259,10 +260,10 @@ class Client:
             _check_meta(meta)
         if idempotent is None:
             idempotent = route.idempotent
-        return Order(route, body, encoding, deadline_at, now, idempotent, trace, meta, key, instance)
+        return Order(route, body, encoding, deadline_at, now, now, idempotent, trace, meta, key, instance)
 
     def _begin(self, request: Request, order: Order, now: float) -> None:
-        order.route.stats.begin()
+        order.route.stats.in_flight += 1
         self._budget.deposit(now)
         if order.deadline_at <= now:
             self._finish(request, DeadlineExceeded(f"{order.route.target}: no time was left to call"))
@@ -386,14 +387,12 @@ class Client:
 
     # --- the ends of an attempt ---------------------------------------------------------------------------------
 
-    def settled(self, request: Request, code: str) -> None:
+    def settled(self, request: Request, order: Order, code: str) -> None:
         """An answer came (`code` "" for success): count it, and learn how fast that instance is."""
-        order = request.order
         now = self._now()
         handle = order.handle
-        if handle is not None:
-            handle.in_flight -= 1
-            handle.latency.observe(now - order.sent_at, now)
+        handle.in_flight -= 1
+        handle.latency.observe(now - order.sent_at, now)
         self._expiries.forget(request)
         order.route.stats.end(now - order.began_at, code)
 

@@ -10,18 +10,19 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from mesh.errors import Cancelled, DeadlineExceeded, MeshError, Unavailable, from_wire
 from mesh.protocol.stream import Inflow
 
 if TYPE_CHECKING:
-    from mesh.calls.client import Client, Route
-    from mesh.calls.pool import Handle
+    from mesh.calls.client import Client
 
 Decode = Callable[[Any, int], Any]
 
 
-class Order:
-    """What is asked for, and what has been tried.
+class Order(msgspec.Struct, eq=False):
+    """What is asked for, and what has been tried. (A Struct: one is made for every call.)
 
     Attributes:
         route: the service and method.
@@ -30,56 +31,25 @@ class Order:
         began_at, sent_at: the first attempt, the latest one.
         idempotent: may be repeated when an answer is lost.
         key: prefers instances by rendezvous; instance: only this one will do.
-        tried: ids of instances that have refused or lost it.
+        tried: ids of instances that have refused or lost it; trouble: how the last of them put it.
         handle: where it is now; None while it waits for an instance.
     """
 
-    __slots__ = (
-        "attempts",
-        "began_at",
-        "body",
-        "deadline_at",
-        "encoding",
-        "handle",
-        "idempotent",
-        "instance",
-        "key",
-        "meta",
-        "route",
-        "sent_at",
-        "trace",
-        "tried",
-        "trouble",
-    )
-
-    def __init__(
-        self,
-        route: Route,
-        body: Any,
-        encoding: int,
-        deadline_at: float,
-        now: float,
-        idempotent: bool,
-        trace: str | None,
-        meta: dict[str, str] | None,
-        key: str | None,
-        instance: str | None,
-    ) -> None:
-        self.route = route
-        self.body = body
-        self.encoding = encoding
-        self.deadline_at = deadline_at
-        self.began_at = now
-        self.sent_at = now
-        self.idempotent = idempotent
-        self.trace = trace
-        self.meta = meta
-        self.key = key
-        self.instance = instance
-        self.handle: Handle | None = None
-        self.tried: set[str] | None = None
-        self.attempts = 0
-        self.trouble: MeshError | None = None
+    route: Any
+    body: Any
+    encoding: int
+    deadline_at: float
+    began_at: float
+    sent_at: float
+    idempotent: bool
+    trace: str | None = None
+    meta: dict[str, str] | None = None
+    key: str | None = None
+    instance: str | None = None
+    handle: Any = None
+    tried: set[str] | None = None
+    attempts: int = 0
+    trouble: MeshError | None = None
 
     def too_late(self) -> MeshError:
         """The error for a deadline that is over, by what the order was doing then."""
@@ -113,7 +83,7 @@ class Call(asyncio.Future[Any]):
     # --- asked by the link ------------------------------------------------------------------------------
 
     def replied(self, message: list[Any]) -> None:
-        self.client.settled(self, "")
+        self.client.settled(self, self.order, "")
         if not self.done():
             try:
                 value = self.decode(message[2], message[3] if len(message) > 3 else 0)
@@ -124,7 +94,7 @@ class Call(asyncio.Future[Any]):
 
     def errored(self, wire: dict[str, Any]) -> None:
         error = from_wire(wire)
-        self.client.settled(self, error.code)
+        self.client.settled(self, self.order, error.code)
         self.fail(error)
 
     def refused(self, wire: dict[str, Any]) -> None:
@@ -213,12 +183,12 @@ class Flow:
         self._wake()
 
     def ended(self) -> None:
-        self.client.settled(self, "")
+        self.client.settled(self, self.order, "")
         self._end(None)
 
     def errored(self, wire: dict[str, Any]) -> None:
         error = from_wire(wire)
-        self.client.settled(self, error.code)
+        self.client.settled(self, self.order, error.code)
         self._end(error)
 
     def refused(self, wire: dict[str, Any]) -> None:

@@ -13,11 +13,12 @@ import traceback
 from collections.abc import Iterable
 from typing import Any, Final
 
+import msgspec
+
 from mesh.calls.context import CURRENT
-from mesh.calls.expiry import Expiries
 from mesh.calls.method import Method
 from mesh.calls.offload import Offload, RefusedInChild
-from mesh.clock import Clock
+from mesh.clock import Clock, Timer
 from mesh.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -48,6 +49,9 @@ BY_CALLER: Final = "cancelled"
 DEADLINE: Final = "deadline"
 STOPPING: Final = "stopping"
 
+#: How often deadlines are looked at, in seconds.
+SWEEP_S: Final = 0.02
+
 #: Where the optional fields (encoding, trace, metadata) begin.
 _TAIL: Final = {CALL: 5, OPEN: 6}
 
@@ -64,56 +68,34 @@ class Hosted:
         self.stats = stats
 
 
-class Running:
-    """One call in hand, from its admission to its last word; the CallContext of its handler."""
+class Running(msgspec.Struct, eq=False):
+    """One call in hand, from its admission to its last word; the CallContext of its handler. (A Struct: one is made
+    for every call.)
 
-    __slots__ = (
-        "began_at",
-        "body",
-        "caller",
-        "conversation",
-        "credited",
-        "deadline_at",
-        "encoding",
-        "hold",
-        "hosted",
-        "id",
-        "meta",
-        "outflow",
-        "slot",
-        "stopped",
-        "target",
-        "task",
-        "trace",
-        "values",
-    )
+    Attributes:
+        body: the encoded arguments; `values`: the decoded ones.
+        outflow, credited: of a stream: what may still be sent, and who waits for more.
+        stopped: why its handler was told to stop, "" while it was not.
+        hold: what runs in a pool and cannot be stopped there.
+    """
 
-    def __init__(self, conversation: Conversation, hosted: Hosted, message: list[Any], now: float) -> None:
-        kind = message[0]
-        tail = _TAIL[kind]
-        count = len(message)
-        self.conversation = conversation
-        self.hosted = hosted
-        self.id: int = message[1]
-        self.target: str = message[2]
-        self.deadline_at = from_budget(message[3], now)
-        self.body: Any = message[4]
-        self.outflow = Outflow(message[5]) if kind == OPEN else None
-        self.encoding: int = message[tail] if count > tail else 0
-        self.trace: str | None = message[tail + 1] if count > tail + 1 else None
-        self.meta: dict[str, str] = (message[tail + 2] if count > tail + 2 else None) or {}
-        self.caller = conversation.callee.peer
-        self.began_at = now
-        self.values: tuple[Any, ...] = ()
-        self.task: asyncio.Task[None] | None = None
-        self.stopped = ""
-        self.credited: asyncio.Future[None] | None = None
-        self.hold: Any = None
-        self.slot = 0
-
-    def expire(self) -> None:
-        """Its deadline is over: the caller has stopped waiting."""
-        self.conversation.server.stop_one(self, DEADLINE)
+    conversation: Conversation
+    hosted: Hosted
+    id: int
+    target: str
+    caller: str
+    began_at: float
+    deadline_at: float
+    body: Any
+    encoding: int = 0
+    trace: str | None = None
+    meta: dict[str, str] = {}
+    outflow: Outflow | None = None
+    values: tuple[Any, ...] = ()
+    task: asyncio.Task[None] | None = None
+    stopped: str = ""
+    credited: asyncio.Future[None] | None = None
+    hold: Any = None
 
 
 class Conversation:
@@ -191,11 +173,12 @@ class Server:
         self._max_body = max_body
         self._traceback_on_wire = traceback_on_wire
         self._loop = asyncio.get_running_loop()
-        self._expiries = Expiries(clock)
+        self._sweeping: Timer | None = None
         self._hosted: dict[str, Hosted] = {}
         self._conversations: set[Conversation] = set()
         self._listener: Listener | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        # Conversations whose link is gone while handlers of theirs still run.
+        self._widowed: set[Conversation] = set()
         self._drained: asyncio.Future[None] | None = None
         self.leaving: str | None = None
 
@@ -237,6 +220,8 @@ class Server:
     def forget(self, conversation: Conversation) -> None:
         """A link is gone."""
         self._conversations.discard(conversation)
+        if conversation.running:
+            self._widowed.add(conversation)
         self.look_whether_drained()
 
     # --- a call's way ---------------------------------------------------------------------------------------
@@ -254,7 +239,26 @@ class Server:
             self._refuse(conversation, message[1], ShapeMismatch(f"{method.target} is {wanted}"))
             return
         now = self._now()
-        running = Running(conversation, hosted, message, now)
+        count = len(message)
+        at = _TAIL[message[0]]
+        running = Running(
+            conversation,
+            hosted,
+            message[1],
+            message[2],
+            conversation.callee.peer,
+            now,
+            from_budget(message[3], now),
+            message[4],
+        )
+        if stream:
+            running.outflow = Outflow(message[5])
+        if count > at:
+            running.encoding = message[at]
+            if count > at + 1:
+                running.trace = message[at + 1]
+                if count > at + 2:
+                    running.meta = message[at + 2] or {}
         if method.offload != "process":
             try:
                 running.values = method.decode_args(running.body, running.encoding)
@@ -264,9 +268,10 @@ class Server:
                 self._refuse(conversation, running.id, error)
                 return
             running.body = None
-        hosted.stats.begin()
+        hosted.stats.in_flight += 1
         conversation.running[running.id] = running
-        self._expiries.watch(running, running.deadline_at)
+        if self._sweeping is None:
+            self._sweeping = self._clock.call_at(now + SWEEP_S, self._sweep)
         gate = hosted.gate
         verdict = RUN if gate is None else gate.admit(running)
         if verdict is RUN:
@@ -302,14 +307,13 @@ class Server:
         task = _task(coroutine, self._loop, method.target)
         if not task.done():
             running.task = task
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
 
     async def _run_call(self, running: Running) -> None:
         CURRENT.set(running)
         if running.trace:
             TRACE.set(running.trace)
-        method = running.hosted.method
+        hosted = running.hosted
+        method = hosted.method
         try:
             if method.offload:
                 body, encoding = await self._run_offloaded(running, method)
@@ -318,12 +322,11 @@ class Server:
                 if method.asynchronous:
                     result = await result
                 body, encoding = method.encode_result(result, running.encoding)
+            if len(body) > self._max_body:
+                raise _too_large(method.target, len(body), self._max_body)
         except BaseException as exc:
             self._failed(running, exc)
         else:
-            if len(body) > self._max_body:
-                self._failed(running, _too_large(method.target, len(body), self._max_body))
-                return
             self._end(running, "")
             conversation = running.conversation
             conversation.callee.reply(running.id, body, encoding)
@@ -427,6 +430,19 @@ class Server:
         running.conversation.callee.refuse(running.id, error)
         running.conversation.channel.wake()
 
+    def _sweep(self) -> None:
+        """Stop what is past its deadline. One timer for all: to watch each call would cost more than it is worth, as
+        the caller keeps its own time and this only spares work that nobody waits for."""
+        now = self._now()
+        self._sweeping = None
+        self._widowed = {conversation for conversation in self._widowed if conversation.running}
+        for conversation in (*self._conversations, *self._widowed):
+            for running in list(conversation.running.values()):
+                if running.deadline_at <= now:
+                    self.stop_one(running, DEADLINE)
+        if self._widowed or any(conversation.running for conversation in self._conversations):
+            self._sweeping = self._clock.call_at(now + SWEEP_S, self._sweep)
+
     # --- places -----------------------------------------------------------------------------------------------
 
     def _end(self, running: Running, code: str) -> None:
@@ -471,7 +487,6 @@ class Server:
             self._pass_on(gate)
 
     def _settle(self, running: Running, code: str) -> None:
-        self._expiries.forget(running)
         running.conversation.running.pop(running.id, None)
         running.hosted.stats.end(self._now() - running.began_at, code)
         if self.leaving is not None:
@@ -518,16 +533,19 @@ class Server:
 
     async def close(self) -> None:
         """Stop whatever still runs, flush and close."""
-        for conversation in list(self._conversations):
+        tasks = []
+        for conversation in (*self._conversations, *self._widowed):
             for running in list(conversation.running.values()):
                 self.stop_one(running, STOPPING)
-        tasks = list(self._tasks)
+                if running.task is not None:
+                    tasks.append(running.task)
         if tasks:
             # A handler that swallows its cancellation does not keep the worker: two seconds, then it is left.
             await asyncio.wait(tasks, timeout=2.0)
         if self._listener is not None:
             await self._listener.close(linger_s=1.0)
-        self._expiries.close()
+        if self._sweeping is not None:
+            self._sweeping.cancel()
 
 
 def _too_large(target: str, size: int, most: int) -> MeshError:

@@ -34,7 +34,8 @@ def interact(banner: Callable[[Any], str]) -> int:
         # What an attribute is costs a call to find out otherwise; names from the registry cost nothing.
         shell.Completer.use_jedi = False
         shell.Completer.custom_matchers.append(_matcher(node, shell))
-        shell.set_custom_exc((MeshError,), _show_error)
+        shell.set_custom_exc((MeshError, KeyboardInterrupt), _show_error)
+        shell.confirm_exit = False
         print(banner(node))  # noqa: T201
         app.start()
     finally:
@@ -53,4 +54,4 @@ def _matcher(node: Any, shell: Any) -> Callable[[str], list[str]]:
 
 def _show_error(shell: Any, kind: type[BaseException], error: BaseException, trace: Any, tb_offset: Any = None) -> None:
     # An answer like any other: the way through mesh's own code would only hide it.
-    print(f"{kind.__name__}: {error}")  # noqa: T201
+    print("interrupted" if kind is KeyboardInterrupt else f"{kind.__name__}: {error}")  # noqa: T201

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 # A hub on this host answers in milliseconds; one on another, after a connect and a retry.
-SYNC_S = 3.0
+SYNC_S = 2.0
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:

@@ -34,8 +34,20 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
 }
 
 
+class Unheard(Exception):
+    """Whoever read our output has gone away."""
+
+
 class Commands(click.Group):
     """A group that knows its commands by name and imports one when it is asked for."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            raise Unheard from None  # click would make it a failure
+        return result
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -99,13 +111,12 @@ def run(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         result: Any = mesh.main(args=arguments, prog_name="mesh", standalone_mode=False)
-        sys.stdout.flush()
     except click.ClickException as exc:
         exc.show()
         return exc.exit_code
     except (click.Abort, KeyboardInterrupt):
         return exits.INTERRUPTED
-    except BrokenPipeError:
+    except Unheard:
         # Python would complain again at exit, when it flushes what nobody reads.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return exits.UNHEARD

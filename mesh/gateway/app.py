@@ -12,20 +12,27 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import signal
 import socket
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Final
 
 from aiohttp import web
 
+from mesh import ids
 from mesh.config import Settings
+from mesh.discovery.record import Instance
 from mesh.errors import AddressInUse, ConfigError, SetupError
 from mesh.gateway.ports import Node
 from mesh.gateway.server import Gateway
+from mesh.service.node import Node as MeshNode
 from mesh.telemetry.logs import get_logger
 
 _log = get_logger(__name__)
+
+#: The service as which every gateway is registered.
+SERVICE: Final = "gateway"
 
 #: How long a starting gateway waits for a hub before it listens all the same: then it can at least say what is wrong.
 SYNC_S: Final = 5.0
@@ -46,7 +53,8 @@ LAST_WORDS_S: Final = 1.0
 #: The same when there is no time left. (0 would mean no limit to aiohttp.)
 AT_ONCE_S: Final = 0.05
 
-Connect = Callable[[Settings], Awaitable[Node]]
+#: Joins the mesh: the node, and the endpoint where it answers other processes.
+Connect = Callable[[Settings], Awaitable[tuple[Node, str]]]
 
 
 async def serve(
@@ -63,7 +71,7 @@ async def serve(
     Args:
         fd: a listening socket that this process has inherited, such as 0 under supervisor's [fcgi-program].
         host, port: where to listen otherwise; the settings' when None. Port 0 takes a free one.
-        connect: how to reach the mesh.
+        connect: how to join the mesh.
         started: told the address once it listens.
 
     Raises:
@@ -73,43 +81,61 @@ async def serve(
     """
     listener = _inherited(fd) if fd is not None else bind(host or settings.gateway.host, _port(port, settings))
     try:
-        signals = Signals()
-        node = await (connect or connect_node)(settings)
-        try:
-            signals.watch()
-            await _run(Gateway(node, settings), listener, signals, started)
-        finally:
-            signals.forget()
-            await node.close()
+        with Signals() as signals:
+            node, endpoint = await (connect or connect_node)(settings)
+            try:
+                await _run(Gateway(node, settings), endpoint, listener, signals, started)
+            finally:
+                await node.close()
     finally:
         listener.close()
 
 
-async def connect_node(settings: Settings) -> Node:
-    """A node that is registered as service "gateway", so that it is seen and can be asked for its metrics."""
-    # Here and not above: the page and its tests need no transport.
-    from mesh.service.node import Node as MeshNode
-
-    raise NotImplementedError(MeshNode)
+async def connect_node(settings: Settings) -> tuple[Node, str]:
+    """A node that answers other processes, so that a gateway can be asked for its metrics like any worker."""
+    node = MeshNode(settings, identity=ids.instance_id(SERVICE))
+    try:
+        await node.start()
+        return node, await node.listen()
+    except BaseException:
+        await node.close()
+        raise
 
 
 async def _run(
-    gateway: Gateway, listener: socket.socket, signals: Signals, started: Callable[[str], object] | None
+    gateway: Gateway,
+    endpoint: str,
+    listener: socket.socket,
+    signals: Signals,
+    started: Callable[[str], object] | None,
 ) -> None:
     await _first_word(gateway, signals)
     if signals.leave.is_set():
         return
-    loop = asyncio.get_running_loop()
+    node = gateway.node
     server = gateway.make_server()
     address = shown(listener)
-    accepting = await loop.create_server(server, sock=listener, backlog=BACKLOG)
+    accepting = await asyncio.get_running_loop().create_server(server, sock=listener, backlog=BACKLOG)
     try:
-        _log.info("gateway listens", address=address, worker=gateway.node.identity)
+        node.agent.register(
+            Instance(
+                service=SERVICE,
+                id=node.identity,
+                epoch=node.epoch,
+                worker=node.identity,
+                host=gateway.settings.mesh.host,
+                pid=os.getpid(),
+                endpoint=endpoint,
+                meta={"http": address},
+                doc="The HTTP front end.",
+            )
+        )
+        _log.info("gateway listens", address=address, worker=node.identity)
         if started is not None:
             started(address)
         await signals.leave.wait()
         _log.info("gateway leaves", busy=len(gateway.connections.busy))
-        await drain(gateway, server, accepting, signals.at_once)
+        await drain(gateway, server, accepting)
     finally:
         accepting.close()
         await server.shutdown(AT_ONCE_S)
@@ -124,12 +150,10 @@ async def _first_word(gateway: Gateway, signals: Signals) -> None:
         _log.warning("no hub has answered; listening all the same", hubs=gateway.settings.mesh.hubs)
 
 
-async def drain(
-    gateway: Gateway, server: web.Server, accepting: asyncio.AbstractServer, at_once: asyncio.Event
-) -> None:
+async def drain(gateway: Gateway, server: web.Server, accepting: asyncio.AbstractServer) -> None:
     """Stop accepting, answer what is in hand, and close every connection without a reset.
 
-    Takes at most `gateway.drain_s`, then what is still under way is ended with an error that the client can read.
+    Takes at most `gateway.drain_s`; then what is still under way is ended with an error that the client can read.
     """
     clock = gateway.node.clock
     gateway.health.draining = True
@@ -139,55 +163,40 @@ async def drain(
     accepting.close()
     begun_at = clock.now()
     over_at = begun_at + gateway.settings.gateway.drain_s
-    while server.connections and clock.now() < over_at and not at_once.is_set():
+    while server.connections and clock.now() < over_at:
         # Grace first: closing unasked is for those who have nothing to say.
-        if clock.now() - begun_at >= IDLE_GRACE_S:
-            await gateway.connections.close_idle(server)
-        await _either(clock.sleep(LOOK_S), at_once)
-    if server.connections and not at_once.is_set():
-        _log.warning(
-            "requests are cut off", busy=len(gateway.connections.busy), after_s=gateway.settings.gateway.drain_s
-        )
+        if clock.now() - begun_at >= IDLE_GRACE_S and not await gateway.connections.close_idle(server):
+            break
+        await clock.sleep(LOOK_S)
+    if server.connections:
+        _log.warning("requests are cut off", busy=len(gateway.connections.busy))
         # The node ends their calls with an error, and the handlers answer with it.
         await gateway.node.close()
         await server.shutdown(LAST_WORDS_S)
 
 
-async def _either(waiting: Any, event: asyncio.Event) -> None:
-    """Return when one of both is done; the other is ended."""
-    tasks = [asyncio.ensure_future(waiting), asyncio.ensure_future(event.wait())]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
 class Signals:
-    """SIGTERM and SIGINT: the first asks to leave, the second to end at once, a third is the operating system's."""
+    """SIGTERM and SIGINT: the first asks to leave, the second ends the process at once, as it does for a worker."""
 
     _WATCHED: Final = (signal.SIGTERM, signal.SIGINT)
 
     def __init__(self) -> None:
         self.leave = asyncio.Event()
-        self.at_once = asyncio.Event()
         self._loop = asyncio.get_running_loop()
 
-    def watch(self) -> None:
-        """Begin to listen."""
+    def __enter__(self) -> Signals:
         for number in self._WATCHED:
-            self._loop.add_signal_handler(number, self._came)
+            self._loop.add_signal_handler(number, self._came, number.name)
+        return self
 
-    def forget(self) -> None:
-        """Back to what signals do by themselves."""
+    def __exit__(self, *_: object) -> None:
         for number in self._WATCHED:
             self._loop.remove_signal_handler(number)
 
-    def _came(self) -> None:
+    def _came(self, name: str) -> None:
         if self.leave.is_set():
-            self.at_once.set()
-            self.forget()
+            _log.warning("second signal, ending at once", signal=name)
+            os._exit(1)
         self.leave.set()
 
 

@@ -49,7 +49,7 @@ _PROBLEM: Final[Schema] = {
 _TIMEOUT_PARAMETER: Final[Schema] = {
     "name": "X-Request-Timeout",
     "in": "header",
-    "description": "How long to wait: seconds, or with a unit, such as `250ms` or `2s`.",
+    "description": "How long to wait: seconds, or with a unit, such as 250ms or 2s.",
     "schema": {"type": "string"},
 }
 
@@ -149,17 +149,17 @@ class _Document:
         positional["maxItems"] = len(schemas)
         content: dict[str, Schema] = {JSON_TYPE: {"schema": {"anyOf": [named, positional]}}}
         binary = [each for each in schemas if is_bytes(method.params["properties"][each], method.params)]
-        parameters: list[Schema] = [_TIMEOUT_PARAMETER]
+        parameters: list[Schema] = []
         if len(binary) == 1:
             content[BINARY_TYPE] = {
-                "schema": {"description": f"`{binary[0]}` as it is; other arguments go into the query."}
+                "schema": {"description": f"{binary[0]} as it is; the other arguments go into the query."}
             }
             parameters += [
                 {"name": each, "in": "query", "schema": schema}
                 for each, schema in schemas.items()
                 if each not in binary
             ]
-        operation["parameters"] = parameters
+        operation["parameters"] = [*parameters, _TIMEOUT_PARAMETER]
         operation["requestBody"] = {"required": bool(needed), "content": content}
         self._fail(operation, _BODY_FAILURES)
         self._paths[f"/rpc/{service}/{name}"] = {"post": operation}
@@ -184,7 +184,7 @@ class _Document:
         if status in (204, 304):
             return {"description": phrase(status)}
         if method.stream:
-            item = {"schema": {"type": "string", "description": "One event per item; `event: end` is the last."}}
+            item = {"schema": {"type": "string", "description": "One event per item; the last is the event named end."}}
             lines = {"schema": {"type": "string", "description": "One item per line."}}
             content: dict[str, Schema] = {SSE_TYPE: item, NDJSON_TYPE: lines}
             if method.binary and produces:

@@ -68,6 +68,9 @@ class Agent(Protocol):
     def synced(self) -> bool:
         """At least one hub has told all that it knows."""
 
+    def register(self, *records: Instance) -> None:
+        """Make instances known to every hub."""
+
     def on_change(self, callback: Callable[[Any], None], /) -> object: ...
 
     def hubs_status(self) -> Iterable[Any]: ...
@@ -98,6 +101,9 @@ class Node(Protocol):
 
     @property
     def identity(self) -> str: ...
+
+    @property
+    def epoch(self) -> int: ...
 
     @property
     def table(self) -> Table: ...

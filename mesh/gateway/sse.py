@@ -40,7 +40,7 @@ class StreamReply:
     """An answer of many items; stands where aiohttp expects a Response, like `reply.Reply`.
 
     Attributes:
-        begun: the head has left, so the status can no longer change.
+        begun: there has been an item, or the head has left: the status can no longer change.
         keep_alive: aiohttp reads it after the answer.
     """
 
@@ -65,17 +65,13 @@ class StreamReply:
         # HTTP/1.0 has no chunks: the end of the connection is the end of the answer.
         self.keep_alive = keep_alive and self._chunked and request.keep_alive
         self.begun = False
+        self._head_sent = False
         self._over = False
         self._buffer = bytearray()
         self._flush_asked = False
         self._loop = asyncio.get_running_loop()
         self._active_at = clock.now()
         self._timer: Timer | None = clock.call_at(self._active_at + HEAD_WAIT_S, self._beat)
-
-    def begin(self) -> None:
-        """Send the head now."""
-        if not self.begun and not self._over:
-            self._flush()
 
     async def item(self, answer: Answer) -> None:
         """Send one item; waits while the client reads too slowly.
@@ -85,6 +81,7 @@ class StreamReply:
             BadReply: the item has no form in JSON.
         """
         self._buffer += self._framed(answer)
+        self.begun = True
         self._active_at = self._clock.now()
         if len(self._buffer) >= CHUNK_BYTES:
             self._flush()
@@ -159,8 +156,8 @@ class StreamReply:
 
     def _flush(self) -> None:
         data = b""
-        if not self.begun:
-            self.begun = True
+        if not self._head_sent:
+            self.begun = self._head_sent = True
             data = self._head()
         if self._buffer:
             body = bytes(self._buffer)
@@ -192,7 +189,7 @@ class StreamReply:
         if self._over:
             return
         now = self._clock.now()
-        if not self.begun:
+        if not self._head_sent:
             self._flush()
             self._active_at = now
         elif now - self._active_at >= BEAT_S:

@@ -33,6 +33,9 @@ MAX_BIN: Final = 1024 * 1024
 MAX_FRAME: Final = 4 * 1024 * 1024
 
 
+NIL: Final = b"\xc0"
+
+
 class Writer:
     """Collects the messages for one peer and hands them over as few frames as possible.
 
@@ -135,7 +138,7 @@ _SHORT: Final = {kind: min(_ENCODING_AT.get(kind, 99), _PLACES[kind].get("meta",
 class Reader:
     """Reads the messages of one connection, checking each against the grammar."""
 
-    __slots__ = ("_read", "_unpacker")
+    __slots__ = ("_unpacker",)
 
     def __init__(self) -> None:
         self._fresh()
@@ -151,7 +154,6 @@ class Reader:
             max_bin_len=MAX_BIN,
             max_ext_len=0,
         )
-        self._read = 0
 
     def read(self, frames: list[Buffer]) -> list[list[Any]]:
         """The messages of one ZeroMQ message, in order, each `[kind, *fields]`.
@@ -171,7 +173,14 @@ class Reader:
             unpacker = self._unpacker
             first = frames[0]
             unpacker.feed(first)
+            # An unpacker does not say whether it stopped between two values or inside one. A nil behind the frame
+            # does: it comes out as a value of its own, unless the frame left something open that swallowed it.
+            unpacker.feed(NIL)
+            ended = 0
             for message in unpacker:
+                if message is None:
+                    ended += 1
+                    continue
                 kind = message[0]
                 legal = signatures[kind].get(tuple(map(type, message)))
                 if legal is None:
@@ -187,9 +196,10 @@ class Reader:
                 if len(message) > _SHORT[kind]:
                     _check_tail(kind, message)
                 append(message)
-            self._read += len(first)
-            if unpacker.tell() != self._read:
-                raise ProtocolViolation("frame 0 ends in the middle of a message")
+            if ended != 1:
+                raise ProtocolViolation(
+                    "a nil stands between messages" if ended else "frame 0 ends in the middle of a message"
+                )
             if referred != len(frames) - 1:
                 raise ProtocolViolation(f"{len(frames) - 1} large bodies came, {referred} are referred to")
         except ProtocolViolation:

@@ -21,8 +21,8 @@ def to_budget(deadline_at: float, now: float) -> int:
 
 
 def from_budget(budget_ms: int, now: float) -> float:
-    """The instant at which a budget that came just now is used up."""
-    return now + min(max(budget_ms, 0), MAX_BUDGET_MS) / 1000
+    """The instant at which a budget that came just now is used up; now for one that is no budget."""
+    return now + budget_ms * 0.001 if 0 <= budget_ms <= MAX_BUDGET_MS else now
 
 
 def inherit(timeout_s: float, now: float, outer_at: float | None) -> float:

@@ -16,7 +16,7 @@ from mesh.errors import ProtocolViolation
 from mesh.telemetry.logs import get_logger
 from mesh.transport.contract import Buffer, MakeSession
 from mesh.transport.monitor import REASONS, Monitor
-from mesh.transport.sockets import Context, Edge, LinkOptions, make
+from mesh.transport.sockets import EARLY_FLUSH, Context, Edge, LinkOptions, make
 
 log = get_logger("mesh.transport")
 
@@ -35,6 +35,7 @@ class DealerChannel:
         "_session",
         "_socket",
         "_standing",
+        "_wakes",
         "_woken",
         "peer",
     )
@@ -54,6 +55,7 @@ class DealerChannel:
         self._backlog: deque[list[Buffer]] = deque()
         self._standing = False
         self._woken: asyncio.Handle | None = None
+        self._wakes = 0
         self._socket = make(context, zmq.DEALER, options)
         self._socket.setsockopt(zmq.IMMEDIATE, 1)
         # One connection and no more: a background reconnect would deliver a stale backlog to whoever comes next.
@@ -71,6 +73,11 @@ class DealerChannel:
     def wake(self) -> None:
         if self._woken is None:
             self._woken = self._loop.call_soon(self._flush)
+            self._wakes = 1
+        else:
+            self._wakes = wakes = self._wakes + 1
+            if wakes % EARLY_FLUSH == 0 and self._standing:
+                self._send_waiting()
 
     def close(self, reason: str = "closed") -> None:
         if self._socket.closed:

@@ -23,7 +23,7 @@ from mesh.telemetry.logs import get_logger
 from mesh.transport.contract import Buffer, MakeSession, Session
 from mesh.transport.endpoints import Claim
 from mesh.transport.monitor import Monitor
-from mesh.transport.sockets import Edge, LinkOptions, Socket
+from mesh.transport.sockets import EARLY_FLUSH, Edge, LinkOptions, Socket
 
 log = get_logger("mesh.transport")
 
@@ -52,13 +52,19 @@ class RouterChannel:
         self.peer = ident.hex()
         self.backlog: deque[list[Buffer]] = deque()
         self.backlog_bytes = 0
-        self.woken = False
+        self.woken = 0  # how often since the last flush; 0 when none is due
         self.gone = False
 
     def wake(self) -> None:
-        if not self.woken and not self.gone:
-            self.woken = True
+        if self.gone:
+            return
+        if not self.woken:
+            self.woken = 1
             self._listener.woke(self)
+        else:
+            self.woken = wakes = self.woken + 1
+            if wakes % EARLY_FLUSH == 0:
+                self._listener.flush_one(self)
 
     def close(self, reason: str = "closed") -> None:
         if not self.gone:
@@ -161,13 +167,14 @@ class RouterListener:
         self._flushing = None
         woken, self._woken = self._woken, []
         for channel in woken:
-            channel.woken = False
+            channel.woken = 0
             if not channel.gone:
-                self._flush_one(channel)
+                self.flush_one(channel)
         if not self._socket.closed:
             self._edge.look()
 
-    def _flush_one(self, channel: RouterChannel) -> None:
+    def flush_one(self, channel: RouterChannel) -> None:
+        """Send what one channel's session has."""
         waiting = channel.session.data_to_send()
         if channel.backlog:
             self._defer(channel, waiting)

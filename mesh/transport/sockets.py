@@ -16,6 +16,11 @@ import zmq
 #: calls, so 64 of them are plenty; benchmarks/rpc.py shows no gain beyond 32.
 DRAIN_BUDGET = 64
 
+import os
+#: A tick's messages leave together, but not later than this many: while the other end works on the first lot, this
+#: end makes the second, and two processes that wait for each other use two cores.
+EARLY_FLUSH = int(os.environ.get("EF","32"))
+
 Context = zmq.Context[zmq.Socket[bytes]]
 Socket = zmq.Socket[bytes]
 

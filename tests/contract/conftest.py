@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import itertools
-import os
 import resource
 import sys
 import tempfile
@@ -22,7 +21,7 @@ from mesh.transport.memory import MemoryNetwork, MemoryTransport
 KINDS = ("memory", "zmq-ipc", "zmq-tcp")
 
 #: Nothing here takes a second on an idle machine; this only turns a hang into a failure.
-PATIENCE_S = float(os.environ.get("PATIENCE", "20"))
+PATIENCE_S = 20.0
 
 PEER = Path(__file__).with_name("transport_peer.py")
 

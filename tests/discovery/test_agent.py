@@ -499,3 +499,22 @@ async def test_a_hub_that_stops_says_goodbye_and_is_missed_by_nobody(world, make
     await settle()
     assert worker.hubs_status()[0].link == "waiting"
     assert ids(worker) == ["a-1"]
+
+
+async def test_a_stop_that_is_cancelled_still_closes(world, make):
+    """Cancelled while a silent hub does not confirm: the connections are closed all the same, and no timer is left."""
+    await world.hub()
+    worker = await world.agent("w1")
+    worker.register(make("a-1"))
+    await settle()
+    world.network.partition("mem://hub")
+    stopping = asyncio.create_task(worker.stop())
+    await settle()
+    assert not stopping.done()
+    stopping.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await stopping
+    await settle()
+    assert worker.hubs_status()[0].link == "closed"
+    assert worker._beating is None
+    assert not worker._waiters

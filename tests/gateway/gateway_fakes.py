@@ -35,11 +35,15 @@ def record_of(name: str, function: Callable[..., Any], **declared: Any) -> Metho
 class FakeAgent:
     def __init__(self) -> None:
         self.synced = True
+        self.registered: tuple[Instance, ...] = ()
         self.listeners: list[Callable[[Change], None]] = []
 
     def on_change(self, callback: Callable[[Change], None]) -> Callable[[], None]:
         self.listeners.append(callback)
         return lambda: self.listeners.remove(callback)
+
+    def register(self, *records: Instance) -> None:
+        self.registered = records
 
     def hubs_status(self) -> list[Any]:
         return [{"endpoint": "ipc:///run/hub.sock", "state": "learned"}]
@@ -50,6 +54,7 @@ class FakeNode:
 
     def __init__(self, clock: Clock | None = None) -> None:
         self.identity = "gateway-1"
+        self.epoch = 1
         self.table = Table()
         self.clock: Clock = clock or LoopClock()
         self.agent = FakeAgent()

@@ -1,0 +1,91 @@
+# `make` alone shows what there is. Needs Python >= 3.11 and make; everything else goes into .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+STAMP_TEST := $(VENV)/.installed-test
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+.PHONY: help
+help: ## show this
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: up
+up: $(STAMP) ## install what is missing, start everything, wait until it answers
+	@$(BIN)/mesh up
+
+.PHONY: down
+down: ## stop everything; leave no process and no socket behind
+	@if [ -x $(BIN)/mesh ]; then $(BIN)/mesh down; else echo "nothing is installed, so nothing runs"; fi
+
+.PHONY: test
+test: $(STAMP_TEST) wrk check ## install what tests need; run all checks and tests
+	@$(BIN)/python -m pytest
+
+.PHONY: check
+check: $(STAMP_TEST) ## formatting, lint, types, and the floors of the architecture
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+.PHONY: chaos
+chaos: $(STAMP_TEST) wrk ## the long tests that kill and restart real processes under load
+	@MESH_CHAOS=long $(BIN)/python -m pytest -m chaos
+
+.PHONY: bench
+bench: $(STAMP) ## install the peers, measure everything, write docs/benchmarks
+	@$(PIP) install 'pip>=25.1'
+	@PYTHON=$(BIN)/python sh benchmarks/install.sh
+	@$(BIN)/mesh bench
+
+.PHONY: format
+format: $(STAMP_TEST) ## format the source and mend what lint can mend
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+.PHONY: clean
+clean: down ## stop everything; remove .venv, caches, logs and run
+	@rm -rf $(VENV) run logs dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# wrk makes the HTTP load of the chaos tests and benchmarks. Where it cannot be installed, the tests that need it say so.
+.PHONY: wrk
+wrk:
+	@if command -v wrk >/dev/null; then \
+	    :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "installing wrk"; \
+	    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq wrk; } >/dev/null \
+	        || echo "wrk could not be installed; the tests that need it are skipped"; \
+	else \
+	    echo "wrk is missing (apt install wrk); the tests that need it are skipped"; \
+	fi
+
+$(BIN)/python:
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is missing: apt install python3 python3-venv"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	    || { echo "Python 3.11 or later is needed, $(PYTHON) is $$($(PYTHON) -V); name another: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
+	    || { echo "the venv module of $(PYTHON) is missing: apt install python3-venv"; exit 1; }
+	@echo "making $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+
+# Each stamp is newer than pyproject.toml when what that names is installed.
+$(STAMP): pyproject.toml | $(BIN)/python
+	@echo "installing mesh into $(VENV)"
+	@$(PIP) install --editable '.[images]'
+	@touch $@
+
+# pip learnt about dependency groups in 25.1; that of Debian 12 and 13 is older.
+$(STAMP_TEST): pyproject.toml $(STAMP)
+	@echo "installing what tests and checks need"
+	@$(PIP) install 'pip>=25.1'
+	@$(PIP) install --group test --group check
+	@touch $@
