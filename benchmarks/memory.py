@@ -78,6 +78,6 @@ async def run(plan: Plan) -> dict[str, Any]:
     try:
         processes.update(await _of_the_set(plan))
     except ChildFailed as exc:
-        result["failures"] = [f"mesh up: {exc}"]
+        result["failures"] = [str(exc)]
     result["worker_mb"] = max(one["pss_mb"] for one in processes.values() if one["worker"])
     return result

@@ -59,7 +59,7 @@ async def run(plan: Plan) -> dict[str, Any]:
             async with upset.up() as everything:
                 ups.append(everything.seconds)
         except ChildFailed as exc:
-            failures.append(f"mesh up: {exc}")
+            failures.append(str(exc))
             break
     result: dict[str, Any] = {"worker": _timed(workers), "gateway": _timed(gateways), "rounds": plan.rounds}
     if ups:

@@ -44,6 +44,17 @@ def _copied(directory: Path) -> None:
     shutil.copy(ROOT / "mesh.toml", directory)
 
 
+async def _said(children: Children) -> str:
+    try:
+        return await children.run("up", python(MESH, "up", "--json"), timeout=40)
+    except ChildFailed as exc:
+        # The command tells its errors as JSON, in which the message is what a reader wants.
+        told = re.search(r'"message": ("(?:[^"\\]|\\.)*")', str(exc))
+        if told is None:
+            raise
+        raise ChildFailed(f"`mesh up`: {json.loads(told[1])}") from exc
+
+
 def _kill(directory: Path) -> None:
     """The last resort, when `mesh down` failed: supervisord leads a session of its own, beyond our reach otherwise."""
     with contextlib.suppress(OSError, ValueError):
@@ -66,7 +77,7 @@ async def up() -> AsyncIterator[Up]:
         async with Children(directory) as children:
             try:
                 began = time.monotonic()
-                said = await children.run("up", python(MESH, "up", "--json"), timeout=40)
+                said = await _said(children)
                 seconds = time.monotonic() - began
                 pids: dict[str, list[int]] = {}
                 for process in json.loads(said)["processes"]:

@@ -152,11 +152,11 @@ class Client:
         """
         route = self._routes.get(target) or self._route(target)
         now = self._now()
-        order = self._order(
-            route, body, encoding, timeout, now, idempotent, trace, meta, key, instance, self._settings.timeout_s
-        )
+        if timeout is None:
+            timeout = self._settings.timeout_s if route.timeout_s is None else route.timeout_s
+        order = Order(route, body, encoding, now + timeout, now, now, route.idempotent, trace, meta, key, instance)
         call = Call(self, order, decode, self._loop)
-        self._begin(call, order, now)
+        self._begin(call, order, now, idempotent)
         return call
 
     def stream(
@@ -176,11 +176,11 @@ class Client:
         """Begin a stream; the iterator over its items. Arguments as for `call`; `timeout` bounds the whole stream."""
         route = self._routes.get(target) or self._route(target)
         now = self._now()
-        order = self._order(
-            route, body, encoding, timeout, now, idempotent, trace, meta, key, instance, self._settings.stream_timeout_s
-        )
+        if timeout is None:
+            timeout = self._settings.stream_timeout_s if route.timeout_s is None else route.timeout_s
+        order = Order(route, body, encoding, now + timeout, now, now, route.idempotent, trace, meta, key, instance)
         flow = Flow(self, order, decode)
-        self._begin(flow, order, now)
+        self._begin(flow, order, now, idempotent)
         return Stream(flow)
 
     def use(self, service: str) -> None:
@@ -231,42 +231,26 @@ class Client:
                     self._pool.add(group, instance)
         return group
 
-    def _order(
-        self,
-        route: Route,
-        body: Any,
-        encoding: int,
-        timeout: float | None,
-        now: float,
-        idempotent: bool | None,
-        trace: str | None,
-        meta: dict[str, str] | None,
-        key: str | None,
-        instance: str | None,
-        default_s: float,
-    ) -> Order:
+    def _begin(self, request: Request, order: Order, now: float, idempotent: bool | None) -> None:
+        """Complete the order with what surrounds it, and send it off."""
+        route: Route = order.route
         if route.version != route.group.version:
             route.refresh()
-        if timeout is None:
-            timeout = default_s if route.timeout_s is None else route.timeout_s
-        deadline_at = now + timeout
+            order.idempotent = route.idempotent
+        if idempotent is not None:
+            order.idempotent = idempotent
         outer = CURRENT.get()
         if outer is not None:
-            if outer.deadline_at < deadline_at:
-                deadline_at = outer.deadline_at
-            if trace is None:
-                trace = outer.trace
-        if meta is not None:
-            _check_meta(meta)
-        if idempotent is None:
-            idempotent = route.idempotent
-        return Order(route, body, encoding, deadline_at, now, now, idempotent, trace, meta, key, instance)
-
-    def _begin(self, request: Request, order: Order, now: float) -> None:
-        order.route.stats.in_flight += 1
+            if outer.deadline_at < order.deadline_at:
+                order.deadline_at = outer.deadline_at
+            if order.trace is None:
+                order.trace = outer.trace
+        if order.meta is not None:
+            _check_meta(order.meta)
+        route.stats.in_flight += 1
         self._budget.deposit(now)
         if order.deadline_at <= now:
-            self._finish(request, DeadlineExceeded(f"{order.route.target}: no time was left to call"))
+            self._finish(request, DeadlineExceeded(f"{route.target}: no time was left to call"))
             return
         self._expiries.watch(request, order.deadline_at)
         self._dispatch(request, order, now)
@@ -275,20 +259,25 @@ class Client:
         if self._closed:
             self._finish(request, Unavailable("this node is closed"))
             return
-        handle = self._choose(order, now)
+        route: Route = order.route
+        ready = route.group.ready
+        if len(ready) == 1 and order.instance is None and order.tried is None:
+            handle: Handle | None = ready[0]
+        else:
+            handle = self._choose(order, ready, now)
         if handle is None:
             self._park(request, order)
             return
         peer = handle.peer
         caller = peer.caller
+        body = order.body
         if len(caller.calls) >= caller.credit:
-            self._finish(
-                request, Overloaded(f"{order.route.target}: every link has its {caller.credit} calls under way")
-            )
+            self._finish(request, Overloaded(f"{route.target}: every link has its {caller.credit} calls under way"))
             return
-        if len(order.body) > caller.max_body:
-            size = len(order.body)
-            self._finish(request, TooLarge(f"{order.route.target}: {size} bytes; its workers take {caller.max_body}"))
+        if len(body) > caller.max_body:
+            self._finish(
+                request, TooLarge(f"{route.target}: a body of {len(body)} bytes; its workers take {caller.max_body}")
+            )
             return
         order.handle = handle
         order.sent_at = now
@@ -298,23 +287,18 @@ class Client:
         if budget_ms > MAX_BUDGET_MS:
             budget_ms = MAX_BUDGET_MS
         if type(request) is Call:
-            peer.send_call(
-                request, (order.route.target, budget_ms, order.body, order.encoding, order.trace, order.meta)
-            )
+            request.id = caller.call(route.target, budget_ms, body, order.encoding, order.trace, order.meta)
         else:
-            assert isinstance(request, Flow)
-            window = request.inflow.window
-            peer.send_open(
-                request, (order.route.target, budget_ms, order.body, window, order.encoding, order.trace, order.meta)
-            )
+            window = request.inflow.window  # type: ignore[union-attr]  # what is no Call is a Flow
+            request.id = caller.open(route.target, budget_ms, body, window, order.encoding, order.trace, order.meta)
+        peer.sent(request)
 
-    def _choose(self, order: Order, now: float) -> Handle | None:
+    def _choose(self, order: Order, ready: list[Handle], now: float) -> Handle | None:
         """The instance for the next attempt; None when none can be called now.
 
         Without a key: the better of two drawn at random, by what is in flight times how long an answer takes there.
         Same rule as policy.balance.pick_two, written out: it runs for every call.
         """
-        ready = order.route.group.ready
         if order.instance is not None:
             return next((handle for handle in ready if handle.instance.id == order.instance), None)
         if order.tried:

@@ -117,17 +117,10 @@ class Peer:
         """How many more calls this link carries now."""
         return self.caller.credit - len(self.caller.calls)
 
-    def send_call(self, request: Request, head: tuple[Any, ...]) -> None:
-        """Put a call on the open link; `head` are the arguments of protocol.Caller.call."""
-        request.id = call = self.caller.call(*head)
-        self.calls[call] = request
+    def sent(self, request: Request) -> None:
+        """A call or stream was put on `caller`: its answers are the request's, and the link has something to send."""
+        self.calls[request.id] = request
         self._channel.wake()  # type: ignore[union-attr]  # an open link has its channel
-
-    def send_open(self, request: Request, head: tuple[Any, ...]) -> None:
-        """Put a stream on the open link; `head` are the arguments of protocol.Caller.open."""
-        request.id = call = self.caller.open(*head)
-        self.calls[call] = request
-        self._channel.wake()  # type: ignore[union-attr]
 
     def cancel(self, call: int) -> None:
         """Tell the other end that nobody waits for this call any more."""

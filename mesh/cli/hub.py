@@ -9,14 +9,15 @@ from mesh.cli.output import json_option
 
 
 @click.command("hub")
+@click.option("--endpoint", metavar="ENDPOINT", default="", help="Listen there: ipc:///path or tcp://host:port.")
 @json_option
-def command() -> None:
+def command(endpoint: str) -> None:
     """Run the hub, which keeps the registry, until SIGTERM or Ctrl-C.
 
-    It listens on the first address of [mesh] hubs that belongs to this host. Any number of hubs may run.
+    It listens on the first address of [mesh] hubs that can be bound here. Any number of hubs may run.
     """
-    from mesh.discovery.hub import serve
+    from mesh.discovery.serve import serve
 
     settings = setting.settings()
     process.prepare(settings, "hub")
-    loop.run(serve(settings))
+    loop.run(serve(settings, endpoint))

@@ -56,7 +56,7 @@ def command(conf: str | None, timeout: float) -> None:
     )
     note(f"up already; looked in {up.seconds:.1f} s" if up.already else f"up in {up.seconds:.1f} s")
     if layout.http:
-        note(f"try:  curl {layout.http}{_path_to_try(up)}")
+        note(f"try:  curl {layout.http}{up.path}")
     note("stop: mesh down")
 
 
@@ -69,8 +69,3 @@ def _as_data(layout: Layout, up: Up) -> dict[str, Any]:
             {**process._asdict(), "instances": up.instances.get(process.pid, [])} for process in up.processes
         ],
     }
-
-
-def _path_to_try(up: Up) -> str:
-    services = {each.get("service") for found in up.instances.values() for each in found}
-    return "/hello/you" if "greeting" in services else "/mesh"

@@ -12,8 +12,6 @@ import asyncio
 import random
 from collections.abc import Callable, Sequence
 
-import structlog
-
 from mesh.clock import Clock, Timer
 from mesh.discovery.holdings import Holdings
 from mesh.discovery.record import Instance
@@ -21,9 +19,10 @@ from mesh.discovery.table import Change, Table
 from mesh.discovery.uplink import HubStatus, Uplink
 from mesh.errors import SetupError
 from mesh.policy.backoff import Backoff
+from mesh.telemetry.logs import get_logger
 from mesh.transport.contract import Transport
 
-log = structlog.get_logger("mesh.discovery")
+log = get_logger("mesh.discovery")
 
 
 class Agent:

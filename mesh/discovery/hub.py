@@ -13,7 +13,6 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
-import structlog
 
 from mesh.clock import Clock, Timer
 from mesh.discovery.admission import NAME_CHARS, Limits, read_records
@@ -39,9 +38,10 @@ from mesh.protocol.messages import (
     WATCH,
     WELCOME,
 )
+from mesh.telemetry.logs import get_logger
 from mesh.transport.contract import Buffer, Channel, Listener, Transport
 
-log = structlog.get_logger("mesh.discovery")
+log = get_logger("mesh.discovery")
 
 #: The largest message a hub takes: far above an honest register, which agents send in pieces of half a MiB.
 MAX_MESSAGE: Final = 4 * 1024 * 1024

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import msgspec
-import structlog
 
 from mesh.clock import Clock, Timer
 from mesh.discovery.admission import read_news
@@ -38,9 +37,10 @@ from mesh.protocol.messages import (
     WATCH,
     WELCOME,
 )
+from mesh.telemetry.logs import get_logger
 from mesh.transport.contract import Buffer, Channel, Transport
 
-log = structlog.get_logger("mesh.discovery")
+log = get_logger("mesh.discovery")
 
 #: The largest message a client takes. A hub's records are bounded below this (admission.Limits.hub_bytes), so that
 #: a snapshot always fits.

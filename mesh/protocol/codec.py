@@ -165,22 +165,19 @@ class Reader:
         Raises:
             ProtocolViolation: anything that docs/wire.md does not allow; the reader can be used again.
         """
-        messages: list[list[Any]] = []
-        append = messages.append
         referred = 0
         signatures = _SIGNATURES
+        short = _SHORT
         try:
             unpacker = self._unpacker
-            first = frames[0]
-            unpacker.feed(first)
+            unpacker.feed(frames[0])
             # An unpacker does not say whether it stopped between two values or inside one. A nil behind the frame
             # does: it comes out as a value of its own, unless the frame left something open that swallowed it.
             unpacker.feed(NIL)
-            ended = 0
-            for message in unpacker:
-                if message is None:
-                    ended += 1
-                    continue
+            messages: list[list[Any]] = list(unpacker)
+            if not messages or messages.pop() is not None:
+                raise ProtocolViolation("frame 0 ends in the middle of a message")
+            for message in messages:
                 kind = message[0]
                 legal = signatures[kind].get(tuple(map(type, message)))
                 if legal is None:
@@ -193,13 +190,8 @@ class Reader:
                             f"{NAMES[kind]}: body refers to frame {message[at]}, in order it would be {referred - 1}"
                         )
                     message[at] = frames[referred]
-                if len(message) > _SHORT[kind]:
+                if len(message) > short[kind]:
                     _check_tail(kind, message)
-                append(message)
-            if ended != 1:
-                raise ProtocolViolation(
-                    "a nil stands between messages" if ended else "frame 0 ends in the middle of a message"
-                )
             if referred != len(frames) - 1:
                 raise ProtocolViolation(f"{len(frames) - 1} large bodies came, {referred} are referred to")
         except ProtocolViolation:

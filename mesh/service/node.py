@@ -35,8 +35,7 @@ from mesh.service.rpc import Rpc
 from mesh.telemetry.logs import get_logger
 from mesh.telemetry.metrics import Recorder
 from mesh.transport.contract import Transport
-from mesh.transport.sockets import LinkOptions
-from mesh.transport.zmq_transport import ZmqTransport
+from mesh.transport.zmq_transport import from_settings
 
 log = get_logger("mesh.node")
 
@@ -70,7 +69,7 @@ class Node:
         self.clock: Clock = clock or LoopClock()
         self.recorder = Recorder(self.clock)
         self._rng = rng or random.Random()
-        self.transport = transport or zmq_transport(settings)
+        self.transport = transport or from_settings(settings)
         self.agent = Agent(
             self.transport,
             self.clock,
@@ -429,22 +428,6 @@ class Node:
 def _wake(woken: asyncio.Future[None]) -> None:
     if not woken.done():
         woken.set_result(None)
-
-
-def zmq_transport(settings: Settings) -> ZmqTransport:
-    """The ZeroMQ transport that the settings ask for."""
-    links = settings.links
-    return ZmqTransport(
-        settings.mesh.run_dir,
-        bind=settings.mesh.bind,
-        options=LinkOptions(
-            heartbeat_s=links.heartbeat_s,
-            heartbeat_timeout_s=links.heartbeat_timeout_s,
-            connect_timeout_s=links.connect_timeout_s,
-            # A frame is a body, or a sealed bundle of small messages.
-            max_message_bytes=max(settings.calls.max_body_bytes, 1 << 20) + (1 << 20),
-        ),
-    )
 
 
 @asynccontextmanager

@@ -11,6 +11,7 @@ import errno
 import http.client
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -51,12 +52,14 @@ class Up(NamedTuple):
         seconds: how long it took.
         processes: in the order of the file.
         instances: what the registry says of each pid: {"service": …, "id": …}.
+        path: a path that the gateways answer a GET of, to try them with.
     """
 
     already: bool
     seconds: float
     processes: list[Process]
     instances: dict[int, list[dict[str, Any]]]
+    path: str
 
 
 def bring_up(layout: Layout, *, patience_s: float = 20.0, tell: Tell = lambda text: None) -> Up:
@@ -80,10 +83,10 @@ def bring_up(layout: Layout, *, patience_s: float = 20.0, tell: Tell = lambda te
         else:
             tell("starting supervisord")
             _start_supervisord(layout, control)
-        processes, instances, waited = _wait(layout, control, began + patience_s, tell)
+        processes, page, waited = _wait(layout, control, began + patience_s, tell)
     finally:
         control.close()
-    return Up(already and not waited, now() - began, processes, instances)
+    return Up(already and not waited, now() - began, processes, _by_pid(page), _path_to_try(page))
 
 
 def _start_idle(control: Control) -> bool:
@@ -142,9 +145,7 @@ def _check_port(layout: Layout) -> None:
             raise SetupError(f"{layout.listens} cannot be listened on ({exc.strerror}); change {where}") from exc
 
 
-def _wait(
-    layout: Layout, control: Control, until: float, tell: Tell
-) -> tuple[list[Process], dict[int, list[dict[str, Any]]], bool]:
+def _wait(layout: Layout, control: Control, until: float, tell: Tell) -> tuple[list[Process], dict[str, Any], bool]:
     """Look until everything answers; also tells whether that took more than one look."""
     pids: dict[str, set[int]] = {}
     waited, told = False, ""
@@ -159,12 +160,12 @@ def _wait(
         for process in processes:
             pids.setdefault(process.name, set()).add(process.pid)
             _check(process, pids[process.name], control)
-        instances: dict[int, list[dict[str, Any]]] = {}
+        page: dict[str, Any] = {}
         missing = [f"{process.name} ({process.state})" for process in processes if process.state != RUNNING]
         if not missing and layout.http:
-            missing, instances = _ask_gateway(layout, processes)
+            missing, page = _ask_gateway(layout, processes)
         if not missing:
-            return processes, instances, waited
+            return processes, page, waited
         words = f"waiting for {missing[0]}" + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
         if words != told:
             tell(words)
@@ -188,22 +189,23 @@ def _check(process: Process, pids: set[int], control: Control) -> None:
         )
 
 
-def _ask_gateway(layout: Layout, processes: list[Process]) -> tuple[list[str], dict[int, list[dict[str, Any]]]]:
-    """(what is missing, instances by pid), as the gateways see it."""
+def _ask_gateway(layout: Layout, processes: list[Process]) -> tuple[list[str], dict[str, Any]]:
+    """(what is missing, the /mesh page), as the gateways see it."""
     ready, _ = get(layout.http + "/readyz")
     if ready != 200:
         return [f"{layout.http}/readyz ({ready or 'no answer'})"], {}
     status, body = get(layout.http + "/mesh")
     if status != 200:
         return [f"{layout.http}/mesh ({status or 'no answer'})"], {}
-    instances = _by_pid(json.loads(body))
+    page: dict[str, Any] = json.loads(body)
+    known = _by_pid(page)
     registers = {program.name for program in layout.programs if _verb(program.command) in ("run", "gateway")}
     missing = [
         f"{process.name} (not yet in the registry)"
         for process in processes
-        if process.program in registers and process.pid not in instances
+        if process.program in registers and process.pid not in known
     ]
-    return missing, instances
+    return missing, page
 
 
 def _verb(command: str) -> str:
@@ -215,11 +217,20 @@ def _verb(command: str) -> str:
 def _by_pid(page: dict[str, Any]) -> dict[int, list[dict[str, Any]]]:
     """This host's instances in the /mesh page, by process; each with the name of its service."""
     found: dict[int, list[dict[str, Any]]] = {}
-    for service in page["services"]:
+    for service in page.get("services", ()):
         for instance in service["instances"]:
             if instance["host"] == page["gateway"]["host"]:
                 found.setdefault(instance["pid"], []).append({"service": service["name"], **instance})
     return found
+
+
+def _path_to_try(page: dict[str, Any]) -> str:
+    """The first GET route with a parameter, which is now "you"; /mesh when there is none."""
+    for service in page.get("services", ()):
+        for route in service.get("routes", ()):
+            if route["verb"] == "GET" and route["path"].count("{") == 1:
+                return re.sub(r"\{[^}]*\}", "you", route["path"])
+    return "/mesh"
 
 
 def get(url: str) -> tuple[int, bytes]:

@@ -19,7 +19,10 @@ Message = Sequence[Buffer]
 
 
 class Session(Protocol):
-    """The upper half of one connection. The transport calls it; it never raises but ProtocolViolation."""
+    """The upper half of one connection. The transport calls it; it never raises but ProtocolViolation.
+
+    On the accepting side it may begin only with the peer's first message: a peer that says nothing is not seen.
+    """
 
     def opened(self) -> None:
         """The connection stands; what is sent now leaves. On the accepting side: called before the first receive."""
@@ -28,7 +31,7 @@ class Session(Protocol):
         """One message came. A ProtocolViolation raised here is logged by the transport and cuts the connection."""
 
     def data_to_send(self) -> list[list[Buffer]]:
-        """Every message that waits to leave, in order; asked once per loop tick after `wake`. Empties the queue."""
+        """Every message that waits to leave, in order; asked after `wake`, seldom more than once a tick. Empties it."""
 
     def lost(self, reason: str) -> None:
         """The connection is gone, with whatever was under way. Called exactly once, last, also after `close`."""
@@ -41,7 +44,11 @@ class Channel(Protocol):
     peer: str
 
     def wake(self) -> None:
-        """There is something in `session.data_to_send()`: fetch and send it once in this loop tick."""
+        """There is something in `session.data_to_send()`: fetch and send it within this loop tick.
+
+        Once for many wakes; when very many come in one tick, part of it may leave before the tick ends, from inside
+        `wake`.
+        """
 
     def close(self, reason: str = "closed") -> None:
         """Cut it now. What was woken for but not flushed is flushed first; `session.lost(reason)` follows."""

@@ -16,7 +16,7 @@ from mesh.errors import ProtocolViolation
 from mesh.telemetry.logs import get_logger
 from mesh.transport.contract import Buffer, MakeSession
 from mesh.transport.monitor import REASONS, Monitor
-from mesh.transport.sockets import EARLY_FLUSH, Context, Edge, LinkOptions, make
+from mesh.transport.sockets import CUT, EARLY_FLUSH, PROOF, Context, Edge, LinkOptions, make
 
 log = get_logger("mesh.transport")
 
@@ -56,10 +56,11 @@ class DealerChannel:
         self._standing = False
         self._woken: asyncio.Handle | None = None
         self._wakes = 0
-        self._socket = make(context, zmq.DEALER, options)
-        self._socket.setsockopt(zmq.IMMEDIATE, 1)
-        # One connection and no more: a background reconnect would deliver a stale backlog to whoever comes next.
-        self._socket.setsockopt(zmq.RECONNECT_IVL, -1)
+        self._socket = make(context, zmq.DEALER, options, endpoint)
+        # One connection and no more: a background reconnect would deliver a stale backlog to whoever comes next. Not -1,
+        # and no IMMEDIATE: with either, libzmq 4.3.5 ends the pipe on disconnection and throws away what came but is
+        # unread, the last replies of a worker that leaves (tests/contract: …linger…). We close long before the hour.
+        self._socket.setsockopt(zmq.RECONNECT_IVL, 3_600_000)
         self._session = make_session(self)
         self._monitor = Monitor(self._socket, self._heard)
         self._edge = Edge(self._socket, self._read)
@@ -72,12 +73,13 @@ class DealerChannel:
 
     def wake(self) -> None:
         if self._woken is None:
-            self._woken = self._loop.call_soon(self._flush)
-            self._wakes = 1
-        else:
-            self._wakes = wakes = self._wakes + 1
-            if wakes % EARLY_FLUSH == 0 and self._standing:
-                self._send_waiting()
+            if not self._socket.closed:
+                self._woken = self._loop.call_soon(self._flush)
+                self._wakes = 1
+            return
+        self._wakes = wakes = self._wakes + 1
+        if wakes % EARLY_FLUSH == 0 and self._standing:
+            self._send_waiting()
 
     def close(self, reason: str = "closed") -> None:
         if self._socket.closed:
@@ -134,6 +136,11 @@ class DealerChannel:
         frames: list[Buffer] = [socket.recv(zmq.NOBLOCK)]
         while socket.getsockopt(zmq.RCVMORE):
             frames.append(socket.recv(zmq.NOBLOCK, copy=False).buffer)
+        if len(frames) == 1 and frames[0] == CUT:
+            self._gone("closed by the other end")
+            raise zmq.Again
+        if len(frames) == 1 and frames[0] == PROOF:
+            return
         if self._backlog:
             self.wake()  # the pipe moved: what was refused for want of room may fit now
         try:
@@ -145,7 +152,7 @@ class DealerChannel:
 
     def _flush(self) -> None:
         self._woken = None
-        if not self._standing:
+        if not self._standing or self._socket.closed:
             return  # `opened` wakes again
         self._send_waiting()
         self._edge.look()

@@ -15,8 +15,8 @@ import zmq
 
 from mesh.telemetry.logs import get_logger
 from mesh.transport.contract import Buffer
-from mesh.transport.endpoints import Claim
-from mesh.transport.sockets import Context, Edge, LinkOptions, Socket, make
+from mesh.transport.endpoints import Claim, parse
+from mesh.transport.sockets import Context, Edge, LinkOptions, Socket, allow_ipv6, make
 
 log = get_logger("mesh.transport")
 
@@ -36,15 +36,20 @@ class ZmqPublisher:
         self._connected: set[str] = set()
         self._joined: set[str] = set()
         self._socket = make(context, zmq.XPUB, options)
+        # A pipe ends with its connection: `joined` is then taken back, and nothing stale waits for the next subscriber.
+        self._socket.setsockopt(zmq.IMMEDIATE, 1)
         self._socket.setsockopt(zmq.SNDHWM, HIGH_WATER)
         self._socket.setsockopt(zmq.RECONNECT_IVL, 100)
         self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, 2000)
         self._edge = Edge(self._socket, self._read)
 
     def connect(self, endpoint: str) -> None:
+        parse(endpoint, dialling=True)
         if endpoint not in self._connected:
+            allow_ipv6(self._socket, endpoint)
             self._socket.connect(endpoint)
             self._connected.add(endpoint)
+            self._edge.look()  # connecting, too, consumes edges
 
     def disconnect(self, endpoint: str) -> None:
         if endpoint in self._connected:

@@ -17,13 +17,11 @@ from collections.abc import Callable
 import zmq
 
 from mesh.errors import ProtocolViolation
-from mesh.protocol import codec
-from mesh.protocol.messages import REJECT
 from mesh.telemetry.logs import get_logger
 from mesh.transport.contract import Buffer, MakeSession, Session
 from mesh.transport.endpoints import Claim
 from mesh.transport.monitor import Monitor
-from mesh.transport.sockets import EARLY_FLUSH, Edge, LinkOptions, Socket
+from mesh.transport.sockets import CUT, EARLY_FLUSH, PROOF, Edge, LinkOptions, Socket
 
 log = get_logger("mesh.transport")
 
@@ -123,6 +121,9 @@ class RouterListener:
                 self._skip()
                 return
             channel = self._meet(ident, first)
+            if channel.gone:  # closed while its session was made or opened
+                self._skip()
+                return
             frames.append(first.bytes)
         elif socket.getsockopt(zmq.RCVMORE):
             frames.append(socket.recv(zmq.NOBLOCK))
@@ -241,8 +242,9 @@ class RouterListener:
         def prove() -> None:
             self._proofs.discard(timer)
             channel = self._peers.get(ident)
-            if channel is not None and self._send(channel, [NOTHING]) and proof + 1 < len(PROOFS_S):
+            if channel is not None and self._send(channel, [PROOF]) and proof + 1 < len(PROOFS_S):
                 self._prove(ident, proof + 1)
+            self._edge.look()
 
         timer = self._loop.call_later(PROOFS_S[proof], prove)
         self._proofs.add(timer)
@@ -252,16 +254,20 @@ class RouterListener:
         for frames in channel.session.data_to_send():
             if channel.gone or not self._send(channel, frames):
                 break
+        if not channel.gone:
+            self._send(channel, [CUT])
         self._cuts[channel.ident] = reason
         while len(self._cuts) > REMEMBERED_CUTS:
             self._cuts.popitem(last=False)
+        # Not at once: we may be inside of a drain.
+        self._loop.call_soon(self._edge.look)
         self._lose(channel, reason)
 
     def _refuse_again(self, ident: bytes) -> None:
-        # It has not understood that it was cut: ROUTER has no way to close one connection, so say it again.
+        # It has not understood that it was cut: say it again.
         try:
             self._socket.send(ident, zmq.NOBLOCK | zmq.SNDMORE)
-            self._socket.send(codec.one(REJECT, "protocol_violation", self._cuts[ident][:500]), zmq.NOBLOCK)
+            self._socket.send(CUT, zmq.NOBLOCK)
         except zmq.ZMQError:
             self._cuts.pop(ident, None)
 

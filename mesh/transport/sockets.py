@@ -12,14 +12,19 @@ from dataclasses import dataclass
 
 import zmq
 
+#: The accepting side's last word: ROUTER cannot close one connection, so it asks the dialler to. 0xc1 is the one byte
+#: that begins no MessagePack value, so no message of a session can be mistaken for it.
+CUT = b"\xc1"
+#: Asks whether a peer is still there: the send fails when it is not, and whoever gets it drops it.
+PROOF = b"\xc1?"
+
 #: How many messages one drain takes before the loop's other work has its turn. A message holds a tick's worth of
 #: calls, so 64 of them are plenty; benchmarks/rpc.py shows no gain beyond 32.
 DRAIN_BUDGET = 64
 
-import os
 #: A tick's messages leave together, but not later than this many: while the other end works on the first lot, this
 #: end makes the second, and two processes that wait for each other use two cores.
-EARLY_FLUSH = int(os.environ.get("EF","32"))
+EARLY_FLUSH = 32
 
 Context = zmq.Context[zmq.Socket[bytes]]
 Socket = zmq.Socket[bytes]
@@ -44,8 +49,8 @@ class LinkOptions:
     linger_s: float = 0.25
 
 
-def make(context: Context, kind: int, options: LinkOptions) -> Socket:
-    """A socket with no lingering, bounded messages and heartbeats; not yet bound or connected."""
+def make(context: Context, kind: int, options: LinkOptions, endpoint: str = "") -> Socket:
+    """A socket with no lingering, bounded messages and heartbeats; not yet bound or connected to `endpoint`."""
     socket = context.socket(kind)
     socket.linger = 0
     socket.setsockopt(zmq.MAXMSGSIZE, options.max_message_bytes)
@@ -54,8 +59,14 @@ def make(context: Context, kind: int, options: LinkOptions) -> Socket:
     # The peer, too, forgets us when we fall silent: TTL is in units of 100 ms on the wire.
     socket.setsockopt(zmq.HEARTBEAT_TTL, int(options.heartbeat_timeout_s * 1000))
     socket.setsockopt(zmq.HANDSHAKE_IVL, int(options.connect_timeout_s * 1000))
-    socket.setsockopt(zmq.IPV6, 1)
+    allow_ipv6(socket, endpoint)
     return socket
+
+
+def allow_ipv6(socket: Socket, endpoint: str) -> None:
+    """Before bind or connect to an IPv6 address. Not for all: an IPv4 one is then reported as ::ffff:127.0.0.1."""
+    if "[" in endpoint:
+        socket.setsockopt(zmq.IPV6, 1)
 
 
 class Edge:

@@ -15,6 +15,7 @@ from typing import Any
 
 import zmq
 
+from mesh.config import Settings
 from mesh.errors import AddressInUse, BadEndpoint, SetupError
 from mesh.transport.contract import Buffer, Listener, MakeSession, Publisher, Subscriber
 from mesh.transport.dealer import DealerChannel
@@ -61,7 +62,7 @@ class ZmqTransport:
 
     async def listen(self, endpoint: str, accept: MakeSession) -> Listener:
         self._check_open()
-        socket = make(self._context, zmq.ROUTER, self._options)
+        socket = make(self._context, zmq.ROUTER, self._options, endpoint)
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         listener: RouterListener | None = None
 
@@ -89,7 +90,7 @@ class ZmqTransport:
 
     def subscriber(self, endpoint: str, on_event: Callable[[str, Buffer], None]) -> Subscriber:
         self._check_open()
-        socket = make(self._context, zmq.SUB, self._options)
+        socket = make(self._context, zmq.SUB, self._options, endpoint)
         socket.setsockopt(zmq.RCVHWM, 10_000)
         try:
             bound, claim = self._bind_socket(socket, endpoint)
@@ -137,3 +138,19 @@ class ZmqTransport:
                 owned.close()
         # Waits for what lingers, at most LinkOptions.linger_s (or what a listener was closed with).
         await asyncio.get_running_loop().run_in_executor(None, self._context.term)
+
+
+def from_settings(settings: Settings) -> ZmqTransport:
+    """The transport that the configuration asks for."""
+    links = settings.links
+    return ZmqTransport(
+        settings.mesh.run_dir,
+        bind=settings.mesh.bind,
+        options=LinkOptions(
+            heartbeat_s=links.heartbeat_s,
+            heartbeat_timeout_s=links.heartbeat_timeout_s,
+            connect_timeout_s=links.connect_timeout_s,
+            # A frame is one body, or a bundle of small messages that a writer has sealed.
+            max_message_bytes=max(settings.calls.max_body_bytes, 1 << 20) + (1 << 20),
+        ),
+    )

@@ -31,7 +31,7 @@ def test_a_short_run_measures_shows_and_writes(tmp_path):
     assert "rpc, round 1 of 1" not in done.stdout
     section = json.loads(written.read_text())["sections"]["rpc"]
     assert section["short"]
-    for key in ("raw", "zmq_asyncio"):
+    for key in ("mesh", "raw", "zmq_asyncio"):
         contestant = section["contestants"][key]
         assert set(contestant["loads"]) == {"small-1", "small-64", "small-1000", "big-1", "big-8"}
         for figures in contestant["loads"].values():

@@ -167,7 +167,7 @@ class FakeItems:
 
     async def __anext__(self) -> Answer:
         try:
-            item = await anext(self.source)
+            item = await self._next()
         except StopAsyncIteration:
             self.ended = True
             raise
@@ -177,6 +177,19 @@ class FakeItems:
             raise RemoteError(str(exc), type_name=type(exc).__name__) from exc
         self.given += 1
         return Answer(*self.signature.encode_result(item, self.encoding))
+
+    async def _next(self) -> Any:
+        closing = asyncio.ensure_future(self.node.closed.wait())
+        item = asyncio.ensure_future(anext(self.source))  # type: ignore[arg-type]
+        try:
+            await asyncio.wait([item, closing], return_when=asyncio.FIRST_COMPLETED)
+            if self.node.closed.is_set():
+                raise Draining("leaving")
+            return item.result()
+        finally:
+            closing.cancel()
+            item.cancel()
+            await asyncio.gather(closing, item, return_exceptions=True)
 
     async def aclose(self) -> None:
         if not self.ended:

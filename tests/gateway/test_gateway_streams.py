@@ -11,8 +11,10 @@ from gateway_fakes import FakeNode
 from gateway_front import Front, eventually
 from gateway_shop import open_shop
 
+from mesh.calls.answers import Answer
 from mesh.clock import ManualClock
 from mesh.discovery.record import RouteRecord
+from mesh.protocol.messages import JSON
 
 GET = b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -131,6 +133,12 @@ async def test_a_slow_reader_slows_the_stream(front: Front) -> None:
 
 async def test_items_that_are_at_hand_together_leave_together(shop: Front) -> None:
     """A thousand small items are not a thousand writes."""
+
+    async def at_hand(*_: object, **__: object) -> AsyncIterator[Answer]:
+        for number in range(1000):
+            yield Answer(b"%d" % number, JSON)
+
+    shop.node.stream_raw = at_hand  # type: ignore[method-assign, assignment]
     reader, _ = await shop.raw(GET % b"/count/1000")
     told = await reader.readuntil(b"\r\n0\r\n\r\n")
     assert told.count(b"data: ") == 1001
