@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import importlib
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -28,6 +29,8 @@ from benchmarks.plan import Plan, short
 FILES = {"http": "http_gateway"}
 OUT = ROOT / "docs" / "benchmarks"
 JSON = "results.json"
+#: Above this share of the processors in use before a part begins, it is said.
+BUSY = 0.75
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -71,12 +74,16 @@ async def measure(parts: Sequence[str], plan: Plan) -> dict[str, Any]:
     commit, sections = machine.commit(), {}
     for part in parts:
         run = importlib.import_module(f"benchmarks.{FILES.get(part, part)}").run
+        # Figures from a machine that was busy already are worth little; this tells them apart later.
+        load = os.getloadavg()[0]
+        if load > BUSY * (os.cpu_count() or 1):
+            plan.say(f"{part}: the machine is busy (load {load:.1f}), the figures will be worth little")
         taken_at = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
         try:
             section = await run(plan)
         except (ChildFailed, OSError, TimeoutError) as exc:
             section = {"error": str(exc) or type(exc).__name__}
-        sections[part] = {"taken_at": taken_at, "commit": commit, "short": plan.short, **section}
+        sections[part] = {"taken_at": taken_at, "commit": commit, "load": load, "short": plan.short, **section}
     return sections
 
 

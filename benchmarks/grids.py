@@ -49,13 +49,19 @@ def times(ratio: float) -> str:
     return f"{ratio:.2f}×" if ratio < 10 else f"{ratio:.1f}×"
 
 
+def _gist(failure: str) -> str:
+    """What was attempted, and the last line of the traceback."""
+    lines = failure.splitlines()
+    return " … ".join(dict.fromkeys((lines[0].strip(), lines[-1].strip())))
+
+
 def _rpc(section: Mapping[str, Any]) -> list[Grid]:
     grids = []
     contestants = section["contestants"]
     missing = section["missing"].values()
     lacking = [f"{one['title']} is missing ({', '.join(one['lacks'])}): {one['install']}" for one in missing]
     failed = [
-        f"{one['title']} failed: {one['failures'][0].splitlines()[0]}"
+        f"{one['title']} failed {len(one['failures'])}×, first: {_gist(one['failures'][0])}"
         for one in contestants.values()
         if one.get("failures")
     ]
@@ -95,11 +101,12 @@ def _web(title: str, section: Mapping[str, Any], mesh: str, note: str) -> Grid:
             micros(one["p50_us"]),
             micros(one["p99_us"]),
             f"{one['bad']:.0f}",
+            f"{one['spread'] * 100:.0f} %",
         ]
         for one in section["contestants"].values()
     ]
     bold = frozenset(at for at, key in enumerate(section["contestants"]) if key == mesh)
-    return Grid(title, ("", "requests/s", "p50", "p99", "bad"), rows, bold, note)
+    return Grid(title, ("", "requests/s", "p50", "p99", "bad", "apart"), rows, bold, note)
 
 
 def _http(section: Mapping[str, Any]) -> list[Grid]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmarks.children import ChildFailed
 from benchmarks.memory import of_process
-from benchmarks.plan import Plan, medians, turns
+from benchmarks.plan import Plan, medians, spread, turns
 from benchmarks.stage import stage
 from benchmarks.wrk import wrk
 
@@ -91,7 +91,8 @@ async def run(plan: Plan) -> dict[str, Any]:
                 rounds[connections].append(figures)
     titles = {0: "no idle connection", count: f"{count:,} idle connections"}
     contestants: dict[str, dict[str, Any]] = {
-        str(key): {"title": titles[key], **medians(each)} for key, each in rounds.items()
+        str(key): {"title": titles[key], **medians(each), "spread": spread([one["requests_per_s"] for one in each])}
+        for key, each in rounds.items()
     }
     return {
         "contestants": contestants,

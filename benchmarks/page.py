@@ -74,9 +74,16 @@ def _where(results: Results) -> str:
 
 
 def _when(results: Results) -> str:
-    lines = ["| part | measured at | commit | rounds |", "|---|---|---|--:|"]
+    lines = ["| part | measured at | commit | load before | rounds |", "|---|---|---|--:|--:|"]
     for name, section in results["sections"].items():
-        row = (name, section.get("taken_at", ""), section.get("commit", ""), str(section.get("rounds", "")))
+        load = f"{section['load']:.1f}" if "load" in section else ""
+        row = (
+            name,
+            section.get("taken_at", ""),
+            section.get("commit", ""),
+            load,
+            str(section.get("rounds", "")),
+        )
         lines.append("| " + " | ".join(row) + " |")
     return "\n".join(lines) + "\n"
 

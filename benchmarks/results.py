@@ -3,7 +3,9 @@
 Owns: the file's shape, and joining the parts of several runs in one file.
 Leaves to others: making figures (rpc and its siblings), showing them (table, plot, page).
 
-    {"format": 1, "machine": {...}, "versions": {...}, "sections": {name: {"taken_at", "commit", "short", ...}}}
+    {"format": 1, "machine": {...}, "versions": {...}, "sections": {name: {"taken_at", "commit", "load", "short", ...}}}
+
+`load` is the load average of the minute before: of this run's own parts, or of a stranger.
 """
 
 from __future__ import annotations

@@ -25,7 +25,14 @@ def _plain(text: str) -> str:
 
 def rich_table(grid: Grid) -> Table:
     """One grid; figures to the right, verdicts in their colour."""
-    table = Table(title=_plain(grid.title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    table = Table(
+        title=_plain(grid.title),
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+    )
     for number, column in enumerate(grid.columns):
         table.add_column(column, justify="right" if number else "left", no_wrap=len(grid.columns) > 4 or number > 0)
     for at, row in enumerate(grid.rows):
@@ -41,4 +48,4 @@ def show(console: Console, sections: Mapping[str, Any]) -> None:
         console.print(rich_table(grid))
         if grid.note:
             console.print(Text(_plain(grid.note), style="dim"))
-            console.print()
+        console.print()

@@ -27,6 +27,8 @@ async def serve(place: Place) -> None:
     import zmq.asyncio
 
     socket = zmq.asyncio.Context().socket(zmq.ROUTER)
+    # A ROUTER drops what goes over the mark, without a word: 1,000 callers would wait forever.
+    socket.set_hwm(100_000)
     socket.bind(place.ipc("zmq"))
     busy: set[asyncio.Task[None]] = set()
 
@@ -46,6 +48,7 @@ async def connect(place: Place) -> AsyncIterator[dict[str, Call]]:
 
     socket = zmq.asyncio.Context().socket(zmq.DEALER)
     socket.linger = 0
+    socket.set_hwm(100_000)
     socket.connect(place.ipc("zmq"))
     loop, numbers = asyncio.get_running_loop(), itertools.count()
     waiting: dict[bytes, asyncio.Future[Any]] = {}

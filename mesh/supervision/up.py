@@ -11,7 +11,6 @@ import errno
 import http.client
 import json
 import os
-import re
 import socket
 import subprocess
 import sys
@@ -90,10 +89,19 @@ def bring_up(layout: Layout, *, patience_s: float = 20.0, tell: Tell = lambda te
 
 
 def _start_idle(control: Control) -> bool:
-    idle = [process for process in control.processes() if process.state in IDLE]
-    for process in idle:
-        control.start(process.name)
-    return not idle
+    """Start what does not run; whether there was nothing to do."""
+    found = False
+    for process in control.processes():
+        found = found or process.state in IDLE or process.state == "BACKOFF"
+        try:
+            if process.state == "BACKOFF":
+                # It waits for its next try; whatever kept it from starting may be mended by now.
+                control.stop(process.name)
+            if process.state in IDLE or process.state == "BACKOFF":
+                control.start(process.name)
+        except SetupError:
+            pass  # it changed in between; the looks that follow judge by what they see
+    return not found
 
 
 def _start_supervisord(layout: Layout, control: Control) -> None:
@@ -225,11 +233,11 @@ def _by_pid(page: dict[str, Any]) -> dict[int, list[dict[str, Any]]]:
 
 
 def _path_to_try(page: dict[str, Any]) -> str:
-    """The first GET route with a parameter, which is now "you"; /mesh when there is none."""
+    """A GET route that takes no more than a name, which is now "you"; /mesh when there is none."""
     for service in page.get("services", ()):
         for route in service.get("routes", ()):
-            if route["verb"] == "GET" and route["path"].count("{") == 1:
-                return re.sub(r"\{[^}]*\}", "you", route["path"])
+            if route["verb"] == "GET" and route["path"].count("{") == 1 and "{name}" in route["path"]:
+                return str(route["path"]).replace("{name}", "you")
     return "/mesh"
 
 

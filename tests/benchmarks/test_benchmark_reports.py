@@ -19,7 +19,7 @@ def _figures(speed: float) -> dict:
 
 
 def _web(title: str, speed: float) -> dict:
-    return {"title": title, "requests_per_s": speed, "p50_us": 900.0, "p99_us": 2500.0, "bad": 0.0}
+    return {"title": title, "requests_per_s": speed, "p50_us": 900.0, "p99_us": 2500.0, "bad": 0.0, "spread": 0.02}
 
 
 @pytest.fixture
@@ -27,7 +27,12 @@ def sections() -> dict:
     """One of each, with a contestant that failed and one that is missing."""
     contestant = {"title": "mesh", "how": "in the usual way", "loads": {load: _figures(60_000) for load in LOADS}}
     raw = {"title": "raw coalesced loop", "how": "bare", "loads": {load: _figures(100_000) for load in LOADS}}
-    broken = {"title": "zeroapi", "how": "-", "loads": {}, "failures": ["zeroapi-client: ended with 1\n  Traceback"]}
+    broken = {
+        "title": "zeroapi",
+        "how": "-",
+        "loads": {},
+        "failures": ["zeroapi-client: ended with 1\n  Traceback\n  TimeoutError: late"],
+    }
     by_instances = {str(count): {"1": _figures(9000 / count), "64": _figures(70_000 / count)} for count in (1, 4)}
     return {
         "rpc": {
@@ -68,7 +73,7 @@ def test_the_terminal_shows_ratios_and_who_is_missing(sections):
     said = screen.file.getvalue()
     assert "0.60×" in said
     assert "nats-py is missing (nats-server): apt-get install it" in said
-    assert "zeroapi failed: zeroapi-client: ended with 1" in said
+    assert "zeroapi failed 1×, first: zeroapi-client: ended with 1 … TimeoutError: late" in said
     assert "mesh cannot run yet" in said
     assert "not measured" in said
     assert "1.06×" in said
@@ -77,9 +82,11 @@ def test_the_terminal_shows_ratios_and_who_is_missing(sections):
 def test_the_page_is_whole_markdown(sections):
     """Every section has its tables, every row as many cells as its head, and the page says where and when."""
     found = {**results.new({"cpu": "One", "cpus": 2, "memory_gib": 8, "system": "Linux"}, {"mesh": "0.1.0"})}
-    found["sections"] = {name: {"taken_at": "2030-01-01", "rounds": 3, **one} for name, one in sections.items()}
+    found["sections"] = {
+        name: {"taken_at": "2030-01-01", "load": 0.21, "rounds": 3, **one} for name, one in sections.items()
+    }
     text = page.page(found, ["rpc.svg"])
-    for line in ("One, 2 CPUs, 8 GiB, Linux.", "mesh 0.1.0.", "![rpc](rpc.svg)", "| rpc | 2030-01-01 |  | 3 |"):
+    for line in ("One, 2 CPUs, 8 GiB, Linux.", "mesh 0.1.0.", "![rpc](rpc.svg)", "| rpc | 2030-01-01 |  | 0.2 | 3 |"):
         assert line in text
     assert "| **mesh** | **60,000** |" in text
     cells = 0

@@ -90,6 +90,10 @@ def test_a_broken_service_is_told_with_the_end_of_its_log(project):
     assert caught.value.details["tail"][-1] == "Traceback: the service is broken"
     assert caught.value.details["log"] == str(project.root / "logs/greeting_1.log")
 
+    # Once it is mended, nobody waits for supervisor's next try.
+    (project.run / "greeting_1.broken").unlink()
+    assert all(process.state == RUNNING for process in bring_up(project.layout).processes)
+
 
 def test_what_never_answers_is_named(project):
     """A process that runs without registering is called by its name when patience is over."""
@@ -179,7 +183,7 @@ def test_a_process_killed_every_second_is_never_given_up(project):
     bring_up(project.layout)
     control = Control(project.layout.socket)
     seen = set()
-    for _ in range(5):
+    for _ in range(3):
         greeting = next(each for each in control.processes() if each.name == "greeting:greeting_0")
         if greeting.pid:
             kill(greeting.pid)

@@ -1,0 +1,102 @@
+"""The whole way: HTTP to a gateway, ZeroMQ to a worker found through a hub, and back."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from mesh.clock import LoopClock
+from mesh.config import GatewaySettings, MeshSettings, Settings
+from mesh.discovery.hub import Hub
+from mesh.gateway import app
+from mesh.gateway.server import Gateway
+from mesh.service.decorators import http, rpc
+from mesh.service.service import Service
+from mesh.service.worker import Worker
+from mesh.transport.zmq_transport import from_settings
+
+
+class Greeting(Service):
+    """Says hello."""
+
+    name = "greeting"
+
+    @http.get("/hello/{name}")
+    @rpc
+    async def hello(self, name: str) -> str:
+        return f"Hello, {name}!"
+
+    @http.get("/count/{n}")
+    @rpc
+    async def count(self, n: int) -> AsyncIterator[int]:
+        for i in range(n):
+            yield i
+
+    @http.post("/cut")
+    @rpc
+    async def cut(self, data: bytes, width: int = 2) -> bytes:
+        return data[:width]
+
+    cancelled = False
+
+    @rpc
+    async def sleep(self) -> None:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            Greeting.cancelled = True
+            raise
+
+
+@pytest.fixture
+async def url() -> AsyncIterator[str]:
+    with tempfile.TemporaryDirectory(prefix="mesh-") as directory:
+        settings = Settings(mesh=MeshSettings(run_dir=Path(directory)), gateway=GatewaySettings(timeout_s=10.0))
+        transport = from_settings(settings)
+        hub = Hub(transport, LoopClock(), lease_s=5.0, identity="hub", epoch=1)
+        await hub.start(settings.mesh.hubs[0])
+        worker = Worker([Greeting], settings)
+        await worker.start()
+        node, _ = await app.connect_node(settings)
+        server = Gateway(node, settings).make_server()
+        listener = app.bind("127.0.0.1", 0)
+        accepting = await asyncio.get_running_loop().create_server(server, sock=listener)
+        yield app.shown(listener)
+        accepting.close()
+        await server.shutdown(0.2)
+        await node.close()
+        await worker.stop()
+        await hub.stop()
+        await transport.close()
+
+
+async def test_http_crosses_the_mesh_and_comes_back(url: str) -> None:
+    """A call, a wrong call, bytes, a stream, metrics of the worker, and a client that leaves."""
+    async with aiohttp.ClientSession(url) as session:
+        async with asyncio.timeout(10):
+            # The registry's news may come after the first request: until then it is 503, to be tried again.
+            while True:
+                async with session.get("/hello/x") as told:
+                    if told.status != 503:
+                        assert (told.status, await told.json()) == (200, "Hello, x!")
+                        break
+                await asyncio.sleep(0.02)
+        async with session.post("/rpc/greeting/hello", json={"name": 5}) as told:
+            problem = await told.json()
+            assert (told.status, problem["details"]["path"]) == (400, "body.name")
+        async with session.post("/cut?width=3", data=b"\xff\0\1\2") as told:
+            assert (told.status, await told.read()) == (200, b"\xff\0\1")
+        async with session.get("/count/3", headers={"Accept": "application/x-ndjson"}) as told:
+            assert await told.read() == b"0\n1\n2\n"
+        async with session.get("/metrics") as told:
+            assert 'side="server"' in await told.text()
+        with pytest.raises(asyncio.TimeoutError):
+            await session.post("/rpc/greeting/sleep", timeout=aiohttp.ClientTimeout(total=0.2))
+        async with asyncio.timeout(10):
+            while not Greeting.cancelled:  # noqa: ASYNC110  # nothing announces it
+                await asyncio.sleep(0.01)
