@@ -299,10 +299,10 @@ class Server:
 
     def _unknown(self, target: str) -> MeshError:
         service, _, method = target.rpartition(".")
-        mine = [name for name in self._hosted if name.rpartition(".")[0] == service]
+        mine = [name.rpartition(".")[2] for name in self._hosted if name.rpartition(".")[0] == service]
         if not mine:
             return UnknownMethod(f"{self._identity} does not run a service {service[:100]!r}")
-        near = difflib.get_close_matches(target[:200], mine, 1)
+        near = difflib.get_close_matches(method[:100], mine, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         return UnknownMethod(f"{service} has no method {method[:100]!r}{hint}")
 

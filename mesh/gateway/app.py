@@ -27,6 +27,7 @@ from mesh.errors import AddressInUse, ConfigError, SetupError
 from mesh.gateway.ports import Node
 from mesh.gateway.server import Gateway
 from mesh.service.node import Node as MeshNode
+from mesh.service.worker import settle_memory
 from mesh.telemetry.logs import get_logger
 
 _log = get_logger(__name__)
@@ -130,6 +131,7 @@ async def _run(
                 doc="The HTTP front end.",
             )
         )
+        settle_memory()
         _log.info("gateway listens", address=address, worker=node.identity)
         if started is not None:
             started(address)

@@ -9,7 +9,7 @@ Source: docs/wire.md, "Frames".
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 import msgpack
@@ -127,7 +127,8 @@ def _places() -> dict[int, dict[str, int]]:
     return places
 
 
-_SIGNATURES: Final = _signatures()
+#: kind -> the look-up of its signatures.
+_CHECKS: Final = {kind: legal.get for kind, legal in _signatures().items()}
 _PLACES: Final = _places()
 #: Where `encoding` stands, in the messages that have one.
 _ENCODING_AT: Final = {CALL: 5, OPEN: 6, REPLY: 3, ITEM: 3, EVENT: 6}
@@ -138,9 +139,11 @@ _SHORT: Final = {kind: min(_ENCODING_AT.get(kind, 99), _PLACES[kind].get("meta",
 class Reader:
     """Reads the messages of one connection, checking each against the grammar."""
 
-    __slots__ = ("_unpacker",)
+    __slots__ = ("_checks", "_unpacker")
 
-    def __init__(self) -> None:
+    def __init__(self, kinds: Iterable[int] | None = None) -> None:
+        """`kinds`: those that this end of the connection may hear; others are refused by name. None: all."""
+        self._checks = _CHECKS if kinds is None else {kind: _CHECKS[kind] for kind in kinds}
         self._fresh()
 
     def _fresh(self) -> None:
@@ -165,8 +168,10 @@ class Reader:
         Raises:
             ProtocolViolation: anything that docs/wire.md does not allow; the reader can be used again.
         """
+        messages: list[list[Any]] = []
+        append = messages.append
         referred = 0
-        signatures = _SIGNATURES
+        checks = self._checks
         short = _SHORT
         try:
             unpacker = self._unpacker
@@ -174,12 +179,14 @@ class Reader:
             # An unpacker does not say whether it stopped between two values or inside one. A nil behind the frame
             # does: it comes out as a value of its own, unless the frame left something open that swallowed it.
             unpacker.feed(NIL)
-            messages: list[list[Any]] = list(unpacker)
-            if not messages or messages.pop() is not None:
-                raise ProtocolViolation("frame 0 ends in the middle of a message")
-            for message in messages:
+            for message in unpacker:
+                # A map or a string has elements too; taken for a message, it would break whoever reads its fields.
+                if type(message) is not list:
+                    if message is None and not unpacker.read_bytes(1):
+                        break  # our own nil, as nothing is behind it
+                    raise ProtocolViolation(f"a {type(message).__name__} stands where a message should")
                 kind = message[0]
-                legal = signatures[kind].get(tuple(map(type, message)))
+                legal = checks[kind](tuple(map(type, message)))
                 if legal is None:
                     raise _refusal(message)
                 if legal:
@@ -192,6 +199,9 @@ class Reader:
                     message[at] = frames[referred]
                 if len(message) > short[kind]:
                     _check_tail(kind, message)
+                append(message)
+            else:
+                raise ProtocolViolation("frame 0 ends in the middle of a message")
             if referred != len(frames) - 1:
                 raise ProtocolViolation(f"{len(frames) - 1} large bodies came, {referred} are referred to")
         except ProtocolViolation:

@@ -10,6 +10,7 @@ Stop:  leave hubs and say goodbye → finish what is in hand → `stopped` hooks
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import random
 import signal
@@ -250,6 +251,18 @@ async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
     tasks.clear()
 
 
+def settle_memory() -> None:
+    """Take what start-up made out of the garbage collector's sight, and let it look less often.
+
+    A collection of the oldest generation walks every module, class and function that was ever imported: 10 ms and
+    more in which no call is answered. What was made for good need not be walked; a busy loop makes and drops a few
+    thousand objects per tick, which are not worth a look at every 700.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 50)
+
+
 async def run(
     classes: Sequence[type[Service]],
     settings: Settings,
@@ -288,6 +301,7 @@ async def run(
             return 0
         asked.cancel()
         starting.result()
+        settle_memory()
         log.info("ready", worker=worker.identity, services=[service.name for service in worker.services])
         if on_ready is not None:
             on_ready(worker)

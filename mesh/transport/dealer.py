@@ -57,9 +57,9 @@ class DealerChannel:
         self._woken: asyncio.Handle | None = None
         self._wakes = 0
         self._socket = make(context, zmq.DEALER, options, endpoint)
-        # One connection and no more: a background reconnect would deliver a stale backlog to whoever comes next. Not -1,
-        # and no IMMEDIATE: with either, libzmq 4.3.5 ends the pipe on disconnection and throws away what came but is
-        # unread, the last replies of a worker that leaves (tests/contract: …linger…). We close long before the hour.
+        # One connection and no more: a background reconnect would deliver a stale backlog to whoever comes next. Not
+        # -1, and no IMMEDIATE: with either, libzmq 4.3.5 ends the pipe on disconnection and throws away what came but
+        # is unread, the last replies of a worker that leaves (tests/contract: …linger…). We close long before an hour.
         self._socket.setsockopt(zmq.RECONNECT_IVL, 3_600_000)
         self._session = make_session(self)
         self._monitor = Monitor(self._socket, self._heard)

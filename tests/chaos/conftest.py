@@ -134,9 +134,6 @@ class Set:
         finally:
             wrk.stop()
 
-    def logs(self) -> str:
-        return "\n".join(f"--- {path.name}\n{path.read_text()[-3000:]}" for path in sorted(self.root.glob("logs/*.log")))
-
 
 def environment() -> dict[str, str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("MESH_")}

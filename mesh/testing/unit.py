@@ -1,0 +1,231 @@
+"""One service without a mesh: its methods are called directly, and what it asks of others, fakes answer.
+
+Owns: the node that a service is given in a unit test, and what it records.
+Leaves to others: what fakes do (fakes), whole meshes (whole).
+
+Arguments and answers are encoded and decoded on their way, as between processes: what cannot travel fails here too,
+and a Struct comes back as the map that an untyped caller would see.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+from mesh.calls.answers import Outcome, decode_any
+from mesh.calls.request import Decode
+from mesh.calls.signature import encode_arguments
+from mesh.clock import Clock, LoopClock
+from mesh.discovery.record import Instance
+from mesh.errors import BadRequest, MeshError, RemoteError, ShapeMismatch, UnknownMethod, UnknownService, from_wire
+from mesh.events.event import encode_data
+from mesh.events.topics import check_topic
+from mesh.protocol.codec import MAX_BIN
+from mesh.protocol.messages import MSGPACK
+from mesh.service.calling import Options
+from mesh.service.rpc import Rpc
+from mesh.service.service import Service
+from mesh.telemetry.logs import get_logger
+from mesh.testing.fakes import Behaviour, Fake, Recorded
+
+S = TypeVar("S", bound=Service)
+
+
+class Emitted(NamedTuple):
+    """One event that the service under test told of, its data as a listener would get it."""
+
+    topic: str
+    data: Any = None
+    key: str | None = None
+    meta: dict[str, str] | None = None
+
+
+class FakeNode:
+    """The node of a service under test: the verbs of `Node`, answered by fakes.
+
+    Attributes:
+        calls: what was asked, in order; `emitted`: the events.
+    """
+
+    def __init__(self, *fakes: Fake | Mapping[str, Any], clock: Clock | None = None) -> None:
+        """Args:
+        fakes: each a `Fake`, or a map of targets: `{"mail.send": None, "users.get": lambda id: {"id": id}}`.
+        """
+        self.identity = "unit"
+        self.clock: Clock = clock or LoopClock()
+        self.calls: list[Recorded] = []
+        self.emitted: list[Emitted] = []
+        self.fakes: dict[str, Fake] = {}
+        for fake in fakes:
+            self._add(fake)
+        self.rpc = Rpc(self)
+        self._options = Options()
+
+    def _add(self, fake: Fake | Mapping[str, Any]) -> None:
+        if isinstance(fake, Fake):
+            self.fakes[fake.name] = fake
+            return
+        for target, does in fake.items():
+            service, _, method = target.rpartition(".")
+            self.fakes.setdefault(service, Fake(service)).does(**{method: does})
+
+    # --- the verbs ----------------------------------------------------------------------------------------
+
+    def call(
+        self,
+        target: str,
+        /,
+        *args: Any,
+        timeout: float | None = None,
+        key: str | None = None,
+        instance: str | None = None,
+        meta: dict[str, str] | None = None,
+        **kwargs: Any,
+    ) -> asyncio.Future[Any]:
+        """As `Node.call`; time-outs are not kept."""
+        return self.begin_call(target, encode_arguments(args, kwargs, target), Options(timeout, key, instance, meta))
+
+    def stream(
+        self,
+        target: str,
+        /,
+        *args: Any,
+        timeout: float | None = None,
+        key: str | None = None,
+        instance: str | None = None,
+        meta: dict[str, str] | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[Any]:
+        """As `Node.stream`."""
+        return self.begin_stream(target, encode_arguments(args, kwargs, target), Options(timeout, key, instance, meta))
+
+    async def scatter(self, target: str, /, *args: Any, timeout: float | None = None, **kwargs: Any) -> list[Outcome]:
+        """As `Node.scatter`, of one instance."""
+        instance = Instance(service=target.rpartition(".")[0], id=f"{target.rpartition('.')[0]}-fake", epoch=1)
+        try:
+            return [Outcome(instance, await self.call(target, *args, timeout=timeout, **kwargs))]
+        except (UnknownService, UnknownMethod):
+            raise
+        except MeshError as error:
+            return [Outcome(instance, error=error)]
+
+    async def emit(
+        self, topic: str, data: Any = None, *, key: str | None = None, meta: dict[str, str] | None = None
+    ) -> None:
+        """As `Node.emit`; nobody hears it, but it is recorded."""
+        body, encoding = encode_data(check_topic(topic), data, MAX_BIN)
+        self.emitted.append(Emitted(topic, decode_any(body, encoding), key, meta))
+
+    def using(
+        self,
+        *,
+        timeout: float | None = None,
+        key: str | None = None,
+        instance: str | None = None,
+        meta: dict[str, str] | None = None,
+    ) -> Rpc:
+        """As `Node.using`."""
+        return Rpc(self, Options(timeout, key, instance, meta))
+
+    def calls_of(self, target: str) -> list[Recorded]:
+        """What was asked of "mail.send", in order."""
+        return [call for call in self.calls if call.target == target]
+
+    # --- for the proxies of rpc ---------------------------------------------------------------------------
+
+    def begin_call(self, target: str, body: bytes, options: Options, decode: Decode = decode_any) -> Any:
+        behaviour = self._behaviour(target)
+        return _begun(self._answer(behaviour, body, options, decode))
+
+    async def _answer(self, behaviour: Behaviour, body: bytes, options: Options, decode: Decode) -> Any:
+        if behaviour.stream:
+            raise ShapeMismatch(f"{behaviour.target} is a stream: iterate over it")
+        args, kwargs = self._note(behaviour, body, options)
+        try:
+            answer, encoding = behaviour.encode(await behaviour.answer(args, kwargs), MSGPACK)
+        except Exception as exc:
+            raise _as_caller_sees(exc) from exc
+        return decode(answer, encoding)
+
+    def begin_stream(self, target: str, body: bytes, options: Options, decode: Decode = decode_any) -> Any:
+        return self._items(self._behaviour(target), body, options, decode)
+
+    async def _items(self, behaviour: Behaviour, body: bytes, options: Options, decode: Decode) -> AsyncIterator[Any]:
+        if not behaviour.stream:
+            raise ShapeMismatch(f"{behaviour.target} is a call: await it")
+        args, kwargs = self._note(behaviour, body, options)
+        try:
+            async for item in behaviour.items(args, kwargs):
+                yield decode(*behaviour.encode(item, MSGPACK))
+        except GeneratorExit:
+            raise
+        except Exception as exc:
+            raise _as_caller_sees(exc) from exc
+
+    def is_stream(self, target: str) -> bool:
+        service, _, method = target.rpartition(".")
+        fake = self.fakes.get(service)
+        return fake is not None and method in fake.behaviours and fake.behaviours[method].stream
+
+    def service_names(self) -> list[str]:
+        return sorted(self.fakes)
+
+    def method_names(self, service: str) -> list[str]:
+        fake = self.fakes.get(service)
+        return sorted(fake.behaviours) if fake is not None else []
+
+    # --- inside -------------------------------------------------------------------------------------------
+
+    def _behaviour(self, target: str) -> Behaviour:
+        service, dot, method = target.rpartition(".")
+        if not dot:
+            raise BadRequest(f'{target!r} is no target: write "service.method"')
+        fake = self.fakes.get(service)
+        if fake is None:
+            raise UnknownService(f'no fake of {service!r} is given: unit(…, Fake("{service}", {method}=…))')
+        behaviour = fake.behaviours.get(method)
+        if behaviour is None:
+            raise UnknownMethod(f"the fake of {service} has no method {method!r}: give it {method}=…")
+        return behaviour
+
+    def _note(self, behaviour: Behaviour, body: bytes, options: Options) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        args, kwargs = behaviour.decode(body, MSGPACK)
+        call = Recorded(behaviour.target, args, kwargs, options.meta or {}, key=options.key)
+        self.calls.append(call)
+        self.fakes[behaviour.target.rpartition(".")[0]].calls.append(call)
+        return args, kwargs
+
+
+def unit(
+    service: type[S],
+    /,
+    *fakes: Fake | Mapping[str, Any],
+    node: FakeNode | None = None,
+    config: Mapping[str, Any] | None = None,
+    clock: Clock | None = None,
+) -> S:
+    """An instance of a service to test by itself, on a node of fakes; its hooks are the test's to call.
+
+    Args:
+        fakes: of the services that it calls; see `FakeNode`.
+        node: the node to give it, when the test wants to look at what it recorded.
+        config: the values under [services.<name>.config].
+        clock: what `self.node.clock` is; real time when None.
+    """
+    made = service()
+    made.node = node or FakeNode(*fakes, clock=clock)
+    made.config = dict(config or {})
+    made.log = get_logger(f"services.{service.name}", service=service.name)
+    return made
+
+
+def _begun(coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+    """A call has begun when it is made, awaited or not; whoever made it owns it, as with a real one."""
+    return asyncio.get_running_loop().create_task(coroutine)
+
+
+def _as_caller_sees(exc: Exception) -> MeshError:
+    """What a handler raised, after its way over the wire."""
+    error = exc if isinstance(exc, MeshError) else RemoteError(str(exc), type_name=type(exc).__name__)
+    return from_wire(error.to_wire())
