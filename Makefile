@@ -43,7 +43,7 @@ chaos: $(STAMP_TEST) wrk ## the long tests that kill and restart real processes 
 bench: $(STAMP) ## install the peers, measure everything, write docs/benchmarks
 	@$(PIP) install 'pip>=25.1'
 	@PYTHON=$(BIN)/python sh benchmarks/install.sh
-	@$(BIN)/mesh bench
+	@$(BIN)/python -m benchmarks
 
 .PHONY: format
 format: $(STAMP_TEST) ## format the source and mend what lint can mend

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from mesh.errors import Draining, MeshError, Overloaded, ProtocolViolation
-from mesh.protocol.codec import INLINE_BYTES, Buffer, Reader, Writer
+from mesh.protocol.codec import INLINE_BYTES, Buffer, Reader, Writer, error_map, text_size
 from mesh.protocol.link import ACCEPTOR, CONNECTED, LOST, Link, check_version, step
 from mesh.protocol.messages import (
     CALL,
@@ -147,19 +147,19 @@ class Callee:
 
     def _decline(self, kind: int, call: int) -> None:
         if self.state is Link.LEAVING:
-            self._pack(REFUSED, call, Draining(f"{self._identity[0]} is leaving").to_wire())
+            self._say(REFUSED, call, Draining(f"{self._identity[0]} is leaving"))
         elif self.state is not Link.OPEN:
             raise ProtocolViolation(f"{NAMES[kind]}: not legal while the link is {self.state.value}")
         elif call in self.calls:
             raise ProtocolViolation(f"{NAMES[kind]}: id {call} is in use")
         else:
-            refusal = Overloaded(f"{self._identity[0]}: more than {self._credit} calls on one link")
-            self._pack(REFUSED, call, refusal.to_wire())
+            self._say(REFUSED, call, Overloaded(f"{self._identity[0]}: more than {self._credit} calls on one link"))
 
     def _link(self, kind: int, message: list[Any]) -> None:
-        self.state = step(ACCEPTOR, self.state, kind)
         if kind == HELLO:
             check_version(message)
+        self.state = step(ACCEPTOR, self.state, kind)
+        if kind == HELLO:
             self.peer, self.peer_epoch = message[2:4]
             self._pack(WELCOME, VERSION, *self._identity)
         elif kind == PING:
@@ -178,15 +178,18 @@ class Callee:
         elif meta is None:
             self._writer.add_body((REPLY, call), body, (encoding,))
         else:
+            self._writer.expect(text_size(meta))
             self._writer.add_body((REPLY, call), body, (encoding, meta))
 
     def error(self, call: int, error: MeshError) -> None:
         """The handler ran and failed."""
-        self._last_word(call, ERROR, error.to_wire())
+        if self._last_word(call, ERROR):
+            self._say(ERROR, call, error)
 
     def refuse(self, call: int, error: MeshError) -> None:
         """The handler surely never started: the caller may try elsewhere."""
-        self._last_word(call, REFUSED, error.to_wire())
+        if self._last_word(call, REFUSED):
+            self._say(REFUSED, call, error)
 
     def item(self, call: int, body: Buffer, encoding: int = 0) -> None:
         """One item of a stream; the server has taken a credit for it. Dropped when the caller has cancelled."""
@@ -196,16 +199,23 @@ class Callee:
 
     def end(self, call: int) -> None:
         """A stream is complete."""
-        self._last_word(call, END)
+        if self._last_word(call, END):
+            self._pack(END, call)
 
-    def _last_word(self, call: int, kind: int, *fields: Any) -> None:
+    def _last_word(self, call: int, kind: int) -> bool:
+        """Whether the call is owed one; then this is it."""
         state = self.calls.get(call)
         if state is None:
-            return
+            return False
         if (state, kind) not in CALLEE:
             raise AssertionError(f"{NAMES[kind]} is not a legal answer to call {call}")
         del self.calls[call]
-        self._pack(kind, call, *fields)
+        return True
+
+    def _say(self, kind: int, call: int, error: MeshError) -> None:
+        wire, size = error_map(error.to_wire())
+        self._writer.expect(size)
+        self._pack(kind, call, wire)
 
     def goodbye(self, reason: str) -> None:
         """Nothing new from here on; what runs is still answered. Harmless before the hello and when said before.

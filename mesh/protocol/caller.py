@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from mesh.errors import ProtocolViolation
-from mesh.protocol.codec import INLINE_BYTES, Buffer, Reader, Writer
+from mesh.protocol.codec import INLINE_BYTES, Buffer, Reader, Writer, text_size
 from mesh.protocol.link import CONNECTED, DIALLER, LOST, Link, check_version, step
 from mesh.protocol.messages import (
     CALL,
@@ -53,6 +53,9 @@ CALLER: Final[dict[tuple[int, int], int]] = {
     (ABANDONED, ITEM): ABANDONED,
     (ABANDONED, END): DONE,
 }
+
+#: What a calling end may hear at all.
+HEARD: Final = frozenset(kind for _, kind in (*CALLER, *DIALLER) if kind > 0)
 
 
 def _tail(encoding: int, trace: str | None, meta: dict[str, str] | None) -> tuple[Any, ...]:
@@ -99,7 +102,7 @@ class Caller:
         self._identity = (identity, epoch, max_body)
         self._writer = Writer()
         self._pack = self._writer.add
-        self._reader = Reader()
+        self._reader = Reader(HEARD)
 
     @property
     def last_id(self) -> int:
@@ -137,12 +140,15 @@ class Caller:
         trace: str | None = None,
         meta: dict[str, str] | None = None,
     ) -> int:
-        """Write a call; its id. The caller has checked `state` and `credit`."""
+        """Write a call; its id. The caller has checked `state` and `credit`, and that all text is valid Unicode: what
+        cannot be packed takes the messages before it with it."""
         self._next = call = self._next + 1
         self.calls[call] = WAITING
         if meta is None and trace is None and encoding == 0 and len(body) <= INLINE_BYTES:
             self._writer.add_small(CALL, call, target, budget_ms, body)
         else:
+            if meta:
+                self._writer.expect(text_size(meta))
             self._writer.add_body((CALL, call, target, budget_ms), body, _tail(encoding, trace, meta))
         return call
 
@@ -159,6 +165,8 @@ class Caller:
         """Write the opening of a stream; its id."""
         self._next = call = self._next + 1
         self.calls[call] = STREAMING
+        if meta:
+            self._writer.expect(text_size(meta))
         self._writer.add_body((OPEN, call, target, budget_ms), body, (window, *_tail(encoding, trace, meta)))
         return call
 
@@ -182,10 +190,11 @@ class Caller:
     def receive(self, frames: list[Buffer]) -> list[list[Any]]:
         """Read one ZeroMQ message; the messages in it that are for the user, in order.
 
-        Those are reply, error, refused, item and end of live calls; welcome, goodbye, reject and pong of the link.
+        Those are reply, error, refused, item and end of live calls; welcome, goodbye, ping and pong of the link.
 
         Raises:
-            ProtocolViolation: the other end broke docs/wire.md; cut the connection.
+            ProtocolViolation: the other end broke docs/wire.md, or rejected the link; cut the connection. What stood
+                before the fault in the same message is not delivered.
         """
         wanted: list[list[Any]] = []
         calls = self.calls
@@ -210,9 +219,10 @@ class Caller:
         return wanted
 
     def _link(self, kind: int, message: list[Any]) -> None:
-        self.state = step(DIALLER, self.state, kind)
         if kind == WELCOME:
             check_version(message)
+        self.state = step(DIALLER, self.state, kind)
+        if kind == WELCOME:
             self.peer, self.peer_epoch, self.credit, self.max_body = message[2:6]
         elif kind == PING:
             self._pack(PONG, message[1])

@@ -24,13 +24,18 @@ INLINE_BYTES: Final = 64 * 1024
 #: A frame is sealed and a new one begun when it holds this much, so that a flood never waits for one huge send.
 SEAL_BYTES: Final = 256 * 1024
 #: What one unpacker may be asked to hold for one value. msgpack allocates an array of the length that its header
-#: claims before it has seen an element: 4,096 keeps the worst nesting of such lies at some 30 MB, soon freed.
+#: claims before it has seen an element: 4,096 keeps the worst nesting of such lies at some 33 MB, soon freed.
 MAX_ARRAY: Final = 4096
 MAX_MAP: Final = 1024
 MAX_STR: Final = 256 * 1024
 MAX_BIN: Final = 1024 * 1024
-#: Frame 0 of a message. A writer seals at SEAL_BYTES, so an honest one stays far below.
-MAX_FRAME: Final = 4 * 1024 * 1024
+#: Frame 0 of a message. A writer seals at SEAL_BYTES and an event's body is at most MAX_BIN, so an honest one stays
+#: below. A hostile one may be 2 MiB of empty arrays, which Python holds in 80 bytes each: 160 MB until it is refused.
+MAX_FRAME: Final = 2 * 1024 * 1024
+#: The map of an error; a writer leaves out details that are longer.
+MAX_ERROR: Final = 64 * 1024
+#: What an unpacker's buffer begins with. msgpack takes 1 MiB otherwise, for every link, and uses all of it in turn.
+BUFFER_BYTES: Final = 64 * 1024
 
 
 NIL: Final = b"\xc0"
@@ -54,7 +59,13 @@ class Writer:
     def add(self, *message: Any) -> None:
         """Append a small message: its kind, then its fields."""
         self._pack(message)
-        self._size += 64
+        self._size = size = self._size + 64
+        if size > SEAL_BYTES:
+            self._seal()
+
+    def expect(self, size: int) -> None:
+        """Count what the next message holds beside its body, so that its frame is sealed in time."""
+        self._size += size
 
     def add_small(self, *message: Any) -> None:
         """Append a message whose body, the last field, is at most INLINE_BYTES long: the path of nearly every call."""
@@ -96,44 +107,60 @@ class Writer:
         return bool(self._size or self._sealed)
 
 
-def _signatures() -> dict[int, dict[tuple[type, ...], bool]]:
-    """kind -> every legal tuple of field types -> whether the body is a reference to a further frame.
+#: What a look at the types of a message's fields may find; 0: all is said.
+ILLEGAL: Final = 1
+REFERS: Final = 2  # its body is the number of a further frame
+FURTHER: Final = 4  # it is long enough to have an encoding or metadata, whose values are looked at
 
-    Checking a message is then one tuple of its types and one look-up, however many fields it has.
-    """
-    table: dict[int, dict[tuple[type, ...], bool]] = {}
-    for kind, (_, required, fields) in GRAMMAR.items():
-        legal: dict[tuple[type, ...], bool] = {}
-        choices = [field if isinstance(field, tuple) else (field,) for field in fields]
-        bodies = {at for at, field in enumerate(choices) if bytes in field}
-        for length in range(required, len(fields) + 1):
-            for types in itertools.product(*choices[:length]):
-                legal[(int, *types)] = any(types[at] is int for at in bodies if at < length)
-        table[kind] = legal
-    return table
+#: Where `encoding` stands, in the messages that have one.
+_ENCODING_AT: Final = {CALL: 5, OPEN: 6, REPLY: 3, ITEM: 3, EVENT: 6}
 
 
 def _places() -> dict[int, dict[str, int]]:
-    """kind -> where its body, encoding and metadata stand in the message."""
+    """kind -> where its body, encoding and map stand in the message."""
     places: dict[int, dict[str, int]] = {}
     for kind, (_, _, fields) in GRAMMAR.items():
         at: dict[str, int] = {}
         for position, field in enumerate(fields, start=1):
-            if isinstance(field, tuple) and bytes in field:
+            types = field if isinstance(field, tuple) else (field,)
+            if bytes in types:
                 at["body"] = position
-            elif isinstance(field, tuple) and dict in field:
-                at["meta"] = position
+            elif dict in types:
+                at["map"] = position
+        if kind in _ENCODING_AT:
+            at["encoding"] = _ENCODING_AT[kind]
         places[kind] = at
     return places
 
 
+_PLACES: Final = _places()
+
+
+def _signatures() -> dict[int, dict[tuple[type, ...], int]]:
+    """kind -> every legal tuple of element types -> what is to be looked at besides.
+
+    Checking a message is then one tuple of its types and one look-up, however many fields it has.
+    """
+    table: dict[int, dict[tuple[type, ...], int]] = {}
+    for kind, (_, required, fields) in GRAMMAR.items():
+        legal: dict[tuple[type, ...], int] = {}
+        choices = [field if isinstance(field, tuple) else (field,) for field in fields]
+        places = _PLACES[kind]
+        further = min(places.get("encoding", 99), places.get("map", 99))
+        for length in range(required, len(fields) + 1):
+            for types in itertools.product(*choices[:length]):
+                refers = "body" in places and length >= places["body"] and types[places["body"] - 1] is int
+                legal[(int, *types)] = (REFERS if refers else 0) | (FURTHER if length >= further else 0)
+        table[kind] = legal
+    return table
+
+
 #: kind -> the look-up of its signatures.
 _CHECKS: Final = {kind: legal.get for kind, legal in _signatures().items()}
-_PLACES: Final = _places()
-#: Where `encoding` stands, in the messages that have one.
-_ENCODING_AT: Final = {CALL: 5, OPEN: 6, REPLY: 3, ITEM: 3, EVENT: 6}
-#: Up to this many elements a message has neither encoding nor metadata, and its types say all.
-_SHORT: Final = {kind: min(_ENCODING_AT.get(kind, 99), _PLACES[kind].get("meta", 99)) for kind in GRAMMAR}
+
+
+#: What an error map says in words. Its other values are read leniently where they are used.
+_ERROR_TEXTS: Final = ("code", "message", "type")
 
 
 class Reader:
@@ -156,6 +183,7 @@ class Reader:
             max_str_len=MAX_STR,
             max_bin_len=MAX_BIN,
             max_ext_len=0,
+            read_size=BUFFER_BYTES,
         )
 
     def read(self, frames: list[Buffer]) -> list[list[Any]]:
@@ -168,45 +196,43 @@ class Reader:
         Raises:
             ProtocolViolation: anything that docs/wire.md does not allow; the reader can be used again.
         """
-        messages: list[list[Any]] = []
-        append = messages.append
         referred = 0
         checks = self._checks
-        short = _SHORT
         try:
             unpacker = self._unpacker
             unpacker.feed(frames[0])
             # An unpacker does not say whether it stopped between two values or inside one. A nil behind the frame
             # does: it comes out as a value of its own, unless the frame left something open that swallowed it.
             unpacker.feed(NIL)
-            for message in unpacker:
+            messages: list[list[Any]] = list(iter(unpacker.unpack, None))
+            if unpacker.read_bytes(1):
+                raise ProtocolViolation("a nil stands where a message should")
+            for message in messages:
                 # A map or a string has elements too; taken for a message, it would break whoever reads its fields.
                 if type(message) is not list:
-                    if message is None and not unpacker.read_bytes(1):
-                        break  # our own nil, as nothing is behind it
                     raise ProtocolViolation(f"a {type(message).__name__} stands where a message should")
-                kind = message[0]
-                legal = checks[kind](tuple(map(type, message)))
-                if legal is None:
-                    raise _refusal(message)
-                if legal:
-                    at = _PLACES[kind]["body"]
-                    referred += 1
-                    if message[at] != referred - 1:
-                        raise ProtocolViolation(
-                            f"{NAMES[kind]}: body refers to frame {message[at]}, in order it would be {referred - 1}"
-                        )
-                    message[at] = frames[referred]
-                if len(message) > short[kind]:
-                    _check_tail(kind, message)
-                append(message)
-            else:
-                raise ProtocolViolation("frame 0 ends in the middle of a message")
+                found = checks[message[0]](tuple(map(type, message)), ILLEGAL)
+                if found:
+                    if found == ILLEGAL:
+                        raise _refusal(message)
+                    if found & REFERS:
+                        at = _PLACES[message[0]]["body"]
+                        if message[at] != referred:
+                            raise ProtocolViolation(
+                                f"{NAMES[message[0]]}: body is frame {message[at]}, in order it would be {referred}"
+                            )
+                        referred += 1
+                        message[at] = frames[referred]
+                    if found & FURTHER:
+                        _check_further(message)
             if referred != len(frames) - 1:
                 raise ProtocolViolation(f"{len(frames) - 1} large bodies came, {referred} are referred to")
         except ProtocolViolation:
             self._fresh()
             raise
+        except msgpack.OutOfData as exc:
+            self._fresh()
+            raise ProtocolViolation("frame 0 ends in the middle of a message") from exc
         except (KeyError, IndexError, TypeError) as exc:
             # An array that is no array, an unknown or unhashable kind, a reference past the last frame.
             self._fresh()
@@ -219,16 +245,59 @@ class Reader:
         return messages
 
 
-def _check_tail(kind: int, message: list[Any]) -> None:
-    at = _ENCODING_AT.get(kind)
-    if at is not None and len(message) > at and not 0 <= message[at] < len(ENCODINGS):
+def _check_further(message: list[Any]) -> None:
+    """The values of an encoding and of a map, once their types are right."""
+    kind = message[0]
+    count = len(message)
+    places = _PLACES[kind]
+    at = places.get("encoding", count)
+    if at < count and not 0 <= message[at] < len(ENCODINGS):
         raise ProtocolViolation(f"{NAMES[kind]}: unknown encoding {message[at]}")
-    at = _PLACES[kind].get("meta")
-    if at is not None and len(message) > at and message[at] is not None:
+    at = places.get("map", count)
+    if at >= count or message[at] is None:
+        return
+    if kind == ERROR or kind == REFUSED:
         for key, value in message[at].items():
-            # The map of an error carries more than strings; its values are read leniently where it is used.
-            if type(key) is not str or (kind not in (ERROR, REFUSED) and type(value) is not str):
-                raise ProtocolViolation(f"{NAMES[kind]}: metadata must map strings to strings")
+            if type(key) is not str or (key in _ERROR_TEXTS and type(value) is not str):
+                raise ProtocolViolation(f"{NAMES[kind]}: {', '.join(_ERROR_TEXTS)} must be strings, as all keys")
+        return
+    for key, value in message[at].items():
+        if type(key) is not str or type(value) is not str:
+            raise ProtocolViolation(f"{NAMES[kind]}: metadata must map strings to strings")
+
+
+def text_size(meta: dict[str, str]) -> int:
+    """About how many bytes metadata takes."""
+    return sum(map(len, meta)) + sum(map(len, meta.values())) + 4 * len(meta)
+
+
+_trial: Final = msgpack.Packer()
+
+
+def error_map(wire: dict[str, Any]) -> tuple[dict[str, Any], int]:
+    """An error's map such as every reader takes it, and its length in bytes.
+
+    What a service puts into an error must not cost others their link: details that no reader takes (too long, too
+    many, a number beyond 64 bits) are left out, and it is said that they were.
+    """
+    for key in _ERROR_TEXTS:
+        if type(wire.get(key)) is not str:
+            wire[key] = str(wire.get(key))
+    try:
+        packed = _trial.pack(wire)
+        if len(packed) <= MAX_ERROR:
+            if "details" in wire:
+                msgpack.unpackb(packed, strict_map_key=False, max_array_len=MAX_ARRAY, max_map_len=MAX_MAP)
+            return wire, len(packed)
+        fault = f"{len(packed)} bytes of {MAX_ERROR}"
+    except (ValueError, OverflowError, TypeError, RecursionError) as exc:
+        fault = str(exc)[:200]
+    told = {key: wire[key].encode("utf-8", "replace").decode()[:4000] for key in _ERROR_TEXTS}
+    safe: dict[str, Any] = {**told, "retry": wire.get("retry") is True, "details": {"omitted": fault}}
+    status = wire.get("status")
+    if isinstance(status, int) and 400 <= status <= 599:
+        safe["status"] = int(status)
+    return safe, len(_trial.pack(safe))
 
 
 def _refusal(message: Any) -> ProtocolViolation:
@@ -241,6 +310,8 @@ def _refusal(message: Any) -> ProtocolViolation:
 
 def _unknown(exc: Exception) -> str:
     if isinstance(exc, KeyError):
+        if exc.args[0] in NAMES:
+            return f"{NAMES[exc.args[0]]}: not for this end of a link"
         return f"unknown kind of message: {exc.args[0]!r}"[:200]
     return "not a sequence of MessagePack arrays that begin with a known kind"
 

@@ -94,6 +94,6 @@ def check_version(message: list[Any]) -> None:
     """
     if message[1] != VERSION:
         raise ProtocolViolation(
-            f"{NAMES[message[0]]}: peer {message[2]!r} speaks wire version {message[1]}, this end speaks {VERSION}; "
-            "run the same release of zeromesh on both"
+            f"{NAMES[message[0]]}: peer {message[2][:100]!r} speaks wire version {message[1]}, "
+            f"this end speaks {VERSION}; run the same release of zeromesh on both"
         )

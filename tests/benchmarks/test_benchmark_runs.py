@@ -25,7 +25,7 @@ def test_a_short_run_measures_shows_and_writes(tmp_path):
         timeout=60,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     assert "Round trips: 64 callers, small body" in done.stdout
     assert "rpc, round 1 of 1" in done.stderr
     assert "rpc, round 1 of 1" not in done.stdout

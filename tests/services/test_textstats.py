@@ -22,6 +22,12 @@ def prose(words: int) -> str:
     return " ".join(chosen.choice(WORDS) for _ in range(words)) + "\n"
 
 
+async def acquaint(running: Any) -> None:
+    """Have every worker linked to every other: a key chooses among the instances that can be called now."""
+    for worker in running.workers:
+        await running.node.call("textstats.analyze", prose(100), instance=worker.instance_ids[0])
+
+
 def counted_by(running: Any) -> list[int]:
     """How many pieces each worker has counted."""
     return [worker.node.recorder.method("server", "textstats", "count").count for worker in running.workers]
@@ -100,6 +106,7 @@ async def test_the_second_stage_works_while_the_first_still_does(start: Start) -
 async def test_a_document_is_held_by_one_instance_whoever_is_asked(start: Start) -> None:
     """Selective by key: what was added through any instance is found through any other."""
     running = await start(TextStats, 3)
+    await acquaint(running)
     ids = [worker.instance_ids[0] for worker in running.workers]
     for instance in ids:
         await running.node.call("textstats.add", "anna", "one two", instance=instance)
@@ -115,6 +122,7 @@ async def test_a_document_is_held_by_one_instance_whoever_is_asked(start: Start)
 async def test_documents_are_spread_over_the_instances(start: Start) -> None:
     """Keys share out: with sixty of them no instance is left without."""
     running = await start(TextStats, 3)
+    await acquaint(running)
     await asyncio.gather(*(running.node.call("textstats.add", f"document-{i}", "x") for i in range(60)))
     held = [len(worker.services[0]._documents) for worker in running.workers]
     assert sum(held) == 60
@@ -133,6 +141,7 @@ async def test_an_unknown_document_is_404(start: Start) -> None:
 async def test_an_event_is_added_to_the_document_that_its_topic_names(start: Start) -> None:
     """Selective by topic: one instance hears of it, once; other topics are not heard."""
     running = await start(TextStats, 3)
+    await acquaint(running)
     await running.node.emit("text.posted.mail.anna", "dear anna")
     await running.node.emit("text.removed.mail.anna", "dear anna")
     report: Report = await running.node.rpc[TextStats].document("mail.anna")

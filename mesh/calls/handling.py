@@ -1,0 +1,290 @@
+"""Running handlers: from an admitted call to its last word.
+
+Owns: places (who runs, who waits, who is refused), the tasks of handlers, and stopping them.
+Leaves to others: which calls come and from whom (server), pools (offload), limits as numbers (policy.limits).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any, Final
+
+from mesh.calls.context import CURRENT
+from mesh.calls.method import Method
+from mesh.calls.offload import Offload, RefusedInChild
+from mesh.calls.running import Hosted, Running
+from mesh.clock import Clock
+from mesh.errors import Cancelled, DeadlineExceeded, Draining, MeshError, Overloaded, RemoteError
+from mesh.policy.limits import REFUSE, RUN, Gate
+from mesh.telemetry.logs import get_logger
+from mesh.telemetry.traces import current as TRACE
+
+log = get_logger("mesh.calls")
+
+#: Why a handler was told to stop, and so what its caller is told.
+CALLER_GONE: Final = "caller gone"
+BY_CALLER: Final = "cancelled"
+DEADLINE: Final = "deadline"
+STOPPING: Final = "stopping"
+
+
+class Handling:
+    """The handlers of one worker."""
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        identity: str,
+        offload: Offload,
+        max_body: int,
+        traceback_on_wire: bool,
+        ended: Callable[[], None],
+    ) -> None:
+        """`ended` is called after a call's last word, once `leaving` is set."""
+        self.leaving = False
+        self._now = clock.now
+        self._identity = identity
+        self._offload = offload
+        self._max_body = max_body
+        self._traceback_on_wire = traceback_on_wire
+        self._ended = ended
+        self._loop = asyncio.get_running_loop()
+
+    # --- from admission to a task --------------------------------------------------------------------------
+
+    def admit(self, running: Running) -> None:
+        """Start a call, queue it, or refuse it. It is in its conversation's `running` already."""
+        hosted = running.hosted
+        gate = hosted.gate
+        service_gate = hosted.service_gate
+        if gate is None and service_gate.running < service_gate.concurrency:
+            service_gate.running += 1  # Gate.admit, without the call: the way of nearly all
+            self._launch(running)
+            return
+        verdict = RUN if gate is None else gate.admit(running)
+        full = gate
+        if verdict is RUN:
+            full = service_gate
+            verdict = service_gate.admit(running)
+            if verdict is RUN:
+                self._launch(running)
+        if verdict is REFUSE:
+            assert full is not None
+            self._refuse(
+                running,
+                Overloaded(
+                    f"{running.target}: {full.concurrency} run and {full.queue} wait in {self._identity} already"
+                ),
+            )
+            if full is service_gate and gate is not None:
+                self._pass_on(gate)
+
+    def _refuse(self, running: Running, error: MeshError) -> None:
+        """A call that never started: say so."""
+        self._settle(running, error.code)
+        running.conversation.callee.refuse(running.id, error)
+        running.conversation.channel.wake()
+
+    def _launch(self, running: Running) -> None:
+        method = running.hosted.method
+        coroutine = self._run_stream(running) if method.stream else self._run_call(running)
+        task = _task(coroutine, self._loop, method.target)
+        if not task.done():
+            running.task = task
+
+    async def _run_call(self, running: Running) -> None:
+        CURRENT.set(running)
+        if running.trace:
+            TRACE.set(running.trace)
+        hosted = running.hosted
+        method = hosted.method
+        try:
+            if method.offload:
+                body, encoding = await self._run_offloaded(running, method)
+            else:
+                result = method.run(*running.values)
+                if method.asynchronous:
+                    result = await result
+                body, encoding = method.encode_result(result, running.encoding)
+            if len(body) > self._max_body:
+                raise _too_large(method.target, len(body), self._max_body)
+        except BaseException as exc:
+            self._failed(running, exc)
+        else:
+            conversation = running.conversation
+            if method.offload or hosted.gate is not None or self.leaving:
+                self._end(running, "")
+            else:
+                # _end without its calls: the way of nearly all.
+                conversation.running.pop(running.id, None)
+                hosted.stats.end(self._now() - running.began_at)
+                following = hosted.service_gate.release()
+                if following is not None:
+                    self._launch(following)
+            conversation.callee.reply(running.id, body, encoding)
+            conversation.channel.wake()
+
+    async def _run_offloaded(self, running: Running, method: Method) -> tuple[Any, int]:
+        if method.offload == "thread":
+            running.hold = self._offload.in_thread(method.run, running.values)
+            return method.encode_result(await asyncio.wrap_future(running.hold), running.encoding)
+        assert len(method.reference) == 3
+        running.hold = self._offload.in_process(method.reference, running.body, running.encoding)
+        return await self._offload.unpack(running.hold, method.target)
+
+    async def _run_stream(self, running: Running) -> None:
+        CURRENT.set(running)
+        if running.trace:
+            TRACE.set(running.trace)
+        method = running.hosted.method
+        outflow = running.outflow
+        assert outflow is not None
+        conversation = running.conversation
+        items = method.run(*running.values)
+        try:
+            try:
+                async for item in items:
+                    while not outflow.take():
+                        running.credited = self._loop.create_future()
+                        await running.credited
+                    body, encoding = method.encode_result(item, running.encoding)
+                    if len(body) > self._max_body:
+                        raise _too_large(method.target, len(body), self._max_body)
+                    conversation.callee.item(running.id, body, encoding)
+                    conversation.channel.wake()
+            finally:
+                await items.aclose()
+        except BaseException as exc:
+            self._failed(running, exc)
+        else:
+            self._end(running, "")
+            conversation.callee.end(running.id)
+            conversation.channel.wake()
+
+    def _failed(self, running: Running, exc: BaseException) -> None:
+        """The handler's last word is an error: say it, and log what only we know."""
+        callee = running.conversation.callee
+        error: MeshError
+        if isinstance(exc, RefusedInChild):
+            cause = exc.__cause__
+            error = cause if isinstance(cause, MeshError) else exc
+            self._end(running, error.code)
+            callee.refuse(running.id, error)
+        else:
+            error = self._as_error(running, exc)
+            self._end(running, error.code)
+            callee.error(running.id, error)
+        running.conversation.channel.wake()
+        if isinstance(exc, (KeyboardInterrupt, SystemExit)):
+            raise exc
+        if not isinstance(exc, (asyncio.CancelledError, MeshError)):
+            # Last: whatever a log does with somebody's exception, the caller has its answer.
+            log.error(
+                "handler failed",
+                target=running.target,
+                caller=running.caller,
+                exc_info=(type(exc), exc, exc.__traceback__),
+            )
+
+    def _as_error(self, running: Running, exc: BaseException) -> MeshError:
+        if isinstance(exc, asyncio.CancelledError):
+            if running.stopped == DEADLINE:
+                taken = f"{running.deadline_at - running.began_at:.3g} s"
+                return DeadlineExceeded(f"{running.target}: stopped when its deadline of {taken} was over")
+            if running.stopped == STOPPING:
+                return Draining(f"{running.target}: {self._identity} stopped before it was done")
+            return Cancelled(f"{running.target}: cancelled")
+        if isinstance(exc, MeshError):
+            return exc
+        details = None
+        if self._traceback_on_wire:
+            details = {"traceback": "".join(traceback.format_exception(exc))[-8000:]}
+        return RemoteError(str(exc), type_name=type(exc).__name__, details=details)
+
+    # --- stopping -------------------------------------------------------------------------------------------
+
+    def stop_one(self, running: Running, why: str) -> None:
+        """Stop a call that is queued or runs; its handler sees CancelledError."""
+        if running.stopped:
+            return
+        running.stopped = why
+        if running.task is not None:
+            running.task.cancel()
+            return
+        hosted = running.hosted
+        error = self._as_error(running, asyncio.CancelledError())
+        if hosted.gate is not None and hosted.gate.withdraw(running):
+            self._refuse(running, error)
+        elif hosted.service_gate.withdraw(running):
+            self._refuse(running, error)
+            if hosted.gate is not None:
+                self._pass_on(hosted.gate)
+
+    # --- places -----------------------------------------------------------------------------------------------
+
+    def _end(self, running: Running, code: str) -> None:
+        """A call that had its places is over: give them on."""
+        hosted = running.hosted
+        self._settle(running, code)
+        if running.hold is not None and not running.hold.done():
+            # A thread or process cannot be stopped: it keeps its place until it is done, or the limit would lie.
+            running.hold.cancel()
+            if not running.hold.done():
+                running.hold.add_done_callback(lambda _: self._give_back_later(hosted))
+                return
+        self._give_back(hosted)
+
+    def _give_back_later(self, hosted: Hosted) -> None:
+        """From the pool's own thread; by then the worker may have ended."""
+        try:
+            self._loop.call_soon_threadsafe(self._give_back, hosted)
+        except RuntimeError:
+            return
+
+    def _give_back(self, hosted: Hosted) -> None:
+        following = hosted.service_gate.release()
+        if following is not None:
+            self._launch(following)
+        if hosted.gate is not None:
+            self._pass_on(hosted.gate)
+
+    def _pass_on(self, gate: Gate[Running]) -> None:
+        """A place behind a method's gate is free: the next one goes on to the service's gate."""
+        following = gate.release()
+        if following is None:
+            return
+        verdict = following.hosted.service_gate.admit(following)
+        if verdict is RUN:
+            self._launch(following)
+        elif verdict is REFUSE:
+            self._refuse(following, Overloaded(f"{following.target}: the service is full in {self._identity}"))
+            self._pass_on(gate)
+
+    def _settle(self, running: Running, code: str) -> None:
+        running.conversation.running.pop(running.id, None)
+        running.hosted.stats.end(self._now() - running.began_at, code)
+        if self.leaving:
+            self._ended()
+
+
+def _too_large(target: str, size: int, most: int) -> MeshError:
+    return RemoteError(
+        f"{target} answered with {size} bytes; calls.max_body allows {most}", type_name="TooLarge", code="too_large"
+    )
+
+
+if sys.version_info >= (3, 12):
+
+    def _task(coroutine: Any, loop: asyncio.AbstractEventLoop, name: str) -> asyncio.Task[None]:
+        # Runs at once to its first wait: most handlers never wait, and are done without a turn of the loop.
+        return asyncio.Task(coroutine, loop=loop, name=name, eager_start=True)
+
+else:
+
+    def _task(coroutine: Any, loop: asyncio.AbstractEventLoop, name: str) -> asyncio.Task[None]:
+        # Not loop.create_task: half as long again, for a factory that nobody has set.
+        return asyncio.Task(coroutine, loop=loop, name=name)

@@ -1,0 +1,88 @@
+"""Faults to order: what goes wrong between and with the processes of a mesh under test.
+
+Owns: naming a process, and which faults each transport knows.
+Leaves to others: losing messages (transport.memory), ending a process (whole, hosts).
+"""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, Protocol
+
+from mesh.errors import SetupError
+from mesh.service.node import Node
+from mesh.service.service import Service
+from mesh.service.worker import Worker
+from mesh.testing.fakes import Fake
+from mesh.testing.hosts import Host, MemoryHost, RecordingTransport
+from mesh.transport.memory import MemoryNetwork
+
+if TYPE_CHECKING:
+    from mesh.testing.process import Process
+
+#: What a fault strikes: a worker; a service by class or name (its first process, or the one of `index`); a fake; the
+#: mesh's own node; "hub".
+Target = Worker | type[Service] | str | Fake | Node
+
+
+class Played(Protocol):
+    """The mesh, as faults see it."""
+
+    def process(self, target: Target, index: int) -> Process: ...
+    async def end(self, process: Process) -> None: ...
+
+
+class Faults:
+    """`m.faults`. All but `kill` need transport="memory". Targets: see `Target`."""
+
+    def __init__(self, mesh: Played, host: Host, seed: int) -> None:
+        self._mesh = mesh
+        self._host = host
+        self._rng = random.Random(seed)
+
+    async def kill(self, target: Target, index: int = 0) -> None:
+        """End a process as kill -9 does: no goodbye, no `stopped` hook; its handlers and timers stop where they are.
+        Its instances stay registered until their leases run out."""
+        await self._mesh.end(self._mesh.process(target, index))
+
+    def drop(self, target: Target, share: float = 1.0, *, index: int = 0) -> None:
+        """Lose this share (0 to 1) of what is sent to and from the process on links that others dialled to it."""
+        for endpoint in self._endpoints(target, index):
+            self._network.drop(endpoint, share, self._rng)
+
+    def delay(self, target: Target, seconds: float, *, index: int = 0) -> None:
+        """What is sent to and from the process takes `seconds` each way; 0 ends it."""
+        for endpoint in self._endpoints(target, index):
+            self._network.delay(endpoint, seconds)
+
+    def cut(self, target: Target, *, index: int = 0) -> int:
+        """Break every connection that others have to the process, now; how many there were. They may dial again."""
+        return sum(self._network.cut(endpoint) for endpoint in self._endpoints(target, index))
+
+    def partition(self, target: Target, *, index: int = 0) -> None:
+        """Separate the process from all others until `heal`. Connections that are silent for links.heartbeat_timeout
+        are lost."""
+        self._network.partition(self._transport(target, index))
+
+    def heal(self) -> None:
+        """End all drops, delays and partitions; what a partition held back arrives."""
+        if isinstance(self._host, MemoryHost):
+            self._host.network.heal()
+
+    @property
+    def _network(self) -> MemoryNetwork:
+        if not isinstance(self._host, MemoryHost):
+            raise SetupError('only kill works on real sockets; make the mesh with transport="memory" for this fault')
+        return self._host.network
+
+    def _transport(self, target: Target, index: int) -> RecordingTransport:
+        transport = self._mesh.process(target, index).transport
+        if not isinstance(transport, RecordingTransport):
+            raise SetupError('only kill works on real sockets; make the mesh with transport="memory" for this fault')
+        return transport
+
+    def _endpoints(self, target: Target, index: int) -> list[str]:
+        endpoints = self._transport(target, index).endpoints
+        if not endpoints:
+            raise SetupError("this process listens nowhere: strike those that it calls, or partition it")
+        return endpoints

@@ -1,0 +1,80 @@
+"""Whether a test left something behind: tasks, threads, open files.
+
+Owns: looking before and after. Leaves to others: cleaning up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+#: How long what was told to end may take to be gone: a thread that is on its way out, a descriptor that libzmq's
+#: reaper closes.
+PATIENCE_S = 5.0
+#: Threads that belong to the loop or to the standard library, and end with them.
+OTHERS = ("asyncio_", "pydevd", "MainThread")
+
+
+@asynccontextmanager
+async def no_leaks() -> AsyncIterator[None]:
+    """What begins inside of it must have ended when it is left.
+
+    Raises:
+        AssertionError: a task, thread or open file is left; the message says which.
+    """
+    tasks, threads, files = _tasks(), _threads(), _files()
+    yield
+    await _until_same("tasks", tasks, _tasks)
+    await _until_same("threads", threads, _threads)
+    await _until_same("open files", files, _files)
+
+
+async def _until_same(what: str, before: dict[object, str], look: Callable[[], dict[object, str]]) -> None:
+    deadline = asyncio.get_running_loop().time() + PATIENCE_S
+    while True:
+        left = {key: name for key, name in look().items() if key not in before}
+        if not left:
+            return
+        if asyncio.get_running_loop().time() > deadline:
+            raise AssertionError(f"{what} left behind: {', '.join(sorted(left.values()))}")
+        gc.collect()
+        await asyncio.sleep(0.005)
+
+
+def _tasks() -> dict[object, str]:
+    current = asyncio.current_task()
+    return {task: str(task) for task in asyncio.all_tasks() if task is not current}
+
+
+def _threads() -> dict[object, str]:
+    return {thread.ident: thread.name for thread in threading.enumerate() if not thread.name.startswith(OTHERS)}
+
+
+def _files() -> dict[object, str]:
+    """Descriptors and what they are: a number that was closed and used anew for another thing is another."""
+    found: dict[object, str] = {}
+    kept = _of_the_standard_library()
+    try:
+        numbers = os.listdir("/proc/self/fd")
+    except OSError:
+        return {}
+    for number in numbers:
+        try:
+            target = os.readlink(f"/proc/self/fd/{number}")
+        except OSError:
+            continue
+        if int(number) not in kept and not target.startswith("/proc/"):
+            found[(number, target)] = f"{number} → {target}"
+    return found
+
+
+def _of_the_standard_library() -> set[int]:
+    """The pipe to multiprocessing's resource tracker lives as long as this process."""
+    from multiprocessing import resource_tracker
+
+    fd = getattr(resource_tracker._resource_tracker, "_fd", None)
+    return {fd} if isinstance(fd, int) else set()

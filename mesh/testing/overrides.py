@@ -1,0 +1,53 @@
+"""Settings of a mesh under test: the defaults, and what the test says, whatever mesh.toml and environment say.
+
+Owns: dotted keys, those of single services among them.
+Leaves to others: what each key means (config).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from mesh import config
+from mesh.config import ServiceSettings, Settings
+from mesh.errors import ConfigError
+
+
+def settings_for(overrides: Mapping[str, Any], *, hubs: Sequence[str], run_dir: Path) -> Settings:
+    """The settings.
+
+    Args:
+        overrides: "calls.timeout": 2.0, "services.mail.concurrency": 1, "services.mail.config.sender": "me". A number
+            has the unit of its attribute: seconds, bytes.
+        hubs, run_dir: of this mesh; they need not be such as a file may say.
+
+    Raises:
+        ConfigError: a key or value is wrong.
+    """
+    flags = {key: value for key, value in overrides.items() if not key.startswith("services.")}
+    # The empty file: a test must not depend on the directory that it is started in.
+    settings = config.load(Path(os.devnull), env={}, flags=flags)
+    mesh = msgspec.structs.replace(settings.mesh, hubs=list(hubs), run_dir=run_dir, log_dir=run_dir)
+    services = _services({key: value for key, value in overrides.items() if key not in flags}, settings)
+    return msgspec.structs.replace(settings, mesh=mesh, services=services, root=run_dir, file=None)
+
+
+def _services(overrides: Mapping[str, Any], settings: Settings) -> dict[str, ServiceSettings]:
+    found: dict[str, ServiceSettings] = {}
+    for dotted, value in overrides.items():
+        match dotted.split(".", 3)[1:]:
+            case [name, "concurrency" | "queue" as limit]:
+                found[name] = msgspec.structs.replace(found.get(name) or settings.service(name), **{limit: value})
+            case [name, "config", key]:
+                known = found.get(name) or settings.service(name)
+                found[name] = msgspec.structs.replace(known, config={**known.config, key: value})
+            case _:
+                raise ConfigError(
+                    f"{dotted}: no such key; a service knows services.NAME.concurrency, .queue and .config.KEY"
+                )
+    return found

@@ -1,0 +1,124 @@
+"""One played process: a transport of its own, and what runs on it.
+
+Owns: the life of each kind (hub, client, worker, fake): starting, ending with and without a goodbye.
+Leaves to others: which there are (whole).
+"""
+
+from __future__ import annotations
+
+from mesh import ids
+from mesh.clock import Clock
+from mesh.config import Settings
+from mesh.discovery.hub import Hub
+from mesh.service.node import Node
+from mesh.service.worker import Stage, Worker
+from mesh.testing.fake_process import FakeProcess
+from mesh.testing.hosts import Host
+from mesh.transport.contract import Transport
+
+
+class Process:
+    """What every kind has.
+
+    Attributes:
+        names: the services that it runs; ("hub",) for a hub.
+        node: its place in the mesh; None for a hub.
+        alive: false once it has ended, one way or the other.
+    """
+
+    node: Node | None = None
+
+    def __init__(self, names: tuple[str, ...], transport: Transport) -> None:
+        self.names = names
+        self.transport = transport
+        self.alive = True
+
+    async def vanish(self, host: Host) -> None:
+        """End as by kill -9."""
+        self.alive = False
+        await host.vanish(self.transport)
+        await self._bury()
+
+    async def close(self) -> None:
+        """End in peace."""
+        self.alive = False
+        await self._close()
+        await self.transport.close()
+
+    async def _bury(self) -> None:
+        """Stop what still runs in this loop; nobody hears of it any more."""
+        if self.node is not None:
+            await self.node.close()
+
+    async def _close(self) -> None:
+        if self.node is not None:
+            await self.node.close()
+
+
+class ClientProcess(Process):
+    """The mesh's own node."""
+
+    def __init__(self, node: Node) -> None:
+        super().__init__((), node.transport)
+        self.node: Node = node
+
+
+class WorkerProcess(Process):
+    """A worker."""
+
+    def __init__(self, worker: Worker) -> None:
+        super().__init__(tuple(service.name for service in worker.services), worker.node.transport)
+        self.worker = worker
+        self.node: Node = worker.node
+
+    @property
+    def ready(self) -> bool:
+        return self.alive and self.worker.stage is Stage.READY
+
+    async def _bury(self) -> None:
+        # The dead run no hooks.
+        self.worker._began.clear()
+        await self.worker.stop()
+
+    async def _close(self) -> None:
+        await self.worker.stop()
+
+
+class FakeWorker(Process):
+    """A fake."""
+
+    def __init__(self, running: FakeProcess) -> None:
+        super().__init__((running.fake.name,), running.node.transport)
+        self.running = running
+        self.node: Node = running.node
+
+
+class HubProcess(Process):
+    """A hub."""
+
+    def __init__(self, transport: Transport, clock: Clock, settings: Settings, endpoint: str) -> None:
+        super().__init__(("hub",), transport)
+        self.endpoint = endpoint
+        self._transport = transport
+        self._clock = clock
+        self._lease_s = settings.discovery.lease_s
+        self.hub: Hub | None = None
+
+    async def start(self, *, first: bool, epoch: int) -> None:
+        """Listen. The first of its kind has nobody to learn of; one that comes after another learns for a lease."""
+        self.hub = Hub(
+            self._transport,
+            self._clock,
+            identity=ids.instance_id("hub"),
+            epoch=epoch,
+            lease_s=self._lease_s,
+            learn_s=0.0 if first else None,
+        )
+        await self.hub.start(self.endpoint)
+
+    async def _bury(self) -> None:
+        await self._close()
+
+    async def _close(self) -> None:
+        if self.hub is not None:
+            await self.hub.stop(0.0)
