@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from mesh.clock import Clock
 from mesh.config import Settings
@@ -48,6 +48,12 @@ class RecordingTransport(MemoryTransport):
     def __init__(self, network: MemoryNetwork) -> None:
         super().__init__(network)
         self.endpoints: list[str] = []
+
+    def dial(self, endpoint: str, make: MakeSession) -> Any:
+        end = super().dial(endpoint, make)
+        # As the DEALER does: what `opened` writes leaves without being woken for.
+        end.wake()
+        return end
 
     async def listen(self, endpoint: str, accept: MakeSession) -> MemoryListener:
         listener = await super().listen(endpoint, accept)
