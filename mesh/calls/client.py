@@ -155,7 +155,11 @@ class Client:
         if timeout is None:
             timeout = self._settings.timeout_s if route.timeout_s is None else route.timeout_s
         order = Order(route, body, encoding, now + timeout, now, now, route.idempotent, trace, meta, key, instance)
-        call = Call(self, order, decode, self._loop)
+        call = Call(loop=self._loop)
+        call.client = self
+        call.order = order
+        call.decode = decode
+        call.id = call.slot = 0
         self._begin(call, order, now, idempotent)
         return call
 

@@ -70,15 +70,14 @@ class Call(asyncio.Future[Any]):
     Raises, when awaited: the MeshError that the call ended with.
     """
 
+    # No __init__: one is made for every call, and the client fills these in.
     __slots__ = ("client", "decode", "id", "order", "slot")
 
-    def __init__(self, client: Client, order: Order, decode: Decode, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(loop=loop)
-        self.client = client
-        self.order = order
-        self.decode = decode
-        self.id = 0
-        self.slot = 0
+    client: Client
+    order: Order
+    decode: Decode
+    id: int
+    slot: int
 
     # --- asked by the link ------------------------------------------------------------------------------
 

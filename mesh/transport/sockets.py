@@ -24,7 +24,7 @@ DRAIN_BUDGET = 64
 
 #: A tick's messages leave together, but not later than this many: while the other end works on the first lot, this
 #: end makes the second, and two processes that wait for each other use two cores.
-EARLY_FLUSH = 32
+EARLY_FLUSH = 16
 
 Context = zmq.Context[zmq.Socket[bytes]]
 Socket = zmq.Socket[bytes]
