@@ -35,8 +35,9 @@ if TYPE_CHECKING:
         UnknownService,
     )
     from mesh.events.event import Event
+    from mesh.service.connect import connect
     from mesh.service.decorators import every, http, on, rpc
-    from mesh.service.node import Node, connect
+    from mesh.service.node import Node
     from mesh.service.service import Service
 
 __version__ = "0.1.0"
@@ -74,7 +75,7 @@ _HOMES = {
     "on": "mesh.service.decorators",
     "rpc": "mesh.service.decorators",
     "Node": "mesh.service.node",
-    "connect": "mesh.service.node",
+    "connect": "mesh.service.connect",
     "Service": "mesh.service.service",
 }
 

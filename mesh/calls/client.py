@@ -1,7 +1,8 @@
 """Calls and streams from this process to any instance of a service.
 
 Owns: from a target to an answer: choosing an instance, waiting for one, failing over, giving up.
-Leaves to others: links (pool), the decision tables (failover), who lives (discovery), bytes (signature, protocol).
+Leaves to others: links (pool), the decision table (failover), who waits (waiting), who lives (discovery), bytes
+(signature, protocol).
 
 The way of a call is synchronous from `call` to the socket's outbox and back from the socket to the future: one
 decision each time something happens, no task and no timer of its own.
@@ -12,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import difflib
 import random
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -22,6 +22,7 @@ from mesh.calls.expiry import Expiries
 from mesh.calls.failover import FAILOVER, REFUSALS, Trouble, Verdict
 from mesh.calls.pool import Group, Handle, Pool
 from mesh.calls.request import Call, Decode, Flow, Order, Stream
+from mesh.calls.waiting import WaitingRoom
 from mesh.clock import Clock
 from mesh.config import CallSettings
 from mesh.discovery.agent import Agent
@@ -104,9 +105,7 @@ class Client:
         self._budget = RetryBudget(settings.retry_ratio, float(settings.retry_reserve))
         self._groups: dict[str, Group] = {}
         self._routes: dict[str, Route] = {}
-        self._parked: dict[Group, OrderedDict[Request, None]] = {}
-        self._parked_count = 0
-        self._awaited: dict[str, list[asyncio.Future[None]]] = {}
+        self._waiting: WaitingRoom[Request] = WaitingRoom(settings.wait_limit)
         self._closed = False
         self._pool = Pool(
             transport,
@@ -197,7 +196,7 @@ class Client:
 
     def parked(self) -> int:
         """How many calls wait for an instance."""
-        return self._parked_count
+        return len(self._waiting)
 
     def links(self, service: str) -> int:
         """How many instances of a service can be called now."""
@@ -206,14 +205,7 @@ class Client:
 
     def on_ready(self, service: str, woken: asyncio.Future[None]) -> Callable[[], None]:
         """Resolve `woken` when an instance of the service becomes callable; returns what ends it."""
-        waiting = self._awaited.setdefault(service, [])
-        waiting.append(woken)
-
-        def forget() -> None:
-            if woken in waiting:
-                waiting.remove(woken)
-
-        return forget
+        return self._waiting.watch(service, woken)
 
     # --- from a target to an instance -------------------------------------------------------------------------
 
@@ -344,34 +336,17 @@ class Client:
             self._finish(
                 request, UnknownService(f"no service {group.name!r} is known{_near(group.name, table.services())}")
             )
-        elif self._parked_count >= self._settings.wait_limit:
-            self._finish(request, Overloaded(f"{self._parked_count} calls wait for an instance already"))
+        elif self._waiting.full:
+            self._finish(request, Overloaded(f"{len(self._waiting)} calls wait for an instance already"))
         else:
-            self._parked.setdefault(group, OrderedDict())[request] = None
-            self._parked_count += 1
+            self._waiting.enter(group.name, request)
 
     def _unpark(self, group: Group) -> None:
         """Instances of a service became callable: those who waited for one go on, first come first served."""
-        if not group.ready:
-            return
-        for woken in self._awaited.pop(group.name, ()):
-            if not woken.done():
-                woken.set_result(None)
-        waiting = self._parked.get(group)
-        if not waiting:
-            return
-        del self._parked[group]
-        self._parked_count -= len(waiting)
-        now = self._now()
-        for request in waiting:
-            self._dispatch(request, request.order, now)
-
-    def _leave_park(self, request: Request) -> None:
-        waiting = self._parked.get(request.order.route.group)
-        if waiting is not None and waiting.pop(request, self) is None:
-            self._parked_count -= 1
-            if not waiting:
-                del self._parked[request.order.route.group]
+        if group.ready:
+            now = self._now()
+            for request in self._waiting.call_in(group.name):
+                self._dispatch(request, request.order, now)
 
     # --- the ends of an attempt ---------------------------------------------------------------------------------
 
@@ -396,7 +371,7 @@ class Client:
                 # No answer is an answer, too: without it a hung instance would look as fast as ever.
                 handle.latency.observe(now - order.sent_at, now)
         else:
-            self._leave_park(request)
+            self._waiting.leave(order.route.group.name, request)
         self._expiries.forget(request)
         order.route.stats.end(now - order.began_at, code)
 
@@ -471,10 +446,8 @@ class Client:
     def close(self) -> None:
         """Hang up; whatever is under way ends with an error."""
         self._closed = True
-        for waiting in list(self._parked.values()):
-            for request in list(waiting):
-                self._leave_park(request)
-                self._finish(request, Unavailable("this node is closed"))
+        for request in self._waiting.empty():
+            self._finish(request, Unavailable("this node is closed"))
         self._pool.close()
         self._expiries.close()
 

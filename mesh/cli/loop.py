@@ -41,7 +41,7 @@ async def connected(wait_s: float = SYNC_S) -> AsyncIterator[Node]:
         Unavailable: no hub has answered within `wait_s`.
     """
     from mesh.cli import setting
-    from mesh.service.node import connect
+    from mesh.service.connect import connect
 
     settings = setting.settings()
     async with connect(settings, wait_s=wait_s) as node:

@@ -132,6 +132,8 @@ class Callee:
             elif kind == CANCEL or kind == CREDIT:
                 state = calls.get(message[1])
                 if state is None:
+                    if self.state is Link.GREETING:
+                        raise ProtocolViolation(f"{NAMES[kind]}: not legal while the link is {self.state.value}")
                     continue  # it crossed our last word
                 after = CALLEE.get((state, kind))
                 if after is None:

@@ -35,6 +35,9 @@ class Link(Enum):
     __hash__ = object.__hash__
 
 
+#: An identity stands in logs, metrics and on pages.
+MAX_IDENTITY: Final = 200
+
 CONNECTED: Final = -1
 LOST: Final = -2
 
@@ -87,13 +90,15 @@ def step(table: dict[tuple[Link, int], Link], state: Link, kind: int) -> Link:
 
 
 def check_version(message: list[Any]) -> None:
-    """Refuse a peer of another version by name.
+    """Refuse a peer of another version by name, and one without a name that can be shown.
 
     Raises:
-        ProtocolViolation: the hello or welcome speaks a version that is not ours.
+        ProtocolViolation: the hello or welcome speaks a version that is not ours, or its identity is not one.
     """
     if message[1] != VERSION:
         raise ProtocolViolation(
             f"{NAMES[message[0]]}: peer {message[2][:100]!r} speaks wire version {message[1]}, "
             f"this end speaks {VERSION}; run the same release of zeromesh on both"
         )
+    if not 1 <= len(message[2]) <= MAX_IDENTITY or not message[2].isprintable():
+        raise ProtocolViolation(f"{NAMES[message[0]]}: identity must be 1 to {MAX_IDENTITY} printable characters")

@@ -7,22 +7,18 @@ Leaves to others: each of those; which services run here (worker); HTTP (gateway
 from __future__ import annotations
 
 import asyncio
-import os
 import random
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
-from pathlib import Path
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
-from mesh import config, ids
+from mesh import ids
 from mesh.calls.answers import Outcome, as_answer, decode_any
-from mesh.calls.client import WORKER, Client
-from mesh.calls.method import Method
+from mesh.calls.client import Client
 from mesh.calls.offload import Offload
 from mesh.calls.request import Call, Decode, Stream
 from mesh.calls.server import Server
-from mesh.calls.signature import Signature, encode_arguments
+from mesh.calls.signature import encode_arguments
 from mesh.clock import Clock, LoopClock
 from mesh.config import Settings
 from mesh.discovery.agent import Agent
@@ -31,6 +27,7 @@ from mesh.discovery.table import Table
 from mesh.errors import MeshError, Unavailable
 from mesh.events.bus import Bus
 from mesh.service.calling import Options
+from mesh.service.control import CONTROL_LIMIT, control_methods
 from mesh.service.rpc import Rpc
 from mesh.telemetry.logs import get_logger
 from mesh.telemetry.metrics import Recorder
@@ -38,9 +35,6 @@ from mesh.transport.contract import Transport
 from mesh.transport.zmq_transport import from_settings
 
 log = get_logger("mesh.node")
-
-#: What a worker may be asked while it answers nothing else: never limited, so that a full worker can still be seen.
-CONTROL_LIMIT = 64
 
 
 class Node:
@@ -133,47 +127,8 @@ class Node:
             max_body=calls.max_body_bytes,
             traceback_on_wire=calls.traceback_on_wire,
         )
-        self.server.host(self._control(), CONTROL_LIMIT, CONTROL_LIMIT)
+        self.server.host(control_methods(self), CONTROL_LIMIT, CONTROL_LIMIT)
         return await self.server.start(endpoint or self.transport.endpoint(self.identity))
-
-    def _control(self) -> list[Method]:
-        async def metrics() -> dict[str, Any]:
-            return self.recorder.snapshot()
-
-        async def info() -> dict[str, Any]:
-            return self.info()
-
-        methods = []
-        for run in (metrics, info):
-            signature = Signature(run, f"{WORKER}.{run.__name__}", bound=True)
-            methods.append(
-                Method(
-                    target=f"{WORKER}.{run.__name__}",
-                    service=WORKER,
-                    name=run.__name__,
-                    run=run,
-                    decode_args=signature.decode_args,
-                    encode_result=signature.encode_result,
-                    idempotent=True,
-                )
-            )
-        return methods
-
-    def info(self) -> dict[str, Any]:
-        """What this process is and has in hand, as plain values."""
-        return {
-            "identity": self.identity,
-            "epoch": self.epoch,
-            "pid": os.getpid(),
-            "host": self.settings.mesh.host,
-            "in_hand": self.server.in_hand if self.server is not None else 0,
-            "callers": self.server.callers if self.server is not None else [],
-            "waiting": self.client.parked(),
-            "leaving": self.server is not None and self.server.leaving is not None,
-            "hubs": [
-                {"endpoint": hub.endpoint, "link": hub.link, "view": hub.view} for hub in self.agent.hubs_status()
-            ],
-        }
 
     async def close(self) -> None:
         """Leave the hubs, end what is under way with errors, close every socket. Harmless the second time."""
@@ -428,37 +383,3 @@ class Node:
 def _wake(woken: asyncio.Future[None]) -> None:
     if not woken.done():
         woken.set_result(None)
-
-
-@asynccontextmanager
-async def connect(
-    settings: Settings | None = None,
-    *,
-    path: Path | None = None,
-    hubs: Sequence[str] | None = None,
-    flags: Mapping[str, Any] | None = None,
-    wait_s: float = 2.0,
-) -> AsyncIterator[Node]:
-    """Join the mesh as a client: `async with mesh.connect() as n: await n.call("greeting.hello", "x")`.
-
-    Args:
-        settings: as loaded; None reads mesh.toml, found from the current directory upwards, and the environment.
-        path: the mesh.toml to read instead.
-        hubs: endpoints of hubs, instead of the configured ones.
-        flags: dotted keys and values that win over file and environment.
-        wait_s: how long to wait for a hub's first word. Without one the node goes on: calls wait in their deadline.
-
-    Raises:
-        ConfigError: a key or value is wrong; the message names the line.
-    """
-    if settings is None:
-        wanted = dict(flags or {})
-        if hubs is not None:
-            wanted["mesh.hubs"] = list(hubs)
-        settings = config.load(path, flags=wanted)
-    node = Node(settings)
-    try:
-        await node.start(wait_s)
-        yield node
-    finally:
-        await node.close()

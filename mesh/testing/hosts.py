@@ -95,8 +95,8 @@ class IpcHost:
 
     def __init__(self) -> None:
         base = tempfile.gettempdir()
-        if len(base) > LONGEST_DIRECTORY and Path("/tmp").is_dir():  # noqa: S108
-            base = "/tmp"  # noqa: S108  # mkdtemp makes a private one in it
+        if len(base) > LONGEST_DIRECTORY and Path("/tmp").is_dir():
+            base = "/tmp"  # mkdtemp makes a private one in it
         self.run_dir = Path(tempfile.mkdtemp(prefix="mesh-", dir=base))
 
     def hub(self, number: int) -> str:

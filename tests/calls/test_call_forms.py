@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from calls_services import Echo, Point
@@ -109,8 +110,8 @@ class Front(mesh.Service):
     """Calls on."""
 
     @mesh.rpc
-    async def ask(self) -> dict[str, object]:
-        result: dict[str, object] = await self.rpc.echo.context()
+    async def ask(self) -> dict[str, Any]:
+        result: dict[str, Any] = await self.rpc.echo.context()
         return result | {"here": traces.current.get()}
 
 

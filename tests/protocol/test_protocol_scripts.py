@@ -59,12 +59,16 @@ def test_a_callee_of_another_version_never_opens_the_link(fresh):
 
 
 def test_nothing_is_legal_before_the_greeting(fresh):
-    """A call, a cancel of one or a second hello without a first welcome are violations."""
+    """A call, a cancel or a ping before the hello is a violation."""
     fresh.play(
         """
         callee | connected
         caller | raw [16, 1, "a.b", 1000, b""]
         callee | breaks call: not legal while the link is greeting
+        caller | raw [18, 1]
+        callee | breaks cancel: not legal while the link is greeting
+        caller | raw [4, 1]
+        callee | breaks ping: not legal while the link is greeting
         caller | connected
         caller | breaks peer rejected the link
         """

@@ -44,7 +44,7 @@ async def test_count_streams_in_order_by_call_and_as_server_sent_events(start: S
 async def test_a_worker_that_dies_unheard_is_replaced_by_another_within_the_call(start: Start) -> None:
     """`hello` is idempotent: with one replica gone, every call is still answered."""
     running = await start(Greeting, 2)
-    await running.workers[0].stop()
+    await running.mesh.faults.kill(Greeting)
     for _ in range(20):
         assert await running.node.rpc.greeting.hello("x") == "Hello, x!"
 

@@ -62,14 +62,14 @@ async def test_a_short_text_is_counted_too(start: Start) -> None:
 
 
 async def test_a_piece_whose_instance_is_gone_is_counted_by_another(start: Start) -> None:
-    """An instance that dies between the news of it and its piece costs time, not the answer."""
+    """An instance that leaves between the news of it and its piece costs time, not the answer."""
     running = await start(TextStats, 2)
     text = prose(1000)
     asked, other = running.workers
     service = asked.services[0]
     # What the asked one knows is a moment old: the other has left, and the news is still under way.
     known = asked.node.instances("textstats")
-    await other.stop()
+    await running.mesh.drain(other)
     pieces = counting.split(text, 2)
     counts = await service._scatter(pieces, known)
     assert counting.merge(counts) == counting.count(text)

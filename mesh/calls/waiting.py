@@ -1,0 +1,79 @@
+"""Those who wait for an instance: calls that none can take now, and `wait_for`.
+
+Owns: who waits for which service, in which order, and how many.
+Leaves to others: whether waiting makes sense, what happens when it is over (client).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import Generic, TypeVar
+
+R = TypeVar("R", bound=Hashable)
+
+
+class WaitingRoom(Generic[R]):
+    """Requests by service, first come first served, at most `most` of them in all."""
+
+    __slots__ = ("_count", "_most", "_requests", "_watchers")
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._count = 0
+        self._requests: dict[str, OrderedDict[R, None]] = {}
+        self._watchers: dict[str, list[asyncio.Future[None]]] = {}
+
+    def __len__(self) -> int:
+        return self._count
+
+    @property
+    def full(self) -> bool:
+        """Whether nobody more may wait."""
+        return self._count >= self._most
+
+    def enter(self, service: str, request: R) -> None:
+        """Wait for an instance of the service."""
+        self._requests.setdefault(service, OrderedDict())[request] = None
+        self._count += 1
+
+    def leave(self, service: str, request: R) -> None:
+        """Wait no longer; harmless for one that does not wait."""
+        waiting = self._requests.get(service)
+        if waiting is not None and request in waiting:
+            del waiting[request]
+            self._count -= 1
+            if not waiting:
+                del self._requests[service]
+
+    def call_in(self, service: str) -> list[R]:
+        """An instance can be called: wake who watches, and take out those who wait, in order."""
+        for woken in self._watchers.pop(service, ()):
+            if not woken.done():
+                woken.set_result(None)
+        waiting = self._requests.pop(service, None)
+        if not waiting:
+            return []
+        self._count -= len(waiting)
+        return list(waiting)
+
+    def empty(self) -> list[R]:
+        """Take out everybody."""
+        everybody = [request for waiting in self._requests.values() for request in waiting]
+        self._requests.clear()
+        self._count = 0
+        return everybody
+
+    def watch(self, service: str, woken: asyncio.Future[None]) -> Callable[[], None]:
+        """Resolve `woken` when an instance can be called; returns what ends it."""
+        watching = self._watchers.setdefault(service, [])
+        watching.append(woken)
+
+        def forget() -> None:
+            if woken in watching:
+                watching.remove(woken)
+            if not watching and self._watchers.get(service) is watching:
+                del self._watchers[service]
+
+        return forget

@@ -1,0 +1,49 @@
+"""Joining the mesh as a client.
+
+Owns: `connect`. Leaves to others: the node (node), settings (config).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from mesh import config
+from mesh.config import Settings
+from mesh.service.node import Node
+
+
+@asynccontextmanager
+async def connect(
+    settings: Settings | None = None,
+    *,
+    path: Path | None = None,
+    hubs: Sequence[str] | None = None,
+    flags: Mapping[str, Any] | None = None,
+    wait_s: float = 2.0,
+) -> AsyncIterator[Node]:
+    """Join the mesh as a client: `async with mesh.connect() as n: await n.call("greeting.hello", "x")`.
+
+    Args:
+        settings: as loaded; None reads mesh.toml, found from the current directory upwards, and the environment.
+        path: the mesh.toml to read instead.
+        hubs: endpoints of hubs, instead of the configured ones.
+        flags: dotted keys and values that win over file and environment.
+        wait_s: how long to wait for a hub's first word. Without one the node goes on: calls wait in their deadline.
+
+    Raises:
+        ConfigError: a key or value is wrong; the message names the line.
+    """
+    if settings is None:
+        wanted = dict(flags or {})
+        if hubs is not None:
+            wanted["mesh.hubs"] = list(hubs)
+        settings = config.load(path, flags=wanted)
+    node = Node(settings)
+    try:
+        await node.start(wait_s)
+        yield node
+    finally:
+        await node.close()

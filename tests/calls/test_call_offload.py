@@ -1,0 +1,176 @@
+"""Work in threads and processes: the loop goes on, limits stay true, and what dies is told."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import psutil
+import pytest
+from calls_services import Heavy
+
+import mesh
+from mesh.calls.offload import Offload
+from mesh.protocol.messages import MSGPACK
+from mesh.testing import Mesh, no_leaks
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(autouse=True)
+async def nothing_is_left() -> AsyncIterator[None]:
+    async with no_leaks():
+        yield
+    assert not [child for child in psutil.Process().children() if "spawn_main" in " ".join(_words(child))]
+
+
+def _words(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+@pytest.fixture
+async def m() -> AsyncIterator[Mesh]:
+    async with Mesh(Heavy, settings={"worker.processes": 2, "worker.threads": 2}) as m:
+        yield m
+
+
+async def appears(path: Path) -> None:
+    """A child's word that it has begun."""
+    async with asyncio.timeout(20):
+        while not path.exists():  # noqa: ASYNC110  # another process makes it
+            await asyncio.sleep(0.002)
+
+
+async def test_a_thread_blocks_nobody_and_knows_the_call(m: Mesh, tmp_path: Path):
+    """The loop answers others meanwhile."""
+    call = m.call("heavy.in_thread", str(tmp_path / "go"))
+    assert await m.call("heavy.quick") == "quick"
+    assert not call.done()
+    (tmp_path / "go").touch()
+    assert await call is True
+
+
+async def test_a_busy_process_leaves_the_loop_free(m: Mesh, tmp_path: Path):
+    """While a child has a processor to itself, a hundred calls are answered; then it answers too."""
+    call = m.call("heavy.spin", str(tmp_path / "begun"), str(tmp_path / "go"))
+    await appears(tmp_path / "begun")
+    for _ in range(100):
+        assert await m.call("heavy.quick") == "quick"
+    assert not call.done()
+    (tmp_path / "go").touch()
+    assert await call != os.getpid()
+    assert await m.rpc[Heavy].add(2, 3) == 5
+
+
+async def test_a_cancelled_call_keeps_its_place_until_the_process_is_done(m: Mesh, tmp_path: Path):
+    """A process cannot be stopped: the limit counts it for as long as it works."""
+    first = m.call("heavy.wait", str(tmp_path / "begun-1"), str(tmp_path / "go-1"))
+    await appears(tmp_path / "begun-1")
+    first.cancel()
+    queued = m.call("heavy.wait", str(tmp_path / "begun-2"), str(tmp_path / "go-2"))
+    await m.call("heavy.quick")
+    refused = m.call("heavy.wait", "x", "x")
+    with pytest.raises(mesh.Overloaded, match=r"heavy\.wait: 1 run and 1 wait"):
+        await refused
+    assert not (tmp_path / "begun-2").exists()
+    (tmp_path / "go-1").touch()
+    await appears(tmp_path / "begun-2")
+    (tmp_path / "go-2").touch()
+    assert await queued > 0
+
+
+async def test_a_deadline_in_a_process_is_told_in_time(m: Mesh, tmp_path: Path):
+    """The caller does not wait for the child."""
+    call = m.call("heavy.wait", str(tmp_path / "begun"), str(tmp_path / "go"), timeout=0.5)
+    with pytest.raises(mesh.DeadlineExceeded):
+        await call
+    (tmp_path / "go").touch()
+    assert await m.call("heavy.quick") == "quick"
+
+
+async def test_arguments_are_refused_by_the_child_as_by_the_loop(m: Mesh):
+    """With the path, and as a refusal: the method has not run."""
+    with pytest.raises(mesh.BadArguments, match=r'argument "b" of heavy\.add: Expected int, got str') as caught:
+        await m.call("heavy.add", 1, "two")
+    assert caught.value.details["path"] == "$.b"
+
+
+async def test_a_handlers_error_comes_out_of_a_process_with_type_and_code(m: Mesh):
+    """As from the loop."""
+    with pytest.raises(mesh.RemoteError) as caught:
+        await m.call("heavy.fail")
+    assert (caught.value.type_name, caught.value.code, caught.value.status) == ("OutOfStock", "out_of_stock", 409)
+    with pytest.raises(mesh.RemoteError) as caught:
+        await m.call("heavy.fail_plainly")
+    assert (caught.value.type_name, caught.value.code) == ("KeyError", "handler_error")
+
+
+async def test_a_child_that_crashes_is_told_and_replaced(m: Mesh):
+    """Its caller learns that the process died; the next call has a new one."""
+    with pytest.raises(mesh.MeshError, match=r"heavy\.crash: the process that ran it died") as caught:
+        await m.call("heavy.crash")
+    assert caught.value.code == "child_crashed"
+    assert not caught.value.retryable
+    assert await m.call("heavy.add", 1, 2) == 3
+
+
+async def test_a_crash_does_not_take_the_next_pool_with_it():
+    """Two calls die with one child; those that came between their two ends run in the new pool, to their end."""
+    offload = Offload(1, 1)
+    reference = (Heavy.__module__, Heavy.__qualname__, "crash")
+    adding = (Heavy.__module__, Heavy.__qualname__, "add")
+    try:
+        one = offload.in_process(reference, b"", MSGPACK)
+        two = offload.in_process(reference, b"", MSGPACK)
+        await asyncio.wait([asyncio.wrap_future(one), asyncio.wrap_future(two)])
+        with pytest.raises(mesh.Unavailable):
+            await offload.unpack(one, "heavy.crash")
+        between = [offload.in_process(adding, b"\x92\x01\x02", MSGPACK) for _ in range(5)]
+        # Held here as any frame may hold it: a pool that is shut down cancels what waits only while it is referred to.
+        held = offload._process_pool
+        with pytest.raises(mesh.Unavailable):
+            await offload.unpack(two, "heavy.crash")
+        assert offload._process_pool is held, "the new pool is healthy: it must not be replaced"
+        assert [await offload.unpack(each, "heavy.add") for each in between] == [(b"\x03", MSGPACK)] * 5
+    finally:
+        await offload.close()
+
+
+async def test_a_stop_does_not_wait_for_a_child(m: Mesh, tmp_path: Path):
+    """It is ended with the worker, and its caller told."""
+    call = m.call("heavy.spin", str(tmp_path / "begun"), str(tmp_path / "never"))
+    await appears(tmp_path / "begun")
+    await m.workers(Heavy)[0].stop()
+    with pytest.raises(mesh.MeshError):
+        await call
+
+
+async def test_children_die_with_a_worker_that_is_killed(tmp_path: Path):
+    """kill -9 cannot be caught: each child watches for it, busy or not."""
+    async with Mesh(transport="ipc") as m:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, str(HERE / "calls_worker.py"), str(m.settings.mesh.run_dir), cwd=HERE
+        )
+        try:
+            await m.node.wait_for("heavy", 20.0)
+            call = m.call("heavy.spin", str(tmp_path / "begun"), str(tmp_path / "never"))
+            await appears(tmp_path / "begun")
+            idle = await m.call("heavy.pid")
+            children = psutil.Process(process.pid).children(recursive=True)
+            assert idle in [child.pid for child in children]
+            process.kill()
+            with pytest.raises(mesh.LinkLost):
+                await call
+            gone, alive = await asyncio.to_thread(psutil.wait_procs, children, 10.0)
+            assert not alive, [child.cmdline() for child in alive]
+            assert len(gone) == len(children)
+        finally:
+            if process.returncode is None:
+                process.kill()
+            await process.wait()
