@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import difflib
+import math
 import random
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -23,7 +24,7 @@ from mesh.calls.failover import FAILOVER, REFUSALS, Trouble, Verdict
 from mesh.calls.pool import Group, Handle, Pool
 from mesh.calls.request import Call, Decode, Flow, Order, Stream
 from mesh.calls.waiting import WaitingRoom
-from mesh.clock import Clock
+from mesh.clock import Clock, Timer
 from mesh.config import CallSettings
 from mesh.discovery.agent import Agent
 from mesh.discovery.record import Instance
@@ -43,10 +44,20 @@ from mesh.policy.budget import RetryBudget
 from mesh.protocol.caller import Caller
 from mesh.protocol.deadline import MAX_BUDGET_MS
 from mesh.telemetry.metrics import MethodStats, Recorder
+from mesh.telemetry.traces import current as TRACE
 from mesh.transport.contract import Transport
+
+#: No "service.method" is longer, in characters.
+MAX_TARGET: Final = 500
 
 #: What `meta` may hold in all, in bytes: it is a note beside the call, not a body.
 MAX_META: Final = 16 * 1024
+
+#: No deadline is further away, in seconds; what the wire can say.
+LONGEST_S: Final = MAX_BUDGET_MS / 1000
+
+#: How long those who wait for a first instance also wait for the others that are being dialled.
+PATIENCE_S: Final = 0.02
 
 #: The group that every instance is in, for what each worker answers whatever it runs.
 WORKER: Final = "$worker"
@@ -106,6 +117,7 @@ class Client:
         self._groups: dict[str, Group] = {}
         self._routes: dict[str, Route] = {}
         self._waiting: WaitingRoom[Request] = WaitingRoom(settings.wait_limit)
+        self._patience: dict[Group, Timer] = {}
         self._closed = False
         self._pool = Pool(
             transport,
@@ -151,6 +163,8 @@ class Client:
         """
         route = self._routes.get(target) or self._route(target)
         now = self._now()
+        if route.version != route.group.version:
+            route.refresh()
         if timeout is None:
             timeout = self._settings.timeout_s if route.timeout_s is None else route.timeout_s
         order = Order(route, body, encoding, now + timeout, now, now, route.idempotent, trace, meta, key, instance)
@@ -179,6 +193,8 @@ class Client:
         """Begin a stream; the iterator over its items. Arguments as for `call`; `timeout` bounds the whole stream."""
         route = self._routes.get(target) or self._route(target)
         now = self._now()
+        if route.version != route.group.version:
+            route.refresh()
         if timeout is None:
             timeout = self._settings.stream_timeout_s if route.timeout_s is None else route.timeout_s
         order = Order(route, body, encoding, now + timeout, now, now, route.idempotent, trace, meta, key, instance)
@@ -213,6 +229,8 @@ class Client:
         service, dot, method = target.rpartition(".")
         if not dot or not service or not method:
             raise BadRequest(f'{target!r} is no target: write "service.method"')
+        if not target.isprintable() or len(target) > MAX_TARGET:
+            raise BadRequest(f"{target[:100]!r} is no target: it cannot be written")
         stats = self._recorder.method("client", service, method)
         route = self._routes[target] = Route(target, method, self._group(service), stats)
         return route
@@ -230,9 +248,8 @@ class Client:
     def _begin(self, request: Request, order: Order, now: float, idempotent: bool | None) -> None:
         """Complete the order with what surrounds it, and send it off."""
         route: Route = order.route
-        if route.version != route.group.version:
-            route.refresh()
-            order.idempotent = route.idempotent
+        if not order.deadline_at < now + LONGEST_S:  # so written, it catches what is no number, too
+            _check_timeout(order, now)
         if idempotent is not None:
             order.idempotent = idempotent
         outer = CURRENT.get()
@@ -241,8 +258,12 @@ class Client:
                 order.deadline_at = outer.deadline_at
             if order.trace is None:
                 order.trace = outer.trace
+        elif order.trace is None:
+            order.trace = TRACE.get() or None
         if order.meta is not None:
             _check_meta(order.meta)
+        if order.trace is not None and not order.trace.isascii():
+            raise BadRequest(f"traceparent {order.trace[:100]!r} is none")
         route.stats.in_flight += 1
         self._budget.deposit(now)
         if order.deadline_at <= now:
@@ -257,7 +278,7 @@ class Client:
             return
         route: Route = order.route
         ready = route.group.ready
-        if len(ready) == 1 and order.instance is None and order.tried is None:
+        if len(ready) == 1 and order.instance is None and order.key is None and order.tried is None:
             handle: Handle | None = ready[0]
         else:
             handle = self._choose(order, ready, now)
@@ -268,8 +289,13 @@ class Client:
         caller = peer.caller
         body = order.body
         if len(caller.calls) >= caller.credit:
-            self._finish(request, Overloaded(f"{route.target}: every link has its {caller.credit} calls under way"))
-            return
+            handle = self._with_credit(order, now)
+            if handle is None:
+                full = f"every link has its {caller.credit} calls under way"
+                self._finish(request, Overloaded(f"{route.target}: {full}"))
+                return
+            peer = handle.peer
+            caller = peer.caller
         if len(body) > caller.max_body:
             self._finish(
                 request, TooLarge(f"{route.target}: a body of {len(body)} bytes; its workers take {caller.max_body}")
@@ -298,13 +324,12 @@ class Client:
         if order.instance is not None:
             return next((handle for handle in ready if handle.instance.id == order.instance), None)
         if order.tried:
-            ready = [handle for handle in ready if handle.instance.id not in order.tried]
+            ready = [handle for handle in ready if not _was_tried(order, handle)]
+        if order.key is not None:
+            return _preferred(order)
         count = len(ready)
         if count == 0:
             return None
-        if order.key is not None:
-            by_id = {handle.instance.id: handle for handle in ready}
-            return by_id[rendezvous(order.key, by_id)[0]]
         if count == 1:
             return ready[0]
         drawn = int(self._random() * (count * (count - 1)))
@@ -312,14 +337,28 @@ class Client:
         second = drawn - first * (count - 1)
         one = ready[first]
         two = ready[second + 1 if second >= first else second]
-        cost_of_one = (one.in_flight + 1) * one.latency.value(now)
-        if cost_of_one <= (two.in_flight + 1) * two.latency.value(now):
+        # A newcomer is taken to be as fast as the one it is compared with: what is in flight decides.
+        latency_of_one = one.latency.value(now) if one.latency.observed else two.latency.value(now)
+        latency_of_two = two.latency.value(now) if two.latency.observed else latency_of_one
+        if (one.in_flight + 1) * latency_of_one <= (two.in_flight + 1) * latency_of_two:
             best, other = one, two
         else:
             best, other = two, one
-        if best.peer.credit_left <= 0 and other.peer.credit_left > 0:
-            return other
         return best
+
+    def _with_credit(self, order: Order, now: float) -> Handle | None:
+        """The link that was chosen is full: choose among those that are not, unless one in particular was asked for."""
+        if order.instance is not None:
+            return None
+        spare = [
+            handle
+            for handle in order.route.group.ready
+            if handle.peer.credit_left > 0 and not _was_tried(order, handle)
+        ]
+        if order.key is not None:
+            by_id = {handle.instance.id: handle for handle in spare}
+            return next((by_id[one] for one in rendezvous(order.key, by_id)), None)
+        return self._choose(order, spare, now)
 
     # --- waiting for an instance ------------------------------------------------------------------------------
 
@@ -330,8 +369,10 @@ class Client:
         order.handle = None
         if order.trouble is not None and order.trouble.code == "overloaded":
             self._finish(request, order.trouble)
-        elif order.instance is not None and table.get(order.instance) is None and table.certain:
-            self._finish(request, Unavailable(f"{order.route.target}: no instance {order.instance} is known"))
+        elif order.instance is not None and self._is_gone(group, order.instance):
+            listed = order.instance in group.handles
+            gone = f"{order.instance} cannot be reached" if listed else f"no instance {order.instance} is known"
+            self._finish(request, order.trouble or Unavailable(f"{order.route.target}: {gone}"))
         elif table.certain and group.name != WORKER and not table.known(group.name):
             self._finish(
                 request, UnknownService(f"no service {group.name!r} is known{_near(group.name, table.services())}")
@@ -341,9 +382,31 @@ class Client:
         else:
             self._waiting.enter(group.name, request)
 
+    def _is_gone(self, group: Group, instance: str) -> bool:
+        """Whether waiting for this one instance is in vain."""
+        handle = group.handles.get(instance)
+        if handle is None:
+            table = self._agent.table
+            return table.certain and table.get(instance) is None
+        return handle.peer.unreachable
+
     def _unpark(self, group: Group) -> None:
-        """Instances of a service became callable: those who waited for one go on, first come first served."""
-        if group.ready:
+        """Instances of a service became callable, or one turns out not to: those who waited go on, first come first
+        served."""
+        if group.ready and group.dialling and len(self._waiting):
+            # Others are about to open, within a millisecond on one host: a burst that waited for the first call
+            # should meet all of them, not only the fastest.
+            if group not in self._patience:
+                at = self._now() + PATIENCE_S
+                self._patience[group] = self._clock.call_at(at, self._patience_over, group)
+            return
+        self._patience_over(group)
+
+    def _patience_over(self, group: Group) -> None:
+        timer = self._patience.pop(group, None)
+        if timer is not None:
+            timer.cancel()
+        if group.ready or group.name == WORKER or any(handle.peer.unreachable for handle in group.handles.values()):
             now = self._now()
             for request in self._waiting.call_in(group.name):
                 self._dispatch(request, request.order, now)
@@ -394,8 +457,8 @@ class Client:
         now = self._now()
         if order.handle is not None:
             order.handle.in_flight -= 1
-            tried = order.tried = order.tried or set()
-            tried.add(order.handle.instance.id)
+            tried = order.tried = order.tried or {}
+            tried[order.handle.instance.id] = order.handle.peer.connections
         verdict = FAILOVER[trouble, order.idempotent]
         again = verdict is Verdict.ELSEWHERE or (
             verdict is Verdict.BUDGETED
@@ -448,8 +511,40 @@ class Client:
         self._closed = True
         for request in self._waiting.empty():
             self._finish(request, Unavailable("this node is closed"))
+        for timer in self._patience.values():
+            timer.cancel()
         self._pool.close()
         self._expiries.close()
+
+
+def _was_tried(order: Order, handle: Handle) -> bool:
+    """Whether this instance refused or lost the call, on the connection that it has now."""
+    return order.tried is not None and order.tried.get(handle.instance.id) == handle.peer.connections
+
+
+def _preferred(order: Order) -> Handle | None:
+    """The instance that a key prefers, of all that discovery lists, so that every caller finds the same one.
+
+    None while that one is being dialled: the call waits for it. One that cannot be reached is passed over.
+    """
+    assert order.key is not None
+    group: Group = order.route.group
+    for instance in rendezvous(order.key, group.handles):
+        handle = group.handles[instance]
+        if _was_tried(order, handle):
+            continue
+        if handle.peer.open:
+            return handle
+        if handle.peer.dialling:
+            return None
+    return None
+
+
+def _check_timeout(order: Order, now: float) -> None:
+    """Refuse a deadline that is no instant, and cut an absurd one: every call ends some time."""
+    if math.isnan(order.deadline_at) or math.isinf(order.deadline_at):
+        raise BadRequest(f"{order.route.target}: a timeout is a number of seconds; every call has a deadline")
+    order.deadline_at = min(order.deadline_at, now + LONGEST_S)
 
 
 def _check_meta(meta: dict[str, str]) -> None:

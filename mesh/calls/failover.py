@@ -12,6 +12,7 @@ class Trouble(Enum):
     """What went wrong with one attempt."""
 
     DRAINING = auto()  # refused: the instance is leaving
+    NOT_HERE = auto()  # refused: another instance of the service may do what this one does not
     OVERLOADED = auto()  # refused: it has enough to do
     UNSENT = auto()  # the link broke before the call was handed to the socket
     LOST = auto()  # the link broke after it: the handler may have run
@@ -30,6 +31,8 @@ class Verdict(Enum):
 FAILOVER: dict[tuple[Trouble, bool], Verdict] = {
     (Trouble.DRAINING, False): Verdict.ELSEWHERE,
     (Trouble.DRAINING, True): Verdict.ELSEWHERE,
+    (Trouble.NOT_HERE, False): Verdict.ELSEWHERE,
+    (Trouble.NOT_HERE, True): Verdict.ELSEWHERE,
     # Nothing ran, but asking on and on would double the load of a service that has too much already.
     (Trouble.OVERLOADED, False): Verdict.BUDGETED,
     (Trouble.OVERLOADED, True): Verdict.BUDGETED,
@@ -46,4 +49,5 @@ FAILOVER: dict[tuple[Trouble, bool], Verdict] = {
 REFUSALS: dict[str, Trouble] = {
     "draining": Trouble.DRAINING,
     "overloaded": Trouble.OVERLOADED,
+    "unavailable": Trouble.NOT_HERE,
 }

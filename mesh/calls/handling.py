@@ -97,6 +97,7 @@ class Handling:
             running.task = task
 
     async def _run_call(self, running: Running) -> None:
+        running.begun = True
         CURRENT.set(running)
         if running.trace:
             TRACE.set(running.trace)
@@ -137,6 +138,7 @@ class Handling:
         return await self._offload.unpack(running.hold, method.target)
 
     async def _run_stream(self, running: Running) -> None:
+        running.begun = True
         CURRENT.set(running)
         if running.trace:
             TRACE.set(running.trace)
@@ -193,8 +195,9 @@ class Handling:
     def _as_error(self, running: Running, exc: BaseException) -> MeshError:
         if isinstance(exc, asyncio.CancelledError):
             if running.stopped == DEADLINE:
-                taken = f"{running.deadline_at - running.began_at:.3g} s"
-                return DeadlineExceeded(f"{running.target}: stopped when its deadline of {taken} was over")
+                return DeadlineExceeded(
+                    f"{running.target}: no answer within {running.deadline_at - running.began_at:.2g} s"
+                )
             if running.stopped == STOPPING:
                 return Draining(f"{running.target}: {self._identity} stopped before it was done")
             return Cancelled(f"{running.target}: cancelled")
@@ -202,8 +205,8 @@ class Handling:
             return exc
         details = None
         if self._traceback_on_wire:
-            details = {"traceback": "".join(traceback.format_exception(exc))[-8000:]}
-        return RemoteError(str(exc), type_name=type(exc).__name__, details=details)
+            details = {"traceback": _trace(exc)}
+        return RemoteError(_show(exc), type_name=type(exc).__name__, details=details)
 
     # --- stopping -------------------------------------------------------------------------------------------
 
@@ -212,10 +215,14 @@ class Handling:
         if running.stopped:
             return
         running.stopped = why
+        hosted = running.hosted
         if running.task is not None:
             running.task.cancel()
+            if not running.begun:
+                # Cancelled before its first step, a task never runs: its last word is ours, its place to be given on.
+                self._refuse(running, self._as_error(running, asyncio.CancelledError()))
+                self._give_back(hosted)
             return
-        hosted = running.hosted
         error = self._as_error(running, asyncio.CancelledError())
         if hosted.gate is not None and hosted.gate.withdraw(running):
             self._refuse(running, error)
@@ -269,6 +276,21 @@ class Handling:
         running.hosted.stats.end(self._now() - running.began_at, code)
         if self.leaving:
             self._ended()
+
+
+def _show(exc: BaseException) -> str:
+    """The exception's sentence. Somebody's own `__str__` may raise; the caller is owed an answer all the same."""
+    try:
+        return str(exc)
+    except Exception as own:
+        return f"(its message cannot be shown: {type(own).__name__})"
+
+
+def _trace(exc: BaseException) -> str:
+    try:
+        return "".join(traceback.format_exception(exc))[-8000:]
+    except Exception as own:
+        return f"(its traceback cannot be shown: {type(own).__name__})"
 
 
 def _too_large(target: str, size: int, most: int) -> MeshError:

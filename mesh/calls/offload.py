@@ -16,6 +16,7 @@ import multiprocessing
 import os
 import threading
 import traceback
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -53,6 +54,8 @@ class Offload:
         self._threads = threads
         self._thread_pool: ThreadPoolExecutor | None = None
         self._process_pool: ProcessPoolExecutor | None = None
+        # Which pool a call runs in: when it breaks, another may have taken its place already.
+        self._pools: weakref.WeakKeyDictionary[Future[ChildAnswer], ProcessPoolExecutor] = weakref.WeakKeyDictionary()
         self._closed = False
 
     def in_thread(self, run: Callable[..., Any], args: tuple[Any, ...]) -> Future[Any]:
@@ -70,11 +73,14 @@ class Offload:
             self._process_pool = ProcessPoolExecutor(
                 self._processes, mp_context=multiprocessing.get_context("spawn"), initializer=_die_with_parent
             )
+        pool = self._process_pool
         try:
-            return self._process_pool.submit(_in_child, reference, bytes(body), encoding)
+            future = pool.submit(_in_child, reference, bytes(body), encoding)
         except BrokenProcessPool:
-            self._renew()
+            self._renew(pool)
             return self.in_process(reference, body, encoding)
+        self._pools[future] = pool
+        return future
 
     async def unpack(self, future: Future[ChildAnswer], target: str) -> tuple[Any, int]:
         """The encoded answer of a child.
@@ -87,7 +93,7 @@ class Offload:
         try:
             kind, first, second = await asyncio.wrap_future(future)
         except BrokenProcessPool as exc:
-            self._renew()
+            self._renew(self._pools.get(future))
             raise ChildCrashed(f"{target}: the process that ran it died (out of memory, or a crash in C code)") from exc
         if kind == "ok":
             return first, second
@@ -98,9 +104,10 @@ class Offload:
             log.error("offloaded handler failed", target=target, error=str(error), exception=second)
         raise error
 
-    def _renew(self) -> None:
-        broken, self._process_pool = self._process_pool, None
-        if broken is not None:
+    def _renew(self, broken: ProcessPoolExecutor | None) -> None:
+        """Replace a pool that broke. All its calls fail one after the other; the first of them does this."""
+        if broken is not None and broken is self._process_pool:
+            self._process_pool = None
             log.warning("a process of the offload pool died; the pool is started anew")
             broken.shutdown(wait=False, cancel_futures=True)
 

@@ -26,6 +26,8 @@ log = get_logger("mesh.calls")
 
 #: Between attempts to reach a worker that discovery lists and that does not answer.
 REDIAL = Backoff(0.05, 2.0)
+#: A worker that said goodbye counts as one that refused this often: the next look is seconds away.
+LEFT = 6
 
 
 class Request(Protocol):
@@ -76,6 +78,11 @@ class Group:
         self.ready: list[Handle] = []
         self.version = 0
 
+    @property
+    def dialling(self) -> bool:
+        """Whether a first connection to some instance is still under way."""
+        return any(handle.peer.dialling for handle in self.handles.values())
+
     def refresh(self) -> None:
         """Work out anew who is ready."""
         self.ready = [handle for handle in self.handles.values() if handle.peer.open]
@@ -93,6 +100,7 @@ class Peer:
         "_redial",
         "caller",
         "calls",
+        "connections",
         "endpoint",
         "handles",
         "open",
@@ -104,6 +112,8 @@ class Peer:
         self.caller = pool.new_caller()
         self.calls: dict[int, Request] = {}
         self.open = False
+        #: How many connections it has had; tells a new one from the one that a call was lost on.
+        self.connections = 0
         self._pool = pool
         self._channel: Channel | None = None
         self._failures = 0
@@ -111,6 +121,16 @@ class Peer:
         self._redial: Timer | None = None
 
     # --- asked by the client ----------------------------------------------------------------------------
+
+    @property
+    def dialling(self) -> bool:
+        """Whether it may open any moment: being dialled, and not known to refuse."""
+        return not self.open and self._failures == 0
+
+    @property
+    def unreachable(self) -> bool:
+        """Whether it was dialled again after the link was lost, in vain: on one host, the process is gone."""
+        return not self.open and self._failures > 1
 
     @property
     def credit_left(self) -> int:
@@ -140,7 +160,9 @@ class Peer:
     # --- asked by the transport ---------------------------------------------------------------------------
 
     def opened(self) -> None:
+        self.connections += 1
         self.caller.connected()
+        self._wake()
 
     def data_to_send(self) -> list[list[Buffer]]:
         self._flushed = self.caller.last_id
@@ -177,13 +199,16 @@ class Peer:
         flushed = self._flushed
         if self.caller.state is Link.LEAVING:
             # It left; the registry will say so in a moment. Do not knock at a door that is being closed.
-            self._failures = max(self._failures, 6)
+            self._failures = max(self._failures, LEFT)
         self.caller.lost()
         self.caller = self._pool.new_caller()
         self._flushed = 0
         self._failures += 1
         orphans, self.calls = self.calls, {}
-        self._turn(False)
+        if self.open:
+            self._turn(False)
+        else:
+            self._tell_groups()  # who waits for this one in particular may have to look elsewhere
         for request in orphans.values():
             request.link_lost(request.id <= flushed, reason)
         if self.handles:
@@ -195,8 +220,11 @@ class Peer:
     def _turn(self, is_open: bool) -> None:
         if self.open != is_open:
             self.open = is_open
-            for group in {handle.group for handle in self.handles}:
-                self._pool.changed(group)
+            self._tell_groups()
+
+    def _tell_groups(self) -> None:
+        for group in {handle.group for handle in self.handles}:
+            self._pool.changed(group)
 
     def dial(self) -> None:
         """Connect, unless a connection is there or under way."""

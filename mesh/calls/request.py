@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mesh.errors import Cancelled, DeadlineExceeded, MeshError, Unavailable, from_wire
+from mesh.errors import BadReply, Cancelled, DeadlineExceeded, MeshError, Unavailable, from_wire
 from mesh.protocol.stream import Inflow
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class Order(msgspec.Struct, eq=False):
         began_at, sent_at: the first attempt, the latest one.
         idempotent: may be repeated when an answer is lost.
         key: prefers instances by rendezvous; instance: only this one will do.
-        tried: ids of instances that have refused or lost it; trouble: how the last of them put it.
+        tried: instances that refused or lost it -> on which of their connections; trouble: how the last put it.
         handle: where it is now; None while it waits for an instance.
     """
 
@@ -47,13 +47,13 @@ class Order(msgspec.Struct, eq=False):
     key: str | None = None
     instance: str | None = None
     handle: Any = None
-    tried: set[str] | None = None
+    tried: dict[str, int] | None = None
     attempts: int = 0
     trouble: MeshError | None = None
 
     def too_late(self) -> MeshError:
         """The error for a deadline that is over, by what the order was doing then."""
-        after = f"{self.deadline_at - self.began_at:.3g} s"
+        after = f"{self.deadline_at - self.began_at:.2g} s"
         if self.handle is None:
             if self.trouble is not None:
                 return self.trouble
@@ -88,6 +88,9 @@ class Call(asyncio.Future[Any]):
                 value = self.decode(message[2], message[3] if len(message) > 3 else 0)
             except MeshError as error:
                 self.set_exception(error)
+            except Exception as exc:
+                # A type's own checks may raise anything; the calls behind this one must not pay for it.
+                self.set_exception(BadReply(f"{self.order.route.target}: the answer was refused: {exc!r}"))
             else:
                 self.set_result(value)
 

@@ -38,6 +38,7 @@ class Running(msgspec.Struct, eq=False):
     Attributes:
         body: the encoded arguments; `values`: the decoded ones.
         outflow, credited: of a stream: what may still be sent, and who waits for more.
+        begun: its handler's task has had its first step.
         stopped: why its handler was told to stop, "" while it was not.
         hold: what runs in a pool and cannot be stopped there.
     """
@@ -56,6 +57,7 @@ class Running(msgspec.Struct, eq=False):
     outflow: Outflow | None = None
     values: tuple[Any, ...] = ()
     task: asyncio.Task[None] | None = None
+    begun: bool = False
     stopped: str = ""
     credited: asyncio.Future[None] | None = None
     hold: Any = None

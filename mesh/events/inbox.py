@@ -231,13 +231,14 @@ def _method(service: str, matcher: Matcher[Handler]) -> Method:
             check_topic(parcel.topic)
         except Exception as exc:
             raise BadArguments(f"{target} takes an event: {exc}"[:300], details={"path": "$"}) from None
+        if not matcher.match(parcel.topic):
+            # Another release of the service listens to it, this one does not. Said before anything has begun, it sends
+            # the caller to another instance.
+            raise Unavailable(f"this instance of {service} does not listen to {parcel.topic!r}")
         return (parcel,)
 
     async def deliver(parcel: Parcel) -> None:
         handlers = matcher.match(parcel.topic)
-        if not handlers:
-            # Another release of the service listens to it, this one does not: let the caller try there.
-            raise Unavailable(f"this instance of {service} does not listen to {parcel.topic!r}")
         await _run_all(handlers, [_event(handler, parcel) for handler in handlers])
 
     return Method(

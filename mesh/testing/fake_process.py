@@ -1,7 +1,7 @@
 """A fake as a process of the mesh: registered, called over the transport, recorded.
 
 Owns: the fake's node, its record in the registry, and its methods as the server runs them.
-Leaves to others: what it does (fakes), its life (whole).
+Leaves to others: what it does (fakes), its life (population).
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any
 
-from mesh import ids
 from mesh.calls.context import CURRENT
 from mesh.calls.method import Method
 from mesh.discovery.record import Instance, MethodRecord
@@ -79,8 +78,3 @@ class FakeProcess:
         call = CURRENT.get()
         meta, caller = (dict(call.meta), call.caller) if call is not None else ({}, "")
         self.fake.calls.append(Recorded(behaviour.target, *given, meta, caller))
-
-
-def node_name(fake: Fake) -> str:
-    """An identity for a fake's node."""
-    return ids.instance_id(fake.name)

@@ -174,7 +174,9 @@ class Fake:
         member = self._real.get(name)
         if member is None or member.rpc is None:
             known = ", ".join(sorted(found.name for found in self._real.values() if found.rpc is not None))
-            raise SetupError(f"fake {target}: {self.cls.__qualname__} has no such @rpc method; it has {known or 'none'}")
+            raise SetupError(
+                f"fake {target}: {self.cls.__qualname__} has no such @rpc method; it has {known or 'none'}"
+            )
         return Signature(member.function, target, owner=self.cls)
 
 
@@ -202,5 +204,3 @@ def _taken_apart(body: Any, encoding: int) -> Arguments:
         raise BadArguments("the arguments must be an array or a map", details={"path": "$"})
     places = sorted(key for key in given if isinstance(key, int))
     return tuple(given[place] for place in places), {key: value for key, value in given.items() if key not in places}
-
-

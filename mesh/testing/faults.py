@@ -1,7 +1,7 @@
 """Faults to order: what goes wrong between and with the processes of a mesh under test.
 
 Owns: naming a process, and which faults each transport knows.
-Leaves to others: losing messages (transport.memory), ending a process (whole, hosts).
+Leaves to others: losing messages (transport.memory), ending a process (population).
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ if TYPE_CHECKING:
 Target = Worker | type[Service] | str | Fake | Node
 
 
-class Played(Protocol):
-    """The mesh, as faults see it."""
+class Everybody(Protocol):
+    """The population, as faults see it."""
 
-    def process(self, target: Target, index: int) -> Process: ...
+    def find(self, target: Target, index: int) -> Process: ...
     async def end(self, process: Process) -> None: ...
 
 
 class Faults:
     """`m.faults`. All but `kill` need transport="memory". Targets: see `Target`."""
 
-    def __init__(self, mesh: Played, host: Host, seed: int) -> None:
-        self._mesh = mesh
+    def __init__(self, everybody: Everybody, host: Host, seed: int) -> None:
+        self._everybody = everybody
         self._host = host
         self._rng = random.Random(seed)
 
     async def kill(self, target: Target, index: int = 0) -> None:
         """End a process as kill -9 does: no goodbye, no `stopped` hook; its handlers and timers stop where they are.
         Its instances stay registered until their leases run out."""
-        await self._mesh.end(self._mesh.process(target, index))
+        await self._everybody.end(self._everybody.find(target, index))
 
     def drop(self, target: Target, share: float = 1.0, *, index: int = 0) -> None:
         """Lose this share (0 to 1) of what is sent to and from the process on links that others dialled to it."""
@@ -76,7 +76,7 @@ class Faults:
         return self._host.network
 
     def _transport(self, target: Target, index: int) -> RecordingTransport:
-        transport = self._mesh.process(target, index).transport
+        transport = self._everybody.find(target, index).transport
         if not isinstance(transport, RecordingTransport):
             raise SetupError('only kill works on real sockets; make the mesh with transport="memory" for this fault')
         return transport

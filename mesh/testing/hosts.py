@@ -1,7 +1,7 @@
 """The machine that a mesh in one process stands on: in memory, or in a private directory of real sockets.
 
 Owns: endpoints, making a transport for each played process, and ending one as kill -9 does.
-Leaves to others: what runs in those processes (whole), faults (faults).
+Leaves to others: what runs in those processes (population), faults (faults).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from mesh.clock import Clock
 from mesh.config import Settings
@@ -48,12 +48,6 @@ class RecordingTransport(MemoryTransport):
     def __init__(self, network: MemoryNetwork) -> None:
         super().__init__(network)
         self.endpoints: list[str] = []
-
-    def dial(self, endpoint: str, make: MakeSession) -> Any:
-        end = super().dial(endpoint, make)
-        # As the DEALER does: what `opened` writes leaves without being woken for.
-        end.wake()
-        return end
 
     async def listen(self, endpoint: str, accept: MakeSession) -> MemoryListener:
         listener = await super().listen(endpoint, accept)

@@ -1,6 +1,6 @@
 """Hearing what a mesh under test emits.
 
-Owns: the list that grows, and a service that fills it. Leaves to others: running that service (whole).
+Owns: the list that grows, and a service that fills it. Leaves to others: running that service (population).
 """
 
 from __future__ import annotations

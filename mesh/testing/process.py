@@ -1,7 +1,7 @@
 """One played process: a transport of its own, and what runs on it.
 
 Owns: the life of each kind (hub, client, worker, fake): starting, ending with and without a goodbye.
-Leaves to others: which there are (whole).
+Leaves to others: which there are (population).
 """
 
 from __future__ import annotations

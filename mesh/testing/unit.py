@@ -84,7 +84,9 @@ class FakeNode:
         **kwargs: Any,
     ) -> asyncio.Future[Any]:
         """As `Node.call`; time-outs are not kept."""
-        return self.begin_call(target, encode_arguments(args, kwargs, target), Options(timeout, key, instance, meta))
+        body = encode_arguments(args, kwargs, target)
+        begun: asyncio.Future[Any] = self.begin_call(target, body, Options(timeout, key, instance, meta))
+        return begun
 
     def stream(
         self,
@@ -98,7 +100,9 @@ class FakeNode:
         **kwargs: Any,
     ) -> AsyncIterator[Any]:
         """As `Node.stream`."""
-        return self.begin_stream(target, encode_arguments(args, kwargs, target), Options(timeout, key, instance, meta))
+        body = encode_arguments(args, kwargs, target)
+        items: AsyncIterator[Any] = self.begin_stream(target, body, Options(timeout, key, instance, meta))
+        return items
 
     async def scatter(self, target: str, /, *args: Any, timeout: float | None = None, **kwargs: Any) -> list[Outcome]:
         """As `Node.scatter`, of one instance."""

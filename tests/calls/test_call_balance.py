@@ -12,6 +12,9 @@ from calls_services import Hold
 import mesh
 from mesh.testing import ManualClock, Mesh, no_leaks
 
+#: A call that is never answered fails its test soon, not after the run's own patience.
+pytestmark = pytest.mark.timeout(30)
+
 
 @pytest.fixture(autouse=True)
 async def nothing_is_left() -> AsyncIterator[None]:
@@ -124,7 +127,9 @@ async def test_a_key_sticks_and_moves_only_with_its_instance(m: Mesh):
     gone = m.workers(Paced)[0]
     await m.drain(gone)
     after = await owners()
-    assert {key for key in before if before[key] != after[key]} == {k for k, who in before.items() if who == gone.identity}
+    assert {key for key in before if before[key] != after[key]} == {
+        k for k, who in before.items() if who == gone.identity
+    }
     killed = m.workers(Paced)[0].identity
     await m.faults.kill(Paced)
     await m.settle()
@@ -205,14 +210,12 @@ async def test_scatter_waits_for_a_first_instance_as_a_call_does(m: Mesh):
 @pytest.mark.parametrize("full", [1, 2])
 async def test_a_full_link_is_passed_over(full: int):
     """Callers are told `overloaded` only when every instance has its credit under way."""
-    async with Mesh(Hold, replicas={Hold: 3}, clock=ManualClock(), settings={"calls.credit": 2}) as m:
+    async with Mesh(Hold, replicas={Hold: 3}, clock=ManualClock(), settings={"calls.credit": 8}) as m:
         holding = [
-            m.call("hold.once", instance=worker.instance_ids[0])
-            for worker in m.workers(Hold)[:full]
-            for _ in range(2)
+            m.call("hold.once", instance=worker.instance_ids[0]) for worker in m.workers(Hold)[:full] for _ in range(8)
         ]
         await m.settle()
-        calls = [m.call("hold.once") for _ in range(2 * (3 - full))]
+        calls = [m.call("hold.once") for _ in range(8 * (3 - full))]
         await m.settle()
         refused = [call for call in calls if call.done()]
         assert not refused, [str(call.exception()) for call in refused]

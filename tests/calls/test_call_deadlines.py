@@ -7,10 +7,14 @@ import math
 from collections.abc import AsyncIterator
 
 import pytest
+from calls_patience import until
 from calls_services import Echo, Hold
 
 import mesh
 from mesh.testing import ManualClock, Mesh, no_leaks
+
+#: A call that is never answered fails its test soon, not after the run's own patience.
+pytestmark = pytest.mark.timeout(30)
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +46,12 @@ async def m() -> AsyncIterator[Mesh]:
 
 @pytest.mark.parametrize(
     ("target", "options", "seconds"),
-    [("hold.once", {}, 10.0), ("hold.hasty", {}, 2.0), ("hold.hasty", {"timeout": 4.0}, 4.0), ("hold.once", {"timeout": 0.5}, 0.5)],
+    [
+        ("hold.once", {}, 10.0),
+        ("hold.hasty", {}, 2.0),
+        ("hold.hasty", {"timeout": 4.0}, 4.0),
+        ("hold.once", {"timeout": 0.5}, 0.5),
+    ],
 )
 async def test_a_call_ends_with_its_deadline_and_the_handler_is_stopped(m: Mesh, target, options, seconds):
     """The caller's own word, else the method's, else the configured one."""
@@ -52,6 +61,7 @@ async def test_a_call_ends_with_its_deadline_and_the_handler_is_stopped(m: Mesh,
     assert not call.done()
     assert hold.ended == []
     await m.advance(0.2)
+    assert call.done()
     with pytest.raises(mesh.DeadlineExceeded, match=f"no answer within {seconds:g} s"):
         await call
     assert hold.ended == ["x cancelled"]
@@ -183,9 +193,7 @@ async def test_over_sockets_a_deadline_and_a_cancel_reach_the_handler():
         with pytest.raises(mesh.DeadlineExceeded):
             await m.call("hold.once", "a", timeout=0.05)
         call = m.call("hold.once", "b")
-        while "b" not in hold.began:
-            await asyncio.sleep(0.001)
+        await until(lambda: "b" in hold.began)
         call.cancel()
-        while len(hold.ended) < 2:
-            await asyncio.sleep(0.001)
+        await until(lambda: len(hold.ended) == 2)
         assert hold.ended == ["a cancelled", "b cancelled"]

@@ -6,10 +6,14 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+from calls_patience import until
 from calls_services import Hold
 
 import mesh
 from mesh.testing import ManualClock, Mesh, no_leaks
+
+#: A call that is never answered fails its test soon, not after the run's own patience.
+pytestmark = pytest.mark.timeout(30)
 
 
 @pytest.fixture(autouse=True)
@@ -67,9 +71,7 @@ class Load:
     async def more(self, count: int) -> None:
         """Return when so many more were answered."""
         goal = self.answered + count
-        async with asyncio.timeout(20):
-            while self.answered < goal:  # noqa: ASYNC110  # the callers announce nothing
-                await asyncio.sleep(0)
+        await until(lambda: self.answered >= goal)
 
     async def end(self) -> None:
         """Stop; none failed, and each was done once."""

@@ -12,6 +12,9 @@ from calls_services import Echo, Faulty
 import mesh
 from mesh.testing import ManualClock, Mesh, no_leaks
 
+#: A call that is never answered fails its test soon, not after the run's own patience.
+pytestmark = pytest.mark.timeout(30)
+
 
 @pytest.fixture(autouse=True)
 async def nothing_is_left() -> AsyncIterator[None]:
@@ -52,7 +55,12 @@ async def test_a_service_gives_its_errors_code_status_and_details(m: Mesh):
     with pytest.raises(mesh.RemoteError) as caught:
         await m.call("faulty.own")
     error = caught.value
-    assert (error.type_name, error.code, error.status, error.details) == ("OutOfStock", "out_of_stock", 409, {"left": 0})
+    assert (error.type_name, error.code, error.status, error.details) == (
+        "OutOfStock",
+        "out_of_stock",
+        409,
+        {"left": 0},
+    )
     assert str(error) == "OutOfStock: no more shoes"
 
 

@@ -17,6 +17,10 @@ from mesh.testing import Mesh, no_leaks
 TRACE = "00-" + "a" * 32 + "-" + "b" * 16 + "-01"
 
 
+#: A call that is never answered fails its test soon, not after the run's own patience.
+pytestmark = pytest.mark.timeout(30)
+
+
 @pytest.fixture(autouse=True)
 async def nothing_is_left() -> AsyncIterator[None]:
     async with no_leaks():

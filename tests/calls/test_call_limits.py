@@ -12,6 +12,9 @@ from calls_services import Echo, Hold
 import mesh
 from mesh.testing import ManualClock, Mesh, no_leaks
 
+#: A call that is never answered fails its test soon, not after the run's own patience.
+pytestmark = pytest.mark.timeout(30)
+
 
 @pytest.fixture(autouse=True)
 async def nothing_is_left() -> AsyncIterator[None]:

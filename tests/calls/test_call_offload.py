@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from calls_patience import until
 from calls_services import Heavy
 
 import mesh
@@ -18,6 +19,10 @@ from mesh.protocol.messages import MSGPACK
 from mesh.testing import Mesh, no_leaks
 
 HERE = Path(__file__).parent
+
+
+#: A call that is never answered fails its test soon, not after the run's own patience.
+pytestmark = pytest.mark.timeout(30)
 
 
 @pytest.fixture(autouse=True)
@@ -40,13 +45,6 @@ async def m() -> AsyncIterator[Mesh]:
         yield m
 
 
-async def appears(path: Path) -> None:
-    """A child's word that it has begun."""
-    async with asyncio.timeout(20):
-        while not path.exists():  # noqa: ASYNC110  # another process makes it
-            await asyncio.sleep(0.002)
-
-
 async def test_a_thread_blocks_nobody_and_knows_the_call(m: Mesh, tmp_path: Path):
     """The loop answers others meanwhile."""
     call = m.call("heavy.in_thread", str(tmp_path / "go"))
@@ -59,7 +57,7 @@ async def test_a_thread_blocks_nobody_and_knows_the_call(m: Mesh, tmp_path: Path
 async def test_a_busy_process_leaves_the_loop_free(m: Mesh, tmp_path: Path):
     """While a child has a processor to itself, a hundred calls are answered; then it answers too."""
     call = m.call("heavy.spin", str(tmp_path / "begun"), str(tmp_path / "go"))
-    await appears(tmp_path / "begun")
+    await until((tmp_path / "begun").exists)
     for _ in range(100):
         assert await m.call("heavy.quick") == "quick"
     assert not call.done()
@@ -71,7 +69,7 @@ async def test_a_busy_process_leaves_the_loop_free(m: Mesh, tmp_path: Path):
 async def test_a_cancelled_call_keeps_its_place_until_the_process_is_done(m: Mesh, tmp_path: Path):
     """A process cannot be stopped: the limit counts it for as long as it works."""
     first = m.call("heavy.wait", str(tmp_path / "begun-1"), str(tmp_path / "go-1"))
-    await appears(tmp_path / "begun-1")
+    await until((tmp_path / "begun-1").exists)
     first.cancel()
     queued = m.call("heavy.wait", str(tmp_path / "begun-2"), str(tmp_path / "go-2"))
     await m.call("heavy.quick")
@@ -80,7 +78,7 @@ async def test_a_cancelled_call_keeps_its_place_until_the_process_is_done(m: Mes
         await refused
     assert not (tmp_path / "begun-2").exists()
     (tmp_path / "go-1").touch()
-    await appears(tmp_path / "begun-2")
+    await until((tmp_path / "begun-2").exists)
     (tmp_path / "go-2").touch()
     assert await queued > 0
 
@@ -145,7 +143,7 @@ async def test_a_crash_does_not_take_the_next_pool_with_it():
 async def test_a_stop_does_not_wait_for_a_child(m: Mesh, tmp_path: Path):
     """It is ended with the worker, and its caller told."""
     call = m.call("heavy.spin", str(tmp_path / "begun"), str(tmp_path / "never"))
-    await appears(tmp_path / "begun")
+    await until((tmp_path / "begun").exists)
     await m.workers(Heavy)[0].stop()
     with pytest.raises(mesh.MeshError):
         await call
@@ -160,7 +158,7 @@ async def test_children_die_with_a_worker_that_is_killed(tmp_path: Path):
         try:
             await m.node.wait_for("heavy", 20.0)
             call = m.call("heavy.spin", str(tmp_path / "begun"), str(tmp_path / "never"))
-            await appears(tmp_path / "begun")
+            await until((tmp_path / "begun").exists)
             idle = await m.call("heavy.pid")
             children = psutil.Process(process.pid).children(recursive=True)
             assert idle in [child.pid for child in children]

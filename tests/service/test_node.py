@@ -51,6 +51,10 @@ class Fan(mesh.Service):
         self.traces.append(await self.rpc.greeting.trace())
 
 
+#: A call that is never answered fails its test soon, not after the run's own patience.
+pytestmark = pytest.mark.timeout(30)
+
+
 @pytest.fixture(autouse=True)
 async def nothing_is_left() -> AsyncIterator[None]:
     async with no_leaks():

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,10 @@ from mesh.service.worker import Stage, Worker
 from mesh.testing import ManualClock, Mesh, no_leaks
 
 HERE = Path(__file__).parent
+
+
+#: A call that is never answered fails its test soon, not after the run's own patience.
+pytestmark = pytest.mark.timeout(30)
 
 
 @pytest.fixture(autouse=True)
@@ -97,7 +101,7 @@ async def test_services_of_one_worker_may_need_each_other():
 class Broken(mesh.Service):
     """Cannot start."""
 
-    seen: list[str] = []  # noqa: RUF012  # of the class: the instance is gone when the test looks
+    seen: list[str] = []  # of the class: the instance is gone when the test looks
 
     async def started(self) -> None:
         raise RuntimeError("no database")
@@ -166,7 +170,10 @@ async def test_stopped_runs_after_the_last_answer_and_may_still_call_others():
 async def test_what_cannot_be_a_worker_is_refused_before_anything_begins():
     """By name."""
     settings = mesh.Settings()
-    for classes, message in (([], "at least one service class"), ([Users, Users], "two of the classes are named 'users'")):
+    for classes, message in (
+        ([], "at least one service class"),
+        ([Users, Users], "two of the classes are named 'users'"),
+    ):
         with pytest.raises(SetupError, match=message):
             Worker(classes, settings)
 
@@ -318,9 +325,7 @@ async def test_one_of_each_service_or_every_instance_hears(transport):
         await m.emit("news.b", "b")
         await m.emit("nobody.listens")
         await heard.wait(2)
-        async with asyncio.timeout(5):
-            while not all(len(mail.news) == 2 for mail in m.instances(Mail)):  # noqa: ASYNC110
-                await asyncio.sleep(0.001)
+        await until(lambda: all(len(mail.news) == 2 for mail in m.instances(Mail)))
         mails = m.instances(Mail)
         assert sorted(one for mail in mails for one in mail.ones) == ["a", "b"]
         assert [sorted(mail.news) for mail in mails] == [["a", "b"]] * 3
@@ -427,11 +432,11 @@ async def process(m: Mesh, tmp_path: Path, *words: str) -> AsyncIterator[asyncio
         await child.communicate()
 
 
-async def appears(path: Path) -> None:
-    """What the other process has to say."""
+async def until(condition: Callable[[], object]) -> None:
+    """Return once it is true: a socket or another process is about to make it so."""
     async with asyncio.timeout(20):
-        while not path.exists():  # noqa: ASYNC110  # another process makes it
-            await asyncio.sleep(0.002)
+        while not condition():  # noqa: ASYNC110  # nothing announces it
+            await asyncio.sleep(0.001)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -440,11 +445,9 @@ async def test_a_signal_drains(tmp_path: Path, number: signal.Signals):
     async with Mesh(transport="ipc") as m, process(m, tmp_path) as child:
         await m.node.wait_for("worked", 20.0)
         call = m.call("worked.stay", timeout=20.0)
-        await appears(tmp_path / "staying")
+        await until((tmp_path / "staying").exists)
         child.send_signal(number)
-        async with asyncio.timeout(20):
-            while m.node.instances("worked"):
-                await asyncio.sleep(0.002)
+        await until(lambda: not m.node.instances("worked"))
         assert not call.done()
         (tmp_path / "go").touch()
         assert await call == "stayed"
@@ -459,11 +462,9 @@ async def test_a_second_signal_ends_it_at_once(tmp_path: Path):
     async with Mesh(transport="ipc") as m, process(m, tmp_path) as child:
         await m.node.wait_for("worked", 20.0)
         call = m.call("worked.stay", timeout=20.0)
-        await appears(tmp_path / "staying")
+        await until((tmp_path / "staying").exists)
         child.terminate()
-        async with asyncio.timeout(20):
-            while m.node.instances("worked"):
-                await asyncio.sleep(0.002)
+        await until(lambda: not m.node.instances("worked"))
         child.terminate()
         assert await child.wait() == 1
         with pytest.raises(mesh.LinkLost):
@@ -476,7 +477,7 @@ async def test_a_stop_timeout_ends_with_1(tmp_path: Path):
     async with Mesh(transport="ipc") as m, process(m, tmp_path, "worker.stop_timeout=200ms") as child:
         await m.node.wait_for("worked", 20.0)
         call = m.call("worked.stay", timeout=20.0)
-        await appears(tmp_path / "staying")
+        await until((tmp_path / "staying").exists)
         child.terminate()
         assert await child.wait() == 1
         with pytest.raises(mesh.MeshError) as caught:
@@ -488,10 +489,8 @@ async def test_a_stop_timeout_ends_with_1(tmp_path: Path):
 async def test_a_signal_while_it_waits_for_what_it_needs_ends_it(tmp_path: Path):
     """It has nothing in hand yet."""
     async with Mesh(transport="ipc") as m, process(m, tmp_path, "needs") as child:
-        await appears(tmp_path / "made")
-        async with asyncio.timeout(20):
-            while not any("needing" in peer.name for hub in m.hubs for peer in hub._peers):
-                await asyncio.sleep(0.002)
+        await until((tmp_path / "made").exists)
+        await until(lambda: m.hubs[0].stats().watchers == 2)
         child.terminate()
         assert await child.wait() == 0
 

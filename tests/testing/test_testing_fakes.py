@@ -14,6 +14,9 @@ import mesh
 from mesh.errors import SetupError
 from mesh.testing import Fake, ManualClock, Mesh, no_leaks
 
+#: A call that is never answered fails its test soon, not after the run's own patience.
+pytestmark = pytest.mark.timeout(30)
+
 
 @pytest.fixture(autouse=True)
 async def nothing_is_left() -> AsyncIterator[None]:
@@ -119,7 +122,10 @@ async def test_a_service_is_tested_with_its_neighbours_faked():
         assert await m.call("orders.place", 7) == {"id": 7, "name": "ujun"}
         assert m.calls_of("users.get")[0].args == (7,)
         assert m.calls_of("users.get")[0].kwargs == {"full": False}
-        assert (m.calls_of("mail.send")[0].args, m.calls_of("mail.send")[0].kwargs) == (("ujun",), {"text": "order of 7"})
+        assert (m.calls_of("mail.send")[0].args, m.calls_of("mail.send")[0].kwargs) == (
+            ("ujun",),
+            {"text": "order of 7"},
+        )
 
 
 async def test_a_fake_of_a_class_keeps_to_its_declaration():
@@ -127,7 +133,7 @@ async def test_a_fake_of_a_class_keeps_to_its_declaration():
     with pytest.raises(SetupError, match=r"fake users\.git: Users has no such @rpc method; it has all, get"):
         Fake(Users, git=None)
     with pytest.raises(SetupError, match="the real method is a stream"):
-        Fake(Users, all=lambda: [])
+        Fake(Users, all=list)
     m = Mesh(clock=ManualClock())
     fake = m.fake(Users, get=lambda id, full: {"id": "seven"})
     async with m:

@@ -11,6 +11,9 @@ import mesh
 from mesh.errors import SetupError
 from mesh.testing import ManualClock, Mesh, no_leaks
 
+#: A call that is never answered fails its test soon, not after the run's own patience.
+pytestmark = pytest.mark.timeout(30)
+
 
 @pytest.fixture(autouse=True)
 async def nothing_is_left() -> AsyncIterator[None]:
@@ -138,6 +141,9 @@ async def test_a_dead_hub_and_its_return(m: Mesh):
     await m.faults.kill("hub")
     assert await m.call("caller.ask") == "hello"
     await m.start_another(Greeting, wait=False)
+    with pytest.raises(mesh.Unavailable, match="if a hub is away, turn the clock"):
+        await m.start_another(Greeting)
+    await m.drain(m.workers(Greeting)[2])
     await m.advance(2.0)
     assert len(m.node.instances("greeting")) == 1
     await m.restart_hub()

@@ -53,11 +53,14 @@ async def test_an_open_file_is_a_leak():
 
 async def test_a_test_that_fails_is_told_as_itself():
     """What it left behind comes second."""
-    task = None
-    with pytest.raises(KeyError):
+    tasks = []
+
+    async def a_test() -> None:
         async with no_leaks():
-            task = asyncio.create_task(asyncio.Event().wait())
+            tasks.append(asyncio.create_task(asyncio.Event().wait()))
             raise KeyError
-    assert task is not None
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+
+    with pytest.raises(KeyError):
+        await a_test()
+    tasks[0].cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

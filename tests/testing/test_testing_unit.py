@@ -11,6 +11,9 @@ import pytest
 import mesh
 from mesh.testing import Emitted, Fake, FakeNode, ManualClock, no_leaks, unit
 
+#: A call that is never answered fails its test soon, not after the run's own patience.
+pytestmark = pytest.mark.timeout(30)
+
 
 @pytest.fixture(autouse=True)
 async def nothing_is_left() -> AsyncIterator[None]:

@@ -1,0 +1,200 @@
+"""Everybody in a mesh under test: starting them, waiting until they know each other, ending them whatever happened.
+
+Owns: the list of played processes, and the order in which they end.
+Leaves to others: the life of one (process), where they stand (hosts), what a test asks for (whole).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from mesh import ids
+from mesh.clock import Clock, ManualClock, settle
+from mesh.config import Settings
+from mesh.errors import SetupError, Unavailable
+from mesh.service.node import Node
+from mesh.service.service import Service
+from mesh.service.worker import Worker
+from mesh.testing.fake_process import FakeProcess
+from mesh.testing.fakes import Fake
+from mesh.testing.faults import Target
+from mesh.testing.hosts import Host
+from mesh.testing.process import ClientProcess, FakeWorker, HubProcess, Process, WorkerProcess
+
+#: Real seconds in which processes must have heard of each other; nothing here takes one on an idle machine.
+PATIENCE_S: Final = 10.0
+#: Under a hand-turned clock, which does not turn meanwhile: so many times five turns of the loop.
+MOST_TURNS: Final = 200
+
+#: Who ends first. Workers before the fakes that they may call in their `stopped` hooks, hubs last.
+ENDING: Final = (ClientProcess, WorkerProcess, FakeWorker, HubProcess)
+
+
+class Population:
+    """The processes of one mesh."""
+
+    def __init__(self, host: Host, settings: Settings, clock: Clock, seed: int) -> None:
+        self.processes: list[Process] = []
+        self._host = host
+        self._settings = settings
+        self._clock = clock
+        self._seed = seed
+        self._drawn = 0
+
+    def _draw(self) -> int:
+        self._drawn += 1
+        return self._drawn
+
+    def _rng(self) -> random.Random:
+        return random.Random(f"{self._seed}/{self._draw()}")
+
+    # --- starting -----------------------------------------------------------------------------------------
+
+    async def start_hub(self, endpoint: str) -> None:
+        """The first on this endpoint, or the next after one that is dead: it then has others to learn of."""
+        dead = next((each for each in self.hubs() if each.endpoint == endpoint), None)
+        process = HubProcess(self._host.transport(self._settings), self._clock, self._settings, endpoint)
+        self.processes.append(process)
+        if dead is not None:
+            self.processes.remove(dead)
+        # Hubs may start within one millisecond; the later one must have the later epoch.
+        await process.start(first=dead is None, epoch=ids.epoch() + self._draw())
+
+    async def start_client(self) -> Node:
+        node = self._node("")
+        self.processes.append(ClientProcess(node))
+        await node.start()
+        return node
+
+    async def start_worker(self, classes: Sequence[type[Service]]) -> Worker:
+        """Raises: what its start raises; it is gone then."""
+        transport = self._host.transport(self._settings)
+        worker = Worker(classes, self._settings, transport=transport, clock=self._clock, rng=self._rng())
+        process = WorkerProcess(worker)
+        self.processes.append(process)
+        try:
+            await worker.start()
+        except BaseException:
+            self.processes.remove(process)
+            await process.close()
+            raise
+        return worker
+
+    async def start_fake(self, fake: Fake) -> None:
+        process = FakeWorker(FakeProcess(fake, self._node(ids.instance_id(fake.name))))
+        self.processes.append(process)
+        await process.running.start()
+
+    def _node(self, identity: str) -> Node:
+        transport = self._host.transport(self._settings)
+        return Node(self._settings, identity=identity, transport=transport, clock=self._clock, rng=self._rng())
+
+    # --- who there is -------------------------------------------------------------------------------------
+
+    def hubs(self) -> list[HubProcess]:
+        """In the order of their endpoints, dead ones included: they may be started again."""
+        found = [each for each in self.processes if isinstance(each, HubProcess)]
+        return sorted(found, key=lambda hub: self._settings.mesh.hubs.index(hub.endpoint))
+
+    def workers(self, service: str) -> list[Worker]:
+        """The ready workers of a service, in the order of their start."""
+        return [
+            each.worker
+            for each in self.processes
+            if isinstance(each, WorkerProcess) and each.ready and service in each.names
+        ]
+
+    def find(self, target: Target, index: int) -> Process:
+        """The process that a target names.
+
+        Raises:
+            SetupError: there is none.
+        """
+        if isinstance(target, (Worker, Node)):
+            node = target.node if isinstance(target, Worker) else target
+            found = [each for each in self.processes if each.node is node]
+            shown = node.identity
+        elif target == "hub":
+            found, shown = [*self.hubs()], "hub"
+        else:
+            shown = target if isinstance(target, str) else target.name
+            found = [each for each in self.processes if shown in each.names and each.alive]
+        if index >= len(found):
+            raise SetupError(f"{shown}: {len(found)} of it run, there is no number {index}")
+        return found[index]
+
+    async def until_known(self, client: Node) -> None:
+        """Return when everybody has heard of everybody, and the client has its links.
+
+        Raises:
+            Unavailable: that takes too long.
+        """
+        registered = {process: _instances(process) for process in self.processes}
+        nodes = [each.node for each in self.processes if each.node is not None and each.alive]
+        links: dict[str, int] = {}
+        for process, instances in registered.items():
+            for name in process.names if instances else ():
+                links[name] = links.get(name, 0) + 1
+                client.client.use(name)
+
+        def known() -> bool:
+            return all(
+                node.table.get(instance) is not None
+                for node in nodes
+                for instances in registered.values()
+                for instance in instances
+            ) and all(client.client.links(name) >= count for name, count in links.items())
+
+        manual = isinstance(self._clock, ManualClock)
+        give_up_at = time.monotonic() + PATIENCE_S
+        turns = 0
+        while not known():
+            turns += 1
+            if turns > MOST_TURNS if manual else time.monotonic() > give_up_at:
+                mend = "; if a hub is away, turn the clock until it is back" if manual else ""
+                raise Unavailable(f"not everybody has come to know everybody{mend}")
+            await settle(5)
+            # Sockets need a moment; memory does not, and a hand-turned clock is always in memory.
+            await asyncio.sleep(0 if manual else 0.0005)
+
+    # --- ending -------------------------------------------------------------------------------------------
+
+    async def end(self, process: Process) -> None:
+        """As by kill -9."""
+        if not isinstance(process, HubProcess):
+            self.processes.remove(process)
+        await process.vanish(self._host)
+
+    async def drain(self, worker: Worker) -> bool:
+        """As by SIGTERM; whether it finished in time."""
+        process = self.find(worker, 0)
+        finished = await worker.drain("drained by the test")
+        self.processes.remove(process)
+        await process.close()
+        return finished
+
+    async def close(self) -> list[Exception]:
+        """End everybody, the last started first; what went wrong."""
+        errors: list[Exception] = []
+        for kind in ENDING:
+            for process in [each for each in reversed(self.processes) if isinstance(each, kind) and each.alive]:
+                try:
+                    await process.close()
+                except Exception as exc:
+                    errors.append(exc)
+        self.processes.clear()
+        self._host.close()
+        return errors
+
+
+def _instances(process: Process) -> list[str]:
+    """What it has registered."""
+    if isinstance(process, WorkerProcess):
+        return process.worker.instance_ids if process.ready else []
+    if isinstance(process, FakeWorker) and process.alive:
+        return [process.node.identity]
+    return []
