@@ -1,8 +1,8 @@
 """Calls and streams from this process to any instance of a service.
 
-Owns: from a target to an answer: choosing an instance, waiting for one, failing over, giving up.
-Leaves to others: links (pool), the decision table (failover), who waits (waiting), who lives (discovery), bytes
-(signature, protocol).
+Owns: from a target to an answer: sending, waiting for an instance, failing over, giving up.
+Leaves to others: links (pool), choosing an instance (choosing), the decision table (failover), who waits (waiting),
+who lives (discovery), bytes (signature, protocol).
 
 The way of a call is synchronous from `call` to the socket's outbox and back from the socket to the future: one
 decision each time something happens, no task and no timer of its own.
@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import asyncio
 import difflib
-import math
 import random
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from mesh.calls.answers import decode_any
+from mesh.calls.checks import LONGEST_S, bounded, check_meta, check_trace, split_target
+from mesh.calls.choosing import choose, choose_with_credit
 from mesh.calls.context import CURRENT
 from mesh.calls.expiry import Expiries
 from mesh.calls.failover import FAILOVER, REFUSALS, Trouble, Verdict
@@ -30,7 +31,6 @@ from mesh.discovery.agent import Agent
 from mesh.discovery.record import Instance
 from mesh.discovery.table import Change
 from mesh.errors import (
-    BadRequest,
     DeadlineExceeded,
     LinkLost,
     MeshError,
@@ -39,22 +39,12 @@ from mesh.errors import (
     Unavailable,
     UnknownService,
 )
-from mesh.policy.balance import rendezvous
 from mesh.policy.budget import RetryBudget
 from mesh.protocol.caller import Caller
 from mesh.protocol.deadline import MAX_BUDGET_MS
 from mesh.telemetry.metrics import MethodStats, Recorder
 from mesh.telemetry.traces import current as TRACE
 from mesh.transport.contract import Transport
-
-#: No "service.method" is longer, in characters.
-MAX_TARGET: Final = 500
-
-#: What `meta` may hold in all, in bytes: it is a note beside the call, not a body.
-MAX_META: Final = 16 * 1024
-
-#: No deadline is further away, in seconds; what the wire can say.
-LONGEST_S: Final = MAX_BUDGET_MS / 1000
 
 #: How long those who wait for a first instance also wait for the others that are being dialled.
 PATIENCE_S: Final = 0.02
@@ -226,11 +216,7 @@ class Client:
     # --- from a target to an instance -------------------------------------------------------------------------
 
     def _route(self, target: str) -> Route:
-        service, dot, method = target.rpartition(".")
-        if not dot or not service or not method:
-            raise BadRequest(f'{target!r} is no target: write "service.method"')
-        if not target.isprintable() or len(target) > MAX_TARGET:
-            raise BadRequest(f"{target[:100]!r} is no target: it cannot be written")
+        service, method = split_target(target)
         stats = self._recorder.method("client", service, method)
         route = self._routes[target] = Route(target, method, self._group(service), stats)
         return route
@@ -249,7 +235,7 @@ class Client:
         """Complete the order with what surrounds it, and send it off."""
         route: Route = order.route
         if not order.deadline_at < now + LONGEST_S:  # so written, it catches what is no number, too
-            _check_timeout(order, now)
+            order.deadline_at = bounded(route.target, order.deadline_at, now)
         if idempotent is not None:
             order.idempotent = idempotent
         outer = CURRENT.get()
@@ -261,9 +247,9 @@ class Client:
         elif order.trace is None:
             order.trace = TRACE.get() or None
         if order.meta is not None:
-            _check_meta(order.meta)
-        if order.trace is not None and not order.trace.isascii():
-            raise BadRequest(f"traceparent {order.trace[:100]!r} is none")
+            check_meta(order.meta)
+        if order.trace is not None:
+            check_trace(order.trace)
         route.stats.in_flight += 1
         self._budget.deposit(now)
         if order.deadline_at <= now:
@@ -281,7 +267,7 @@ class Client:
         if len(ready) == 1 and order.instance is None and order.key is None and order.tried is None:
             handle: Handle | None = ready[0]
         else:
-            handle = self._choose(order, ready, now)
+            handle = choose(order, ready, now, self._random)
         if handle is None:
             self._park(request, order)
             return
@@ -289,7 +275,7 @@ class Client:
         caller = peer.caller
         body = order.body
         if len(caller.calls) >= caller.credit:
-            handle = self._with_credit(order, now)
+            handle = choose_with_credit(order, now, self._random)
             if handle is None:
                 full = f"every link has its {caller.credit} calls under way"
                 self._finish(request, Overloaded(f"{route.target}: {full}"))
@@ -314,51 +300,6 @@ class Client:
             window = request.inflow.window  # type: ignore[union-attr]  # what is no Call is a Flow
             request.id = caller.open(route.target, budget_ms, body, window, order.encoding, order.trace, order.meta)
         peer.sent(request)
-
-    def _choose(self, order: Order, ready: list[Handle], now: float) -> Handle | None:
-        """The instance for the next attempt; None when none can be called now.
-
-        Without a key: the better of two drawn at random, by what is in flight times how long an answer takes there.
-        Same rule as policy.balance.pick_two, written out: it runs for every call.
-        """
-        if order.instance is not None:
-            return next((handle for handle in ready if handle.instance.id == order.instance), None)
-        if order.tried:
-            ready = [handle for handle in ready if not _was_tried(order, handle)]
-        if order.key is not None:
-            return _preferred(order)
-        count = len(ready)
-        if count == 0:
-            return None
-        if count == 1:
-            return ready[0]
-        drawn = int(self._random() * (count * (count - 1)))
-        first = drawn // (count - 1)
-        second = drawn - first * (count - 1)
-        one = ready[first]
-        two = ready[second + 1 if second >= first else second]
-        # A newcomer is taken to be as fast as the one it is compared with: what is in flight decides.
-        latency_of_one = one.latency.value(now) if one.latency.observed else two.latency.value(now)
-        latency_of_two = two.latency.value(now) if two.latency.observed else latency_of_one
-        if (one.in_flight + 1) * latency_of_one <= (two.in_flight + 1) * latency_of_two:
-            best, other = one, two
-        else:
-            best, other = two, one
-        return best
-
-    def _with_credit(self, order: Order, now: float) -> Handle | None:
-        """The link that was chosen is full: choose among those that are not, unless one in particular was asked for."""
-        if order.instance is not None:
-            return None
-        spare = [
-            handle
-            for handle in order.route.group.ready
-            if handle.peer.credit_left > 0 and not _was_tried(order, handle)
-        ]
-        if order.key is not None:
-            by_id = {handle.instance.id: handle for handle in spare}
-            return next((by_id[one] for one in rendezvous(order.key, by_id)), None)
-        return self._choose(order, spare, now)
 
     # --- waiting for an instance ------------------------------------------------------------------------------
 
@@ -515,49 +456,6 @@ class Client:
             timer.cancel()
         self._pool.close()
         self._expiries.close()
-
-
-def _was_tried(order: Order, handle: Handle) -> bool:
-    """Whether this instance refused or lost the call, on the connection that it has now."""
-    return order.tried is not None and order.tried.get(handle.instance.id) == handle.peer.connections
-
-
-def _preferred(order: Order) -> Handle | None:
-    """The instance that a key prefers, of all that discovery lists, so that every caller finds the same one.
-
-    None while that one is being dialled: the call waits for it. One that cannot be reached is passed over.
-    """
-    assert order.key is not None
-    group: Group = order.route.group
-    for instance in rendezvous(order.key, group.handles):
-        handle = group.handles[instance]
-        if _was_tried(order, handle):
-            continue
-        if handle.peer.open:
-            return handle
-        if handle.peer.dialling:
-            return None
-    return None
-
-
-def _check_timeout(order: Order, now: float) -> None:
-    """Refuse a deadline that is no instant, and cut an absurd one: every call ends some time."""
-    if math.isnan(order.deadline_at) or math.isinf(order.deadline_at):
-        raise BadRequest(f"{order.route.target}: a timeout is a number of seconds; every call has a deadline")
-    order.deadline_at = min(order.deadline_at, now + LONGEST_S)
-
-
-def _check_meta(meta: dict[str, str]) -> None:
-    size = 0
-    for name, value in meta.items():
-        if type(name) is not str or type(value) is not str:
-            raise BadRequest(f"metadata maps strings to strings, not {name!r} to {value!r}")
-        try:
-            size += len(name.encode()) + len(value.encode())
-        except UnicodeEncodeError as exc:
-            raise BadRequest(f"metadata {name!r} is not valid Unicode") from exc
-    if size > MAX_META or len(meta) > 256:
-        raise BadRequest(f"metadata of {len(meta)} entries, {size} bytes; 256 and {MAX_META} are the most")
 
 
 def _near(name: str, names: list[str]) -> str:

@@ -49,7 +49,7 @@ def command(
     \b
       mesh call greeting.hello name=ujun
       mesh call greeting.count 3
-      mesh call thumbnails.make image=@photo.jpg width=200 --output small.jpg
+      mesh call thumbnails.thumbnail image=@photo.jpg width=200 --output small.jpg
     """
     if "." not in target:
         raise click.UsageError(f"{target!r} names no method: write SERVICE.METHOD")

@@ -7,7 +7,8 @@ Leaves to others: everything on the loop.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+import signal
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,14 +24,28 @@ SYNC_S = 2.0
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
-    """Run `main` to its end; Ctrl-C cancels it."""
+    """Run `main` to its end. Ctrl-C and SIGTERM cancel it, unless it deals with signals itself.
+
+    Raises:
+        SystemExit: 143, as a shell has it, after SIGTERM.
+    """
+    factory: Callable[[], asyncio.AbstractEventLoop] | None
     try:
-        from uvloop import new_event_loop
+        from uvloop import new_event_loop as factory
     except ImportError:
-        with asyncio.Runner() as runner:
-            return runner.run(main)
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        return runner.run(main)
+        factory = None
+    with asyncio.Runner(loop_factory=factory) as runner:
+        try:
+            return runner.run(_until_told(main))
+        except asyncio.CancelledError:
+            raise SystemExit(128 + signal.SIGTERM) from None
+
+
+async def _until_told(main: Coroutine[Any, Any, T]) -> T:
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await main
 
 
 @asynccontextmanager

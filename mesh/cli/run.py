@@ -93,7 +93,7 @@ def _load(word: str) -> list[type[Service]]:
             known = ", ".join(services) or "none"
             raise NoSuchService(f"{word}: {module_name} has no service {name!r}; it has {known}")
         return [services[name]]
-    own = [each for each in services.values() if each.__module__ == module_name]
+    own = [each for each in services.values() if f"{each.__module__}.".startswith(f"{module_name}.")]
     if not own:
         raise NoSuchService(f"{word}: {module_name} defines no subclass of mesh.Service")
     return own

@@ -15,8 +15,7 @@ from mesh.cli.output import json_option
 
 BANNER = """\
 mesh shell · {services} · `n` is connected
-  await n.call("greeting.hello", "ujun")      await n.rpc.greeting.hello("ujun")
-  async for i in n.rpc.greeting.count(3): print(i)
+  await n.call("service.method", …)      await n.rpc.service.method(…)      async for item in n.rpc.service.stream(…): …
 """
 
 

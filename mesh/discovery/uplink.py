@@ -105,6 +105,7 @@ class Uplink:
         self.failures = 0
         self.reason = ""
         self._heard_at: float | None = None
+        self._known = False  # whether it has ever answered
         self._missed = False
         self._transport = transport
         self._backoff = backoff
@@ -175,7 +176,8 @@ class Uplink:
         if self.failures == 1 and not self._stopped:
             # Once per absence, not once per attempt.
             self._missed = True
-            log.warning("hub lost; going on with what is known", hub=self.endpoint, reason=reason)
+            said = "hub lost; going on with what is known" if self._known else "no hub answers yet; trying again"
+            log.warning(said, hub=self.endpoint, reason=reason)
         self._session = None
         self.reason = reason
         self.leaving.clear()
@@ -229,6 +231,7 @@ class Uplink:
         """The hub sent a snapshot."""
         if self._heard_at is None:
             self._heard_at = self.clock.now()
+            self._known = True
         if self._missed:
             self._missed = False
             log.info("hub is back", hub=self.endpoint, failures=self.failures)

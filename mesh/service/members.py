@@ -18,7 +18,21 @@ from mesh.service.decorators import Marks, RpcMark, marks_of, path_parameters
 
 #: What the Service class itself uses: a method of this name would take it away from the service's own code.
 RESERVED: Final = frozenset(
-    {"call", "concurrency", "config", "emit", "log", "meta", "name", "needs", "node", "queue", "rpc"}
+    {
+        "call",
+        "concurrency",
+        "config",
+        "emit",
+        "instances",
+        "log",
+        "map",
+        "meta",
+        "name",
+        "needs",
+        "node",
+        "queue",
+        "rpc",
+    }
     | {"scatter", "started", "stopped", "stream", "version"}
 )
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -281,6 +282,42 @@ class Node:
             else:
                 outcomes.append(Outcome(instance, value))
         return outcomes
+
+    async def map(
+        self,
+        target: str,
+        items: Iterable[Any],
+        *,
+        timeout: float | None = None,
+        at_once: int = 256,
+    ) -> list[Any]:
+        """One call for each item, shared out over the instances; the answers in the order of the items.
+
+        Args:
+            target: a method that takes an item as its one positional argument.
+            items: read as calls end, so it may be long.
+            timeout: seconds for each call.
+            at_once: how many calls are under way at most.
+
+        Raises:
+            MeshError: of the first call that fails; the others are cancelled.
+        """
+        answers: list[Any] = []
+        under_way: deque[Call] = deque()
+        try:
+            for item in items:
+                if len(under_way) >= at_once:
+                    answers.append(await under_way[0])
+                    under_way.popleft()
+                under_way.append(self.call(target, item, timeout=timeout))
+            while under_way:
+                answers.append(await under_way[0])
+                under_way.popleft()
+        finally:
+            for call in under_way:
+                if not call.cancel() and not call.cancelled():
+                    call.exception()  # looked at, so that it is not reported as forgotten
+        return answers
 
     def using(
         self,

@@ -7,10 +7,11 @@ Leaves to others: running it (worker), calls and events (node), what it tells of
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Final, Protocol
 
 from mesh.calls.declared import BadDeclaration
+from mesh.discovery.record import Instance
 from mesh.errors import SetupError
 from mesh.service.members import check
 
@@ -28,6 +29,21 @@ class Verbs(Protocol):
     def stream(self, target: str, /, *args: Any, **kwargs: Any) -> AsyncIterator[Any]: ...
 
     def scatter(self, target: str, /, *args: Any, **kwargs: Any) -> Awaitable[Any]: ...
+
+    def map(
+        self, target: str, items: Iterable[Any], *, timeout: float | None = None, at_once: int = 256
+    ) -> Awaitable[list[Any]]: ...
+
+    def using(
+        self,
+        *,
+        timeout: float | None = None,
+        key: str | None = None,
+        instance: str | None = None,
+        meta: dict[str, str] | None = None,
+    ) -> Any: ...
+
+    def instances(self, service: str) -> Sequence[Instance]: ...
 
     def emit(
         self, topic: str, data: Any = None, *, key: str | None = None, meta: dict[str, str] | None = None
@@ -114,6 +130,16 @@ class Service:
     def scatter(self, target: str, /, *args: Any, **kwargs: Any) -> Awaitable[Any]:
         """Ask every instance of a service; options as for `Node.scatter`."""
         return self.node.scatter(target, *args, **kwargs)
+
+    def map(
+        self, target: str, items: Iterable[Any], *, timeout: float | None = None, at_once: int = 256
+    ) -> Awaitable[list[Any]]:
+        """One call for each item, shared out over the instances; the answers in order. See `Node.map`."""
+        return self.node.map(target, items, timeout=timeout, at_once=at_once)
+
+    def instances(self, service: str) -> Sequence[Instance]:
+        """The instances of a service that are known now."""
+        return self.node.instances(service)
 
     def emit(
         self, topic: str, data: Any = None, *, key: str | None = None, meta: dict[str, str] | None = None

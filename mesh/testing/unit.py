@@ -10,7 +10,7 @@ and a Struct comes back as the map that an untyped caller would see.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from mesh.calls.answers import Outcome, decode_any
@@ -113,6 +113,16 @@ class FakeNode:
             raise
         except MeshError as error:
             return [Outcome(instance, error=error)]
+
+    async def map(
+        self, target: str, items: Iterable[Any], *, timeout: float | None = None, at_once: int = 256
+    ) -> list[Any]:
+        """One after the other, in order. See `Node.map`."""
+        return [await self.call(target, item, timeout=timeout) for item in items]
+
+    def instances(self, service: str) -> tuple[Instance, ...]:
+        """One of each service that is faked."""
+        return (Instance(service=service, id=f"{service}-fake", epoch=0),) if service in self.service_names() else ()
 
     async def emit(
         self, topic: str, data: Any = None, *, key: str | None = None, meta: dict[str, str] | None = None

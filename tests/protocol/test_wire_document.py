@@ -289,9 +289,17 @@ def test_the_error_map_is_what_is_sent():
 
 
 def test_the_refusals_that_are_asked_elsewhere():
-    """The two codes that speak of the instance."""
-    assert set(failover.REFUSALS) == {"draining", "overloaded"}
-    assert "only `draining` and `overloaded` speak of the instance" in DOCUMENT
+    """The codes that speak of the instance, and how freely another one is asked."""
+    (told,) = re.findall(
+        r"^Of `refused`, only (.*?) speak of the instance: (.*?)\.", DOCUMENT, re.DOTALL | re.MULTILINE
+    )
+    assert set(re.findall(r"`(\w+)`", told[0])) == set(failover.REFUSALS)
+    budgeted = {
+        code
+        for code, trouble in failover.REFUSALS.items()
+        if failover.FAILOVER[trouble, False] is failover.Verdict.BUDGETED
+    }
+    assert set(re.findall(r"`(\w+)`", told[1])) == budgeted
 
 
 # --- records and events ---------------------------------------------------------------------------
