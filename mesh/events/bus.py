@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
 
+from mesh.calls.checks import check_meta
 from mesh.clock import Clock
 from mesh.discovery.record import Instance
 from mesh.errors import MeshError, Uncertain
@@ -187,6 +188,8 @@ class Bus:
     ) -> None:
         """`emit` of data that is encoded already, at most 1 MiB of it."""
         check_topic(topic)
+        if meta is not None:
+            check_meta(meta)
         who = self._listeners()
         trace = current.get() if trace is None else trace
         services = who.services.match(topic)

@@ -19,7 +19,7 @@ from mesh.config import Settings
 from mesh.errors import AddressInUse, BadEndpoint, SetupError
 from mesh.transport.contract import Buffer, Listener, MakeSession, Publisher, Subscriber
 from mesh.transport.dealer import DealerChannel
-from mesh.transport.endpoints import Claim, ensure_run_dir, parse
+from mesh.transport.endpoints import Claim, ensure_run_dir, parse, sweep
 from mesh.transport.monitor import Monitor
 from mesh.transport.pubsub import ZmqPublisher, ZmqSubscriber
 from mesh.transport.router import RouterListener
@@ -27,6 +27,8 @@ from mesh.transport.sockets import Context, LinkOptions, Socket, make
 
 #: A monitored link takes three of a context's sockets; libzmq's default of 1,023 would end at 340 links.
 MAX_SOCKETS = 65_535
+#: What a hub may have to say at once, in bytes: its own limit (discovery.admission), and some.
+LARGEST_SNAPSHOT = 64 * 1024 * 1024
 
 
 class ZmqTransport:
@@ -47,6 +49,7 @@ class ZmqTransport:
         self._names = itertools.count(1)
         self._owned: set[DealerChannel | RouterListener | ZmqPublisher | ZmqSubscriber] = set()
         self._closing = False
+        self._swept = False
 
     def endpoint(self, name: str) -> str:
         if self._bind != "ipc":
@@ -106,7 +109,11 @@ class ZmqTransport:
         where = parse(endpoint)
         claim: Claim | None = None
         if where.kind == "ipc":
-            ensure_run_dir(Path(where.address).parent)
+            directory = ensure_run_dir(Path(where.address).parent)
+            if not self._swept:
+                # What processes that were killed left behind goes when the next one starts.
+                self._swept = True
+                sweep(directory)
             claim = Claim.take(where.address)
         elif where.kind != "tcp":
             raise BadEndpoint(f"{endpoint!r}: the ZeroMQ transport listens on ipc:// and tcp:// only")
@@ -150,7 +157,7 @@ def from_settings(settings: Settings) -> ZmqTransport:
             heartbeat_s=links.heartbeat_s,
             heartbeat_timeout_s=links.heartbeat_timeout_s,
             connect_timeout_s=links.connect_timeout_s,
-            # A frame is one body, or a bundle of small messages that a writer has sealed.
-            max_message_bytes=max(settings.calls.max_body_bytes, 1 << 20) + (1 << 20),
+            # A frame is one body, a hub's snapshot, or a bundle of small messages that a writer has sealed.
+            max_message_bytes=max(settings.calls.max_body_bytes, LARGEST_SNAPSHOT) + (1 << 20),
         ),
     )
