@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
+import asyncio
 import sys
 import tempfile
 from pathlib import Path
@@ -33,7 +33,8 @@ async def test_the_next_listener_sweeps_up_after_the_killed():
     """A socket whose owner was killed with -9 is gone when another process of the directory has started."""
     with tempfile.TemporaryDirectory(prefix="mesh-") as directory:
         run = Path(directory) / "run"
-        subprocess.run([sys.executable, "-c", DIES, str(run)], check=False, timeout=30)
+        killed = await asyncio.create_subprocess_exec(sys.executable, "-c", DIES, str(run))
+        assert await killed.wait() == -9
         assert [path.suffix for path in sorted(run.iterdir())] == [".sock", ".lock"]
         transport = ZmqTransport(run)
         subscriber = transport.subscriber(transport.endpoint("alive"), lambda topic, frame: None)
