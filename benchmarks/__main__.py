@@ -24,6 +24,7 @@ from benchmarks.children import ROOT, ChildFailed
 from benchmarks.grids import SECTIONS
 from benchmarks.peers import KEYS
 from benchmarks.plan import Plan, short
+from benchmarks.progress import shown
 
 #: The file of each part, where it is not its name: `http` would hide the standard library's in a careless path.
 FILES = {"http": "http_gateway"}
@@ -107,8 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     screen, progress = Console(), Console(stderr=True)
     found = results.new(machine.machine(), machine.versions())
     try:
-        with progress.status("") as status:
-            said = status.update if progress.is_terminal else lambda text: progress.print(text, style="dim")
+        with shown(progress, parts) as said:
             found["sections"] = asyncio.run(measure(parts, Plan(**{**vars(plan), "say": said})))
     except (KeyboardInterrupt, asyncio.CancelledError):
         progress.print("stopped; nothing was written")
