@@ -70,8 +70,9 @@ def _plain_values(details: Details) -> dict[str, Any]:
     """What a service put into `details`, as values that MessagePack and JSON know; what they cannot say, as text."""
     try:
         plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(details, enc_hook=str))
-    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError):
-        return {"unreadable": _plain_text(repr(details))}
+    # A value's own `__str__` or `__repr__` may raise anything; the error itself must reach its caller all the same.
+    except Exception as exc:
+        return {"unreadable": f"the details of this error cannot be written: {type(exc).__name__}"}
     return plain
 
 

@@ -191,6 +191,8 @@ class Peer:
             # Nothing is owed either way: closing first spares the leaving worker its wait. The pong that
             # acknowledges the goodbye is flushed by the close.
             self._channel.close("the worker is leaving")  # type: ignore[union-attr]
+        elif not self.handles and not self.caller.calls:
+            self.hang_up("no longer listed")
         elif self.caller.owes:
             self._wake()
 

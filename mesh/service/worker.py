@@ -98,6 +98,7 @@ class Worker:
         self._gates: dict[str, Gate[Any]] = {}
         self._inbox = Inbox(recorder=self.node.recorder)
         self._tasks: list[asyncio.Task[None]] = []
+        self._busy_timers: set[asyncio.Task[None] | None] = set()
         self._began: list[Service] = []
 
     def _step(self, asked: str) -> None:
@@ -191,9 +192,12 @@ class Worker:
         due_at = clock.now() + timer.period_s
         while True:
             await clock.sleep(max(0.0, due_at - clock.now()))
+            if self.stage is Stage.DRAINING:
+                return
             began_at = clock.now()
             stats.begin()
             code = ""
+            self._busy_timers.add(asyncio.current_task())
             try:
                 await timer.run()
             except asyncio.CancelledError:
@@ -202,6 +206,8 @@ class Worker:
             except Exception as exc:
                 code = exc.code if isinstance(exc, MeshError) else "handler_error"
                 log.exception("timer failed", target=timer.label)
+            finally:
+                self._busy_timers.discard(asyncio.current_task())
             stats.end(clock.now() - began_at, code)
             # From start to start; runs that were missed are not caught up on.
             due_at = max(due_at + timer.period_s, clock.now())
@@ -217,17 +223,34 @@ class Worker:
     async def drain(self, reason: str = "stopping") -> bool:
         """Take nothing new and finish what is in hand; whether that was done within the stop timeout."""
         self._step("drain")
-        await _cancel(self._tasks)
+        await _cancel([task for task in self._tasks if task not in self._busy_timers])
         server = self.node.server
         if server is not None:
             # Peers first: they hear it within a millisecond and stop sending. The hubs' news follows.
             server.goodbye(reason)
         await self.node.agent.leave(*self.instance_ids)
-        finished = await server.drain(self.settings.worker.stop_timeout_s) if server is not None else True
+        timeout_s = self.settings.worker.stop_timeout_s
+        finished = await server.drain(timeout_s) if server is not None else True
+        # A timer's run is in hand like a call; it gets what is left of the same time, and is cut off like one.
+        timers_done = await self._finish_timers(timeout_s if finished else 0.0)
+        finished = finished and timers_done
         await self._inbox.close(cancel=not finished)
         if not finished and server is not None:
             log.warning("stop timeout over, calls are cut off", in_hand=server.in_hand)
         return finished
+
+    async def _finish_timers(self, timeout_s: float) -> bool:
+        """Wait for timers that are in the middle of a run; whether they were done in time."""
+        busy = {task for task in self._busy_timers if task is not None}
+        limit = asyncio.create_task(self.node.clock.sleep(timeout_s), name="mesh.stop-timeout")
+        try:
+            while busy and not limit.done():
+                await asyncio.wait({limit, *busy}, return_when=asyncio.FIRST_COMPLETED)
+                busy = {task for task in busy if not task.done()}
+        finally:
+            limit.cancel()
+            await asyncio.gather(limit, return_exceptions=True)
+        return not busy
 
     async def stop(self) -> None:
         """`stopped` hooks, then close everything. Harmless the second time."""
@@ -248,7 +271,6 @@ async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    tasks.clear()
 
 
 def settle_memory() -> None:

@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager
 #: reaper closes.
 PATIENCE_S = 5.0
 #: Threads that belong to the loop or to the standard library, and end with them.
-OTHERS = ("asyncio_", "pydevd", "MainThread")
+OTHERS = ("asyncio_", "uvloop_", "pydevd", "MainThread")
 
 
 @asynccontextmanager

@@ -1,13 +1,9 @@
-"""A worker's life: what it waits for, its hooks, its timers, its events, and its end."""
+"""A worker's life: what it waits for, its hooks, its timers, and its end."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import signal
-import sys
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -15,9 +11,6 @@ import mesh
 from mesh.errors import SetupError
 from mesh.service.worker import Stage, Worker
 from mesh.testing import ManualClock, Mesh, no_leaks
-
-HERE = Path(__file__).parent
-
 
 #: A call that is never answered fails its test soon, not after the run's own patience.
 pytestmark = pytest.mark.timeout(30)
@@ -272,6 +265,30 @@ async def test_timers_end_with_a_drain():
         assert (ticker.ticks, ticker.slow, ticker.failures) == ([], [], 1)
 
 
+async def test_a_drain_waits_for_a_timer_that_is_in_the_middle_of_a_run():
+    """It is in hand, like a call: it ends by itself, and does not begin again."""
+    async with Mesh(Ticker, clock=ManualClock()) as m:
+        (ticker,) = m.instances(Ticker)
+        await m.advance(3.0)
+        draining = asyncio.ensure_future(m.drain(m.workers(Ticker)[0]))
+        await m.advance(1.0)
+        assert not draining.done()
+        await m.advance(10.0)
+        assert await draining
+        assert (ticker.slow, ticker.cut_off) == ([2.0], False)
+
+
+async def test_a_timer_that_outlasts_the_stop_timeout_is_cut_off():
+    """So that a worker always ends."""
+    async with Mesh(Ticker, clock=ManualClock(), settings={"worker.stop_timeout": 2.0}) as m:
+        (ticker,) = m.instances(Ticker)
+        await m.advance(2.5)
+        draining = asyncio.ensure_future(m.drain(m.workers(Ticker)[0]))
+        await m.advance(3.0)
+        assert not await draining
+        assert ticker.cut_off
+
+
 async def test_timers_of_the_killed_are_still():
     """As everything of theirs."""
     async with Mesh(Ticker, clock=ManualClock()) as m:
@@ -279,225 +296,3 @@ async def test_timers_of_the_killed_are_still():
         await m.faults.kill(Ticker)
         await m.advance(30.0)
         assert (ticker.ticks, ticker.failures) == ([], 0)
-
-
-# --- events -----------------------------------------------------------------------------------------------
-
-
-class Mail(mesh.Service):
-    """Hears of orders: one instance of each, and every instance of news."""
-
-    def __init__(self) -> None:
-        self.ones: list[str] = []
-        self.news: list[str] = []
-        self.gate = asyncio.Event()
-        self.gate.set()
-
-    @mesh.on("order.*")
-    async def ordered(self, data: str) -> None:
-        self.ones.append(data)
-        await self.gate.wait()
-
-    @mesh.on("news.#", to="every")
-    async def heard(self, data: str) -> None:
-        self.news.append(data)
-
-
-class Shop(mesh.Service):
-    """Tells."""
-
-    @mesh.rpc
-    async def sell(self, what: str) -> None:
-        await self.emit("order.created", what)
-        await self.emit("news.sold.shoes", what)
-
-    @mesh.on("order.#")
-    async def count(self, data: str) -> None: ...
-
-
-@pytest.mark.parametrize("transport", ["memory", "ipc"])
-async def test_one_of_each_service_or_every_instance_hears(transport):
-    """Emitted by a client and by a service."""
-    async with Mesh(Mail, Shop, replicas={Mail: 3}, transport=transport) as m:
-        heard = await m.listen("news.#")
-        await m.call("shop.sell", "a")
-        await m.emit("order.created", "b")
-        await m.emit("news.b", "b")
-        await m.emit("nobody.listens")
-        await heard.wait(2)
-        await until(lambda: all(len(mail.news) == 2 for mail in m.instances(Mail)))
-        mails = m.instances(Mail)
-        assert sorted(one for mail in mails for one in mail.ones) == ["a", "b"]
-        assert [sorted(mail.news) for mail in mails] == [["a", "b"]] * 3
-
-
-async def test_an_event_goes_to_another_instance_when_the_first_dies_before_acknowledging():
-    """The emitter notices nothing."""
-    async with Mesh(Mail, replicas={Mail: 2}, clock=ManualClock()) as m:
-        for mail in m.instances(Mail):
-            mail.gate.clear()
-        emitting = asyncio.ensure_future(m.emit("order.created", "a"))
-        await m.settle()
-        (index,) = [i for i, mail in enumerate(m.instances(Mail)) if mail.ones]
-        await m.faults.kill(Mail, index)
-        await m.settle()
-        (left,) = m.instances(Mail)
-        assert left.ones == ["a"]
-        assert not emitting.done()
-        left.gate.set()
-        await emitting
-
-
-async def test_an_event_that_nobody_acknowledges_names_the_service():
-    """And only that one."""
-
-    class Bad(mesh.Service):
-        @mesh.on("order.*")
-        async def ordered(self, data: int) -> None: ...
-
-    async with Mesh(Mail, Bad, clock=ManualClock()) as m:
-        with pytest.raises(mesh.MeshError, match=r"not acknowledged by bad \(bad_arguments") as caught:
-            await m.emit("order.created", "a")
-        assert list(caught.value.details["services"]) == ["bad"]
-        assert m.instances(Mail)[0].ones == ["a"]
-
-
-async def test_an_event_finds_the_release_that_listens_to_it():
-    """Of two releases of one service only the newer asks for the topic: the older passes it on."""
-
-    class Newer(Mail):
-        name = "mail"
-
-        @mesh.on("payment.*")
-        async def paid(self, data: str) -> None:
-            self.ones.append(data)
-
-    async with Mesh(Mail, clock=ManualClock()) as m:
-        await m.start_another(Newer)
-        for i in range(12):
-            await m.emit("payment.done", str(i), key=str(i))
-        (newer,) = m.instances(Newer)
-        assert newer.ones == [str(i) for i in range(12)]
-
-
-async def test_an_event_in_hand_is_finished_before_the_worker_leaves():
-    """Both ways of hearing."""
-
-    class Slow(mesh.Service):
-        def __init__(self) -> None:
-            self.gate = asyncio.Event()
-            self.done: list[str] = []
-
-        @mesh.on("a")
-        async def one(self) -> None:
-            await self.gate.wait()
-            self.done.append("one")
-
-        @mesh.on("a", to="every")
-        async def every(self) -> None:
-            await self.gate.wait()
-            self.done.append("every")
-
-    async with Mesh(Slow, clock=ManualClock()) as m:
-        (slow,) = m.instances(Slow)
-        emitting = asyncio.ensure_future(m.emit("a"))
-        await m.settle()
-        draining = asyncio.ensure_future(m.drain(m.workers(Slow)[0]))
-        await m.settle()
-        slow.gate.set()
-        assert await draining is True
-        await emitting
-        assert sorted(slow.done) == ["every", "one"]
-
-
-# --- processes and signals ----------------------------------------------------------------------------------
-
-
-@contextlib.asynccontextmanager
-async def process(m: Mesh, tmp_path: Path, *words: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A worker as a process of its own, in the mesh of this test."""
-    child = await asyncio.create_subprocess_exec(
-        sys.executable,
-        str(HERE / "worker_process.py"),
-        str(m.settings.mesh.run_dir),
-        str(tmp_path),
-        *words,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        yield child
-    finally:
-        if child.returncode is None:
-            child.kill()
-        await child.communicate()
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Return once it is true: a socket or another process is about to make it so."""
-    async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110  # nothing announces it
-            await asyncio.sleep(0.001)
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_a_signal_drains(tmp_path: Path, number: signal.Signals):
-    """The call in hand is answered, hooks run, and the process leaves with 0 and no socket behind."""
-    async with Mesh(transport="ipc") as m, process(m, tmp_path) as child:
-        await m.node.wait_for("worked", 20.0)
-        call = m.call("worked.stay", timeout=20.0)
-        await until((tmp_path / "staying").exists)
-        child.send_signal(number)
-        await until(lambda: not m.node.instances("worked"))
-        assert not call.done()
-        (tmp_path / "go").touch()
-        assert await call == "stayed"
-        assert await child.wait() == 0
-        assert (tmp_path / "stopped").exists()
-        left = [path.name for path in m.settings.mesh.run_dir.iterdir() if "worked" in path.name]
-        assert left == []
-
-
-async def test_a_second_signal_ends_it_at_once(tmp_path: Path):
-    """Whatever is in hand; the caller is told."""
-    async with Mesh(transport="ipc") as m, process(m, tmp_path) as child:
-        await m.node.wait_for("worked", 20.0)
-        call = m.call("worked.stay", timeout=20.0)
-        await until((tmp_path / "staying").exists)
-        child.terminate()
-        await until(lambda: not m.node.instances("worked"))
-        child.terminate()
-        assert await child.wait() == 1
-        with pytest.raises(mesh.LinkLost):
-            await call
-        assert not (tmp_path / "stopped").exists()
-
-
-async def test_a_stop_timeout_ends_with_1(tmp_path: Path):
-    """What was cut off is told, and so is whoever started the process."""
-    async with Mesh(transport="ipc") as m, process(m, tmp_path, "worker.stop_timeout=200ms") as child:
-        await m.node.wait_for("worked", 20.0)
-        call = m.call("worked.stay", timeout=20.0)
-        await until((tmp_path / "staying").exists)
-        child.terminate()
-        assert await child.wait() == 1
-        with pytest.raises(mesh.MeshError) as caught:
-            await call
-        assert caught.value.code in ("draining", "link_lost")
-        assert (tmp_path / "stopped").exists()
-
-
-async def test_a_signal_while_it_waits_for_what_it_needs_ends_it(tmp_path: Path):
-    """It has nothing in hand yet."""
-    async with Mesh(transport="ipc") as m, process(m, tmp_path, "needs") as child:
-        await until((tmp_path / "made").exists)
-        await until(lambda: m.hubs[0].stats().watchers == 2)
-        child.terminate()
-        assert await child.wait() == 0
-
-
-async def test_a_start_that_fails_says_why(tmp_path: Path):
-    """With the author's own error, and an exit code that is not 0."""
-    async with Mesh(transport="ipc") as m, process(m, tmp_path, "broken") as child:
-        _, errors = await child.communicate()
-        assert child.returncode == 1
-        assert b"RuntimeError: no database" in errors
