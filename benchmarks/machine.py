@@ -50,7 +50,7 @@ def machine() -> dict[str, str | int]:
         "cpu": _first(r"^model name\s*:\s*(.+)$", _read("/proc/cpuinfo")) or platform.processor(),
         "cpus": os.cpu_count() or 1,
         "memory_gib": round(int(memory_kb) / 2**20) if memory_kb else 0,
-        "system": f"{platform.system()} {platform.release()}",
+        "system": f"{platform.system()} {platform.release().partition('-')[0]}",
     }
 
 

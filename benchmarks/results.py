@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.children import ROOT
+
 FORMAT = 1
 
 Results = dict[str, Any]
@@ -48,7 +50,9 @@ def save(path: Path, results: Results) -> None:
     """Write it whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
-    part.write_text(json.dumps(_rounded(results), indent=1, ensure_ascii=False) + "\n")
+    # What a contestant wrote when it failed names files; where this checkout stands is nobody's business.
+    text = json.dumps(_rounded(results), indent=1, ensure_ascii=False).replace(f"{ROOT}/", "")
+    part.write_text(text + "\n")
     part.replace(path)
 
 
