@@ -24,6 +24,7 @@ from mesh.calls.expiry import Expiries
 from mesh.calls.failover import FAILOVER, REFUSALS, Trouble, Verdict
 from mesh.calls.pool import Group, Handle, Pool
 from mesh.calls.request import Call, Decode, Flow, Order, Stream
+from mesh.calls.route import Route
 from mesh.calls.waiting import WaitingRoom
 from mesh.clock import Clock, Timer
 from mesh.config import CallSettings
@@ -41,8 +42,8 @@ from mesh.errors import (
 )
 from mesh.policy.budget import RetryBudget
 from mesh.protocol.caller import Caller
-from mesh.protocol.deadline import MAX_BUDGET_MS
-from mesh.telemetry.metrics import MethodStats, Recorder
+from mesh.protocol.deadline import to_budget
+from mesh.telemetry.metrics import Recorder
 from mesh.telemetry.traces import current as TRACE
 from mesh.transport.contract import Transport
 
@@ -53,31 +54,6 @@ PATIENCE_S: Final = 0.02
 WORKER: Final = "$worker"
 
 Request = Call | Flow
-
-
-class Route:
-    """A target, taken apart once: its service's group, what the registry says of the method, its counters."""
-
-    __slots__ = ("group", "idempotent", "method", "stats", "target", "timeout_s", "version")
-
-    def __init__(self, target: str, method: str, group: Group, stats: MethodStats) -> None:
-        self.target = target
-        self.method = method
-        self.group = group
-        self.stats = stats
-        self.idempotent = False
-        self.timeout_s: float | None = None
-        self.version = -1
-
-    def refresh(self) -> None:
-        """Read again what instances declare of the method; of several releases, the newest record decides."""
-        self.version = self.group.version
-        for handle in reversed(self.group.handles.values()):
-            record = handle.instance.methods.get(self.method)
-            if record is not None:
-                self.idempotent = record.idempotent
-                self.timeout_s = record.timeout_s
-                return
 
 
 class Client:
@@ -291,9 +267,7 @@ class Client:
         order.sent_at = now
         order.attempts += 1
         handle.in_flight += 1
-        budget_ms = int((order.deadline_at - now) * 1000) + 1
-        if budget_ms > MAX_BUDGET_MS:
-            budget_ms = MAX_BUDGET_MS
+        budget_ms = to_budget(order.deadline_at, now)
         if type(request) is Call:
             request.id = caller.call(route.target, budget_ms, body, order.encoding, order.trace, order.meta)
         else:

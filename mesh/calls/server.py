@@ -24,7 +24,7 @@ from mesh.errors import (
 from mesh.policy.limits import Gate
 from mesh.protocol.callee import Callee
 from mesh.protocol.codec import Buffer
-from mesh.protocol.deadline import MAX_BUDGET_MS
+from mesh.protocol.deadline import from_budget
 from mesh.protocol.link import Link
 from mesh.protocol.messages import CALL, CANCEL, CREDIT, OPEN
 from mesh.protocol.stream import Outflow
@@ -197,7 +197,7 @@ class Server:
             message[2],
             conversation.callee.peer,
             now,
-            now + message[3] * 0.001 if 0 <= message[3] <= MAX_BUDGET_MS else now,
+            from_budget(message[3], now),
             message[4],
         )
         if stream:

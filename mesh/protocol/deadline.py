@@ -1,7 +1,7 @@
 """A deadline: an instant here, a budget on the wire.
 
-Owns: turning one into the other, and inheriting what is left.
-Leaves to others: watching for the instant (calls.expiry), the default (config).
+Owns: turning one into the other.
+Leaves to others: watching for the instant (calls.expiry), what a nested call has left (calls.client).
 """
 
 from __future__ import annotations
@@ -23,9 +23,3 @@ def to_budget(deadline_at: float, now: float) -> int:
 def from_budget(budget_ms: int, now: float) -> float:
     """The instant at which a budget that came just now is used up; now for one that is no budget."""
     return now + budget_ms * 0.001 if 0 <= budget_ms <= MAX_BUDGET_MS else now
-
-
-def inherit(timeout_s: float, now: float, outer_at: float | None) -> float:
-    """The deadline of a call made now with `timeout_s`, inside one that ends at `outer_at`: whichever is sooner."""
-    at = now + timeout_s
-    return at if outer_at is None or at < outer_at else outer_at

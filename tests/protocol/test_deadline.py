@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh.protocol.deadline import MAX_BUDGET_MS, from_budget, inherit, to_budget
+from mesh.protocol.deadline import MAX_BUDGET_MS, from_budget, to_budget
 
 instants = st.floats(0, 1e7)
 
@@ -34,10 +34,3 @@ def test_an_absurd_budget_is_used_up():
     """Negative or beyond the limit: what a broken peer sent gives nobody time without end."""
     for budget in (-1, MAX_BUDGET_MS + 1, 2**63, -(2**63)):
         assert from_budget(budget, 5.0) == 5.0
-
-
-def test_a_nested_call_inherits_what_is_left():
-    """The sooner of its own timeout and the outer deadline."""
-    assert inherit(2.0, 100.0, None) == 102.0
-    assert inherit(2.0, 100.0, 101.0) == 101.0
-    assert inherit(2.0, 100.0, 103.0) == 102.0
