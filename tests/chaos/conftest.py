@@ -188,6 +188,6 @@ def wrk() -> None:
 
 @pytest.fixture(scope="session")
 def mesh_set() -> Iterator[Set]:
-    """Three greetings, two gateways and a hub."""
-    with project({"greeting": 3, "thumbnails": 0, "textstats": 0}) as made:
+    """Three greetings, two gateways, a hub, and one of each other service."""
+    with project({"greeting": 3, "thumbnails": 1, "textstats": 1}) as made:
         yield made
