@@ -140,6 +140,20 @@ class ShapeMismatch(BadRequest):
     code = "shape_mismatch"
 
 
+class Conflict(BadRequest):
+    """What was to be changed is not as the request assumes (an etag, a schedule); read it again, then decide."""
+
+    code = "conflict"
+    status = 409
+
+
+class UnknownJob(BadRequest):
+    """No job has this id: it never was, or it was forgotten after its time."""
+
+    code = "unknown_job"
+    status = 404
+
+
 # --- try again, later or elsewhere ----------------------------------------------------------------
 
 
@@ -167,6 +181,20 @@ class Draining(TryLater):
     """The instance is leaving and takes nothing new."""
 
     code = "draining"
+
+
+class Unwritable(TryLater):
+    """The engine's disk takes nothing: full, read-only or broken. Nothing was written; reading goes on."""
+
+    code = "unwritable"
+    status = 507
+
+
+class LockTaken(TryLater):
+    """Somebody else holds the lock; `details["owner"]` says who."""
+
+    code = "lock_taken"
+    status = 423
 
 
 # --- it may have happened: look before you repeat -------------------------------------------------
@@ -197,6 +225,20 @@ class Cancelled(Uncertain):
 
     code = "cancelled"
     status = 499
+
+
+class LeaseLost(Uncertain):
+    """The lease on a task is not this worker's any more: somebody else runs it, or it is over. Nothing was written."""
+
+    code = "lease_lost"
+    status = 409
+
+
+class LockLost(Uncertain):
+    """The lock is not this owner's any more; what it guarded may be in other hands."""
+
+    code = "lock_lost"
+    status = 409
 
 
 # --- the other side failed ------------------------------------------------------------------------
@@ -246,6 +288,19 @@ class RemoteError(ServiceError):
         return f"{self._type_name}: {self.message}"
 
 
+class JobFailed(ServiceError):
+    """A job ended in the dead letters; message and `details` tell of the last attempt."""
+
+    code = "job_failed"
+
+
+class JobCancelled(ServiceError):
+    """A job was cancelled before it was done."""
+
+    code = "job_cancelled"
+    status = 409
+
+
 class BadReply(MeshError):
     """An answer came that is not of the type which the caller's annotation promises."""
 
@@ -273,6 +328,12 @@ class ConfigError(SetupError):
     """A key or value in mesh.toml, the environment or a flag is wrong; the message names the line."""
 
     code = "config_error"
+
+
+class NotOffered(SetupError):
+    """An engine was asked for what it cannot do; the message names those that can."""
+
+    code = "not_offered"
 
 
 class AddressInUse(SetupError):

@@ -1,4 +1,4 @@
-"""Names that are made, not chosen: instance ids and epochs.
+"""Names that are made, not chosen: instance ids, epochs, job ids and etags.
 
 Owns: their shapes. Leaves to others: what they identify.
 """
@@ -17,3 +17,15 @@ def instance_id(service: str) -> str:
 def epoch() -> int:
     """Milliseconds since 1970 when a process started: of two claims to one id, the later epoch wins."""
     return time.time_ns() // 1_000_000
+
+
+def job_id() -> str:
+    """28 hexadecimal digits for a job, event or unit: 48 bits of milliseconds, so that later ones sort later and
+    neighbours stay together in an index, and 64 random bits.
+    """
+    return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(8)}"
+
+
+def etag() -> str:
+    """16 random hexadecimal digits for one version of a value."""
+    return secrets.token_hex(8)

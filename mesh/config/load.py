@@ -312,6 +312,7 @@ class _Loading:
         for key, default in (("run_dir", "run"), ("log_dir", "logs")):
             # Relative to the project, wherever in it a command is typed.
             mesh[key] = self.root / mesh.get(key, default)
+        values["store"]["dir"] = self.root / values["store"].get("dir", "data")
         if "hubs" in mesh:
             mesh["hubs"] = [_rooted(hub, self.root) for hub in mesh["hubs"]]
         calls = _TABLES["calls"](**values["calls"])

@@ -126,6 +126,57 @@ class LogSettings(Struct, frozen=True, kw_only=True):
     ] = "auto"
 
 
+EngineName = Literal["sqlite", "memory"]
+_ENGINE = choice("sqlite", "memory")
+
+
+class EngineSettings(Struct, frozen=True, kw_only=True):
+    """[engines]: where durable data lives, for each capability."""
+
+    tasks: Annotated[EngineName, _ENGINE, "the engine of tasks"] = "sqlite"
+    events: Annotated[EngineName, _ENGINE, "the engine of durable events"] = "sqlite"
+    state: Annotated[EngineName, _ENGINE, "the engine of state"] = "sqlite"
+    schedules: Annotated[EngineName, _ENGINE, "the engine of schedules"] = "sqlite"
+    locks: Annotated[EngineName, _ENGINE, "the engine of locks"] = "sqlite"
+
+
+class StoreSettings(Struct, frozen=True, kw_only=True):
+    """[store]: the process that owns the files of the embedded engine."""
+
+    dir: Annotated[Path, PATH, "its files; private to the user"] = field(default_factory=lambda: Path.cwd() / "data")
+    lease_s: Annotated[float, DURATION, "a worker that is silent for so long has lost its tasks"] = field(
+        default=10.0, name="lease"
+    )
+    cache_bytes: Annotated[int, SIZE, "memory for pages of the database"] = field(default=32 * 2**20, name="cache")
+    backlog: Annotated[int, whole(1), "units that may wait for the disk; more are refused as overloaded"] = 100_000
+
+
+class TaskSettings(Struct, frozen=True, kw_only=True):
+    """[tasks]: what a task is given when its decorator does not say."""
+
+    slots: Annotated[int, whole(1, 10_000), "tasks of one kind that a worker runs at once"] = 100
+    timeout_s: Annotated[float, DURATION, "the time of one attempt"] = field(default=300.0, name="timeout")
+    retries: Annotated[int, whole(0, 1000), "attempts after the first"] = 3
+    keep_s: Annotated[float, DURATION, "how long a finished job, its answer and its key are kept"] = field(
+        default=3600.0, name="keep"
+    )
+    unknown_after_s: Annotated[float, DURATION, "how long a task that no worker of its service knows may wait"] = field(
+        default=60.0, name="unknown_after"
+    )
+    defer_timeout_s: Annotated[float, DURATION, "how long to wait for an engine that is away"] = field(
+        default=10.0, name="defer_timeout"
+    )
+
+
+class EventSettings(Struct, frozen=True, kw_only=True):
+    """[events]: which are durable, and for how long."""
+
+    durable: Annotated[list[str], TEXTS, 'topics whose every event is durable, like ["order.#"]'] = []
+    retention_s: Annotated[float, DURATION, "how long durable events are kept"] = field(
+        default=7 * 86400.0, name="retention"
+    )
+
+
 class ServiceSettings(Struct, frozen=True, kw_only=True):
     """[services.NAME]: one service's limits, and `config`, a table of the service's own values."""
 
@@ -149,6 +200,10 @@ class Settings(Struct, frozen=True, kw_only=True):
     worker: WorkerSettings = field(default_factory=WorkerSettings)
     gateway: GatewaySettings = field(default_factory=GatewaySettings)
     log: LogSettings = field(default_factory=LogSettings)
+    engines: EngineSettings = field(default_factory=EngineSettings)
+    store: StoreSettings = field(default_factory=StoreSettings)
+    tasks: TaskSettings = field(default_factory=TaskSettings)
+    events: EventSettings = field(default_factory=EventSettings)
     services: dict[str, ServiceSettings] = {}
     root: Path = field(default_factory=Path.cwd)
     file: Path | None = None

@@ -1,0 +1,1 @@
+"""Where durable data lives: engines behind the contracts of tasks, events, state, schedules and locks."""

@@ -1,0 +1,1 @@
+"""The store: the process that owns the files of the embedded engine."""
