@@ -19,15 +19,16 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks import machine, page, plot, results, table
+from benchmarks import machine, page, peers, plot, publishers, queues, results, table
 from benchmarks.children import ROOT, ChildFailed
 from benchmarks.grids import SECTIONS
-from benchmarks.peers import KEYS
 from benchmarks.plan import Plan, short
 from benchmarks.progress import shown
 
 #: The file of each part, where it is not its name: `http` would hide the standard library's in a careless path.
 FILES = {"http": "http_gateway"}
+#: Who may be named with --only; mesh takes part in any case.
+KEYS = tuple(dict.fromkeys(key for part in (peers, publishers, queues) for key in part.ROSTER.keys))
 OUT = ROOT / "docs" / "benchmarks"
 JSON = "results.json"
 #: Above this share of the processors in use before a part begins, it is said.
@@ -42,7 +43,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--short", action="store_true", help="a few seconds: to see that it runs, not to quote")
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="medians of so many rounds (3)")
     parser.add_argument("--seconds", type=float, default=1.5, metavar="S", help="how long one load lasts (1.5)")
-    parser.add_argument("--only", default="", metavar="A,B", help=f"rpc: mesh beside these: {','.join(KEYS)}")
+    parser.add_argument(
+        "--only", default="", metavar="A,B", help=f"rpc, publish and tasks: mesh beside these: {','.join(KEYS)}"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures of this run there")
     parser.add_argument(
         "--out",
@@ -125,9 +128,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _failures(sections: dict[str, Any]) -> bool:
-    contestants = sections.get("rpc", {}).get("contestants", {}).values()
-    return any("error" in section or section.get("failures") for section in sections.values()) or any(
-        one.get("failures") for one in contestants
+    return any(
+        "error" in one
+        or one.get("failures")
+        or any(each.get("failures") for each in one.get("contestants", {}).values())
+        for one in sections.values()
     )
 
 

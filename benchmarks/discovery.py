@@ -38,6 +38,7 @@ class Silent:
     """A channel that leads nowhere."""
 
     peer = "benchmark"
+    user = ""
 
     def wake(self) -> None:
         pass

@@ -7,7 +7,7 @@ Leaves to others: drawing them (table for the terminal, page for Markdown, plot)
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from benchmarks.verdicts import judge
@@ -18,6 +18,12 @@ LOAD_TITLES = {
     "small-1000": "1,000 callers, small body",
     "big-1": "1 caller, 1 MiB body",
     "big-8": "8 callers, 1 MiB body",
+}
+PUBLISH_TITLES = {
+    "one-1": "1 caller",
+    "one-64": "64 callers",
+    "one-256": "256 callers",
+    "batch-1": "1 caller, batches of {batch}",
 }
 
 
@@ -55,42 +61,120 @@ def _gist(failure: str) -> str:
     return " … ".join(dict.fromkeys((lines[0].strip(), lines[-1].strip())))
 
 
-def _rpc(section: Mapping[str, Any]) -> list[Grid]:
-    grids = []
-    contestants = section["contestants"]
+def _absent(section: Mapping[str, Any]) -> str:
+    """Who took no part, and who failed."""
     missing = section["missing"].values()
     lacking = [f"{one['title']} is missing ({', '.join(one['lacks'])}): {one['install']}" for one in missing]
     failed = [
         f"{one['title']} failed {len(one['failures'])}×, first: {_gist(one['failures'][0])}"
-        for one in contestants.values()
+        for one in section["contestants"].values()
         if one.get("failures")
     ]
-    for number, load in enumerate(section["loads"]):
-        measured = [(key, one, one["loads"][load]) for key, one in contestants.items() if load in one["loads"]]
-        measured.sort(key=lambda entry: -entry[2]["calls_per_s"])
-        mesh = next((figures["calls_per_s"] for key, _, figures in measured if key == "mesh"), None)
-        rows = [
-            [
-                one["title"],
-                per_second(figures["calls_per_s"]),
-                "" if key == "mesh" or mesh is None else times(mesh / figures["calls_per_s"]),
-                micros(figures["p50_us"]),
-                micros(figures["p99_us"]),
-                micros(figures["cpu_us"]),
-                f"{figures['spread'] * 100:.0f} %",
-            ]
-            for key, one, figures in measured
+    return "\n".join(lacking + failed)
+
+
+def ranked(section: Mapping[str, Any], load: str, by: str) -> list[tuple[str, str, Mapping[str, float]]]:
+    """(key, title, figures) of those who have figures of a load; the greatest first."""
+    contestants = section["contestants"].items()
+    measured = [(key, one["title"], one["loads"][load]) for key, one in contestants if load in one["loads"]]
+    return sorted(measured, key=lambda entry: -entry[2][by])
+
+
+@dataclass(frozen=True)
+class _Column:
+    """A figure of a load: its head, its name among the figures, how it is written."""
+
+    head: str
+    name: str
+    written: Callable[[float], str]
+
+
+_APART = _Column("apart", "spread", lambda value: f"{value * 100:.0f} %")
+_WAIT = (_Column("p50", "p50_us", micros), _Column("p99", "p99_us", micros))
+
+
+def _compared(section: Mapping[str, Any], load: str, title: str, columns: Sequence[_Column]) -> Grid:
+    """The contestants under one load, by the first column; beside that figure stands mesh's ratio to each.
+
+    A time is ranked and compared upside down: what is faster comes first, and mesh's ratio says how much faster it is.
+    """
+    by = columns[0].name
+    upside_down = by.endswith("_us")
+    measured = ranked(section, load, by)
+    if upside_down:
+        measured.reverse()
+    mesh = next((figures[by] for key, _, figures in measured if key == "mesh"), None)
+
+    def ratio(key: str, theirs: float) -> str:
+        if key == "mesh" or mesh is None:
+            return ""
+        return times(theirs / mesh if upside_down else mesh / theirs)
+
+    rows = [
+        [
+            name,
+            columns[0].written(figures[by]),
+            ratio(key, figures[by]),
+            *(column.written(figures[column.name]) for column in columns[1:]),
         ]
-        grids.append(
-            Grid(
-                f"Round trips: {LOAD_TITLES.get(load, load)}",
-                ("", "calls/s", "mesh is", "p50", "p99", "CPU/call", "apart"),
-                rows,
-                frozenset(at for at, (key, _, _) in enumerate(measured) if key == "mesh"),
-                "\n".join(lacking + failed) if number == 0 else "",
-            )
-        )
-    return grids
+        for key, name, figures in measured
+    ]
+    heads = ("", columns[0].head, "mesh is", *(column.head for column in columns[1:]))
+    return Grid(title, heads, rows, frozenset(at for at, (key, _, _) in enumerate(measured) if key == "mesh"))
+
+
+def _noted(grids: list[Grid], note: str) -> list[Grid]:
+    """The note under the first of them."""
+    return [replace(grid, note=note) if number == 0 else grid for number, grid in enumerate(grids)]
+
+
+def _rpc(section: Mapping[str, Any]) -> list[Grid]:
+    columns = (
+        _Column("calls/s", "calls_per_s", per_second),
+        *_WAIT,
+        _Column("CPU/call", "cpu_us", micros),
+        _APART,
+    )
+    found = [
+        _compared(section, load, f"Round trips: {LOAD_TITLES.get(load, load)}", columns) for load in section["loads"]
+    ]
+    return _noted(found, _absent(section))
+
+
+def _disk(section: Mapping[str, Any]) -> str:
+    """On what the figures stand, and who is not among them."""
+    disk = section["disk"]
+    line = f"Data on {disk['file_system']}; a write of 4 KiB and its fdatasync take {micros(disk['sync_us'])} here."
+    return "\n".join(filter(None, (line, _absent(section))))
+
+
+def _publish(section: Mapping[str, Any]) -> list[Grid]:
+    columns = (
+        _Column("messages/s", "calls_per_s", per_second),
+        *_WAIT,
+        _Column("CPU each", "cpu_us", micros),
+        _APART,
+    )
+    found = []
+    for load in section["loads"]:
+        title = PUBLISH_TITLES.get(load, load).format(batch=section["batch"])
+        found.append(_compared(section, load, f"Durable publishing: {title}", columns))
+    return _noted(found, _disk(section))
+
+
+def _tasks(section: Mapping[str, Any]) -> list[Grid]:
+    many = (
+        _Column("tasks/s", "tasks_per_s", per_second),
+        _Column("published/s", "published_per_s", per_second),
+        _Column("CPU each", "cpu_us", micros),
+        _APART,
+    )
+    one = (_WAIT[0], _WAIT[1], _APART)
+    found = [
+        _compared(section, "many", "Tasks: published, run and acknowledged by one worker", many),
+        _compared(section, "one", "One task at a time: from publish to end of run", one),
+    ]
+    return _noted(found, _disk(section))
 
 
 def _web(title: str, section: Mapping[str, Any], mesh: str, note: str) -> Grid:
@@ -182,6 +266,8 @@ SECTIONS: dict[str, Callable[[Mapping[str, Any]], list[Grid]]] = {
     "memory": _memory,
     "instances": _by_instances("Cost of a call against registered instances", "calls/s"),
     "idle": _idle,
+    "publish": _publish,
+    "tasks": _tasks,
 }
 
 

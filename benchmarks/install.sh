@@ -21,9 +21,10 @@ if ! "$PYTHON" -m pip install --quiet --disable-pip-version-check --group bench;
     done
 fi
 
-# wrk, nats-server, node: from Debian's packages, each on its own.
+# Programs from Debian's packages, each on its own.
 wanted=""
-for pair in wrk:wrk nats-server:nats-server node:nodejs npm:npm; do
+for pair in wrk:wrk nats-server:nats-server redis-server:redis-server rabbitmq-server:rabbitmq-server \
+    node:nodejs npm:npm; do
     command -v "${pair%%:*}" >/dev/null 2>&1 || wanted="$wanted ${pair##*:}"
 done
 if [ -n "$wanted" ]; then
@@ -33,6 +34,10 @@ if [ -n "$wanted" ]; then
             DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "$package" >/dev/null ||
                 lacking="$lacking $package"
         done
+        # Debian starts what it installs. The benchmarks start servers of their own, each with its data elsewhere.
+        [ ! -d /run/systemd/system ] || case "$wanted" in
+            *-server*) say "Debian may have started services that no benchmark uses: systemctl disable --now NAME" ;;
+        esac
     else
         lacking="$wanted"
     fi

@@ -12,13 +12,19 @@ import os
 import platform
 import re
 import shutil
+import sqlite3
 import subprocess
 from importlib import metadata
 from pathlib import Path
 
 from benchmarks.children import ROOT
 
-PACKAGES = ("pyzmq", "aiohttp", "msgpack", "msgspec", "uvloop", "grpcio", "nats-py", "aiozmq", "zeroapi")
+PACKAGES = (
+    *("pyzmq", "aiohttp", "msgpack", "msgspec", "uvloop", "grpcio", "nats-py", "aiozmq", "zeroapi"),
+    *("aio-pika", "redis", "hiredis", "celery", "taskiq", "taskiq-redis"),
+)
+#: RabbitMQ tells its version only to who starts it; Debian has it in the name of a directory.
+RABBITMQ = Path("/usr/lib/rabbitmq/lib")
 
 
 def _first(pattern: str, text: str) -> str:
@@ -69,6 +75,9 @@ def versions() -> dict[str, str]:
         found["Moleculer"] = str(json.loads(moleculer.read_text())["version"])
     found["Node"] = _said("node", "--version").lstrip("v")
     found["nats-server"] = _first(r"v?(\d[\w.]+)", _said("nats-server", "--version"))
+    found["redis-server"] = _first(r"v=(\d[\w.]+)", _said("redis-server", "--version"))
+    found["RabbitMQ"] = next((path.name.partition("-")[2] for path in RABBITMQ.glob("rabbitmq_server-*")), "")
+    found["SQLite"] = sqlite3.sqlite_version
     found["wrk"] = _first(r"(\d+\.\d+\.\d+)", _said("wrk", "--version"))
     return {name: version for name, version in found.items() if version}
 

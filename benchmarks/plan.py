@@ -1,7 +1,8 @@
 """How long and how often: the one place that tells a short run from a full one.
 
 Owns: the plan of a run, medians over rounds, whose turn it is.
-Leaves to others: what is measured (rpc, http, events, fanout, startup, memory, instances, idle).
+Leaves to others: what is measured (rpc, http, events, fanout, startup, memory, instances, idle, publish,
+    tasks).
 """
 
 from __future__ import annotations

@@ -6,18 +6,22 @@ Leaves to others: the figures (results).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.grids import micros, per_second
+from benchmarks.grids import micros, per_second, ranked
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 MESH, RAW, OTHERS, INK, FAINT = "#0b7285", "#868e96", "#b8c4ce", "#212529", "#dee2e6"
-COLUMNS = {"small-1": "1 caller", "small-64": "64 callers", "small-1000": "1,000 callers"}
+RPC = {"small-1": "1 caller", "small-64": "64 callers", "small-1000": "1,000 callers"}
+PUBLISH = {"one-1": "1 caller", "one-64": "64 callers", "one-256": "256 callers"}
+
+#: Contestants with their figures, the one for the lowest bar first.
+Ranked = Sequence[tuple[str, str, Mapping[str, float]]]
 
 STYLE: Any = {
     "font.family": "DejaVu Sans",
@@ -40,36 +44,30 @@ def _colour(key: str) -> str:
     return MESH if key == "mesh" else RAW if key == "raw" else OTHERS
 
 
-def _ranked(contestants: Mapping[str, Any], load: str) -> list[tuple[str, str, Mapping[str, float]]]:
-    """Slowest first: a horizontal bar chart grows upwards."""
-    measured = [(key, one["title"], one["loads"][load]) for key, one in contestants.items() if load in one["loads"]]
-    return sorted(measured, key=lambda entry: entry[2]["calls_per_s"])
-
-
-def _bars(axes: Axes, ranked: list[tuple[str, str, Mapping[str, float]]]) -> None:
-    values = [figures["calls_per_s"] for _, _, figures in ranked]
-    axes.barh([title for _, title, _ in ranked], values, color=[_colour(key) for key, _, _ in ranked], height=0.72)
+def _bars(axes: Axes, order: Ranked, by: str, what: str) -> None:
+    values = [figures[by] for _, _, figures in order]
+    axes.barh([title for _, title, _ in order], values, color=[_colour(key) for key, _, _ in order], height=0.72)
     for at, value in enumerate(values):
-        weight = "bold" if ranked[at][0] == "mesh" else "normal"
+        weight = "bold" if order[at][0] == "mesh" else "normal"
         axes.annotate(
             per_second(value), (value, at), (4, 0), textcoords="offset points", va="center", fontsize=9, weight=weight
         )
     axes.set_xlim(0, max(values) * 1.24)
-    axes.set_xlabel("calls per second")
+    axes.set_xlabel(f"{what} per second")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k" if value else "0")
     axes.locator_params(axis="x", nbins=5)
 
 
-def _ranges(axes: Axes, ranked: list[tuple[str, str, Mapping[str, float]]]) -> None:
-    for at, (key, _, figures) in enumerate(ranked):
+def _ranges(axes: Axes, order: Ranked, what: str) -> None:
+    for at, (key, _, figures) in enumerate(order):
         colour = _colour(key)
         axes.plot([figures["p50_us"], figures["p99_us"]], [at, at], color=colour, linewidth=3, solid_capstyle="round")
         axes.plot(figures["p50_us"], at, "o", color=colour, markersize=8)
         axes.plot(figures["p99_us"], at, "|", color=colour, markersize=13, markeredgewidth=3)
-    axes.set_yticks(range(len(ranked)), [title for _, title, _ in ranked])
-    axes.set_ylim(-0.6, len(ranked) - 0.4)
+    axes.set_yticks(range(len(order)), [title for _, title, _ in order])
+    axes.set_ylim(-0.6, len(order) - 0.4)
     _log_time(axes, "x")
-    axes.set_xlabel("round trip, p50 (dot) to p99 (bar), logarithmic")
+    axes.set_xlabel(f"{what}, p50 (dot) to p99 (bar), logarithmic")
 
 
 def _log_time(axes: Axes, which: str) -> None:
@@ -95,22 +93,53 @@ def _finish(figure: Figure) -> None:
                 label.set_color(MESH)
 
 
-def _rpc(section: Mapping[str, Any]) -> Figure | None:
+def _lowest_first(section: Mapping[str, Any], load: str, by: str) -> Ranked:
+    """Slowest first: a horizontal bar chart grows upwards."""
+    return ranked(section, load, by)[::-1]
+
+
+def _speed_and_wait(
+    section: Mapping[str, Any], columns: Mapping[str, str], title: str, what: str, wait: str
+) -> Figure | None:
+    """A column for each load: bars of throughput, and ranges of latency below."""
     from matplotlib.figure import Figure
 
-    contestants = section["contestants"]
-    loads = [load for load in COLUMNS if _ranked(contestants, load)]
+    loads = {load: order for load in columns if (order := _lowest_first(section, load, "calls_per_s"))}
     if not loads:
         return None
-    rows = max(len(_ranked(contestants, load)) for load in loads)
+    rows = max(len(order) for order in loads.values())
     figure = Figure(figsize=(4.6 * len(loads), 1.6 + 0.72 * rows), layout="constrained")
     grid = figure.subplots(2, len(loads), squeeze=False)
-    for column, load in enumerate(loads):
-        ranked = _ranked(contestants, load)
-        _bars(grid[0][column], ranked)
-        _ranges(grid[1][column], ranked)
-        grid[0][column].set_title(COLUMNS[load])
-    figure.suptitle("Round trips with a small body: throughput and latency", weight="bold", fontsize=13)
+    for column, (load, order) in enumerate(loads.items()):
+        _bars(grid[0][column], order, "calls_per_s", what)
+        _ranges(grid[1][column], order, wait)
+        grid[0][column].set_title(columns[load])
+    figure.suptitle(title, weight="bold", fontsize=13)
+    _finish(figure)
+    return figure
+
+
+def _rpc(section: Mapping[str, Any]) -> Figure | None:
+    title = "Round trips with a small body: throughput and latency"
+    return _speed_and_wait(section, RPC, title, "calls", "round trip")
+
+
+def _publish(section: Mapping[str, Any]) -> Figure | None:
+    title = "Durable publishing: throughput, and the wait for a confirmation"
+    return _speed_and_wait(section, PUBLISH, title, "messages", "wait")
+
+
+def _tasks(section: Mapping[str, Any]) -> Figure | None:
+    from matplotlib.figure import Figure
+
+    many, one = _lowest_first(section, "many", "tasks_per_s"), ranked(section, "one", "p50_us")
+    if not many or not one:
+        return None
+    figure = Figure(figsize=(11, 1.2 + 0.36 * len(many)), layout="constrained")
+    speed, wait = figure.subplots(1, 2)
+    _bars(speed, many, "tasks_per_s", "tasks")
+    _ranges(wait, one, "one at a time")
+    figure.suptitle("Tasks: published, run and acknowledged by one worker", weight="bold", fontsize=13)
     _finish(figure)
     return figure
 
@@ -148,6 +177,8 @@ FIGURES: dict[str, Callable[[Mapping[str, Any]], Figure | None]] = {
     "rpc": _rpc,
     "fanout": lambda section: _by_instances("Fan-out: scatter to every instance", "scatters", section),
     "instances": lambda section: _by_instances("A call against registered instances", "calls", section),
+    "publish": _publish,
+    "tasks": _tasks,
 }
 
 

@@ -35,13 +35,13 @@ class Up:
 
 def _copied(directory: Path) -> None:
     (port,) = free_ports(1)
-    text, changed = re.subn(
-        r"^socket=tcp://\S+$", f"socket=tcp://127.0.0.1:{port}", CONF.read_text(), flags=re.MULTILINE
-    )
+    settings = ROOT / "mesh.toml"
+    text, changed = re.subn(r"^port = \d+$", f"port = {port}", settings.read_text(), flags=re.MULTILINE)
     if changed != 1:
-        raise ChildFailed(f"{CONF.name} has {changed} sockets for HTTP, one was expected")
-    (directory / CONF.name).write_text(text)
-    shutil.copy(ROOT / "mesh.toml", directory)
+        raise ChildFailed(f"{settings.name} has {changed} ports for HTTP, one was expected")
+    (directory / settings.name).write_text(text)
+    shutil.copy(CONF, directory)
+    (directory / "services").symlink_to(ROOT / "services")
 
 
 async def _said(children: Children) -> str:

@@ -92,6 +92,13 @@ class BadArguments(BadRequest):
     code = "bad_arguments"
 
 
+class Forbidden(BadRequest):
+    """[access] does not let this caller call that method; nothing was done."""
+
+    code = "forbidden"
+    status = 403
+
+
 class UnknownService(BadRequest):
     """No hub has told of a service by this name."""
 

@@ -1,6 +1,6 @@
-"""The contestants: one small file each, all of one shape.
+"""The contestants: one small file each, all of one shape. Those in here answer calls.
 
-Owns: the shape and the list.
+Owns: the shape, and the list of those that answer calls. `publishers` and `queues` hold those of the durable half.
 Leaves to others: driving them (benchmarks.drive), their processes (benchmarks.children).
 
 A contestant's file imports what it needs inside its functions, so that one that is not installed can still be named.
@@ -51,12 +51,16 @@ class Place:
 
 @dataclass(frozen=True)
 class Command:
-    """A process: its name among the contestant's, its arguments, and the port it opens if it must be waited for."""
+    """A process: its name among the contestant's, its arguments, and the port it opens if it must be waited for.
+
+    `ready_s` is how long that may take.
+    """
 
     name: str
     arguments: list[str]
     env: dict[str, str] = field(default_factory=dict)
     port: int | None = None
+    ready_s: float = 10.0
 
 
 def _no_servers_of_its_own(place: Place) -> list[Command]:
@@ -107,22 +111,40 @@ class Peer:
         return [*self.servers(place), serve(place)], ask(place)
 
 
-#: In the order of the table. The first is what all others are compared with.
-KEYS = ("mesh", "raw", "zmq_asyncio", "nats_py", "moleculer", "aiozmq_rpc", "zeroapi", "grpc_aio")
+@dataclass(frozen=True)
+class Roster:
+    """The contestants of one part: a package with a file of its own for each.
 
-
-def module(key: str) -> ModuleType:
-    """The file of one contestant."""
-    return importlib.import_module(f"benchmarks.peers.{key}")
-
-
-def peers(only: tuple[str, ...] = ()) -> list[Peer]:
-    """The contestants of these keys, or all of them.
-
-    Raises:
-        KeyError: a key that is none.
+    Attributes:
+        keys: in the order of the table. The first is what all others are compared with.
     """
-    for key in only:
-        if key not in KEYS:
-            raise KeyError(key)
-    return [module(key).PEER for key in KEYS if not only or key in only]
+
+    package: str
+    keys: tuple[str, ...]
+
+    def module(self, key: str) -> ModuleType:
+        """The file of one contestant."""
+        return importlib.import_module(f"{self.package}.{key}")
+
+    def peers(self, only: tuple[str, ...] = ()) -> list[Peer]:
+        """The contestants of these keys, or all of them.
+
+        Raises:
+            KeyError: a key that is none.
+        """
+        for key in only:
+            if key not in self.keys:
+                raise KeyError(key)
+        return [self.module(key).PEER for key in self.keys if not only or key in only]
+
+    def chosen(self, only: tuple[str, ...]) -> list[Peer]:
+        """Those that are wished for and take part here, and always the first; everybody where nothing is wished."""
+        return self.peers(tuple(key for key in self.keys if key == self.keys[0] or key in only) if only else ())
+
+
+ROSTER = Roster(
+    "benchmarks.peers", ("mesh", "raw", "zmq_asyncio", "nats_py", "moleculer", "aiozmq_rpc", "zeroapi", "grpc_aio")
+)
+KEYS = ROSTER.keys
+module = ROSTER.module
+peers = ROSTER.peers

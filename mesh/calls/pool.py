@@ -83,6 +83,14 @@ class Group:
         """Whether a first connection to some instance is still under way."""
         return any(handle.peer.dialling for handle in self.handles.values())
 
+    @property
+    def trouble(self) -> str:
+        """Why an instance that discovery lists cannot be reached, to stand behind a message; "" when none is known."""
+        for handle in self.handles.values():
+            if handle.peer.trouble:
+                return f": {handle.peer.endpoint.partition('?')[0]}: {handle.peer.trouble}"
+        return ""
+
     def refresh(self) -> None:
         """Work out anew who is ready."""
         self.ready = [handle for handle in self.handles.values() if handle.peer.open]
@@ -104,6 +112,7 @@ class Peer:
         "endpoint",
         "handles",
         "open",
+        "trouble",
     )
 
     def __init__(self, pool: Pool, endpoint: str) -> None:
@@ -114,6 +123,8 @@ class Peer:
         self.open = False
         #: How many connections it has had; tells a new one from the one that a call was lost on.
         self.connections = 0
+        #: Why the last attempt to connect failed; "" since one has not.
+        self.trouble = ""
         self._pool = pool
         self._channel: Channel | None = None
         self._failures = 0
@@ -184,6 +195,7 @@ class Peer:
                 calls.pop(message[1]).refused(message[2])
             elif kind == WELCOME:
                 self._failures = 0
+                self.trouble = ""
                 self._turn(True)
             elif kind == GOODBYE:
                 self._turn(False)
@@ -210,6 +222,7 @@ class Peer:
         if self.open:
             self._turn(False)
         else:
+            self.trouble = reason
             self._tell_groups()  # who waits for this one in particular may have to look elsewhere
         for request in orphans.values():
             request.link_lost(request.id <= flushed, reason)

@@ -58,7 +58,7 @@ class Order(msgspec.Struct, eq=False):
             if self.trouble is not None:
                 return self.trouble
             where = f"instance {self.instance}" if self.instance else f"instance of {self.route.group.name}"
-            return Unavailable(f"{self.route.target}: no {where} within {after}")
+            return Unavailable(f"{self.route.target}: no {where} within {after}{self.route.group.trouble}")
         return DeadlineExceeded(f"{self.route.target}: no answer within {after}")
 
 

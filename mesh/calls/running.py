@@ -61,3 +61,8 @@ class Running(msgspec.Struct, eq=False):
     stopped: str = ""
     credited: asyncio.Future[None] | None = None
     hold: Any = None
+
+    @property
+    def user(self) -> str:
+        """The name of the key that the caller's process proved to hold; "" where links have no keys."""
+        return self.conversation.channel.user

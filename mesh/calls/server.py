@@ -1,7 +1,8 @@
 """Answering calls: a worker's methods behind one listening endpoint.
 
 Owns: conversations with callers, from a message to a call in hand, deadlines, and leaving without losing a call.
-Leaves to others: running handlers (handling), legality (protocol), sockets (transport), what a method is (method).
+Leaves to others: running handlers (handling), who may call what (door), legality (protocol), sockets (transport), what
+a method is (method).
 """
 
 from __future__ import annotations
@@ -11,16 +12,19 @@ import difflib
 from collections.abc import Iterable
 from typing import Any, Final
 
+from mesh.calls.door import Door
 from mesh.calls.handling import BY_CALLER, CALLER_GONE, DEADLINE, STOPPING, Handling
 from mesh.calls.method import Method
 from mesh.calls.offload import Offload
 from mesh.calls.running import Hosted, Running
 from mesh.clock import Clock, Timer
 from mesh.errors import (
+    Forbidden,
     MeshError,
     ShapeMismatch,
     UnknownMethod,
 )
+from mesh.policy.access import Access
 from mesh.policy.limits import Gate
 from mesh.protocol.callee import Callee
 from mesh.protocol.codec import Buffer
@@ -44,13 +48,15 @@ _TAIL: Final = {CALL: 5, OPEN: 6}
 class Conversation:
     """One caller's link: the session of transport.contract on the accepting side."""
 
-    __slots__ = ("callee", "channel", "running", "server")
+    __slots__ = ("callee", "channel", "permits", "running", "server")
 
     def __init__(self, server: Server, channel: Channel, callee: Callee) -> None:
         self.server = server
         self.channel = channel
         self.callee = callee
         self.running: dict[int, Running] = {}
+        #: What the door has said of this caller, by target; empty without [access].
+        self.permits: dict[str, Forbidden | None] = {}
 
     def opened(self) -> None:
         self.callee.connected()
@@ -104,7 +110,11 @@ class Server:
         credit: int,
         max_body: int,
         traceback_on_wire: bool = False,
+        access: Access | None = None,
     ) -> None:
+        """Args:
+        access: who may call what; None: everybody everything.
+        """
         self._transport = transport
         self._now = clock.now
         self._clock = clock
@@ -122,6 +132,7 @@ class Server:
         self._widowed: set[Conversation] = set()
         self._drained: asyncio.Future[None] | None = None
         self.leaving: str | None = None
+        self._door = Door(access, recorder, identity) if access is not None else None
         self.handling = Handling(
             clock=clock,
             identity=identity,
@@ -178,6 +189,14 @@ class Server:
     def start_one(self, conversation: Conversation, message: list[Any]) -> None:
         """Admit a call or stream: start it, queue it, or refuse it."""
         hosted = self._hosted.get(message[2])
+        if self._door is not None:
+            forbidden = self._door.refusal(conversation, message[2])
+            if forbidden is not None:
+                if hosted is not None:
+                    hosted.stats.begin()
+                    hosted.stats.end(0.0, forbidden.code)
+                self._refuse(conversation, message[1], forbidden)
+                return
         if hosted is None:
             self._refuse(conversation, message[1], self._unknown(message[2]))
             return

@@ -18,6 +18,8 @@ USAGE: Final = 2
 UNAVAILABLE: Final = 3
 #: The request itself was refused: an unknown service or method, wrong arguments.
 REFUSED: Final = 4
+#: The store's data is damaged: a person must look at it. Supervisor is told not to start the store again.
+UNSOUND: Final = 5
 #: Not foreseen: a bug in mesh.
 BUG: Final = 70
 #: Ctrl-C, as shells count it: 128 + SIGINT.
@@ -27,7 +29,8 @@ UNHEARD: Final = 141
 
 TEXT: Final = """\
 Exit codes: 0 done · 1 it failed · 2 wrong usage or configuration · 3 nobody answered in time ·
-4 the request was refused (unknown service or method, wrong arguments) · 70 a bug · 130 interrupted"""
+4 the request was refused (unknown service or method, wrong arguments) · 5 the store's data is damaged · 70 a bug ·
+130 interrupted"""
 
 _BY_TYPE: Final[tuple[tuple[type[MeshError], int], ...]] = (
     (ConfigError, USAGE),

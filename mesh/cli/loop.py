@@ -61,5 +61,8 @@ async def connected(wait_s: float = SYNC_S) -> AsyncIterator[Node]:
     settings = setting.settings()
     async with connect(settings, wait_s=wait_s) as node:
         if not node.agent.synced:
-            raise Unavailable(f"no hub answers at {', '.join(settings.mesh.hubs)}")
+            told = [
+                f"{hub.endpoint} ({hub.reason})" if hub.reason else hub.endpoint for hub in node.agent.hubs_status()
+            ]
+            raise Unavailable(f"no hub answers at {', '.join(told)}")
         yield node

@@ -22,15 +22,30 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "up": ("up", "Start everything under supervisor and wait until it answers."),
     "down": ("down", "Stop everything; leave no process and no socket behind."),
     "ps": ("ps", "Show what runs, and where."),
+    "scale": ("scale", "Change how many workers a service has."),
+    "roll": ("roll", "Replace what runs by the new release, without a failed request."),
+    "autoscale": ("autoscale", "Let the number of workers follow the load."),
     "run": ("run", "Run services in this process."),
     "call": ("call", "Call a method and print its answer."),
     "emit": ("emit", "Tell everybody who listens that something happened."),
     "listen": ("listen", "Print events as they come."),
+    "defer": ("defer", "Have a task done later, surely."),
+    "tasks": ("tasks", "Show queues of tasks; look after dead letters."),
+    "jobs": ("jobs", "Look at a job, wait for it, cancel it."),
+    "events": ("events", "Read the log of durable events; deliver from it again."),
+    "state": ("state", "Read and write keys of state."),
     "shell": ("shell", "A Python prompt with `await` and a connected `n`."),
     "config": ("config", "Show each setting, and where it comes from."),
+    "keys": ("keys", "Make, list, rotate and revoke the keys that secure links."),
     "bench": ("bench", "Measure this machine's mesh beside its peers."),
     "hub": ("hub", "Run the hub, which keeps the registry."),
+    "store": ("store", "Run the store, which keeps what is durable; back it up, check it."),
     "gateway": ("gateway", "Run the HTTP front end."),
+}
+
+#: What supervisor runs, and nobody types.
+UNLISTED: Final[dict[str, tuple[str, str]]] = {
+    "watch": ("watch", "Tell of crashes, and slow down crash loops."),
 }
 
 
@@ -53,16 +68,17 @@ class Commands(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name not in COMMANDS:
+        found = COMMANDS.get(name) or UNLISTED.get(name)
+        if found is None:
             return None
-        command: click.Command = importlib.import_module(f"mesh.cli.{COMMANDS[name][0]}").command
+        command: click.Command = importlib.import_module(f"mesh.cli.{found[0]}").command
         return command
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0] if args else ""
-        if name and not name.startswith("-") and name not in COMMANDS:
+        if name and not name.startswith("-") and name not in COMMANDS and name not in UNLISTED:
             import difflib
 
             near = difflib.get_close_matches(name, COMMANDS, n=1)

@@ -28,6 +28,13 @@ def prepare(settings: Settings, role: str) -> None:
     _raise_file_limit()
 
 
+def quiet() -> None:
+    """For a command that says by itself what is missing: no word of a hub that is not there yet."""
+    from mesh.telemetry import logs
+
+    logs.configure("error")
+
+
 def _raise_file_limit() -> None:
     """A link takes five files, an HTTP connection one; the usual soft limit of 1,024 is for another age."""
     try:

@@ -10,6 +10,7 @@ import click
 from mesh.cli import exits, loop, setting
 from mesh.cli.output import for_people, json_option, note, wants_json, write_json, write_table
 from mesh.errors import ConfigError, Unavailable
+from mesh.telemetry import crashes
 
 if TYPE_CHECKING:
     from mesh.discovery.record import Instance
@@ -26,6 +27,7 @@ WAIT_S = 1.5
 def command(methods: bool, conf: str | None) -> int:
     """Show what runs, and where: every instance that a hub knows, and every process of this host's supervisor."""
     processes = _processes(conf)
+    troubles = [each for each in crashes.read(setting.settings().mesh.run_dir) if each.looping]
     trouble = ""
     instances: list[Instance] = []
     hubs: list[dict[str, Any]] = []
@@ -43,10 +45,14 @@ def command(methods: bool, conf: str | None) -> int:
                 "instances": [_without_schemas(instance) for instance in instances],
                 "processes": [process._asdict() for process in processes],
                 "hubs": hubs,
+                "crash_loops": troubles,
             }
         )
     else:
         _write(instances, processes)
+    if not methods:
+        for crash in troubles:
+            note(f"{crash.told()}" + (f"; it last said: {crash.words}" if crash.words else ""))
     if trouble:
         note(f"{trouble}; only supervisor was asked")
     return exits.UNAVAILABLE if trouble else exits.OK

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mesh.cli import loop, process, setting
+from mesh.cli.confine import confine_options
 from mesh.cli.output import json_option, note
 from mesh.errors import SetupError
 
@@ -27,6 +28,7 @@ class NoSuchService(SetupError):
 @click.command("run")
 @click.argument("services", nargs=-1, metavar="[MODULE:CLASS]...")
 @click.option("--reload", is_flag=True, help="Start again whenever a source file changes.")
+@confine_options
 @json_option
 def command(services: tuple[str, ...], reload: bool) -> int:
     """Run services in this process, until SIGTERM or Ctrl-C; then finish what is in hand and leave.

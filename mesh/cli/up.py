@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from mesh.cli import setting
-from mesh.cli.output import for_people, json_option, note, progress, write_json, write_table
+from mesh.cli import loop, process, setting
+from mesh.cli.output import for_people, json_option, note, progress, wants_json, write_json, write_table
 
 if TYPE_CHECKING:
-    from mesh.supervision.layout import Layout
     from mesh.supervision.up import Up
+
+#: Of an instance's record, what is worth a line of JSON.
+_SHOWN: Final = ("service", "id", "worker", "version", "host", "pid", "endpoint", "load")
 
 
 @click.command("up")
@@ -28,44 +30,55 @@ if TYPE_CHECKING:
 def command(conf: str | None, timeout: float) -> None:
     """Start everything under supervisor and wait until it answers.
 
-    When it runs already, whatever was stopped is started; then what runs is shown.
+    What runs is what mesh.toml asks for: each [services.NAME] with a `class`, in as many workers as its `replicas` say
+    or `mesh scale` has chosen; the gateways; and the programs of supervisord.conf.
+
+    When it runs already, whatever was stopped is started, and what mesh.toml does not name any more leaves. Workers
+    that run go on as they are; `mesh roll` brings changed settings to them.
     """
-    from mesh.cli.output import wants_json
     from mesh.supervision.up import bring_up
 
     layout = setting.layout(conf)
+    process.quiet()
     with progress("starting") as tell:
-        up = bring_up(layout, patience_s=timeout, tell=tell)
+        up = loop.run(bring_up(layout, setting.settings(), patience_s=timeout, tell=tell))
     if wants_json():
-        write_json(_as_data(layout, up))
+        write_json(_as_data(up))
         return
     write_table(
         ("process", "state", "pid", "up", "instance", "log"),
         [
             (
-                process.name,
-                process.state,
-                str(process.pid),
-                for_people(process.up_s),
-                ", ".join(str(each.get("id", "")) for each in up.instances.get(process.pid, ())),
-                process.log.removeprefix(f"{layout.root}/"),
+                each.name,
+                each.state,
+                str(each.pid),
+                for_people(each.up_s),
+                ", ".join(one.id for one in up.instances.get(each.pid, ())),
+                each.log.removeprefix(f"{layout.root}/"),
             )
-            for process in up.processes
+            for each in up.processes
         ],
         right=("pid", "up"),
     )
     note(f"up already; looked in {up.seconds:.1f} s" if up.already else f"up in {up.seconds:.1f} s")
-    if layout.http:
-        note(f"try:  curl {layout.http}{up.path}")
+    for name in up.earlier:
+        note(f"{name} runs as an earlier mesh.toml had it; `mesh roll {name}` brings the new one")
+    if up.http:
+        note(f"try:  curl {up.http}{up.path}")
     note("stop: mesh down")
 
 
-def _as_data(layout: Layout, up: Up) -> dict[str, Any]:
+def _as_data(up: Up) -> dict[str, Any]:
+    import msgspec
+
+    def plain(pid: int) -> list[dict[str, Any]]:
+        records = [msgspec.to_builtins(each) for each in up.instances.get(pid, ())]
+        return [{name: value for name, value in record.items() if name in _SHOWN} for record in records]
+
     return {
         "already": up.already,
         "seconds": round(up.seconds, 3),
-        "http": layout.http,
-        "processes": [
-            {**process._asdict(), "instances": up.instances.get(process.pid, [])} for process in up.processes
-        ],
+        "http": up.http,
+        "earlier": up.earlier,
+        "processes": [{**each._asdict(), "instances": plain(each.pid)} for each in up.processes],
     }

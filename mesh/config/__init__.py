@@ -3,11 +3,14 @@
 Owns: nothing itself; re-exports the tree (config.settings) and its reading (config.load).
 """
 
+from mesh.config.access import AccessRule, AccessSettings, ServeRule
 from mesh.config.load import FILE_NAME, Origin, find_file, load, origins
 from mesh.config.settings import (
+    AutoscaleSettings,
     CallSettings,
     DiscoverySettings,
     GatewaySettings,
+    KeySettings,
     LinkSettings,
     LogSettings,
     MeshSettings,
@@ -18,13 +21,18 @@ from mesh.config.settings import (
 
 __all__ = [
     "FILE_NAME",
+    "AccessRule",
+    "AccessSettings",
+    "AutoscaleSettings",
     "CallSettings",
     "DiscoverySettings",
     "GatewaySettings",
+    "KeySettings",
     "LinkSettings",
     "LogSettings",
     "MeshSettings",
     "Origin",
+    "ServeRule",
     "ServiceSettings",
     "Settings",
     "WorkerSettings",

@@ -17,7 +17,9 @@ from typing import Any, NamedTuple, get_type_hints
 
 import msgspec
 
+from mesh.config.access import AccessSettings, read_access
 from mesh.config.places import Key, places
+from mesh.config.secrets import HIDDEN, Secret, hidden, marked
 from mesh.config.settings import ServiceSettings, Settings
 from mesh.config.values import Kind
 from mesh.errors import ConfigError
@@ -120,6 +122,7 @@ class _Loading:
         self.services: dict[str, dict[str, Any]] = {}
         self.sources: dict[str, str] = {}
         self.lines: dict[Key, int] = {}
+        self.access: AccessSettings | None = None
 
         named = path or (Path(self.env[FILE_VARIABLE]) if self.env.get(FILE_VARIABLE) else None)
         self.file = named.absolute() if named else find_file()
@@ -155,8 +158,10 @@ class _Loading:
         for name, table in tree.items():
             if name == "services":
                 self._file_services(table)
+            elif name == "access":
+                self._file_access(table)
             elif name not in _TABLES:
-                known = [*_TABLES, "services"]
+                known = [*_TABLES, "services", "access"]
                 self._problem(self._at((name,)), name, _unknown("table", name, known))
             elif not isinstance(table, dict):
                 self._problem(self._at((name,)), name, f"is a table: write [{name}] and its keys below it")
@@ -180,6 +185,16 @@ class _Loading:
                 continue
             self._set(dotted, entries[key], value, place, into)
 
+    def _file_access(self, table: Any) -> None:
+        def path(at: Key) -> Key:
+            return ("access", *at)
+
+        def tell(at: Key, what: str) -> None:
+            shown = "".join(f"[{part}]" if part.isdecimal() else f".{part}" for part in at)
+            self._problem(self._at(path(at)), f"access{shown}", what)
+
+        self.access = read_access(table, tell, lambda at: self._at(path(at)))
+
     def _file_services(self, table: Any) -> None:
         if not isinstance(table, dict) or not all(isinstance(each, dict) for each in table.values()):
             self._problem(self._at(("services",)), "services", "holds one table per service: [services.greeting]")
@@ -192,11 +207,15 @@ class _Loading:
             if not isinstance(config, dict):
                 self._problem(self._at((*prefix, "config")), f"services.{name}.config", "is a table")
                 config = {}
-            try:
-                into["config"] = self._expand(config)
-            except KeyError as exc:
-                place = self._at((*prefix, "config"))
-                self._problem(place, f"services.{name}.config", f"the environment has no {exc.args[0]}")
+            into["config"] = {}
+            for key, value in config.items():
+                place, dotted = self._at((*prefix, "config", key)), f"services.{name}.config.{key}"
+                try:
+                    into["config"][key] = marked(self._expand(value), f"{place}: {dotted}")
+                except KeyError as exc:
+                    self._problem(place, dotted, f"the environment has no {exc.args[0]}")
+                except ValueError as exc:
+                    self._problem(place, dotted, f'{HIDDEN} is not a reference like {{secret = "env:NAME"}}: {exc}')
             for key in config:
                 self.sources[f"services.{name}.config.{key}"] = self._at((*prefix, "config", key))
             # `config` is known but already taken: it shall be offered when a near miss of it is typed.
@@ -298,7 +317,13 @@ class _Loading:
             why = str(exc)
             # Python's own words about a bad number say nothing that the kind does not say better.
             more = f": {why}" if why.startswith("it ") else ""
-            shown = f'"{value}"' if isinstance(value, str) else msgspec.json.encode(value, enc_hook=str).decode()
+            shown = (
+                HIDDEN
+                if entry.kind.hidden
+                else f'"{value}"'
+                if isinstance(value, str)
+                else msgspec.json.encode(value, enc_hook=str).decode()
+            )
             self._problem(origin, dotted, f"{shown} is not {entry.kind.wanted}{more}")
         else:
             self.sources[dotted] = origin
@@ -313,6 +338,8 @@ class _Loading:
             # Relative to the project, wherever in it a command is typed.
             mesh[key] = self.root / mesh.get(key, default)
         values["store"]["dir"] = self.root / values["store"].get("dir", "data")
+        if "dir" in values["keys"]:
+            values["keys"]["dir"] = self.root / values["keys"]["dir"]
         if "hubs" in mesh:
             mesh["hubs"] = [_rooted(hub, self.root) for hub in mesh["hubs"]]
         calls = _TABLES["calls"](**values["calls"])
@@ -320,6 +347,7 @@ class _Loading:
         settings = Settings(
             **{name: table(**values[name]) for name, table in _TABLES.items()},  # type: ignore[arg-type]
             services={name: ServiceSettings(**(limits | own)) for name, own in self.services.items()},
+            access=self.access,
             root=self.root,
             file=self.file,
         )
@@ -341,13 +369,29 @@ class _Loading:
                 place = self.sources.get(shorter) or self.sources.get(longer, "default")
                 shown = _kind_of(shorter).show(less), _kind_of(longer).show(more)
                 self._problem(place, shorter, f"{shown[0]} must be shorter than {longer}, which is {shown[1]}")
+        keys = settings.keys
+        if keys.secret is not None and keys.dir is None:
+            place = self.sources["keys.secret"]
+            self._problem(place, "keys.secret", "whom to believe is missing: set keys.dir, which holds the public keys")
+        if settings.access is not None and keys.dir is None and settings.mesh.bind.startswith("tcp://"):
+            # Over ipc a caller is one of this user's processes; over bare tcp it is anybody who says so.
+            place = self._at(("access",))
+            self._problem(place, "access", 'over tcp only a key tells who calls: set keys.dir, or mesh.bind = "ipc"')
+        for name, service in settings.services.items():
+            if 0 < service.maximum < service.minimum:
+                dotted = f"services.{name}.maximum"
+                place = self.sources.get(dotted, "default")
+                self._problem(place, dotted, f"{service.maximum} is less than the minimum of {service.minimum}")
 
     def origins(self) -> list[Origin]:
         rows: list[Origin] = []
 
         def add(dotted: str, entry: _Entry, value: Any) -> None:
             shown = entry.kind.show(value)
-            rows.append(Origin(dotted, shown, self.sources.get(dotted, "default"), entry.about))
+            origin = self.sources.get(dotted, "default")
+            if isinstance(value, Secret):
+                origin = f"{origin}, {value.reference}"
+            rows.append(Origin(dotted, shown, origin, entry.about))
 
         for name, entries in _ENTRIES.items():
             table = getattr(self.settings, name)
@@ -358,7 +402,15 @@ class _Loading:
                 add(f"services.{service}.{key}", entry, getattr(own, entry.attribute))
             for key, value in own.config.items():
                 dotted = f"services.{service}.config.{key}"
-                rows.append(Origin(dotted, value, self.sources.get(dotted, "default"), "the service's own"))
+                origin = self.sources.get(dotted, "default")
+                if isinstance(value, Secret):
+                    origin = f"{origin}, {value.reference}"
+                rows.append(Origin(dotted, hidden(value), origin, "the service's own"))
+        if self.settings.access is not None:
+            for number, rule in enumerate(self.settings.access.allow):
+                rows.append(Origin(f"access.allow.{number}", str(rule), rule.place, "who may call what"))
+            for number, served in enumerate(self.settings.access.serve):
+                rows.append(Origin(f"access.serve.{number}", str(served), served.place, "who may run what"))
         return rows
 
 

@@ -53,7 +53,7 @@ class _Scan:
                 return tuple(parts)
             self.at += 1
 
-    def pair(self, prefix: Key) -> None:
+    def pair(self, prefix: Key) -> Key:
         at = self.at
         key = self.key()
         for depth in range(1, len(key) + 1):
@@ -61,6 +61,7 @@ class _Scan:
         self.at = self.text.index("=", self.at) + 1
         self.skip(_SPACE)
         self.value(prefix + key)
+        return key
 
     def value(self, key: Key) -> None:
         if self.peek("["):
@@ -89,6 +90,8 @@ class _Scan:
 
     def document(self) -> dict[Key, int]:
         prefix: Key = ()
+        numbered: Key = ()  # of the array's table that we are in: ("access", "allow", "0")
+        counts: dict[Key, int] = {}
         while True:
             self.skip(_BLANK)
             if self.at >= len(self.text):
@@ -100,14 +103,23 @@ class _Scan:
                 prefix = self.key()
                 for depth in range(1, len(prefix) + 1):
                     self.note(prefix[:depth], at)
+                numbered = ()
+                if brackets == "[[":
+                    counts[prefix] = counts.get(prefix, -1) + 1
+                    numbered = (*prefix, str(counts[prefix]))
+                    self.note(numbered, at)
                 self.at += len(brackets)
             else:
-                self.pair(prefix)
+                at = self.at
+                key = self.pair(prefix)
+                if numbered:
+                    self.note((*numbered, *key), at)
 
 
 def places(text: str) -> dict[Key, int]:
     """The line (from 1) of every table and key in `text`, which must be valid TOML.
 
-    Keys inside arrays of tables share one entry: the line of the first. Escapes in quoted keys are not resolved.
+    Keys inside arrays of tables have an entry with their number, ("many", "0", "k"), and share one without it: the
+    line of the first. Escapes in quoted keys are not resolved.
     """
     return _Scan(text.replace("\r\n", "\n")).document()

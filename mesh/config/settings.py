@@ -15,7 +15,25 @@ from typing import Annotated, Any, Literal
 from msgspec import Struct, field
 from msgspec.structs import force_setattr
 
-from mesh.config.values import BIND, DURATION, ENDPOINTS, FLAG, PATH, PORT, SIZE, TEXT, TEXTS, choice, number, whole
+from mesh.config.access import AccessSettings
+from mesh.config.secrets import Secret
+from mesh.config.values import (
+    BIND,
+    DURATION,
+    ENDPOINTS,
+    FLAG,
+    PATH,
+    PATH_OR_NONE,
+    PORT,
+    SECRET,
+    SIZE,
+    TABLE,
+    TEXT,
+    TEXTS,
+    choice,
+    number,
+    whole,
+)
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["auto", "console", "json"]
@@ -115,6 +133,18 @@ class GatewaySettings(Struct, frozen=True, kw_only=True):
     drain_s: Annotated[float, DURATION, "how long a stopping gateway finishes requests"] = field(
         default=5.0, name="drain"
     )
+    replicas: Annotated[int, whole(0, 1024), "gateways that supervisor runs, on one listening socket"] = 2
+
+
+class KeySettings(Struct, frozen=True, kw_only=True):
+    """[keys]: who this process is on the network, and whom it believes. docs/security.md tells how."""
+
+    dir: Annotated[
+        Path | None, PATH_OR_NONE, "key files; with it, tcp is encrypted and both ends prove who they are"
+    ] = None
+    name: Annotated[str, TEXT, "this process's key; when absent its role: hub, gateway, client, or its service"] = ""
+    secret: Annotated[Secret | None, SECRET, "where its secret key is, if it is not in a file of `dir`"] = None
+    hub: Annotated[str, TEXT, "name of the keys that hubs have"] = "hub"
 
 
 class LogSettings(Struct, frozen=True, kw_only=True):
@@ -177,11 +207,49 @@ class EventSettings(Struct, frozen=True, kw_only=True):
     )
 
 
-class ServiceSettings(Struct, frozen=True, kw_only=True):
-    """[services.NAME]: one service's limits, and `config`, a table of the service's own values."""
+class AutoscaleSettings(Struct, frozen=True, kw_only=True):
+    """[autoscale]: how the replicas of a service follow its load, between its `minimum` and its `maximum`."""
 
+    every_s: Annotated[float, DURATION, "how often to look"] = field(default=2.0, name="every")
+    up_after_s: Annotated[float, DURATION, "load that lasts so long adds workers"] = field(default=4.0, name="up_after")
+    down_after_s: Annotated[float, DURATION, "only what was not needed for so long is taken away"] = field(
+        default=60.0, name="down_after"
+    )
+    cooldown_s: Annotated[float, DURATION, "how long to watch a change before the next one"] = field(
+        default=6.0, name="cooldown"
+    )
+
+
+class ServiceSettings(Struct, frozen=True, kw_only=True):
+    """[services.NAME]: one service: what runs it, its limits, and `config`, a table of the service's own values.
+
+    `mesh up` runs those that name a `class`; the others say only how a service is to be, wherever it runs.
+    """
+
+    classes: Annotated[list[str], TEXTS, 'what its workers run, like "services.greeting:Greeting"'] = field(
+        default_factory=list, name="class"
+    )
+    replicas: Annotated[int, whole(0, 1024), "workers; `mesh scale` chooses another number"] = 1
+    minimum: Annotated[int, whole(1, 1024), "workers that autoscaling leaves at least"] = 1
+    maximum: Annotated[int, whole(0, 1024), "workers that autoscaling starts at most; 0: no autoscaling"] = 0
+    target_cpu: Annotated[float, number(0.05, 1), "the share of a core that a worker is to use"] = 0.7
+    target_in_flight: Annotated[int, whole(0), "calls that a worker is to have under way; 0: any number"] = 0
+    target_latency_s: Annotated[float, DURATION, "the mean time of an answer above which workers are added"] = field(
+        default=0.0, name="target_latency"
+    )
     concurrency: Annotated[int, whole(1), "calls that a worker runs at once; [calls] when absent"] = 4096
     queue: Annotated[int, whole(0), "calls that may wait in a worker; [calls] when absent"] = 1024
+    environment: Annotated[dict[str, str], TABLE, "variables of its workers, from their first moment"] = {}
+    env_file: Annotated[str, TEXT, "a file of NAME=value lines that its workers read when they start"] = ""
+    memory_bytes: Annotated[int, SIZE, "memory that a worker may take before it fails"] = field(
+        default=0, name="memory"
+    )
+    files: Annotated[int, whole(0), "files that a worker may have open; 0: as many as it may"] = 0
+    nice: Annotated[int, whole(0, 19), "how far its workers stand back for others"] = 0
+    user: Annotated[str, TEXT, "who its workers run as, if supervisord is root's"] = ""
+    stop_timeout_s: Annotated[float, DURATION, "how long a worker may finish its calls; [worker] when absent"] = field(
+        default=0.0, name="stop_timeout"
+    )
     config: dict[str, Any] = {}
 
 
@@ -204,7 +272,11 @@ class Settings(Struct, frozen=True, kw_only=True):
     store: StoreSettings = field(default_factory=StoreSettings)
     tasks: TaskSettings = field(default_factory=TaskSettings)
     events: EventSettings = field(default_factory=EventSettings)
+    autoscale: AutoscaleSettings = field(default_factory=AutoscaleSettings)
+    keys: KeySettings = field(default_factory=KeySettings)
     services: dict[str, ServiceSettings] = {}
+    #: None until [access] stands in the file: then everybody may call everything.
+    access: AccessSettings | None = None
     root: Path = field(default_factory=Path.cwd)
     file: Path | None = None
 

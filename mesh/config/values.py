@@ -6,10 +6,13 @@ Leaves to others: which key has which kind (config.settings), where a value came
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from mesh.config.secrets import HIDDEN, Secret
 
 
 class Kind(NamedTuple):
@@ -20,11 +23,13 @@ class Kind(NamedTuple):
         read: (value as TOML gave it, or as text) -> the typed value; raises ValueError when it is not one.
             The error's own text, when it has one, is added to the message.
         show: (typed value) -> as it would be written in the file.
+        hidden: whether neither errors nor pages repeat what was written.
     """
 
     wanted: str
     read: Callable[[Any], Any]
     show: Callable[[Any], Any] = lambda value: value
+    hidden: bool = False
 
 
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -48,6 +53,19 @@ def read_duration(value: Any) -> float:
     if not text or at != len(text):
         raise ValueError(f'it has no unit: write "{text}s"' if text.replace(".", "", 1).isdigit() else "")
     return total
+
+
+def read_seconds(value: Any) -> float:
+    """Seconds of what code gives: a plain number of them (90, 2.5), or text with a unit like "90s".
+
+    Raises:
+        ValueError: it is neither, or is not finite; its text, when it has one, says more.
+    """
+    if isinstance(value, str):
+        return read_duration(value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError
+    return float(value)
 
 
 def show_duration(seconds: float) -> str:
@@ -98,6 +116,15 @@ def _read_text(value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ValueError
     return value.strip()
+
+
+def _read_secret(value: Any) -> Secret:
+    # Not through _read_text: its error would name what is wrong with a text, and this one says what to write instead.
+    if isinstance(value, Secret):
+        return value
+    if not isinstance(value, str):
+        raise ValueError
+    return Secret(value)
 
 
 def _read_flag(value: Any) -> bool:
@@ -199,9 +226,29 @@ def _read_bind(value: Any) -> str:
     raise ValueError
 
 
+def _read_table(value: Any) -> dict[str, str]:
+    if isinstance(value, str):  # in the environment: LANG=C,TZ=UTC
+        pairs = [part.partition("=") for part in value.split(",") if part.strip()]
+        if not all(equals and name.strip() for name, equals, _ in pairs):
+            raise ValueError
+        return {name.strip(): text for name, _, text in pairs}
+    if not isinstance(value, dict) or not all(isinstance(each, str) for each in value.values()):
+        raise ValueError
+    return dict(value)
+
+
 TEXT = Kind("a text", _read_text)
+TABLE = Kind('a table of texts like { LANG = "C" }', _read_table)
 FLAG = Kind("true or false", _read_flag)
 PATH = Kind("a path", _read_path, str)
+#: A path that may be absent, which is shown as an empty text.
+PATH_OR_NONE = Kind("a path", _read_path, lambda path: "" if path is None else str(path))
+SECRET = Kind(
+    "a reference to a secret",
+    _read_secret,
+    lambda secret: "" if secret is None else HIDDEN,
+    hidden=True,
+)
 PORT = Kind("a port (1–65535)", _between(_read_int, 1, 65535))
 DURATION = Kind('a duration like "10s", "250ms" or "1m"', _positive_duration, show_duration)
 SIZE = Kind('a size like "64MiB" or "16KiB"', _positive_size, show_size)

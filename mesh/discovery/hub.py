@@ -16,8 +16,10 @@ import msgspec
 
 from mesh.clock import Clock, Timer
 from mesh.discovery.admission import NAME_CHARS, Limits, read_records
+from mesh.discovery.record import Instance
 from mesh.discovery.registry import Counts, News, Registry
-from mesh.errors import MeshError, ProtocolViolation, SetupError, TooLarge
+from mesh.errors import Forbidden, MeshError, ProtocolViolation, SetupError, TooLarge
+from mesh.policy.access import Access
 from mesh.protocol.codec import Reader, Writer
 from mesh.protocol.link import ACCEPTOR, CONNECTED, LOST, Link, check_version, step
 from mesh.protocol.messages import (
@@ -74,15 +76,18 @@ class Hub:
         lease_s: float = 5.0,
         learn_s: float | None = None,
         limits: Limits | None = None,
+        access: Access | None = None,
     ) -> None:
         """Args:
         identity, epoch: what this hub is called, and when it started (ids.epoch).
         lease_s: how long a registration holds without a renewal.
         learn_s: for how long after its start it declares nobody gone; one lease when None.
+        access: who may run what; None: everybody everything.
         """
         self.identity = identity
         self.epoch = epoch
         self.limits = limits or Limits()
+        self.access = access
         self.endpoint = ""
         self._transport = transport
         self._clock = clock
@@ -197,6 +202,7 @@ class Peer:
 
     def __init__(self, hub: Hub, channel: Channel) -> None:
         self.name = channel.peer
+        self._holder = ""
         self._hub = hub
         self._channel = channel
         self._link = Link.CONNECTING
@@ -273,6 +279,8 @@ class Peer:
             raise ProtocolViolation(f"hello: identity must be 1 to {NAME_CHARS} printable characters")
         self._link = step(ACCEPTOR, self._link, HELLO)
         self.name = identity
+        # An identity is a claim: leases are held by who has proved to hold a key, under the identity that it gives.
+        self._holder = f"{self._channel.user}/{identity}" if self._channel.user else identity
         self._largest = message[4]
         hub = self._hub
         about = {"role": "hub", "lease_ms": str(_ms(hub.registry.lease_s))}
@@ -281,18 +289,30 @@ class Peer:
     def _register(self, message: list[Any]) -> None:
         _, request, body = message
         hub = self._hub
-        hub.registry.register(self.name, read_records(body, hub.limits), hub.now())
+        records = read_records(body, hub.limits)
+        if hub.access is not None:
+            self._check_serving(hub.access, records)
+        hub.registry.register(self._holder, records, hub.now())
         self.say(REGISTERED, request, _ms(hub.registry.lease_s), _ms(hub.registry.renew_s))
         hub.tell_soon()
 
+    def _check_serving(self, access: Access, records: list[Instance]) -> None:
+        worker = self._channel.user or self.name.rpartition("-")[0] or self.name
+        for record in records:
+            if not access.may_serve(worker, record.service):
+                raise Forbidden(
+                    f"{worker[:100]!r} may not run {record.service!r}: no [[access.serve]] of {self._hub.identity} "
+                    f"allows it"
+                )
+
     def _renew(self, message: list[Any]) -> None:
-        unknown = self._hub.registry.renew(self.name, message[1], self._hub.now())
+        unknown = self._hub.registry.renew(self._holder, message[1], self._hub.now())
         if unknown:
             self.say(UNKNOWN, unknown)
         self._hub.tell_soon()
 
     def _leave(self, message: list[Any]) -> None:
-        self._hub.registry.leave(self.name, message[1])
+        self._hub.registry.leave(self._holder, message[1])
         self._hub.tell_soon()
 
     def _watch(self, _message: list[Any]) -> None:

@@ -65,6 +65,26 @@ class Subscription(msgspec.Struct, omit_defaults=True, frozen=True):
     to: Literal["one", "every"] = "one"
 
 
+class TaskRecord(msgspec.Struct, omit_defaults=True, frozen=True):
+    """One task that may be deferred.
+
+    Attributes:
+        params, returns, binary, doc: as a method's.
+        keep_s: how long a finished job is kept when whoever defers does not say; None takes the deferrer's default.
+        priority: of a job that is deferred without one.
+        schedules: when the mesh defers it by itself: "0 3 * * * Asia/Tokyo", "every 10s".
+    """
+
+    name: str
+    params: dict[str, Any] = {}
+    returns: dict[str, Any] = {}
+    binary: bool = False
+    doc: str = ""
+    keep_s: float | None = None
+    priority: int = 5
+    schedules: list[str] = []
+
+
 class Instance(msgspec.Struct, omit_defaults=True, frozen=True):
     """One running copy of a service.
 
@@ -74,6 +94,7 @@ class Instance(msgspec.Struct, omit_defaults=True, frozen=True):
         host: name of the machine, for people and for preferring what is near.
         endpoint: where its worker's ROUTER listens. "" for a mere listener that answers no calls.
         events: where its worker's SUB listens; "" when it subscribes to nothing for every instance.
+        subscriptions: what it hears of as it is emitted; `durable`: what it hears of from the log.
         load: calls in hand divided by the worker's limit, 0.0 to 1.0, as of the last renewal.
     """
 
@@ -92,3 +113,5 @@ class Instance(msgspec.Struct, omit_defaults=True, frozen=True):
     meta: dict[str, str] = {}
     doc: str = ""
     load: float = 0.0
+    tasks: dict[str, TaskRecord] = {}
+    durable: list[Subscription] = []

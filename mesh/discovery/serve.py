@@ -14,6 +14,7 @@ from mesh.clock import LoopClock
 from mesh.config import Settings
 from mesh.discovery.hub import Hub
 from mesh.errors import AddressInUse, BadEndpoint, SetupError
+from mesh.policy.access import Access
 from mesh.telemetry.logs import get_logger
 from mesh.transport.zmq_transport import from_settings
 
@@ -34,13 +35,14 @@ async def serve(settings: Settings, endpoint: str = "") -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    transport = from_settings(settings)
+    transport = from_settings(settings, "hub")
     hub = Hub(
         transport,
         LoopClock(),
         identity=ids.instance_id("hub"),
         epoch=ids.epoch(),
         lease_s=settings.discovery.lease_s,
+        access=Access((), settings.access.serve) if settings.access is not None else None,
     )
     try:
         at = await _listen(hub, [endpoint] if endpoint else settings.mesh.hubs)

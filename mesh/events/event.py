@@ -32,6 +32,9 @@ class Event(msgspec.Struct, frozen=True):
         at: when it was emitted by the publisher's clock, in seconds since 1970.
         trace: W3C traceparent of what emitted it; "" when unknown.
         meta: small map of text that travels with it.
+        id: of a durable event; the same at each delivery.
+        key: with which a durable event was emitted.
+        offset: where a durable event stands in the log.
     """
 
     topic: str
@@ -41,6 +44,9 @@ class Event(msgspec.Struct, frozen=True):
     at: float = 0.0
     trace: str = ""
     meta: dict[str, str] = {}
+    id: str = ""
+    key: str = ""
+    offset: int = 0
 
 
 class Handler(msgspec.Struct, frozen=True):

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from mesh.discovery.record import Instance, MethodRecord, RouteRecord
+from mesh.discovery.record import Instance, MethodRecord, RouteRecord, TaskRecord
 from mesh.errors import UnknownMethod, UnknownService
 from mesh.gateway.binding import RpcBinding
 from mesh.gateway.ports import Change, Table
@@ -22,6 +22,9 @@ from mesh.gateway.routes import Conflict, Routes
 from mesh.telemetry.logs import get_logger
 
 _log = get_logger(__name__)
+
+#: Services of the framework's own (mesh.store): nothing of theirs is to be reached over HTTP.
+OWN: Final = "mesh-"
 
 
 class Offer(NamedTuple):
@@ -31,6 +34,7 @@ class Offer(NamedTuple):
     version: str
     methods: Mapping[str, MethodRecord]
     routes: tuple[tuple[RouteRecord, MethodRecord], ...]
+    tasks: Mapping[str, TaskRecord] = {}
 
 
 def offer_of(instances: Sequence[Instance]) -> Offer:
@@ -39,11 +43,17 @@ def offer_of(instances: Sequence[Instance]) -> Offer:
     ordered = sorted(instances, key=lambda instance: (instance.epoch, instance.id))
     methods: dict[str, MethodRecord] = {}
     routes: dict[tuple[str, str], RouteRecord] = {}
+    tasks: dict[str, TaskRecord] = {}
     seen: Instance | None = None
     for instance in ordered:
         # Copies of one release are equal: read once.
-        if seen is None or instance.routes != seen.routes or instance.methods != seen.methods:
+        if seen is None or (instance.routes, instance.methods, instance.tasks) != (
+            seen.routes,
+            seen.methods,
+            seen.tasks,
+        ):
             methods.update(instance.methods)
+            tasks.update(instance.tasks)
             for record in instance.routes:
                 routes[record.verb, record.path] = record
             seen = instance
@@ -51,7 +61,7 @@ def offer_of(instances: Sequence[Instance]) -> Offer:
     declared = tuple(
         (record, methods[record.method]) for _, record in sorted(routes.items()) if record.method in methods
     )
-    return Offer(latest.doc, latest.version, methods, declared)
+    return Offer(latest.doc, latest.version, methods, declared, tasks)
 
 
 class Target(NamedTuple):
@@ -91,6 +101,8 @@ class Catalog:
             self._learn(service)
 
     def _learn(self, service: str) -> None:
+        if service.startswith(OWN):
+            return
         instances = self._table.instances(service)
         before = self.offers.get(service)
         if not instances:
@@ -146,6 +158,21 @@ class Catalog:
         if record is None:
             raise UnknownMethod(f"{service} has no method {_quoted(method)}{_nearest(method, offer.methods)}")
         return Target(service, method, name, record, RpcBinding(record))
+
+    def task(self, service: str, task: str) -> TaskRecord:
+        """A task to be deferred by name.
+
+        Raises:
+            UnknownService: no hub has told of it.
+            UnknownMethod: none of its instances has such a task.
+        """
+        offer = self.offers.get(service)
+        if offer is None:
+            raise UnknownService(f"no service is called {_quoted(service)}{_nearest(service, self.offers)}")
+        record = offer.tasks.get(task)
+        if record is None:
+            raise UnknownMethod(f"{service} has no task {_quoted(task)}{_nearest(task, offer.tasks)}")
+        return record
 
 
 def _quoted(name: str) -> str:

@@ -1,16 +1,19 @@
 """Whether this gateway lives, and whether it should be given requests.
 
 Owns: the checks, their lines, and what readiness means: it has heard from a hub once, and it is not leaving. A hub
-that dies later changes nothing: every call goes on.
-Leaves to others: hearing from hubs (discovery.agent), draining (app).
+that dies later changes nothing: every call goes on. A worker in a crash loop is told of, and changes nothing either:
+to take every gateway out of its balancer for one broken service would break all the others.
+Leaves to others: hearing from hubs (discovery.agent), draining (app), seeing crashes (telemetry.crashes).
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Final, NamedTuple
 
 from mesh.gateway.ports import Agent
 from mesh.gateway.reply import Reply
+from mesh.telemetry import crashes
 
 _TEXT: Final = "text/plain; charset=utf-8"
 
@@ -24,10 +27,15 @@ class Check(NamedTuple):
 
 
 class Health:
-    """The state behind /livez and /readyz."""
+    """The state behind /livez and /readyz.
 
-    def __init__(self, agent: Agent) -> None:
+    Args:
+        run_dir: where supervisor's watch tells of crashes; None does not look.
+    """
+
+    def __init__(self, agent: Agent, run_dir: Path | None = None) -> None:
         self._agent = agent
+        self._run_dir = run_dir
         self._heard = False
         #: Set once, when the gateway begins to leave.
         self.draining = False
@@ -62,11 +70,13 @@ class Health:
         return Reply(b"[+] http: answering\nlive\n" if verbose else b"live\n", _TEXT)
 
     def ready_reply(self, *, verbose: bool = False) -> Reply:
-        """/readyz: 200 or 503, with a line per check when asked for or when one fails."""
+        """/readyz: 200 or 503, with a line per check when asked for or when one fails, and one per crash loop."""
         checks = self.checks()
         ready = all(check.passed for check in checks)
         lines = [f"[{'+' if check.passed else '-'}] {check.name}: {check.told}" for check in checks]
         shown = lines if verbose or not ready else []
+        looping = [each.told() for each in crashes.read(self._run_dir) if each.looping] if self._run_dir else []
+        shown += [f"[!] supervisor: {told}" for told in looping]
         text = "\n".join([*shown, "ready" if ready else "not ready"]) + "\n"
         extra = b"" if ready else b"Retry-After: 1\r\n"
         return Reply(text.encode(), _TEXT, 200 if ready else 503, extra)

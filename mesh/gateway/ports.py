@@ -11,6 +11,8 @@ from typing import Any, Protocol
 
 from mesh.clock import Clock
 from mesh.discovery.record import Instance
+from mesh.tasks.contract import Tasks
+from mesh.tasks.deferring import Options
 
 Buffer = bytes | bytearray | memoryview
 
@@ -96,8 +98,30 @@ class Recorder(Protocol):
     def snapshot(self) -> Mapping[str, Any]: ...
 
 
+class Job(Protocol):
+    """A task that was deferred."""
+
+    @property
+    def id(self) -> str: ...
+
+
+class Durable(Protocol):
+    """The way to the engine of tasks."""
+
+    @property
+    def tasks(self) -> Tasks: ...
+
+    @property
+    def timeout_s(self) -> float: ...
+
+    def defer(self, task: Any, args: tuple[Any, ...], kwargs: dict[str, Any], how: Options) -> Awaitable[Job]: ...
+
+
 class Node(Protocol):
     """A connection to the mesh."""
+
+    @property
+    def durable(self) -> Durable: ...
 
     @property
     def identity(self) -> str: ...

@@ -23,7 +23,7 @@ from mesh.gateway.binding import Binding
 VERBS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 #: Addresses that the gateway answers itself; a service's route below one of them is never reached.
-RESERVED: Final = ("rpc", "openapi.json", "docs", "livez", "readyz", "metrics", "mesh")
+RESERVED: Final = ("rpc", "tasks", "jobs", "openapi.json", "docs", "livez", "readyz", "metrics", "mesh")
 
 
 class Route:

@@ -29,6 +29,7 @@ from mesh.gateway.connections import Connections
 from mesh.gateway.docs import PAGES, docs_reply
 from mesh.gateway.headers import read_request_id, read_timeout
 from mesh.gateway.health import Health
+from mesh.gateway.jobs import Jobs
 from mesh.gateway.malformed import http_logger
 from mesh.gateway.media import JSON_TYPE, Kind, kind_of, stream_form, wants_msgpack
 from mesh.gateway.metrics import metrics_reply
@@ -49,6 +50,7 @@ _log = get_logger(__name__)
 _TIMEOUT: Final = istr("X-Request-Timeout")
 _TRACEPARENT: Final = istr("traceparent")
 _REQUEST_ID: Final = istr("X-Request-Id")
+_IDEMPOTENCY_KEY: Final = istr("Idempotency-Key")
 _READABLE: Final = frozenset({"GET", "HEAD"})
 _OWN: Final = frozenset({"/livez", "/readyz", "/metrics", "/mesh", "/openapi.json", *PAGES})
 
@@ -64,8 +66,9 @@ class Gateway:
         self.node = node
         self.settings = settings
         self.catalog = Catalog(node.table)
-        self.health = Health(node.agent)
+        self.health = Health(node.agent, settings.mesh.run_dir)
         self.connections = Connections()
+        self.jobs = Jobs(node.durable, self.catalog)
         self._started_at = node.clock.wall()
         self._timeout_s = settings.gateway.timeout_s
         self._most = settings.gateway.max_body_bytes
@@ -145,6 +148,10 @@ class Gateway:
         verb = request.method
         if path.startswith("/rpc/"):
             return await self._rpc(request, path, query, trace, extra)
+        if path.startswith(("/tasks/", "/jobs/")):
+            reply = await self._durable(request, path, query)
+            reply.extra += extra
+            return reply
         if verb == "OPTIONS":
             allow = ", ".join(VERBS) if path == "*" else self.catalog.routes.allow(path)
             return Reply(status=204, extra=b"Allow: %b\r\n%b" % (allow.encode(), extra))
@@ -162,6 +169,40 @@ class Gateway:
         """Whether "no such route" can be known: not before some hub has learned who runs."""
         self._certain = self._certain or self.node.table.certain
         return self._certain
+
+    # --- tasks ----------------------------------------------------------------------------------
+
+    async def _durable(self, request: web.BaseRequest, path: str, query: str) -> Reply:
+        verb = request.method
+        if path.startswith("/jobs/"):
+            return await self.jobs.job(verb, path[6:], query, msgpack=wants_msgpack(request.headers.get(hdrs.ACCEPT)))
+        try:
+            service, name, record = self.jobs.task(path[7:])
+        except UnknownService:
+            if not self._may_say_unknown():
+                raise Unavailable("no hub has told yet which services there are") from None
+            raise
+        if verb != "POST":
+            allow = "POST, OPTIONS"
+            if verb == "OPTIONS":
+                return Reply(status=204, extra=b"Allow: %b\r\n" % allow.encode())
+            raise MethodNotAllowed(f"{verb} {path}: tasks are deferred with POST", details={"allow": allow})
+        target = f"{service}.{name}"
+        stats = self.node.recorder.method("http", service, name)
+        code = "cancelled"
+        began_at = self._now()
+        stats.begin()
+        try:
+            body = await self._body(request, None)
+            idempotency = request.headers.get(_IDEMPOTENCY_KEY)
+            reply = await self.jobs.defer(target, record, query, body, self._kind(request), idempotency)
+            code = ""
+            return reply
+        except MeshError as exc:
+            code = exc.code
+            raise
+        finally:
+            stats.end(self._now() - began_at, code)
 
     # --- calls ----------------------------------------------------------------------------------
 

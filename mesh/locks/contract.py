@@ -31,6 +31,7 @@ class Locks(Protocol):
 
     - At most one owner at a time holds a name, through any restart of the engine.
     - Those who wait get it in the order in which they came.
+    - Whose `acquire` is cancelled waits no more, and holds nothing.
     """
 
     async def acquire(self, name: str, owner: str, *, ttl_s: float, wait_s: float, timeout_s: float) -> Grant:

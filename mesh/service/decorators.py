@@ -1,7 +1,8 @@
-"""What a service's author writes over a method: `@rpc`, `@http.get`, `@on`, `@every`.
+"""What a service's author writes over a method: `@rpc`, `@http.get`, `@on`, `@every`; see task_decorators for the rest.
 
 Owns: the options of each, refused at once when they are nonsense, and the marks that they leave on the function.
-Leaves to others: whether marks and function fit together (members), what becomes of them (describe).
+Leaves to others: what the options of attempts may be (tasks.options), whether marks and function fit together
+(members), what becomes of them (describe, workload).
 
 A decorator returns the function itself: it can be called and tested as written, and editors see its types.
 """
@@ -9,7 +10,6 @@ A decorator returns the function itself: it can be called and tested as written,
 from __future__ import annotations
 
 import inspect
-import math
 import re
 from collections.abc import Callable
 from typing import Any, Final, Literal, TypeVar, overload
@@ -18,14 +18,23 @@ import msgspec
 
 from mesh.calls.declared import BadDeclaration
 from mesh.calls.method import Offload
-from mesh.config.values import read_duration
 from mesh.errors import MeshError
 from mesh.events.topics import check_pattern
+from mesh.schedules.contract import Missed
+from mesh.schedules.plan import Every, Plan
+from mesh.tasks.options import (
+    Attempts,
+    Duration,
+    Fatal,
+    TaskMark,
+    check_count,
+    read_attempts,
+    read_seconds,
+)
 
 F = TypeVar("F", bound=Callable[..., Any])
-#: Seconds, or text with a unit: 2.5, "2s", "250ms", "1m30s".
-Duration = float | int | str
 To = Literal["one", "every"]
+Start = Literal["new", "all"]
 
 #: How many calls may wait for a method with a `concurrency` of its own, when its author gives no `queue`.
 DEFAULT_QUEUE: Final = 1024
@@ -51,11 +60,19 @@ class RouteMark(msgspec.Struct, frozen=True):
     produces: str = ""
 
 
+class DurableMark(msgspec.Struct, frozen=True):
+    """The options of `@on(topic, durable=True)`."""
+
+    attempts: Attempts = Attempts()
+    start: Start = "new"
+
+
 class TopicMark(msgspec.Struct, frozen=True):
-    """`@on(topic)`."""
+    """`@on(topic)`; `durable` is None for one that is told and forgotten."""
 
     topic: str
     to: To = "one"
+    durable: DurableMark | None = None
 
 
 class TimerMark(msgspec.Struct, frozen=True):
@@ -64,13 +81,28 @@ class TimerMark(msgspec.Struct, frozen=True):
     period_s: float
 
 
+class ScheduleMark(msgspec.Struct, frozen=True):
+    """`@cron(…)` or `@every(…, once=True)`; `attempts` is None when it said nothing of them."""
+
+    plan: Plan
+    missed: Missed = "once"
+    attempts: Attempts | None = None
+
+
 class Marks(msgspec.Struct):
-    """All that decorators said of one function."""
+    """All that decorators said of one function.
+
+    Attributes:
+        owners: the service classes that it was defined in, or mixed into; so that `Orders.charge` finds its service.
+    """
 
     rpc: RpcMark | None = None
     routes: list[RouteMark] = []
     topics: list[TopicMark] = []
     timers: list[TimerMark] = []
+    task: TaskMark | None = None
+    schedules: list[ScheduleMark] = []
+    owners: list[Any] = []
 
 
 def marks_of(function: Any) -> Marks | None:
@@ -112,10 +144,10 @@ def rpc(
     Raises:
         BadDeclaration: an option is not one of these.
     """
-    timeout_s = None if timeout is None else _seconds("@rpc: timeout", timeout)
-    _count("@rpc: concurrency", concurrency)
+    timeout_s = None if timeout is None else read_seconds("@rpc: timeout", timeout)
+    check_count("@rpc: concurrency", concurrency)
     if queue is not None:
-        _count("@rpc: queue", queue)
+        check_count("@rpc: queue", queue)
         if not concurrency:
             raise BadDeclaration("@rpc: queue needs a concurrency: without one nothing waits at this method")
     if offload not in ("", "thread", "process"):
@@ -129,7 +161,7 @@ def rpc(
     )
 
     def decorate(target: F) -> F:
-        marks = _marks(target, "@rpc")
+        marks = marks_on(target, "@rpc")
         if marks.rpc is not None:
             raise BadDeclaration(f"{_name(target)}: @rpc stands there twice")
         marks.rpc = mark
@@ -169,43 +201,115 @@ class _Http:
 http: Final = _Http()
 
 
-def on(topic: str, *, to: To = "one") -> Callable[[F], F]:
+def on(
+    topic: str,
+    *,
+    to: To = "one",
+    durable: bool = False,
+    retries: int | None = None,
+    backoff: Duration | None = None,
+    timeout: Duration | None = None,
+    start: Start | None = None,
+    slots: int | None = None,
+    concurrency: int | None = None,
+    fatal: Fatal | None = None,
+) -> Callable[[F], F]:
     """Hear of events. The method takes the event's data, the `Event` itself (by its annotation), both, or nothing.
 
     Args:
         topic: dotted words; `*` stands for one word, `#` for none or more.
         to: "one" instance of this service hears of each event, acknowledged; or "every" one, at most once.
+        durable: hear of events from the log: at least once, those of one key one after the other, also of those that
+            were emitted while no instance ran; those that fail again and again go to the dead letters. Only of events
+            that are emitted durable. The other options belong to it, and mean what they mean for `@task`.
+        start: where a handler that is new to the log begins: with "new" events, or with "all" that are kept.
 
     Raises:
-        BadDeclaration: the pattern is malformed, or `to` is neither.
+        BadDeclaration: the pattern is malformed, or an option is nonsense.
     """
+    what = f"@on({topic!r})"
     try:
         check_pattern(topic)
     except MeshError as exc:
         raise BadDeclaration(f"@on: {exc.message}") from exc
     if to not in ("one", "every"):
-        raise BadDeclaration(f'@on({topic!r}): to is "one" or "every", not {to!r}')
+        raise BadDeclaration(f'{what}: to is "one" or "every", not {to!r}')
+    options = {
+        "retries": retries,
+        "backoff": backoff,
+        "timeout": timeout,
+        "slots": slots,
+        "concurrency": concurrency,
+        "fatal": fatal,
+    }
+    given = {name: value for name, value in options.items() if value is not None}
+    mark = TopicMark(topic, to)
+    if durable:
+        if to == "every":
+            raise BadDeclaration(f'{what}: durable events are for one instance of a service; leave out to="every"')
+        if start not in (None, "new", "all"):
+            raise BadDeclaration(f'{what}: start is "new" or "all", not {start!r}')
+        attempts = read_attempts(what, **given)  # type: ignore[arg-type]
+        mark = TopicMark(topic, to, DurableMark(attempts, start or "new"))
+    elif given or start is not None:
+        named = next(iter(given), "start")
+        raise BadDeclaration(f"{what}: {named} is for durable events; add durable=True")
 
     def decorate(target: F) -> F:
-        _marks(target, "@on").topics.insert(0, TopicMark(topic, to))
+        marks_on(target, "@on").topics.insert(0, mark)
         return target
 
     return decorate
 
 
-def every(period: Duration) -> Callable[[F], F]:
+def every(
+    period: Duration,
+    *,
+    once: bool = False,
+    missed: Missed | None = None,
+    retries: int | None = None,
+    backoff: Duration | None = None,
+    timeout: Duration | None = None,
+) -> Callable[[F], F]:
     """Run the method again and again in each instance, never twice at once: `@every("10s")`.
 
     Args:
         period: from start to start; seconds, or text like "10s". A run that takes longer delays the next.
+        once: once for the whole mesh and not in each instance: at the multiples of the period since 1970, as a task,
+            through the death of any worker. The other options belong to it, and mean what they mean for `@cron`.
 
     Raises:
-        BadDeclaration: not a positive time.
+        BadDeclaration: not a positive time, or an option is nonsense.
     """
-    mark = TimerMark(_seconds("@every", period))
+    what = f"@every({period!r})"
+    options = {"retries": retries, "backoff": backoff, "timeout": timeout}
+    given = {name: value for name, value in options.items() if value is not None}
+    if once:
+        return schedule(what, Every(period), missed or "once", given)
+    if given or missed is not None:
+        named = next(iter(given), "missed")
+        raise BadDeclaration(f"{what}: {named} is for what runs once for the whole mesh; add once=True")
+    mark = TimerMark(read_seconds("@every", period))
 
     def decorate(target: F) -> F:
-        _marks(target, "@every").timers.insert(0, mark)
+        marks_on(target, "@every").timers.insert(0, mark)
+        return target
+
+    return decorate
+
+
+def schedule(what: str, plan: Plan, missed: Missed, options: dict[str, Any]) -> Callable[[F], F]:
+    """For `@cron` and `@every(once=True)`: a mark of this plan; `options` are those that the author gave.
+
+    Raises:
+        BadDeclaration: an option is nonsense.
+    """
+    if missed not in ("once", "all", "skip"):
+        raise BadDeclaration(f'{what}: missed is "once", "all" or "skip", not {missed!r}')
+    mark = ScheduleMark(plan, missed, read_attempts(what, **options) if options else None)
+
+    def decorate(target: F) -> F:
+        marks_on(target, what).schedules.insert(0, mark)
         return target
 
     return decorate
@@ -254,13 +358,13 @@ def _route(verb: str, path: str, status: int, produces: str) -> Callable[[F], F]
     mark = RouteMark(verb, path, status, produces)
 
     def decorate(target: F) -> F:
-        _marks(target, what).routes.insert(0, mark)
+        marks_on(target, what).routes.insert(0, mark)
         return target
 
     return decorate
 
 
-def _marks(target: Any, what: str) -> Marks:
+def marks_on(target: Any, what: str) -> Marks:
     """The function's own marks. Decorators apply from the bottom up, so each inserts in front: order is as read."""
     if not inspect.isfunction(target):
         kind = type(target).__name__
@@ -274,22 +378,3 @@ def _marks(target: Any, what: str) -> Marks:
 
 def _name(target: Any) -> str:
     return str(getattr(target, "__qualname__", target))
-
-
-def _seconds(what: str, value: Duration) -> float:
-    if isinstance(value, str):
-        try:
-            seconds = read_duration(value)
-        except ValueError as exc:
-            reason = f" ({exc})" if str(exc) else ""
-            raise BadDeclaration(f'{what} {value!r} is not a time like "10s", "250ms" or "1m30s"{reason}') from exc
-    else:
-        seconds = value if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
-    if not 0 < seconds < math.inf:
-        raise BadDeclaration(f"{what} {value!r} is not a positive time")
-    return float(seconds)
-
-
-def _count(what: str, value: int) -> None:
-    if type(value) is not int or value < 0:
-        raise BadDeclaration(f"{what} {value!r} is not a whole number from 0")

@@ -1,7 +1,8 @@
 """A service as others need it: methods for the server, handlers for events, timers, and its record for the registry.
 
 Owns: resolving the types of marked methods, once for each class; where an HTTP route finds each parameter.
-Leaves to others: what is refused without types (members), running any of it (worker), reading records (gateway).
+Leaves to others: what is refused without types (members), tasks and durable events (workload), running any of it
+(worker), reading records (gateway).
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from weakref import WeakKeyDictionary
 from mesh.calls.declared import BadDeclaration, Parameter
 from mesh.calls.method import Method
 from mesh.calls.signature import Signature
-from mesh.discovery.record import Instance, MethodRecord, RouteRecord, Source, Subscription
-from mesh.events.event import Event, Handler, decoder
+from mesh.discovery.record import Instance, MethodRecord, RouteRecord, Source, Subscription, TaskRecord
+from mesh.events.event import Decode, Event, Handler, decoder
 from mesh.service.decorators import RouteMark, path_parameters
 from mesh.service.members import Member, members
 from mesh.service.service import Service
@@ -32,17 +33,19 @@ class Timer(NamedTuple):
     run: Callable[[], Awaitable[Any]]
 
 
-class _Typed(NamedTuple):
+class Typed(NamedTuple):
+    """A method that may be called or deferred, with its types resolved."""
+
     member: Member
     signature: Signature
 
 
 # Resolving a method's types costs some 250 µs, and every instance of a class would do it again.
-_KNOWN: Final[WeakKeyDictionary[type[Service], tuple[_Typed, ...]]] = WeakKeyDictionary()
+_KNOWN: Final[WeakKeyDictionary[type[Service], tuple[Typed, ...]]] = WeakKeyDictionary()
 
 
-def _typed(cls: type[Service]) -> tuple[_Typed, ...]:
-    """The marked methods with their types resolved.
+def typed(cls: type[Service]) -> tuple[Typed, ...]:
+    """The methods of a class that may be called or deferred.
 
     Raises:
         BadDeclaration: an annotation cannot be resolved, or a type cannot travel.
@@ -50,9 +53,9 @@ def _typed(cls: type[Service]) -> tuple[_Typed, ...]:
     known = _KNOWN.get(cls)
     if known is None:
         known = _KNOWN[cls] = tuple(
-            _Typed(member, Signature(member.function, f"{cls.name}.{member.name}", owner=cls))
+            Typed(member, Signature(member.function, f"{cls.name}.{member.name}", owner=cls))
             for member in members(cls)
-            if member.rpc is not None
+            if member.rpc is not None or member.task is not None
         )
     return known
 
@@ -65,9 +68,10 @@ def methods(service: Service) -> list[Method]:
     """
     cls = type(service)
     found = []
-    for member, signature in _typed(cls):
+    for member, signature in typed(cls):
         rpc = member.rpc
-        assert rpc is not None
+        if rpc is None:
+            continue
         found.append(
             Method(
                 target=f"{cls.name}.{member.name}",
@@ -90,23 +94,34 @@ def methods(service: Service) -> list[Method]:
 
 
 def handlers(service: Service) -> list[Handler]:
-    """What this instance hears of.
+    """What this instance hears of, as it is emitted; not the durable ones (workload).
 
     Raises:
         BadDeclaration: a handler takes more than the data and the Event.
     """
-    cls = type(service)
+    name = type(service).name
     found = []
-    for member in members(cls):
-        if not member.marks.topics:
-            continue
-        label = f"{cls.name}.{member.name}"
-        signature = Signature(member.function, label, owner=cls)
-        data = _data_parameter(signature.parameters, label)
-        decode = decoder(label, data.type if data is not None else Any)
-        run = _handling(getattr(service, member.name), signature.parameters)
-        found += [Handler(label, cls.name, mark.topic, mark.to == "every", decode, run) for mark in member.marks.topics]
+    for member in members(type(service)):
+        marks = [mark for mark in member.marks.topics if mark.durable is None]
+        if marks:
+            label = f"{name}.{member.name}"
+            decode, run = listening(service, member)
+            found += [Handler(label, name, mark.topic, mark.to == "every", decode, run) for mark in marks]
     return found
+
+
+def listening(service: Service, member: Member) -> tuple[Decode, Callable[[Event], Awaitable[Any]]]:
+    """How a handler of events is run: its data's decoder, and what takes the event.
+
+    Raises:
+        BadDeclaration: it takes more than the data and the Event.
+    """
+    cls = type(service)
+    label = f"{cls.name}.{member.name}"
+    signature = Signature(member.function, label, owner=cls)
+    data = _data_parameter(signature.parameters, label)
+    decode = decoder(label, data.type if data is not None else Any)
+    return decode, _handling(getattr(service, member.name), signature.parameters)
 
 
 def timers(service: Service) -> list[Timer]:
@@ -136,7 +151,9 @@ def record(
     Raises:
         BadDeclaration: an annotation cannot be resolved, or a type cannot travel.
     """
-    typed = _typed(cls)
+    known = typed(cls)
+    called = [each for each in known if each.member.rpc is not None]
+    heard = [(member, mark) for member in members(cls) for mark in member.marks.topics]
     return Instance(
         service=cls.name,
         id=id,
@@ -147,12 +164,16 @@ def record(
         pid=pid,
         endpoint=endpoint,
         events=events,
-        methods={member.name: _method_record(member, signature) for member, signature in typed},
-        routes=[_route_record(mark, member, signature) for member, signature in typed for mark in member.marks.routes],
+        methods={member.name: _method_record(member, signature) for member, signature in called},
+        routes=[_route_record(mark, member, signature) for member, signature in called for mark in member.marks.routes],
         subscriptions=[
             Subscription(topic=mark.topic, method=member.name, to=mark.to)
-            for member in members(cls)
-            for mark in member.marks.topics
+            for member, mark in heard
+            if mark.durable is None
+        ],
+        tasks={member.name: _task_record(member, signature) for member, signature in known if member.task is not None},
+        durable=[
+            Subscription(topic=mark.topic, method=member.name) for member, mark in heard if mark.durable is not None
         ],
         meta={**cls.meta, **(meta or {})},
         doc=_doc(cls),
@@ -193,6 +214,21 @@ def _method_record(member: Member, signature: Signature) -> MethodRecord:
         timeout_s=rpc.timeout_s,
         binary=signature.binary,
         doc=_doc(member.function),
+    )
+
+
+def _task_record(member: Member, signature: Signature) -> TaskRecord:
+    task = member.task
+    assert task is not None
+    return TaskRecord(
+        name=member.name,
+        params=signature.params_schema,
+        returns=signature.returns_schema,
+        binary=signature.binary,
+        doc=_doc(member.function),
+        keep_s=task.keep_s,
+        priority=task.priority,
+        schedules=[mark.plan.text for mark in member.marks.schedules],
     )
 
 

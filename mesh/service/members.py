@@ -1,7 +1,7 @@
 """The marked methods of a service class, and whether each can work as it is written.
 
 Owns: finding them, in order of definition, base classes first; and what is refused when the class is created.
-Leaves to others: the marks themselves (decorators), types and records (describe).
+Leaves to others: the marks themselves (decorators), types and records (describe, workload).
 
 Types are not looked at here: an annotation may name a class that stands further down in the module.
 """
@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import inspect
 import re
+import weakref
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from mesh.calls.declared import BadDeclaration
 from mesh.service.decorators import Marks, RpcMark, marks_of, path_parameters
+from mesh.tasks.options import TaskMark
 
 #: What the Service class itself uses: a method of this name would take it away from the service's own code.
 RESERVED: Final = frozenset(
@@ -22,6 +24,7 @@ RESERVED: Final = frozenset(
         "call",
         "concurrency",
         "config",
+        "draining",
         "emit",
         "instances",
         "log",
@@ -34,6 +37,7 @@ RESERVED: Final = frozenset(
         "rpc",
     }
     | {"scatter", "started", "stopped", "stream", "version"}
+    | {"atomic", "batch", "chain", "defer", "group", "job", "lock", "state", "step"}
 )
 
 
@@ -42,12 +46,19 @@ class Member(NamedTuple):
 
     Attributes:
         rpc: its options when it may be called: `@rpc` or any `@http` stands over it.
+        task: its options when it may be deferred: `@task`, or a schedule that defers it.
     """
 
     name: str
     function: Callable[..., Any]
     marks: Marks
     rpc: RpcMark | None
+    task: TaskMark | None = None
+
+    @property
+    def durable(self) -> bool:
+        """Whether it hears of durable events."""
+        return any(mark.durable is not None for mark in self.marks.topics)
 
 
 def members(cls: type) -> list[Member]:
@@ -59,8 +70,24 @@ def members(cls: type) -> list[Member]:
         marks = marks_of(function)
         if marks is not None:
             rpc = marks.rpc if marks.rpc is not None or not marks.routes else RpcMark()
-            found.append(Member(name, function, marks, rpc))
+            found.append(Member(name, function, marks, rpc, _task(marks)))
     return found
+
+
+def _task(marks: Marks) -> TaskMark | None:
+    if marks.task is not None or not marks.schedules:
+        return marks.task
+    given = (mark.attempts for mark in marks.schedules if mark.attempts is not None)
+    attempts = next(given, None)
+    return TaskMark() if attempts is None else TaskMark(attempts)
+
+
+def claim(cls: type, base: type) -> None:
+    """Let the marked methods that come to a class otherwise than from a service class remember it as theirs."""
+    inherited = [each for each in cls.__mro__[1:] if issubclass(each, base)]
+    for member in members(cls):
+        if not any(inspect.getattr_static(each, member.name, None) is member.function for each in inherited):
+            member.marks.owners.append(weakref.ref(cls))
 
 
 def check(cls: type) -> None:
@@ -75,8 +102,10 @@ def check(cls: type) -> None:
         if member.name in RESERVED or member.name.startswith("_"):
             reason = "is the Service class's own" if member.name in RESERVED else "begins with _"
             raise BadDeclaration(f"{where}: the name {reason}; choose another")
-        _check_function(member, where, cls)
+        for offload in {mark.offload for mark in (member.rpc, member.task) if mark is not None and mark.offload}:
+            _check_offload(member, where, cls, offload)
         _check_uncalled(member, where)
+        _check_durable(member, where)
         for route in member.marks.routes:
             takes = _parameters(member.function)
             for name in path_parameters(route.path):
@@ -89,15 +118,13 @@ def check(cls: type) -> None:
                 raise BadDeclaration(f"{where}: {route.verb} {route.path} is the route of {other} already")
 
 
-def _check_function(member: Member, where: str, cls: type) -> None:
-    function, rpc = inspect.unwrap(member.function), member.rpc
-    if rpc is None or not rpc.offload:
-        return
+def _check_offload(member: Member, where: str, cls: type, offload: str) -> None:
+    function = inspect.unwrap(member.function)
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
         raise BadDeclaration(
-            f"{where}: offload={rpc.offload!r} runs a plain `def` off the loop; write `def`, or leave out the offload"
+            f"{where}: offload={offload!r} runs a plain `def` off the loop; write `def`, or leave out the offload"
         )
-    if rpc.offload == "process":
+    if offload == "process":
         if "<locals>" in cls.__qualname__:
             raise BadDeclaration(f"{where}: another process must find it by name; define the class at the module's top")
         if any(p.kind is p.KEYWORD_ONLY for p in inspect.signature(function).parameters.values()):
@@ -105,14 +132,33 @@ def _check_function(member: Member, where: str, cls: type) -> None:
 
 
 def _check_uncalled(member: Member, where: str) -> None:
-    """`@on` and `@every` run on their own: nobody is there to receive a stream, or to give arguments."""
-    for marks, what in ((member.marks.topics, "@on"), (member.marks.timers, "@every")):
-        if marks and not inspect.iscoroutinefunction(inspect.unwrap(member.function)):
+    """`@on`, `@every` and `@cron` run on their own: nobody is there to receive a stream, or to give arguments."""
+    marks = member.marks
+    for kind, what in ((marks.topics, "@on"), (marks.timers, "@every")):
+        if kind and not inspect.iscoroutinefunction(inspect.unwrap(member.function)):
             raise BadDeclaration(f"{where}: {what} needs an `async def` without `yield`")
-    if member.marks.timers:
+    if marks.timers or marks.schedules:
+        what = "@every" if marks.timers else "a schedule"
         needed = [p.name for p in _declared(member.function) if p.default is p.empty]
         if needed:
-            raise BadDeclaration(f"{where}: @every gives no arguments, but {', '.join(needed)} would be needed")
+            raise BadDeclaration(f"{where}: {what} gives no arguments, but {', '.join(needed)} would be needed")
+
+
+def _check_durable(member: Member, where: str) -> None:
+    """What a method may be at once, when it is run by leases."""
+    marks = member.marks
+    if member.task is not None and inspect.isasyncgenfunction(inspect.unwrap(member.function)):
+        raise BadDeclaration(f"{where}: a task has one answer, which is kept; it cannot `yield`")
+    if member.task is not None and member.durable:
+        raise BadDeclaration(f"{where}: a durable @on cannot be a task too; let it defer one: await self.defer(…)")
+    options = [mark.attempts for mark in marks.schedules if mark.attempts is not None]
+    if options and marks.task is not None:
+        raise BadDeclaration(f"{where}: the options of its attempts stand in @task; leave them out of the schedule")
+    if any(one != options[0] for one in options):
+        raise BadDeclaration(f"{where}: its schedules have different options; write them once, in @task")
+    durable = [mark.durable for mark in marks.topics if mark.durable is not None]
+    if any(one != durable[0] for one in durable):
+        raise BadDeclaration(f"{where}: its durable topics have different options, but it is one subscription")
 
 
 def _declared(function: Callable[..., Any]) -> list[inspect.Parameter]:

@@ -1,35 +1,31 @@
 """A process's place in the mesh: it finds services, calls them, tells of events, and may answer itself.
 
-Owns: putting client, server, bus and agent together, and taking them apart in order.
-Leaves to others: each of those; which services run here (worker); HTTP (gateway).
+Owns: putting client, server, bus, engines and agent together, taking them apart in order, and telling of events.
+Leaves to others: each of those; the verbs (call_verbs, verbs); which services run here (worker); HTTP (gateway).
 """
 
 from __future__ import annotations
 
-import asyncio
 import random
-from collections import deque
-from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any
 
 from mesh import ids
-from mesh.calls.answers import Outcome, as_answer, decode_any
 from mesh.calls.client import Client
 from mesh.calls.offload import Offload
-from mesh.calls.request import Call, Decode, Stream
 from mesh.calls.server import Server
-from mesh.calls.signature import encode_arguments
 from mesh.clock import Clock, LoopClock
 from mesh.config import Settings
 from mesh.discovery.agent import Agent
-from mesh.discovery.record import Instance, MethodRecord
 from mesh.discovery.table import Table
-from mesh.errors import MeshError, Unavailable
+from mesh.engines.choose import Engines, Makers, makers
 from mesh.events.bus import Bus
-from mesh.service.calling import Options
+from mesh.policy.access import Access
+from mesh.service.call_verbs import CallVerbs
 from mesh.service.control import CONTROL_LIMIT, control_methods
+from mesh.service.durable import Durable
 from mesh.service.rpc import Rpc
+from mesh.service.verbs import DurableVerbs
 from mesh.telemetry.logs import get_logger
 from mesh.telemetry.metrics import Recorder
 from mesh.transport.contract import Transport
@@ -38,7 +34,7 @@ from mesh.transport.zmq_transport import from_settings
 log = get_logger("mesh.node")
 
 
-class Node:
+class Node(CallVerbs, DurableVerbs):
     """One process in the mesh. Make it with `connect` (as a client) or let a worker make it.
 
     Attributes:
@@ -46,6 +42,8 @@ class Node:
         settings: the configuration it was made with.
         table: who lives, as far as this process knows.
         recorder: what this process counts.
+        durable: its way to the engines of tasks, durable events, state and locks.
+        rng: where its chance comes from.
         rpc: services by attribute, `n.rpc.greeting.hello("x")`, or typed, `n.rpc[Greeting].hello("x")`.
     """
 
@@ -57,14 +55,23 @@ class Node:
         transport: Transport | None = None,
         clock: Clock | None = None,
         rng: random.Random | None = None,
+        engines: Makers | None = None,
     ) -> None:
+        """Args:
+        engines: how some of the engines are made, when not as for a real process.
+
+        Raises:
+            NotOffered: [engines] chooses an engine for what it cannot do.
+        """
         self.settings = settings
         self.identity = identity or ids.instance_id("client")
         self.epoch = ids.epoch()
         self.clock: Clock = clock or LoopClock()
         self.recorder = Recorder(self.clock)
-        self._rng = rng or random.Random()
-        self.transport = transport or from_settings(settings)
+        self.rng = rng or random.Random()
+        # The role, "orders" of "orders-3f9ac2d1", says which key is this process's.
+        role = self.identity.rpartition("-")[0] or self.identity
+        self.transport = transport or from_settings(settings, role, self.recorder)
         self.agent = Agent(
             self.transport,
             self.clock,
@@ -73,7 +80,7 @@ class Node:
             epoch=self.epoch,
             renew_s=settings.discovery.renew_s,
             connect_timeout_s=settings.links.connect_timeout_s,
-            rng=self._rng,
+            rng=self.rng,
         )
         self.table: Table = self.agent.table
         self.client = Client(
@@ -84,7 +91,7 @@ class Node:
             epoch=self.epoch,
             settings=settings.calls,
             recorder=self.recorder,
-            rng=self._rng,
+            rng=self.rng,
         )
         self.bus = Bus(
             self.transport,
@@ -95,10 +102,21 @@ class Node:
             recorder=self.recorder,
         )
         self.agent.on_change(lambda _: self.bus.changed())
+        made = {**makers(settings, client=self.client, clock=self.clock, rng=self.rng), **(engines or {})}
+        self.durable = Durable(
+            settings,
+            Engines(settings.engines, made),
+            identity=self.identity,
+            publisher=f"{self.identity}@{self.epoch}",
+            clock=self.clock,
+            rng=self.rng,
+            recorder=self.recorder,
+            table=self.table,
+            emit_raw=self.bus.emit_raw,
+        )
         self.offload: Offload | None = None
         self.server: Server | None = None
         self.rpc = Rpc(self)
-        self._options = Options()
         self._closed = False
 
     # --- life ---------------------------------------------------------------------------------------------
@@ -127,6 +145,7 @@ class Node:
             credit=calls.credit,
             max_body=calls.max_body_bytes,
             traceback_on_wire=calls.traceback_on_wire,
+            access=Access(self.settings.access.allow) if self.settings.access is not None else None,
         )
         self.server.host(control_methods(self), CONTROL_LIMIT, CONTROL_LIMIT)
         return await self.server.start(endpoint or self.transport.endpoint(self.identity))
@@ -136,6 +155,8 @@ class Node:
         if self._closed:
             return
         self._closed = True
+        # Its engines first: to end a session well takes a call.
+        await self.durable.close()
         await self.bus.close()
         await self.agent.stop()
         if self.server is not None:
@@ -153,270 +174,41 @@ class Node:
     ) -> None:
         await self.close()
 
-    # --- calls --------------------------------------------------------------------------------------------
-
-    def call(
-        self,
-        target: str,
-        /,
-        *args: Any,
-        timeout: float | None = None,
-        key: str | None = None,
-        instance: str | None = None,
-        meta: dict[str, str] | None = None,
-        **kwargs: Any,
-    ) -> Call:
-        """Call a method; await the result for its answer.
-
-        A parameter of the method that is named like an option here is passed by position, or through `n.rpc`.
-
-        Args:
-            target: "service.method".
-            args, kwargs: as the method takes them.
-            timeout: seconds; None takes the method's own, then the configured one. Never longer than what is left of
-                the call that is being answered.
-            key: calls with the same key go to the same instance, as long as it lives.
-            instance: only this instance.
-            meta: strings that travel beside the call.
-
-        Raises, when awaited:
-            MeshError: by what to do about it, see mesh.errors.
-        """
-        body = encode_arguments(args, kwargs, target)
-        return self.client.call(target, body, timeout=timeout, key=key, instance=instance, meta=meta)
-
-    def stream(
-        self,
-        target: str,
-        /,
-        *args: Any,
-        timeout: float | None = None,
-        key: str | None = None,
-        instance: str | None = None,
-        meta: dict[str, str] | None = None,
-        **kwargs: Any,
-    ) -> Stream:
-        """Call a method that answers with many items; iterate over the result. Arguments as for `call`."""
-        body = encode_arguments(args, kwargs, target)
-        return self.client.stream(target, body, timeout=timeout, key=key, instance=instance, meta=meta)
-
-    def call_raw(
-        self,
-        target: str,
-        body: bytes,
-        encoding: int,
-        *,
-        timeout: float | None = None,
-        key: str | None = None,
-        instance: str | None = None,
-        meta: dict[str, str] | None = None,
-        trace: str | None = None,
-        idempotent: bool | None = None,
-    ) -> Call:
-        """A call whose arguments are encoded already, answered by an `Answer` in the same encoding (RAW for bytes)."""
-        return self.client.call(
-            target,
-            body,
-            encoding,
-            timeout=timeout,
-            key=key,
-            instance=instance,
-            meta=meta,
-            trace=trace,
-            idempotent=idempotent,
-            decode=as_answer,
-        )
-
-    def stream_raw(
-        self,
-        target: str,
-        body: bytes,
-        encoding: int,
-        *,
-        timeout: float | None = None,
-        key: str | None = None,
-        instance: str | None = None,
-        meta: dict[str, str] | None = None,
-        trace: str | None = None,
-        idempotent: bool | None = None,
-    ) -> Stream:
-        """A stream of `Answer`s; see `call_raw`."""
-        return self.client.stream(
-            target,
-            body,
-            encoding,
-            timeout=timeout,
-            key=key,
-            instance=instance,
-            meta=meta,
-            trace=trace,
-            idempotent=idempotent,
-            decode=as_answer,
-        )
-
-    async def scatter(self, target: str, /, *args: Any, timeout: float | None = None, **kwargs: Any) -> list[Outcome]:
-        """Ask every instance of a service at once: the value or the error of each, in the order of the registry.
-
-        Waits for a first instance as a call does.
-
-        Raises:
-            Unavailable, UnknownService: there is no instance to ask.
-        """
-        body = encode_arguments(args, kwargs, target)
-        service = target.rpartition(".")[0]
-        if not self.client.instances(service):
-            await self.wait_for(service, self.settings.calls.timeout_s if timeout is None else timeout)
-        instances = self.client.instances(service)
-        calls = [self.client.call(target, body, timeout=timeout, instance=instance.id) for instance in instances]
-        try:
-            values = await asyncio.gather(*calls, return_exceptions=True)
-        finally:
-            for call in calls:
-                call.cancel()
-        outcomes = []
-        for instance, value in zip(instances, values, strict=True):
-            if isinstance(value, MeshError):
-                outcomes.append(Outcome(instance, error=value))
-            elif isinstance(value, BaseException):
-                raise value
-            else:
-                outcomes.append(Outcome(instance, value))
-        return outcomes
-
-    async def map(
-        self,
-        target: str,
-        items: Iterable[Any],
-        *,
-        timeout: float | None = None,
-        at_once: int = 256,
-    ) -> list[Any]:
-        """One call for each item, shared out over the instances; the answers in the order of the items.
-
-        Args:
-            target: a method that takes an item as its one positional argument.
-            items: read as calls end, so it may be long.
-            timeout: seconds for each call.
-            at_once: how many calls are under way at most.
-
-        Raises:
-            MeshError: of the first call that fails; the others are cancelled.
-        """
-        answers: list[Any] = []
-        under_way: deque[Call] = deque()
-        try:
-            for item in items:
-                if len(under_way) >= at_once:
-                    answers.append(await under_way[0])
-                    under_way.popleft()
-                under_way.append(self.call(target, item, timeout=timeout))
-            while under_way:
-                answers.append(await under_way[0])
-                under_way.popleft()
-        finally:
-            for call in under_way:
-                if not call.cancel() and not call.cancelled():
-                    call.exception()  # looked at, so that it is not reported as forgotten
-        return answers
-
-    def using(
-        self,
-        *,
-        timeout: float | None = None,
-        key: str | None = None,
-        instance: str | None = None,
-        meta: dict[str, str] | None = None,
-    ) -> Rpc:
-        """`n.rpc` with these options for each call: `await n.using(timeout=0.5).greeting.hello("x")`."""
-        return Rpc(self, Options(timeout, key, instance, meta))
-
-    def begin_call(self, target: str, body: bytes, options: Options, decode: Decode = decode_any) -> Call:
-        """For the proxies of `rpc`."""
-        return self.client.call(
-            target,
-            body,
-            timeout=options.timeout,
-            key=options.key,
-            instance=options.instance,
-            meta=options.meta,
-            decode=decode,
-        )
-
-    def begin_stream(self, target: str, body: bytes, options: Options, decode: Decode = decode_any) -> Stream:
-        """For the proxies of `rpc`."""
-        return self.client.stream(
-            target,
-            body,
-            timeout=options.timeout,
-            key=options.key,
-            instance=options.instance,
-            meta=options.meta,
-            decode=decode,
-        )
-
     # --- events -------------------------------------------------------------------------------------------
 
     async def emit(
-        self, topic: str, data: Any = None, *, key: str | None = None, meta: dict[str, str] | None = None
+        self,
+        topic: str,
+        data: Any = None,
+        *,
+        key: str | None = None,
+        meta: dict[str, str] | None = None,
+        durable: bool | None = None,
     ) -> None:
         """Tell that something happened: to one instance of each service that listens, acknowledged, and to every
         instance that asked for all, at most once. Returns when it is done; nobody need listen.
 
+        Args:
+            key: events of one key go to the same instance of a service, as long as it lives; durable ones reach each
+                durable handler one after the other.
+            durable: write it to the log first, for handlers with `durable=True`, who hear of it at least once, also
+                when they run later; then tell the others. Inside of `atomic` it is written, and told, when the block
+                is committed. None: when [events] durable names the topic.
+
         Raises:
             BadTopic, BadArguments, TooLarge: it cannot be sent; nothing was.
-            NotAcknowledged: some service did not confirm it; all were tried.
+            NotAcknowledged: some service did not confirm it; all were tried. Never for a durable event: that is in the
+                log, and emitting it again would have it there twice.
+            TryLater, Uncertain, Unwritable: of a durable one; see `defer`.
         """
-        await self.bus.emit(topic, data, key=key, meta=meta)
+        room = self.durable
+        if room.is_durable(topic) if durable is None else durable:
+            await room.emit(topic, data, key, meta)
+        else:
+            if durable is None:
+                room.warn_of_loss(topic)
+            await self.bus.emit(topic, data, key=key, meta=meta)
 
-    # --- who is there -------------------------------------------------------------------------------------
-
-    async def wait_for(self, service: str, timeout: float) -> None:
-        """Return when an instance of the service can be called.
-
-        Raises:
-            Unavailable: none was within `timeout` seconds.
-        """
-        self.client.use(service)
-        deadline_at = self.clock.now() + timeout
-        while not self.client.links(service):
-            woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            forget = self.client.on_ready(service, woken)
-            timer = self.clock.call_at(deadline_at, _wake, woken)
-            try:
-                await woken
-            finally:
-                timer.cancel()
-                forget()
-            if self.clock.now() >= deadline_at and not self.client.links(service):
-                raise Unavailable(f"no instance of {service} within {timeout:g} s")
-
-    def instances(self, service: str) -> Sequence[Instance]:
-        """The instances of a service, in the order in which they became known."""
-        return self.table.instances(service)
-
-    def method(self, target: str) -> MethodRecord | None:
-        """What the registry says of "service.method"; None when it says nothing."""
-        service, _, name = target.rpartition(".")
-        for instance in reversed(self.table.instances(service)):
-            record = instance.methods.get(name)
-            if record is not None:
-                return record
-        return None
-
-    def is_stream(self, target: str) -> bool:
-        """Whether the registry knows the method as a stream."""
-        record = self.method(target)
-        return record is not None and record.stream
-
-    def service_names(self) -> list[str]:
-        """Every service with an instance."""
-        return self.table.services()
-
-    def method_names(self, service: str) -> list[str]:
-        """Every method of a service."""
-        return sorted({name for instance in self.table.instances(service) for name in instance.methods})
-
-
-def _wake(woken: asyncio.Future[None]) -> None:
-    if not woken.done():
-        woken.set_result(None)
+    @property
+    def _durable(self) -> Durable:
+        return self.durable

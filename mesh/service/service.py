@@ -1,7 +1,8 @@
 """The base class of every service: what its author writes, and the verbs that stand on `self`.
 
 Owns: names and their defaults, refusing a class that cannot work, and passing verbs on to the node.
-Leaves to others: running it (worker), calls and events (node), what it tells of itself (describe).
+Leaves to others: running it (worker), calls and events (node), the durable verbs (verbs), what it tells of itself
+(describe).
 """
 
 from __future__ import annotations
@@ -13,8 +14,11 @@ from typing import Any, ClassVar, Final, Protocol
 from mesh.calls.declared import BadDeclaration
 from mesh.discovery.record import Instance
 from mesh.errors import SetupError
-from mesh.service.members import check
+from mesh.service.members import check, claim
+from mesh.service.verbs import DurableVerbs, Room
 
+#: Names that begin so are the framework's own processes'.
+OWN: Final = "mesh-"
 _NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 
 
@@ -46,11 +50,20 @@ class Verbs(Protocol):
     def instances(self, service: str) -> Sequence[Instance]: ...
 
     def emit(
-        self, topic: str, data: Any = None, *, key: str | None = None, meta: dict[str, str] | None = None
+        self,
+        topic: str,
+        data: Any = None,
+        *,
+        key: str | None = None,
+        meta: dict[str, str] | None = None,
+        durable: bool | None = None,
     ) -> Awaitable[None]: ...
 
+    @property
+    def _durable(self) -> Room: ...
 
-class Service:
+
+class Service(DurableVerbs):
     """A class with a name and methods that other processes call.
 
     ::
@@ -95,11 +108,15 @@ class Service:
         cls._made_name = given is None
         _check_attributes(cls)
         check(cls)
+        claim(cls, Service)
 
     _made_name: ClassVar[bool] = False
 
     async def started(self) -> None:
         """Runs before the first call is taken. An error stops the worker."""
+
+    def draining(self) -> None:
+        """Runs when the worker begins to leave: nothing new is taken, what runs goes on. End what would run for ever."""
 
     async def stopped(self) -> None:
         """Runs after the last call was answered."""
@@ -142,10 +159,20 @@ class Service:
         return self.node.instances(service)
 
     def emit(
-        self, topic: str, data: Any = None, *, key: str | None = None, meta: dict[str, str] | None = None
+        self,
+        topic: str,
+        data: Any = None,
+        *,
+        key: str | None = None,
+        meta: dict[str, str] | None = None,
+        durable: bool | None = None,
     ) -> Awaitable[None]:
         """Tell whoever listens that something happened; see `Node.emit`."""
-        return self.node.emit(topic, data, key=key, meta=meta)
+        return self.node.emit(topic, data, key=key, meta=meta, durable=durable)
+
+    @property
+    def _durable(self) -> Room:
+        return self.node._durable
 
 
 def snake_case(name: str) -> str:
@@ -161,6 +188,8 @@ def _check_attributes(cls: type[Service]) -> None:
             f"{where}: name {cls.name!r} is not a service name "
             "(a lower-case letter, then up to 62 of a-z, 0-9, _ and -)"
         )
+    if cls.name.startswith(OWN) and not cls.__module__.startswith("mesh."):
+        raise BadDeclaration(f"{where}: names that begin with {OWN} are the framework's own; {cls.name!r} is not free")
     if isinstance(cls.needs, str) or not all(isinstance(need, str) for need in cls.needs):
         raise BadDeclaration(f'{where}: needs is a list of service names, like needs = ["users"]')
     for need in cls.needs:

@@ -1,10 +1,11 @@
 """A worker's life: from classes to instances that answer, and out again without losing a call.
 
 Owns: the order of starting and stopping, timers, and what signals do.
-Leaves to others: answering (calls.server), finding others (node), what a class offers (describe).
+Leaves to others: answering (calls.server), running tasks (shift), finding others (node), what a class offers
+(describe).
 
-Start: find hubs → wait for what is needed → `started` hooks → listen → register → ready.
-Stop:  leave hubs and say goodbye → finish what is in hand → `stopped` hooks → close.
+Start: find hubs → wait for what is needed → `started` hooks → listen → register → ready → offer to run tasks.
+Stop:  leave hubs and say goodbye → no new tasks → finish what is in hand → `stopped` hooks → close.
 """
 
 from __future__ import annotations
@@ -16,18 +17,22 @@ import random
 import signal
 from collections.abc import Callable, Sequence
 from enum import Enum
+from functools import partial
 from typing import Any
 
 from mesh import ids
 from mesh.clock import Clock
 from mesh.config import Settings
+from mesh.config.secrets import revealed
 from mesh.discovery.record import Instance
+from mesh.engines.choose import Makers
 from mesh.errors import MeshError, SetupError, Unavailable
 from mesh.events.inbox import Inbox
 from mesh.policy.limits import Gate
 from mesh.service.describe import Timer, handlers, methods, record, timers
 from mesh.service.node import Node
 from mesh.service.service import Service
+from mesh.service.shift import Shift
 from mesh.telemetry.logs import get_logger
 from mesh.transport.contract import Transport
 
@@ -69,6 +74,7 @@ class Worker:
         stage: where it stands.
         node: its place in the mesh.
         services: one instance of each class.
+        shift: its tasks and durable events; None before `start`.
     """
 
     def __init__(
@@ -79,6 +85,7 @@ class Worker:
         transport: Transport | None = None,
         clock: Clock | None = None,
         rng: random.Random | None = None,
+        engines: Makers | None = None,
     ) -> None:
         """Raises:
         SetupError: no classes, two of one name, or a class that cannot work as it is declared.
@@ -92,7 +99,7 @@ class Worker:
         self.stage = Stage.NEW
         self.settings = settings
         self.identity = ids.instance_id(names[0])
-        self.node = Node(settings, identity=self.identity, transport=transport, clock=clock, rng=rng)
+        self.node = Node(settings, identity=self.identity, transport=transport, clock=clock, rng=rng, engines=engines)
         self.services: list[Service] = [cls() for cls in classes]
         self.instance_ids: list[str] = []
         self._gates: dict[str, Gate[Any]] = {}
@@ -100,6 +107,7 @@ class Worker:
         self._tasks: list[asyncio.Task[None]] = []
         self._busy_timers: set[asyncio.Task[None] | None] = set()
         self._began: list[Service] = []
+        self.shift: Shift | None = None
 
     def _step(self, asked: str) -> None:
         try:
@@ -120,6 +128,7 @@ class Worker:
         settings = self.settings
         server_methods = [methods(service) for service in self.services]
         event_methods = [self._inbox.add(handlers(service)) for service in self.services]
+        shift = self.shift = Shift(self.node, self.services)
         await self.node.start()
         for service in self.services:
             self._prepare(service)
@@ -135,11 +144,15 @@ class Worker:
             calls = settings.calls
             concurrency = service.concurrency or (limits.concurrency if limits else calls.concurrency)
             queue = (limits.queue if limits else calls.queue) if service.queue is None else service.queue
-            self._gates[service.name] = server.host([*mine, *events], concurrency, queue)
+            gate = self._gates[service.name] = server.host([*mine, *events], concurrency, queue)
+            waiting = partial(getattr, gate, "waiting")
+            self.node.recorder.gauge("calls_waiting", waiting, "Calls that wait for a place.", service=service.name)
         if self._inbox.wanted:
             self._inbox.open(self.node.transport, self.node.transport.endpoint(f"{self.identity}-events"))
         self._register(endpoint)
         self._step("ready")
+        # Now, and not before: whoever runs a task may be called by it. "ready" does not wait for the engines.
+        shift.begin()
         for service in self.services:
             for timer in timers(service):
                 self._tasks.append(asyncio.create_task(self._run_timer(timer), name=timer.label))
@@ -148,7 +161,7 @@ class Worker:
     def _prepare(self, service: Service) -> None:
         limits = self.settings.services.get(service.name)
         service.node = self.node
-        service.config = dict(limits.config) if limits else {}
+        service.config = revealed(limits.config) if limits else {}
         service.log = get_logger(f"services.{service.name}", service=service.name)
 
     async def _wait_for_needs(self) -> None:
@@ -228,15 +241,32 @@ class Worker:
         if server is not None:
             # Peers first: they hear it within a millisecond and stop sending. The hubs' news follows.
             server.goodbye(reason)
-        await self.node.agent.leave(*self.instance_ids)
+        for service in self._began:
+            try:
+                service.draining()
+            except Exception:
+                log.exception("draining hook failed", service=service.name)
         timeout_s = self.settings.worker.stop_timeout_s
-        finished = await server.drain(timeout_s) if server is not None else True
+        # Calls and tasks in the same time; neither waits for the other's news to arrive.
+        tasks_done, finished = await asyncio.gather(self._drain_tasks(timeout_s), self._drain_calls(timeout_s))
         # A timer's run is in hand like a call; it gets what is left of the same time, and is cut off like one.
         timers_done = await self._finish_timers(timeout_s if finished else 0.0)
-        finished = finished and timers_done
+        finished = finished and timers_done and tasks_done
         await self._inbox.close(cancel=not finished)
         if not finished and server is not None:
-            log.warning("stop timeout over, calls are cut off", in_hand=server.in_hand)
+            log.warning("stop timeout over, work is cut off", in_hand=server.in_hand, tasks_done=tasks_done)
+        return finished
+
+    async def _drain_calls(self, timeout_s: float) -> bool:
+        await self.node.agent.leave(*self.instance_ids)
+        return await self.node.server.drain(timeout_s) if self.node.server is not None else True
+
+    async def _drain_tasks(self, timeout_s: float) -> bool:
+        """Finish the tasks in hand and give the others back at once: other workers need not wait for our end."""
+        if self.shift is None:
+            return True
+        finished = await self.shift.drain(timeout_s)
+        await self.shift.close()
         return finished
 
     async def _finish_timers(self, timeout_s: float) -> bool:
@@ -258,6 +288,8 @@ class Worker:
             return
         self._step("stop")
         await _cancel(self._tasks)
+        if self.shift is not None:
+            await self.shift.close()
         for service in reversed(self._began):
             try:
                 await service.stopped()

@@ -63,7 +63,7 @@ class StateStore(Protocol):
     """
 
     async def get(self, namespace: str, keys: Sequence[str], *, timeout_s: float) -> list[Entry | None]:
-        """In the order of the keys."""
+        """In the order of the keys. Raises TooLarge: together they are more than one answer may be; ask for fewer."""
 
     async def write(self, writes: Sequence[Write], *, timeout_s: float) -> list[Entry | None]:
         """One transaction; each key as it is afterwards (its value only for `add`), None for what was deleted.
@@ -76,7 +76,13 @@ class StateStore(Protocol):
     async def page(
         self, namespace: str, *, prefix: str = "", after: str = "", limit: int = 100, timeout_s: float
     ) -> list[Entry]:
-        """Entries in the order of their keys' UTF-8 bytes; `after` is the last key of the page before."""
+        """Entries in the order of their keys' UTF-8 bytes; `after` is the last key of the page before.
+
+        There may be fewer than `limit` although there are more: only an empty page is behind the last one.
+
+        Raises:
+            TooLarge: together they are more than one answer may be; ask for fewer.
+        """
 
     async def namespaces(self, *, timeout_s: float) -> list[tuple[str, int]]:
         """(namespace, how many keys), by name."""

@@ -20,6 +20,9 @@ from mesh.errors import SetupError, Unavailable
 # A stopped or swapped-out supervisord accepts connections and never answers.
 ANSWER_S = 5.0
 
+#: plugin.VERSION, here without what supervisord needs.
+PLUGIN_VERSION = 1
+
 RUNNING = "RUNNING"
 #: States in which a process does not run and will not by itself.
 IDLE = ("STOPPED", "EXITED", "FATAL", "UNKNOWN")
@@ -29,6 +32,10 @@ class ShuttingDown(Unavailable):
     """This supervisord is stopping everything and itself; it takes no more orders."""
 
     code = "shutting_down"
+
+
+class _UnknownMethod(SetupError):
+    """This supervisord has no such method."""
 
 
 class Process(NamedTuple):
@@ -106,22 +113,62 @@ class Control:
         method = self._proxy.supervisor.stopProcessGroup if name.endswith(":*") else self._proxy.supervisor.stopProcess
         self._call(method, name.removesuffix(":*"), wait)
 
+    def sync(self, group: str) -> None:
+        """Make a group what its program files now say; nothing else is touched (plugin.sync).
+
+        Raises:
+            SetupError: the files cannot be read, or a process whose file is gone still runs.
+        """
+        self._call(self._proxy.mesh.sync, group)
+
+    def hold(self, name: str, seconds: float, why: str) -> None:
+        """Let a process wait before each next start; 0 seconds: no longer (plugin.hold)."""
+        self._call(self._proxy.mesh.hold, name, float(seconds), why)
+
+    def status(self, name: str) -> int | None:
+        """How a process last ended unasked: its exit status, -1 for a signal; None when nobody knows."""
+        status = int(self._call(self._proxy.mesh.status, name))
+        return None if status == -2 else status
+
+    def check_plugin(self) -> None:
+        """Raises:
+        SetupError: this supervisord lacks the methods that adding and removing single processes needs.
+        """
+        try:
+            version = int(self._call(self._proxy.mesh.version))
+        except _UnknownMethod:
+            version = 0
+        if version < PLUGIN_VERSION:
+            raise SetupError(
+                f"the supervisord at {self.path} was started {'by an earlier release' if version else 'without'} "
+                "[rpcinterface:mesh]; `mesh down && mesh up` starts one that has it"
+            )
+
     def shutdown(self) -> None:
         """Ask supervisord to stop everything and itself, without waiting."""
         self._call(self._proxy.supervisor.shutdown)
 
     def tail(self, name: str, lines: int = 20) -> list[str]:
         """The last lines of what a process wrote, at most `lines`."""
-        answer: Any = self._call(self._proxy.supervisor.tailProcessStdoutLog, name, 0, 16_384)
+        try:
+            answer: Any = self._call(self._proxy.supervisor.tailProcessStdoutLog, name, 0, 16_384)
+        except SetupError:
+            # An event listener's standard output is no log.
+            answer = self._call(self._proxy.supervisor.tailProcessStderrLog, name, 0, 16_384)
         return str(answer[0]).splitlines()[-lines:]
 
     def _call(self, method: Callable[..., Any], *args: Any) -> Any:
         try:
             return method(*args)
         except xmlrpc.client.Fault as exc:
-            if exc.faultString.startswith("SHUTDOWN_STATE"):
+            # "NAME" or "NAME: what it is about"; a program's name stays as it is.
+            fault, _, about = exc.faultString.partition(": ")
+            if fault == "SHUTDOWN_STATE":
                 raise ShuttingDown(f"supervisord at {self.path} is shutting down") from exc
-            raise SetupError(f"supervisord refused: {exc.faultString.lower().replace('_', ' ')}") from exc
+            words = fault.lower().replace("_", " ") + (f": {about}" if about else "")
+            raise (_UnknownMethod if fault == "UNKNOWN_METHOD" else SetupError)(
+                f"supervisord refused: {words}"
+            ) from exc
         except (OSError, http.client.HTTPException, xmlrpc.client.Error) as exc:
             # The next call makes a new connection.
             self._transport.close()
@@ -138,7 +185,7 @@ def _process(info: dict[str, Any]) -> Process:
         pid=info["pid"],
         up_s=max(0.0, float(info["now"] - info["start"])) if runs else 0.0,
         trouble=info["spawnerr"] if not runs else "",
-        log=info["stdout_logfile"],
+        log=info["stdout_logfile"] or info["stderr_logfile"],
     )
 
 

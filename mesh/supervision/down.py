@@ -16,8 +16,8 @@ from mesh.clock import LoopClock
 from mesh.errors import Unavailable
 from mesh.supervision import family
 from mesh.supervision.control import Control, ShuttingDown
+from mesh.supervision.crew import Tell
 from mesh.supervision.layout import Layout
-from mesh.supervision.up import Tell
 
 now = LoopClock.now
 
@@ -72,9 +72,9 @@ def _ask_to_stop(layout: Layout) -> int:
         pid = control.pid()
         control.shutdown()
     except ShuttingDown:
-        return _recorded(layout)
+        return family.recorded(layout.pidfile)
     except Unavailable:
-        pid = _recorded(layout)
+        pid = family.recorded(layout.pidfile)
         if pid:
             _signal(pid, signal.SIGTERM)  # it lives and does not answer: the other way to ask
     finally:
@@ -131,16 +131,7 @@ def _sweep(layout: Layout, run_dir: Path) -> tuple[list[Path], list[Path]]:
         for path in dead:
             path.unlink(missing_ok=True)
             removed.append(path)
-    if layout.pidfile.exists() and not _recorded(layout):
+    if layout.pidfile.exists() and not family.recorded(layout.pidfile):
         layout.pidfile.unlink(missing_ok=True)
         removed.append(layout.pidfile)
     return removed, left
-
-
-def _recorded(layout: Layout) -> int:
-    """The pid in the pid file, if a supervisord lives by it; numbers are used again, so an old one may be anybody's."""
-    try:
-        pid = int(layout.pidfile.read_text())
-    except (OSError, ValueError):
-        return 0
-    return pid if family.alive(pid) and "supervisord" in family.command(pid) else 0

@@ -51,6 +51,15 @@ def alive(pid: int) -> bool:
     return True
 
 
+def recorded(pidfile: Path) -> int:
+    """The pid in a supervisord's pid file, if one lives by it; 0 otherwise, for an old number may be anybody's."""
+    try:
+        pid = int(pidfile.read_text())
+    except (OSError, ValueError):
+        return 0
+    return pid if alive(pid) and "supervisord" in command(pid) else 0
+
+
 def command(pid: int) -> str:
     """Its command line, words separated by a space; "" when there is none."""
     try:

@@ -1,12 +1,14 @@
 """What a supervisord.conf says about the set: sockets, files, programs, and where HTTP is answered.
 
-Owns: reading those few keys the way supervisor reads them.
-Leaves to others: everything else in the file (supervisord itself), and what runs at this moment (control).
+Owns: reading those few keys the way supervisor reads them, in the file and in those that it includes.
+Leaves to others: everything else in the files (supervisord itself), writing the included ones (roster), and what runs
+at this moment (control).
 """
 
 from __future__ import annotations
 
 import configparser
+import glob
 import os
 from pathlib import Path
 from typing import NamedTuple
@@ -16,30 +18,50 @@ from mesh.errors import ConfigError
 #: sun_path holds 107 bytes and a zero; supervisord first binds "<file>.<its pid>" (a pid has up to 7 digits).
 LONGEST_SOCKET = 107 - len(".4194304")
 
+#: What a project's supervisord.conf needs beside its programs, so that workers can come and go.
+WANTED = """\
+[include]
+files=run/programs/*.conf
+
+[rpcinterface:mesh]
+supervisor.rpcinterface_factory=mesh.supervision.plugin:make"""
+
 
 class Program(NamedTuple):
-    """One [program:x] or [fcgi-program:x].
+    """One [program:x], [fcgi-program:x] or [eventlistener:x].
 
     Attributes:
+        group: what supervisorctl writes before the colon: the name of its [group:…], or its own.
         copies: numprocs, how many processes of it run.
         stop_s: stopwaitsecs, after which supervisor kills what was asked to stop.
         listens: "127.0.0.1:8080" for a program whose listening TCP socket supervisord holds, else "".
+        included: it stands in a file of [include].
     """
 
     name: str
+    group: str
     command: str
     copies: int
     stop_s: float
     listens: str
+    included: bool
+
+    @property
+    def verb(self) -> str:
+        """The sub-command of a `mesh …` command line, "" for any other program."""
+        words = self.command.split()
+        return words[1] if len(words) > 1 and Path(words[0]).name == "mesh" else ""
 
 
 class Layout(NamedTuple):
-    """One supervisord.conf.
+    """One supervisord.conf, with what it includes.
 
     Attributes:
         conf: the file, absolute.
         socket: supervisord's own control socket.
         programs: in order of priority, the order in which they start.
+        directory: where mesh may put program files, because [include] takes every `*.conf` of it; None without.
+        plugged: it has [rpcinterface:mesh], through which single processes come and go.
     """
 
     conf: Path
@@ -47,6 +69,8 @@ class Layout(NamedTuple):
     pidfile: Path
     logfile: Path
     programs: tuple[Program, ...]
+    directory: Path | None
+    plugged: bool
 
     @property
     def root(self) -> Path:
@@ -71,65 +95,117 @@ class Layout(NamedTuple):
             return ""
         return f"http://{'127.0.0.1' if host in ('', '0.0.0.0') else host}:{port}"
 
+    @property
+    def fixed(self) -> frozenset[str]:
+        """The groups that stand in the file itself, and not in one that it includes."""
+        return frozenset(program.group for program in self.programs if not program.included)
+
 
 def read(conf: Path) -> Layout:
-    """Read `conf`.
+    """Read `conf` and what it includes.
 
     Raises:
         ConfigError: it is missing, not in supervisor's format, or lacks the control socket; or the socket's path is
             longer than the operating system allows.
     """
-    conf = Path(os.path.abspath(conf))
-    parser = configparser.RawConfigParser(inline_comment_prefixes=(";", "#"), strict=False)
-    try:
-        with conf.open(encoding="utf-8") as file:
-            parser.read_file(file)
-    except FileNotFoundError:
-        raise ConfigError(
-            f"{conf}: there is no such file; run this in a project's directory, or name one with --conf"
-        ) from None
-    except (OSError, UnicodeDecodeError, configparser.Error) as exc:
-        raise ConfigError(f"{conf}: cannot be read: {str(exc).splitlines()[0]}") from exc
+    return _Reading(Path(os.path.abspath(conf))).layout()
 
-    def value(section: str, key: str, default: str) -> str:
-        return parser.get(section, key, fallback=default).strip().replace("%(here)s", str(conf.parent))
 
-    def path(section: str, key: str, default: str) -> Path:
-        return Path(os.path.abspath(conf.parent / value(section, key, default)))
+class _Reading:
+    """One file and those that it includes, while they are read."""
 
-    if not value("unix_http_server", "file", ""):
-        raise ConfigError(f"{conf}: [unix_http_server] file is missing: mesh speaks to supervisord through it")
-    socket = path("unix_http_server", "file", "")
-    if len(os.fsencode(socket)) > LONGEST_SOCKET:
-        raise ConfigError(
-            f"{conf}: [unix_http_server] file: {socket} has {len(os.fsencode(socket))} bytes, at most "
-            f"{LONGEST_SOCKET} are possible; put the project in a directory with a shorter path"
-        )
-    programs: list[tuple[int, Program]] = []
-    for section in parser.sections():
-        kind, _, name = section.partition(":")
-        if kind not in ("program", "fcgi-program"):
-            continue
-        address = value(section, "socket", "")
+    def __init__(self, conf: Path) -> None:
+        self.conf = conf
+        self._parser = configparser.RawConfigParser(inline_comment_prefixes=(";", "#"), strict=False)
+        self._take(conf)
+        self._own = frozenset(self._parser.sections())
+        self._directory: Path | None = None
+        for pattern in self._value("include", "files", "").split():
+            self._include(Path(os.path.abspath(conf.parent / pattern)))
+
+    def _take(self, path: Path) -> None:
         try:
-            program = Program(
-                name=name.strip(),
-                command=value(section, "command", ""),
-                copies=int(value(section, "numprocs", "1")),
-                stop_s=float(value(section, "stopwaitsecs", "10")),
-                listens=address.removeprefix("tcp://") if address.startswith("tcp://") else "",
+            with path.open(encoding="utf-8") as file:
+                self._parser.read_file(file)
+        except FileNotFoundError:
+            if path != self.conf:
+                return  # a program that was taken away at this moment
+            raise ConfigError(
+                f"{path}: there is no such file; run this in a project's directory, or name one with --conf"
+            ) from None
+        except (OSError, UnicodeDecodeError, configparser.Error) as exc:
+            raise ConfigError(f"{path}: cannot be read: {str(exc).splitlines()[0]}") from exc
+
+    def _include(self, pattern: Path) -> None:
+        if pattern.name == "*.conf" and self._directory is None:
+            self._directory = pattern.parent
+        for path in sorted(glob.glob(str(pattern))):
+            self._take(Path(path))
+
+    def _value(self, section: str, key: str, default: str) -> str:
+        return self._parser.get(section, key, fallback=default).strip().replace("%(here)s", str(self.conf.parent))
+
+    def _path(self, section: str, key: str, default: str) -> Path:
+        return Path(os.path.abspath(self.conf.parent / self._value(section, key, default)))
+
+    def _socket(self) -> Path:
+        if not self._value("unix_http_server", "file", ""):
+            raise ConfigError(f"{self.conf}: [unix_http_server] file is missing: mesh speaks to supervisord through it")
+        socket = self._path("unix_http_server", "file", "")
+        if len(os.fsencode(socket)) > LONGEST_SOCKET:
+            raise ConfigError(
+                f"{self.conf}: [unix_http_server] file: {socket} has {len(os.fsencode(socket))} bytes, at most "
+                f"{LONGEST_SOCKET} are possible; put the project in a directory with a shorter path"
             )
-            priority = int(value(section, "priority", "999"))
+        return socket
+
+    def _programs(self) -> tuple[Program, ...]:
+        groups: dict[str, tuple[int, str]] = {}
+        for section in self._parser.sections():
+            kind, _, name = section.partition(":")
+            if kind == "group":
+                priority = self._number(section, "priority", 999)
+                for member in self._value(section, "programs", "").split(","):
+                    groups[member.strip()] = (priority, name.strip())
+        found: list[tuple[int, int, Program]] = []
+        for section in self._parser.sections():
+            kind, _, name = section.partition(":")
+            if kind not in ("program", "fcgi-program", "eventlistener"):
+                continue
+            name = name.strip()
+            own = self._number(section, "priority", -1 if kind == "eventlistener" else 999)
+            priority, group = groups.get(name, (own, name))
+            address = self._value(section, "socket", "")
+            program = Program(
+                name=name,
+                group=group,
+                command=self._value(section, "command", ""),
+                copies=self._number(section, "numprocs", 1),
+                stop_s=float(self._number(section, "stopwaitsecs", 10)),
+                listens=address.removeprefix("tcp://") if address.startswith("tcp://") else "",
+                included=section not in self._own,
+            )
+            found.append((priority, own, program))
+        found.sort(key=lambda entry: entry[:2])
+        return tuple(program for *_, program in found)
+
+    def _number(self, section: str, key: str, default: int) -> int:
+        try:
+            return int(self._value(section, key, str(default)))
         except ValueError as exc:
-            raise ConfigError(f"{conf}: [{section}]: {exc}") from exc
-        programs.append((priority, program))
-    if not programs:
-        raise ConfigError(f"{conf}: it names no [program:…] to run")
-    programs.sort(key=lambda entry: entry[0])
-    return Layout(
-        conf=conf,
-        socket=socket,
-        pidfile=path("supervisord", "pidfile", "supervisord.pid"),
-        logfile=path("supervisord", "logfile", "supervisord.log"),
-        programs=tuple(program for _, program in programs),
-    )
+            raise ConfigError(f"{self.conf}: [{section}]: {exc}") from exc
+
+    def layout(self) -> Layout:
+        socket = self._socket()
+        programs = self._programs()
+        if not programs:
+            raise ConfigError(f"{self.conf}: it names no [program:…] to run")
+        return Layout(
+            conf=self.conf,
+            socket=socket,
+            pidfile=self._path("supervisord", "pidfile", "supervisord.pid"),
+            logfile=self._path("supervisord", "logfile", "supervisord.log"),
+            programs=programs,
+            directory=self._directory,
+            plugged=self._parser.has_section("rpcinterface:mesh"),
+        )

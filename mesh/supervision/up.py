@@ -1,46 +1,43 @@
 """Bringing the whole set up: from nothing, or from half of it, to everything answering.
 
-Owns: starting supervisord, and what "up" means: every process runs, the gateways are ready, and every worker is
-known to them.
-Leaves to others: keeping it up (supervisord), printing (cli.up), taking it down (down).
+Owns: starting supervisord, making what runs what mesh.toml says, and what "up" means: every process runs, every worker
+is in the registry and answers, and so does HTTP.
+Leaves to others: single processes (crew), keeping it up (supervisord), printing (cli.up), taking it down (down).
 """
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import http.client
-import json
 import os
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from mesh.clock import LoopClock
+from mesh.config import Settings
+from mesh.discovery.record import Instance
 from mesh.errors import AddressInUse, SetupError, Unavailable
+from mesh.service.connect import connect
 from mesh.supervision import family
-from mesh.supervision.control import IDLE, RUNNING, Control, Process
+from mesh.supervision import layout as layouts
+from mesh.supervision.control import IDLE, RUNNING, Control, Process, ShuttingDown
+from mesh.supervision.crew import FIRST_WORD_S, LOOK_EVERY_S, Crew, StartFailed, Tell, now
 from mesh.supervision.layout import Layout
+from mesh.supervision.readiness import Readiness
+from mesh.supervision.roster import of as roster_of
 
-now = LoopClock.now
-
-# Each look also wakes supervisord, whose own loop otherwise turns once a second.
-LOOK_EVERY_S = 0.1
 ANSWER_S = 2.0
 #: A process that supervisord had to start so often during one `mesh up` does not start.
 STARTS = 3
+#: The commands whose processes are in the registry when they are ready.
+REGISTERED = ("run", "gateway", "store")
 
-Tell = Callable[[str], None]
-
-
-class StartFailed(SetupError):
-    """A supervised process ends as soon as it starts; `details` hold its name, its log, and the log's tail."""
-
-    code = "start_failed"
+__all__ = ["StartFailed", "Tell", "Up", "bring_up"]
 
 
 class Up(NamedTuple):
@@ -50,18 +47,24 @@ class Up(NamedTuple):
         already: everything ran before, nothing was done.
         seconds: how long it took.
         processes: in the order of the file.
-        instances: what the registry says of each pid: {"service": …, "id": …}.
+        instances: what the registry says of each pid.
+        http: the base URL of the gateways, or "".
         path: a path that the gateways answer a GET of, to try them with.
+        earlier: names of what runs as an earlier mesh.toml had it.
     """
 
     already: bool
     seconds: float
     processes: list[Process]
-    instances: dict[int, list[dict[str, Any]]]
+    instances: dict[int, list[Instance]]
+    http: str
     path: str
+    earlier: list[str]
 
 
-def bring_up(layout: Layout, *, patience_s: float = 20.0, tell: Tell = lambda text: None) -> Up:
+async def bring_up(
+    layout: Layout, settings: Settings, *, patience_s: float = 20.0, tell: Tell = lambda text: None
+) -> Up:
     """Start what does not run, and wait until everything answers.
 
     Args:
@@ -69,71 +72,247 @@ def bring_up(layout: Layout, *, patience_s: float = 20.0, tell: Tell = lambda te
 
     Raises:
         AddressInUse: another program holds the HTTP port.
+        LockTaken: another command is changing what runs.
         StartFailed: a process ends at its start.
         SetupError: supervisord itself does not start.
         Unavailable: not everything answers within `patience_s`; what is missing is named.
     """
-    began = now()
-    control = Control(layout.socket)
-    try:
-        already = control.alive()
-        if already:
-            already = _start_idle(control)
-        else:
-            tell("starting supervisord")
-            _start_supervisord(layout, control)
-        processes, page, waited = _wait(layout, control, began + patience_s, tell)
-    finally:
-        control.close()
-    return Up(already and not waited, now() - began, processes, _by_pid(page), _path_to_try(page))
+    return await _Rise(layout, settings, patience_s, tell).rise()
 
 
-def _start_idle(control: Control) -> bool:
-    """Start what does not run; whether there was nothing to do."""
-    found = False
-    for process in control.processes():
-        found = found or process.state in IDLE or process.state == "BACKOFF"
-        try:
-            if process.state == "BACKOFF":
-                # It waits for its next try; whatever kept it from starting may be mended by now.
-                control.stop(process.name)
-            if process.state in IDLE or process.state == "BACKOFF":
-                control.start(process.name)
-        except SetupError:
-            pass  # it changed in between; the looks that follow judge by what they see
-    return not found
+class _Rise:
+    """One `mesh up`."""
 
+    def __init__(self, layout: Layout, settings: Settings, patience_s: float, tell: Tell) -> None:
+        self._began = now()
+        self._until = self._began + patience_s
+        self._layout = layout
+        self._settings = settings
+        self._tell = tell
+        self._control = Control(layout.socket)
+        self._roster = roster_of(layout, settings)
+        self._readiness: Readiness | None = None
+        self._earlier: list[str] = []
 
-def _start_supervisord(layout: Layout, control: Control) -> None:
-    if orphans := family.members(layout.server_url):
-        raise SetupError(
-            f"supervisord is gone, but {len(orphans)} of its processes still run (pid {orphans[0].pid}: "
-            f"{orphans[0].command}); `mesh down` stops them"
+    async def rise(self) -> Up:
+        async with AsyncExitStack() as stack:
+            stack.callback(self._control.close)
+            if self._roster is not None:
+                stack.enter_context(self._roster.lock())
+            already = await self._alive()
+            if already:
+                already = await self._mend(stack)
+            else:
+                self._start_supervisord()
+            processes, waited = await self._wait(stack)
+            readiness = await self._see(stack)
+            return Up(
+                already=already and not waited,
+                seconds=now() - self._began,
+                processes=processes,
+                instances=readiness.instances(),
+                http=self._layout.http,
+                path=_path_to_try(readiness),
+                earlier=self._earlier,
+            )
+
+    async def _see(self, stack: AsyncExitStack) -> Readiness:
+        """Connected as late as possible: a node that dials a hub which starts in this moment dials twice."""
+        if self._readiness is None:
+            self._readiness = Readiness(await stack.enter_async_context(connect(self._settings, wait_s=FIRST_WORD_S)))
+        return self._readiness
+
+    async def _alive(self) -> bool:
+        """Whether a supervisord runs. One that is stopping is waited for: it ends, or (`supervisorctl reload`) it comes
+        back, and in between nobody answers."""
+        leaving = family.recorded(self._layout.pidfile)
+        while True:
+            try:
+                self._control.pid()
+            except Unavailable as exc:
+                if not isinstance(exc, ShuttingDown) and not family.alive(leaving):
+                    return False
+            else:
+                return True
+            if now() >= self._until:
+                raise Unavailable(f"the supervisord at {self._layout.socket} (pid {leaving}) is still stopping")
+            self._tell("waiting for supervisord to stop")
+            await asyncio.sleep(LOOK_EVERY_S)
+
+    # --- a supervisord that runs --------------------------------------------------------------------------
+
+    async def _mend(self, stack: AsyncExitStack) -> bool:
+        """Make what runs what it should be; whether there was nothing to do."""
+        done = True
+        if self._roster is not None:
+            self._control.check_plugin()
+            crew = Crew(self._roster, self._control, await self._see(stack), self._tell)
+            done = not [name for name in self._roster.unknown() if await self._dismiss(crew, name)]
+            for name in self._roster.roles:
+                done = not await self._fit(crew, name) and done
+            self._layout = layouts.read(self._layout.conf)
+        return self._start_idle() and done
+
+    async def _dismiss(self, crew: Crew, name: str) -> bool:
+        """End what mesh.toml does not name any more."""
+        assert self._roster is not None
+        names = {each.name for each in self._control.processes() if each.program == name}
+        stop_s = max((each.stop_s for each in self._layout.programs if each.group == name), default=0.0)
+        await crew.end(names, stop_s)
+        self._roster.forget(name)
+        self._control.sync(name)
+        return True
+
+    async def _fit(self, crew: Crew, name: str) -> bool:
+        """Make a role's copies those that there are to be; whether anything changed.
+
+        What runs goes on as it is: new settings reach it by a roll, or when it is started again by hand.
+        """
+        assert self._roster is not None
+        role = self._roster.roles[name]
+        wanted, present = self._roster.wanted(name), self._roster.present(name)
+        known = crew.processes(role)
+        running = {number for number, process in known.items() if process.pid}
+        texts = {number: present.get(number, text) if number in running else text for number, text in wanted.items()}
+        if any(texts[number] != text for number, text in wanted.items()):
+            self._earlier.append(name)
+            if role.socket:
+                # One text for all.
+                texts = dict.fromkeys(texts, next(iter(present.values())))
+        if texts == present and set(known) == set(texts):
+            return False
+        await crew.drain(role, set(known) - set(texts))
+        crew.keep(role, texts)
+        return True
+
+    def _start_idle(self) -> bool:
+        """Start what does not run; whether there was nothing to do."""
+        found = False
+        for process in self._control.processes():
+            found = found or process.state in IDLE or process.state == "BACKOFF"
+            try:
+                if process.state == "BACKOFF":
+                    # It waits for its next try; whatever kept it from starting may be mended by now.
+                    self._control.stop(process.name)
+                if process.state in IDLE or process.state == "BACKOFF":
+                    self._control.start(process.name)
+            except SetupError:
+                pass  # it changed in between; the looks that follow judge by what they see
+        return not found
+
+    # --- none ---------------------------------------------------------------------------------------------
+
+    def _start_supervisord(self) -> None:
+        if orphans := family.members(self._layout.server_url):
+            raise SetupError(
+                f"supervisord is gone, but {len(orphans)} of its processes still run (pid {orphans[0].pid}: "
+                f"{orphans[0].command}); `mesh down` stops them"
+            )
+        self._tell("starting supervisord")
+        for name in ("run", "logs"):
+            (self._layout.root / name).mkdir(mode=0o700, exist_ok=True)
+        if self._roster is not None:
+            # The plugin would do the same; here a mistake is told in its own words.
+            self._roster.refresh()
+            self._layout = layouts.read(self._layout.conf)
+        layout = self._layout
+        _check_port(layout)
+        directories = {layout.socket.parent, layout.pidfile.parent, layout.logfile.parent, self._settings.mesh.log_dir}
+        for directory in directories:
+            # 0700: whoever can open a socket in here is obeyed.
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        environment = dict(os.environ)
+        # The commands in the file find the `mesh` of this interpreter, also outside an activated environment.
+        path = environment.get("PATH", os.defpath)
+        environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), path])
+        started = subprocess.run(
+            [sys.executable, "-m", "supervisor.supervisord", "-c", str(layout.conf)],
+            env=environment,
+            cwd=layout.root,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
         )
-    _check_port(layout)
-    for directory in {layout.socket.parent, layout.pidfile.parent, layout.logfile.parent}:
-        # 0700: whoever can open a socket in here is obeyed.
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for name in ("run", "logs"):
-        (layout.root / name).mkdir(mode=0o700, exist_ok=True)
-    environment = dict(os.environ)
-    # The commands in the file find the `mesh` of this interpreter, also outside an activated environment.
-    path = environment.get("PATH", os.defpath)
-    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), path])
-    started = subprocess.run(
-        [sys.executable, "-m", "supervisor.supervisord", "-c", str(layout.conf)],
-        env=environment,
-        cwd=layout.root,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    # A second `mesh up` at the same moment: the first one's supervisord is as good.
-    if started.returncode != 0 and not control.alive():
-        words = [line for line in (started.stdout + started.stderr).splitlines() if line.startswith("Error")]
-        why = words[0] if words else (started.stderr or started.stdout).strip()[-400:]
-        raise SetupError(f"supervisord did not start: {why}", details={"log": str(layout.logfile)})
+        # A second `mesh up` at the same moment: the first one's supervisord is as good.
+        if started.returncode != 0 and not self._control.alive():
+            words = [line for line in (started.stdout + started.stderr).splitlines() if line.startswith("Error")]
+            why = words[0] if words else (started.stderr or started.stdout).strip()[-400:]
+            raise SetupError(f"supervisord did not start: {why}", details={"log": str(layout.logfile)})
+
+    # --- waiting ------------------------------------------------------------------------------------------
+
+    async def _wait(self, stack: AsyncExitStack) -> tuple[list[Process], bool]:
+        """Look until everything answers; also tells whether that took more than one look."""
+        pids: dict[str, set[int]] = {}
+        waited, told = False, ""
+        while True:
+            try:
+                processes = _in_order(self._layout, self._control.processes())
+            except Unavailable as exc:
+                log = self._layout.logfile
+                raise SetupError(
+                    f"supervisord ended; its last words are in {log}",
+                    details={"log": str(log), "tail": _tail(log)},
+                ) from exc
+            for process in processes:
+                pids.setdefault(process.name, set()).add(process.pid)
+                self._check(process, pids[process.name])
+            missing = [f"{process.name} ({process.state})" for process in processes if process.state != RUNNING]
+            if not missing:
+                missing = await self._unready(processes, await self._see(stack))
+            if not missing:
+                return processes, waited
+            words = f"waiting for {missing[0]}" + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
+            if words != told:
+                self._tell(words)
+                told = words
+            if now() >= self._until:
+                raise self._too_late(missing, processes)
+            waited = True
+            await asyncio.sleep(LOOK_EVERY_S)
+
+    def _check(self, process: Process, pids: set[int]) -> None:
+        if process.state in ("BACKOFF", "FATAL") or len(pids - {0}) >= STARTS:
+            why = process.trouble.removesuffix(" (process log may have details)") or "it ends again and again"
+            raise StartFailed(
+                f"{process.name} does not start: {why}",
+                details={"process": process.name, "log": process.log, "tail": self._words_of(process)},
+            )
+
+    async def _unready(self, processes: list[Process], readiness: Readiness) -> list[str]:
+        """What does not answer yet."""
+        verbs = {program.group: program.verb for program in self._layout.programs}
+        register = [each for each in processes if verbs.get(each.program) in REGISTERED]
+        if register and not readiness.heard:
+            return [f"a hub at {', '.join(self._settings.mesh.hubs)}"]
+        answering = await readiness.answering(each.pid for each in register)
+        known = readiness.instances()
+        missing = [
+            f"{each.name} ({'it does not answer' if each.pid in known else 'not yet in the registry'})"
+            for each in register
+            if each.pid not in answering
+        ]
+        if not missing and self._layout.http:
+            url = self._layout.http + "/readyz"
+            status = await asyncio.to_thread(get, url)
+            if status != 200:
+                missing = [f"{url} ({status or 'no answer'})"]
+        return missing
+
+    def _too_late(self, missing: list[str], processes: list[Process]) -> Unavailable:
+        by_name = {process.name: process for process in processes}
+        late = by_name.get(missing[0].split(" ")[0])
+        details: dict[str, Any] = {"missing": missing}
+        if late is not None:
+            details |= {"process": late.name, "log": late.log, "tail": self._words_of(late)}
+        return Unavailable("not everything answers yet: " + ", ".join(missing), details=details)
+
+    def _words_of(self, process: Process) -> list[str]:
+        try:
+            return self._control.tail(process.name)
+        except (SetupError, Unavailable):
+            return []
 
 
 def _check_port(layout: Layout) -> None:
@@ -141,135 +320,43 @@ def _check_port(layout: Layout) -> None:
     host, _, port = layout.listens.rpartition(":")
     if not port:
         return
+    own = any(program.listens and not program.included for program in layout.programs)
+    where = f"{layout.conf.name}, [fcgi-program:…] socket" if own else "[gateway] host and port in mesh.toml"
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, int(port)))
         except OSError as exc:
-            where = f"{layout.conf.name}, [fcgi-program:…] socket"
             if exc.errno == errno.EADDRINUSE:
                 message = f"{layout.listens} is taken by another program; stop that, or change {where}"
                 raise AddressInUse(message) from exc
             raise SetupError(f"{layout.listens} cannot be listened on ({exc.strerror}); change {where}") from exc
 
 
-def _wait(layout: Layout, control: Control, until: float, tell: Tell) -> tuple[list[Process], dict[str, Any], bool]:
-    """Look until everything answers; also tells whether that took more than one look."""
-    pids: dict[str, set[int]] = {}
-    waited, told = False, ""
-    while True:
-        try:
-            processes = _in_order(layout, control.processes())
-        except Unavailable as exc:
-            raise SetupError(
-                f"supervisord ended; its last words are in {layout.logfile}",
-                details={"log": str(layout.logfile), "tail": _tail(layout.logfile)},
-            ) from exc
-        for process in processes:
-            pids.setdefault(process.name, set()).add(process.pid)
-            _check(process, pids[process.name], control)
-        page: dict[str, Any] = {}
-        missing = [f"{process.name} ({process.state})" for process in processes if process.state != RUNNING]
-        if not missing and layout.http:
-            missing, page = _ask_gateway(layout, processes)
-        if not missing:
-            return processes, page, waited
-        words = f"waiting for {missing[0]}" + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
-        if words != told:
-            tell(words)
-            told = words
-        if now() >= until:
-            raise _too_late(missing, processes, control)
-        waited = True
-        time.sleep(LOOK_EVERY_S)
-
-
-def _check(process: Process, pids: set[int], control: Control) -> None:
-    if process.state in ("BACKOFF", "FATAL") or len(pids - {0}) >= STARTS:
-        try:
-            tail = control.tail(process.name)
-        except (SetupError, Unavailable):
-            tail = []
-        why = process.trouble.removesuffix(" (process log may have details)") or "it ends again and again"
-        raise StartFailed(
-            f"{process.name} does not start: {why}",
-            details={"process": process.name, "log": process.log, "tail": tail},
-        )
-
-
-def _ask_gateway(layout: Layout, processes: list[Process]) -> tuple[list[str], dict[str, Any]]:
-    """(what is missing, the /mesh page), as the gateways see it."""
-    ready, _ = get(layout.http + "/readyz")
-    if ready != 200:
-        return [f"{layout.http}/readyz ({ready or 'no answer'})"], {}
-    status, body = get(layout.http + "/mesh")
-    if status != 200:
-        return [f"{layout.http}/mesh ({status or 'no answer'})"], {}
-    page: dict[str, Any] = json.loads(body)
-    known = _by_pid(page)
-    registers = {program.name for program in layout.programs if _verb(program.command) in ("run", "gateway")}
-    missing = [
-        f"{process.name} (not yet in the registry)"
-        for process in processes
-        if process.program in registers and process.pid not in known
-    ]
-    return missing, page
-
-
-def _verb(command: str) -> str:
-    """The sub-command of a `mesh …` command line, "" for any other program."""
-    words = command.split()
-    return words[1] if len(words) > 1 and Path(words[0]).name == "mesh" else ""
-
-
-def _by_pid(page: dict[str, Any]) -> dict[int, list[dict[str, Any]]]:
-    """This host's instances in the /mesh page, by process; each with the name of its service."""
-    found: dict[int, list[dict[str, Any]]] = {}
-    for service in page.get("services", ()):
-        for instance in service["instances"]:
-            if instance["host"] == page["gateway"]["host"]:
-                found.setdefault(instance["pid"], []).append({"service": service["name"], **instance})
-    return found
-
-
-def _path_to_try(page: dict[str, Any]) -> str:
+def _path_to_try(readiness: Readiness) -> str:
     """A GET route that takes no more than a name, which is now "you"; /mesh when there is none."""
-    for service in page.get("services", ()):
-        for route in service.get("routes", ()):
-            if route["verb"] == "GET" and route["path"].count("{") == 1 and "{name}" in route["path"]:
-                return str(route["path"]).replace("{name}", "you")
+    for instance in sorted(readiness.node.table, key=lambda each: (each.service, each.id)):
+        for route in instance.routes:
+            if route.verb == "GET" and route.path.count("{") == 1 and "{name}" in route.path:
+                return route.path.replace("{name}", "you")
     return "/mesh"
 
 
-def get(url: str) -> tuple[int, bytes]:
-    """(status, body) of a GET; (0, b"") when nobody answers in time."""
+def get(url: str) -> int:
+    """The status of a GET; 0 when nobody answers in time."""
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=ANSWER_S)
     try:
-        connection.request("GET", parts.path, headers={"Accept": "application/json", "Connection": "close"})
-        response = connection.getresponse()
-        return response.status, response.read()
+        connection.request("GET", parts.path, headers={"Connection": "close"})
+        return connection.getresponse().status
     except (OSError, http.client.HTTPException):
-        return 0, b""
+        return 0
     finally:
         connection.close()
 
 
-def _too_late(missing: list[str], processes: list[Process], control: Control) -> Unavailable:
-    by_name = {process.name: process for process in processes}
-    late = by_name.get(missing[0].split(" ")[0])
-    details: dict[str, Any] = {"missing": missing}
-    if late is not None:
-        details |= {"process": late.name, "log": late.log}
-        try:
-            details["tail"] = control.tail(late.name)
-        except (SetupError, Unavailable):
-            pass
-    return Unavailable("not everything answers yet: " + ", ".join(missing), details=details)
-
-
 def _in_order(layout: Layout, processes: list[Process]) -> list[Process]:
-    order = {program.name: place for place, program in enumerate(layout.programs)}
+    order = {program.group: place for place, program in reversed(list(enumerate(layout.programs)))}
     return sorted(processes, key=lambda process: (order.get(process.program, len(order)), process.name))
 
 

@@ -6,7 +6,8 @@ Leaves to others: what users call (job, canvas), running a lease (runner), stori
 A task becomes a **job** when it is deferred: the job is the task's row, from the moment it is confirmed until it is
 forgotten. A worker is given a **lease** on it: the right to run one attempt. A lease belongs to a worker's session and
 is renewed with it; it ends when it is settled, or when the session does. Attempts are numbered from 1, and the number
-fences: what an earlier attempt still says is refused.
+fences: what an earlier attempt still says is refused. No number is given twice to a job, not even after a release or a
+requeue; what is compared with a limit of retries is `tries`.
 
 Instants here are wall-clock seconds since 1970 (they outlive processes); lengths are seconds.
 """
@@ -18,8 +19,9 @@ from typing import Final, Literal, Protocol
 
 import msgspec
 
-#: waiting: for other tasks · delayed: for its time · ready: for a worker · running: a worker has a lease on it ·
-#: done · dead: given up, kept until somebody looks · cancelled.
+#: waiting: for other tasks: those that feed it, or one that comes before it in its `order` · delayed: for its time ·
+#: ready: for a worker · running: a worker has a lease on it · done · dead: given up, kept until somebody looks ·
+#: cancelled.
 Status = Literal["waiting", "delayed", "ready", "running", "done", "dead", "cancelled"]
 OVER: Final = frozenset({"done", "dead", "cancelled"})
 
@@ -120,6 +122,8 @@ class Lease(msgspec.Struct, array_like=True, frozen=True):
         prior: answers of the tasks that it waited for (MessagePack); b"" for none.
         lost: how many workers died while they ran it.
         topic, event, offset, at: of the durable event that it delivers; "" and 0 for a task.
+        tries: which try of the handler this is, from 1: counts neither what was released nor what ended with its
+            worker's death (that is `lost`), and begins anew when the job is requeued.
     """
 
     id: str
@@ -138,6 +142,7 @@ class Lease(msgspec.Struct, array_like=True, frozen=True):
     event: str = ""
     offset: int = 0
     at: float = 0.0
+    tries: int = 1
 
 
 class Settlement(msgspec.Struct, array_like=True, frozen=True):

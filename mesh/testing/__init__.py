@@ -45,6 +45,33 @@ sent
 ('ujun', 'Hello, ujun!') greeted
 
 With `clock=ManualClock()` no time passes but what the test turns: `await m.advance(10.0)`.
+
+Tasks, durable events, state, schedules and locks work in both, on an engine in memory that all processes of a mesh
+share; `m.faults.lose_engine()` takes it away. `await m.idle()` returns when nothing is left to do, and `m.queues()`,
+`m.jobs("shop.charge")` and `m.dead()` show what there is:
+
+>>> class Shop(mesh.Service):
+...     @mesh.task(retries=0)
+...     async def charge(self, order: str) -> None:
+...         async with self.atomic():
+...             await self.state("ledger").add(order)
+...             await self.emit("order.charged", order, durable=True)
+...         if order == "bad":
+...             raise ValueError("no money")
+>>> async def a_test_of_tasks() -> None:
+...     async with Mesh(Shop, clock=ManualClock()) as m:
+...         job = await m.defer(Shop.charge, "o1")
+...         await m.defer("shop.charge", "bad")
+...         await m.idle()
+...         print(await job.status(), [key async for key in m.state("ledger").keys()])
+...         print([dead.error for dead in await m.dead()])
+...     node = FakeNode()
+...     await unit(Shop, node=node).charge("o2")
+...     print(node.emitted[0].topic, node.emitted[0].durable, (await node.state("ledger").get("o2")).value)
+>>> asyncio.run(a_test_of_tasks())
+done ['o1']
+['ValueError: no money']
+order.charged True 1
 """
 
 from mesh.clock import ManualClock
@@ -53,9 +80,11 @@ from mesh.testing.faults import Faults
 from mesh.testing.leaks import no_leaks
 from mesh.testing.listening import Heard
 from mesh.testing.unit import Emitted, FakeNode, unit
+from mesh.testing.unit_durable import DeferredTask
 from mesh.testing.whole import Mesh
 
 __all__ = [
+    "DeferredTask",
     "Emitted",
     "Fake",
     "FakeNode",

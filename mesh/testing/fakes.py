@@ -65,7 +65,7 @@ class Behaviour:
             BadArguments: they are not what the real method, or the fake's own function, takes.
         """
         if self.real is None:
-            args, kwargs = _taken_apart(body, encoding)
+            args, kwargs = taken_apart(body, encoding)
         else:
             values = list(zip(self.real.parameters, self.real.decode_args(body, encoding), strict=True))
             args = tuple(value for parameter, value in values if not parameter.keyword_only)
@@ -188,7 +188,7 @@ def _is_error(does: Any) -> bool:
     return isinstance(does, BaseException) or (isinstance(does, type) and issubclass(does, BaseException))
 
 
-def _taken_apart(body: Any, encoding: int) -> Arguments:
+def taken_apart(body: Any, encoding: int) -> Arguments:
     """Arguments of which nothing is known: an array, a map of names, or a map with positions too."""
     if encoding == RAW:
         return ((bytes(body),), {}) if body else ((), {})

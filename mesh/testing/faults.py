@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING, Protocol
 
+from mesh.engines.memory import MemoryEngine
 from mesh.errors import SetupError
 from mesh.service.node import Node
 from mesh.service.service import Service
@@ -30,15 +31,17 @@ class Everybody(Protocol):
 
     def find(self, target: Target, index: int) -> Process: ...
     async def end(self, process: Process) -> None: ...
+    def lose_engine(self, lost: bool) -> None: ...
 
 
 class Faults:
-    """`m.faults`. All but `kill` need transport="memory". Targets: see `Target`."""
+    """`m.faults`. All but `kill` and `lose_engine` need transport="memory". Targets: see `Target`."""
 
     def __init__(self, everybody: Everybody, host: Host, seed: int) -> None:
         self._everybody = everybody
         self._host = host
         self._rng = random.Random(seed)
+        self._cut: list[MemoryEngine] = []
 
     async def kill(self, target: Target, index: int = 0) -> None:
         """End a process as kill -9 does: no goodbye, no `stopped` hook; its handlers and timers stop where they are.
@@ -60,12 +63,23 @@ class Faults:
         return sum(self._network.cut(endpoint) for endpoint in self._endpoints(target, index))
 
     def partition(self, target: Target, *, index: int = 0) -> None:
-        """Separate the process from all others until `heal`. Connections that are silent for links.heartbeat_timeout
-        are lost."""
+        """Separate the process from all others, and from the engine in memory, until `heal`. Connections that are
+        silent for links.heartbeat_timeout are lost, and tasks whose worker is silent for store.lease."""
         self._network.partition(self._transport(target, index))
+        for engine in self._everybody.find(target, index).engines():
+            engine.cut()
+            self._cut.append(engine)
+
+    def lose_engine(self) -> None:
+        """Nobody reaches the engine in memory until `heal`: as when the store is away."""
+        self._everybody.lose_engine(True)
 
     def heal(self) -> None:
-        """End all drops, delays and partitions; what a partition held back arrives."""
+        """End all drops, delays, partitions and cuts; what a partition held back arrives."""
+        self._everybody.lose_engine(False)
+        for engine in self._cut:
+            engine.mend()
+        self._cut.clear()
         if isinstance(self._host, MemoryHost):
             self._host.network.heal()
 

@@ -1,4 +1,5 @@
-"""Settings of a mesh under test: the defaults, and what the test says, whatever mesh.toml and environment say.
+"""Settings of a mesh under test: the defaults, engines in memory, and what the test says, whatever mesh.toml and
+environment say.
 
 Owns: dotted keys, those of single services among them.
 Leaves to others: what each key means (config).
@@ -14,7 +15,9 @@ from typing import Any
 import msgspec
 
 from mesh import config
-from mesh.config import ServiceSettings, Settings
+from mesh.config import AccessSettings, ServiceSettings, Settings
+from mesh.config.access import read_access
+from mesh.engines.contract import CAPABILITIES
 from mesh.errors import ConfigError
 
 
@@ -23,18 +26,35 @@ def settings_for(overrides: Mapping[str, Any], *, hubs: Sequence[str], run_dir: 
 
     Args:
         overrides: "calls.timeout": 2.0, "services.mail.concurrency": 1, "services.mail.config.sender": "me". A number
-            has the unit of its attribute: seconds, bytes.
+            has the unit of its attribute: seconds, bytes. "access.allow": a list of tables, as [[access.allow]].
         hubs, run_dir: of this mesh; they need not be such as a file may say.
 
     Raises:
         ConfigError: a key or value is wrong.
     """
-    flags = {key: value for key, value in overrides.items() if not key.startswith("services.")}
+    flags = {f"engines.{capability}": "memory" for capability in CAPABILITIES}
+    flags |= {key: value for key, value in overrides.items() if not key.startswith(("services.", "access."))}
     # The empty file: a test must not depend on the directory that it is started in.
     settings = config.load(Path(os.devnull), env={}, flags=flags)
     mesh = msgspec.structs.replace(settings.mesh, hubs=list(hubs), run_dir=run_dir, log_dir=run_dir)
-    services = _services({key: value for key, value in overrides.items() if key not in flags}, settings)
-    return msgspec.structs.replace(settings, mesh=mesh, services=services, root=run_dir, file=None)
+    services = _services({key: value for key, value in overrides.items() if key.startswith("services.")}, settings)
+    access = _access({key: value for key, value in overrides.items() if key.startswith("access.")})
+    return msgspec.structs.replace(settings, mesh=mesh, services=services, access=access, root=run_dir, file=None)
+
+
+def _access(overrides: Mapping[str, Any]) -> AccessSettings | None:
+    if not overrides:
+        return None
+    wrong: list[str] = []
+
+    def tell(path: tuple[str, ...], what: str) -> None:
+        wrong.append(f"{'.'.join(('access', *path))}: {what}")
+
+    table = {key.removeprefix("access."): value for key, value in overrides.items()}
+    access = read_access(table, tell, lambda path: "the test")
+    if wrong:
+        raise ConfigError("\n".join(wrong))
+    return access
 
 
 def _services(overrides: Mapping[str, Any], settings: Settings) -> dict[str, ServiceSettings]:

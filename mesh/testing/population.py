@@ -1,6 +1,6 @@
 """Everybody in a mesh under test: starting them, waiting until they know each other, ending them whatever happened.
 
-Owns: the list of played processes, and the order in which they end.
+Owns: the list of played processes, the engine in memory that they share, and the order in which they end.
 Leaves to others: the life of one (process), where they stand (hosts), what a test asks for (whole).
 """
 
@@ -15,6 +15,7 @@ from typing import Final
 from mesh import ids
 from mesh.clock import Clock, ManualClock, settle
 from mesh.config import Settings
+from mesh.engines.memory import Memory, MemoryEngine
 from mesh.errors import SetupError, Unavailable
 from mesh.service.node import Node
 from mesh.service.service import Service
@@ -44,6 +45,31 @@ class Population:
         self._clock = clock
         self._seed = seed
         self._drawn = 0
+        self.memory = Memory(
+            clock,
+            lease_s=settings.store.lease_s,
+            unknown_after_s=settings.tasks.unknown_after_s,
+            retention_s=settings.events.retention_s,
+        )
+        self._engines = {"memory": self._engine}
+        self._engine_lost = False
+
+    def _engine(self) -> MemoryEngine:
+        """One more process's way to what all of them share."""
+        engine = MemoryEngine(self.memory)
+        if self._engine_lost:
+            engine.cut()
+        return engine
+
+    def lose_engine(self, lost: bool) -> None:
+        """Cut every process's way to the engine in memory, or mend it."""
+        self._engine_lost = lost
+        for process in self.processes:
+            for engine in process.engines():
+                if lost:
+                    engine.cut()
+                else:
+                    engine.mend()
 
     def _draw(self) -> int:
         self._drawn += 1
@@ -73,7 +99,9 @@ class Population:
     async def start_worker(self, classes: Sequence[type[Service]]) -> Worker:
         """Raises: what its start raises; it is gone then."""
         transport = self._host.transport(self._settings)
-        worker = Worker(classes, self._settings, transport=transport, clock=self._clock, rng=self._rng())
+        worker = Worker(
+            classes, self._settings, transport=transport, clock=self._clock, rng=self._rng(), engines=self._engines
+        )
         process = WorkerProcess(worker)
         self.processes.append(process)
         try:
@@ -91,7 +119,14 @@ class Population:
 
     def _node(self, identity: str) -> Node:
         transport = self._host.transport(self._settings)
-        return Node(self._settings, identity=identity, transport=transport, clock=self._clock, rng=self._rng())
+        return Node(
+            self._settings,
+            identity=identity,
+            transport=transport,
+            clock=self._clock,
+            rng=self._rng(),
+            engines=self._engines,
+        )
 
     # --- who there is -------------------------------------------------------------------------------------
 
@@ -187,6 +222,7 @@ class Population:
                 except Exception as exc:
                     errors.append(exc)
         self.processes.clear()
+        self.memory.close()
         self._host.close()
         return errors
 

@@ -10,6 +10,7 @@ from mesh import ids
 from mesh.clock import Clock
 from mesh.config import Settings
 from mesh.discovery.hub import Hub
+from mesh.engines.memory import MemoryEngine
 from mesh.service.node import Node
 from mesh.service.worker import Stage, Worker
 from mesh.testing.fake_process import FakeProcess
@@ -36,8 +37,15 @@ class Process:
     async def vanish(self, host: Host) -> None:
         """End as by kill -9."""
         self.alive = False
+        for engine in self.engines():
+            engine.kill()
         await host.vanish(self.transport)
         await self._bury()
+
+    def engines(self) -> list[MemoryEngine]:
+        """Its ways to the engine in memory; of the dead there are none."""
+        made = self.node.durable.engines.made if self.node is not None else ()
+        return [each for each in made if isinstance(each, MemoryEngine)]
 
     async def close(self) -> None:
         """End in peace."""
@@ -78,6 +86,8 @@ class WorkerProcess(Process):
     async def _bury(self) -> None:
         # The dead run no hooks.
         self.worker._began.clear()
+        if self.worker.shift is not None:
+            self.worker.shift.abandon("killed")
         await self.worker.stop()
 
     async def _close(self) -> None:

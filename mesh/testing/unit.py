@@ -1,7 +1,7 @@
 """One service without a mesh: its methods are called directly, and what it asks of others, fakes answer.
 
 Owns: the node that a service is given in a unit test, and what it records.
-Leaves to others: what fakes do (fakes), whole meshes (whole).
+Leaves to others: what fakes do (fakes), its durable verbs (unit_durable), whole meshes (whole).
 
 Arguments and answers are encoded and decoded on their way, as between processes: what cannot travel fails here too,
 and a Struct comes back as the map that an untyped caller would see.
@@ -20,14 +20,17 @@ from mesh.clock import Clock, LoopClock
 from mesh.discovery.record import Instance
 from mesh.errors import BadRequest, MeshError, RemoteError, ShapeMismatch, UnknownMethod, UnknownService, from_wire
 from mesh.events.event import encode_data
+from mesh.events.log import NewEvent
 from mesh.events.topics import check_topic
 from mesh.protocol.codec import MAX_BIN
 from mesh.protocol.messages import MSGPACK
 from mesh.service.calling import Options
 from mesh.service.rpc import Rpc
 from mesh.service.service import Service
+from mesh.service.verbs import DurableVerbs
 from mesh.telemetry.logs import get_logger
 from mesh.testing.fakes import Behaviour, Fake, Recorded
+from mesh.testing.unit_durable import DeferredTask, UnitDurable
 
 S = TypeVar("S", bound=Service)
 
@@ -39,13 +42,18 @@ class Emitted(NamedTuple):
     data: Any = None
     key: str | None = None
     meta: dict[str, str] | None = None
+    durable: bool = False
 
 
-class FakeNode:
+class FakeNode(DurableVerbs):
     """The node of a service under test: the verbs of `Node`, answered by fakes.
 
+    State, locks and `atomic` work as they do in a mesh, on an engine in memory of its own. What is deferred is durable
+    there, but nobody runs it.
+
     Attributes:
-        calls: what was asked, in order; `emitted`: the events.
+        calls: what was asked, in order; `emitted`: the events; `deferred`: the tasks. What an `atomic` block emits and
+            defers is there when the block is over, and never when it raises.
     """
 
     def __init__(self, *fakes: Fake | Mapping[str, Any], clock: Clock | None = None) -> None:
@@ -61,6 +69,14 @@ class FakeNode:
             self._add(fake)
         self.rpc = Rpc(self)
         self._options = Options()
+        self.deferred: list[DeferredTask] = []
+        self._room: UnitDurable | None = None
+
+    @property
+    def _durable(self) -> UnitDurable:
+        if self._room is None:
+            self._room = UnitDurable(self.clock, self.deferred, self._told)
+        return self._room
 
     def _add(self, fake: Fake | Mapping[str, Any]) -> None:
         if isinstance(fake, Fake):
@@ -125,11 +141,24 @@ class FakeNode:
         return (Instance(service=service, id=f"{service}-fake", epoch=0),) if service in self.service_names() else ()
 
     async def emit(
-        self, topic: str, data: Any = None, *, key: str | None = None, meta: dict[str, str] | None = None
+        self,
+        topic: str,
+        data: Any = None,
+        *,
+        key: str | None = None,
+        meta: dict[str, str] | None = None,
+        durable: bool | None = None,
     ) -> None:
         """As `Node.emit`; nobody hears it, but it is recorded."""
+        if durable:
+            await self._durable.emit(topic, data, key, meta)
+            return
         body, encoding = encode_data(check_topic(topic), data, MAX_BIN)
         self.emitted.append(Emitted(topic, decode_any(body, encoding), key, meta))
+
+    def _told(self, event: NewEvent) -> None:
+        data = decode_any(event.body, event.encoding)
+        self.emitted.append(Emitted(event.topic, data, event.key or None, event.meta or None, durable=True))
 
     def using(
         self,

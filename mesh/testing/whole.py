@@ -1,7 +1,8 @@
 """A whole mesh in one process: hubs, workers, fakes and a client, each a process of its own as far as they can tell.
 
 Owns: what a test asks of a mesh: its parts, the verbs, time, and that it ends whatever happened.
-Leaves to others: who there is (population), where they stand (hosts), faults (faults), fakes (fakes).
+Leaves to others: who there is (population), where they stand (hosts), faults (faults), fakes (fakes), tasks and state
+(durable).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from mesh.service.node import Node
 from mesh.service.rpc import Rpc
 from mesh.service.service import Service
 from mesh.service.worker import Worker
+from mesh.testing.durable import DurableView
 from mesh.testing.fakes import Fake, Recorded
 from mesh.testing.faults import Faults
 from mesh.testing.hosts import Host, IpcHost, MemoryHost
@@ -34,8 +36,10 @@ Classes = type[Service] | Sequence[type[Service]]
 TURN_S: Final = 0.25
 
 
-class Mesh:
+class Mesh(DurableView):
     """A mesh of these services, for the length of an `async with`. See the package for an example.
+
+    Its engines are in memory: tasks, durable events, state, schedules and locks work, shared by all of its processes.
 
     Attributes:
         settings: what all of its processes are told.
@@ -170,6 +174,10 @@ class Mesh:
     def node(self) -> Node:
         """The client; see `mesh.Node`."""
         return _running(self._node)
+
+    @property
+    def _turned_by_hand(self) -> bool:
+        return self._manual is not None
 
     @property
     def rpc(self) -> Rpc:

@@ -42,6 +42,8 @@ class Channel(Protocol):
 
     #: Where the other end listens (dialling side), or a printable name for it (accepting side).
     peer: str
+    #: The name of the key that the other end has proved to hold; "" where links have no keys.
+    user: str
 
     def wake(self) -> None:
         """There is something in `session.data_to_send()`: fetch and send it within this loop tick.

@@ -1,7 +1,7 @@
 """The dialling end of one link: one DEALER, one connection, one life.
 
 Owns: sending what the session has once per tick, reading, and saying when the connection stands or is gone.
-Leaves to others: what the frames mean (the session), dialling again (discovery, calls.pool).
+Leaves to others: what the frames mean (the session), dialling again (discovery, calls.pool), whom to expect (curve).
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ import zmq
 from mesh.errors import ProtocolViolation
 from mesh.telemetry.logs import get_logger
 from mesh.transport.contract import Buffer, MakeSession
+from mesh.transport.curve import Expectation, dress_dialler
+from mesh.transport.curve_files import PublicKey
 from mesh.transport.monitor import REASONS, Monitor
+from mesh.transport.refusals import Refusals
 from mesh.transport.sockets import CUT, EARLY_FLUSH, PROOF, Context, Edge, LinkOptions, make
 
 log = get_logger("mesh.transport")
@@ -27,17 +30,23 @@ class DealerChannel:
     __slots__ = (
         "_backlog",
         "_connect_timer",
+        "_context",
         "_edge",
+        "_expected",
         "_forget",
+        "_key",
         "_loop",
         "_monitor",
         "_options",
+        "_refusals",
         "_session",
         "_socket",
         "_standing",
+        "_tries",
         "_wakes",
         "_woken",
         "peer",
+        "user",
     )
 
     def __init__(
@@ -47,27 +56,53 @@ class DealerChannel:
         make_session: MakeSession,
         options: LinkOptions,
         forget: Callable[[DealerChannel], None],
+        expected: Expectation,
+        refusals: Refusals,
     ) -> None:
         self.peer = endpoint
+        self.user = ""
+        self._context = context
         self._options = options
         self._forget = forget
+        self._expected = expected
+        self._refusals = refusals
+        self._key: PublicKey | None = None
+        self._tries = 0
         self._loop = asyncio.get_running_loop()
         self._backlog: deque[list[Buffer]] = deque()
         self._standing = False
         self._woken: asyncio.Handle | None = None
         self._wakes = 0
-        self._socket = make(context, zmq.DEALER, options, endpoint)
+        self._connect_timer: asyncio.TimerHandle | None = self._loop.call_later(
+            options.connect_timeout_s, self._gone, f"no connection within {options.connect_timeout_s:g} s"
+        )
+        self._connect()
+        try:
+            self._session = make_session(self)
+        except BaseException:
+            self._cancel_connect_timer()
+            self._drop_socket(linger_ms=0)
+            raise
+        if expected.trouble:
+            # As if it had been dialled: `dial` tells of malformed endpoints only, all else comes through `lost`.
+            self._woken = self._loop.call_soon(self._useless)
+
+    def _connect(self) -> None:
+        """One attempt: with the next of the keys that the other end may have."""
+        keys = self._expected.keys
+        self._key = keys[self._tries] if keys else None
+        self._tries += 1
+        self._socket = make(self._context, zmq.DEALER, self._options, self.peer)
         # One connection and no more: a background reconnect would deliver a stale backlog to whoever comes next. Not
         # -1, and no IMMEDIATE: with either, libzmq 4.3.5 ends the pipe on disconnection and throws away what came but
         # is unread, the last replies of a worker that leaves (tests/contract: …linger…). We close long before an hour.
         self._socket.setsockopt(zmq.RECONNECT_IVL, 3_600_000)
-        self._session = make_session(self)
+        if self._key is not None and self._expected.ring is not None:
+            dress_dialler(self._socket, self._expected.ring, self._key.public)
         self._monitor = Monitor(self._socket, self._heard)
         self._edge = Edge(self._socket, self._read)
-        self._connect_timer: asyncio.TimerHandle | None = self._loop.call_later(
-            options.connect_timeout_s, self._gone, f"no connection within {options.connect_timeout_s:g} s"
-        )
-        self._socket.connect(endpoint)
+        if not self._expected.trouble:
+            self._socket.connect(self._expected.where.where)
 
     # --- what the session asks ------------------------------------------------------------------------
 
@@ -96,6 +131,10 @@ class DealerChannel:
         if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             self._standing = True
             self._cancel_connect_timer()
+            if self._key is not None:
+                self.user = self._key.name
+                self._expected.stands(self._key)
+                self._refusals.over(self.peer)
             self._session.opened()
             self.wake()
         elif event == zmq.EVENT_CLOSED and self._standing:
@@ -107,7 +146,38 @@ class DealerChannel:
                     self._read()
                 except zmq.Again:
                     break
-            self._gone(REASONS[zmq.Event(event)])
+            if self._standing or not self._try_next(event, value):
+                self._gone(self._reason(event, value))
+
+    def _try_next(self, event: int, value: int) -> bool:
+        """Whether the other end may hold another of the keys, and is asked for it."""
+        # What is not about its key is the same with every key.
+        if event != zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL or self._tries >= len(self._expected.keys):
+            return False
+        self._drop_socket(linger_ms=0)
+        self._connect()
+        return True
+
+    def _reason(self, event: int, value: int) -> str:
+        explained = None if self._standing else self._expected.explain(event, value, self._key)
+        if explained is None:
+            return REASONS[zmq.Event(event)]
+        word, sentence = explained
+        if word:
+            self._refusals.note(word, self.peer, sentence, endpoint=self._expected.where.where)
+        return sentence
+
+    def _useless(self) -> None:
+        self._woken = None
+        self._refusals.note("no_such_key", self.peer, self._expected.trouble, endpoint=self._expected.where.where)
+        self._gone(self._expected.trouble)
+
+    def keys_changed(self) -> None:
+        """End the link if the other end's key is not valid any more."""
+        if not self._socket.closed and not self._expected.valid(self._key):
+            name = self._key.name if self._key is not None else ""
+            log.warning("its key is not valid any more, link cut", peer=self.peer)
+            self._gone(f"the key of {name!r} is not valid any more")
 
     def _gone(self, reason: str) -> None:
         if self._socket.closed:
@@ -116,12 +186,15 @@ class DealerChannel:
         if self._woken is not None:
             self._woken.cancel()
             self._woken = None
-        self._edge.close()
-        self._monitor.close()
-        self._socket.close(linger=int(self._options.linger_s * 1000) if self._standing else 0)
+        self._drop_socket(linger_ms=int(self._options.linger_s * 1000) if self._standing else 0)
         self._backlog.clear()
         self._forget(self)
         self._session.lost(reason)
+
+    def _drop_socket(self, linger_ms: int) -> None:
+        self._edge.close()
+        self._monitor.close()
+        self._socket.close(linger=linger_ms)
 
     def _cancel_connect_timer(self) -> None:
         if self._connect_timer is not None:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import ipaddress
 import os
+import re
 import socket
 import stat
 from collections.abc import Iterator
@@ -24,6 +26,10 @@ IPC_PATH_BYTES = 107
 
 LOCK_SUFFIX = ".lock"
 
+#: Behind a tcp endpoint: the public key of whoever listens there, in hexadecimal.
+KEY_MARK = "?key="
+_KEY = re.compile(r"[0-9a-f]{64}")
+
 _SHAPES = "write ipc:///absolute/path.sock, tcp://host:port, tcp://host:* or mem://name"
 _MEND_PATH = "set mesh.run_dir to a shorter directory"
 
@@ -36,23 +42,41 @@ class Endpoint:
         kind: "ipc", "tcp" or "mem".
         address: the path of an ipc socket, the host of a tcp one, the name of a mem one.
         port: 1–65535 for tcp; None where any free port will do, and for the other kinds.
+        key: of tcp, the public key of whoever listens there, 64 hexadecimal digits; "" where that is not said.
     """
 
     kind: Literal["ipc", "tcp", "mem"]
     address: str
     port: int | None = None
+    key: str = ""
 
     def __str__(self) -> str:
+        return f"{self.where}{KEY_MARK}{self.key}" if self.key else self.where
+
+    @property
+    def where(self) -> str:
+        """The endpoint without the key: what libzmq is told."""
         if self.kind == "tcp":
             return f"tcp://{self.address}:{'*' if self.port is None else self.port}"
         return f"{self.kind}://{self.address}"
+
+    @property
+    def exposed(self) -> bool:
+        """Whether other hosts may reach it. A name other than localhost is taken for one that they may."""
+        if self.kind != "tcp" or self.address in ("localhost", "lo"):
+            return False
+        try:
+            return not ipaddress.ip_address(self.address.strip("[]")).is_loopback
+        except ValueError:
+            return True
 
 
 def parse(text: str, *, dialling: bool = False) -> Endpoint:
     """Take an endpoint apart and check it.
 
     Args:
-        text: "ipc:///absolute/path", "tcp://host:port", "tcp://host:*" (IPv6 hosts in brackets), "mem://name".
+        text: "ipc:///absolute/path", "tcp://host:port", "tcp://host:*" (IPv6 hosts in brackets), "mem://name". Behind a
+            tcp endpoint "?key=" and 64 hexadecimal digits may stand.
         dialling: whether it is to be connected to; wildcards are then refused.
 
     Raises:
@@ -90,16 +114,19 @@ def _parse_ipc(text: str, path: str) -> Endpoint:
 
 
 def _parse_tcp(text: str, rest: str, *, dialling: bool) -> Endpoint:
+    rest, marked, key = rest.partition(KEY_MARK)
+    if marked and not _KEY.fullmatch(key):
+        raise BadEndpoint(f"{text[:80]!r}: a key is 64 hexadecimal digits, in small letters")
     host, separator, port = rest.rpartition(":")
     if not separator or not host or (":" in host and not (host[0] == "[" and host[-1] == "]")):
         raise BadEndpoint(f"{text!r} needs a host and a port: write tcp://host:port, for IPv6 tcp://[::1]:port")
     if dialling and "*" in (host, port):
         raise BadEndpoint(f"{text!r} cannot be connected to: give the host and the port it was bound to")
     if port == "*":
-        return Endpoint("tcp", host)
+        return Endpoint("tcp", host, key=key)
     if not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
         raise BadEndpoint(f"{text!r}: {port!r} is not a port: 1–65535, or * to listen on any free one")
-    return Endpoint("tcp", host, int(port))
+    return Endpoint("tcp", host, int(port), key)
 
 
 def ensure_run_dir(run_dir: Path) -> Path:

@@ -41,12 +41,14 @@ class _End:
         "peer",
         "session",
         "transport",
+        "user",
     )
 
     def __init__(self, transport: MemoryTransport, endpoint: str, peer: str, *, dialling: bool) -> None:
         self.transport = transport
         self.endpoint = endpoint
         self.peer = peer
+        self.user = ""
         self.dialling = dialling
         self.session: Session | None = None
         self.other: _End | None = None

@@ -13,6 +13,13 @@ import zmq
 
 from mesh.transport.sockets import Edge, Socket
 
+#: A connection stood, and a peer to talk to did not come of it.
+FAILED = (
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL,
+    zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL,
+    zmq.EVENT_HANDSHAKE_FAILED_AUTH,
+)
+
 #: Only what is acted on: each event costs a wake-up.
 WATCHED = (
     zmq.EVENT_HANDSHAKE_SUCCEEDED
@@ -40,11 +47,11 @@ class Monitor:
 
     __slots__ = ("_edge", "_heard", "_pair", "_watched")
 
-    def __init__(self, socket: Socket, heard: Callable[[int, int, str], None]) -> None:
+    def __init__(self, socket: Socket, heard: Callable[[int, int, str], None], events: int = WATCHED) -> None:
         """`heard(event, value, endpoint)`: value is a file descriptor or an error number, as libzmq has it."""
         self._watched = socket
         self._heard = heard
-        self._pair: Socket = socket.get_monitor_socket(WATCHED)
+        self._pair: Socket = socket.get_monitor_socket(events)
         self._pair.linger = 0
         self._edge = Edge(self._pair, self._read)
 

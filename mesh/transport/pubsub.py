@@ -15,7 +15,12 @@ import zmq
 
 from mesh.telemetry.logs import get_logger
 from mesh.transport.contract import Buffer
-from mesh.transport.endpoints import Claim, parse
+from mesh.transport.curve import Expectation, dress_dialler
+from mesh.transport.curve_guard import Guard
+from mesh.transport.curve_ring import Keyring
+from mesh.transport.endpoints import Claim, Endpoint, parse
+from mesh.transport.monitor import Monitor
+from mesh.transport.refusals import Refusals
 from mesh.transport.sockets import Context, Edge, LinkOptions, Socket, allow_ipv6, make
 
 log = get_logger("mesh.transport")
@@ -30,10 +35,21 @@ HIGH_WATER = 10_000
 class ZmqPublisher:
     """See contract.Publisher."""
 
-    def __init__(self, context: Context, options: LinkOptions, forget: Callable[[ZmqPublisher], None]) -> None:
+    def __init__(
+        self,
+        context: Context,
+        options: LinkOptions,
+        forget: Callable[[ZmqPublisher], None],
+        ring: Keyring | None,
+        refusals: Refusals,
+    ) -> None:
         self._forget = forget
         self._options = options
-        self._connected: set[str] = set()
+        self._ring = ring
+        self._refusals = refusals
+        #: Whom we were told to reach, and of these the ones that libzmq was told of, by what it calls them.
+        self._wanted: dict[str, None] = {}
+        self._connected: dict[str, tuple[str, Expectation]] = {}
         self._joined: set[str] = set()
         self._socket = make(context, zmq.XPUB, options)
         # A pipe ends with its connection: `joined` is then taken back, and nothing stale waits for the next subscriber.
@@ -41,24 +57,69 @@ class ZmqPublisher:
         self._socket.setsockopt(zmq.SNDHWM, HIGH_WATER)
         self._socket.setsockopt(zmq.RECONNECT_IVL, 100)
         self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, 2000)
+        # Only keys can fail a handshake in a way that is worth telling; a monitor costs two sockets.
+        self._monitor = Monitor(self._socket, self._heard) if ring is not None else None
         self._edge = Edge(self._socket, self._read)
 
     def connect(self, endpoint: str) -> None:
-        parse(endpoint, dialling=True)
-        if endpoint not in self._connected:
-            allow_ipv6(self._socket, endpoint)
-            self._socket.connect(endpoint)
-            self._connected.add(endpoint)
-            self._edge.look()  # connecting, too, consumes edges
+        where = parse(endpoint, dialling=True)
+        if endpoint not in self._wanted:
+            self._wanted[endpoint] = None
+            self._reach(endpoint, where)
+
+    def _reach(self, endpoint: str, where: Endpoint) -> None:
+        expected = Expectation(where, self._ring)
+        if expected.trouble:
+            self._refusals.note("no_such_key", endpoint, expected.trouble, endpoint=where.where)
+            return
+        # One socket, and to libzmq one connection for each address: a newer key there ends the link with the older.
+        if where.where in self._connected:
+            self._leave(self._connected[where.where][0])
+        allow_ipv6(self._socket, where.where)
+        if expected.keys and self._ring is not None:
+            dress_dialler(self._socket, self._ring, expected.keys[0].public)
+        self._socket.connect(where.where)
+        self._connected[where.where] = (endpoint, expected)
+        self._edge.look()  # connecting, too, consumes edges
 
     def disconnect(self, endpoint: str) -> None:
-        if endpoint in self._connected:
-            self._connected.discard(endpoint)
-            self._joined.discard(endpoint)
+        if endpoint in self._wanted:
+            del self._wanted[endpoint]
+            self._leave(endpoint)
+
+    def _leave(self, endpoint: str) -> None:
+        where = parse(endpoint).where
+        self._joined.discard(endpoint)
+        if self._connected.get(where, ("",))[0] == endpoint:
+            del self._connected[where]
             try:
-                self._socket.disconnect(endpoint)
+                self._socket.disconnect(where)
             except zmq.ZMQError as exc:  # its connection ended by itself
                 log.debug("disconnect", endpoint=endpoint, reason=str(exc))
+
+    def keys_changed(self) -> None:
+        """Leave the subscribers whose key is not valid any more, and reach those whose key is valid now."""
+        if self._socket.closed:
+            return
+        for endpoint, expected in list(self._connected.values()):
+            if any(not expected.valid(key) for key in expected.keys):
+                log.warning("its key is not valid any more, subscriber left", endpoint=expected.where.where)
+                self._leave(endpoint)
+        reached = {endpoint for endpoint, _ in self._connected.values()}
+        for endpoint in self._wanted:
+            where = parse(endpoint)
+            if endpoint not in reached and where.where not in self._connected:
+                self._reach(endpoint, where)
+
+    def _heard(self, event: int, value: int, endpoint: str) -> None:
+        known = self._connected.get(endpoint)
+        if known is None or not known[1].keys:
+            return
+        name, expected = known
+        if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+            self._refusals.over(name)
+        elif (explained := expected.explain(event, value, expected.keys[0])) is not None and explained[0]:
+            self._refusals.note(explained[0], name, explained[1], endpoint=endpoint)
 
     def joined(self, endpoint: str) -> bool:
         self._edge.look()
@@ -76,12 +137,17 @@ class ZmqPublisher:
             endpoint = note[2:].decode("utf-8", "replace")
             if note[0] == 1:
                 self._joined.add(endpoint)
+                if self._ring is not None:
+                    # Only this subscriber has asked for its token: it learns which connection is ours.
+                    self._socket.send_multipart((note[1:], b""), zmq.NOBLOCK)
             else:
                 self._joined.discard(endpoint)
 
     def close(self) -> None:
         if not self._socket.closed:
             self._edge.close()
+            if self._monitor is not None:
+                self._monitor.close()
             self._socket.close(linger=int(self._options.linger_s * 1000))
             self._forget(self)
 
@@ -96,16 +162,19 @@ class ZmqSubscriber:
         on_event: Callable[[str, Buffer], None],
         claim: Claim | None,
         forget: Callable[[ZmqSubscriber], None],
+        guard: Guard | None = None,
+        monitor: Monitor | None = None,
     ) -> None:
-        """Takes over a SUB socket that is bound already."""
+        """Takes over a SUB socket that is bound already, with the guard of its keys and its monitor if it has them."""
         self.endpoint = endpoint
         self._socket = socket
         self._on_event = on_event
         self._claim = claim
         self._forget = forget
-        self._counts: dict[str, int] = {}
+        self._guard = guard
+        self._monitor = monitor
         socket.subscribe(TOKEN + endpoint.encode())
-        self._edge = Edge(socket, self._read)
+        self._edge = Edge(socket, self._read if guard is None else self._read_guarded)
 
     def subscribe(self, prefix: str) -> None:
         self._socket.subscribe(prefix.encode())
@@ -114,7 +183,24 @@ class ZmqSubscriber:
         self._socket.unsubscribe(prefix.encode())
 
     def _read(self) -> None:
-        frames = self._socket.recv_multipart(zmq.NOBLOCK)
+        self._take(self._socket.recv_multipart(zmq.NOBLOCK))
+
+    def _read_guarded(self) -> None:
+        """A publisher is asked for with each message: it may say nothing for long, and a SUB knows no peers."""
+        assert self._guard is not None
+        frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
+        if self._guard.sender(frames[0]) is None:
+            return
+        parts = [frame.bytes for frame in frames]
+        if parts[0][:1] != TOKEN:  # which is a publisher's greeting, and has done its work
+            self._take(parts)
+
+    def keys_changed(self) -> None:
+        """End the connections of those whose key is not valid any more."""
+        if self._guard is not None and not self._socket.closed:
+            self._guard.keys_changed()
+
+    def _take(self, frames: list[bytes]) -> None:
         if len(frames) != 2:
             log.warning("event of the wrong shape dropped", frames=len(frames))
             return
@@ -128,6 +214,8 @@ class ZmqSubscriber:
     def close(self) -> None:
         if not self._socket.closed:
             self._edge.close()
+            if self._monitor is not None:
+                self._monitor.close()
             self._socket.close(linger=0)
             if self._claim is not None:
                 self._claim.release()

@@ -1,7 +1,7 @@
 """The accepting end: one ROUTER bound for a whole worker, one channel per peer.
 
 Owns: telling peers apart, an outbox for each, and noticing that one has gone.
-Leaves to others: what the frames mean (sessions), who may connect (curve).
+Leaves to others: what the frames mean (sessions), who may connect (curve, curve_guard).
 
 A ROUTER never says that a peer went away: it drops what is sent to it, or with ROUTER_MANDATORY refuses the send. So
 the monitor's DISCONNECTED, which knows only a file descriptor, is matched with the descriptor that the peer's first
@@ -19,6 +19,7 @@ import zmq
 from mesh.errors import ProtocolViolation
 from mesh.telemetry.logs import get_logger
 from mesh.transport.contract import Buffer, MakeSession, Session
+from mesh.transport.curve_guard import Guard, Sender
 from mesh.transport.endpoints import Claim
 from mesh.transport.monitor import Monitor
 from mesh.transport.sockets import CUT, EARLY_FLUSH, PROOF, Edge, LinkOptions, Socket
@@ -32,6 +33,8 @@ MAX_BACKLOG_BYTES = 128 * 1024 * 1024
 PROOFS_S = (0.002, 0.02, 0.2, 1.0)
 #: Peers that were cut are answered with a reject if they go on; of so many we remember why.
 REMEMBERED_CUTS = 1024
+#: Who is behind a link without keys.
+NOBODY = Sender("", "")
 #: A frame of no messages: legal, and without effect on whoever gets it.
 NOTHING = b""
 
@@ -39,15 +42,28 @@ NOTHING = b""
 class RouterChannel:
     """See contract.Channel: one peer of a listener."""
 
-    __slots__ = ("_listener", "backlog", "backlog_bytes", "fd", "gone", "ident", "peer", "session", "woken")
+    __slots__ = (
+        "_listener",
+        "backlog",
+        "backlog_bytes",
+        "credential",
+        "fd",
+        "gone",
+        "ident",
+        "peer",
+        "session",
+        "user",
+        "woken",
+    )
 
     session: Session
 
-    def __init__(self, listener: RouterListener, ident: bytes, fd: int) -> None:
+    def __init__(self, listener: RouterListener, ident: bytes, fd: int, sender: Sender) -> None:
         self._listener = listener
         self.ident = ident
         self.fd = fd
-        self.peer = ident.hex()
+        self.user, self.credential = sender
+        self.peer = f"{self.user} {ident.hex()}".strip()
         self.backlog: deque[list[Buffer]] = deque()
         self.backlog_bytes = 0
         self.woken = 0  # how often since the last flush; 0 when none is due
@@ -80,14 +96,16 @@ class RouterListener:
         options: LinkOptions,
         claim: Claim | None,
         forget: Callable[[RouterListener], None],
+        guard: Guard | None = None,
     ) -> None:
-        """Takes over a socket that `monitored_bind` has bound."""
+        """Takes over a socket that is bound already, with the guard of its keys if it has any."""
         self.endpoint = endpoint
         self._socket = socket
         self._accept = accept
         self._options = options
         self._claim = claim
         self._forget = forget
+        self._guard = guard
         self._loop = asyncio.get_running_loop()
         self._peers: dict[bytes, RouterChannel] = {}
         self._by_fd: dict[int, bytes] = {}
@@ -121,7 +139,7 @@ class RouterListener:
                 self._skip()
                 return
             channel = self._meet(ident, first)
-            if channel.gone:  # closed while its session was made or opened
+            if channel is None or channel.gone:  # no valid key; or closed while its session was made or opened
                 self._skip()
                 return
             frames.append(first.bytes)
@@ -139,12 +157,15 @@ class RouterListener:
         while self._socket.getsockopt(zmq.RCVMORE):
             self._socket.recv(zmq.NOBLOCK, copy=False)
 
-    def _meet(self, ident: bytes, first: zmq.Frame) -> RouterChannel:
+    def _meet(self, ident: bytes, first: zmq.Frame) -> RouterChannel | None:
+        sender = NOBODY if self._guard is None else self._guard.sender(first)
+        if sender is None:
+            return None
         try:
             fd = int(first.get(zmq.SRCFD))
         except (zmq.ZMQError, TypeError, ValueError):
             fd = -1
-        channel = self._peers[ident] = RouterChannel(self, ident, fd)
+        channel = self._peers[ident] = RouterChannel(self, ident, fd, sender)
         if fd >= 0:
             before = self._by_fd.get(fd)
             self._by_fd[fd] = ident
@@ -234,7 +255,9 @@ class RouterListener:
     # --- peers that go ----------------------------------------------------------------------------------
 
     def heard(self, event: int, value: int, _endpoint: str) -> None:
-        """The monitor's events; of interest is only which descriptor was disconnected."""
+        """The monitor's events; of interest is only which descriptor was disconnected, and to a guard some more."""
+        if self._guard is not None:
+            self._guard.heard(event, value)
         if event == zmq.EVENT_DISCONNECTED and value in self._by_fd:
             self._prove(self._by_fd[value], 0)
 
@@ -248,6 +271,16 @@ class RouterListener:
 
         timer = self._loop.call_later(PROOFS_S[proof], prove)
         self._proofs.add(timer)
+
+    def keys_changed(self) -> None:
+        """End the links of those whose key is not valid any more: their sessions, and the connections beneath."""
+        if self._guard is None or self._socket.closed:
+            return
+        for channel in list(self._peers.values()):
+            if not self._guard.valid(channel.credential):
+                log.warning("its key is not valid any more, link cut", peer=channel.peer)
+                self.cut(channel, f"the key of {channel.user!r} is not valid any more")
+        self._guard.keys_changed({channel.fd for channel in self._peers.values()})
 
     def cut(self, channel: RouterChannel, reason: str) -> None:
         """Send what the session still has to say, then treat the peer as gone; it is told if it goes on."""

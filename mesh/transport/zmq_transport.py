@@ -17,11 +17,18 @@ import zmq
 
 from mesh.config import Settings
 from mesh.errors import AddressInUse, BadEndpoint, SetupError
+from mesh.telemetry.metrics import Recorder
 from mesh.transport.contract import Buffer, Listener, MakeSession, Publisher, Subscriber
+from mesh.transport.curve import Expectation, check_exposed, dress_listener, explain_stranger, with_key
+from mesh.transport.curve_guard import EVENTS as GUARDED
+from mesh.transport.curve_guard import Guard
+from mesh.transport.curve_ring import Keyring, ring_for
+from mesh.transport.curve_zap import Zap
 from mesh.transport.dealer import DealerChannel
-from mesh.transport.endpoints import Claim, ensure_run_dir, parse, sweep
-from mesh.transport.monitor import Monitor
+from mesh.transport.endpoints import Claim, Endpoint, ensure_run_dir, parse, sweep
+from mesh.transport.monitor import FAILED, WATCHED, Monitor
 from mesh.transport.pubsub import ZmqPublisher, ZmqSubscriber
+from mesh.transport.refusals import Refusals
 from mesh.transport.router import RouterListener
 from mesh.transport.sockets import Context, LinkOptions, Socket, make
 
@@ -38,9 +45,19 @@ class ZmqTransport:
         run_dir: where ipc sockets live: made with mode 0700, refused when others may write to it.
         bind: "ipc", or "tcp://host:*" to listen on the network.
         options: heartbeats, limits and time-outs of every link.
+        ring: this process's keys; with them every tcp link has CURVE, without them tcp stays on this host.
+        recorder: counts refused links.
     """
 
-    def __init__(self, run_dir: Path, *, bind: str = "ipc", options: LinkOptions | None = None) -> None:
+    def __init__(
+        self,
+        run_dir: Path,
+        *,
+        bind: str = "ipc",
+        options: LinkOptions | None = None,
+        ring: Keyring | None = None,
+        recorder: Recorder | None = None,
+    ) -> None:
         self._run_dir = run_dir
         self._bind = bind
         self._options = options or LinkOptions()
@@ -50,6 +67,10 @@ class ZmqTransport:
         self._owned: set[DealerChannel | RouterListener | ZmqPublisher | ZmqSubscriber] = set()
         self._closing = False
         self._swept = False
+        self._ring = ring
+        self._refusals = Refusals(recorder)
+        self._zap: Zap | None = None
+        self._unfollow: Callable[[], None] | None = None
 
     def endpoint(self, name: str) -> str:
         if self._bind != "ipc":
@@ -57,56 +78,94 @@ class ZmqTransport:
         return f"ipc://{ensure_run_dir(self._run_dir)}/{name}-{os.getpid()}-{next(self._names)}.sock"
 
     def dial(self, endpoint: str, make_session: MakeSession) -> DealerChannel:
-        parse(endpoint, dialling=True)
+        where = parse(endpoint, dialling=True)
         self._check_open()
-        channel = DealerChannel(self._context, endpoint, make_session, self._options, self._owned.discard)
+        expected = Expectation(where, self._ring)
+        channel = DealerChannel(
+            self._context, endpoint, make_session, self._options, self._owned.discard, expected, self._refusals
+        )
         self._owned.add(channel)
         return channel
 
     async def listen(self, endpoint: str, accept: MakeSession) -> Listener:
         self._check_open()
+        where = parse(endpoint)
         socket = make(self._context, zmq.ROUTER, self._options, endpoint)
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         listener: RouterListener | None = None
 
         def heard(event: int, value: int, at: str) -> None:
+            self._note_stranger(event, value, at)
             if listener is not None:
                 listener.heard(event, value, at)
 
-        monitor = Monitor(socket, heard)
+        monitor = Monitor(socket, heard, WATCHED if where.kind == "ipc" else WATCHED | GUARDED)
         try:
-            bound, claim = self._bind_socket(socket, endpoint)
+            bound, claim = self._bind_socket(socket, where)
         except BaseException:
             monitor.close()
             socket.close()
             raise
-        listener = RouterListener(socket, bound, accept, self._options, claim, self._owned.discard)
+        guard = self._guard(bound)
+        listener = RouterListener(
+            socket, with_key(bound, self._ring), accept, self._options, claim, self._owned.discard, guard
+        )
         listener.watch(monitor)
         self._owned.add(listener)
         return listener
 
     def publisher(self) -> Publisher:
         self._check_open()
-        publisher = ZmqPublisher(self._context, self._options, self._owned.discard)
+        publisher = ZmqPublisher(self._context, self._options, self._owned.discard, self._ring, self._refusals)
         self._owned.add(publisher)
         return publisher
 
     def subscriber(self, endpoint: str, on_event: Callable[[str, Buffer], None]) -> Subscriber:
         self._check_open()
+        where = parse(endpoint)
         socket = make(self._context, zmq.SUB, self._options, endpoint)
         socket.setsockopt(zmq.RCVHWM, 10_000)
+        guard: Guard | None = None
+        monitor: Monitor | None = None
+
+        def heard(event: int, value: int, at: str) -> None:
+            self._note_stranger(event, value, at)
+            if guard is not None:
+                guard.heard(event, value)
+
+        if where.kind == "tcp" and self._ring is not None:
+            monitor = Monitor(socket, heard, WATCHED | GUARDED)
         try:
-            bound, claim = self._bind_socket(socket, endpoint)
+            bound, claim = self._bind_socket(socket, where)
         except BaseException:
+            if monitor is not None:
+                monitor.close()
             socket.close()
             raise
-        subscriber = ZmqSubscriber(socket, bound, on_event, claim, self._owned.discard)
+        guard = self._guard(bound)
+        subscriber = ZmqSubscriber(
+            socket, with_key(bound, self._ring), on_event, claim, self._owned.discard, guard, monitor
+        )
         self._owned.add(subscriber)
         return subscriber
 
-    def _bind_socket(self, socket: Socket, endpoint: str) -> tuple[str, Claim | None]:
+    def _guard(self, bound: str) -> Guard | None:
+        """Of a socket that is bound there; None when keys have nothing to do with it."""
+        if self._ring is None or not bound.startswith("tcp://"):
+            return None
+        return Guard(self._ring, bound)
+
+    def _note_stranger(self, event: int, value: int, at: str) -> None:
+        """Say who came to a bound socket and was not let in, as far as keys are the matter."""
+        if event in FAILED and at.startswith("tcp://"):
+            explained = explain_stranger(event, value, self._ring)
+            if explained is not None:
+                self._refusals.note(explained[0], at, explained[1], endpoint=at)
+
+    def _bind_socket(self, socket: Socket, where: Endpoint) -> tuple[str, Claim | None]:
         """Bind without taking a live endpoint away; the address as bound, and the claim that keeps it ours."""
-        where = parse(endpoint)
+        endpoint = where.where
+        check_exposed(where, self._ring)
         claim: Claim | None = None
         if where.kind == "ipc":
             directory = ensure_run_dir(Path(where.address).parent)
@@ -117,6 +176,8 @@ class ZmqTransport:
             claim = Claim.take(where.address)
         elif where.kind != "tcp":
             raise BadEndpoint(f"{endpoint!r}: the ZeroMQ transport listens on ipc:// and tcp:// only")
+        elif self._ring is not None:
+            dress_listener(socket, self._ring)
         try:
             socket.bind(endpoint)
         except zmq.ZMQError as exc:
@@ -130,9 +191,26 @@ class ZmqTransport:
         last: Any = socket.getsockopt(zmq.LAST_ENDPOINT)
         return last.rstrip(b"\0").decode(), claim
 
+    def _follow_keys(self, ring: Keyring) -> None:
+        """Before the first socket with keys: answer libzmq's questions, and look for changes. Harmless the second
+        time."""
+        if self._unfollow is None:
+            self._unfollow = ring.on_change(self._keys_changed)
+            ring.watch()
+        if self._zap is None:
+            self._zap = Zap(self._context, ring, self._refusals)
+
+    def _keys_changed(self, fewer: bool) -> None:
+        for owned in list(self._owned):
+            # Who came may be reached now; only of who went is there something to end.
+            if fewer or isinstance(owned, ZmqPublisher):
+                owned.keys_changed()
+
     def _check_open(self) -> None:
         if self._closing:
             raise SetupError("the transport is closed")
+        if self._ring is not None:
+            self._follow_keys(self._ring)
 
     async def close(self) -> None:
         if self._closing:
@@ -143,16 +221,28 @@ class ZmqTransport:
                 await owned.close()
             else:
                 owned.close()
+        if self._unfollow is not None:
+            self._unfollow()
+        if self._ring is not None:
+            self._ring.close()
+        if self._zap is not None:
+            self._zap.close()
         # Waits for what lingers, at most LinkOptions.linger_s (or what a listener was closed with).
         await asyncio.get_running_loop().run_in_executor(None, self._context.term)
 
 
-def from_settings(settings: Settings) -> ZmqTransport:
-    """The transport that the configuration asks for."""
+def from_settings(settings: Settings, role: str = "client", recorder: Recorder | None = None) -> ZmqTransport:
+    """The transport that the configuration asks for, for a process of this role: it decides which key is its own.
+
+    Raises:
+        BadKeys: keys.dir is set, and there is no key for it that can be used.
+    """
     links = settings.links
     return ZmqTransport(
         settings.mesh.run_dir,
         bind=settings.mesh.bind,
+        ring=ring_for(settings.keys, role, settings.mesh.host),
+        recorder=recorder,
         options=LinkOptions(
             heartbeat_s=links.heartbeat_s,
             heartbeat_timeout_s=links.heartbeat_timeout_s,

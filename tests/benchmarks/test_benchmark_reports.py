@@ -9,9 +9,10 @@ import pytest
 from rich.console import Console
 
 from benchmarks import page, plot, results, table
-from benchmarks.grids import SECTIONS, micros, per_second, times
+from benchmarks.grids import SECTIONS, grids, micros, per_second, times
 
 LOADS = ("small-1", "small-64", "small-1000", "big-1")
+PUBLISH = ("one-1", "one-64", "one-256", "batch-1")
 
 
 def _figures(speed: float) -> dict:
@@ -20,6 +21,15 @@ def _figures(speed: float) -> dict:
 
 def _web(title: str, speed: float) -> dict:
     return {"title": title, "requests_per_s": speed, "p50_us": 900.0, "p99_us": 2500.0, "bad": 0.0, "spread": 0.02}
+
+
+def _publish(speed: float, batch: bool) -> dict:
+    return {load: _figures(speed) for load in PUBLISH if batch or load != "batch-1"}
+
+
+def _tasks(speed: float) -> dict:
+    many = {"tasks": 4_000, "tasks_per_s": speed, "published_per_s": 2 * speed, "cpu_us": 90.0, "spread": 0.05}
+    return {"many": many, "one": _figures(speed)}
 
 
 @pytest.fixture
@@ -56,6 +66,25 @@ def sections() -> dict:
             "kept_open": 2000,
             "kb_each": 21.3,
         },
+        "publish": {
+            "loads": list(PUBLISH),
+            "batch": 100,
+            "disk": {"file_system": "ext4", "sync_us": 71.2},
+            "contestants": {
+                "rabbitmq": {"title": "RabbitMQ", "how": "aio-pika", "loads": _publish(9_000, batch=False)},
+                "mesh": {"title": "mesh", "how": "embedded", "loads": _publish(70_000, batch=True)},
+            },
+            "missing": {"jetstream": {"title": "JetStream", "lacks": ["nats-server"], "install": "apt-get install it"}},
+        },
+        "tasks": {
+            "loads": ["many", "one"],
+            "disk": {"file_system": "ext4", "sync_us": 71.2},
+            "contestants": {
+                "celery_solo": {"title": "Celery, solo", "how": "-P solo", "loads": _tasks(1_300)},
+                "mesh": {"title": "mesh", "how": "one worker", "loads": _tasks(10_400)},
+            },
+            "missing": {},
+        },
     }
 
 
@@ -79,6 +108,25 @@ def test_the_terminal_shows_ratios_and_who_is_missing(sections):
     assert "1.06×" in said
 
 
+def test_what_is_faster_comes_first_and_ratios_are_always_of_mesh(sections):
+    """A time is compared upside down: eight times as fast is 8×, in tasks per second as in the wait for one."""
+    many, one = grids("tasks", sections["tasks"])
+    for grid in (many, one):
+        assert [row[0] for row in grid.rows] == ["mesh", "Celery, solo"]
+        assert [row[2] for row in grid.rows] == ["", "8.00×"]
+        assert grid.bold == {0}
+
+
+def test_who_has_no_batches_is_not_in_their_table(sections):
+    """A form that a contestant lacks is no figure of 0."""
+    found = {grid.title: grid for grid in grids("publish", sections["publish"])}
+    assert [row[0] for row in found["Durable publishing: 64 callers"].rows] == ["mesh", "RabbitMQ"]
+    assert [row[0] for row in found["Durable publishing: 1 caller, batches of 100"].rows] == ["mesh"]
+    assert (
+        "fdatasync take 71.2 µs here.\nJetStream is missing (nats-server)" in found["Durable publishing: 1 caller"].note
+    )
+
+
 def test_the_page_is_whole_markdown(sections):
     """Every section has its tables, every row as many cells as its head, and the page says where and when."""
     found = {**results.new({"cpu": "One", "cpus": 2, "memory_gib": 8, "system": "Linux"}, {"mesh": "0.1.0"})}
@@ -89,6 +137,7 @@ def test_the_page_is_whole_markdown(sections):
     for line in ("One, 2 CPUs, 8 GiB, Linux.", "mesh 0.1.0.", "![rpc](rpc.svg)", "| rpc | 2030-01-01 |  | 0.2 | 3 |"):
         assert line in text
     assert "| **mesh** | **60,000** |" in text
+    assert "### Durable publishing\n\n- RabbitMQ: aio-pika\n- mesh: embedded\n" in text
     cells = 0
     for line in text.splitlines():
         now = line.count(" | ") if line.startswith("| ") else line.count("|") - 2 if line.startswith("|--") else 0
@@ -107,8 +156,9 @@ def test_plots_are_svg_and_the_same_figures_give_the_same_file(sections, tmp_pat
     """One plot for each section that has one; a section that failed has none; no date inside."""
     pytest.importorskip("matplotlib")
     first, again = tmp_path / "first", tmp_path / "again"
-    assert plot.draw(sections, first) == plot.draw(sections, again) == ["rpc.svg", "fanout.svg"]
-    for name in ("rpc.svg", "fanout.svg"):
+    names = ["rpc.svg", "fanout.svg", "publish.svg", "tasks.svg"]
+    assert plot.draw(sections, first) == plot.draw(sections, again) == names
+    for name in names:
         assert (first / name).read_bytes() == (again / name).read_bytes()
         assert ElementTree.parse(first / name).getroot().tag.endswith("svg")
 
@@ -116,7 +166,8 @@ def test_plots_are_svg_and_the_same_figures_give_the_same_file(sections, tmp_pat
 def test_nothing_measured_is_nothing_drawn(tmp_path):
     """A machine on which no contestant could run still gets its page."""
     pytest.importorskip("matplotlib")
-    assert plot.draw({"rpc": {"loads": [], "contestants": {}, "missing": {}}}, tmp_path) == []
+    nothing = {"loads": [], "contestants": {}, "missing": {}}
+    assert plot.draw({"rpc": nothing, "publish": nothing, "tasks": nothing}, tmp_path) == []
 
 
 def test_every_part_can_be_shown():

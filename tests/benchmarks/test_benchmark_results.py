@@ -66,6 +66,19 @@ def test_a_promise_is_reached_at_its_bound():
     assert said["64 callers against nats-py"] == "not measured"
 
 
+def test_a_product_is_judged_by_its_best_setting():
+    """Beating the slower of two queues proves nothing; one that was not measured does not count as slow."""
+    by = {"mesh": 50_000.0, "rabbitmq": 9_000.0, "rabbitmq_quorum": 11_000.0, "jetstream": 20_000.0}
+    section = {"contestants": {key: {"loads": {"one-64": {"calls_per_s": speed}}} for key, speed in by.items()}}
+    said = {verdict.promise.what: verdict for verdict in judge({"publish": section})}
+    assert said["durable publishing, 64 callers, against RabbitMQ"].got == "4.55×"
+    assert said["durable publishing, 64 callers, against JetStream"].word == "reached"
+    assert said["durable publishing, 256 callers, against RabbitMQ"].word == "not measured"
+    del section["contestants"]["rabbitmq_quorum"]
+    said = {verdict.promise.what: verdict for verdict in judge({"publish": section})}
+    assert said["durable publishing, 64 callers, against RabbitMQ"].word == "reached"
+
+
 @pytest.mark.parametrize("sections", [{}, {"rpc": {"error": "x"}, "http": {"error": "x"}, "startup": {}}])
 def test_what_was_not_measured_is_not_judged(sections):
     """No figures, or a part that failed: every promise still has its row."""

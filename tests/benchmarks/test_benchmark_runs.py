@@ -40,15 +40,17 @@ def test_a_short_run_measures_shows_and_writes(tmp_path):
     assert "raw coalesced loop" in (tmp_path / "out" / "README.md").read_text()
 
 
-@pytest.mark.parametrize("key", peers.KEYS)
-def test_a_contestant_without_its_libraries_can_still_be_named(key):
-    """Its file imports nothing that may be missing, and says what brings it."""
+@pytest.mark.parametrize("part", ["peers", "publishers", "queues"])
+def test_contestants_without_their_libraries_can_still_be_named(part):
+    """Their files import nothing that may be missing, and say what brings it."""
     script = (
         "import sys\n"
-        "for name in ('zmq', 'grpc', 'nats', 'aiozmq', 'zero', 'mesh'):\n"
+        "for name in ('zmq', 'grpc', 'nats', 'aiozmq', 'zero', 'mesh', 'aio_pika', 'redis', 'celery', 'taskiq'):\n"
         "    sys.modules[name] = None\n"
-        f"from benchmarks.peers import module\npeer = module({key!r}).PEER\n"
-        f"assert peer.key == {key!r} and peer.install\n"
+        f"from benchmarks.{part} import ROSTER\n"
+        "assert ROSTER.keys[0] == 'mesh'\n"
+        "for key, peer in zip(ROSTER.keys, ROSTER.peers(), strict=True):\n"
+        "    assert peer.key == key and peer.title and peer.how and peer.install, key\n"
     )
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, timeout=20)
 

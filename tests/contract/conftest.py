@@ -13,12 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from engine_kinds import engine_kind, rig  # noqa: F401  # of the engines' suites: pytest looks for fixtures here
 
 from mesh.transport import endpoints
 from mesh.transport.contract import Channel, Listener, Transport
 from mesh.transport.memory import MemoryNetwork, MemoryTransport
 
-KINDS = ("memory", "zmq-ipc", "zmq-tcp")
+KINDS = ("memory", "zmq-ipc", "zmq-tcp", "zmq-curve")
+
+#: Keys of the transports that a bench makes, and of the processes that it starts.
+NAMES = tuple(f"process-{number}" for number in range(1, 9))
+MODES = ("listen", "dial", "stall")
 
 #: Nothing here takes a second on an idle machine; this only turns a hang into a failure.
 PATIENCE_S = 20.0
@@ -164,15 +169,17 @@ class Peer:
 class Bench:
     """Transports of one kind. `near` and `far` play two processes."""
 
-    def __init__(self, kind: str, run_dir: Path) -> None:
+    def __init__(self, kind: str, run_dir: Path, keys: Path | None) -> None:
         self.kind = kind
         self.run_dir = run_dir
+        self.keys = keys
         self.eventually = eventually
         self.sessions: list[Recorder] = []
         self._network = MemoryNetwork()
         self._transports: list[Transport] = []
         self._processes: list[asyncio.subprocess.Process] = []
         self._names = itertools.count(1)
+        self._keys = iter(NAMES)
         self.near = self.transport()
         self.far = self.transport()
 
@@ -197,9 +204,17 @@ class Bench:
             from mesh.transport.zmq_transport import ZmqTransport
 
             bind = "ipc" if self.ipc else "tcp://127.0.0.1:*"
-            made = ZmqTransport(self.run_dir, bind=bind)
+            made = ZmqTransport(self.run_dir, bind=bind, ring=self._ring())
         self._transports.append(made)
         return made
+
+    def _ring(self) -> Any:
+        """Every transport of one mesh holds a key of its own and knows the others'; None where links have no keys."""
+        if self.keys is None:
+            return None
+        from mesh.transport import curve_files, curve_ring
+
+        return curve_ring.Keyring(self.keys, curve_files.read_secret(self.keys, next(self._keys)))
 
     async def listen(self, endpoint: str | None = None, *, on: Transport | None = None, **hooks: Any) -> Server:
         """A listener of `far`, whose sessions have the given hooks."""
@@ -281,6 +296,7 @@ class Bench:
             "ipc" if self.ipc else "tcp",
             str(self.run_dir),
             endpoint,
+            *([] if self.keys is None else [str(self.keys)]),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
         )
@@ -338,11 +354,22 @@ def short_dir() -> Iterator[Path]:
         yield Path(made)
 
 
+@pytest.fixture(scope="session")
+def keys() -> Iterator[Path]:
+    """A directory with the keys of everybody."""
+    from mesh.transport import curve_store
+
+    with tempfile.TemporaryDirectory(prefix="mesh-keys-") as made:
+        for name in (*NAMES, *MODES):
+            curve_store.make(Path(made), name)
+        yield Path(made)
+
+
 @pytest.fixture
-async def bench(kind: str, short_dir: Path) -> AsyncIterator[Bench]:
+async def bench(kind: str, short_dir: Path, keys: Path) -> AsyncIterator[Bench]:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    bench = Bench(kind, short_dir)
+    bench = Bench(kind, short_dir, keys if kind == "zmq-curve" else None)
     try:
         yield bench
     finally:

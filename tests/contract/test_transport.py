@@ -1,4 +1,4 @@
-"""The contract of mesh/transport/contract.py, kept in memory, over ipc and over tcp: opening, carrying, many peers."""
+"""The contract of mesh/transport/contract.py, in memory, over ipc, tcp and CURVE: opening, carrying, many peers."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ async def test_a_live_endpoint_is_never_stolen(bench):
     client.send([b"one"])
     await client.until_received(1)
     for transport in (bench.far, bench.near):
-        with pytest.raises(AddressInUse, match=re.escape(server.endpoint)):
+        with pytest.raises(AddressInUse, match=re.escape(server.endpoint.partition("?")[0])):
             await bench.listen(server.endpoint, on=transport)
         with pytest.raises(AddressInUse):
             transport.subscriber(server.endpoint, lambda _topic, _frame: None)

@@ -1,6 +1,6 @@
 """A process of its own for the contract suite: listens or dials over ZeroMQ until its stdin ends or it is killed.
 
-    python transport_peer.py listen|dial|stall ipc|tcp RUN_DIR ENDPOINT
+    python transport_peer.py listen|dial|stall ipc|tcp RUN_DIR ENDPOINT [KEYS]
 
 It prints one line when it stands: the endpoint it listens on, or "opened". A listener echoes every message.
 "stall" dials, prints, and then stops reading for good, its process stopped, as one that hangs.
@@ -14,6 +14,8 @@ import signal
 import sys
 from pathlib import Path
 
+from mesh.transport.curve_files import read_secret
+from mesh.transport.curve_ring import Keyring
 from mesh.transport.zmq_transport import ZmqTransport
 
 BINDS = {"ipc": "ipc", "tcp": "tcp://127.0.0.1:*"}
@@ -49,8 +51,9 @@ class Echo:
         pass
 
 
-async def main(mode: str, kind: str, run_dir: str, endpoint: str) -> None:
-    transport = ZmqTransport(Path(run_dir), bind=BINDS[kind])
+async def main(mode: str, kind: str, run_dir: str, endpoint: str, keys: str = "") -> None:
+    ring = Keyring(Path(keys), read_secret(Path(keys), mode)) if keys else None
+    transport = ZmqTransport(Path(run_dir), bind=BINDS[kind], ring=ring)
     try:
         if mode == "listen":
             listener = await transport.listen(endpoint, lambda channel: Echo(channel, mode))

@@ -66,6 +66,7 @@ class FakeNode:
         self.snapshots: dict[str, Any] = {}
         self.cancelled: list[str] = []
         self.closed = asyncio.Event()
+        self.durable: Any = None
         self._publish()
 
     def serve(self, service: str, routes: list[RouteRecord], /, **functions: Callable[..., Any]) -> Instance:

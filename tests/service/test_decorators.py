@@ -261,7 +261,7 @@ async def test_verbs_are_passed_to_the_node():
     assert service.call("a.b", 1, timeout=2) == ("call", ("a.b", 1), {"timeout": 2})
     assert service.stream("a.b") == ("stream", ("a.b",), {})
     assert service.scatter("a.b", x=1) == ("scatter", ("a.b",), {"x": 1})
-    assert service.emit("t", 1, key="k") == ("emit", ("t", 1), {"key": "k", "meta": None})
+    assert service.emit("t", 1, key="k") == ("emit", ("t", 1), {"key": "k", "meta": None, "durable": None})
     assert service.rpc == "rpc"
     await service.started()
     await service.stopped()

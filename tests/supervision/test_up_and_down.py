@@ -3,52 +3,39 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from supervision_project import until
 
+from mesh.config import load
 from mesh.errors import AddressInUse, ConfigError, SetupError, Unavailable
 from mesh.supervision import layout
 from mesh.supervision.control import RUNNING, Control
 from mesh.supervision.down import take_down
-from mesh.supervision.family import alive
-from mesh.supervision.up import StartFailed, bring_up
-
-
-def until(check: Callable[[], object], seconds: float = 10.0) -> None:
-    """Return as soon as `check` holds; fail when it never does."""
-    end = time.monotonic() + seconds
-    while not check():
-        assert time.monotonic() < end, "it never came true"
-        time.sleep(0.02)
-
-
-def kill(pid: int) -> None:
-    os.kill(pid, signal.SIGKILL)
-    until(lambda: not alive(pid))
+from mesh.supervision.roster import Roster
+from mesh.supervision.up import StartFailed
 
 
 def test_up_starts_all_and_down_leaves_nothing(project):
     """After up everything is known to the gateways; after down no process, socket or pid file is left."""
-    up = bring_up(project.layout)
+    up = project.up()
     assert not up.already
     assert [process.name for process in up.processes] == [
+        "watch",
         "hub",
         "greeting:greeting_0",
         "greeting:greeting_1",
         "gateway:gateway_0",
-        "gateway:gateway_1",
     ]
     assert all(process.state == RUNNING for process in up.processes)
-    assert {process.pid for process in up.processes if process.program != "hub"} <= up.instances.keys()
+    assert {process.pid for process in up.processes if process.program not in ("hub", "watch")} <= up.instances.keys()
 
-    again = bring_up(project.layout)
+    again = project.up()
     assert again.already
     assert [each.pid for each in again.processes] == [each.pid for each in up.processes]
 
@@ -62,11 +49,11 @@ def test_up_starts_all_and_down_leaves_nothing(project):
 
 def test_up_starts_again_what_was_stopped(project):
     """`mesh up` means that everything runs, also when somebody stopped a part of it."""
-    before = bring_up(project.layout)
+    before = project.up()
     control = Control(project.layout.socket)
     control.stop("greeting:*")
     control.close()
-    up = bring_up(project.layout)
+    up = project.up()
     assert not up.already
     assert all(process.state == RUNNING for process in up.processes)
     hub = [process.pid for process in before.processes if process.name == "hub"]
@@ -75,39 +62,31 @@ def test_up_starts_again_what_was_stopped(project):
 
 def test_a_killed_process_comes_back(project):
     """kill -9 of a worker: supervisord starts another, and `up` waits for it."""
-    first = bring_up(project.layout).processes[1]
-    kill(first.pid)
-    second = bring_up(project.layout).processes[1]
+    first = project.up().processes[2]
+    project.kill(first.pid)
+    second = project.up().processes[2]
     assert second.name == first.name
     assert second.pid != first.pid
 
 
 def test_a_broken_service_is_told_with_the_end_of_its_log(project):
     """The reason stands in the error, nobody has to look for the file."""
-    project.break_process("greeting_1")
-    with pytest.raises(StartFailed, match=r"greeting:greeting_1 does not start: Exited too quickly") as caught:
-        bring_up(project.layout)
+    project.trouble("broken", "greeting_1")
+    with pytest.raises(StartFailed, match=r"greeting:greeting_1 does not start: ") as caught:
+        project.up()
     assert caught.value.details["tail"][-1] == "Traceback: the service is broken"
     assert caught.value.details["log"] == str(project.root / "logs/greeting_1.log")
 
     # Once it is mended, nobody waits for supervisor's next try.
-    (project.run / "greeting_1.broken").unlink()
-    assert all(process.state == RUNNING for process in bring_up(project.layout).processes)
+    project.trouble("", "greeting_1")
+    assert all(process.state == RUNNING for process in project.up().processes)
 
 
 def test_what_never_answers_is_named(project):
     """A process that runs without registering is called by its name when patience is over."""
-    (project.root / "mesh.toml").write_text("")
-    text = (project.root / "supervisord.conf").read_text()
-    text = text.replace("command=mesh run services.greeting:Greeting", "command=mesh hub run")
-    (project.root / "supervisord.conf").write_text(text)
-    # To `up` the file still says that greeting registers.
-    there = project.layout
-    programs = tuple(
-        each._replace(command="mesh run x:X") if each.name == "greeting" else each for each in there.programs
-    )
-    with pytest.raises(Unavailable, match=r"greeting:greeting_0 \(not yet in the registry\)"):
-        bring_up(there._replace(programs=programs), patience_s=2.5)
+    project.trouble("never", "greeting_0")
+    with pytest.raises(Unavailable, match=r"answers yet: greeting:greeting_0 \(not yet in the registry\)$"):
+        project.up(patience_s=5.0)
 
 
 def test_a_taken_port_is_told_before_anything_starts(project):
@@ -116,7 +95,7 @@ def test_a_taken_port_is_told_before_anything_starts(project):
         other.bind(("127.0.0.1", project.port))
         other.listen()
         with pytest.raises(AddressInUse, match=rf"127\.0\.0\.1:{project.port} is taken by another program"):
-            bring_up(project.layout)
+            project.up()
     assert not (project.run / "supervisord.pid").exists()
 
 
@@ -127,7 +106,7 @@ def test_stale_files_of_a_killed_set_do_not_hinder_a_start(project):
         with socket.socket(socket.AF_UNIX) as stale:
             stale.bind(str(project.run / name))
     (project.run / "supervisord.pid").write_text("4194304\n")
-    assert all(process.state == RUNNING for process in bring_up(project.layout).processes)
+    assert all(process.state == RUNNING for process in project.up().processes)
     down = take_down(project.layout, project.run)
     assert [path.name for path in down.removed] == ["old.sock"]
 
@@ -155,18 +134,18 @@ def test_down_leaves_a_socket_alone_that_somebody_listens_on(project):
 
 def test_a_killed_supervisord_is_told_by_up_and_mended_by_down(project):
     """Its children live on and hold the port; they are found by what supervisord wrote into their environment."""
-    bring_up(project.layout)
-    kill(project.supervisord())
+    project.up()
+    project.kill(project.supervisord())
     with pytest.raises(SetupError, match=r"supervisord is gone, but 5 of its processes still run .*mesh down"):
-        bring_up(project.layout)
+        project.up()
     assert take_down(project.layout, project.run).processes == 5
     assert project.members() == []
-    assert bring_up(project.layout).processes
+    assert project.up().processes
 
 
 def test_supervisorctl_works_from_the_root_without_options(project):
     """`supervisorctl status`, as its users type it."""
-    bring_up(project.layout)
+    project.up()
     command = [sys.executable, "-m", "supervisor.supervisorctl"]
     status = subprocess.run([*command, "status"], cwd=project.root, capture_output=True, text=True, check=False)
     assert status.returncode == 0, status.stdout + status.stderr
@@ -180,19 +159,19 @@ def test_supervisorctl_works_from_the_root_without_options(project):
 
 def test_a_process_killed_every_second_is_never_given_up(project):
     """Dying within startsecs leads to BACKOFF, never to FATAL, and it runs again when the killing ends."""
-    bring_up(project.layout)
+    project.up()
     control = Control(project.layout.socket)
     seen = set()
     for _ in range(3):
         greeting = next(each for each in control.processes() if each.name == "greeting:greeting_0")
         if greeting.pid:
-            kill(greeting.pid)
+            project.kill(greeting.pid)
         end = time.monotonic() + 1.0
         while time.monotonic() < end:
             seen |= {each.state for each in control.processes() if each.name == "greeting:greeting_0"}
             time.sleep(0.05)
     assert "FATAL" not in seen
-    until(lambda: control.processes()[0].state == RUNNING)
+    until(lambda: control.processes()[2].state == RUNNING)
     control.close()
 
 
@@ -223,12 +202,21 @@ def test_a_wrong_supervisord_conf_is_told_by_what_it_lacks(tmp_path: Path, text:
         layout.read(tmp_path / "supervisord.conf")
 
 
-def test_the_projects_own_file_is_read(tmp_path: Path):
+def test_the_projects_own_files_are_read(tmp_path: Path):
     """What `mesh up` runs here: hub first, gateways last, one address for HTTP."""
-    conf = Path(__file__).parents[2] / "supervisord.conf"
-    (tmp_path / "supervisord.conf").write_text(conf.read_text())
+    for name in ("supervisord.conf", "mesh.toml"):
+        (tmp_path / name).write_text((Path(__file__).parents[2] / name).read_text())
+    settings = load(tmp_path / "mesh.toml", env={})
+    Roster(layout.read(tmp_path / "supervisord.conf"), settings).refresh()
     there = layout.read(tmp_path / "supervisord.conf")
-    names = [(program.name, program.copies) for program in there.programs]
-    assert names == [("hub", 1), ("greeting", 2), ("thumbnails", 2), ("textstats", 2), ("gateway", 2)]
+    groups = list(dict.fromkeys(program.group for program in there.programs))
+    assert [name for name in groups if name != "store"] == [
+        "watch",
+        "hub",
+        "greeting",
+        "thumbnails",
+        "textstats",
+        "gateway",
+    ]
     assert there.http == "http://127.0.0.1:8080"
     assert there.socket == tmp_path / "run/supervisor.sock"

@@ -398,3 +398,49 @@ def test_the_sweep_removes_what_the_dead_left(run_dir, owners):
 def test_the_sweep_of_a_missing_directory_finds_nothing(run_dir):
     """Before the first start there is nothing to clean."""
     assert endpoints.sweep(run_dir / "absent") == []
+
+
+# --- keys ---------------------------------------------------------------------------------------------
+
+KEY = "0123456789abcdef" * 4
+
+
+def test_a_tcp_endpoint_may_say_whose_it_is():
+    """The key stands behind it, and what libzmq is told is without."""
+    found = parse(f"tcp://10.0.0.1:4000?key={KEY}", dialling=True)
+    assert (found.address, found.port, found.key) == ("10.0.0.1", 4000, KEY)
+    assert str(found) == f"tcp://10.0.0.1:4000?key={KEY}"
+    assert found.where == "tcp://10.0.0.1:4000"
+    assert parse(f"tcp://[::1]:4000?key={KEY}").where == "tcp://[::1]:4000"
+    assert parse("tcp://10.0.0.1:4000").key == ""
+
+
+@pytest.mark.parametrize("key", ["", "12", KEY.upper(), KEY[:-1], KEY + "0", KEY + "?key=" + KEY, "g" * 64])
+def test_a_malformed_key_is_refused(key: str):
+    """Without it the endpoint would be somebody else's."""
+    with pytest.raises(BadEndpoint, match="a key is 64 hexadecimal digits"):
+        parse(f"tcp://10.0.0.1:4000?key={key}")
+
+
+@pytest.mark.parametrize(
+    ("text", "exposed"),
+    [
+        ("ipc:///run/x.sock", False),
+        ("mem://x", False),
+        ("tcp://127.0.0.1:1", False),
+        ("tcp://127.9.9.9:*", False),
+        ("tcp://[::1]:1", False),
+        ("tcp://localhost:1", False),
+        ("tcp://lo:*", False),
+        ("tcp://0.0.0.0:1", True),
+        ("tcp://*:1", True),
+        ("tcp://[::]:1", True),
+        ("tcp://192.168.1.1:1", True),
+        ("tcp://eth0:1", True),
+        ("tcp://host-1:1", True),
+        ("tcp://localhost.example:1", True),
+    ],
+)
+def test_what_other_hosts_may_reach(text: str, exposed: bool):
+    """Whatever is not surely this host's own."""
+    assert parse(text).exposed is exposed

@@ -1,0 +1,69 @@
+"""Who comes in: the callee's look at [access], before a call is anything else.
+
+Owns: who a caller is, asking the rules once for each link and target, and what a denial leaves behind.
+Leaves to others: the rules themselves (policy.access), proving names (transport), telling the caller (server).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from mesh.errors import Forbidden
+from mesh.policy.access import Access
+from mesh.telemetry.logs import get_logger
+from mesh.telemetry.metrics import Recorder
+
+if TYPE_CHECKING:
+    from mesh.calls.server import Conversation
+
+log = get_logger("mesh.calls")
+
+#: Targets that are remembered for each link; past it, a caller that makes up names is looked up each time.
+REMEMBERED: Final = 1024
+
+
+def caller_of(conversation: Conversation) -> str:
+    """The name that rules know a caller by: that of the key which it proved to hold, or, where links have no keys, the
+    role in the identity that it claims ("gateway" of "gateway-3f9ac2d1")."""
+    identity = conversation.callee.peer
+    return conversation.channel.user or identity.rpartition("-")[0] or identity
+
+
+class Door:
+    """Of one worker."""
+
+    def __init__(self, access: Access, recorder: Recorder, identity: str) -> None:
+        self._access = access
+        self._recorder = recorder
+        self._identity = identity
+
+    def refusal(self, conversation: Conversation, target: str) -> Forbidden | None:
+        """Why this caller may not call that target; None when it may."""
+        known = conversation.permits
+        try:
+            error = known[target]
+        except KeyError:
+            error = self._look(conversation, target)
+            if len(known) < REMEMBERED:
+                known[target] = error
+        if error is not None:
+            service = target.rpartition(".")[0]
+            self._recorder.counter(
+                "calls_forbidden",
+                "Calls that [access] denied.",
+                caller=caller_of(conversation)[:100],
+                service=service[:100],
+            ).add()
+        return error
+
+    def _look(self, conversation: Conversation, target: str) -> Forbidden | None:
+        caller = caller_of(conversation)
+        service, _, method = target.rpartition(".")
+        if self._access.allows(caller, service, method):
+            return None
+        # Once for each link and target: it is remembered.
+        log.warning("call forbidden", caller=caller, target=target[:200], peer=conversation.callee.peer)
+        return Forbidden(
+            f"{caller[:100]!r} may not call {target[:200]}: no [[access.allow]] of {self._identity} allows it",
+            details={"caller": caller[:100], "target": target[:200]},
+        )

@@ -1,0 +1,96 @@
+"""`mesh autoscale`. Owns: its options and what it prints. Leaves to others: looking, deciding, scaling
+(supervision.autoscale)."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+from mesh.cli import exits, loop, process, setting
+from mesh.cli.output import json_option, note, wants_json, write_json
+from mesh.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mesh.config import Settings
+    from mesh.supervision.autoscale import Advice
+    from mesh.supervision.layout import Layout
+
+
+@click.command("autoscale")
+@click.option("--dry-run", is_flag=True, help="Change nothing; say at each look what was seen and would be done.")
+@click.option("--looks", type=click.IntRange(min=1), metavar="N", help="With --dry-run: end after so many looks.")
+@click.option("--conf", metavar="FILE", help="The supervisord.conf; the project's own by default.")
+@json_option
+def command(dry_run: bool, looks: int | None, conf: str | None) -> int:
+    """Let the number of workers follow the load, for each service that has a `maximum` in mesh.toml.
+
+    supervisor runs this where it is needed. To see why it does what it does, or what it would do:
+
+    \b
+      mesh autoscale --dry-run
+    """
+    if looks and not dry_run:
+        raise click.UsageError("--looks is for --dry-run")
+    layout = setting.layout(conf)
+    settings = setting.settings()
+    _check(settings)
+    if dry_run:
+        process.quiet()
+        return loop.run(_explain(layout, settings, looks))
+    from mesh.supervision import autoscale
+    from mesh.telemetry.logs import get_logger
+
+    process.prepare(settings, "autoscale")
+    while True:
+        loop.run(autoscale.run(layout, settings))
+        log = get_logger("mesh.autoscale")
+        try:
+            fresh = setting.settings()
+        except ConfigError as exc:
+            log.error("mesh.toml has changed and cannot be used; going on as before", reason=exc.message)
+            time.sleep(settings.autoscale.every_s)
+        else:
+            log.info("mesh.toml has changed; going on by the new one")
+            settings = fresh
+
+
+def _check(settings: Settings) -> None:
+    from mesh.supervision.autoscale import scaled_services
+
+    if not scaled_services(settings):
+        raise ConfigError("no [services.NAME] has a maximum, so there is nothing to scale; add `maximum = 8` to one")
+
+
+async def _explain(layout: Layout, settings: Settings, looks: int | None) -> int:
+    from mesh.supervision.autoscale import advise
+
+    done = 0
+    async for advices in advise(layout, settings):
+        if not advices:
+            note("nothing runs here; `mesh up` starts everything")
+        for advice in advices:
+            _tell(advice)
+        done += 1
+        if looks and done >= looks:
+            break
+    return exits.OK
+
+
+def _tell(advice: Advice) -> None:
+    look, decision = advice.look, advice.decision
+    if wants_json():
+        write_json(
+            {
+                "service": advice.service,
+                **look._asdict(),
+                "advised": decision.workers,
+                "why": decision.why,
+            }
+        )
+        return
+    mark = f"→ {decision.workers}" if advice.changes else ""
+    click.echo(
+        f"{time.strftime('%H:%M:%S')}  {advice.service}: {look.workers} {mark}  {decision.why}".replace("   ", "  ")
+    )

@@ -1,0 +1,104 @@
+"""`mesh jobs`. Owns: its options, and a job on the screen. Leaves to others: knowing it (the engine of tasks)."""
+
+from __future__ import annotations
+
+import base64
+from datetime import datetime
+from typing import Any
+
+import click
+import msgspec
+
+from mesh.cli import arguments, exits, loop
+from mesh.cli.output import json_option, note, wants_json, write_json, write_value
+from mesh.errors import UnknownJob
+from mesh.tasks.contract import JobInfo
+
+
+@click.group("jobs")
+def command() -> None:
+    """Look at one job, wait for it, cancel it. A job is a task that was deferred; `mesh tasks` shows their queues."""
+
+
+@command.command("show")
+@click.argument("id")
+@click.option("--wait", type=arguments.Span(), metavar="SPAN", help="Wait so long for its end.")
+@json_option
+def show(id: str, wait: float | None) -> int:
+    """Show a job: its status, attempts, answer or last error. Exit code 1 when it is dead or cancelled."""
+    info = loop.run(_show(id, wait))
+    write_job(info)
+    return exits.FAILED if info.status in ("dead", "cancelled") else exits.OK
+
+
+async def _show(id: str, wait: float | None) -> JobInfo:
+    async with loop.connected() as n:
+        if wait:
+            return await n.job(id).wait(wait)
+        found = await n.durable.tasks.job(id, timeout_s=n.durable.timeout_s)
+        if found is None:
+            raise UnknownJob(f"no job has the id {id}, or it is no longer kept")
+        return found
+
+
+@command.command("cancel")
+@click.argument("ids", nargs=-1, required=True, metavar="ID...")
+@json_option
+def cancel(ids: tuple[str, ...]) -> None:
+    """Cancel jobs that are not over; a running handler is told to stop."""
+    loop.run(_cancel(ids))
+
+
+async def _cancel(ids: tuple[str, ...]) -> None:
+    async with loop.connected() as n:
+        for id in ids:
+            info = await n.job(id).cancel()
+            if wants_json():
+                write_json({"id": info.id, "status": info.status})
+            else:
+                note(f"{info.id}: {'is told to stop' if info.status == 'running' else info.status}")
+
+
+def plain(info: JobInfo) -> dict[str, Any]:
+    """A job as plain values: arguments and answer decoded, nothing that is empty."""
+    shown = {name: value for name, value in msgspec.to_builtins(info, builtin_types=(bytes,)).items() if value}
+    for name in ("body", "result"):
+        if name in shown:
+            shown[name] = value_of(shown[name])
+    if "body" in shown:
+        shown["arguments"] = shown.pop("body")
+    return shown
+
+
+def value_of(packed: bytes) -> Any:
+    """A MessagePack value for people; what cannot be read, in base64."""
+    try:
+        return msgspec.msgpack.decode(packed)
+    except msgspec.DecodeError:
+        return {"base64": base64.b64encode(packed).decode()}
+
+
+def write_job(info: JobInfo) -> None:
+    """A job on stdout."""
+    shown = plain(info)
+    if wants_json():
+        write_json(shown)
+        return
+    traceback = shown.pop("traceback", "")
+    result = shown.pop("result", None)
+    for name in ("created_at", "due_at", "finished_at", "ends_at", "at"):
+        if name in shown:
+            shown[name] = when(shown[name])
+    for name, value in shown.items():
+        text = value if isinstance(value, str) else msgspec.json.encode(value, enc_hook=str).decode()
+        click.echo(f"{name.replace('_', ' '):12} {text if len(text) <= 2000 else text[:2000] + '…'}")
+    if traceback:
+        click.echo("\n" + traceback.rstrip())
+    if info.status == "done":
+        click.echo("answer")
+        write_value(result)
+
+
+def when(wall: float) -> str:
+    """An instant in this machine's time."""
+    return datetime.fromtimestamp(wall).astimezone().isoformat(sep=" ", timespec="seconds")

@@ -1,0 +1,189 @@
+"""`mesh keys`. Owns: its words. Leaves to others: the files (transport.curve_files, transport.curve_store)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import click
+
+from mesh.cli.output import json_option, note, wants_json, write_json, write_table
+
+if TYPE_CHECKING:
+    from mesh.transport.curve_files import PublicKey
+
+#: Where keys are made when keys.dir says nothing, under the project.
+DEFAULT: Final = "keys"
+
+_dir_option = click.option("--dir", "directory", metavar="DIR", help="This directory instead of [keys] dir.")
+
+
+@click.group("keys", context_settings={"help_option_names": ["-h", "--help"]})
+@json_option
+def command() -> None:
+    """Make, list, rotate and revoke the keys that secure links between hosts.
+
+    A key has a name, by which others know whoever holds it: that of a service, gateway, hub, or client (the command
+    line); or one for each host, as in orders@host-1. NAME.secret goes where NAME runs, and nowhere else; NAME.public
+    and revoked.keys go to every host. Running processes see both within a second.
+
+    \b
+      mesh keys make hub gateway client orders
+      mesh keys rotate orders; mesh roll orders; mesh keys revoke orders --retiring
+    """
+
+
+@command.command("make")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@_dir_option
+@json_option
+def make(names: tuple[str, ...], directory: str | None) -> None:
+    """Make a key for each NAME. The files are readable for this user alone."""
+    from mesh.transport import curve_files, curve_store
+
+    where, configured = _where(directory)
+    for name in names:
+        curve_files.check_name(name)  # all of them before the first is made
+    made = []
+    for name in names:
+        pair = curve_store.make(where, name)
+        made.append({"name": name, "public": pair.public.hex()})
+        if not wants_json():
+            click.echo(f"made {name}  {curve_files.shown(pair.public)}")
+    if wants_json():
+        write_json(made)
+        return
+    note(f"NAME.public goes to {where} of every host, NAME.secret only where NAME runs")
+    if not configured:
+        note(f'links have keys when mesh.toml says so:\n\n  [keys]\n  dir = "{_relative(where)}"\n')
+
+
+@command.command("list")
+@_dir_option
+@json_option
+def show(directory: str | None) -> None:
+    """Show every key: whose it is, since when, and whether its secret half is here.
+
+    A key is shown by its first digits; --json has all of them.
+    """
+    from mesh.transport import curve_files, curve_store
+
+    where, _ = _where(directory)
+    rows = [_row(where, key) for key in curve_store.listed(where)]
+    if wants_json():
+        write_json([row._asdict() for row in rows])
+        return
+    secret = {True: "here", False: "", None: "UNUSABLE"}
+    write_table(
+        ("name", "key", "state", "made", "secret", "revoked"),
+        [
+            (
+                row.name,
+                row.public[: curve_files.SHOWN_DIGITS],
+                row.state,
+                row.made,
+                secret[row.secret_here],
+                row.revoked,
+            )
+            for row in rows
+        ],
+    )
+    for row in rows:
+        if row.problem:
+            note(row.problem)
+
+
+@command.command("rotate")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@_dir_option
+@json_option
+def rotate(names: tuple[str, ...], directory: str | None) -> None:
+    """Give each NAME another key. The one that it has stays valid, as retiring, so that nothing is cut.
+
+    A process keeps the key that it started with. So: copy NAME.public to every host, then NAME.secret to where NAME
+    runs, restart what runs there (`mesh roll`), and end the old key: `mesh keys revoke NAME --retiring`.
+    """
+    from mesh.transport import curve_files, curve_store
+
+    where, _ = _where(directory)
+    made = []
+    for name in names:
+        pair = curve_store.rotate(where, name)
+        made.append({"name": name, "public": pair.public.hex()})
+        if not wants_json():
+            click.echo(f"rotated {name}  {curve_files.shown(pair.public)}, the key before it is retiring")
+    if wants_json():
+        write_json(made)
+        return
+    note("1. copy NAME.public to every host   2. copy NAME.secret to where NAME runs   3. restart NAME: mesh roll NAME")
+    note(f"4. mesh keys revoke {' '.join(names)} --retiring   5. copy NAME.public and revoked.keys to every host")
+
+
+@command.command("revoke")
+@click.argument("names", nargs=-1, required=True, metavar="NAME|KEY...")
+@click.option("--retiring", is_flag=True, help="Only the old key of a NAME that was rotated.")
+@_dir_option
+@json_option
+def revoke(names: tuple[str, ...], retiring: bool, directory: str | None) -> None:
+    """End keys for good: all of a NAME, or the one KEY whose first digits are given (8 at least).
+
+    Whoever follows this directory cuts the live links of a revoked key within a second. Copy revoked.keys to every
+    other host: it wins over whatever else is there.
+    """
+    from mesh.transport import curve_files, curve_store
+
+    where, _ = _where(directory)
+    ended = []
+    for name in names:
+        for key in curve_store.revoke(where, name, retiring=retiring):
+            ended.append({"name": key.name, "public": key.public.hex(), "revoked": key.revoked})
+            if not wants_json():
+                click.echo(f"revoked {key.name}  {curve_files.shown(key.public)}")
+    if wants_json():
+        write_json(ended)
+        return
+    note(f"here it holds within a second; copy {where / curve_files.REVOKED} to every other host")
+
+
+def _where(directory: str | None) -> tuple[Path, bool]:
+    """The directory that is meant, and whether the configuration names it."""
+    from mesh.cli import setting
+
+    if directory is not None:
+        return Path(directory).expanduser().absolute(), True
+    settings = setting.settings()
+    if settings.keys.dir is not None:
+        return settings.keys.dir, True
+    return settings.root / DEFAULT, False
+
+
+def _relative(where: Path) -> str:
+    from mesh.cli import setting
+
+    root = setting.settings().root
+    return str(where.relative_to(root)) if where.is_relative_to(root) else str(where)
+
+
+class _Row(NamedTuple):
+    """One key as `list` shows it; `secret_here` is None, with the `problem`, when the file cannot be used."""
+
+    name: str
+    public: str
+    state: str
+    made: str
+    revoked: str
+    secret_here: bool | None
+    problem: str
+
+
+def _row(where: Path, key: PublicKey) -> _Row:
+    from mesh.transport import curve_files, curve_store
+
+    state = "revoked" if key.revoked else "retiring" if key.retiring else "current"
+    here: bool | None
+    problem = ""
+    try:
+        here = not key.revoked and curve_store.has_secret(where, key)
+    except curve_files.BadKeys as exc:
+        here, problem = None, exc.message
+    return _Row(key.name, key.public.hex(), state, key.made, key.revoked, here, problem)

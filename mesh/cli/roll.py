@@ -1,0 +1,54 @@
+"""`mesh roll`. Owns: its options and what it prints. Leaves to others: doing it (supervision.roll)."""
+
+from __future__ import annotations
+
+import click
+
+from mesh.cli import loop, process, setting
+from mesh.cli.output import json_option, note, progress, wants_json, write_json
+
+
+@click.command("roll")
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option("--conf", metavar="FILE", help="The supervisord.conf; the project's own by default.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0.1),
+    default=30.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long one replacement may take to become ready.",
+)
+@click.option(
+    "--settle",
+    type=click.FloatRange(min=0),
+    default=1.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long a replacement must go on before the next step.",
+)
+@json_option
+def command(names: tuple[str, ...], conf: str | None, timeout: float, settle: float) -> None:
+    """Replace workers and gateways by what mesh.toml and the code now say, one by one; all of them, or those named.
+
+    First a spare one is started and waited for; then one after the other finishes what it has, leaves, and is started
+    anew; at last the spare one leaves. So there are never fewer than before, and no request is refused.
+
+    At the first that does not become ready, everything goes back: what was replaced gets its earlier settings and
+    release again. Then the exit code is 1, and the last lines say which one it was and what it wrote.
+    """
+    from mesh.supervision.roll import roll
+
+    layout = setting.layout(conf)
+    process.quiet()
+    with progress("rolling") as tell:
+        done = loop.run(roll(layout, setting.settings(), names, patience_s=timeout, settle_s=settle, tell=tell))
+    if wants_json():
+        write_json([{**each._asdict(), "seconds": round(each.seconds, 3)} for each in done])
+        return
+    for each in done:
+        note(
+            f"{each.name}: {each.replaced} replaced in {each.seconds:.1f} s"
+            if each.replaced
+            else f"{each.name}: none ran"
+        )

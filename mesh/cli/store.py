@@ -1,0 +1,148 @@
+"""`mesh store`, and `mesh store backup`, `check` and `info`.
+
+Owns: their options and the words on the screen.
+Leaves to others: the store (store.service), running it (service.worker), asking it (engines.sqlite.client).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, TypeVar
+
+import click
+
+from mesh.cli import exits, loop, process, report, setting
+from mesh.cli.output import for_people, json_option, note, progress, wants_json, write_json, write_table
+from mesh.errors import MeshError
+
+if TYPE_CHECKING:
+    from mesh.engines.sqlite.client import StoreAdmin
+
+T = TypeVar("T")
+
+#: A store that is being started again is back within so many seconds.
+WAIT_S = 5.0
+
+
+@click.group("store", invoke_without_command=True)
+@json_option
+@click.pass_context
+def command(ctx: click.Context) -> int | None:
+    """Run the store, which keeps what is durable, until SIGTERM or Ctrl-C.
+
+    It owns the files in [store] dir: tasks, durable events, state, schedules and locks. One store runs for a directory;
+    a second one refuses to start. With a sub-command, ask the store that runs.
+
+    When the data turns out to be damaged it ends with exit code 5 and changes nothing: starting it anew would not help.
+    """
+    if ctx.invoked_subcommand is not None:
+        return None
+    from mesh.store.running import run
+
+    settings = setting.settings()
+    process.prepare(settings, "store")
+    if sys.stderr.isatty():
+        note(f"store · {settings.store.dir} · pid {os.getpid()} · Ctrl-C stops")
+    try:
+        return loop.run(run(settings))
+    except MeshError as error:
+        if error.code != "damaged_file":
+            raise
+        report.tell(error, as_json=wants_json())
+        return exits.UNSOUND
+
+
+@command.command("backup")
+@click.argument("path", metavar="PATH")
+@click.option("--overwrite", is_flag=True, help="Replace the file when it is there.")
+@json_option
+def backup(path: str, overwrite: bool) -> int:
+    """Copy all data to PATH while the store goes on: one file, as everything stood at one instant.
+
+    The copy is checked before it gets its name. To use it: stop the store, and put it in the place of the file that
+    `mesh store info` names.
+    """
+    path = os.path.abspath(path)
+    with progress(f"copying to {path}"):
+        made = loop.run(_ask(lambda admin: admin.backup(path, overwrite=overwrite)))
+    if wants_json():
+        write_json(made)
+    else:
+        note(f"{made.path}: {_size(made.size_bytes)}, checked, in {made.seconds:.1f} s")
+    return exits.OK
+
+
+@command.command("check")
+@json_option
+def check() -> int:
+    """Read all data and say what is wrong with it. Without a store that runs, the file itself is read."""
+    from mesh.errors import Unavailable
+
+    with progress("reading everything"):
+        try:
+            faults = loop.run(_ask(lambda admin: admin.check(), wait_s=1.0))
+        except Unavailable:
+            faults = _check_file()
+    if wants_json():
+        write_json({"sound": not faults, "faults": faults})
+    elif faults:
+        note("\n".join(faults))
+    else:
+        note("everything is sound")
+    return exits.FAILED if faults else exits.OK
+
+
+def _check_file() -> list[str]:
+    from mesh.engines.sqlite.core import Core
+
+    return Core(setting.settings().store.dir).check()
+
+
+@command.command("info")
+@json_option
+def info() -> int:
+    """Show where the data is, how large it is, and whether it can be written."""
+    found = loop.run(_ask(lambda admin: admin.info(timeout_s=WAIT_S)))
+    if wants_json():
+        write_json(found)
+        return exits.OK
+    rows = [
+        ("file", f"{found.path} on {found.host}, schema {found.schema}"),
+        ("size", f"{_size(found.file_bytes)}, {_size(found.free_bytes)} of it free; log {_size(found.log_bytes)}"),
+        ("rows", f"{found.tasks:,} tasks, {found.events:,} events"),
+        ("process", f"pid {found.pid}, for {for_people(found.uptime_s)}"),
+        ("commits", f"{found.turns:,}, of {found.units:,} units; {found.waiting_units:,} wait"),
+        ("workers", f"{found.sessions:,}"),
+        ("writable", "yes" if found.writable else f"NO: {found.trouble}"),
+    ]
+    write_table(("", ""), rows)
+    return exits.OK
+
+
+async def _ask(question: Callable[[StoreAdmin], Awaitable[T]], wait_s: float = WAIT_S) -> T:
+    """The answer of the store that runs, or does within `wait_s`.
+
+    Raises:
+        Unavailable: none does.
+    """
+    from mesh.engines.sqlite.client import StoreEngine
+    from mesh.engines.sqlite.messages import SERVICE
+
+    async with loop.connected() as node:
+        await node.wait_for(SERVICE, wait_s)
+        engine = StoreEngine(node.client, node.clock)
+        try:
+            return await question(engine.admin)
+        finally:
+            await engine.close()
+
+
+def _size(size_bytes: int) -> str:
+    size = float(size_bytes)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024 or unit == "GiB":
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    raise AssertionError("unreachable")

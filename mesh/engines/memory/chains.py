@@ -1,0 +1,45 @@
+"""Tasks of one unit that wait for each other.
+
+Owns: whether what feeds what fits together, and what is not made because its end is known already.
+Leaves to others: passing answers on (jobs).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Container, Sequence
+
+from mesh.errors import BadRequest
+from mesh.tasks.contract import NewTask
+
+
+def check_feeds(tasks: Sequence[NewTask]) -> None:
+    """Raises:
+    BadRequest: a task feeds one that does not follow it in this unit, or waits for another number than feed it.
+    """
+    fed: Counter[str] = Counter()
+    for task in tasks:
+        if task.waits != fed[task.id]:
+            raise BadRequest(
+                f"task {task.id} of {task.queue} waits for {task.waits} others, but {fed[task.id]} before it in its "
+                "unit feed it"
+            )
+        fed.pop(task.id, None)
+        if task.feeds:
+            if task.key:
+                raise BadRequest(
+                    f"task {task.id} of {task.queue} feeds another and has the key {task.key!r}: "
+                    "only the last task of a chain or group may have one"
+                )
+            fed[task.feeds] += 1
+    if left := next((id for id, count in fed.items() if count), None):
+        raise BadRequest(f"task {left} is fed but is not deferred after what feeds it, in the same unit")
+
+
+def not_made(tasks: Sequence[NewTask], known: Container[str]) -> set[str]:
+    """Of the tasks that are not known, those that feed one that is, at once or through others."""
+    dropped: set[str] = set()
+    for task in reversed(tasks):
+        if task.feeds and task.id not in known and (task.feeds in known or task.feeds in dropped):
+            dropped.add(task.id)
+    return dropped

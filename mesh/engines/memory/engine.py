@@ -1,0 +1,353 @@
+"""What one process sees of the memory that all share.
+
+Owns: the Engine of one process, its way to the memory (which tests may cut), and waiting.
+Leaves to others: everything that is kept (memory).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Sequence
+from typing import Final, TypeVar
+
+from mesh import ids
+from mesh.engines.contract import CAPABILITIES, Capability, Outcome, Unit
+from mesh.engines.memory.locks import taken
+from mesh.engines.memory.memory import Memory
+from mesh.engines.memory.sessions import SessionState
+from mesh.errors import Conflict, DeadlineExceeded, Unavailable
+from mesh.events.log import LoggedEvent, NewEvent
+from mesh.events.topics import Matcher, check_pattern
+from mesh.locks.contract import Grant
+from mesh.schedules.contract import Advance, Schedule
+from mesh.state.contract import Entry, Write
+from mesh.tasks.contract import JobInfo, NewTask, Offer, QueueInfo, Receiver, Settlement, Status, Ticket
+
+T = TypeVar("T")
+
+
+class MemoryEngine:
+    """See mesh.engines.contract.Engine. It offers everything, together."""
+
+    name: Final = "memory"
+    offers: Final[frozenset[Capability]] = frozenset(CAPABILITIES)
+    together: Final[frozenset[Capability]] = frozenset(CAPABILITIES)
+
+    def __init__(self, memory: Memory) -> None:
+        self._memory = memory
+        self._way = Way(memory)
+        self._sessions: list[MemorySession] = []
+        self.tasks = MemoryTasks(self._way, self._sessions)
+        self.events = MemoryEvents(self._way)
+        self.state = MemoryState(self._way)
+        self.schedules = MemorySchedules(self._way)
+        self.locks = MemoryLocks(self._way)
+
+    async def commit(self, unit: Unit, *, timeout_s: float) -> Outcome:
+        """See Engine."""
+        await self._way.clear(timeout_s)
+        return self._memory.commit(unit)
+
+    async def close(self) -> None:
+        """See Engine."""
+        for session in list(self._sessions):
+            await session.close()
+
+    # --- faults, for tests --------------------------------------------------------------------------------
+
+    def cut(self) -> None:
+        """Nothing goes to the memory or comes from it until `mend`. Its sessions die when that takes a lease."""
+        self._way.cut()
+        for session in self._sessions:
+            session.cut()
+
+    def mend(self) -> None:
+        """End a cut: sessions that still live go on, the others begin anew."""
+        if not self._way.open:
+            self._way.mend()
+            for session in self._sessions:
+                session.mend()
+
+    def kill(self) -> None:
+        """As the end of the process by kill -9: its sessions fall silent, and it is told nothing any more."""
+        self._way.cut()
+        for session in self._sessions:
+            session.kill()
+        self._sessions.clear()
+
+
+class Way:
+    """The way of one process to the memory."""
+
+    def __init__(self, memory: Memory) -> None:
+        self.memory = memory
+        self._blocked: asyncio.Future[None] | None = None
+
+    @property
+    def open(self) -> bool:
+        return self._blocked is None
+
+    def cut(self) -> None:
+        if self._blocked is None:
+            self._blocked = asyncio.get_running_loop().create_future()
+
+    def mend(self) -> None:
+        if self._blocked is not None:
+            self._blocked.set_result(None)
+            self._blocked = None
+
+    async def clear(self, timeout_s: float) -> None:
+        """Return when the way is free.
+
+        Raises:
+            Unavailable: it was not within `timeout_s`; nothing was done.
+        """
+        if self._blocked is not None and not await self.within(asyncio.shield(self._blocked), timeout_s):
+            raise Unavailable(f"the engine in memory was out of reach for {timeout_s:g} s")
+
+    async def within(self, awaited: Awaitable[object], timeout_s: float) -> bool:
+        """Wait for it, but not longer than this by the mesh's own clock; whether it came."""
+        waiting = asyncio.ensure_future(awaited)
+        clock = self.memory.clock
+        timer = clock.call_at(clock.now() + timeout_s, waiting.cancel)
+        try:
+            await asyncio.wait([waiting])
+        except asyncio.CancelledError:
+            waiting.cancel()
+            raise
+        finally:
+            timer.cancel()
+        return not waiting.cancelled()
+
+
+class MemorySession:
+    """See mesh.tasks.contract.Session."""
+
+    def __init__(self, way: Way, offer: Offer, receiver: Receiver, sessions: list[MemorySession]) -> None:
+        self._way = way
+        self._memory = way.memory
+        self._offer = offer
+        self._receiver = receiver
+        self._sessions = sessions
+        self._stopped = False
+        # None until the memory was first reached.
+        self._state: SessionState | None = self._attach(offer.held) if way.open else None
+        sessions.append(self)
+
+    async def stop(self) -> None:
+        self._stopped = True
+        if self._state is not None:
+            self._memory.sessions.stop(self._state)
+
+    async def close(self) -> None:
+        if self in self._sessions:
+            self._sessions.remove(self)
+            if self._state is not None and self._way.open:
+                self._memory.sessions.leave(self._state)
+
+    def cut(self) -> None:
+        if self._state is not None:
+            self._memory.sessions.fall_silent(self._state)
+
+    def mend(self) -> None:
+        if self._state is None or not self._memory.sessions.speak(self._state):
+            self._state = self._attach(self._receiver.held())
+
+    def kill(self) -> None:
+        self.cut()
+        if self._state is not None:
+            self._state.receiver = _Nobody()
+
+    def _attach(self, held: Sequence[tuple[str, int]]) -> SessionState:
+        for queue in self._offer.queues:
+            if queue.patterns:
+                self._memory.subscribe(queue.name, queue.patterns, queue.start)
+        state = self._memory.sessions.attach(self._offer, self._receiver, held)
+        if self._stopped:
+            self._memory.sessions.stop(state)
+        return state
+
+
+class _Nobody:
+    """The receiver of a process that is no more."""
+
+    def leased(self, leases: object) -> None: ...
+    def cancel(self, jobs: object) -> None: ...
+    def lost(self, reason: str) -> None: ...
+    def held(self) -> Sequence[tuple[str, int]]:
+        return ()
+
+
+class MemoryTasks:
+    """See mesh.tasks.contract.Tasks."""
+
+    def __init__(self, way: Way, sessions: list[MemorySession]) -> None:
+        self._way = way
+        self._memory = way.memory
+        self._sessions = sessions
+
+    async def defer(self, tasks: Sequence[NewTask], *, timeout_s: float) -> list[Ticket]:
+        await self._way.clear(timeout_s)
+        # A task that is alone serves for its unit, too: whoever defers it again gets the same ticket.
+        name = tasks[0].id if len(tasks) == 1 else ids.job_id()
+        return list(self._memory.commit(Unit(name, tasks=tasks)).tickets) if tasks else []
+
+    async def attach(self, offer: Offer, receiver: Receiver) -> MemorySession:
+        for queue in offer.queues:
+            for pattern in queue.patterns:
+                check_pattern(pattern)
+        return MemorySession(self._way, offer, receiver, self._sessions)
+
+    async def settle(self, settlements: Sequence[Settlement], *, timeout_s: float) -> None:
+        await self._way.clear(timeout_s)
+        self._memory.commit(Unit("", settle=settlements))
+
+    async def job(self, id: str, *, timeout_s: float) -> JobInfo | None:
+        await self._way.clear(timeout_s)
+        job = self._memory.jobs.find(id)
+        return job.info() if job is not None else None
+
+    async def wait(self, id: str, *, timeout_s: float) -> JobInfo:
+        clock = self._memory.clock
+        until = clock.now() + timeout_s
+        await self._way.clear(timeout_s)
+        over = self._memory.wait(id)
+        if not await self._way.within(over, until - clock.now()):
+            raise DeadlineExceeded(f"job {id} is not over after {timeout_s:g} s; it goes on")
+        return over.result()
+
+    async def cancel(self, id: str, *, timeout_s: float) -> JobInfo:
+        await self._way.clear(timeout_s)
+        job, told = self._memory.jobs.cancel(id)
+        if told:
+            self._memory.sessions.must_stop(job)
+        return job.info()
+
+    async def queues(self, *, timeout_s: float) -> list[QueueInfo]:
+        await self._way.clear(timeout_s)
+        return self._memory.queues()
+
+    async def jobs(
+        self, queue: str, status: Status, *, after: str = "", limit: int = 100, timeout_s: float
+    ) -> list[JobInfo]:
+        await self._way.clear(timeout_s)
+        return [job.info() for job in self._memory.jobs.page(queue, status, after, limit)]
+
+    async def requeue(self, queue: str, ids: Sequence[str] = (), *, timeout_s: float) -> int:
+        await self._way.clear(timeout_s)
+        return self._memory.jobs.requeue(queue, ids)
+
+    async def drop(self, queue: str, ids: Sequence[str] = (), *, timeout_s: float) -> int:
+        await self._way.clear(timeout_s)
+        return self._memory.jobs.drop(queue, ids)
+
+
+class MemoryEvents:
+    """See mesh.events.log.EventLog."""
+
+    def __init__(self, way: Way) -> None:
+        self._way = way
+        self._memory = way.memory
+
+    async def append(self, events: Sequence[NewEvent], *, timeout_s: float) -> list[int]:
+        await self._way.clear(timeout_s)
+        return list(self._memory.commit(Unit(ids.job_id(), events=events)).offsets) if events else []
+
+    async def replay(
+        self, subscription: str, *, offset: int | None = None, since_at: float | None = None, timeout_s: float
+    ) -> int:
+        await self._way.clear(timeout_s)
+        return self._memory.replay(subscription, offset, since_at)
+
+    async def read(self, pattern: str, *, after: int = 0, limit: int = 100, timeout_s: float) -> list[LoggedEvent]:
+        await self._way.clear(timeout_s)
+        self._memory.sweep()
+        return self._memory.log.page(Matcher([(check_pattern(pattern), None)]), after, limit)
+
+
+class MemoryState:
+    """See mesh.state.contract.StateStore."""
+
+    def __init__(self, way: Way) -> None:
+        self._way = way
+        self._memory = way.memory
+
+    async def get(self, namespace: str, keys: Sequence[str], *, timeout_s: float) -> list[Entry | None]:
+        await self._way.clear(timeout_s)
+        wall = self._memory.clock.wall()
+        return [self._memory.state.get(namespace, key, wall) for key in keys]
+
+    async def write(self, writes: Sequence[Write], *, timeout_s: float) -> list[Entry | None]:
+        await self._way.clear(timeout_s)
+        return list(self._memory.commit(Unit(ids.job_id(), writes=writes)).entries)
+
+    async def page(
+        self, namespace: str, *, prefix: str = "", after: str = "", limit: int = 100, timeout_s: float
+    ) -> list[Entry]:
+        await self._way.clear(timeout_s)
+        return self._memory.state.page(namespace, prefix, after, limit, self._memory.clock.wall())
+
+    async def namespaces(self, *, timeout_s: float) -> list[tuple[str, int]]:
+        await self._way.clear(timeout_s)
+        return self._memory.state.namespaces(self._memory.clock.wall())
+
+
+class MemorySchedules:
+    """See mesh.schedules.contract.Schedules."""
+
+    def __init__(self, way: Way) -> None:
+        self._way = way
+        self._memory = way.memory
+
+    async def declare(self, schedules: Sequence[Schedule], *, timeout_s: float) -> list[Schedule]:
+        await self._way.clear(timeout_s)
+        return self._memory.schedules.declare(schedules)
+
+    async def advance(self, advance: Advance, *, timeout_s: float) -> bool:
+        await self._way.clear(timeout_s)
+        try:
+            self._memory.commit(Unit(ids.job_id(), advance=(advance,)))
+        except Conflict:
+            return False
+        return True
+
+    async def schedules(self, *, timeout_s: float) -> list[Schedule]:
+        await self._way.clear(timeout_s)
+        return self._memory.schedules.all()
+
+
+class MemoryLocks:
+    """See mesh.locks.contract.Locks."""
+
+    def __init__(self, way: Way) -> None:
+        self._way = way
+        self._memory = way.memory
+
+    async def acquire(self, name: str, owner: str, *, ttl_s: float, wait_s: float, timeout_s: float) -> Grant:
+        await self._way.clear(timeout_s)
+        locks = self._memory.locks
+        grant = locks.take(name, owner, ttl_s)
+        if grant is not None:
+            return grant
+        if wait_s > 0:
+            waiter = locks.wait(name, owner, ttl_s)
+            try:
+                if await self._way.within(waiter.granted, wait_s):
+                    return waiter.granted.result()
+            except asyncio.CancelledError:
+                locks.give_up(name, waiter)
+                raise
+            locks.give_up(name, waiter)
+        raise taken(name, locks.holder(name), wait_s)
+
+    async def renew(self, name: str, owner: str, *, ttl_s: float, timeout_s: float) -> Grant:
+        await self._way.clear(timeout_s)
+        return self._memory.locks.renew(name, owner, ttl_s)
+
+    async def release(self, name: str, owner: str, *, timeout_s: float) -> bool:
+        await self._way.clear(timeout_s)
+        return self._memory.locks.release(name, owner)
+
+    async def locks(self, *, timeout_s: float) -> list[Grant]:
+        await self._way.clear(timeout_s)
+        return self._memory.locks.all()

@@ -1,0 +1,188 @@
+"""One job, and the statuses that it may have one after the other.
+
+Owns: what a job remembers, and which act leads from which status to which.
+Leaves to others: when something is done to it (jobs), when it may run (queue), who runs it (sessions).
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+import msgspec
+
+from mesh.engines.memory.agenda import Appointment
+from mesh.events.log import LoggedEvent
+from mesh.tasks.contract import JobInfo, Lease, NewTask, Reason, Status, Verdict
+
+Act = Literal["begin", "due", "give", "done", "again", "bury", "cancel", "revive"]
+
+#: begin: nothing that it waited for is left · due: its time has come · give: to a worker · again: it must run once
+#: more · bury: it is given up · revive: it, or what it waited for, is to run after all.
+#: Whatever is to run is `delayed` first, and ready in the same breath when it is due.
+MOVES: Final[dict[tuple[Status, Act], Status]] = {
+    ("waiting", "begin"): "delayed",
+    ("waiting", "bury"): "dead",
+    ("waiting", "cancel"): "cancelled",
+    ("delayed", "due"): "ready",
+    ("delayed", "bury"): "dead",
+    ("delayed", "cancel"): "cancelled",
+    ("ready", "give"): "running",
+    ("ready", "bury"): "dead",
+    ("ready", "cancel"): "cancelled",
+    ("running", "done"): "done",
+    ("running", "again"): "delayed",
+    ("running", "bury"): "dead",
+    ("running", "cancel"): "cancelled",
+    ("dead", "revive"): "waiting",
+}
+
+#: MessagePack's nil: the answer of a task that gave none.
+NIL: Final = b"\xc0"
+_pack: Final = msgspec.msgpack.Encoder().encode
+
+
+class Job:
+    """A deferred task, or the delivery of an event, until it is forgotten.
+
+    Attributes:
+        task: as it was deferred.
+        age: less than that of every job of its queue that came later; of a delivery, the event's offset.
+        event: what it delivers, or None.
+        failed: how many of the tasks that it waits for have ended otherwise than done.
+        parts: their answers, by place.
+        stopping: somebody asked to cancel it while it ran.
+        settled: (attempt, verdict) that came last.
+        listed: it stands in the heap of what is ready.
+        alarm: what will make it ready.
+    """
+
+    __slots__ = (
+        "age",
+        "alarm",
+        "attempt",
+        "created_at",
+        "due_at",
+        "ends_at",
+        "error",
+        "event",
+        "failed",
+        "finished_at",
+        "listed",
+        "lost",
+        "parts",
+        "ready_at",
+        "reason",
+        "result",
+        "session",
+        "settled",
+        "status",
+        "stopping",
+        "task",
+        "traceback",
+        "tries",
+        "waits",
+    )
+
+    def __init__(self, task: NewTask, age: int, wall: float, event: LoggedEvent | None = None) -> None:
+        self.task = task
+        self.age = age
+        self.event = event
+        self.status: Status = "waiting"
+        self.created_at = wall
+        self.due_at = task.due_at
+        self.ready_at = 0.0
+        self.finished_at = 0.0
+        self.ends_at = 0.0
+        self.attempt = 0
+        self.tries = 0
+        self.lost = 0
+        self.session = ""
+        self.result = b""
+        self.reason: Reason = ""
+        self.error = ""
+        self.traceback = ""
+        self.waits = task.waits
+        self.failed = 0
+        self.parts: dict[int, bytes] = {}
+        self.stopping = False
+        self.settled: tuple[int, Verdict] | None = None
+        self.listed = False
+        self.alarm: Appointment | None = None
+
+    @property
+    def id(self) -> str:
+        return self.task.id
+
+    def move(self, act: Act) -> None:
+        """Raises:
+        KeyError: nothing of the kind can happen to it now; a fault of this engine.
+        """
+        self.status = MOVES[self.status, act]
+        if self.alarm is not None:
+            self.alarm.cancel()
+            self.alarm = None
+
+    def over(self, wall: float) -> bool:
+        """Whether its time as a finished job has passed, so that it is forgotten."""
+        return self.status in ("done", "cancelled") and self.ends_at <= wall
+
+    def prior(self) -> bytes:
+        """What it is given of the tasks that it waited for."""
+        if not self.parts:
+            return b""
+        if self.task.gathers:
+            return _pack([msgspec.Raw(part) for _, part in sorted(self.parts.items())])
+        return next(iter(self.parts.values()))
+
+    def lease(self) -> Lease:
+        """The attempt that begins now."""
+        task, logged = self.task, self.event
+        return Lease(
+            id=task.id,
+            attempt=self.attempt,
+            queue=task.queue,
+            body=task.body,
+            encoding=logged.event.encoding if logged is not None else 0,
+            key=task.key if logged is None else logged.event.key,
+            created_at=self.created_at,
+            prior=self.prior(),
+            lost=self.lost,
+            trace=task.trace,
+            meta=task.meta,
+            timeout_s=task.timeout_s,
+            topic=logged.event.topic if logged is not None else "",
+            event=logged.event.id if logged is not None else "",
+            offset=logged.offset if logged is not None else 0,
+            at=logged.event.at if logged is not None else 0.0,
+            tries=self.tries,
+        )
+
+    def info(self) -> JobInfo:
+        """As people see it."""
+        task, logged = self.task, self.event
+        return JobInfo(
+            id=task.id,
+            queue=task.queue,
+            status=self.status,
+            key=task.key,
+            order=task.order,
+            priority=task.priority,
+            attempt=self.attempt,
+            lost=self.lost,
+            worker=self.session,
+            created_at=self.created_at,
+            due_at=self.due_at,
+            finished_at=self.finished_at,
+            ends_at=self.ends_at,
+            body=task.body,
+            result=self.result,
+            reason=self.reason,
+            error=self.error,
+            traceback=self.traceback,
+            waits=self.waits,
+            feeds=task.feeds,
+            event=logged.event.id if logged is not None else "",
+            topic=logged.event.topic if logged is not None else "",
+            offset=logged.offset if logged is not None else 0,
+            meta=task.meta,
+        )

@@ -1,0 +1,409 @@
+"""All jobs: from the unit that makes them until they are forgotten.
+
+Owns: what a defer, a settlement, a cancel, a requeue and a death do to a job, and to those that wait for it.
+Leaves to others: the order within a queue (queue), who runs what (sessions), committing (memory).
+
+What may be refused is looked at first (`look_…`) and raises there; what then happens (`put_…`) cannot fail.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+from mesh import ids
+from mesh.clock import Clock
+from mesh.engines.memory.agenda import HAIR_S, Agenda
+from mesh.engines.memory.chains import check_feeds, not_made
+from mesh.engines.memory.job import NIL, Job
+from mesh.engines.memory.queue import QueueState
+from mesh.errors import BadRequest, LeaseLost, UnknownJob
+from mesh.events.log import LoggedEvent
+from mesh.tasks.contract import OVER, PRIORITIES, NewTask, Reason, Settlement, Status, Ticket, Verdict
+
+#: How long the end of a job that is not kept is remembered, so that saying it again is no error.
+REMEMBERED_S: Final = 600.0
+
+
+class Jobs:
+    """Every job of the engine, and its queues.
+
+    Attributes:
+        queues: by name; a queue is there from its first job or worker on.
+        deliveries: the outstanding ones, and the dead: (subscription, offset) -> job.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        agenda: Agenda,
+        *,
+        stir: Callable[[QueueState], object],
+        freed: Callable[[str, Job], object],
+        told: Callable[[Job], object],
+    ) -> None:
+        """Args:
+        stir: something of the queue may go out now.
+        freed: a session does not hold a job any more.
+        told: a job is over.
+        """
+        self.queues: dict[str, QueueState] = {}
+        self.deliveries: dict[tuple[str, int], Job] = {}
+        self._clock = clock
+        self._agenda = agenda
+        self._stir = stir
+        self._freed = freed
+        self._told = told
+        self._jobs: dict[str, Job] = {}
+        self._ages = itertools.count(1)
+        self._ending: list[tuple[float, str]] = []
+        self._gone: dict[tuple[str, int], tuple[float, Verdict]] = {}
+
+    # --- finding ------------------------------------------------------------------------------------------
+
+    def find(self, id: str) -> Job | None:
+        """The job, unless it is forgotten."""
+        job = self._jobs.get(id)
+        return job if job is not None and not job.over(self._clock.wall()) else None
+
+    def get(self, id: str) -> Job:
+        """Raises:
+        UnknownJob.
+        """
+        job = self.find(id)
+        if job is None:
+            raise UnknownJob(f"no job {id} is known: it never was, or it was forgotten after its time")
+        return job
+
+    def queue(self, name: str) -> QueueState:
+        """The queue, made when it is new."""
+        found = self.queues.get(name)
+        if found is None:
+            found = self.queues[name] = QueueState(name, self._clock)
+        return found
+
+    def page(self, queue: str, status: Status, after: str, limit: int) -> list[Job]:
+        """Oldest first; `after` is the id of a job that may be gone by now."""
+        found = self.queues.get(queue)
+        if found is None:
+            return []
+        wall = self._clock.wall()
+        those = sorted(
+            (job.id, job)
+            for job in found.jobs.values()
+            if job.status == status and job.id > after and not job.over(wall)
+        )
+        return [job for _, job in those[: max(0, limit)]]
+
+    # --- making -------------------------------------------------------------------------------------------
+
+    def look_tasks(self, tasks: Sequence[NewTask]) -> None:
+        """Raises:
+        BadRequest: one of them cannot be deferred, or what feeds what does not fit together.
+        """
+        for task in tasks:
+            if not task.id or task.queue.count(".") < 1:
+                raise BadRequest(
+                    f'task {task.id!r} of queue {task.queue!r}: an id and a queue "service.task" are needed'
+                )
+            if task.priority not in PRIORITIES:
+                raise BadRequest(f"task {task.id} of {task.queue}: priority {task.priority!r} is none of 0 to 9")
+        check_feeds(tasks)
+
+    def put_tasks(self, tasks: Sequence[NewTask]) -> list[Ticket]:
+        """Make those that are new; the tickets of all."""
+        wall = self._clock.wall()
+        known: dict[str, Ticket] = {}
+        new_keys: dict[tuple[str, str], str] = {}
+        for task in tasks:
+            first = self._first(task, new_keys)
+            if first:
+                known[task.id] = Ticket(first, False)
+        dropped = not_made(tasks, known)
+        tickets = []
+        for task in tasks:
+            ticket = known.get(task.id) or Ticket(task.id, task.id not in dropped)
+            tickets.append(ticket)
+            if ticket.fresh:
+                self._make(Job(task, next(self._ages), wall))
+        return tickets
+
+    def _first(self, task: NewTask, new_keys: dict[tuple[str, str], str]) -> str:
+        """The id of the job that is there already: of the same key, or this very one; "" for none."""
+        if self.find(task.id) is not None:
+            return task.id
+        if not task.key:
+            return ""
+        queue = self.queues.get(task.queue)
+        keyed = queue.keys.get(task.key) if queue is not None else None
+        if keyed is not None and keyed.over(self._clock.wall()):
+            self._forget(keyed)
+            keyed = None
+        if keyed is not None:
+            return keyed.id
+        first = new_keys.setdefault((task.queue, task.key), task.id)
+        return first if first != task.id else ""
+
+    def deliver(self, queue: QueueState, logged: LoggedEvent) -> bool:
+        """Make the delivery of an event, unless one is there; whether it was made."""
+        place = (queue.name, logged.offset)
+        if place in self.deliveries:
+            return False
+        event = logged.event
+        task = NewTask(
+            id=ids.job_id(),
+            queue=queue.name,
+            body=event.body,
+            order=event.key,
+            keep_s=0.0,
+            trace=event.trace,
+            meta=event.meta,
+        )
+        job = self.deliveries[place] = Job(task, logged.offset, self._clock.wall(), logged)
+        self._make(job)
+        return True
+
+    def _make(self, job: Job) -> None:
+        stale = self._jobs.get(job.id)
+        if stale is not None:
+            self._forget(stale)
+        self._jobs[job.id] = job
+        self.queue(job.task.queue).add(job)
+        self._begin(job)
+
+    # --- running ------------------------------------------------------------------------------------------
+
+    def _begin(self, job: Job) -> None:
+        """It waits, perhaps for nothing any more."""
+        order = job.task.order
+        begins = self.queues[job.task.queue].turn(order) if order else job
+        if begins is not None and not begins.waits:
+            begins.move("begin")
+            self._go(begins)
+
+    def _go(self, job: Job) -> None:
+        """It is delayed: until its time, or not at all."""
+        wall = self._clock.wall()
+        if job.due_at > wall + HAIR_S:
+            job.alarm = self._agenda.at_wall(job.due_at, self._go, job)
+            return
+        queue = self.queues[job.task.queue]
+        job.move("due")
+        job.ready_at = wall
+        queue.ready(job)
+        self._stir(queue)
+
+    def look_settle(self, settlements: Sequence[Settlement], *, alone: bool = True) -> None:
+        """Args:
+        alone: nothing else is committed with them. What is would happen again if an attempt that was settled in the
+            same way before were let pass.
+
+        Raises:
+            LeaseLost: one of them is not of the current attempt.
+        """
+        said: dict[tuple[str, int], Verdict] = {}
+        for each in settlements:
+            lease = (each.id, each.attempt)
+            job = self.find(each.id)
+            verdict = said.get(lease) or self._settled(job, lease)
+            if verdict is not None:
+                if verdict != each.verdict or not alone:
+                    raise LeaseLost(f"attempt {each.attempt} of job {each.id} was settled before, as {verdict}")
+            elif job is None or job.status != "running" or job.attempt != each.attempt:
+                stands = f"it is {job.status} (attempt {job.attempt})" if job is not None else "it is forgotten"
+                raise LeaseLost(
+                    f"attempt {each.attempt} of job {each.id} is not in this worker's hands any more: {stands}",
+                    details={"job": each.id, "attempt": each.attempt},
+                )
+            said[lease] = each.verdict
+
+    def put_settle(self, settlements: Sequence[Settlement]) -> None:
+        """What `look_settle` found to fit."""
+        for each in settlements:
+            job = self._jobs.get(each.id)
+            if job is None or job.status != "running" or job.attempt != each.attempt:
+                continue
+            job.settled = (each.attempt, each.verdict)
+            if each.verdict == "done" or each.reason or each.error:
+                # A release says nothing, and what was wrong before it still was.
+                job.reason, job.error, job.traceback = each.reason, each.error, each.traceback
+            if each.verdict == "done":
+                job.result = bytes(each.result)
+                self._end(job, "done")
+            elif each.verdict == "dead":
+                self.bury(job, each.reason or "failed", each.error, each.traceback)
+            elif each.verdict == "cancelled" or job.stopping:
+                self._end(job, "cancelled")
+            else:
+                self._again(job, each.due_at, counts=each.verdict == "retry")
+
+    def release(self, job: Job) -> None:
+        """Its session gives it back: the attempt does not count."""
+        if job.stopping:
+            self._end(job, "cancelled")
+        else:
+            self._again(job, 0.0, counts=False)
+
+    def lose(self, job: Job) -> None:
+        """Its session died while it ran."""
+        queue = self.queues[job.task.queue]
+        job.lost += 1
+        if job.stopping:
+            self._end(job, "cancelled")
+        elif job.lost >= queue.said.most_lost:
+            self.bury(job, "lost", f"{job.lost} workers died while they ran it")
+        else:
+            self._again(job, 0.0, counts=False)
+
+    def bury(self, job: Job, reason: Reason, error: str, traceback: str = "") -> None:
+        """Give it up; it is kept for people to look at."""
+        job.reason, job.error, job.traceback = reason, error, traceback
+        self._end(job, "dead")
+
+    def _again(self, job: Job, due_at: float, *, counts: bool) -> None:
+        self._leave(job)
+        job.tries -= not counts
+        job.due_at = due_at
+        job.move("again")
+        self._go(job)
+
+    def _leave(self, job: Job) -> None:
+        """It is in nobody's hands any more."""
+        if job.status == "running":
+            self.queues[job.task.queue].running -= 1
+            session, job.session = job.session, ""
+            self._freed(session, job)
+
+    # --- ending -------------------------------------------------------------------------------------------
+
+    def _end(self, job: Job, how: Status) -> None:
+        wall = self._clock.wall()
+        queue = self.queues[job.task.queue]
+        self._leave(job)
+        job.move({"done": "done", "dead": "bury", "cancelled": "cancel"}[how])  # type: ignore[arg-type]
+        job.stopping = False
+        job.finished_at = wall
+        queue.done += how == "done"
+        if how != "dead":
+            job.ends_at = wall + job.task.keep_s
+            if job.event is not None:
+                del self.deliveries[queue.name, job.event.offset]
+        self._told(job)
+        self._pass_on(job)
+        if job.task.order:
+            queue.over(job)
+            self._begin(job)
+        self._stir(queue)
+        if how != "dead":
+            self._ends_later(job)
+
+    def _ends_later(self, job: Job) -> None:
+        if job.task.keep_s > 0:
+            heapq.heappush(self._ending, (job.ends_at, job.id))
+            return
+        if job.settled is not None:
+            self._gone[job.id, job.settled[0]] = (self._clock.wall() + REMEMBERED_S, job.settled[1])
+        self._forget(job)
+
+    def _pass_on(self, job: Job) -> None:
+        """Tell the task that waits for it."""
+        waiting = self._jobs.get(job.task.feeds) if job.task.feeds else None
+        if waiting is None or (waiting.status in OVER and waiting.reason != "upstream"):
+            return
+        if job.status == "done":
+            waiting.parts[job.task.place] = job.result or NIL
+            waiting.waits -= 1
+            if not waiting.waits and waiting.status == "waiting":
+                self._begin(waiting)
+            return
+        waiting.failed += 1
+        if waiting.status == "waiting":
+            self.bury(waiting, "upstream", f"job {job.id} of {job.task.queue}, for which it waited, is {job.status}")
+
+    def _forget(self, job: Job) -> None:
+        del self._jobs[job.id]
+        queue = self.queues[job.task.queue]
+        queue.forget(job)
+        if job.event is not None:
+            self.deliveries.pop((queue.name, job.event.offset), None)
+
+    def _settled(self, job: Job | None, lease: tuple[str, int]) -> Verdict | None:
+        """How this attempt was settled, if it was the last one to be."""
+        if job is not None and job.settled is not None and job.settled[0] == lease[1]:
+            return job.settled[1]
+        gone = self._gone.get(lease)
+        return gone[1] if gone is not None else None
+
+    def sweep(self) -> None:
+        """Forget finished jobs whose time has passed."""
+        wall = self._clock.wall()
+        while self._ending and self._ending[0][0] <= wall:
+            _, id = heapq.heappop(self._ending)
+            job = self._jobs.get(id)
+            if job is not None and job.over(wall):
+                self._forget(job)
+        for lease in [lease for lease, (until, _) in self._gone.items() if until <= wall]:
+            del self._gone[lease]
+
+    # --- what people do -----------------------------------------------------------------------------------
+
+    def cancel(self, id: str) -> tuple[Job, bool]:
+        """(the job, whether its worker must be told to stop).
+
+        Raises:
+            UnknownJob.
+        """
+        job = self.get(id)
+        if job.status == "running":
+            job.stopping = True
+            return job, True
+        if job.status not in OVER:
+            self._end(job, "cancelled")
+        return job, False
+
+    def requeue(self, queue: str, ids: Iterable[str]) -> int:
+        """Dead jobs run after all; what waits for others does when those do. How many."""
+        count = 0
+        for job in self._dead(queue, ids):
+            if job.status == "dead" and not job.failed:
+                self._revive(job)
+                job.due_at = 0.0
+                self._begin(job)
+                self._mend(job)
+                count += 1
+        return count
+
+    def drop(self, queue: str, ids: Iterable[str]) -> int:
+        """Forget dead jobs. How many."""
+        dead = self._dead(queue, ids)
+        for job in dead:
+            self._forget(job)
+        return len(dead)
+
+    def _dead(self, queue: str, ids: Iterable[str]) -> list[Job]:
+        found = self.queues.get(queue)
+        if found is None:
+            return []
+        named = dict.fromkeys(ids)
+        jobs = [found.jobs[id] for id in named if id in found.jobs] if named else list(found.jobs.values())
+        return [job for job in jobs if job.status == "dead"]
+
+    def _revive(self, job: Job) -> None:
+        job.tries = job.lost = 0
+        job.reason = ""
+        job.error = job.traceback = ""
+        job.finished_at = 0.0
+        job.move("revive")
+        self.queues[job.task.queue].add(job)
+
+    def _mend(self, job: Job) -> None:
+        """It runs after all: so may what waits for it, if nothing else is in its way."""
+        waiting = self._jobs.get(job.task.feeds) if job.task.feeds else None
+        if waiting is None or not waiting.failed:
+            return
+        waiting.failed -= 1
+        if not waiting.failed and waiting.status == "dead":
+            self._revive(waiting)
+            self._mend(waiting)

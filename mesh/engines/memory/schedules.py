@@ -1,0 +1,56 @@
+"""Schedules in a dict.
+
+Owns: which due time each of them has dealt with last.
+Leaves to others: what is due (mesh.schedules), committing an advance with the task it makes (memory).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from mesh.errors import Conflict
+from mesh.schedules.contract import Advance, Schedule
+
+
+class Schedules:
+    """All schedules."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, Schedule] = {}
+
+    def declare(self, schedules: Sequence[Schedule]) -> list[Schedule]:
+        """See mesh.schedules.contract.Schedules.declare."""
+        stand: list[Schedule] = []
+        for new in schedules:
+            known = self._known.get(new.name)
+            if known is not None and known.plan == new.plan:
+                new = msgspec.structs.replace(new, last_at=known.last_at)
+            self._known[new.name] = new
+            stand.append(new)
+        return stand
+
+    def look(self, advances: Sequence[Advance]) -> None:
+        """Raises:
+        Conflict: one of them does not start from the last due time any more.
+        """
+        ahead: dict[str, float] = {}
+        for each in advances:
+            known = self._known.get(each.name)
+            last_at = ahead.get(each.name, known.last_at if known is not None else None)
+            if last_at != each.from_at:
+                stands = "is not declared" if last_at is None else f"has dealt with {last_at}"
+                raise Conflict(
+                    f"schedule {each.name} {stands}; the advance assumes {each.from_at}", details={"name": each.name}
+                )
+            ahead[each.name] = each.to_at
+
+    def put(self, advances: Sequence[Advance]) -> None:
+        """What `look` found to fit."""
+        for each in advances:
+            self._known[each.name] = msgspec.structs.replace(self._known[each.name], last_at=each.to_at)
+
+    def all(self) -> list[Schedule]:
+        """By name."""
+        return [self._known[name] for name in sorted(self._known)]

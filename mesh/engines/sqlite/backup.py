@@ -1,0 +1,127 @@
+"""Copies of the file, and reading all of it: in a thread of their own, while the store goes on.
+
+Owns: copying it as it stands at one instant, checking the copy, and what must hold between the tables.
+Leaves to others: when (people, by `mesh store backup` and `mesh store check`).
+
+Both use a connection of their own that only reads: it sees the file as it was when it began. The write-ahead log cannot
+be emptied meanwhile, and grows by what is written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from mesh.engines.sqlite import statements
+from mesh.engines.sqlite.disk import translate
+from mesh.engines.sqlite.file import connect, schema
+from mesh.errors import SetupError
+
+_SQL: Final = statements.named("check")
+
+#: Memory for pages; each is read once.
+_CACHE_BYTES: Final = 4 * 2**20
+
+
+class Backup(NamedTuple):
+    """A copy that was made: where, how large, of which version of the schema, and how long it took."""
+
+    path: Path
+    size_bytes: int
+    schema: int
+    seconds: float
+
+
+def backup(source: Path, path: Path, *, overwrite: bool = False) -> Backup:
+    """See Core.backup."""
+    began = time.monotonic()
+    path = Path(os.path.abspath(path))
+    if path.is_dir():
+        raise SetupError(f"{path} is a folder: name a file in it for the backup")
+    if path.exists() and not overwrite:
+        raise SetupError(f"{path} exists: a backup overwrites nothing unless it is told to")
+    with contextlib.suppress(OSError):
+        if path.exists() and path.samefile(source):
+            raise SetupError(f"{path} is the store's own file: name another one for the backup")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(os.open(partial, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600))
+        version = _copy(source, partial)
+        _sync(partial)
+        if overwrite:
+            os.replace(partial, path)
+        else:
+            # Unlike a rename, it fails if somebody made the file meanwhile.
+            os.link(partial, path)
+            os.unlink(partial)
+        _sync(path.parent)
+        return Backup(path, path.stat().st_size, version, time.monotonic() - began)
+    except OSError as exc:
+        raise SetupError(f"no backup was made at {path}: {exc.strerror or exc}") from exc
+    except sqlite3.Error as exc:
+        raise SetupError(
+            f"no backup was made at {path}: {exc}; is there room, and are the rights there right?"
+        ) from exc
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(partial)
+
+
+def _copy(source: Path, partial: Path) -> int:
+    """Copy and check; the version of the schema."""
+    with _reading(source) as reading, contextlib.closing(sqlite3.connect(partial, isolation_level=None)) as copy:
+        reading.backup(copy)
+        # As one file, without a log beside it.
+        copy.execute("PRAGMA journal_mode = DELETE").fetchall()
+        wrong = _check(copy)
+        if wrong:
+            raise SetupError(f"the copy of {source} is not sound, so it was thrown away: {'; '.join(wrong[:3])}")
+        return schema(copy)
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def check(source: Path) -> list[str]:
+    """See Core.check."""
+    try:
+        with _reading(source) as reading:
+            return _check(reading)
+    except sqlite3.Error as exc:
+        meant = translate(exc, source)
+        return [meant.message if meant is not None else str(exc)]
+
+
+@contextlib.contextmanager
+def _reading(source: Path) -> Iterator[sqlite3.Connection]:
+    """A connection that sees the file as it is now, for as long as it is open."""
+    connection = connect(source, _CACHE_BYTES, mode="ro")
+    try:
+        connection.execute("BEGIN")
+        connection.execute("SELECT count(*) FROM marks").fetchall()
+        yield connection
+    finally:
+        connection.close()
+
+
+def _check(connection: sqlite3.Connection) -> list[str]:
+    """Its structure, and what must hold between its tables."""
+    found = [row[0] for row in connection.execute("PRAGMA integrity_check(20)").fetchall()]
+    wrong = [text for text in found if text != "ok"]
+    if not wrong:
+        for name, statement in _SQL.items():
+            (count,) = connection.execute(statement).fetchone()
+            if count:
+                wrong.append(f"{name.replace('_', ' ')}: {count}")
+    return wrong

@@ -1,0 +1,246 @@
+"""Units on their way to the store: what a tick of the loop brings together goes in one call.
+
+Owns: gathering, how many calls are under way, trying again until each unit's time is over, and what its end is.
+Leaves to others: links and instances (calls.client), what a unit does (the store).
+
+A unit may be sent again as often as it takes: the store knows what it has done already. So a link that breaks, or a
+store that restarts, costs time and nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Sequence
+from contextvars import Context
+from typing import Any, Final
+
+from mesh.calls.context import CURRENT
+from mesh.calls.expiry import Expiries
+from mesh.clock import Clock, Timer
+from mesh.engines.contract import Outcome, Unit
+from mesh.engines.sqlite.asking import NO_STORE, RETRY, Asker, answer_of, passing
+from mesh.engines.sqlite.messages import APPLY, SERVICE, apply_body, encode
+from mesh.errors import BadArguments, BadReply, LinkLost, Unavailable, Uncertain, from_wire
+from mesh.tasks.contract import Settlement
+
+#: Units and bytes of one call. The store works off so much in a few milliseconds, so that its next turn is near.
+MOST_UNITS: Final = 128
+MOST_BYTES: Final = 256 * 1024
+#: Calls under way at once: one that the store works on, one that waits for it there, and two on the way.
+MOST_CALLS: Final = 4
+#: An answer that takes longer is not waited for any more: its units are sent again.
+PATIENCE_S: Final = 30.0
+
+_read_outcomes: Final = answer_of(list[Outcome])
+
+
+class Commit(asyncio.Future[Outcome]):
+    """A unit on its way; await it for the outcome. Cancelled, it may still be done."""
+
+    # No __init__: one is made for every commit.
+    __slots__ = ("began_at", "body", "deadline_at", "doubtful", "settle", "slot", "under_way")
+
+    began_at: float
+    body: bytes
+    deadline_at: float
+    #: A call with it was lost: it may have been done.
+    doubtful: bool
+    settle: Sequence[Settlement]
+    slot: int
+    under_way: bool
+
+    def expire(self) -> None:
+        """Its time is over."""
+        if self.done():
+            return
+        if self.under_way or self.doubtful:
+            after = self.deadline_at - self.began_at
+            self.set_exception(
+                Uncertain(
+                    f"the store gave no answer within {after:.3g} s; it may have been done: the same may be sent again"
+                )
+            )
+        else:
+            self.set_exception(Unavailable(NO_STORE))
+
+
+class Batcher:
+    """The units of one process. One event loop owns it."""
+
+    def __init__(self, asker: Asker, clock: Clock, rng: random.Random) -> None:
+        self._asker = asker
+        self._clock = clock
+        self._now = clock.now
+        self._random = rng.random
+        self._loop = asyncio.get_running_loop()
+        self._expiries = Expiries(clock)
+        self._waiting: deque[Commit] = deque()
+        self._bytes = 0
+        self._calls: dict[asyncio.Future[Any], list[Commit]] = {}
+        # Nothing that surrounds one caller (a deadline, a trace) is to hold for a call that carries many.
+        self._context = Context()
+        self._scheduled = False
+        self._failures = 0
+        self._resume: Timer | None = None
+        self._closed = False
+
+    def commit(self, unit: Unit, timeout_s: float) -> Commit:
+        """Send it with whatever else this tick brings; the awaitable for its outcome.
+
+        Raises, when awaited: see mesh.engines.contract.Engine.commit.
+
+        Raises:
+            BadArguments: it holds a value that cannot be sent.
+        """
+        try:
+            body = encode(unit)
+        except Exception as exc:
+            raise BadArguments(f"this cannot be sent to the store: {exc}") from exc
+        now = self._now()
+        commit = Commit(loop=self._loop)
+        commit.body = body
+        commit.began_at = now
+        commit.doubtful = commit.under_way = False
+        commit.settle = unit.settle
+        commit.slot = 0
+        deadline_at = now + timeout_s
+        if not unit.settle:
+            # An acknowledgement is worth having even when the attempt's own time is over.
+            outer = CURRENT.get()
+            if outer is not None and outer.deadline_at < deadline_at:
+                deadline_at = outer.deadline_at
+        commit.deadline_at = deadline_at
+        if self._closed:
+            commit.set_exception(Unavailable("this engine is closed"))
+            return commit
+        self._expiries.watch(commit, deadline_at)
+        self._waiting.append(commit)
+        self._bytes += len(body)
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._flush, context=self._context)
+        elif (
+            (len(self._waiting) >= MOST_UNITS or self._bytes >= MOST_BYTES)
+            and len(self._calls) < MOST_CALLS
+            and self._resume is None
+        ):
+            # Enough for a call: the store may begin while the rest of this tick goes on.
+            self._context.run(self._send)
+        return commit
+
+    def unsettled(self) -> list[tuple[str, int]]:
+        """(id, attempt) of leases whose settlement has not been confirmed: for the store they are still in hand."""
+        commits = [*self._waiting, *(commit for sent in self._calls.values() for commit in sent)]
+        return [(each.id, each.attempt) for commit in commits for each in commit.settle]
+
+    def close(self) -> None:
+        """End whatever is under way with an error."""
+        self._closed = True
+        if self._resume is not None:
+            self._resume.cancel()
+            self._resume = None
+        self._expiries.close()
+        commits = [*self._waiting, *(commit for sent in self._calls.values() for commit in sent)]
+        self._waiting.clear()
+        for call in tuple(self._calls):
+            call.cancel()
+        for commit in commits:
+            if not commit.done():
+                kind = Uncertain if commit.under_way or commit.doubtful else Unavailable
+                commit.set_exception(kind("this engine was closed before the store answered"))
+
+    # --- there --------------------------------------------------------------------------------------------------
+
+    def _flush(self) -> None:
+        self._scheduled = False
+        while self._waiting and len(self._calls) < MOST_CALLS and self._resume is None and not self._closed:
+            self._send()
+
+    def _send(self) -> None:
+        """One call with what is first in line."""
+        waiting = self._waiting
+        commits: list[Commit] = []
+        size = 0
+        latest_at = 0.0
+        while waiting and len(commits) < MOST_UNITS:
+            commit = waiting[0]
+            length = len(commit.body)
+            if commits and size + length > MOST_BYTES:
+                break
+            waiting.popleft()
+            self._bytes -= length
+            if commit.done():
+                continue
+            commits.append(commit)
+            size += length
+            if commit.deadline_at > latest_at:
+                latest_at = commit.deadline_at
+            commit.under_way = True
+        if not commits:
+            return
+        body = apply_body([commit.body for commit in commits])
+        timeout = min(PATIENCE_S, max(0.001, latest_at - self._now()))
+        call = self._asker.call(APPLY, body, timeout=timeout, idempotent=False, decode=_read_outcomes)
+        self._calls[call] = commits
+        call.add_done_callback(self._answered, context=self._context)
+
+    # --- and back -----------------------------------------------------------------------------------------------
+
+    def _answered(self, call: asyncio.Future[Any]) -> None:
+        commits = self._calls.pop(call)
+        if call.cancelled():
+            return
+        error = call.exception()
+        if error is None:
+            outcomes = call.result()
+            if len(outcomes) == len(commits):
+                self._failures = 0
+                forget = self._expiries.forget
+                for commit, outcome in zip(commits, outcomes, strict=True):
+                    forget(commit)
+                    if commit.done():
+                        continue
+                    if outcome.error is None:
+                        commit.set_result(outcome)
+                    else:
+                        commit.set_exception(from_wire(outcome.error))
+            else:
+                self._fail(commits, BadReply(f"{SERVICE} answered {len(outcomes)} of {len(commits)} units"))
+        elif passing(error) and not self._closed:
+            self._again(commits, error)
+        else:
+            self._fail(commits, error)
+        if self._waiting and not self._scheduled:
+            # With the callers that these answers wake: what they send next goes along.
+            self._scheduled = True
+            self._loop.call_soon(self._flush, context=self._context)
+
+    def _again(self, commits: list[Commit], error: BaseException) -> None:
+        """Back to the head of the line, in order, and a pause."""
+        doubtful = isinstance(error, Uncertain)
+        for commit in reversed(commits):
+            if commit.done():
+                continue
+            commit.under_way = False
+            commit.doubtful = commit.doubtful or doubtful
+            self._waiting.appendleft(commit)
+            self._bytes += len(commit.body)
+        self._failures += 1
+        # A first broken link needs no pause: the next call waits for the next link by itself.
+        if self._resume is None and (self._failures > 1 or not isinstance(error, LinkLost)):
+            pause_s = RETRY.delay(self._failures, self._random())
+            self._resume = self._clock.call_at(self._now() + pause_s, self._go_on)
+
+    def _go_on(self) -> None:
+        self._resume = None
+        if self._waiting and not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._flush, context=self._context)
+
+    def _fail(self, commits: list[Commit], error: BaseException) -> None:
+        for commit in commits:
+            self._expiries.forget(commit)
+            if not commit.done():
+                commit.set_exception(error)

@@ -1,0 +1,128 @@
+"""What people do with jobs: cancel one, bury what nobody knows, and see to the dead.
+
+Owns: finding the rows, in steps where there may be many.
+Leaves to others: what then happens to them and to those that wait (ending).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final
+
+from mesh.engines.sqlite import statements
+from mesh.engines.sqlite.book import Book, Lane
+from mesh.engines.sqlite.ending import Ending
+from mesh.engines.sqlite.status import CANCELLED, DEAD, FAILURE, FORGOTTEN, PROOF_S, READY, RUNNING, WAITING, rank
+from mesh.errors import UnknownJob
+
+_SQL: Final = statements.named("tasks")
+
+#: Dead jobs that one step of `requeue` or `drop` looks at.
+_PAGE: Final = 1000
+
+
+class Burial:
+    """Acts of one turn after the other."""
+
+    def __init__(self, book: Book, ending: Ending, flush: Callable[[], None]) -> None:
+        """Args:
+        flush: writes everything that is pending, so that it can be found.
+        """
+        self._book: Final = book
+        self._ending: Final = ending
+        self._flush: Final = flush
+
+    def cancel(self, id: str) -> None:
+        """See Turn.cancel.
+
+        Raises:
+            UnknownJob.
+        """
+        self._flush()
+        book = self._book
+        row = book.execute(_SQL["by_id"], (id,)).fetchone()
+        if row is None or row[3] == FORGOTTEN:
+            raise UnknownJob(f"no job {id} is known: it never was, or it was forgotten after its time")
+        job = self._ending.job(row)
+        if job.status < RUNNING:
+            self._ending.end(job, CANCELLED)
+        elif job.status == RUNNING:
+            if not job.asked:
+                book.undo(setattr, job, "asked", 0)
+                job.asked = 1
+                book.execute(_SQL["ask"], (job.seq,))
+            book.stopping.append((job.session, job.id, job.attempt))
+
+    def bury(self, queue: str, error: str, limit: int) -> int:
+        """See Turn.bury."""
+        lane = self._book.lanes.get(queue)
+        if lane is None or not lane.counts[READY]:
+            return 0
+        self._flush()
+        rows = self._book.execute(_SQL["unknown"], (lane.no, limit)).fetchall()
+        for row in rows:
+            self._ending.bury(self._ending.job(row), "unknown", error)
+        return len(rows)
+
+    def requeue(self, queue: str, ids: Sequence[str], limit: int) -> int:
+        """See Turn.requeue."""
+        count = 0
+        for row in self._dead(queue, ids):
+            # What died of another comes back with it, and not by itself.
+            if row[-1]:
+                continue
+            self._revive(row)
+            count += 1
+            if not ids and count >= limit:
+                break
+        return count
+
+    def _revive(self, row: tuple[Any, ...]) -> None:
+        book = self._book
+        job = self._ending.job(row)
+        self._ending.tidy(job.seq, job.extra & FAILURE)
+        extra = job.extra & ~FAILURE
+        if job.line is None:
+            book.moved(job.lane, DEAD, READY)
+            book.execute(_SQL["revive"], (READY, rank(job.priority, 0), book.wall, extra, job.seq))
+        else:
+            book.moved(job.lane, DEAD, WAITING)
+            book.execute(_SQL["revive"], (WAITING, 0, 0, extra, job.seq))
+            self._ending.advance(job)
+        self._ending.mend(job)
+
+    def drop(self, queue: str, ids: Sequence[str], limit: int) -> int:
+        """See Turn.drop."""
+        book = self._book
+        count = 0
+        for row in self._dead(queue, ids):
+            job = self._ending.job(row)
+            self._ending.tidy(job.seq, job.extra)
+            book.moved(job.lane, DEAD, FORGOTTEN)
+            ends_at = book.wall + PROOF_S
+            book.execute(_SQL["drop"], (ends_at, 0, job.seq))
+            job.lane.ends_at = min(job.lane.ends_at, ends_at)
+            count += 1
+            if not ids and count >= limit:
+                break
+        return count
+
+    def _dead(self, queue: str, ids: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+        """Rows of dead jobs; those named, or all of the queue by age."""
+        lane = self._book.lanes.get(queue)
+        if lane is None or not lane.counts[DEAD]:
+            return
+        self._flush()
+        if ids:
+            for id in dict.fromkeys(ids):
+                row = self._book.execute(_SQL["dead_by_id"], (id, lane.no)).fetchone()
+                if row is not None:
+                    yield row
+            return
+        yield from self._all_dead(lane)
+
+    def _all_dead(self, lane: Lane) -> Iterator[tuple[Any, ...]]:
+        after = 0
+        while rows := self._book.execute(_SQL["dead"], (lane.no, after, _PAGE)).fetchall():
+            yield from rows
+            after = rows[-1][1]

@@ -1,0 +1,383 @@
+"""One SQLite file with all that is durable, and the one thread that owns it.
+
+Owns: opening the file (alone), one transaction at a time (`turn`), and reading between them.
+Leaves to others: sockets, time, sessions' lives and who gets which lease (mesh.store).
+
+A turn is one transaction: what many callers asked for is applied, what became ready is leased, and one commit makes all
+of it durable. Nothing may be answered or pushed before the turn has ended well::
+
+    with core.turn(clock.wall()) as turn:
+        outcomes = turn.apply(units)
+        leases = turn.claim("orders.charge", 16, session)
+    # durable from here on: answer `outcomes`, push `leases`; turn.woken, turn.over and turn.stopping tell what changed
+
+When the disk takes nothing, a turn raises Unwritable, in its body or at its end, and has changed nothing, neither in
+the file nor in memory. Reading methods of Core are for between turns; they are quick, whatever the file holds, and
+those that could be long go in steps (`read`, `count`).
+
+Walls (`wall`, `…_at`) are seconds since 1970, passed in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from mesh.engines.sqlite.backup import Backup, backup, check
+from mesh.engines.sqlite.book import Book, matcher
+from mesh.engines.sqlite.disk import translate
+from mesh.engines.sqlite.file import FILE, Opened, open_file, pragma, schema
+from mesh.engines.sqlite.folder import Folder
+from mesh.engines.sqlite.status import READY, RUNNING
+from mesh.engines.sqlite.turn import Rooms, Turn
+from mesh.errors import MeshError, SetupError, Unwritable
+from mesh.events.log import LoggedEvent
+from mesh.locks.contract import Grant
+from mesh.schedules.contract import Schedule
+from mesh.state.contract import Entry
+from mesh.tasks.contract import JobInfo, Queue, QueueInfo, Status
+
+__all__ = ["Backup", "Core", "FileInfo", "Held", "Turn"]
+
+#: Between attempts to open a file for writing that could only be read.
+_REOPEN_S: Final = 5.0
+#: A log that is larger is cut when there is time for that; a smaller one is faster written over than made anew.
+_LONG_LOG_BYTES: Final = 16 * 2**20
+
+
+class Held(NamedTuple):
+    """A lease as the file knows it.
+
+    Attributes:
+        stopping: somebody asked for this attempt to stop; tell the session when it attaches again.
+        suspect: its task was lost twice or more: it runs alone.
+    """
+
+    id: str
+    attempt: int
+    queue: str
+    session: str
+    stopping: bool
+    suspect: bool
+
+
+class FileInfo(NamedTuple):
+    """The file in numbers.
+
+    Attributes:
+        wal_bytes: of the write-ahead log beside it. free_bytes: in it, for what comes next.
+        tasks, events: kept rows of each.
+        reason: why it is not writable.
+    """
+
+    path: Path
+    schema: int
+    size_bytes: int
+    wal_bytes: int
+    free_bytes: int
+    tasks: int
+    events: int
+    writable: bool
+    reason: str
+
+
+class Core:
+    """The owner of one folder with one SQLite file.
+
+    Attributes:
+        path: of the file.
+        writable: False when the file could only be opened for reading; a turn then tries to open it again (every few
+            seconds at most) and raises Unwritable while that fails. `reason` says why.
+    """
+
+    def __init__(self, dir: Path, *, cache_bytes: int = 32 * 2**20, retention_s: float = 7 * 86400.0) -> None:
+        """Nothing is touched before `open`.
+
+        Args:
+            cache_bytes: memory for pages.
+            retention_s: how long events are kept; ten minutes at least.
+        """
+        self.path: Final = Path(dir).absolute() / FILE
+        self.writable = False
+        self.reason = "it is not open"
+        self._cache_bytes: Final = cache_bytes
+        self._retention_s: Final = retention_s
+        self._folder: Final = Folder(self.path.parent)
+        self._connection: sqlite3.Connection | None = None
+        self._rooms_: Rooms | None = None
+        self._busy = False
+        self._reopen_at = 0.0
+
+    # --- opening ----------------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Take the folder (made with mode 0700 when it is not there), check the file, bring its schema up to date.
+
+        Raises:
+            SetupError: another process has it (its pid is named), the file is damaged, or it is of a newer version.
+                The message says what to do; the file is as it was.
+        """
+        self._folder.take()
+        try:
+            self._load(open_file(self.path, self._cache_bytes))
+        except BaseException:
+            self._disconnect()
+            self._folder.leave()
+            raise
+
+    def _load(self, opened: Opened) -> None:
+        self._connection = opened.connection
+        book = Book(self.path, opened.connection.cursor())
+        rooms = Rooms(book, self._retention_s)
+        try:
+            book.load()
+            rooms.state.load()
+        except sqlite3.Error as exc:
+            raise translate(exc, self.path) or exc from exc
+        self._rooms_ = rooms
+        self.writable, self.reason = opened.writable, opened.reason
+        self._reopen_at = time.monotonic() + _REOPEN_S
+
+    def close(self) -> None:
+        """Let go of the file. Harmless the second time."""
+        if self._rooms_ is not None and self.writable and not self._busy:
+            # So that the next start need not look again at what no subscription wanted.
+            with contextlib.suppress(MeshError, sqlite3.Error), self.turn(0.0):
+                self._rooms_.subscriptions.note()
+        self._disconnect()
+        self._folder.leave()
+
+    def _disconnect(self) -> None:
+        self.writable, self.reason = False, "it is not open"
+        self._rooms_ = None
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    @property
+    def _rooms(self) -> Rooms:
+        if self._rooms_ is None:
+            raise SetupError(f"{self.path} is not open")
+        return self._rooms_
+
+    # --- turns ------------------------------------------------------------------------------------------------
+
+    def turn(self, wall: float) -> Turn:
+        """A transaction, as a context manager; one at a time.
+
+        Raises:
+            Unwritable: the file can only be read.
+        """
+        if self._busy:
+            raise RuntimeError("a turn is under way: turns do not nest")
+        if not self.writable or self._rooms.book.broken:
+            self._reopen()
+        turn = Turn(self._rooms, wall, self._ended)
+        self._busy = True
+        return turn
+
+    def _ended(self) -> None:
+        self._busy = False
+
+    def _reopen(self) -> None:
+        """Raises: Unwritable: it still cannot be written."""
+        rooms = self._rooms
+        if time.monotonic() >= self._reopen_at or rooms.book.broken:
+            self._reopen_at = time.monotonic() + _REOPEN_S
+            reason = self.reason
+            self._disconnect()
+            try:
+                self._load(open_file(self.path, self._cache_bytes))
+            except MeshError as exc:
+                self.reason = f"{reason} ({exc.message})"
+                raise
+        if not self.writable:
+            raise Unwritable(f"{self.path} can only be read: {self.reason}", details={"path": str(self.path)})
+
+    def rest(self) -> None:
+        """Nothing has happened for a while: bring the write-ahead log into the file. A few milliseconds."""
+        if self._busy or not self.writable:
+            return
+        how = "TRUNCATE" if self._log_bytes() > _LONG_LOG_BYTES else "PASSIVE"
+        with contextlib.suppress(sqlite3.Error):
+            self._rooms.book.execute(f"PRAGMA wal_checkpoint({how})").fetchall()
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[Rooms]:
+        """Between turns. Raises: Damaged, Unwritable: the disk gives nothing."""
+        try:
+            yield self._rooms
+        except sqlite3.Error as exc:
+            raise translate(exc, self.path) or exc from exc
+
+    # --- tasks ------------------------------------------------------------------------------------------------
+
+    def next_due(self) -> float | None:
+        """When the next delayed task is due, or earlier: `Turn.promote` then."""
+        return self._rooms.leasing.next_due()
+
+    def ready(self, queue: str) -> int:
+        """How many tasks `Turn.claim(…, solo=False)` could give; suspects are not among them. O(1)."""
+        lane = self._rooms.book.lanes.get(queue)
+        return lane.counts[READY] - lane.suspects if lane is not None else 0
+
+    def suspects(self, queue: str) -> int:
+        """How many tasks `Turn.claim(…, solo=True)` could give. O(1)."""
+        lane = self._rooms.book.lanes.get(queue)
+        return lane.suspects if lane is not None else 0
+
+    def running(self, queue: str) -> int:
+        """How many leases of this queue are held, by whichever session (for `concurrency`). O(1)."""
+        lane = self._rooms.book.lanes.get(queue)
+        return lane.counts[RUNNING] if lane is not None else 0
+
+    def names(self) -> list[str]:
+        """Every queue that is known."""
+        return list(self._rooms.book.lanes)
+
+    def declared(self, queue: str) -> Queue | None:
+        """What the last worker said of it, also before a restart; None for a queue that nobody ever declared."""
+        lane = self._rooms.book.lanes.get(queue)
+        return lane.said if lane is not None else None
+
+    def held(self) -> dict[str, list[Held]]:
+        """session → the leases that it has, as the file knows them."""
+        return {
+            session: [
+                Held(job.id, job.attempt, job.lane.name, session, bool(job.asked), job.suspect)
+                for job in of_session.values()
+            ]
+            for session, of_session in self._rooms.book.sessions.items()
+        }
+
+    def job(self, id: str, wall: float, *, forgotten: bool = False) -> JobInfo | None:
+        """A job as it stands.
+
+        Args:
+            forgotten: also when its time is over already: for those who waited for a job that is not kept.
+        """
+        with self._reading() as rooms:
+            return rooms.jobs.find(id, wall, forgotten=forgotten)
+
+    def jobs(self, queue: str, status: Status, *, after: str = "", limit: int = 100, wall: float) -> list[JobInfo]:
+        """As Tasks.jobs."""
+        with self._reading() as rooms:
+            return rooms.jobs.page(queue, status, after, limit, wall)
+
+    def queues(self, wall: float) -> list[QueueInfo]:
+        """As Tasks.queues, with `workers` 0: only the caller knows sessions. Queues without jobs are among them if they
+        were ever declared.
+        """
+        with self._reading() as rooms:
+            return rooms.jobs.queues(wall, rooms.log.first())
+
+    # --- events -----------------------------------------------------------------------------------------------
+
+    def pumpable(self) -> bool:
+        """Whether `Turn.pump` has something to do: a subscription is behind the log, and has few ready deliveries."""
+        return self._rooms.subscriptions.pumpable()
+
+    def read(
+        self, pattern: str, *, after: int = 0, limit: int = 100, scan: int = 5000
+    ) -> tuple[list[LoggedEvent], int | None]:
+        """One step of a page of the log: at most `limit` events that match, of the next `scan` events.
+
+        Returns:
+            The events, and where to go on (`after` of the next step); None at the end of the log. A page is not over
+            before it is full or this is None.
+
+        Raises:
+            BadRequest: the pattern is malformed.
+        """
+        topics = matcher((pattern,))
+        with self._reading() as rooms:
+            return rooms.log.read(topics, after, limit, scan)
+
+    def count(self, subscription: str, *, after: int = 0, scan: int = 20_000) -> tuple[int, int | None]:
+        """One step of counting the kept events that a subscription matches after an offset; as `read`.
+
+        Raises:
+            BadRequest: there is no such subscription.
+        """
+        with self._reading() as rooms:
+            topics = rooms.subscriptions.find(subscription).topics
+            assert topics is not None
+            return rooms.log.count(topics, after, scan)
+
+    def offset_at(self, since_at: float) -> int:
+        """The offset of the first event that was appended at or after this instant (the next offset when none was)."""
+        with self._reading() as rooms:
+            return rooms.log.offset_at(since_at)
+
+    # --- state, schedules, locks --------------------------------------------------------------------------------
+
+    def get(self, namespace: str, keys: Sequence[str], wall: float) -> list[Entry | None]:
+        """As StateStore.get."""
+        with self._reading() as rooms:
+            return rooms.state.get(namespace, keys, wall)
+
+    def page(self, namespace: str, *, prefix: str = "", after: str = "", limit: int = 100, wall: float) -> list[Entry]:
+        """As StateStore.page."""
+        with self._reading() as rooms:
+            return rooms.state.page(namespace, prefix, after, limit, wall)
+
+    def namespaces(self, wall: float) -> list[tuple[str, int]]:
+        """As StateStore.namespaces."""
+        with self._reading() as rooms:
+            return rooms.state.namespaces(wall)
+
+    def schedules(self) -> list[Schedule]:
+        """As Schedules.schedules."""
+        with self._reading() as rooms:
+            return rooms.schedules.all()
+
+    def lock(self, name: str, wall: float) -> Grant | None:
+        """Who holds it now."""
+        with self._reading() as rooms:
+            return rooms.locks.holder(name, wall)
+
+    def locks(self, wall: float) -> list[Grant]:
+        """As Locks.locks."""
+        with self._reading() as rooms:
+            return rooms.locks.all(wall)
+
+    # --- the file -------------------------------------------------------------------------------------------------
+
+    def backup(self, path: Path, *, overwrite: bool = False) -> Backup:
+        """Copy the file as it stands at one instant while the store goes on; the copy is checked before it gets its
+        name. For a thread of its own.
+
+        Raises:
+            SetupError: the path exists, cannot be written, or the copy is not sound.
+        """
+        return backup(self.path, path, overwrite=overwrite)
+
+    def check(self) -> list[str]:
+        """Read all of the file; what is wrong with it, in sentences. [] when it is sound. For a thread of its own."""
+        return check(self.path)
+
+    def info(self) -> FileInfo:
+        """The file in numbers. Quick."""
+        with self._reading() as rooms:
+            connection = rooms.book.cursor.connection
+            return FileInfo(
+                path=self.path,
+                schema=schema(connection),
+                size_bytes=pragma(connection, "page_count") * pragma(connection, "page_size"),
+                wal_bytes=self._log_bytes(),
+                free_bytes=pragma(connection, "freelist_count") * pragma(connection, "page_size"),
+                tasks=sum(sum(lane.counts) for lane in rooms.book.lanes.values()),
+                events=rooms.book.offset + 1 - rooms.log.first(),
+                writable=self.writable,
+                reason=self.reason,
+            )
+
+    def _log_bytes(self) -> int:
+        try:
+            return self.path.with_name(FILE + "-wal").stat().st_size
+        except OSError:
+            return 0

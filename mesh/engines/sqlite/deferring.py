@@ -1,0 +1,393 @@
+"""Making jobs: of tasks that are deferred, and of events that are delivered.
+
+Owns: what may be deferred, which tasks are known already, and the rows of a turn's new jobs until they are written.
+Leaves to others: giving them to workers (leasing), what of an event is delivered to whom (subscriptions).
+
+New rows are written together at the end of a turn, or before something needs to find them: one statement for many rows
+costs a third of many statements. A row that is claimed before it is written never becomes ready in the file at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from mesh.engines.memory.chains import check_feeds, not_made
+from mesh.engines.sqlite import statements
+from mesh.engines.sqlite.book import Book, Lane
+from mesh.engines.sqlite.status import BODY, CANCELLED, DELAYED, DONE, READY, RUNNING, WAITING
+from mesh.errors import BadRequest
+from mesh.events.log import NewEvent
+from mesh.tasks.contract import DEFAULT_PRIORITY, PRIORITIES, NewTask, Ticket
+
+_SQL: Final = statements.named("tasks")
+_KNOWN: Final = _SQL["known"]
+_INSERT: Final = _SQL["insert"]
+_INSERT_READY: Final = _SQL["insert_ready"]
+_INSERT_LEASED: Final = _SQL["insert_leased"]
+
+#: A larger body has a row of its own, so that it is not copied with each change of its job's status.
+INLINE_BYTES: Final = 1024
+#: Of names, keys and orders: they stand in indexes.
+MOST_CHARS: Final = 1024
+#: A hundred thousand years: what is later is a fault, and no float that a database could order.
+LATEST: Final = 3.2e12
+
+_pack: Final = msgspec.msgpack.Encoder().encode
+
+#: Places in a new row, as the statement `insert` has them.
+_STATUS: Final = 3
+_SORT: Final = 4
+_ATTEMPT: Final = 6
+_TRIES: Final = 7
+_OWNER: Final = 8
+_LINE: Final = 13
+_FEEDS: Final = 15
+_EXTRA: Final = 22
+
+
+class Fresh:
+    """A job that was made in this turn and is ready, before its row is written.
+
+    Attributes:
+        row: as the statement `insert` takes it; None for a plain one.
+        task: what was deferred; or event and offset: what is delivered.
+        session: that has been given a lease on it.
+    """
+
+    __slots__ = ("attempt", "event", "extra", "feeds", "offset", "row", "seq", "session", "task")
+
+    def __init__(
+        self,
+        seq: int,
+        row: list[Any] | None,
+        task: NewTask | None,
+        event: NewEvent | None = None,
+        offset: int = 0,
+    ) -> None:
+        self.seq = seq
+        self.row = row
+        self.task = task
+        self.event = event
+        self.offset = offset
+        self.session: str | None = None
+        self.attempt = 0
+        self.extra = 0
+        self.feeds: int | None = None
+        if row is not None:
+            self.attempt = row[_ATTEMPT]
+            self.extra = row[_EXTRA]
+            self.feeds = row[_FEEDS]
+
+    @property
+    def priority(self) -> int:
+        """As deferred."""
+        return self.task.priority if self.task is not None else DEFAULT_PRIORITY
+
+    def lease(self, session: str) -> None:
+        """It will be written as running."""
+        self.session = session
+        self.attempt += 1
+        row = self.row
+        if row is not None:
+            row[_STATUS] = RUNNING
+            row[_SORT] = 0
+            row[_ATTEMPT] += 1
+            row[_TRIES] = 1
+            row[_OWNER] = session
+
+
+class Deferring:
+    """New jobs of one turn after the other.
+
+    Attributes:
+        fresh: ready jobs whose rows are not written yet, by queue.
+    """
+
+    def __init__(self, book: Book) -> None:
+        self._book: Final = book
+        self.fresh: dict[Lane, list[Fresh]] = {}
+        self._rows: list[list[Any]] = []
+        self._plain: list[tuple[Lane, Fresh]] = []
+        self._blobs: list[tuple[int, bytes]] = []
+        self._known: set[str] = set()
+        self._keys: dict[tuple[int, str], str] = {}
+
+    def begin(self) -> None:
+        """A turn begins."""
+        self.fresh = {}
+        self._rows = []
+        self._plain = []
+        self._blobs = []
+        self._known = set()
+        self._keys = {}
+
+    def learn(self, ids: Iterable[str]) -> None:
+        """Find out which of these tasks were made before; asked for all of a turn's units at once."""
+        found = self._book.execute(_KNOWN, (msgspec.json.encode(list(ids)).decode(),))
+        self._known.update(id for (id,) in found.fetchall())
+
+    # --- tasks ------------------------------------------------------------------------------------------------
+
+    def look(self, tasks: Sequence[NewTask]) -> None:
+        """Raises:
+        BadRequest: one of them cannot be deferred, or what feeds what does not fit together.
+        """
+        chained = False
+        for task in tasks:
+            if not is_name(task.id) or not is_name(task.queue) or "." not in task.queue:
+                raise BadRequest(
+                    f'task {task.id[:80]!r} of queue {task.queue[:80]!r}: an id and a queue "service.task" are needed, '
+                    f"at most {MOST_CHARS} printable characters long"
+                )
+            if task.priority not in PRIORITIES:
+                raise BadRequest(f"task {task.id} of {task.queue}: priority {task.priority!r} is none of 0 to 9")
+            # Written so that a NaN is refused as well.
+            if not (0 <= task.due_at <= LATEST and 0 <= task.keep_s <= LATEST and 0 <= task.timeout_s <= LATEST):
+                raise BadRequest(
+                    f"task {task.id} of {task.queue}: due_at {task.due_at!r}, keep_s {task.keep_s!r} or timeout_s "
+                    f"{task.timeout_s!r} is no time"
+                )
+            if len(task.key) > MOST_CHARS or len(task.order) > MOST_CHARS:
+                raise BadRequest(f"task {task.id} of {task.queue}: a key or order is at most {MOST_CHARS} characters")
+            if task.waits or task.feeds:
+                chained = True
+                if not 0 <= task.place < 2**31:
+                    raise BadRequest(f"task {task.id} of {task.queue}: place {task.place!r} is no place in a list")
+        if chained:
+            check_feeds(tasks)
+
+    def put(self, tasks: Sequence[NewTask]) -> list[Ticket]:
+        """Make those that are new; the tickets of all. One that was made before is told the same again."""
+        known = self._known
+        book = self._book
+        first: dict[str, Ticket] = {}
+        for task in tasks:
+            if task.id in known:
+                first[task.id] = Ticket(task.id)
+            elif task.key:
+                other = self._first(book.lane(task.queue), task)
+                if other is not None:
+                    first[task.id] = Ticket(other, False)
+        unmade = not_made(tasks, first) if first else ()
+        tickets: list[Ticket] = []
+        # Of those that wait: numbered by the first that feeds them, because its row names them.
+        seqs: dict[str, int] = {}
+        for task in tasks:
+            ticket = first.get(task.id)
+            if ticket is None:
+                if task.id in unmade:
+                    ticket = Ticket(task.id, False)
+                else:
+                    ticket = Ticket(task.id)
+                    self._make(task, seqs)
+            tickets.append(ticket)
+        return tickets
+
+    def _first(self, lane: Lane, task: NewTask) -> str | None:
+        """The id of the job that has this task's key; None when it is the first."""
+        place = (lane.no, task.key)
+        found = self._keys.get(place)
+        if found is not None:
+            return found
+        row = self._book.execute(_SQL["by_key"], place).fetchone()
+        if row is not None:
+            seq, id, status, sort = row
+            if status not in (DONE, CANCELLED) or sort > self._book.wall:
+                return str(id)
+            self._book.execute(_SQL["forget_key"], (seq,))
+        self._keys[place] = task.id
+        return None
+
+    def _make(self, task: NewTask, seqs: dict[str, int]) -> None:
+        book = self._book
+        lane = book.lanes.get(task.queue) or book.lane(task.queue)
+        self._known.add(task.id)
+        if not (
+            task.key
+            or task.order
+            or task.due_at
+            or task.meta
+            or task.timeout_s
+            or task.feeds
+            or task.waits
+            or len(task.body) > INLINE_BYTES
+        ):
+            fresh = Fresh(self._number(), None, task)
+            self._plain.append((lane, fresh))
+            self._ready(lane, fresh)
+            self._count(lane, READY, 0)
+            return
+        seq = seqs.get(task.id) or self._number()
+        feeds = None
+        if task.feeds:
+            feeds = seqs[task.feeds] = seqs.get(task.feeds) or self._number()
+        wall = book.wall
+        due_at = task.due_at
+        status: int
+        sort: float
+        if task.waits:
+            status, sort = WAITING, 0
+        elif due_at > wall:
+            status, sort = DELAYED, due_at
+        else:
+            status, sort = READY, 9 - task.priority
+        body: bytes | None = task.body
+        extra = 0
+        if len(task.body) > INLINE_BYTES:
+            self._blobs.append((2 * seq, task.body))
+            body, extra = None, BODY
+        row: list[Any] = [
+            seq,
+            task.id,
+            lane.no,
+            status,
+            sort,
+            task.priority,
+            0,
+            0,
+            None,
+            wall,
+            due_at,
+            task.keep_s,
+            task.key or None,
+            task.order or None,
+            task.waits,
+            feeds,
+            task.place,
+            task.gathers,
+            task.timeout_s,
+            task.trace or None,
+            _pack(task.meta) if task.meta else None,
+            None,
+            extra,
+            body,
+        ]
+        if task.order:
+            self._line_up(lane, row)
+        else:
+            self._rows.append(row)
+            if status == READY:
+                self._ready(lane, Fresh(seq, row, task))
+        self._count(lane, row[_STATUS], due_at)
+
+    # --- deliveries -------------------------------------------------------------------------------------------
+
+    def deliver(self, lane: Lane, offset: int, event: NewEvent, attempt: int = 0) -> None:
+        """Make the delivery of an event to a subscription.
+
+        Args:
+            attempt: the last attempt of an earlier delivery of the same event: its numbers are not given out again.
+        """
+        row: list[Any] = [
+            self._number(),
+            delivery_id(event.id, lane),
+            lane.no,
+            READY,
+            9 - DEFAULT_PRIORITY,
+            DEFAULT_PRIORITY,
+            attempt,
+            0,
+            None,
+            self._book.wall,
+            0,
+            0,
+            None,
+            event.key or None,
+            0,
+            None,
+            0,
+            False,
+            0,
+            None,
+            None,
+            offset,
+            0,
+            None,
+        ]
+        if event.key:
+            self._line_up(lane, row)
+        else:
+            self._rows.append(row)
+            self._ready(lane, Fresh(row[0], row, None, event, offset))
+        self._count(lane, row[_STATUS], 0)
+
+    # --- rows -------------------------------------------------------------------------------------------------
+
+    def _number(self) -> int:
+        self._book.seq += 1
+        return self._book.seq
+
+    def _line_up(self, lane: Lane, row: list[Any]) -> None:
+        """Of one line one goes after the other. The row is written at once: the next one must find it."""
+        if self._book.execute(_SQL["line_taken"], (lane.no, row[_LINE])).fetchone() is not None:
+            row[_STATUS], row[_SORT] = WAITING, 0
+        self._book.execute(_INSERT, row)
+
+    def _ready(self, lane: Lane, fresh: Fresh) -> None:
+        waiting = self.fresh.get(lane)
+        if waiting is None:
+            waiting = self.fresh[lane] = []
+        waiting.append(fresh)
+
+    def _count(self, lane: Lane, status: int, due_at: float) -> None:
+        book = self._book
+        if lane.turn is not book.turn:
+            book.touch(lane)
+        lane.counts[status] += 1
+        if status == READY:
+            book.woken.add(lane.name)
+        elif status == DELAYED and due_at < lane.due_at:
+            lane.due_at = due_at
+
+    def flush(self) -> None:
+        """Write the rows that are pending."""
+        self.fresh = {}
+        if self._plain:
+            self._write_plain()
+            self._plain = []
+        if self._rows:
+            self._book.executemany(_INSERT, self._rows)
+            self._rows = []
+        if self._blobs:
+            self._book.executemany(_SQL["insert_blob"], self._blobs)
+            self._blobs = []
+
+    def _write_plain(self) -> None:
+        """Write the rows of tasks that have nothing special: binding fewer values makes it half again as fast."""
+        wall = self._book.wall
+        ready: list[tuple[Any, ...]] = []
+        leased: list[tuple[Any, ...]] = []
+        for lane, fresh in self._plain:
+            task = fresh.task
+            assert task is not None
+            row = (
+                fresh.seq,
+                task.id,
+                lane.no,
+                task.priority,
+                wall,
+                task.keep_s,
+                task.trace or None,
+                task.body,
+            )
+            if fresh.session is None:
+                ready.append(row)
+            else:
+                leased.append((*row, fresh.session))
+        if ready:
+            self._book.executemany(_INSERT_READY, ready)
+        if leased:
+            self._book.executemany(_INSERT_LEASED, leased)
+
+
+def is_name(text: str) -> bool:
+    """Whether something may be known by this text."""
+    return 0 < len(text) <= MOST_CHARS and text.isprintable()
+
+
+def delivery_id(event: str, lane: Lane) -> str:
+    """The id of the job that delivers an event to a subscription: the same one however often it is asked for."""
+    return f"{event}-{lane.no}"

@@ -1,0 +1,294 @@
+"""What happens to a job's row, and to those that wait for it, when an attempt or the job itself is over.
+
+Owns: done, once more, dead, cancelled; passing answers and failures on to the tasks that wait; the next of a line.
+Leaves to others: who says so (settling, leasing, burial).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from mesh.engines.sqlite import statements
+from mesh.engines.sqlite.book import Book, Job
+from mesh.engines.sqlite.deferring import INLINE_BYTES, Deferring
+from mesh.engines.sqlite.status import (
+    BODY,
+    CANCELLED,
+    DEAD,
+    DELAYED,
+    DONE,
+    FAILURE,
+    FORGOTTEN,
+    PRIORS,
+    PROOF_S,
+    READY,
+    RESULT,
+    RUNNING,
+    SUSPECT_LOST,
+    WAITING,
+    rank,
+)
+from mesh.tasks.contract import Reason
+
+_SQL: Final = statements.named("tasks")
+_DONE: Final = _SQL["done"]
+_DONE_UNKEPT: Final = _SQL["done_unkept"]
+
+#: Of what is shown to people, so that no failure fills the disk.
+MOST_ERROR: Final = 4000
+MOST_TRACEBACK: Final = 64_000
+
+
+class Ending:
+    """Endings of one turn after the other.
+
+    Acknowledgements of plain tasks are written together; `flush` writes what is pending.
+    """
+
+    def __init__(self, book: Book, deferring: Deferring) -> None:
+        self._book: Final = book
+        self._deferring: Final = deferring
+        self._done: list[tuple[Any, ...]] = []
+        self._unkept: list[tuple[Any, ...]] = []
+
+    def begin(self) -> None:
+        """A turn begins."""
+        self._done = []
+        self._unkept = []
+
+    def flush(self) -> None:
+        """Write the rows that are pending."""
+        if self._done:
+            self._book.executemany(_DONE, self._done)
+            self._done = []
+        if self._unkept:
+            self._book.executemany(_DONE_UNKEPT, self._unkept)
+            self._unkept = []
+
+    # --- an attempt is over -----------------------------------------------------------------------------------
+
+    def done(self, job: Job, result: bytes) -> None:
+        """A held job is done."""
+        book = self._book
+        book.let_go(job)
+        lane = job.lane
+        extra = job.extra
+        kept: bytes | None = result
+        if extra:
+            self.tidy(job.seq, extra & ~BODY)
+            extra &= BODY
+        if len(result) > INLINE_BYTES:
+            book.execute(_SQL["insert_blob"], (2 * job.seq + 1, result))
+            kept, extra = None, extra | RESULT
+        if job.keep_s > 0:
+            ends_at = book.wall + job.keep_s
+            book.moved(lane, RUNNING, DONE)
+            self._done.append((DONE, ends_at, extra, kept, job.seq))
+        else:
+            ends_at = book.wall + PROOF_S
+            book.moved(lane, RUNNING, FORGOTTEN)
+            self._unkept.append((ends_at, extra, kept, job.seq))
+        if ends_at < lane.ends_at:
+            lane.ends_at = ends_at
+        lane.done += 1
+        book.over.append(job.id)
+        if job.feeds is not None:
+            self._feed(job, result)
+        if job.line is not None:
+            self.flush()
+            self.advance(job)
+
+    def again(self, job: Job, due_at: float, *, tries: int, lost: int | None = None, verdict: int = 0) -> None:
+        """A held job runs once more, from an instant on; or it is cancelled, if somebody asked for that."""
+        book = self._book
+        if job.asked:
+            self.end(job, CANCELLED, verdict=verdict)
+            return
+        book.let_go(job)
+        lane = job.lane
+        lost = job.lost if lost is None else lost
+        sort: float
+        if due_at > book.wall:
+            status, sort = DELAYED, due_at
+        else:
+            # What became ready at this instant has not been ready since it was made.
+            status, sort, due_at = READY, rank(job.priority, lost), book.wall
+        book.moved(lane, RUNNING, status)
+        if status == DELAYED:
+            lane.due_at = min(lane.due_at, due_at)
+        elif lost >= SUSPECT_LOST:
+            lane.suspects += 1
+        book.execute(_SQL["again"], (status, sort, tries, lost, due_at, job.extra, verdict, job.seq))
+
+    def lose(self, job: Job) -> None:
+        """A held job's worker died."""
+        lost = job.lost + 1
+        if job.asked:
+            self.end(job, CANCELLED, lost=lost)
+        elif lost >= job.lane.most_lost:
+            self.bury(job, "lost", f"{lost} workers died while they ran it", lost=lost)
+        else:
+            self.again(job, 0.0, tries=job.tries - 1, lost=lost)
+
+    # --- the job is over --------------------------------------------------------------------------------------
+
+    def bury(
+        self, job: Job, reason: Reason, error: str, traceback: str = "", *, lost: int | None = None, verdict: int = 0
+    ) -> None:
+        """A job is given up, whatever it was doing."""
+        self.fail(job, reason, error, traceback)
+        self.end(job, DEAD, lost=lost, verdict=verdict)
+
+    def fail(self, job: Job, reason: Reason, error: str, traceback: str) -> None:
+        """Keep why an attempt, or the job, failed; the caller writes `job.extra`."""
+        row = (job.seq, self._book.wall, reason, error[:MOST_ERROR], traceback[-MOST_TRACEBACK:])
+        self._book.execute(_SQL["fail"], row)
+        self.change(job, job.extra | FAILURE)
+
+    def change(self, job: Job, extra: int) -> None:
+        """Other rows belong to the job now."""
+        if extra != job.extra:
+            self._book.undo(setattr, job, "extra", job.extra)
+            job.extra = extra
+
+    def end(self, job: Job, status: int, *, lost: int | None = None, verdict: int = 0) -> None:
+        """A job is dead or cancelled, whatever it was doing; with it whatever waits for it, and so on."""
+        ended = [(job, status, job.lost if lost is None else lost, verdict)]
+        while ended:
+            job, status, lost, verdict = ended.pop()
+            self._end(job, status, lost, verdict)
+            if job.feeds is not None:
+                fed = self._fail_fed(job, status)
+                if fed is not None:
+                    ended.append((fed, DEAD, fed.lost, 0))
+            if job.line is not None:
+                self.advance(job)
+
+    def _end(self, job: Job, status: int, lost: int, verdict: int) -> None:
+        book = self._book
+        lane = job.lane
+        before = job.status
+        if before == RUNNING:
+            book.let_go(job)
+        elif before == READY and job.lost >= SUSPECT_LOST:
+            book.touch(lane)
+            lane.suspects -= 1
+        extra = job.extra
+        if status == DEAD:
+            book.moved(lane, before, DEAD)
+            book.execute(_SQL["end"], (DEAD, 0, lost, extra, verdict, job.seq))
+        else:
+            self.tidy(job.seq, extra & ~BODY)
+            extra &= BODY
+            if job.keep_s > 0:
+                ends_at = book.wall + job.keep_s
+                book.moved(lane, before, status)
+                book.execute(_SQL["end"], (status, ends_at, lost, extra, verdict, job.seq))
+            else:
+                ends_at = book.wall + PROOF_S
+                book.moved(lane, before, FORGOTTEN)
+                book.execute(_SQL["end_unkept"], (ends_at, lost, extra, verdict, job.seq))
+            lane.ends_at = min(lane.ends_at, ends_at)
+        book.over.append(job.id)
+
+    def tidy(self, seq: int, extra: int) -> None:
+        """Drop rows beside a job's own: those whose bits are in `extra`."""
+        execute = self._book.execute
+        if extra & BODY:
+            execute(_SQL["drop_blob"], (2 * seq,))
+        if extra & RESULT:
+            execute(_SQL["drop_blob"], (2 * seq + 1,))
+        if extra & FAILURE:
+            execute(_SQL["unfail"], (seq,))
+        if extra & PRIORS:
+            execute(_SQL["drop_priors"], (seq,))
+
+    # --- those that wait --------------------------------------------------------------------------------------
+
+    def _fed(self, job: Job) -> tuple[Job, int, int, float] | None:
+        """(the task that a job feeds, its waits, broken, due_at), unless that is out of reach."""
+        row = self._book.execute(_SQL["fed"], (job.feeds,)).fetchone()
+        if row is None:
+            return None
+        fed = self.job(row)
+        waits, broken, due_at = row[-3:]
+        if fed.status == WAITING or (fed.status == DEAD and broken):
+            return fed, waits, broken, due_at
+        return None
+
+    def _feed(self, job: Job, result: bytes) -> None:
+        """Pass an answer on."""
+        found = self._fed(job)
+        if found is None:
+            return
+        fed, waits, broken, due_at = found
+        self._book.execute(_SQL["add_prior"], (fed.seq, job.place, result))
+        waits -= 1
+        self._book.execute(_SQL["feed"], (waits, broken, fed.extra | PRIORS, fed.seq))
+        if not waits and fed.status == WAITING:
+            if fed.line is None:
+                self._start(fed, due_at)
+            else:
+                self.advance(fed)
+
+    def _fail_fed(self, job: Job, status: int) -> Job | None:
+        """Pass a failure on: the task that dies of it, if one does."""
+        found = self._fed(job)
+        if found is None:
+            return None
+        fed, waits, broken, _ = found
+        how = "cancelled" if status == CANCELLED else "dead"
+        if fed.status == WAITING:
+            self.fail(fed, "upstream", f"job {job.id} of {job.lane.name}, for which it waited, is {how}", "")
+        self._book.execute(_SQL["feed"], (waits, broken + 1, fed.extra, fed.seq))
+        return fed if fed.status == WAITING else None
+
+    def mend(self, job: Job) -> None:
+        """A dead job runs after all: so may what died of it, and so on, if nothing else is in its way."""
+        book = self._book
+        while job.feeds is not None:
+            found = self._fed(job)
+            if found is None or not found[2]:
+                return
+            fed, waits, broken, due_at = found
+            broken -= 1
+            book.execute(_SQL["feed"], (waits, broken, fed.extra, fed.seq))
+            if broken or fed.status != DEAD:
+                return
+            self.tidy(fed.seq, fed.extra & FAILURE)
+            book.moved(fed.lane, DEAD, WAITING)
+            book.execute(_SQL["revive"], (WAITING, 0, due_at, fed.extra & ~FAILURE, fed.seq))
+            job = fed
+
+    # --- lines ------------------------------------------------------------------------------------------------
+
+    def advance(self, job: Job) -> None:
+        """Start the next of a job's line, if none of it is on its way."""
+        place = (job.lane.no, job.line)
+        if self._book.execute(_SQL["line_active"], place).fetchone() is not None:
+            return
+        row = self._book.execute(_SQL["line_first"], place).fetchone()
+        if row is not None and not row[-2]:
+            self._start(self.job(row), row[-1])
+
+    def _start(self, job: Job, due_at: float) -> None:
+        """What waited is delayed now, or ready."""
+        book = self._book
+        sort: float
+        if due_at > book.wall:
+            status, sort = DELAYED, due_at
+        else:
+            status, sort, due_at = READY, rank(job.priority, job.lost), book.wall
+        book.moved(job.lane, WAITING, status)
+        if status == DELAYED:
+            job.lane.due_at = min(job.lane.due_at, due_at)
+        elif job.lost >= SUSPECT_LOST:
+            job.lane.suspects += 1
+        book.execute(_SQL["start"], (status, sort, due_at, job.seq))
+
+    # --- rows -------------------------------------------------------------------------------------------------
+
+    def job(self, row: tuple[Any, ...]) -> Job:
+        """The job of a row that begins with `columns`; the one in memory if it is held."""
+        held = self._book.held.get(row[2])
+        return held if held is not None else Job(self._book.by_no[row[0]], *row[1:16])

@@ -1,0 +1,248 @@
+"""Opening the SQLite file: in the best way that its disk allows, and only when it is sound.
+
+Owns: the connection's settings, the ways to open, the check at the start, the schema's version.
+Leaves to others: who may open it (folder), what is in it (all the rest).
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+from urllib.parse import quote
+
+from mesh.engines.sqlite import statements
+from mesh.engines.sqlite.disk import damaged, translate
+from mesh.errors import SetupError, Unwritable
+
+FILE: Final = "mesh.db"
+
+#: "mesh" in the file's head: what has another number is somebody else's.
+APPLICATION_ID: Final = 0x6D657368
+#: RETURNING (3.35), and what is used of it.
+OLDEST_SQLITE: Final = (3, 35, 0)
+
+PAGE_BYTES: Final = 4096
+#: Pages in the write-ahead log at which a commit brings them into the file: 1,000 pages of 4 KiB take a few
+#: milliseconds to copy, and a log that is written over and over is faster than one that grows.
+CHECKPOINT_PAGES: Final = 1000
+#: A log that grew beyond this (while a backup was read, say) is cut when it is empty again.
+LOG_BYTES: Final = 64 * 2**20
+#: Up to this size the whole structure is read at the start: 0.4 s for a million tasks (250 MB).
+CHECKED_BYTES: Final = 2**30
+
+#: Seconds to wait for a foreign process that has the file locked.
+_BUSY_S: Final = 0.5
+
+
+class Opened(NamedTuple):
+    """A connection, and whether it can write; if not, why."""
+
+    connection: sqlite3.Connection
+    writable: bool
+    reason: str = ""
+
+
+def connect(path: Path, cache_bytes: int, *, mode: str = "rw", alone: bool = False) -> sqlite3.Connection:
+    """A connection with the settings that all of them have.
+
+    Args:
+        mode: "rw", "ro", or "immutable": of a disk that nobody can write to.
+        alone: keep the log's index in memory instead of in a file, for a disk on which that file has no room.
+    """
+    how = "immutable=1" if mode == "immutable" else f"mode={mode}"
+    connection = sqlite3.connect(
+        f"file:{quote(str(path))}?{how}",
+        uri=True,
+        isolation_level=None,
+        timeout=_BUSY_S,
+        cached_statements=256,
+        check_same_thread=False,
+    )
+    try:
+        if alone:
+            connection.execute("PRAGMA locking_mode = EXCLUSIVE").fetchall()
+        for setting in (
+            f"cache_size = {-max(cache_bytes // 1024, 64)}",
+            "synchronous = FULL",
+            # macOS: without it, synchronous does not reach the disk there. Elsewhere it says nothing.
+            "fullfsync = ON",
+            "temp_store = MEMORY",
+            # Debian's build overwrites what is deleted with zeros, at a third of the speed.
+            "secure_delete = OFF",
+            "trusted_schema = OFF",
+            f"wal_autocheckpoint = {CHECKPOINT_PAGES}",
+            f"journal_size_limit = {LOG_BYTES}",
+        ):
+            connection.execute(f"PRAGMA {setting}").fetchall()
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def open_file(path: Path, cache_bytes: int) -> Opened:
+    """Open it for writing, or at least for reading; made when it is not there.
+
+    Raises:
+        SetupError: it is damaged, somebody else's or of a newer version; or it can be neither read nor made.
+    """
+    if sqlite3.sqlite_version_info < OLDEST_SQLITE:
+        raise SetupError(
+            f"Python's sqlite3 was built with SQLite {sqlite3.sqlite_version}; the store needs "
+            f"{'.'.join(map(str, OLDEST_SQLITE))} or newer"
+        )
+    new = _make(path)
+    failure: Exception | None = None
+    for mode, alone in _ways(path):
+        try:
+            connection = connect(path, cache_bytes, mode=mode, alone=alone)
+        except sqlite3.Error as exc:
+            failure = _refuse_damage(exc, path)
+            continue
+        try:
+            return _begin(connection, path, mode, new)
+        except sqlite3.Error as exc:
+            connection.close()
+            failure = _refuse_damage(exc, path)
+        except BaseException:
+            connection.close()
+            raise
+    raise SetupError(f"{path} can be neither written nor read: {failure}") from failure
+
+
+def _ways(path: Path) -> list[tuple[str, bool]]:
+    """(mode, alone), the best first.
+
+    A full disk has no room for the log's index, so it is kept in memory. A read-only one can be read when the index is
+    there, or when the log is empty.
+    """
+    ways = [("rw", False), ("rw", True), ("ro", False)]
+    log = path.with_name(path.name + "-wal")
+    if not log.exists() or not log.stat().st_size:
+        ways.append(("immutable", False))
+    return ways
+
+
+def _make(path: Path) -> bool:
+    """Make an empty file that only this user may read; whether there was none.
+
+    Raises:
+        SetupError: there is none, and none can be made.
+    """
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        return not path.stat().st_size
+    except OSError as exc:
+        raise SetupError(f"there is no store at {path} yet, and none can be made: {exc.strerror}") from exc
+    return True
+
+
+def _refuse_damage(exc: sqlite3.Error, path: Path) -> Exception:
+    meant = translate(exc, path)
+    if isinstance(meant, SetupError):
+        raise meant from exc
+    return exc
+
+
+def _begin(connection: sqlite3.Connection, path: Path, mode: str, new: bool) -> Opened:
+    if new:
+        # Both must be known before the first table is.
+        connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        connection.execute("PRAGMA journal_mode = WAL").fetchall()
+    _check_head(connection, path)
+    version, newest = schema(connection), newest_schema()
+    if version > newest:
+        raise SetupError(
+            f"{path} was written by a newer mesh: its schema is {version}, this version knows {newest}. "
+            "Install that version again, or restore a backup that this one can read"
+        )
+    if version:
+        _check_sound(connection, path)
+    if version == newest:
+        reason = "" if mode == "rw" else "its disk takes nothing"
+        return Opened(connection, *_probe(connection, path)) if not reason else Opened(connection, False, reason)
+    try:
+        migrate(connection, version)
+    except sqlite3.Error as exc:
+        raise SetupError(
+            f"{path}: its schema cannot be brought from {version} to {newest}: {exc}. Make room on the disk, or mend "
+            "its rights, and start again; the file is as it was"
+        ) from exc
+    return Opened(connection, True)
+
+
+def _check_head(connection: sqlite3.Connection, path: Path) -> None:
+    """Raises: SetupError: the file is a database, but not a store's."""
+    if not schema(connection):
+        tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
+        if tables:
+            raise SetupError(
+                f"{path} is a database, but no store of mesh: name another folder in mesh.toml, [store] dir"
+            )
+    elif connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
+        raise SetupError(f"{path} is a database of another program: name another folder in mesh.toml, [store] dir")
+
+
+def _check_sound(connection: sqlite3.Connection, path: Path) -> None:
+    """Raises: Damaged."""
+    pages = connection.execute("PRAGMA page_count").fetchone()[0]
+    if pages * PAGE_BYTES > CHECKED_BYTES:
+        return
+    found = connection.execute("PRAGMA quick_check(3)").fetchall()
+    if found != [("ok",)]:
+        raise damaged(path, "; ".join(str(row[0]) for row in found).replace("\n", "; "))
+
+
+def _probe(connection: sqlite3.Connection, path: Path) -> tuple[bool, str]:
+    """Whether a change would be taken: SQLite opens what it cannot write without a word."""
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("UPDATE marks SET value = value WHERE name = 'seq'")
+    except sqlite3.Error as exc:
+        meant = translate(exc, path)
+        if not isinstance(meant, Unwritable):
+            raise
+        return False, meant.message
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+    return True, ""
+
+
+# --- the schema's version -------------------------------------------------------------------------------------
+
+
+def schema(connection: sqlite3.Connection) -> int:
+    """The version of a file's schema; 0 for a new one."""
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def newest_schema() -> int:
+    """The version that this code is written for."""
+    return statements.migrations()[-1][0]
+
+
+def migrate(connection: sqlite3.Connection, version: int, steps: list[tuple[int, str]] | None = None) -> None:
+    """Apply what came after a version, in one transaction: a crash leaves the file as it was, or as it shall be."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        for number, script in steps if steps is not None else statements.migrations():
+            if number > version:
+                for statement in statements.split(script):
+                    connection.execute(statement)
+                connection.execute(f"PRAGMA user_version = {number:d}")
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID:d}")
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def pragma(connection: sqlite3.Connection, name: str) -> Any:
+    """One value."""
+    return connection.execute(f"PRAGMA {name}").fetchone()[0]

@@ -1,0 +1,85 @@
+"""Locks: who holds which until when, and the numbers that only grow.
+
+Owns: their rows.
+Leaves to others: waiting for one (the store), renewing while it is held (mesh.locks).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from mesh.engines.sqlite import statements
+from mesh.engines.sqlite.book import Book
+from mesh.engines.sqlite.deferring import LATEST, MOST_CHARS
+from mesh.errors import BadRequest, LockLost, LockTaken
+from mesh.locks.contract import Grant
+
+_SQL: Final = statements.named("locks")
+
+
+class Locks:
+    """All locks. A grant is over when its `until_at` has come, whether or not anybody looks."""
+
+    def __init__(self, book: Book) -> None:
+        self._book: Final = book
+
+    def acquire(self, name: str, owner: str, ttl_s: float) -> Grant:
+        """See Turn.acquire."""
+        _check(name, owner, ttl_s)
+        held = self.holder(name, self._book.wall)
+        if held is None:
+            tokens = self._book.execute(_SQL["token"]).fetchall()
+            return self._put(Grant(name, owner, tokens[0][0], self._book.wall + ttl_s))
+        if held.owner != owner:
+            raise LockTaken(
+                f"lock {name!r}: {held.owner} holds it",
+                details={"name": name, "owner": held.owner, "until_at": held.until_at},
+            )
+        return self._extend(held, ttl_s)
+
+    def renew(self, name: str, owner: str, ttl_s: float) -> Grant:
+        """See Turn.renew_lock."""
+        _check(name, owner, ttl_s)
+        held = self.holder(name, self._book.wall)
+        if held is None or held.owner != owner:
+            now = f"{held.owner} has it" if held is not None else "its time was over, or it was released"
+            raise LockLost(f"lock {name!r} is not held by {owner} any more: {now}", details={"name": name})
+        return self._extend(held, ttl_s)
+
+    def release(self, name: str, owner: str) -> bool:
+        """See Turn.release_lock."""
+        held = self.holder(name, self._book.wall)
+        if held is None or held.owner != owner:
+            return False
+        self._book.execute(_SQL["release"], (name,))
+        self._book.freed.add(name)
+        return True
+
+    def holder(self, name: str, wall: float) -> Grant | None:
+        """The grant that is in force."""
+        rows = self._book.execute(_SQL["find"], (name, wall)).fetchall()
+        return Grant(*rows[0]) if rows else None
+
+    def all(self, wall: float) -> list[Grant]:
+        """Those in force, by name."""
+        return [Grant(*row) for row in self._book.execute(_SQL["all"], (wall,)).fetchall()]
+
+    def sweep(self, limit: int) -> int:
+        """Throw away grants that are over; how many."""
+        return self._book.execute(_SQL["sweep"], (self._book.wall, limit)).rowcount
+
+    def _extend(self, held: Grant, ttl_s: float) -> Grant:
+        until_at = max(held.until_at, self._book.wall + ttl_s)
+        return self._put(Grant(held.name, held.owner, held.token, until_at))
+
+    def _put(self, grant: Grant) -> Grant:
+        self._book.execute(_SQL["put"], (grant.name, grant.owner, grant.token, grant.until_at))
+        return grant
+
+
+def _check(name: str, owner: str, ttl_s: float) -> None:
+    if not 0 < len(name) <= MOST_CHARS or not 0 < len(owner) <= MOST_CHARS or not 0 < ttl_s <= LATEST:
+        raise BadRequest(
+            f"lock {name[:80]!r}, owner {owner[:80]!r}, ttl_s {ttl_s!r}: a name, an owner (at most {MOST_CHARS} "
+            "characters) and a time above 0 are needed"
+        )

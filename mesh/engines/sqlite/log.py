@@ -1,0 +1,210 @@
+"""The log of durable events.
+
+Owns: offsets, appending, reading in steps, finding an instant in it, and forgetting what is old.
+Leaves to others: who gets what (subscriptions).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from mesh.engines.sqlite import statements
+from mesh.engines.sqlite.book import Book, Lane
+from mesh.engines.sqlite.deferring import LATEST, MOST_CHARS, delivery_id, is_name
+from mesh.engines.sqlite.status import PROOF_S
+from mesh.engines.sqlite.subscriptions import Subscriptions
+from mesh.errors import BadRequest
+from mesh.events.log import LoggedEvent, NewEvent
+from mesh.events.topics import BadTopic, Matcher, check_topic
+
+_SQL: Final = statements.named("log")
+
+#: Deliveries that one step of forgetting looks up: one for each event and subscription.
+_LOOK_UPS: Final = 2000
+
+_pack: Final = msgspec.msgpack.Encoder().encode
+_meta: Final = msgspec.msgpack.Decoder(dict[str, str])
+
+
+class Log:
+    """All events that are kept, in the order of their offsets."""
+
+    def __init__(self, book: Book, subscriptions: Subscriptions, retention_s: float) -> None:
+        self._book: Final = book
+        self._subscriptions: Final = subscriptions
+        # The row of an event proves that its unit was committed.
+        self._retention_s: Final = max(retention_s, PROOF_S)
+        self._known: dict[str, int] = {}
+        self._rows: list[tuple[Any, ...]] = []
+        # Where forgetting goes on: behind old events that are kept for the sake of a delivery.
+        self._swept = 0
+        self._swept_until_at = 0.0
+
+    def begin(self) -> None:
+        """A turn begins."""
+        self._known = {}
+        self._rows = []
+
+    def flush(self) -> None:
+        """Write the rows that are pending."""
+        if self._rows:
+            self._book.executemany(_SQL["insert"], self._rows)
+            self._rows = []
+
+    # --- appending --------------------------------------------------------------------------------------------
+
+    def learn(self, ids: Iterable[str]) -> None:
+        """Find out which of these events were appended before; asked for all of a turn's units at once."""
+        found = self._book.execute(_SQL["known"], (_json(ids),))
+        self._known.update(found.fetchall())
+
+    def look(self, events: Sequence[NewEvent]) -> None:
+        """Raises:
+        BadRequest: a topic is malformed, an event has no id, or something in it cannot be kept.
+        """
+        for event in events:
+            try:
+                check_topic(event.topic)
+            except BadTopic as exc:
+                # Of the errors that callers know by name.
+                raise BadRequest(exc.message) from exc
+            if not is_name(event.id) or len(event.key) > MOST_CHARS:
+                raise BadRequest(
+                    f"event {event.topic}: an id and a key have at most {MOST_CHARS} (printable) characters"
+                )
+            if not 0 <= event.at <= LATEST or not 0 <= event.encoding < 2**31:
+                raise BadRequest(f"event {event.id} of {event.topic}: at {event.at!r}, encoding {event.encoding!r}")
+
+    def put(self, events: Sequence[NewEvent]) -> list[int]:
+        """Append those that are new; the offsets of all."""
+        book = self._book
+        offsets: list[int] = []
+        for event in events:
+            offset = self._known.get(event.id)
+            if offset is None:
+                book.offset += 1
+                offset = self._known[event.id] = book.offset
+                self._rows.append(
+                    (
+                        offset,
+                        event.id,
+                        book.wall,
+                        event.topic,
+                        event.body,
+                        event.encoding,
+                        event.key or None,
+                        event.at,
+                        event.publisher or None,
+                        event.trace or None,
+                        _pack(event.meta) if event.meta else None,
+                    )
+                )
+                self._subscriptions.offer(offset, event)
+            offsets.append(offset)
+        return offsets
+
+    # --- reading ----------------------------------------------------------------------------------------------
+
+    def read(self, topics: Matcher[None], after: int, limit: int, scan: int) -> tuple[list[LoggedEvent], int | None]:
+        """See Core.read."""
+        rows = self._book.execute(_SQL["scan"], (after, scan)).fetchall()
+        offsets: list[int] = []
+        for offset, topic in rows:
+            if len(offsets) == limit:
+                break
+            after = offset
+            if topics.match(topic):
+                offsets.append(offset)
+        else:
+            if len(rows) < scan:
+                return self._events(offsets), None
+        return self._events(offsets), after
+
+    def count(self, topics: Matcher[None], after: int, scan: int) -> tuple[int, int | None]:
+        """See Core.count."""
+        rows = self._book.execute(_SQL["scan"], (after, scan)).fetchall()
+        count = sum(1 for _, topic in rows if topics.match(topic))
+        return count, (rows[-1][0] if len(rows) == scan else None)
+
+    def _events(self, offsets: list[int]) -> list[LoggedEvent]:
+        if not offsets:
+            return []
+        return [
+            LoggedEvent(
+                offset,
+                NewEvent(
+                    id,
+                    topic,
+                    body,
+                    encoding,
+                    key or "",
+                    at,
+                    publisher or "",
+                    trace or "",
+                    _meta.decode(meta) if meta is not None else {},
+                ),
+            )
+            for offset, id, topic, body, encoding, key, at, publisher, trace, meta in self._book.execute(
+                _SQL["events"], (_json(offsets),)
+            ).fetchall()
+        ]
+
+    def first(self) -> int:
+        """The offset of the first event that is kept; the next offset when there is none."""
+        (first,) = self._book.execute(_SQL["first"]).fetchall()[0]
+        return self._book.offset + 1 if first is None else int(first)
+
+    def offset_at(self, since_at: float) -> int:
+        """See Core.offset_at."""
+        low, high = self.first(), self._book.offset + 1
+        # What was put down later has a larger offset: halve what is between. (A clock that was set back makes it find
+        # one of several places.)
+        while low < high:
+            middle = (low + high) // 2
+            rows = self._book.execute(_SQL["logged_at"], (middle,)).fetchall()
+            if not rows or rows[0][1] >= since_at:
+                high = middle
+            else:
+                low = rows[0][0] + 1
+        return low
+
+    # --- forgetting -------------------------------------------------------------------------------------------
+
+    def sweep(self, limit: int) -> int:
+        """Forget events whose time is over and whose deliveries are all made and settled; how many were looked at."""
+        book = self._book
+        if not self._swept and book.wall < self._swept_until_at:
+            return 0
+        lanes = [lane for lane in book.lanes.values() if lane.position is not None]
+        limit = max(1, min(limit, _LOOK_UPS // max(1, len(lanes))))
+        old = book.execute(_SQL["old"], (self._swept, book.wall - self._retention_s, limit)).fetchall()
+        if old:
+            ids = [delivery_id(id, lane) for _, id, _ in old for lane in lanes]
+            spared = {id for (id,) in book.execute(_SQL["outstanding"], (_json(ids),)).fetchall()} if ids else set()
+            gone = [
+                offset
+                for offset, id, topic in old
+                if not any(delivery_id(id, lane) in spared for lane in lanes)
+                and not any(_awaits(lane, offset, topic) for lane in book.behind)
+            ]
+            book.execute(_SQL["mark"], (book.offset,))
+            book.execute(_SQL["forget"], (_json(gone),))
+        if len(old) < limit:
+            # All of what is old was looked at: begin again, but not at once for the few that are spared.
+            self._swept = 0
+            self._swept_until_at = book.wall + 10.0
+        else:
+            self._swept = old[-1][0]
+        return len(old)
+
+
+def _awaits(lane: Lane, offset: int, topic: str) -> bool:
+    """Whether a subscription that is behind has still to be given an event."""
+    return (lane.position or 0) < offset and lane.topics is not None and bool(lane.topics.match(topic))
+
+
+def _json(values: Iterable[object]) -> str:
+    return msgspec.json.encode(list(values)).decode()

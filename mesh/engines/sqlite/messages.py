@@ -1,0 +1,102 @@
+"""What a process and the store say to each other, beside the shapes of the contracts.
+
+Owns: the service's name, its targets, and the shapes that only these two know.
+Leaves to others: asking (client, batching, session, watching), answering (mesh.store).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from mesh.tasks.contract import JobInfo, Lease
+
+#: The store's name in the registry. Names that begin like this are the framework's own.
+SERVICE: Final = "mesh-store"
+
+APPLY: Final = f"{SERVICE}.apply"
+WORK: Final = f"{SERVICE}.work"
+WATCH: Final = f"{SERVICE}.watch"
+FOLLOW: Final = f"{SERVICE}.follow"
+UNFOLLOW: Final = f"{SERVICE}.unfollow"
+
+#: The deadline of a stream that is to stand for ever, in seconds; it is opened anew after that.
+DAY_S: Final = 86_400.0
+
+
+class Push(msgspec.Struct, array_like=True, frozen=True, omit_defaults=True):
+    """One item of a worker's stream: what one turn of the store had for it.
+
+    Attributes:
+        leases: to be run.
+        cancel: (id, attempt) of what must stop.
+        lease_s: in the first item only: the store knows this session now, for so long without a renewal.
+    """
+
+    leases: Sequence[Lease] = ()
+    cancel: Sequence[tuple[str, int]] = ()
+    lease_s: float = 0.0
+
+
+class Over(msgspec.Struct, array_like=True, frozen=True):
+    """One item of a watch: jobs that are over. `gone`: ids that no job has (any more).
+
+    The first item is empty: from there on the watch misses nothing.
+    """
+
+    jobs: Sequence[JobInfo] = ()
+    gone: Sequence[str] = ()
+
+
+class BackupInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A copy of the data.
+
+    Attributes:
+        path: where it is, on the store's host.
+        schema: the version of its tables.
+    """
+
+    path: str
+    size_bytes: int
+    schema: int
+    seconds: float
+
+
+class StoreInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """The store as it stands, for people.
+
+    Attributes:
+        writable: whether the last write went well; `trouble` says what was wrong.
+        waiting_units: that wait for the disk.
+        turns, units: commits, and what was committed in them, since it started.
+        schema: the version of its tables.
+        file_bytes, log_bytes, free_bytes: of the database, of its write-ahead log, and unused in the database.
+        tasks, events: rows that are kept.
+    """
+
+    path: str
+    pid: int
+    host: str
+    uptime_s: float
+    writable: bool
+    trouble: str = ""
+    sessions: int = 0
+    waiting_units: int = 0
+    turns: int = 0
+    units: int = 0
+    schema: int = 0
+    file_bytes: int = 0
+    log_bytes: int = 0
+    free_bytes: int = 0
+    tasks: int = 0
+    events: int = 0
+
+
+encode: Final = msgspec.msgpack.Encoder().encode
+
+
+def apply_body(units: Sequence[bytes]) -> bytes:
+    """The arguments of `apply`: an array of one array of units (at most 65,535), each encoded already."""
+    return b"".join((b"\x91\xdc", len(units).to_bytes(2, "big"), *units))

@@ -1,0 +1,71 @@
+"""Schedules: which due time of each was dealt with last.
+
+Owns: their rows.
+Leaves to others: what is due (mesh.schedules), committing an advance with the task that it makes (units).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from mesh.engines.sqlite import statements
+from mesh.engines.sqlite.book import Book
+from mesh.engines.sqlite.deferring import LATEST
+from mesh.errors import BadRequest, Conflict
+from mesh.schedules.contract import Advance, Schedule
+
+_SQL: Final = statements.named("schedules")
+
+
+class Schedules:
+    """All schedules; there are few, and they are read from the file each time."""
+
+    def __init__(self, book: Book) -> None:
+        self._book: Final = book
+
+    def declare(self, schedules: Sequence[Schedule]) -> list[Schedule]:
+        """See mesh.schedules.contract.Schedules.declare."""
+        stand: list[Schedule] = []
+        for new in schedules:
+            if not new.name or not 0 <= new.last_at <= LATEST:
+                raise BadRequest(f"schedule {new.name!r}, last_at {new.last_at!r}: a name and an instant are needed")
+            known = self._find(new.name)
+            if known is not None and known.plan == new.plan:
+                new = msgspec.structs.replace(new, last_at=known.last_at)
+            if new != known:
+                self._book.execute(_SQL["put"], (new.name, new.plan, new.missed, new.last_at))
+            stand.append(new)
+        return stand
+
+    def look(self, advances: Sequence[Advance]) -> None:
+        """Raises:
+        Conflict: one of them does not start from the last due time any more.
+        """
+        ahead: dict[str, float] = {}
+        for each in advances:
+            known = self._find(each.name)
+            last_at = ahead.get(each.name, known.last_at if known is not None else None)
+            if last_at != each.from_at:
+                stands = "is not declared" if last_at is None else f"has dealt with {last_at}"
+                raise Conflict(
+                    f"schedule {each.name} {stands}; the advance assumes {each.from_at}", details={"name": each.name}
+                )
+            if not 0 <= each.to_at <= LATEST:
+                raise BadRequest(f"schedule {each.name}: to_at {each.to_at!r} is no instant")
+            ahead[each.name] = each.to_at
+
+    def put(self, advances: Sequence[Advance]) -> None:
+        """What `look` found to fit."""
+        for each in advances:
+            self._book.execute(_SQL["advance"], (each.to_at, each.name))
+
+    def all(self) -> list[Schedule]:
+        """By name."""
+        return [Schedule(*row) for row in self._book.execute(_SQL["all"]).fetchall()]
+
+    def _find(self, name: str) -> Schedule | None:
+        row = self._book.execute(_SQL["find"], (name,)).fetchone()
+        return Schedule(*row) if row is not None else None

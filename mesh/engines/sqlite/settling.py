@@ -1,0 +1,110 @@
+"""Acknowledgements: what became of an attempt.
+
+Owns: whether it is the current one, whether it was said before, and what each verdict leads to.
+Leaves to others: the rows (ending).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from mesh.engines.sqlite import statements
+from mesh.engines.sqlite.book import Book, Job
+from mesh.engines.sqlite.deferring import LATEST
+from mesh.engines.sqlite.ending import Ending
+from mesh.engines.sqlite.status import CANCELLED, FORGOTTEN, NAMES, RUNNING, VERDICTS
+from mesh.errors import BadRequest, LeaseLost
+from mesh.tasks.contract import Settlement
+
+_SQL: Final = statements.named("tasks")
+_NAMES_OF_VERDICTS: Final = {code: name for name, code in VERDICTS.items()}
+
+#: A settlement, and the job that it is about; None when it was settled like that before.
+Seen = tuple[Settlement, Job | None]
+
+
+class Settling:
+    """Settlements of one turn after the other."""
+
+    def __init__(self, book: Book, ending: Ending, flush: Callable[[], None]) -> None:
+        """Args:
+        flush: writes everything that is pending, so that it can be found.
+        """
+        self._book: Final = book
+        self._ending: Final = ending
+        self._flush: Final = flush
+
+    def look(self, settlements: Sequence[Settlement], *, alone: bool) -> list[Seen]:
+        """Find what they are about.
+
+        Args:
+            alone: nothing else is committed with them. What is would happen again if an attempt that was settled in the
+                same way before were accepted once more.
+
+        Raises:
+            LeaseLost: one of them is not of the current attempt.
+            BadRequest: one says what no settlement can say.
+        """
+        held = self._book.held
+        seen: list[Seen] = []
+        said: dict[str, Settlement] = {}
+        for each in settlements:
+            if each.verdict not in VERDICTS or not 0 <= each.due_at <= LATEST:
+                raise BadRequest(f"job {each.id}: {each.verdict!r}, due_at {each.due_at!r} is no settlement")
+            job = held.get(each.id)
+            if job is None or job.attempt != each.attempt:
+                self._look_back(each)
+                if not alone:
+                    raise _lost(each, f"it was settled as {each.verdict} before, and what was written then stands")
+                job = None
+            elif len(settlements) > 1:
+                before = said.setdefault(each.id, each)
+                if before is not each:
+                    if before.verdict != each.verdict:
+                        raise _lost(each, f"it was settled as {before.verdict} beside it")
+                    job = None
+            seen.append((each, job))
+        return seen
+
+    def _look_back(self, each: Settlement) -> None:
+        """Raises: LeaseLost: the attempt was not settled like this before."""
+        self._flush()
+        row = self._book.execute(_SQL["verdict"], (each.id,)).fetchone()
+        if row is None:
+            raise _lost(each, "the job is not known: it never was, or it was forgotten after its time")
+        attempt, verdict, status = row
+        if status != RUNNING and attempt == each.attempt and verdict:
+            if verdict == VERDICTS[each.verdict]:
+                return
+            raise _lost(each, f"it was settled as {_NAMES_OF_VERDICTS[verdict]}")
+        stands = "forgotten" if status == FORGOTTEN else NAMES[status]
+        raise _lost(each, f"it is {stands} now (attempt {attempt})")
+
+    def put(self, seen: Sequence[Seen]) -> None:
+        """What `look` found to fit."""
+        ending = self._ending
+        for each, job in seen:
+            if job is None:
+                continue
+            verdict = each.verdict
+            if verdict == "done":
+                ending.done(job, each.result)
+            elif verdict == "retry":
+                ending.fail(job, each.reason, each.error, each.traceback)
+                ending.again(job, each.due_at, tries=job.tries, verdict=VERDICTS["retry"])
+            elif verdict == "release":
+                ending.again(job, each.due_at, tries=job.tries - 1, verdict=VERDICTS["release"])
+            elif verdict == "dead":
+                ending.bury(job, each.reason or "failed", each.error, each.traceback, verdict=VERDICTS["dead"])
+            else:
+                if each.error or each.reason:
+                    ending.fail(job, each.reason, each.error, each.traceback)
+                ending.end(job, CANCELLED, verdict=VERDICTS["cancelled"])
+
+
+def _lost(each: Settlement, why: str) -> LeaseLost:
+    return LeaseLost(
+        f"attempt {each.attempt} of job {each.id} is not in this worker's hands any more: {why}",
+        details={"job": each.id, "attempt": each.attempt},
+    )

@@ -1,0 +1,247 @@
+"""State: namespaces of keys.
+
+Owns: when a write fits, what it leaves behind, and when an entry is over.
+Leaves to others: committing it with other things (units), values as Python knows them (mesh.state.namespace).
+
+A transaction is looked at first, on a sheet over what stands, and put down when all of it fits: so there is nothing
+to take back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+
+from mesh.engines.sqlite import statements
+from mesh.engines.sqlite.book import Book
+from mesh.engines.sqlite.deferring import LATEST
+from mesh.errors import BadRequest, Conflict
+from mesh.state.contract import MAX_KEY, MAX_NAMESPACE, Entry, Write
+
+_SQL: Final = statements.named("state")
+
+#: Whole numbers as every engine can keep them.
+_LEAST: Final = -(2**63)
+_MOST: Final = 2**63 - 1
+
+_pack: Final = msgspec.msgpack.Encoder().encode
+_Place = tuple[str, str]
+
+
+class Space:
+    """One namespace.
+
+    Attributes:
+        entries: how many keys it has, expired ones included.
+    """
+
+    __slots__ = ("entries", "name", "no", "turn")
+
+    def __init__(self, no: int, name: str, entries: int) -> None:
+        self.no: Final = no
+        self.name: Final = name
+        self.entries = entries
+        self.turn: object = None
+
+
+class Sheet:
+    """What a transaction would leave behind.
+
+    Attributes:
+        before: each place as it is in the file, expired or not.
+        after: each place as it would be; None where nothing would be.
+        answers: of its writes, in order.
+    """
+
+    __slots__ = ("after", "answers", "before")
+
+    def __init__(self) -> None:
+        self.before: dict[_Place, Entry | None] = {}
+        self.after: dict[_Place, Entry | None] = {}
+        self.answers: list[Entry | None] = []
+
+
+class State:
+    """All namespaces."""
+
+    def __init__(self, book: Book) -> None:
+        self._book: Final = book
+        self._spaces: Final[dict[str, Space]] = {}
+        self._by_no: Final[dict[int, Space]] = {}
+        self._counted: list[Space] = []
+
+    def load(self) -> None:
+        """Read the namespaces."""
+        for no, name, entries in self._book.execute(_SQL["namespaces"]).fetchall():
+            self._spaces[name] = self._by_no[no] = Space(no, name, entries)
+
+    def begin(self) -> None:
+        """A turn begins."""
+        self._counted = []
+
+    def flush(self) -> None:
+        """Write the counts that this turn changed."""
+        for space in self._counted:
+            self._book.execute(_SQL["set_entries"], (space.entries, space.no))
+
+    # --- reading ----------------------------------------------------------------------------------------------
+
+    def get(self, namespace: str, keys: Sequence[str], wall: float) -> list[Entry | None]:
+        """See Core.get."""
+        space = self._spaces.get(namespace)
+        if space is None:
+            return [None] * len(keys)
+        return [_alive(self._find(space, key), wall) for key in keys]
+
+    def page(self, namespace: str, prefix: str, after: str, limit: int, wall: float) -> list[Entry]:
+        """See Core.page."""
+        space = self._spaces.get(namespace)
+        if space is None or limit <= 0:
+            return []
+        end = _behind(prefix)
+        if end is None:
+            rows = self._book.execute(_SQL["page"], (space.no, prefix, after, wall, limit))
+        else:
+            rows = self._book.execute(_SQL["page_below"], (space.no, prefix, after, end, wall, limit))
+        return [Entry(*row) for row in rows.fetchall()]
+
+    def namespaces(self, wall: float) -> list[tuple[str, int]]:
+        """See Core.namespaces."""
+        expired = dict(self._book.execute(_SQL["expired"], (wall,)).fetchall())
+        counts = [(space.name, space.entries - expired.get(space.no, 0)) for space in self._spaces.values()]
+        return sorted(pair for pair in counts if pair[1])
+
+    def _find(self, space: Space, key: str) -> Entry | None:
+        rows = self._book.execute(_SQL["find"], (space.no, key)).fetchall()
+        return Entry(*rows[0]) if rows else None
+
+    # --- writing ----------------------------------------------------------------------------------------------
+
+    def look(self, writes: Sequence[Write]) -> Sheet:
+        """What the writes would leave behind, one after the other; nothing is done.
+
+        Raises:
+            Conflict, BadRequest: see StateStore.write.
+        """
+        wall = self._book.wall
+        sheet = Sheet()
+        for write in writes:
+            _check(write)
+            place = (write.namespace, write.key)
+            if place not in sheet.before:
+                space = self._spaces.get(write.namespace)
+                found = sheet.before[place] = self._find(space, write.key) if space is not None else None
+                sheet.after[place] = _alive(found, wall)
+            after = sheet.after[place] = _written(write, sheet.after[place], wall)
+            sheet.answers.append(
+                after if after is None or write.verb == "add" else Entry(after.key, b"", after.etag, after.expires_at)
+            )
+        return sheet
+
+    def put(self, sheet: Sheet) -> list[Entry | None]:
+        """Put down what `look` found; the answers of its writes."""
+        for (namespace, key), after in sheet.after.items():
+            before = sheet.before[namespace, key]
+            if after is before:
+                continue
+            space = self._space(namespace)
+            if after is None:
+                self._book.execute(_SQL["delete"], (space.no, key))
+                self._count(space, -1)
+            else:
+                self._book.execute(_SQL["put"], (space.no, key, after.etag, after.expires_at, after.value))
+                if before is None:
+                    self._count(space, 1)
+        return sheet.answers
+
+    def _space(self, name: str) -> Space:
+        space = self._spaces.get(name)
+        if space is None:
+            no = self._book.execute(_SQL["add_namespace"], (name,)).lastrowid
+            assert no is not None
+            space = self._spaces[name] = self._by_no[no] = Space(no, name, 0)
+            self._book.undo(self._spaces.pop, name, None)
+            self._book.undo(self._by_no.pop, no, None)
+        return space
+
+    def _count(self, space: Space, change: int) -> None:
+        if space.turn is not self._book.turn:
+            space.turn = self._book.turn
+            self._counted.append(space)
+            self._book.undo(setattr, space, "entries", space.entries)
+        space.entries += change
+
+    def sweep(self, limit: int) -> int:
+        """Throw away keys whose time is over; how many."""
+        rows: list[tuple[Any, ...]] = self._book.execute(_SQL["old"], (self._book.wall, limit)).fetchall()
+        if rows:
+            self._book.executemany(_SQL["delete"], rows)
+            for no, _ in rows:
+                self._count(self._by_no[no], -1)
+        return len(rows)
+
+
+def _alive(entry: Entry | None, wall: float) -> Entry | None:
+    return entry if entry is not None and (not entry.expires_at or entry.expires_at > wall) else None
+
+
+def _behind(prefix: str) -> str | None:
+    """The least text that is greater than everything that begins with a prefix; None when there is none."""
+    while prefix:
+        code = ord(prefix[-1]) + 1
+        prefix = prefix[:-1]
+        if code == 0xD800:
+            # Surrogates are no characters: UTF-8 goes on behind them.
+            code = 0xE000
+        if code <= 0x10FFFF:
+            return prefix + chr(code)
+    return None
+
+
+def _check(write: Write) -> None:
+    for noun, text, most in (("namespace", write.namespace, MAX_NAMESPACE), ("key", write.key, MAX_KEY)):
+        try:
+            length = len(text) if text.isascii() else len(text.encode())
+        except UnicodeEncodeError as exc:
+            raise BadRequest(f"{noun} {text[:80]!a} is not text that UTF-8 can say") from exc
+        if not 1 <= length <= most:
+            raise BadRequest(f"{noun} {text[:80]!r} is {length} bytes long; 1 to {most} are allowed")
+    if write.verb not in ("set", "delete", "add"):
+        raise BadRequest(f"a write to {write.key!r} is set, delete or add, not {write.verb!r}")
+    if not 0 <= write.ttl_s <= LATEST:
+        raise BadRequest(f"state {write.namespace}/{write.key}: ttl_s {write.ttl_s!r} is no time")
+
+
+def _written(write: Write, before: Entry | None, wall: float) -> Entry | None:
+    """A key after a write. Raises: see State.look."""
+    if before is not None and before.etag == write.new_etag and write.verb != "delete":
+        # This very write was done already, and nothing since: it is being repeated.
+        return before
+    if write.etag is not None and write.etag != (before.etag if before is not None else ""):
+        is_there = f"has etag {before.etag}" if before is not None else "is absent"
+        assumed = f"etag {write.etag}" if write.etag else "that it is absent"
+        raise Conflict(
+            f"state {write.namespace}/{write.key} {is_there}; the write assumes {assumed}: read it again, then decide",
+            details={"namespace": write.namespace, "key": write.key},
+        )
+    if write.verb == "delete":
+        return None
+    expires_at = wall + write.ttl_s if write.ttl_s else 0.0
+    if write.verb == "set":
+        return Entry(write.key, write.value, write.new_etag, expires_at)
+    number = write.by if before is None else _number(write, before) + write.by
+    if not _LEAST <= number <= _MOST:
+        raise BadRequest(f"state {write.namespace}/{write.key}: {number} does not fit into 64 bits")
+    return Entry(write.key, _pack(number), write.new_etag, before.expires_at if before is not None else expires_at)
+
+
+def _number(write: Write, before: Entry) -> int:
+    try:
+        return msgspec.msgpack.decode(before.value, type=int, strict=True)
+    except msgspec.DecodeError as exc:
+        raise BadRequest(
+            f"state {write.namespace}/{write.key} is not a whole number: add() works on those only",
+            details={"namespace": write.namespace, "key": write.key},
+        ) from exc

@@ -1,0 +1,200 @@
+"""Durable subscriptions: which of them gets which events, and how far each has come.
+
+Owns: positions in the log, and making deliveries: at once for a subscription that has everything before, else in
+windows while few of its deliveries are ready (so that a backlog of a million events is no million jobs).
+Leaves to others: the log itself (log), the rows of deliveries (deferring), what becomes of them (leasing, ending).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+
+from mesh.engines.sqlite import statements
+from mesh.engines.sqlite.book import Book, Lane, matcher
+from mesh.engines.sqlite.deferring import Deferring, delivery_id
+from mesh.engines.sqlite.ending import Ending
+from mesh.engines.sqlite.status import CANCELLED, DELAYED, DONE, FORGOTTEN, READY, RUNNING, WAITING
+from mesh.errors import BadRequest
+from mesh.events.log import NewEvent
+from mesh.tasks.contract import Queue
+
+_SQL: Final = statements.named("log")
+
+#: Deliveries that may be ready, and that may be on their way at all (most wait for another of their key, then).
+MOST_READY: Final = 2000
+MOST_MADE: Final = 20_000
+#: Fewer ready ones than this: more are made. Half, so that they are made many at a time.
+FEW_READY: Final = MOST_READY // 2
+
+_meta: Final = msgspec.msgpack.Decoder(dict[str, str])
+
+
+class Subscriptions:
+    """Subscriptions of one turn after the other."""
+
+    def __init__(self, book: Book, deferring: Deferring, ending: Ending) -> None:
+        self._book: Final = book
+        self._deferring: Final = deferring
+        self._ending: Final = ending
+        # Subscriptions that were given something in this turn: their positions must be written with it.
+        self._moved: set[Lane] = set()
+
+    def begin(self) -> None:
+        """A turn begins."""
+        self._moved = set()
+
+    def flush(self) -> None:
+        """Write the positions of this turn."""
+        book = self._book
+        for lane in self._moved:
+            if lane.level:
+                lane.position = book.offset
+            book.execute(_SQL["position"], (lane.position, lane.no))
+        self._moved = set()
+
+    def note(self) -> None:
+        """Write the position of every subscription that has all there is."""
+        self._moved = {lane for lane in self._book.lanes.values() if lane.level}
+
+    def declare(self, said: Queue, first: int) -> None:
+        """What a worker says of a queue.
+
+        Args:
+            first: the first offset that is kept.
+        """
+        book = self._book
+        known = book.lanes.get(said.name)
+        if known is not None and known.said == said:
+            return
+        topics = matcher(said.patterns) if said.patterns else None
+        before = known.said.patterns if known is not None and known.said is not None else ()
+        lane = book.declare(said)
+        if said.patterns == before:
+            return
+        if lane.level:
+            # It had everything until now, by its patterns of before.
+            lane.position = book.offset
+        if topics is None:
+            lane.level = False
+        elif lane.position is None:
+            lane.position = book.offset if said.start == "new" else first - 1
+        lane.topics = topics
+        if topics is not None:
+            lane.level = lane.position is not None and lane.position >= book.offset
+        book.execute(_SQL["position"], (lane.position, lane.no))
+        book.resubscribe()
+
+    # --- new events -------------------------------------------------------------------------------------------
+
+    def offer(self, offset: int, event: NewEvent) -> None:
+        """An event was appended: deliver it to those subscriptions that have everything before it."""
+        for lane in self._book.subscriptions.match(event.topic):
+            if not lane.level:
+                continue
+            self._book.touch(lane)
+            self._moved.add(lane)
+            if lane.counts[READY] >= MOST_READY or _made(lane) >= MOST_MADE:
+                self._fall_back(lane, offset - 1)
+            else:
+                self._deferring.deliver(lane, offset, event)
+
+    def _fall_back(self, lane: Lane, position: int) -> None:
+        lane.level = False
+        lane.position = position
+        self._book.behind.add(lane)
+
+    # --- old events -------------------------------------------------------------------------------------------
+
+    def pumpable(self) -> bool:
+        """See Core.pumpable."""
+        return any(_hungry(lane) for lane in self._book.behind)
+
+    def pump(self, limit: int, flush: Callable[[], None]) -> int:
+        """See Turn.pump."""
+        count = 0
+        for lane in tuple(self._book.behind):
+            if count >= limit:
+                break
+            if _hungry(lane):
+                flush()
+                count += self._pump(lane, limit - count)
+        return count
+
+    def _pump(self, lane: Lane, limit: int) -> int:
+        book = self._book
+        assert lane.topics is not None
+        assert lane.position is not None
+        limit = min(limit, MOST_MADE - _made(lane))
+        rows = book.execute(_SQL["scan"], (lane.position, limit)).fetchall()
+        book.touch(lane)
+        self._moved.add(lane)
+        offsets = [offset for offset, topic in rows if lane.topics.match(topic)]
+        if offsets:
+            events = book.execute(_SQL["events"], (msgspec.json.encode(offsets).decode(),)).fetchall()
+            ids = [delivery_id(row[1], lane) for row in events]
+            there = book.execute(_SQL["delivered"], (msgspec.json.encode(ids).decode(),)).fetchall()
+            self._deliver(lane, events, {row[0]: row for row in there})
+        if len(rows) < limit:
+            lane.level = True
+            book.behind.discard(lane)
+        else:
+            lane.position = rows[-1][0]
+        return max(len(rows), 1)
+
+    def _deliver(self, lane: Lane, events: list[tuple[Any, ...]], there: dict[str, tuple[Any, ...]]) -> None:
+        for offset, id, topic, body, encoding, key, at, publisher, trace, meta in events:
+            attempt = 0
+            before = there.get(delivery_id(id, lane))
+            if before is not None:
+                _, seq, _, status, attempt, extra = before
+                if status not in (DONE, CANCELLED, FORGOTTEN):
+                    continue
+                # The same delivery once more, in its place among the others: as a new row.
+                self._ending.tidy(seq, extra)
+                self._book.execute(_SQL["remove"], (seq,))
+                lane.counts[status] -= 1
+            event = NewEvent(
+                id,
+                topic,
+                body,
+                encoding,
+                key or "",
+                at,
+                publisher or "",
+                trace or "",
+                _meta.decode(meta) if meta is not None else {},
+            )
+            self._deferring.deliver(lane, offset, event, attempt)
+
+    def replay(self, name: str, offset: int) -> None:
+        """See Turn.replay."""
+        lane = self.find(name)
+        book = self._book
+        book.touch(lane)
+        at = max(0, offset - 1)
+        position = book.offset if lane.level else lane.position
+        if position is None or at < position:
+            self._moved.add(lane)
+            if lane.level:
+                self._fall_back(lane, at)
+            lane.position = at
+
+    def find(self, name: str) -> Lane:
+        """The subscription. Raises: BadRequest: there is none of this name."""
+        lane = self._book.lanes.get(name)
+        if lane is None or lane.topics is None:
+            known = ", ".join(sorted(lane.name for lane in self._book.lanes.values() if lane.topics is not None))
+            raise BadRequest(f"there is no durable subscription {name!r}; there are: {known or 'none'}")
+        return lane
+
+
+def _made(lane: Lane) -> int:
+    counts = lane.counts
+    return counts[WAITING] + counts[DELAYED] + counts[READY] + counts[RUNNING]
+
+
+def _hungry(lane: Lane) -> bool:
+    return lane.counts[READY] < FEW_READY and _made(lane) < MOST_MADE

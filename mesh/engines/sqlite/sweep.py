@@ -1,0 +1,120 @@
+"""Throwing away what nobody needs any more, a few rows at a time.
+
+Owns: finished jobs whose time is over, and giving pages back to the disk.
+Leaves to others: the rows of their own (log, state, locks, units), when to sweep (the store).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from mesh.engines.sqlite import statements
+from mesh.engines.sqlite.book import Book, Lane
+from mesh.engines.sqlite.ending import Ending
+from mesh.engines.sqlite.locks import Locks
+from mesh.engines.sqlite.log import Log
+from mesh.engines.sqlite.state import State
+from mesh.engines.sqlite.status import CANCELLED, DONE, FORGOTTEN, PROOF_S
+
+_SQL: Final = statements.named("sweep")
+_UNITS: Final = statements.named("units")
+
+#: Free pages are kept for what comes next, until they are more than this and a share of the file.
+SPARE_PAGES: Final = 2500
+SPARE_SHARE: Final = 0.25
+#: Pages that one sweep gives back: each costs a page read and written.
+_VACUUMED: Final = 64
+
+
+class Sweep:
+    """Sweeps of one turn after the other."""
+
+    def __init__(self, book: Book, ending: Ending, log: Log, state: State, locks: Locks) -> None:
+        self._book: Final = book
+        self._ending: Final = ending
+        self._log: Final = log
+        self._state: Final = state
+        self._locks: Final = locks
+
+    def sweep(self, limit: int) -> int:
+        """See Turn.sweep."""
+        left = limit - self._jobs(limit)
+        book = self._book
+        for room in (self._state.sweep, self._log.sweep, self._locks.sweep):
+            if left > 0:
+                left -= room(left)
+        if left > 0:
+            left -= book.execute(_UNITS["sweep"], (book.wall - PROOF_S, left)).rowcount
+        if left > 0:
+            left -= self._vacuum(min(left, _VACUUMED))
+        return limit - left
+
+    # --- jobs -------------------------------------------------------------------------------------------------
+
+    def _jobs(self, limit: int) -> int:
+        book = self._book
+        count = 0
+        for lane in tuple(book.lanes.values()):
+            if count >= limit:
+                break
+            if lane.ends_at <= book.wall:
+                for status in (DONE, CANCELLED, FORGOTTEN):
+                    if lane.counts[status] and count < limit:
+                        count += self._ended(lane, status, limit - count)
+                book.touch(lane)
+                lane.ends_at = min(self._next_end(lane, status) for status in (DONE, CANCELLED, FORGOTTEN))
+            if lane.said is None and not any(lane.counts) and lane.turn is not book.turn:
+                self._drop(lane)
+        if count:
+            book.execute(_SQL["mark"], (book.seq,))
+        return count
+
+    def _ended(self, lane: Lane, status: int, limit: int) -> int:
+        book = self._book
+        wall = book.wall
+        rows = book.execute(_SQL["ended"], (lane.no, status, wall, limit)).fetchall()
+        book.touch(lane)
+        gone: list[tuple[int]] = []
+        for seq, _, ends_at, _, keep_s, extra in rows:
+            if extra:
+                self._ending.tidy(seq, extra)
+            finished_at = ends_at - keep_s
+            if status != FORGOTTEN and finished_at + PROOF_S > wall:
+                # Its time is over, but whoever repeats a unit must find it.
+                book.execute(_SQL["forget"], (finished_at + PROOF_S, seq))
+                book.moved(lane, status, FORGOTTEN)
+            else:
+                gone.append((seq,))
+        if gone:
+            book.executemany(_SQL["delete"], gone)
+            lane.counts[status] -= len(gone)
+        return len(rows)
+
+    def _next_end(self, lane: Lane, status: int) -> float:
+        if not lane.counts[status]:
+            return float("inf")
+        row = self._book.execute(_SQL["next_end"], (lane.no, status)).fetchone()
+        return float(row[0]) if row is not None else float("inf")
+
+    def _drop(self, lane: Lane) -> None:
+        """A queue without jobs that no worker ever declared: a name that somebody mistyped."""
+        book = self._book
+        book.execute(_SQL["drop_queue"], (lane.no,))
+        del book.lanes[lane.name]
+        del book.by_no[lane.no]
+        book.undo(book.lanes.__setitem__, lane.name, lane)
+        book.undo(book.by_no.__setitem__, lane.no, lane)
+
+    # --- pages ------------------------------------------------------------------------------------------------
+
+    def _vacuum(self, most: int) -> int:
+        """Give pages back to the disk, if very many are free; how many."""
+        execute = self._book.execute
+        (free,) = execute("PRAGMA freelist_count").fetchone()
+        if free <= SPARE_PAGES:
+            return 0
+        (pages,) = execute("PRAGMA page_count").fetchone()
+        if free <= pages * SPARE_SHARE:
+            return 0
+        execute(f"PRAGMA incremental_vacuum({most:d})").fetchall()
+        return most

@@ -1,0 +1,279 @@
+"""One transaction, and all that can be done in it.
+
+Owns: its beginning and its end: written and durable, or as if nothing had been.
+Leaves to others: what each act means (the rooms beside this one).
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Final, Protocol
+
+from mesh.engines.contract import Outcome, Unit
+from mesh.engines.sqlite.book import Book
+from mesh.engines.sqlite.burial import Burial
+from mesh.engines.sqlite.deferring import Deferring
+from mesh.engines.sqlite.disk import translate
+from mesh.engines.sqlite.ending import Ending
+from mesh.engines.sqlite.jobs import Jobs
+from mesh.engines.sqlite.leasing import Leasing
+from mesh.engines.sqlite.locks import Locks
+from mesh.engines.sqlite.log import Log
+from mesh.engines.sqlite.schedules import Schedules
+from mesh.engines.sqlite.settling import Settling
+from mesh.engines.sqlite.state import State
+from mesh.engines.sqlite.subscriptions import Subscriptions
+from mesh.engines.sqlite.sweep import Sweep
+from mesh.engines.sqlite.units import Units
+from mesh.errors import UnknownJob
+from mesh.locks.contract import Grant
+from mesh.schedules.contract import Schedule
+from mesh.tasks.contract import JobInfo, Lease, Queue
+
+
+class _Room(Protocol):
+    """Something with rows that are written when the turn ends."""
+
+    def begin(self) -> None: ...
+    def flush(self) -> None: ...
+
+
+class Rooms:
+    """Everything that acts in a turn, put together once for an open file."""
+
+    def __init__(self, book: Book, retention_s: float) -> None:
+        self.book: Final = book
+        self.deferring: Final = Deferring(book)
+        self.ending: Final = Ending(book, self.deferring)
+        self.leasing: Final = Leasing(book, self.deferring, self.ending, self.flush)
+        self.settling: Final = Settling(book, self.ending, self.flush)
+        self.burial: Final = Burial(book, self.ending, self.flush)
+        self.subscriptions: Final = Subscriptions(book, self.deferring, self.ending)
+        self.log: Final = Log(book, self.subscriptions, retention_s)
+        self.state: Final = State(book)
+        self.schedules: Final = Schedules(book)
+        self.locks: Final = Locks(book)
+        self.units: Final = Units(book, self.deferring, self.settling, self.log, self.state, self.schedules)
+        self.sweep: Final = Sweep(book, self.ending, self.log, self.state, self.locks)
+        self.jobs: Final = Jobs(book)
+        self._keeping: Final[tuple[_Room, ...]] = (
+            self.deferring,
+            self.ending,
+            self.log,
+            self.subscriptions,
+            self.state,
+            self.units,
+        )
+
+    def begin(self) -> None:
+        """A turn begins: nothing is pending."""
+        for room in self._keeping:
+            room.begin()
+
+    def flush(self) -> None:
+        """Write everything that is pending."""
+        for room in self._keeping:
+            room.flush()
+
+
+class Turn:
+    """One transaction. Nothing is durable before the `with` block has ended well.
+
+    Raises at the end of the block, or in it:
+        Unwritable: the disk takes nothing. Damaged: the file is damaged. Either way nothing was changed.
+
+    Attributes:
+        wall: the instant of this turn.
+        woken: queues that have got ready tasks (or suspects) in it.
+        over: ids of jobs that are over now: for those who wait for one.
+        stopping: (session, id, attempt) of running attempts that somebody asked to stop.
+        freed: names of locks that nobody holds any more.
+    """
+
+    __slots__ = ("_book", "_ended", "_rooms", "freed", "over", "stopping", "wall", "woken")
+
+    def __init__(self, rooms: Rooms, wall: float, ended: Callable[[], None]) -> None:
+        """Args:
+        ended: called when it is over, however it ended.
+        """
+        self._rooms = rooms
+        self._book = rooms.book
+        self._ended = ended
+        self.wall = wall
+        self.woken: set[str] = set()
+        self.over: list[str] = []
+        self.stopping: list[tuple[str, str, int]] = []
+        self.freed: set[str] = set()
+
+    def __enter__(self) -> Turn:
+        book = self._book
+        try:
+            book.execute("BEGIN IMMEDIATE")
+        except sqlite3.Error as exc:
+            self._ended()
+            raise translate(exc, book.path) or exc from exc
+        book.begin(self.wall)
+        self._rooms.begin()
+        self.woken = book.woken
+        self.over = book.over
+        self.stopping = book.stopping
+        self.freed = book.freed
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        failure = exc
+        try:
+            if failure is None:
+                try:
+                    self._rooms.flush()
+                    self._book.execute("COMMIT")
+                    self._book.turn = None
+                except BaseException as at_commit:
+                    failure = at_commit
+            if failure is not None:
+                self._rollback()
+        finally:
+            self._ended()
+        if failure is None:
+            return
+        if isinstance(failure, sqlite3.Error):
+            meant = translate(failure, self._book.path)
+            if meant is not None:
+                raise meant from failure
+        if exc is None:
+            raise failure
+
+    def _rollback(self) -> None:
+        book = self._book
+        try:
+            # SQLite may have rolled back by itself.
+            if book.cursor.connection.in_transaction:
+                book.execute("ROLLBACK")
+        except sqlite3.Error:
+            book.broken = True
+        book.rollback()
+        self.woken = set()
+        self.over = []
+        self.stopping = []
+        self.freed = set()
+
+    # --- units, tasks -----------------------------------------------------------------------------------------
+
+    def apply(self, units: Sequence[Unit]) -> list[Outcome]:
+        """Do them in order. A unit with an error in its outcome has left no trace; a unit that was done before (also
+        in this very turn) has its first outcome again.
+        """
+        return self._rooms.units.apply(units)
+
+    def claim(self, queue: str, n: int, session: str, *, solo: bool = False) -> list[Lease]:
+        """Lease up to `n` ready tasks to a session, in order. `solo`: suspects, and only those; else none of them.
+
+        Rate, concurrency and credit are the caller's affair. What this turn has made itself is leased without having
+        been ready in the file: claim after `apply`, in the same turn.
+        """
+        return self._rooms.leasing.claim(queue, n, session, solo=solo)
+
+    def promote(self, limit: int = 1000) -> int:
+        """Make ready what was delayed and is due; how many. As many as `limit`: there may be more."""
+        return self._rooms.leasing.promote(limit)
+
+    def release(self, session: str, *, keep: Sequence[tuple[str, int]] = (), lost: bool) -> list[tuple[str, int]]:
+        """Take leases back from a session: all but (id, attempt) in `keep`.
+
+        Args:
+            lost: the worker died with them: each is counted, and dead ("lost") when its queue's `most_lost` is reached.
+                False: they were never begun (they got lost on the way); the attempts do not count.
+
+        Returns:
+            Those of `keep` that are not leases of this session: tell it to stop them.
+        """
+        return self._rooms.leasing.release(session, keep, lost=lost)
+
+    def bury(self, queue: str, *, error: str, limit: int = 1000) -> int:
+        """Ready tasks of a queue that nobody knows are dead ("unknown"); how many. As many as `limit`: there may be
+        more.
+        """
+        return self._rooms.burial.bury(queue, error, limit)
+
+    def declare(self, queue: Queue) -> None:
+        """What a worker says of a queue; with patterns it becomes a subscription (a new one begins at `start`).
+
+        Raises:
+            BadRequest: a pattern is malformed.
+        """
+        self._rooms.flush()
+        self._rooms.subscriptions.declare(queue, self._rooms.log.first())
+
+    def cancel(self, id: str) -> JobInfo:
+        """As Tasks.cancel; a running attempt is in `stopping`.
+
+        Raises:
+            UnknownJob.
+        """
+        self._rooms.burial.cancel(id)
+        info = self._rooms.jobs.find(id, self.wall, forgotten=id in self.over)
+        if info is None:
+            raise UnknownJob(f"no job {id} is known: it was forgotten after its time")
+        return info
+
+    def requeue(self, queue: str, ids: Sequence[str] = (), *, limit: int = 1000) -> int:
+        """As Tasks.requeue, in steps when no ids are given. As many as `limit`: there may be more."""
+        return self._rooms.burial.requeue(queue, ids, limit)
+
+    def drop(self, queue: str, ids: Sequence[str] = (), *, limit: int = 1000) -> int:
+        """As Tasks.drop, in steps when no ids are given. As many as `limit`: there may be more."""
+        return self._rooms.burial.drop(queue, ids, limit)
+
+    # --- events -----------------------------------------------------------------------------------------------
+
+    def pump(self, limit: int = 1000) -> int:
+        """Make deliveries of events for subscriptions that are behind; how many events were looked at. 0: none is."""
+        return self._rooms.subscriptions.pump(limit, self._rooms.flush)
+
+    def replay(self, subscription: str, *, offset: int) -> None:
+        """Move a subscription back, so that events from this offset on are delivered again (`pump` does that).
+
+        Raises:
+            BadRequest: there is no such subscription.
+        """
+        self._rooms.flush()
+        self._rooms.subscriptions.replay(subscription, offset)
+
+    # --- schedules, locks -------------------------------------------------------------------------------------
+
+    def declare_schedules(self, schedules: Sequence[Schedule]) -> list[Schedule]:
+        """As Schedules.declare."""
+        return self._rooms.schedules.declare(schedules)
+
+    def acquire(self, name: str, owner: str, ttl_s: float) -> Grant:
+        """As Locks.acquire, without waiting.
+
+        Raises:
+            LockTaken: `details` have "owner" and "until_at".
+        """
+        return self._rooms.locks.acquire(name, owner, ttl_s)
+
+    def renew_lock(self, name: str, owner: str, ttl_s: float) -> Grant:
+        """As Locks.renew.
+
+        Raises:
+            LockLost.
+        """
+        return self._rooms.locks.renew(name, owner, ttl_s)
+
+    def release_lock(self, name: str, owner: str) -> bool:
+        """As Locks.release; the name is in `freed`."""
+        return self._rooms.locks.release(name, owner)
+
+    # --- what is over -----------------------------------------------------------------------------------------
+
+    def sweep(self, limit: int = 500) -> int:
+        """Throw away at most `limit` rows whose time is over: jobs, keys, events, units, locks; then free pages. How
+        many; as many as `limit`: there may be more. Call it now and then, a few rows at a time.
+        """
+        self._rooms.flush()
+        return self._rooms.sweep.sweep(limit)

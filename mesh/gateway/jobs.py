@@ -1,0 +1,308 @@
+"""Tasks over HTTP: `POST /tasks/{service}/{task}` defers one, `/jobs/{id}` shows what became of it.
+
+Owns: reading arguments and options out of a request, Location and Idempotency-Key, and a job as JSON.
+Leaves to others: deferring and looking (service.durable), which tasks there are (catalog), the socket (server).
+
+Answered with 202 only when the task is durable. The address of the job works on every gateway, for as long as the
+job is kept. A request that is repeated with the same Idempotency-Key defers nothing: it is answered with the first job.
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import b64decode
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+from urllib.parse import parse_qsl, unquote
+
+import msgspec
+
+from mesh.calls.answers import Answer
+from mesh.discovery.record import TaskRecord
+from mesh.errors import BadArguments, DeadlineExceeded, MethodNotAllowed, UnknownJob, UnknownRoute, UnsupportedMedia
+from mesh.gateway.answers import json_of
+from mesh.gateway.binding import MOST_PAIRS, unknown_argument
+from mesh.gateway.catalog import Catalog
+from mesh.gateway.convert import convert, converter, is_bytes
+from mesh.gateway.media import JSON_TYPE, MSGPACK_TYPE, Kind
+from mesh.gateway.ports import Durable
+from mesh.gateway.reply import Reply
+from mesh.protocol.messages import MSGPACK
+from mesh.tasks.contract import OVER, JobInfo
+from mesh.tasks.deferring import Options
+from mesh.tasks.options import span
+
+_encode_json: Final = msgspec.json.Encoder().encode
+_encode_msgpack: Final = msgspec.msgpack.Encoder().encode
+#: Options of a defer that stand in the query; see DurableVerbs.defer.
+OPTIONS: Final[tuple[str, ...]] = ("delay", "at", "priority", "order", "keep", "timeout", "key")
+#: A request that asks to wait is answered after so long at most: proxies give up soon after.
+LONGEST_WAIT_S: Final = 60.0
+_ID: Final = re.compile(r"[\x21-\x7e]{1,128}")
+
+
+class Jobs:
+    """What the gateway does with tasks and jobs."""
+
+    def __init__(self, durable: Durable, catalog: Catalog) -> None:
+        self._durable = durable
+        self._catalog = catalog
+
+    # --- deferring ----------------------------------------------------------------------------------------
+
+    def task(self, path: str) -> tuple[str, str, TaskRecord]:
+        """Service, name and record of the task that a path below /tasks/ means.
+
+        Raises:
+            UnknownRoute, UnknownService, UnknownMethod: it means none.
+        """
+        service, slash, name = path.partition("/")
+        if not slash or not name or "/" in name:
+            raise UnknownRoute(f"/tasks/{path}: defer a task with POST /tasks/SERVICE/TASK")
+        service, name = unquote(service), unquote(name)
+        return service, name, self._catalog.task(service, name)
+
+    async def defer(
+        self, target: str, record: TaskRecord, query: str, body: bytes, kind: Kind, idempotency: str | None
+    ) -> Reply:
+        """Defer a task.
+
+        Args:
+            target: "service.task".
+            query: options (OPTIONS); for a body of bytes also the other arguments.
+            kind: what the Content-Type says the body is.
+            idempotency: the Idempotency-Key header.
+
+        Raises:
+            BadArguments, UnsupportedMedia, TooLarge: nothing was deferred.
+            TryLater, Uncertain, Unwritable: see DurableVerbs.defer.
+        """
+        told = _pairs(query)
+        given = {name: told.pop(name) for name in OPTIONS if name in told}
+        if idempotency is not None:
+            if "key" in given:
+                raise BadArguments("query.key: there is an Idempotency-Key, too; send one of them", details=_at("key"))
+            given["key"] = _key(idempotency)
+        args, kwargs = _arguments(record, told, body, kind)
+        job = await self._durable.defer(target, args, kwargs, _options(given))
+        shown = {"id": job.id, "task": target, "job": f"/jobs/{job.id}"}
+        return Reply(_encode_json(shown), JSON_TYPE, 202, f"Location: /jobs/{job.id}\r\n".encode())
+
+    # --- jobs ---------------------------------------------------------------------------------------------
+
+    async def job(self, verb: str, path: str, query: str, *, msgpack: bool = False) -> Reply:
+        """GET shows a job, `?wait=30s` when it is over or the time is; DELETE cancels it.
+
+        Raises:
+            UnknownJob, MethodNotAllowed, BadArguments.
+        """
+        id = unquote(path)
+        if not _ID.fullmatch(id) or "/" in id:
+            raise UnknownRoute(f"/jobs/{path[:100]}: a job is at /jobs/ID")
+        if verb == "DELETE":
+            return _shown(await self._durable.tasks.cancel(id, timeout_s=self._durable.timeout_s), msgpack)
+        if verb not in ("GET", "HEAD"):
+            allow = "DELETE, GET, HEAD, OPTIONS"
+            if verb == "OPTIONS":
+                return Reply(status=204, extra=b"Allow: %b\r\n" % allow.encode())
+            raise MethodNotAllowed(f"{verb} /jobs: not allowed here", details={"allow": allow})
+        told = _pairs(query)
+        wait_s = span("job", "wait", told.pop("wait"), zero=True) if "wait" in told else 0.0
+        for name in told:
+            raise unknown_argument(f"query.{name}", name, ("wait",))
+        return _shown(await self._look(id, min(wait_s, LONGEST_WAIT_S)), msgpack)
+
+    async def _look(self, id: str, wait_s: float) -> JobInfo:
+        tasks = self._durable.tasks
+        if wait_s > 0:
+            try:
+                return await tasks.wait(id, timeout_s=wait_s)
+            except DeadlineExceeded:
+                pass  # told as it stands
+        found = await tasks.job(id, timeout_s=self._durable.timeout_s)
+        if found is None:
+            raise UnknownJob(f"no job has the id {id}, or it is no longer kept")
+        return found
+
+
+# --- reading --------------------------------------------------------------------------------------------
+
+
+def _at(name: str) -> dict[str, str]:
+    return {"path": f"query.{name}"}
+
+
+def _pairs(query: str) -> dict[str, str]:
+    """The query's values by name.
+
+    Raises:
+        BadArguments: a name stands there twice, or it is not UTF-8.
+    """
+    if not query:
+        return {}
+    try:
+        query.encode()
+        pairs = parse_qsl(query, keep_blank_values=True, errors="strict", max_num_fields=MOST_PAIRS)
+    except ValueError as exc:
+        raise BadArguments("query: is not UTF-8, or too long", details={"path": "query"}) from exc
+    found: dict[str, str] = {}
+    for name, value in pairs:
+        if name in found:
+            raise BadArguments(f"query.{name}: is given more than once", details=_at(name))
+        found[name] = value
+    return found
+
+
+def _key(header: str) -> str:
+    """The key that an Idempotency-Key names; the draft standard has it in quotes, most clients do not."""
+    key = header.strip()
+    if len(key) >= 2 and key[0] == key[-1] == '"':
+        key = key[1:-1]
+    if not key:
+        raise BadArguments("Idempotency-Key: is empty", details={"path": "header.Idempotency-Key"})
+    return key
+
+
+def _options(given: Mapping[str, str]) -> Options:
+    priority: int | None = None
+    at: float | datetime | None = None
+    if "priority" in given:
+        if not given["priority"].isdecimal():
+            raise BadArguments(f'query.priority: "{given["priority"][:40]}" is none of 0 to 9', details=_at("priority"))
+        priority = int(given["priority"][:4])
+    if "at" in given:
+        at = _instant(given["at"])
+    return Options(
+        key=given.get("key", ""),
+        delay=given.get("delay"),
+        at=at,
+        priority=priority,
+        order=given.get("order", ""),
+        keep=given.get("keep"),
+        timeout=given.get("timeout"),
+    )
+
+
+def _instant(text: str) -> datetime | float:
+    try:
+        return float(text)
+    except ValueError:
+        pass
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError:
+        when = None
+    if when is None or when.tzinfo is None:
+        raise BadArguments(
+            f'query.at: "{text[:60]}" is no instant; write 2030-01-31T12:00:00Z, or seconds since 1970',
+            details=_at("at"),
+        )
+    return when
+
+
+def _arguments(
+    record: TaskRecord, told: Mapping[str, str], body: bytes, kind: Kind
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    properties: Mapping[str, Any] = record.params.get("properties", {})
+    if kind == "other" and body:
+        return (), _with_bytes(record, properties, told, body)
+    for name in told:
+        raise unknown_argument(f"query.{name}", name, OPTIONS)
+    value = _value(body, kind)
+    if isinstance(value, list):
+        return tuple(value), {}
+    if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
+        raise BadArguments(
+            "body: must be an object of named arguments, or an array of positional ones", details={"path": "body"}
+        )
+    for name in value:
+        if name not in properties:
+            raise unknown_argument(f"body.{name}", name, tuple(properties))
+    for name in record.params.get("required", ()):
+        if name not in value:
+            raise BadArguments(f"body.{name}: is missing", details={"path": f"body.{name}"})
+    if kind == "json":
+        for name, given in value.items():
+            if isinstance(given, str) and is_bytes(properties[name], record.params):
+                value[name] = _from_base64(name, given)
+    return (), value
+
+
+def _value(body: bytes, kind: Kind) -> Any:
+    if not body.strip():
+        return {}
+    try:
+        return msgspec.msgpack.decode(body) if kind == "msgpack" else msgspec.json.decode(body)
+    except msgspec.DecodeError as exc:
+        form = "MessagePack" if kind == "msgpack" else "JSON"
+        raise BadArguments(f"body: is not {form} ({exc})", details={"path": "body"}) from exc
+
+
+def _from_base64(name: str, text: str) -> bytes:
+    try:
+        return b64decode(text, validate=True)
+    except ValueError:
+        raise BadArguments(f"body.{name}: is not base64", details={"path": f"body.{name}"}) from None
+
+
+def _with_bytes(
+    record: TaskRecord, properties: Mapping[str, Any], told: Mapping[str, str], body: bytes
+) -> dict[str, Any]:
+    """A body that is the one argument of bytes, with the others in the query."""
+    binary = [name for name, schema in properties.items() if is_bytes(schema, record.params)]
+    if len(binary) != 1:
+        raise UnsupportedMedia("the body must be JSON; send it with Content-Type: application/json")
+    found: dict[str, Any] = {binary[0]: body}
+    for name, text in told.items():
+        if name not in properties or name in found:
+            raise unknown_argument(f"query.{name}", name, (*OPTIONS, *properties))
+        found[name] = convert(text, converter(properties[name], record.params), f"query.{name}")
+    for name in record.params.get("required", ()):
+        if name not in found:
+            raise BadArguments(f"query.{name}: is missing", details=_at(name))
+    return found
+
+
+# --- showing --------------------------------------------------------------------------------------------
+
+
+def _shown(info: JobInfo, msgpack: bool) -> Reply:
+    shown = show(info)
+    result = info.result if info.status == "done" and info.result else None
+    if msgpack:
+        shown["result"] = msgspec.Raw(result) if result is not None else None
+        return Reply(_encode_msgpack(shown), MSGPACK_TYPE)
+    shown["result"] = msgspec.Raw(json_of(Answer(result, MSGPACK))) if result is not None else None
+    return Reply(_encode_json(shown), JSON_TYPE)
+
+
+def show(info: JobInfo) -> dict[str, Any]:
+    """A job as plain values, without its answer. Its arguments are nobody's business but the worker's."""
+    shown: dict[str, Any] = {
+        "id": info.id,
+        "task": info.queue,
+        "status": info.status,
+        "attempt": info.attempt,
+        "priority": info.priority,
+        "created_at": _time(info.created_at),
+    }
+    said = {"key": info.key, "order": info.order, "worker": info.worker, "topic": info.topic}
+    shown |= {name: text for name, text in said.items() if text}
+    if info.status not in OVER and info.due_at:
+        shown["due_at"] = _time(info.due_at)
+    if info.waits:
+        shown["waits_for"] = info.waits
+    if info.lost:
+        shown["lost"] = info.lost
+    if info.finished_at:
+        shown["finished_at"] = _time(info.finished_at)
+    if info.ends_at:
+        shown["kept_until"] = _time(info.ends_at)
+    if info.error or info.reason:
+        shown["error"] = {"reason": info.reason, "message": info.error}
+    return shown
+
+
+def _time(wall: float) -> str:
+    return datetime.fromtimestamp(wall, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

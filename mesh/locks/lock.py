@@ -1,0 +1,338 @@
+"""What users call: a lock over the whole mesh, `async with self.lock("nightly", ttl="1m"):`.
+
+Owns: waiting for it, renewing it while the body runs, stopping the body when it is lost, giving it back.
+Leaves to others: who holds it (an engine, by mesh.locks.contract).
+
+No lock over a network can promise more than this: a process that was frozen while its lock ended does not know it
+before it goes on. What must not be touched by two at once checks the **token**: it grows with each grant, so whoever
+has seen a larger one refuses a smaller.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from contextvars import Context
+from types import TracebackType
+from typing import Any, Final
+
+from mesh import ids
+from mesh.calls.context import current, patience
+from mesh.clock import Clock, Timer
+from mesh.config.values import read_seconds, show_duration
+from mesh.errors import BadRequest, LockLost, LockTaken, MeshError, SetupError
+from mesh.locks.contract import Grant, Locks
+from mesh.telemetry.logs import get_logger
+from mesh.telemetry.metrics import Recorder
+
+log = get_logger("mesh.locks")
+
+#: Seconds, or text with a unit: 90, "90s", "1m".
+Duration = float | int | str
+
+#: A lock is renewed this often within its time: two renewals may fail before it is lost.
+RENEWALS: Final = 3
+#: Shorter ones would be lost in the pauses of a loaded process; longer ones keep everybody out when their owner dies.
+LEAST_TTL_S: Final = 1.0
+MOST_TTL_S: Final = 86_400.0
+#: One request to wait; who waits longer asks again, at the end of the line. A day is longer than any deadline that is
+#: meant, and shorter than the longest that travels.
+ONE_WAIT_S: Final = 86_400.0
+ASK_AGAIN_S: Final = 0.05
+#: Giving back is a courtesy, the lock ends by itself: it must not hold up a process that is leaving.
+RELEASE_S: Final = 3.0
+#: What is being given back, so that it is not collected half way.
+_GIVING: Final[set[asyncio.Task[None]]] = set()
+#: Bytes of a name, in UTF-8.
+MOST_NAME: Final = 255
+
+
+class Held:
+    """A lock while it is held.
+
+    Attributes:
+        name: of the lock.
+        owner: who holds it, for people.
+        token: the fencing token: larger than that of every earlier holder.
+        lost: set when the lock is not held any more although the body has not ended; the body is being cancelled.
+    """
+
+    __slots__ = ("lost", "name", "owner", "token")
+
+    def __init__(self, grant: Grant) -> None:
+        self.name = grant.name
+        self.owner = grant.owner
+        self.token = grant.token
+        self.lost = asyncio.Event()
+
+    def __repr__(self) -> str:
+        return f"<lock {self.name} held, token {self.token}>"
+
+
+class Lock:
+    """A lock by name. An async context manager, for one body at a time; it may be used again.
+
+    ::
+
+        async with self.lock("nightly", ttl="1m", wait="10s") as held:
+            await archive.write(rows, token=held.token)
+
+    While the body runs the lock is renewed, so `ttl` is not how long the work may take: it is how long everybody else
+    waits when this process dies. When a renewal is refused, or none was confirmed for `ttl`, the body is cancelled and
+    LockLost raised in its place.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        locks: Locks,
+        *,
+        owner: str,
+        clock: Clock,
+        timeout_s: float,
+        rng: random.Random,
+        recorder: Recorder,
+        ttl: Duration = 60.0,
+        wait: Duration | None = None,
+    ) -> None:
+        """Args:
+        owner: of this process; each acquisition adds something of its own to it.
+        timeout_s: how long to wait for an engine that is away, when the lock is asked for.
+        ttl: how long the lock outlives a process that dies with it.
+        wait: for the lock, when somebody else has it; 0 tries once. None: for as long as the call or task that is
+            being answered has left; outside of one without end.
+
+        Raises:
+            BadRequest: the name or one of the times is none.
+        """
+        self.name = _check_name(name)
+        self._ttl_s = _read(self.name, "ttl", ttl)
+        if not LEAST_TTL_S <= self._ttl_s <= MOST_TTL_S:
+            raise BadRequest(
+                f'lock "{self.name}": ttl={ttl!r} is not between {show_duration(LEAST_TTL_S)} and '
+                f"{show_duration(MOST_TTL_S)}; it is renewed while it is held, so it need not cover the work"
+            )
+        self._wait_s = None if wait is None else _read(self.name, "wait", wait)
+        if self._wait_s is not None and self._wait_s < 0:
+            raise BadRequest(f'lock "{self.name}": wait={wait!r} is less than nothing; 0 tries once')
+        self._locks = locks
+        self._owner = owner
+        self._clock = clock
+        self._timeout_s = timeout_s
+        self._rng = rng
+        self._lost = recorder.counter("locks_lost", "Locks that ended while they were held.")
+        self._hold: _Hold | None = None
+
+    def __repr__(self) -> str:
+        return f"<lock {self.name}>"
+
+    async def __aenter__(self) -> Held:
+        """Raises:
+        LockTaken: somebody else held it for as long as was waited.
+        TryLater, Uncertain: the engine was away.
+        """
+        if self._hold is not None:
+            raise SetupError(f'lock "{self.name}": this object is in use; take another one for each body')
+        task = asyncio.current_task()
+        assert task is not None, "async with runs in a task"
+        hold = self._hold = _Hold(self, task)
+        try:
+            await hold.acquire(f"{self._owner}/{ids.etag()}")
+        except BaseException:
+            self._hold = None
+            raise
+        return hold.held
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        hold, self._hold = self._hold, None
+        assert hold is not None, "it was entered"
+        await hold.end(value)
+
+
+class _Hold:
+    """One acquisition, from asking to giving back."""
+
+    held: Held
+
+    def __init__(self, lock: Lock, task: asyncio.Task[Any]) -> None:
+        self._lock = lock
+        self._clock = lock._clock
+        self._locks = lock._locks
+        self._ttl_s = lock._ttl_s
+        self._task = task
+        # Cancellations that were asked for before, which are not ours to swallow.
+        self._cancelling = task.cancelling()
+        self._why = ""
+        self._until_at = 0.0
+        self._timer: Timer | None = None
+        self._renewing: asyncio.Task[None] | None = None
+
+    # --- asking -------------------------------------------------------------------------------------------
+
+    async def acquire(self, owner: str) -> None:
+        """Hold it, and begin to renew it."""
+        try:
+            self.held = Held(await self._wait(owner))
+        except LockTaken:
+            raise
+        except BaseException:
+            # Cancelled, or no answer: it may have been granted, or may yet be.
+            await self._give_back(owner)
+            raise
+        self._arm()
+        # Not in the context of the body: the deadline, the trace and the block around that are its own.
+        self._renewing = asyncio.create_task(self._renew(), name=f"mesh.lock {self._lock.name}", context=Context())
+
+    async def _wait(self, owner: str) -> Grant:
+        lock, clock = self._lock, self._clock
+        call = current()
+        began_at = clock.now()
+        if lock._wait_s is not None:
+            ends_at = began_at + lock._wait_s
+        else:
+            ends_at = call.deadline_at if call is not None else float("inf")
+        while True:
+            asked_at = clock.now()
+            wait_s = max(0.0, min(ends_at - asked_at, ONE_WAIT_S))
+            timeout_s = patience(asked_at, lock._timeout_s)
+            try:
+                grant = await self._locks.acquire(
+                    lock.name, owner, ttl_s=self._ttl_s, wait_s=wait_s, timeout_s=timeout_s
+                )
+                if clock.now() - asked_at > self._ttl_s / RENEWALS:
+                    # It was granted at some moment since; only an answer to what is asked now tells how long it lasts.
+                    asked_at = clock.now()
+                    grant = await self._locks.renew(lock.name, owner, ttl_s=self._ttl_s, timeout_s=self._ttl_s)
+                self._until_at = asked_at + self._ttl_s
+                if clock.now() < self._until_at:
+                    return grant
+            except LockLost:
+                # The answer came when the lock was over again; as if it had not been granted.
+                log.warning("a lock was over before it could be used", lock=lock.name)
+            except LockTaken as exc:
+                if clock.now() >= ends_at:
+                    waited = f" for {clock.now() - began_at:.3g} s" if ends_at > began_at else ""
+                    raise LockTaken(
+                        f'lock "{lock.name}" was held by {exc.details.get("owner", "somebody else")}{waited}',
+                        details={**exc.details, "lock": lock.name},
+                    ) from exc
+                # A request has a longest time to wait, or the engine's clock is a hair before ours.
+                await clock.sleep(min(ASK_AGAIN_S, ends_at - clock.now()))
+
+    # --- holding ------------------------------------------------------------------------------------------
+
+    def _arm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._clock.call_at(self._until_at, self._over, "no renewal was confirmed in time")
+
+    async def _renew(self) -> None:
+        """Renew until cancelled, or lost."""
+        lock, clock = self._lock, self._clock
+        period_s = self._ttl_s / RENEWALS
+        # After a failure sooner: what is left of the time shall see several tries.
+        next_s = period_s
+        while True:
+            await clock.sleep(next_s)
+            asked_at = clock.now()
+            left_s = self._until_at - asked_at
+            if left_s <= 0:
+                return  # the timer has seen it, or will at once
+            try:
+                await self._locks.renew(lock.name, self.held.owner, ttl_s=self._ttl_s, timeout_s=left_s)
+            except LockLost as exc:
+                self._over(exc.message)
+                return
+            except MeshError as exc:
+                log.warning("a lock could not be renewed", lock=lock.name, error=exc.message, left_s=round(left_s, 3))
+            except Exception:
+                # Whatever it was: the body goes on for as long as the lock surely lasts.
+                log.exception("a lock could not be renewed", lock=lock.name, left_s=round(left_s, 3))
+            else:
+                self._until_at = asked_at + self._ttl_s
+                self._arm()
+                next_s = period_s
+                continue
+            next_s = period_s / 4 * (1 - 0.5 * lock._rng.random())
+
+    def _over(self, why: str) -> None:
+        """The lock is not ours any more: stop the body."""
+        if self._why:
+            return
+        self._why = why
+        self._lock._lost.add()
+        log.error("lock lost", lock=self._lock.name, owner=self.held.owner, token=self.held.token, why=why)
+        self.held.lost.set()
+        self._task.cancel()
+
+    # --- giving back --------------------------------------------------------------------------------------
+
+    async def end(self, error: BaseException | None) -> None:
+        """The body is over, with this error.
+
+        Raises:
+            LockLost: it was cancelled for that, or did not mind.
+        """
+        if self._timer is not None:
+            self._timer.cancel()
+        renewing = self._renewing
+        assert renewing is not None
+        renewing.cancel()
+        if not self._why:
+            await self._give_back(self.held.owner)
+        await asyncio.gather(renewing, return_exceptions=True)
+        if not self._why:
+            return
+        ours = self._task.uncancel() <= self._cancelling
+        lost = LockLost(
+            f'lock "{self._lock.name}" (token {self.held.token}) was lost while it was held: {self._why}',
+            details={"lock": self._lock.name, "token": self.held.token},
+        )
+        if error is None:
+            raise lost
+        if not isinstance(error, asyncio.CancelledError):
+            error.add_note(lost.message)
+        elif ours:
+            raise lost from error
+
+    async def _give_back(self, owner: str) -> None:
+        """Give it back, whatever has become of the call or task around: its deadline is often just over, and it may be
+        cancelled once more. What is under way then goes on by itself, for RELEASE_S at the most.
+        """
+        giving = asyncio.create_task(self._release(owner), name=f"mesh.unlock {self._lock.name}", context=Context())
+        _GIVING.add(giving)
+        giving.add_done_callback(_GIVING.discard)
+        await asyncio.shield(giving)
+
+    async def _release(self, owner: str) -> None:
+        try:
+            await self._locks.release(self._lock.name, owner, timeout_s=min(RELEASE_S, self._ttl_s))
+        except MeshError as exc:
+            log.warning(
+                "a lock could not be given back, it ends by itself",
+                lock=self._lock.name,
+                ttl_s=self._ttl_s,
+                error=exc.message,
+            )
+        except Exception:
+            log.exception("a lock could not be given back, it ends by itself", lock=self._lock.name, ttl_s=self._ttl_s)
+
+
+def _check_name(name: Any) -> str:
+    if not isinstance(name, str) or not name or not name.isprintable():
+        raise BadRequest(f'lock {name!r}: that is not a name; give printable text, like lock("nightly")')
+    if len(name.encode("utf-8", "replace")) > MOST_NAME:
+        raise BadRequest(f'lock "{name[:60]}…": the name is longer than {MOST_NAME} bytes')
+    return name
+
+
+def _read(name: str, what: str, value: Duration) -> float:
+    try:
+        return read_seconds(value)
+    except ValueError as exc:
+        why = f": {exc}" if str(exc) else ""
+        raise BadRequest(
+            f'lock "{name}": {what}={value!r} is not a time like "1m" or a number of seconds{why}'
+        ) from None

@@ -1,0 +1,291 @@
+"""The verbs of calls, as they stand on a node, and who there is to be called.
+
+Owns: their signatures and what users are told of them; asking every instance, and one call for each of many items.
+Leaves to others: the way of a call (calls.client), the proxies (rpc), who lives (discovery).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from mesh.calls.answers import Outcome, as_answer, decode_any
+from mesh.calls.client import Client
+from mesh.calls.request import Call, Decode, Stream
+from mesh.calls.signature import encode_arguments
+from mesh.clock import Clock
+from mesh.config import Settings
+from mesh.discovery.record import Instance, MethodRecord
+from mesh.discovery.table import Table
+from mesh.errors import MeshError, Unavailable
+from mesh.service.calling import Options
+from mesh.service.rpc import Rpc
+
+
+class CallVerbs:
+    """Calls and streams, and the registry as callers see it; see Node.
+
+    Attributes:
+        client: the calling half of the process.
+        table: who lives, as far as this process knows.
+        settings, clock: of the node.
+    """
+
+    client: Client
+    table: Table
+    settings: Settings
+    clock: Clock
+
+    def call(
+        self,
+        target: str,
+        /,
+        *args: Any,
+        timeout: float | None = None,
+        key: str | None = None,
+        instance: str | None = None,
+        meta: dict[str, str] | None = None,
+        **kwargs: Any,
+    ) -> Call:
+        """Call a method; await the result for its answer.
+
+        A parameter of the method that is named like an option here is passed by position, or through `n.rpc`.
+
+        Args:
+            target: "service.method".
+            args, kwargs: as the method takes them.
+            timeout: seconds; None takes the method's own, then the configured one. Never longer than what is left of
+                the call that is being answered.
+            key: calls with the same key go to the same instance, as long as it lives.
+            instance: only this instance.
+            meta: strings that travel beside the call.
+
+        Raises, when awaited:
+            MeshError: by what to do about it, see mesh.errors.
+        """
+        body = encode_arguments(args, kwargs, target)
+        return self.client.call(target, body, timeout=timeout, key=key, instance=instance, meta=meta)
+
+    def stream(
+        self,
+        target: str,
+        /,
+        *args: Any,
+        timeout: float | None = None,
+        key: str | None = None,
+        instance: str | None = None,
+        meta: dict[str, str] | None = None,
+        **kwargs: Any,
+    ) -> Stream:
+        """Call a method that answers with many items; iterate over the result. Arguments as for `call`."""
+        body = encode_arguments(args, kwargs, target)
+        return self.client.stream(target, body, timeout=timeout, key=key, instance=instance, meta=meta)
+
+    def call_raw(
+        self,
+        target: str,
+        body: bytes,
+        encoding: int,
+        *,
+        timeout: float | None = None,
+        key: str | None = None,
+        instance: str | None = None,
+        meta: dict[str, str] | None = None,
+        trace: str | None = None,
+        idempotent: bool | None = None,
+    ) -> Call:
+        """A call whose arguments are encoded already, answered by an `Answer` in the same encoding (RAW for bytes)."""
+        return self.client.call(
+            target,
+            body,
+            encoding,
+            timeout=timeout,
+            key=key,
+            instance=instance,
+            meta=meta,
+            trace=trace,
+            idempotent=idempotent,
+            decode=as_answer,
+        )
+
+    def stream_raw(
+        self,
+        target: str,
+        body: bytes,
+        encoding: int,
+        *,
+        timeout: float | None = None,
+        key: str | None = None,
+        instance: str | None = None,
+        meta: dict[str, str] | None = None,
+        trace: str | None = None,
+        idempotent: bool | None = None,
+    ) -> Stream:
+        """A stream of `Answer`s; see `call_raw`."""
+        return self.client.stream(
+            target,
+            body,
+            encoding,
+            timeout=timeout,
+            key=key,
+            instance=instance,
+            meta=meta,
+            trace=trace,
+            idempotent=idempotent,
+            decode=as_answer,
+        )
+
+    async def scatter(self, target: str, /, *args: Any, timeout: float | None = None, **kwargs: Any) -> list[Outcome]:
+        """Ask every instance of a service at once: the value or the error of each, in the order of the registry.
+
+        Waits for a first instance as a call does.
+
+        Raises:
+            Unavailable, UnknownService: there is no instance to ask.
+        """
+        body = encode_arguments(args, kwargs, target)
+        service = target.rpartition(".")[0]
+        if not self.client.instances(service):
+            await self.wait_for(service, self.settings.calls.timeout_s if timeout is None else timeout)
+        instances = self.client.instances(service)
+        calls = [self.client.call(target, body, timeout=timeout, instance=instance.id) for instance in instances]
+        try:
+            values = await asyncio.gather(*calls, return_exceptions=True)
+        finally:
+            for call in calls:
+                call.cancel()
+        outcomes = []
+        for instance, value in zip(instances, values, strict=True):
+            if isinstance(value, MeshError):
+                outcomes.append(Outcome(instance, error=value))
+            elif isinstance(value, BaseException):
+                raise value
+            else:
+                outcomes.append(Outcome(instance, value))
+        return outcomes
+
+    async def map(
+        self,
+        target: str,
+        items: Iterable[Any],
+        *,
+        timeout: float | None = None,
+        at_once: int = 256,
+    ) -> list[Any]:
+        """One call for each item, shared out over the instances; the answers in the order of the items.
+
+        Args:
+            target: a method that takes an item as its one positional argument.
+            items: read as calls end, so it may be long.
+            timeout: seconds for each call.
+            at_once: how many calls are under way at most.
+
+        Raises:
+            MeshError: of the first call that fails; the others are cancelled.
+        """
+        answers: list[Any] = []
+        under_way: deque[Call] = deque()
+        try:
+            for item in items:
+                if len(under_way) >= at_once:
+                    answers.append(await under_way[0])
+                    under_way.popleft()
+                under_way.append(self.call(target, item, timeout=timeout))
+            while under_way:
+                answers.append(await under_way[0])
+                under_way.popleft()
+        finally:
+            for call in under_way:
+                if not call.cancel() and not call.cancelled():
+                    call.exception()  # looked at, so that it is not reported as forgotten
+        return answers
+
+    def using(
+        self,
+        *,
+        timeout: float | None = None,
+        key: str | None = None,
+        instance: str | None = None,
+        meta: dict[str, str] | None = None,
+    ) -> Rpc:
+        """`n.rpc` with these options for each call: `await n.using(timeout=0.5).greeting.hello("x")`."""
+        return Rpc(self, Options(timeout, key, instance, meta))
+
+    def begin_call(self, target: str, body: bytes, options: Options, decode: Decode = decode_any) -> Call:
+        """For the proxies of `rpc`."""
+        return self.client.call(
+            target,
+            body,
+            timeout=options.timeout,
+            key=options.key,
+            instance=options.instance,
+            meta=options.meta,
+            decode=decode,
+        )
+
+    def begin_stream(self, target: str, body: bytes, options: Options, decode: Decode = decode_any) -> Stream:
+        """For the proxies of `rpc`."""
+        return self.client.stream(
+            target,
+            body,
+            timeout=options.timeout,
+            key=options.key,
+            instance=options.instance,
+            meta=options.meta,
+            decode=decode,
+        )
+
+    # --- who is there -------------------------------------------------------------------------------------
+
+    async def wait_for(self, service: str, timeout: float) -> None:
+        """Return when an instance of the service can be called.
+
+        Raises:
+            Unavailable: none was within `timeout` seconds.
+        """
+        self.client.use(service)
+        deadline_at = self.clock.now() + timeout
+        while not self.client.links(service):
+            woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            forget = self.client.on_ready(service, woken)
+            timer = self.clock.call_at(deadline_at, _wake, woken)
+            try:
+                await woken
+            finally:
+                timer.cancel()
+                forget()
+            if self.clock.now() >= deadline_at and not self.client.links(service):
+                raise Unavailable(f"no instance of {service} within {timeout:g} s")
+
+    def instances(self, service: str) -> Sequence[Instance]:
+        """The instances of a service, in the order in which they became known."""
+        return self.table.instances(service)
+
+    def method(self, target: str) -> MethodRecord | None:
+        """What the registry says of "service.method"; None when it says nothing."""
+        service, _, name = target.rpartition(".")
+        for instance in reversed(self.table.instances(service)):
+            record = instance.methods.get(name)
+            if record is not None:
+                return record
+        return None
+
+    def is_stream(self, target: str) -> bool:
+        """Whether the registry knows the method as a stream."""
+        record = self.method(target)
+        return record is not None and record.stream
+
+    def service_names(self) -> list[str]:
+        """Every service with an instance."""
+        return self.table.services()
+
+    def method_names(self, service: str) -> list[str]:
+        """Every method of a service."""
+        return sorted({name for instance in self.table.instances(service) for name in instance.methods})
+
+
+def _wake(woken: asyncio.Future[None]) -> None:
+    if not woken.done():
+        woken.set_result(None)

@@ -1,0 +1,151 @@
+"""What an instance does by leases: its tasks and its handlers of durable events, as the runner and an engine need them.
+
+Owns: from marks to works (what is run), queues (what is offered) and schedules.
+Leaves to others: types (describe), running (tasks.runner), attaching and firing (shift), the registry (describe).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from mesh.config.settings import TaskSettings
+from mesh.events.event import Decode, Event
+from mesh.schedules.driver import Recurring
+from mesh.service.decorators import DurableMark
+from mesh.service.describe import Typed, listening, typed
+from mesh.service.members import Member, members
+from mesh.service.service import Service
+from mesh.tasks.attempt import Work, reader, writer
+from mesh.tasks.contract import Lease, Queue
+from mesh.tasks.options import Attempts
+
+
+class Workload(NamedTuple):
+    """Of one worker, or of one instance.
+
+    Attributes:
+        tasks, deliveries: what is run for tasks, and for durable events.
+        task_queues, subscriptions: what is offered to the engines of tasks and of events.
+        schedules: what defers some of the tasks.
+    """
+
+    tasks: list[Work]
+    task_queues: list[Queue]
+    deliveries: list[Work]
+    subscriptions: list[Queue]
+    schedules: list[Recurring]
+
+
+def workload(services: Sequence[Service], settings: TaskSettings) -> Workload:
+    """The workload of these instances together.
+
+    Raises:
+        BadDeclaration: a method cannot work as it is declared.
+    """
+    load = Workload([], [], [], [], [])
+    for service in services:
+        for each in typed(type(service)):
+            if each.member.task is not None:
+                _add_task(load, service, each, settings)
+        for member in members(type(service)):
+            if member.durable:
+                _add_subscription(load, service, member, settings)
+    return load
+
+
+def _add_task(load: Workload, service: Service, each: Typed, settings: TaskSettings) -> None:
+    member, signature = each
+    mark = member.task
+    assert mark is not None
+    cls = type(service)
+    name = f"{cls.name}.{member.name}"
+    retries, timeout_s, slots = mark.attempts.filled(settings)
+    keep_s = settings.keep_s if mark.keep_s is None else mark.keep_s
+    load.tasks.append(
+        Work(
+            queue=name,
+            run=signature.by_position(getattr(service, member.name)),
+            read=reader(signature),
+            write=writer(signature),
+            retries=retries,
+            backoff=mark.attempts.backoff,
+            timeout_s=timeout_s,
+            fatal=mark.attempts.fatal,
+            asynchronous=signature.asynchronous,
+            offload=mark.offload,
+            reference=(cls.__module__, cls.__qualname__, member.name) if mark.offload else (),
+        )
+    )
+    load.task_queues.append(_queue(name, mark.attempts, slots))
+    for number, schedule in enumerate(member.marks.schedules):
+        load.schedules.append(
+            Recurring(
+                name=f"{name}#{number + 1}" if number else name,
+                plan=schedule.plan,
+                missed=schedule.missed,
+                queue=name,
+                priority=mark.priority,
+                keep_s=keep_s,
+            )
+        )
+
+
+def _add_subscription(load: Workload, service: Service, member: Member, settings: TaskSettings) -> None:
+    marks = [mark for mark in member.marks.topics if mark.durable is not None]
+    options = marks[0].durable
+    assert isinstance(options, DurableMark)
+    name = f"{type(service).name}.{member.name}"
+    retries, timeout_s, slots = options.attempts.filled(settings)
+    decode, run = listening(service, member)
+    load.deliveries.append(
+        Work(
+            queue=name,
+            run=run,
+            read=_event_reader(decode),
+            write=_nothing,
+            retries=retries,
+            backoff=options.attempts.backoff,
+            timeout_s=timeout_s,
+            fatal=options.attempts.fatal,
+        )
+    )
+    patterns = tuple(dict.fromkeys(mark.topic for mark in marks))
+    load.subscriptions.append(_queue(name, options.attempts, slots, patterns, options))
+
+
+def _queue(
+    name: str, attempts: Attempts, slots: int, patterns: tuple[str, ...] = (), options: DurableMark | None = None
+) -> Queue:
+    return Queue(
+        name=name,
+        credit=slots,
+        rate_per_s=attempts.rate_per_s,
+        burst=attempts.burst,
+        concurrency=attempts.concurrency,
+        patterns=patterns,
+        start=options.start if options is not None else "new",
+    )
+
+
+def _event_reader(decode: Decode) -> Callable[[Lease], tuple[Any, ...]]:
+    def read(lease: Lease) -> tuple[Event]:
+        return (
+            Event(
+                topic=lease.topic,
+                data=decode(lease.body, lease.encoding),
+                at=lease.at,
+                trace=lease.trace,
+                meta=lease.meta,
+                id=lease.event,
+                key=lease.key,
+                offset=lease.offset,
+            ),
+        )
+
+    return read
+
+
+def _nothing(answer: Any) -> bytes:
+    """Nobody asks for the answer of a handler of events."""
+    return b""

@@ -1,0 +1,70 @@
+"""What a namespace and a key may be called.
+
+Owns: refusing, where it is written, a name that no engine keeps. Leaves to others: what stands under it.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+from mesh.errors import BadRequest
+from mesh.state.contract import MAX_KEY, MAX_NAMESPACE
+
+# What can be typed on any command line and stand in any path: namespaces are few and chosen by programmers.
+_NAMESPACE: Final = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9_.:/-]{{0,{MAX_NAMESPACE - 1}}}")
+
+
+def check_namespace(name: Any) -> str:
+    """The name itself.
+
+    Raises:
+        BadRequest: it is not one.
+    """
+    if not isinstance(name, str) or not _NAMESPACE.fullmatch(name):
+        raise BadRequest(
+            f"state {_quoted(name)}: that is not a namespace; take letters, digits and _ . : / - "
+            f'(1 to {MAX_NAMESPACE} of them, no sign at the start), like state("carts")'
+        )
+    return name
+
+
+def check_key(namespace: str, key: Any) -> str:
+    """The key itself.
+
+    Raises:
+        BadRequest: it is not one.
+    """
+    if not isinstance(key, str):
+        raise BadRequest(f'state "{namespace}": key {_quoted(key)} is not text; write str(…) around it')
+    if not key:
+        raise BadRequest(f'state "{namespace}": the key is empty')
+    return _check_text(namespace, "key", key)
+
+
+def check_prefix(namespace: str, prefix: Any) -> str:
+    """The prefix itself; "" is one of every key.
+
+    Raises:
+        BadRequest: it is not one.
+    """
+    if not isinstance(prefix, str):
+        raise BadRequest(f'state "{namespace}": prefix {_quoted(prefix)} is not text')
+    return _check_text(namespace, "prefix", prefix)
+
+
+def _check_text(namespace: str, what: str, text: str) -> str:
+    try:
+        length = len(text.encode())
+    except UnicodeEncodeError:
+        raise BadRequest(f'state "{namespace}": {what} {_quoted(text)} is not text that UTF-8 can say') from None
+    if length > MAX_KEY:
+        raise BadRequest(f'state "{namespace}": {what} {_quoted(text)} is {length} bytes long; {MAX_KEY} are allowed')
+    if "\0" in text:
+        raise BadRequest(f'state "{namespace}": {what} {_quoted(text)} has a zero byte in it')
+    return text
+
+
+def _quoted(value: Any) -> str:
+    text = ascii(value) if isinstance(value, str) else repr(value)
+    return text if len(text) <= 60 else text[:59] + "…"

@@ -1,0 +1,396 @@
+"""What users call: the keys and values of one namespace, `self.state("carts")`.
+
+Owns: the verbs, values as Python knows them, sizes and times to live, paging, and what an `atomic` block changes.
+Leaves to others: keeping any of it (an engine, by mesh.state.contract), committing a block (who opened it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from typing import Any, Final, Generic, Protocol, TypeVar, overload
+
+from mesh import ids
+from mesh.calls.context import patience
+from mesh.clock import Clock
+from mesh.config.values import read_seconds, show_size
+from mesh.errors import BadRequest, TooLarge
+from mesh.state.contract import Entry, StateStore, Write
+from mesh.state.names import check_key, check_namespace, check_prefix
+from mesh.state.values import ABSENT, Value, check_type, decode, encode
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+#: Seconds, or text with a unit: 90, "90s", "30m".
+Duration = float | int | str
+
+#: Entries asked for at a time by a listing; a listing of large values asks for fewer when an answer is too large.
+PAGE: Final = 100
+#: Keys asked for at a time by `get_many`.
+AT_ONCE: Final = 1000
+#: Changes in one transaction: it is one commit, in which nobody else's work is done.
+MOST_WRITES: Final = 10_000
+#: Bytes that travel with each change besides namespace, key and value; what is kept free for the message around them.
+PER_WRITE: Final = 64
+AROUND: Final = 4096
+
+_INT64: Final = range(-(2**63), 2**63)
+
+
+class Block(Protocol):
+    """An `atomic` block, as state sees it.
+
+    Attributes:
+        writes: what was collected so far, oldest first.
+        outer: what will be committed before this, in the same commit: a block around this one, or those that ended
+            earlier in the same task.
+    """
+
+    @property
+    def writes(self) -> Sequence[Write]: ...
+
+    @property
+    def outer(self) -> Block | None: ...
+
+    def write(self, writes: Sequence[Write]) -> None:
+        """Take these too; they are committed with the block."""
+
+
+def outside() -> Block | None:
+    """The block in force where there are none."""
+    return None
+
+
+class Namespace(Generic[T]):
+    """The keys of one namespace.
+
+    ::
+
+        carts = self.state("carts", type=Cart)
+        cart, etag = await carts.get("u1")                 # (None, "") when there is none
+        etag = await carts.set("u1", cart, etag=etag)      # Conflict when somebody else wrote in between
+        await carts.set("u2", Cart(), etag="")             # only when there is none
+
+    A write is durable when it returns. **Inside `async with self.atomic():`** nothing is written until the block is
+    committed: `set` answers with the etag that the key will have; `get` and `get_many` see what the block has written,
+    else what is stored; listings see what is stored. A Conflict shows when the block is committed.
+
+    Every verb waits for an engine that is away: as long as it was told to, and no longer than the call that is being
+    answered has left. Then it raises TryLater (nothing was done) or Uncertain (it may have been done); a write that
+    the disk does not take raises Unwritable.
+
+    Attributes:
+        name: of the namespace.
+    """
+
+    __slots__ = ("_clock", "_collecting", "_hint", "_max_bytes", "_store", "_timeout_s", "name")
+
+    def __init__(
+        self,
+        name: str,
+        store: StateStore,
+        *,
+        clock: Clock,
+        timeout_s: float,
+        max_bytes: int,
+        type: type[T] | Any = Any,
+        collecting: Callable[[], Block | None] = outside,
+    ) -> None:
+        """Args:
+        timeout_s: how long to wait for an engine that is away.
+        max_bytes: of one request: values and transactions that do not fit are refused.
+        type: of the values, for reading; Any for plain ones.
+        collecting: the `atomic` block that the running code stands in.
+
+        Raises:
+            BadRequest: the name is no namespace's, or the type cannot be read.
+        """
+        self.name = check_namespace(name)
+        self._store = store
+        self._clock = clock
+        self._timeout_s = timeout_s
+        self._max_bytes = max_bytes
+        self._hint = type if type is Any else check_type(type)
+        self._collecting = collecting
+
+    def __repr__(self) -> str:
+        return f"<state {self.name}>"
+
+    # --- reading ------------------------------------------------------------------------------------------
+
+    @overload
+    async def get(self, key: str) -> Value[T]: ...
+    @overload
+    async def get(self, key: str, *, type: type[U]) -> Value[U]: ...
+    @overload
+    async def get(self, key: str, *, type: Any) -> Value[Any]: ...
+    async def get(self, key: str, *, type: Any = None) -> Value[Any]:
+        """The value and its etag; (None, "") when the key is absent.
+
+        Raises:
+            BadReply: what is stored is not of that type.
+        """
+        return (await self.get_many((key,), type=type))[key]
+
+    @overload
+    async def get_many(self, keys: Iterable[str]) -> dict[str, Value[T]]: ...
+    @overload
+    async def get_many(self, keys: Iterable[str], *, type: type[U]) -> dict[str, Value[U]]: ...
+    @overload
+    async def get_many(self, keys: Iterable[str], *, type: Any) -> dict[str, Value[Any]]: ...
+    async def get_many(self, keys: Iterable[str], *, type: Any = None) -> dict[str, Value[Any]]:
+        """Every one of the keys with its value and etag, in their order. A thousand are read in one step, or as many
+        as one answer has room for.
+
+        Raises:
+            BadReply: what is stored is not of that type.
+        """
+        if isinstance(keys, str):
+            raise BadRequest(f'{self!r}: get_many takes several keys, like ["{keys}"]')
+        hint = self._hint if type is None else check_type(type)
+        values: dict[str, Value[Any]] = {check_key(self.name, key): ABSENT for key in keys}
+        block = self._collecting()
+        wanted: list[str] = []
+        for key in values:
+            mine = None if block is None else self._written(block, key)
+            if mine is None:
+                wanted.append(key)
+            elif mine.verb == "set":
+                values[key] = Value(decode(self.name, key, mine.value, hint), mine.new_etag)
+        for start in range(0, len(wanted), AT_ONCE):
+            for entry in await self._read(wanted[start : start + AT_ONCE]):
+                if entry is not None:
+                    values[entry.key] = Value(decode(self.name, entry.key, entry.value, hint), entry.etag)
+        return values
+
+    async def _read(self, keys: list[str]) -> list[Entry | None]:
+        try:
+            return await self._store.get(self.name, keys, timeout_s=self._patience())
+        except TooLarge:
+            if len(keys) == 1:
+                raise
+        # Together they are more than one answer may be.
+        half = len(keys) // 2
+        return await self._read(keys[:half]) + await self._read(keys[half:])
+
+    def _written(self, block: Block, key: str) -> Write | None:
+        """The last that the block, or what is committed with it, does to a key."""
+        before: Block | None = block
+        while before is not None:
+            for write in reversed(before.writes):
+                if write.key == key and write.namespace == self.name:
+                    if write.verb == "add":
+                        raise BadRequest(
+                            f"{self._at(key)}: this atomic block adds to it, and what it will be then is known only "
+                            "when the block is committed; read it before that, or set it instead"
+                        )
+                    return write
+            before = before.outer
+        return None
+
+    @overload
+    def items(self, prefix: str = "") -> AsyncIterator[tuple[str, T]]: ...
+    @overload
+    def items(self, prefix: str = "", *, type: type[U]) -> AsyncIterator[tuple[str, U]]: ...
+    @overload
+    def items(self, prefix: str = "", *, type: Any) -> AsyncIterator[tuple[str, Any]]: ...
+    def items(self, prefix: str = "", *, type: Any = None) -> AsyncIterator[tuple[str, Any]]:
+        """Keys that begin with `prefix`, with their values, in the order of their UTF-8 bytes.
+
+        Read in pages as it is iterated: each key comes at most once, as it stood when its page was read. What is
+        written or deleted meanwhile may or may not be seen; what was there all the time is.
+
+        Raises:
+            BadReply: what is stored is not of that type.
+        """
+        hint = self._hint if type is None else check_type(type)
+        return self._items(check_prefix(self.name, prefix), hint)
+
+    def keys(self, prefix: str = "") -> AsyncIterator[str]:
+        """Keys that begin with `prefix`; in order, and in pages, as `items`."""
+        return self._keys(check_prefix(self.name, prefix))
+
+    async def _items(self, prefix: str, hint: Any) -> AsyncIterator[tuple[str, Any]]:
+        async for page in self._pages(prefix):
+            for entry in page:
+                yield entry.key, decode(self.name, entry.key, entry.value, hint)
+
+    async def _keys(self, prefix: str) -> AsyncIterator[str]:
+        async for page in self._pages(prefix):
+            for entry in page:
+                yield entry.key
+
+    async def _pages(self, prefix: str) -> AsyncIterator[list[Entry]]:
+        after, limit = "", PAGE
+        while True:
+            try:
+                page = await self._store.page(
+                    self.name, prefix=prefix, after=after, limit=limit, timeout_s=self._patience()
+                )
+            except TooLarge:
+                if limit == 1:
+                    raise
+                limit = max(1, limit // 4)
+                continue
+            # A short page says nothing: an engine may cut one at a number of bytes.
+            if not page:
+                return
+            yield page
+            after = page[-1].key
+
+    # --- writing ------------------------------------------------------------------------------------------
+
+    async def set(self, key: str, value: Any, *, etag: str | None = None, ttl: Duration | None = None) -> str:
+        """Write a value; its new etag.
+
+        Args:
+            etag: None: whatever is there. "": only when the key is absent. Else: only when it has this etag.
+            ttl: how long until it is forgotten, like "30m" or 90; None for never, also when the key had one.
+
+        Raises:
+            Conflict: the etag did not fit; nothing was written.
+            BadArguments, TooLarge: the value cannot be kept.
+        """
+        return (await self.transaction((self.put(key, value, etag=etag, ttl=ttl),)))[0]
+
+    async def delete(self, key: str, *, etag: str | None = None) -> None:
+        """Take a key away; no matter whether it is there, unless an etag is given.
+
+        Raises:
+            Conflict: the etag did not fit; nothing was deleted.
+        """
+        await self.transaction((self.remove(key, etag=etag),))
+
+    async def clear(self, prefix: str = "") -> int:
+        """Delete the keys that begin with `prefix`; how many. Page by page, each a transaction: what is written
+        meanwhile may stay, and a clear that fails half way has deleted something.
+
+        Raises:
+            BadRequest: inside of an `atomic` block, which is one transaction.
+        """
+        if self._collecting() is not None:
+            raise BadRequest(f"{self!r}: clear is no part of an atomic block; delete the keys that you know of")
+        count = 0
+        async for page in self._pages(check_prefix(self.name, prefix)):
+            await self._store.write([self.remove(entry.key) for entry in page], timeout_s=self._patience())
+            count += len(page)
+        return count
+
+    # `int | Any`: it is a number wherever there is one; to have everybody ask whether would help nobody.
+    async def add(self, key: str, by: int = 1, *, ttl: Duration | None = None) -> int | Any:
+        """Add to a whole number, an absent one being 0; what it is now. Inside `atomic` that is not known: None.
+
+        Args:
+            ttl: how long until it is forgotten, when this makes it; one that is there keeps its own.
+
+        Raises:
+            BadRequest: what is there is no whole number, or the sum does not fit into 64 bits.
+        """
+        write = self.plus(key, by, ttl=ttl)
+        block = self._collecting()
+        if block is not None:
+            block.write((write,))
+            return None
+        (entry,) = await self._store.write((write,), timeout_s=self._patience())
+        assert entry is not None, "what was added to is there"
+        return decode(self.name, key, entry.value, int)
+
+    async def transaction(self, writes: Iterable[Write]) -> list[str]:
+        """Do all of these, or none: `await carts.transaction([carts.put("u1", cart), stock.plus("apples", -1)])`.
+
+        Args:
+            writes: made by `put`, `remove` and `plus`, of this namespace or of others; in order.
+
+        Returns:
+            For each the etag of its key afterwards; "" for what was removed.
+
+        Raises:
+            Conflict: an etag did not fit; `details["namespace"]` and `details["key"]` say where.
+            TooLarge, BadRequest: they are too many, or too large together, or as for `set` and `add`.
+        """
+        writes = tuple(writes)
+        if not writes:
+            return []
+        self._check_size(writes)
+        block = self._collecting()
+        if block is not None:
+            block.write(writes)
+            return ["" if write.verb == "delete" else write.new_etag for write in writes]
+        entries = await self._store.write(writes, timeout_s=self._patience())
+        return ["" if entry is None else entry.etag for entry in entries]
+
+    def _check_size(self, writes: Sequence[Write]) -> None:
+        if len(writes) > MOST_WRITES:
+            raise TooLarge(f"{self!r}: a transaction of {len(writes)} changes; {MOST_WRITES} are allowed")
+        size = sum(PER_WRITE + len(one.value) + 4 * (len(one.key) + len(one.namespace)) for one in writes)
+        if size > self._most:
+            raise TooLarge(
+                f"{self!r}: this transaction is {size} bytes long; {self._most} are allowed "
+                f"(calls.max_body is {show_size(self._max_bytes)}): do it in parts"
+            )
+
+    # --- the parts of a transaction -----------------------------------------------------------------------
+
+    def put(self, key: str, value: Any, *, etag: str | None = None, ttl: Duration | None = None) -> Write:
+        """A `set`, for `transaction`."""
+        body = encode(self.name, check_key(self.name, key), value)
+        if len(body) + PER_WRITE + 4 * (len(key) + len(self.name)) > self._most:
+            raise TooLarge(
+                f"{self._at(key)}: the value is {len(body)} bytes long; {self._most} are allowed for it and its key "
+                f"(calls.max_body is {show_size(self._max_bytes)}). Keep large things as files, and their names here."
+            )
+        return Write(
+            namespace=self.name,
+            key=key,
+            verb="set",
+            new_etag=ids.etag(),
+            value=body,
+            etag=self._etag(key, etag),
+            ttl_s=self._ttl(key, ttl),
+        )
+
+    def remove(self, key: str, *, etag: str | None = None) -> Write:
+        """A `delete`, for `transaction`."""
+        check_key(self.name, key)
+        return Write(namespace=self.name, key=key, verb="delete", new_etag=ids.etag(), etag=self._etag(key, etag))
+
+    def plus(self, key: str, by: int = 1, *, ttl: Duration | None = None) -> Write:
+        """An `add`, for `transaction`."""
+        check_key(self.name, key)
+        if not isinstance(by, int) or isinstance(by, bool) or by not in _INT64:
+            raise BadRequest(f"{self._at(key)}: by={by!r} is not a whole number of 64 bits")
+        return Write(namespace=self.name, key=key, verb="add", new_etag=ids.etag(), by=by, ttl_s=self._ttl(key, ttl))
+
+    def _etag(self, key: str, etag: Any) -> str | None:
+        if etag is not None and not isinstance(etag, str):
+            raise BadRequest(
+                f'{self._at(key)}: etag={etag!r} is not one; give what get() gave, "" for "only when it is absent", '
+                'or nothing for "whatever is there"'
+            )
+        return etag
+
+    def _ttl(self, key: str, ttl: Duration | None) -> float:
+        if ttl is None:
+            return 0.0
+        try:
+            seconds = read_seconds(ttl)
+        except ValueError as exc:
+            why = f": {exc}" if str(exc) else ""
+            raise BadRequest(
+                f'{self._at(key)}: ttl={ttl!r} is not a time like "30m" or a number of seconds{why}'
+            ) from None
+        if seconds <= 0:
+            raise BadRequest(f"{self._at(key)}: ttl={ttl!r} is not longer than nothing; leave it out for no end")
+        return seconds
+
+    # --- inside -------------------------------------------------------------------------------------------
+
+    @property
+    def _most(self) -> int:
+        return max(self._max_bytes - AROUND, 0)
+
+    def _patience(self) -> float:
+        return patience(self._clock.now(), self._timeout_s)
+
+    def _at(self, key: str) -> str:
+        return f'state "{self.name}", key "{key if len(key) <= 60 else key[:59] + "…"}"'

@@ -1,0 +1,184 @@
+"""What the store does by itself, each when it is due.
+
+Owns: when each is due, and how much of it one turn does.
+Leaves to others: doing it in the file (the core), turns (turns), locks that pass on (queueing).
+
+=========  ==========================================================================================
+Deaths     sessions that are over: their tasks go to others
+Delayed    tasks whose time has come
+Deliveries events that subscriptions have not got yet
+Unknown    tasks of an attached service that none of its workers declares: dead after a while
+Sweeping   rows whose time is over
+Locks      locks that became free while somebody waits
+=========  ==========================================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from mesh.engines.sqlite.core import Core, Turn
+from mesh.store.dispatch import Dispatch
+from mesh.store.queueing import LockQueues
+from mesh.store.sessions import Sessions
+from mesh.telemetry.logs import get_logger
+
+log = get_logger("mesh.store")
+
+#: Rows that one turn handles, beside what callers ask for: a millisecond or two.
+SOME: Final = 500
+#: How often one looks for what is over, and for queues that nobody knows.
+SWEEP_EVERY_S: Final = 5.0
+LOOK_EVERY_S: Final = 1.0
+
+
+class Deaths:
+    """Sessions that are over."""
+
+    def __init__(self, sessions: Sessions, dispatch: Dispatch, ended: Callable[[str], None]) -> None:
+        """`ended(session)` is told when it is durable."""
+        self._sessions = sessions
+        self._dispatch = dispatch
+        self._ended = ended
+        self._over: list[tuple[str, str, int]] = []
+
+    def due_at(self, now: float, wall: float) -> float | None:
+        return self._sessions.due_at()
+
+    def run(self, turn: Turn, now: float, wall: float) -> None:
+        for session, why in self._sessions.died(now):
+            turn.release(session, lost=True)
+            self._over.append((session, why, self._dispatch.holds(session)))
+            self._dispatch.leave(session)
+
+    def committed(self) -> None:
+        for session, why, held in self._over:
+            self._sessions.forget(session)
+            self._ended(session)
+            tell = log.warning if held else log.info
+            tell("a worker is gone", session=session, reason=why, tasks_for_others=held)
+        self._over.clear()
+
+    def undone(self) -> None:
+        self._over.clear()
+
+
+class Delayed:
+    """Tasks whose time has come."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    def due_at(self, now: float, wall: float) -> float | None:
+        due_at = self._core.next_due()
+        return None if due_at is None else now + (due_at - wall)
+
+    def run(self, turn: Turn, now: float, wall: float) -> None:
+        due_at = self._core.next_due()
+        if due_at is not None and due_at <= wall:
+            turn.promote(SOME)
+
+    def committed(self) -> None: ...
+    def undone(self) -> None: ...
+
+
+class Deliveries:
+    """Events that subscriptions have not got yet."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    def due_at(self, now: float, wall: float) -> float | None:
+        return now if self._core.pumpable() else None
+
+    def run(self, turn: Turn, now: float, wall: float) -> None:
+        if self._core.pumpable():
+            turn.pump(SOME)
+
+    def committed(self) -> None: ...
+    def undone(self) -> None: ...
+
+
+class Unknown:
+    """Tasks that no worker of their service knows."""
+
+    def __init__(self, core: Core, sessions: Sessions, dispatch: Dispatch, after_s: float) -> None:
+        self._core = core
+        self._sessions = sessions
+        self._dispatch = dispatch
+        self._after_s = after_s
+        self._since: dict[str, float] = {}
+        self._next_at = 0.0
+
+    def due_at(self, now: float, wall: float) -> float | None:
+        return self._next_at if len(self._sessions) else None
+
+    def run(self, turn: Turn, now: float, wall: float) -> None:
+        if now < self._next_at:
+            return
+        self._next_at = now + LOOK_EVERY_S
+        services = self._sessions.services()
+        unknown = set(self._unknown(services))
+        for queue in [queue for queue in self._since if queue not in unknown]:
+            del self._since[queue]
+        for queue in unknown:
+            since = self._since.setdefault(queue, now)
+            if now - since >= self._after_s:
+                service, _, name = queue.rpartition(".")
+                error = f"no worker of {service} that was attached for {self._after_s:g} s knows a task {name!r}"
+                buried = turn.bury(queue, error=error, limit=SOME)
+                log.error("tasks that no worker knows are dead", queue=queue, count=buried)
+                if buried >= SOME:
+                    self._next_at = now
+
+    def _unknown(self, services: set[str]) -> Iterable[str]:
+        core = self._core
+        for queue in core.names():
+            if (
+                queue.rpartition(".")[0] in services
+                and not self._dispatch.workers(queue)
+                and (core.ready(queue) or core.suspects(queue))
+            ):
+                yield queue
+
+    def committed(self) -> None: ...
+    def undone(self) -> None: ...
+
+
+class Sweeping:
+    """Rows whose time is over."""
+
+    def __init__(self) -> None:
+        self._next_at = 0.0
+
+    def due_at(self, now: float, wall: float) -> float | None:
+        return self._next_at
+
+    def run(self, turn: Turn, now: float, wall: float) -> None:
+        if now >= self._next_at:
+            swept = turn.sweep(SOME)
+            self._next_at = now if swept >= SOME else now + SWEEP_EVERY_S
+
+    def committed(self) -> None: ...
+    def undone(self) -> None: ...
+
+
+class Locks:
+    """Locks that became free while somebody waits."""
+
+    def __init__(self, queues: LockQueues) -> None:
+        self._queues = queues
+
+    def due_at(self, now: float, wall: float) -> float | None:
+        due_at = self._queues.due_at()
+        return None if due_at is None else now + (due_at - wall)
+
+    def run(self, turn: Turn, now: float, wall: float) -> None:
+        self._queues.serve(turn, self._queues.due(turn.freed, wall))
+
+    def committed(self) -> None:
+        self._queues.committed()
+
+    def undone(self) -> None:
+        self._queues.undone()

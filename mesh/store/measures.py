@@ -1,0 +1,139 @@
+"""What the store tells of itself: gauges for /metrics, its queues, and `info` for people.
+
+Owns: names of metrics, and which queues have series of their own. Leaves to others: counting (turns, the core).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from mesh.engines.sqlite.messages import StoreInfo
+from mesh.store.dispatch import Dispatch
+from mesh.tasks.contract import QueueInfo
+from mesh.telemetry.metrics import OTHER, Recorder
+
+if TYPE_CHECKING:
+    from mesh.store.service import Store
+
+#: Queues with series of their own; the rest are added up as "other". A name may come from anybody who defers.
+MOST_QUEUES: Final = 200
+#: How long one look at the queues serves: a page asks for every gauge, one after the other.
+FRESH_S: Final = 0.5
+
+_PER_QUEUE: Final[tuple[tuple[str, str, Callable[[QueueInfo], float]], ...]] = (
+    ("tasks_ready", "Tasks that wait for a worker.", lambda queue: queue.ready),
+    ("tasks_running", "Tasks that a worker has a lease on.", lambda queue: queue.running),
+    ("tasks_delayed", "Tasks that wait for their time.", lambda queue: queue.delayed),
+    ("tasks_waiting", "Tasks that wait for other tasks.", lambda queue: queue.waiting),
+    ("tasks_buried", "Tasks in the dead letters.", lambda queue: queue.dead),
+    ("tasks_finished", "Tasks that were done since the store started.", lambda queue: queue.done),
+    ("tasks_oldest_seconds", "How long the oldest ready task has been ready.", lambda queue: queue.oldest_s),
+    ("tasks_workers", "Workers that are attached to the queue.", lambda queue: queue.workers),
+    ("events_backlog", "Kept events whose deliveries have not been made yet.", lambda queue: queue.backlog),
+)
+
+
+def with_workers(queues: Sequence[QueueInfo], dispatch: Dispatch) -> list[QueueInfo]:
+    """Queues as the core knows them, with the sessions that are attached to each."""
+    return [msgspec.structs.replace(queue, workers=dispatch.workers(queue.name)) for queue in queues]
+
+
+class _Queues:
+    """The queues, looked at once for many gauges."""
+
+    def __init__(self, store: Store, recorder: Recorder) -> None:
+        self._store = store
+        self._recorder = recorder
+        self._at = -1.0
+        self._named: dict[str, QueueInfo] = {}
+        self._others: list[QueueInfo] = []
+        self._known: set[str] = set()
+
+    def look(self) -> float:
+        """How many queues there are. Asked first: it makes the series of those that are new."""
+        store = self._store
+        now = store.clock.now()
+        if self._at < 0 or now - self._at > FRESH_S:
+            self._at = now
+            self._named = {}
+            self._others = []
+            for queue in store.list_queues():
+                if queue.name in self._known or len(self._known) < MOST_QUEUES:
+                    self._add(queue.name)
+                    self._named[queue.name] = queue
+                else:
+                    self._add(OTHER)
+                    self._others.append(queue)
+        return len(self._named) + len(self._others)
+
+    def _add(self, name: str) -> None:
+        if name in self._known:
+            return
+        self._known.add(name)
+        for metric, help, read in _PER_QUEUE:
+            self._recorder.gauge(metric, self._reader(name, read), help, queue=name)
+
+    def _reader(self, name: str, read: Callable[[QueueInfo], float]) -> Callable[[], float]:
+        def value() -> float:
+            self.look()
+            if name == OTHER:
+                return float(sum(map(read, self._others)))
+            queue = self._named.get(name)
+            return float(read(queue)) if queue is not None else 0.0
+
+        return value
+
+
+def register(recorder: Recorder, store: Store) -> None:
+    """Have the store's gauges in every snapshot of its process."""
+    figures = store.turns.figures
+    queues = _Queues(store, recorder)
+
+    def longest() -> float:
+        most_s, figures.most_s = figures.most_s, 0.0
+        return most_s
+
+    gauge = recorder.gauge
+    gauge("store_queues", queues.look, "Queues and durable subscriptions that are known.")
+    gauge("store_turns", lambda: figures.turns, "Commits since the store started.")
+    gauge("store_turns_failed", lambda: figures.failures, "Turns that could not be written.")
+    gauge("store_turn_seconds", lambda: figures.total_s, "Seconds that all turns took together.")
+    gauge("store_turn_longest_seconds", longest, "The longest turn since this was last asked.")
+    gauge("store_units", lambda: figures.units, "Units that were committed since the store started.")
+    gauge("store_leases", lambda: figures.leases, "Leases that were given since the store started.")
+    gauge("store_batch_units", lambda: figures.units / max(1, figures.turns), "Units of one commit, on average.")
+    gauge("store_units_waiting", lambda: store.turns.waiting, "Units that wait for the disk.")
+    gauge("store_sessions", lambda: len(store.sessions), "Workers' sessions that are known.")
+    gauge("store_watched_jobs", lambda: store.watches.jobs, "Jobs whose end somebody waits for.")
+    gauge("store_lock_waiters", lambda: len(store.lines), "Callers that wait for a lock.")
+    gauge("store_writable", lambda: float(not store.turns.trouble), "1 while the disk takes what is written.")
+    gauge("store_file_bytes", lambda: store.core.info().size_bytes, "The database file.")
+    gauge("store_log_bytes", lambda: store.core.info().wal_bytes, "The write-ahead log.")
+
+
+def info(store: Store) -> StoreInfo:
+    """The store as it stands."""
+    file = store.core.info()
+    figures = store.turns.figures
+    return StoreInfo(
+        path=str(file.path),
+        pid=os.getpid(),
+        host=store.host,
+        uptime_s=store.clock.now() - store.began_at,
+        writable=file.writable and not store.turns.trouble,
+        trouble=store.turns.trouble or file.reason,
+        sessions=len(store.sessions),
+        waiting_units=store.turns.waiting,
+        turns=figures.turns,
+        units=figures.units,
+        schema=file.schema,
+        file_bytes=file.size_bytes,
+        log_bytes=file.wal_bytes,
+        free_bytes=file.free_bytes,
+        tasks=file.tasks,
+        events=file.events,
+    )

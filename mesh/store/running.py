@@ -1,0 +1,43 @@
+"""The store's process, from its start to its exit code.
+
+Owns: ending it when the file turns out to be damaged. Leaves to others: a worker's life (service.worker).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from mesh.config import Settings
+from mesh.service import worker
+from mesh.service.worker import Worker
+from mesh.store.service import Store
+
+
+async def run(settings: Settings) -> int:
+    """Run a store until SIGTERM or SIGINT, which drain it; the exit code.
+
+    Raises:
+        Damaged: the file is not as it was written; the message says what to do.
+        MeshError: it could not start.
+    """
+    stores: list[Store] = []
+
+    def ready(running: Worker) -> None:
+        for service in running.services:
+            if isinstance(service, Store):
+                stores.append(service)
+                service.on_fatal = _leave
+                if service.fatal is not None:
+                    _leave()
+
+    code = await worker.run([Store], settings, on_ready=ready)
+    for store in stores:
+        if store.fatal is not None:
+            raise store.fatal
+    return code
+
+
+def _leave() -> None:
+    """As if told by supervisor: what can still be answered is, and links are closed in order."""
+    os.kill(os.getpid(), signal.SIGTERM)

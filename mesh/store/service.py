@@ -1,0 +1,418 @@
+"""The store as a service: what other processes ask of it.
+
+Owns: its methods, and putting the parts together when the worker starts.
+Leaves to others: each part (turns, attending, dispatch, watches, queueing), the data (the core), links (worker).
+
+It is an ordinary worker of the mesh: registered at the hubs, asked by calls, drained by SIGTERM. Its name is its
+address. Processes ask it through mesh.engines.sqlite.client, and never by hand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from mesh.engines.contract import Outcome, Unit
+from mesh.engines.sqlite import vitals
+from mesh.engines.sqlite.core import Core, Turn
+from mesh.engines.sqlite.disk import Damaged
+from mesh.engines.sqlite.messages import SERVICE, BackupInfo, Over, Push, StoreInfo
+from mesh.errors import BadRequest, Draining, LockTaken
+from mesh.events.log import LoggedEvent
+from mesh.locks.contract import Grant
+from mesh.schedules.contract import Schedule
+from mesh.service.decorators import rpc
+from mesh.service.node import Node
+from mesh.service.service import Service
+from mesh.state.contract import Entry
+from mesh.store import measures
+from mesh.store.attending import Attending
+from mesh.store.chores import Deaths, Delayed, Deliveries, Locks, Sweeping, Unknown
+from mesh.store.dispatch import Dispatch
+from mesh.store.queueing import LockQueues
+from mesh.store.sessions import Sessions
+from mesh.store.turns import Chore, Turns
+from mesh.store.watches import Watches
+from mesh.tasks.contract import JobInfo, Offer, QueueInfo, Status
+
+T = TypeVar("T")
+
+#: Rows that one turn handles of a request for all of a queue.
+STEP: Final = 1000
+#: A page is no longer than this, whatever is asked for.
+LONGEST_PAGE: Final = 10_000
+
+
+class Store(Service):
+    """Owns the files of the embedded engine: tasks, durable events, state, schedules and locks."""
+
+    name = SERVICE
+    # Whoever waits for a lock is parked here, and costs nothing; what waits for the disk is bounded by [store] backlog.
+    concurrency = 1_000_000
+    queue = 0
+
+    async def started(self) -> None:
+        """Raises:
+        SetupError: another store has the directory, or the file cannot be used; the message says what to do.
+        """
+        node = self.node
+        assert isinstance(node, Node)
+        settings = node.settings
+        clock = node.clock
+        self.clock = clock
+        self.host = settings.mesh.host
+        self.began_at = clock.now()
+        self.core = Core(
+            settings.store.dir,
+            cache_bytes=settings.store.cache_bytes,
+            retention_s=settings.events.retention_s,
+        )
+        self.core.open()
+        self.dispatch = Dispatch()
+        self.sessions = Sessions(
+            settings.store.lease_s, pid_space=vitals.pid_space(), born=vitals.born, dead=vitals.dead
+        )
+        self.watches = Watches()
+        self.lines = LockQueues(clock)
+        self.attending = Attending(self.core, clock, self.sessions, self.dispatch, self.watches, self.damaged)
+        chores: Sequence[Chore] = (
+            Deaths(self.sessions, self.dispatch, self.attending.gone),
+            Delayed(self.core),
+            Deliveries(self.core),
+            Locks(self.lines),
+            Unknown(self.core, self.sessions, self.dispatch, settings.tasks.unknown_after_s),
+            Sweeping(),
+        )
+        self.turns = Turns(self.core, clock, self.dispatch, self.attending, chores, backlog=settings.store.backlog)
+        self.attending.turns = self.turns
+        # Whoever held something when the last store ended has a lease's time to say that it still does.
+        for session in self.core.held():
+            self.sessions.found(session, clock.now())
+        self.turns.recall()
+        self.turns.wake()
+        measures.register(node.recorder, self)
+
+    #: Why the store cannot go on, once that is so; and what the process does about it.
+    fatal: Damaged | None = None
+    on_fatal: Callable[[], None] | None = None
+
+    def damaged(self, error: Damaged) -> None:
+        """The file is not as it was written: stop, before anything is built on it."""
+        if self.fatal is None:
+            self.fatal = error
+            self.log.critical("the store stops", reason=error.message)
+            self.turns.close()
+            if self.on_fatal is not None:
+                self.on_fatal()
+
+    def draining(self) -> None:
+        """The worker leaves: streams end, and whoever waits for a lock waits at the next store."""
+        self.attending.end()
+        self.watches.end()
+        self.lines.end(Draining(f"{SERVICE} is leaving"))
+
+    async def stopped(self) -> None:
+        self.turns.close()
+        self.lines.end(Draining(f"{SERVICE} has stopped"))
+        self.core.close()
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except Damaged as error:
+            self.damaged(error)
+            raise
+
+    # --- units and sessions -------------------------------------------------------------------------------------
+
+    @rpc
+    async def apply(self, units: list[Unit]) -> list[Outcome]:
+        """Do each of them, whole or not at all; the outcomes in order, when they are durable."""
+        return await self.turns.apply(units)
+
+    @rpc
+    async def work(self, offer: Offer) -> AsyncIterator[Push]:
+        """A worker's standing order: leases, as its credit allows."""
+        stream = await self.attending.attach(offer)
+        try:
+            async for push in stream.items():
+                yield push
+        finally:
+            self.attending.detach(stream)
+
+    @rpc(idempotent=True)
+    async def renew(self, session: str) -> bool:
+        """A worker lives; whether its session is known."""
+        return self.sessions.renew(session, self.clock.now())
+
+    @rpc(idempotent=True)
+    async def stop(self, session: str) -> bool:
+        """A worker wants no more leases; whether its session is known."""
+        return self.attending.stop(session)
+
+    @rpc(idempotent=True)
+    async def leave(self, session: str) -> bool:
+        """A worker is done: what it still holds goes to others at once. Whether its session was known."""
+        return await self.attending.leave(session)
+
+    # --- jobs ---------------------------------------------------------------------------------------------------
+
+    @rpc(idempotent=True)
+    async def watch(self, name: str) -> AsyncIterator[Over]:
+        """Jobs that are over, of those that are followed under this name."""
+        watch = self.watches.open(name)
+        try:
+            async for news in watch.items(lambda job: self._job(job, forgotten=True)):
+                yield news
+        finally:
+            self.watches.close(watch)
+
+    @rpc(idempotent=True)
+    async def follow(self, name: str, jobs: list[str]) -> None:
+        """Tell the watch of this name when these are over, or if there is no such job."""
+        watch = self.watches.find(name)
+        if watch is None:
+            # Its stream was lost; the next one has another name.
+            return
+        for job in jobs:
+            info = self._job(job, forgotten=True)
+            if info is None or info.status in ("done", "dead", "cancelled"):
+                watch.over(job)
+            else:
+                self.watches.follow(watch, job)
+
+    @rpc(idempotent=True)
+    async def unfollow(self, name: str, jobs: list[str]) -> None:
+        """Nobody waits for these any more."""
+        watch = self.watches.find(name)
+        if watch is not None:
+            self.watches.unfollow(watch, jobs)
+
+    def _job(self, id: str, *, forgotten: bool = False) -> JobInfo | None:
+        with self._reading():
+            return self.core.job(id, self.clock.wall(), forgotten=forgotten)
+
+    @rpc(idempotent=True)
+    async def find(self, id: str) -> JobInfo | None:
+        """A job as it stands; null when there is none."""
+        return self._job(id)
+
+    @rpc(idempotent=True)
+    async def cancel(self, id: str) -> JobInfo:
+        """Cancel a job that is not over."""
+        return await self.turns.do(lambda turn: turn.cancel(id))
+
+    @rpc(idempotent=True)
+    async def queues(self) -> list[QueueInfo]:
+        """Every queue as it stands."""
+        return self.list_queues()
+
+    def list_queues(self) -> list[QueueInfo]:
+        """Every queue with its workers."""
+        with self._reading():
+            return measures.with_workers(self.core.queues(self.clock.wall()), self.dispatch)
+
+    @rpc(idempotent=True)
+    async def jobs(self, queue: str, status: Status, after: str = "", limit: int = 100) -> list[JobInfo]:
+        """A page of jobs of a queue, oldest first."""
+        with self._reading():
+            return self.core.jobs(queue, status, after=after, limit=_page(limit), wall=self.clock.wall())
+
+    @rpc
+    async def requeue(self, queue: str, ids: list[str]) -> int:
+        """Dead jobs run again: these, or all of the queue. How many."""
+        return await self._steps(lambda turn: turn.requeue(queue, ids, limit=STEP), bool(ids))
+
+    @rpc
+    async def drop(self, queue: str, ids: list[str]) -> int:
+        """Forget dead jobs: these, or all of the queue. How many."""
+        return await self._steps(lambda turn: turn.drop(queue, ids, limit=STEP), bool(ids))
+
+    async def _steps(self, act: Callable[[Turn], int], at_once: bool) -> int:
+        """Do it in steps, each in a turn, so that others have theirs in between; the sum."""
+        total = 0
+        while True:
+            count: int = await self.turns.do(act)
+            total += count
+            if at_once or count < STEP:
+                return total
+
+    # --- events -------------------------------------------------------------------------------------------------
+
+    @rpc
+    async def replay(self, subscription: str, offset: int | None = None, since_at: float | None = None) -> int:
+        """Deliver again to a subscription what stands in the log from there on; how many events."""
+        if (offset is None) == (since_at is None):
+            raise BadRequest("replay needs an offset or an instant, and not both")
+        start = offset if offset is not None else self.core.offset_at(since_at or 0.0)
+        total = 0
+        at: int | None = max(0, start - 1)
+        while at is not None:
+            with self._reading():
+                count, at = self.core.count(subscription, after=at)
+            total += count
+            if at is not None:
+                await asyncio.sleep(0)
+        await self.turns.do(lambda turn: turn.replay(subscription, offset=start))
+        return total
+
+    @rpc(idempotent=True)
+    async def read(self, pattern: str, after: int = 0, limit: int = 100) -> list[LoggedEvent]:
+        """A page of the log."""
+        limit = _page(limit)
+        found: list[LoggedEvent] = []
+        at: int | None = after
+        while at is not None and len(found) < limit:
+            with self._reading():
+                events, at = self.core.read(pattern, after=at, limit=limit - len(found))
+            found += events
+            if at is not None and len(found) < limit:
+                await asyncio.sleep(0)
+        return found
+
+    # --- state --------------------------------------------------------------------------------------------------
+
+    @rpc(idempotent=True)
+    async def get(self, namespace: str, keys: list[str]) -> list[Entry | None]:
+        """Entries in the order of the keys."""
+        with self._reading():
+            return self.core.get(namespace, keys, self.clock.wall())
+
+    @rpc(idempotent=True)
+    async def page(self, namespace: str, prefix: str = "", after: str = "", limit: int = 100) -> list[Entry]:
+        """A page of entries in the order of their keys."""
+        with self._reading():
+            return self.core.page(namespace, prefix=prefix, after=after, limit=_page(limit), wall=self.clock.wall())
+
+    @rpc(idempotent=True)
+    async def namespaces(self) -> list[tuple[str, int]]:
+        """(namespace, how many keys)."""
+        with self._reading():
+            return self.core.namespaces(self.clock.wall())
+
+    # --- schedules ----------------------------------------------------------------------------------------------
+
+    @rpc(idempotent=True)
+    async def declare(self, schedules: list[Schedule]) -> list[Schedule]:
+        """Schedules as they stand, after these were made known."""
+        return await self.turns.do(lambda turn: turn.declare_schedules(schedules))
+
+    @rpc(idempotent=True)
+    async def schedules(self) -> list[Schedule]:
+        """All schedules."""
+        with self._reading():
+            return self.core.schedules()
+
+    # --- locks --------------------------------------------------------------------------------------------------
+
+    @rpc(idempotent=True)
+    async def acquire(self, name: str, owner: str, ttl_s: float, wait_s: float) -> Grant:
+        """Hold a lock, after waiting for at most `wait_s`."""
+        give_up_at = self.clock.now() + wait_s
+
+        def act(turn: Turn) -> Grant:
+            holder = self.core.lock(name, turn.wall)
+            if self.lines.waits(name, owner) and (holder is None or holder.owner != owner):
+                until_at = holder.until_at if holder is not None else turn.wall
+                details = {"owner": holder.owner if holder is not None else "", "until_at": until_at}
+                raise LockTaken(f"others wait for lock {name!r} already", details=details)
+            return turn.acquire(name, owner, ttl_s)
+
+        try:
+            return await self.turns.do(act)
+        except LockTaken as taken:
+            if wait_s <= 0:
+                raise
+            waiter = self.lines.enter(name, owner, ttl_s, taken, give_up_at)
+        self.turns.wake()
+        try:
+            return await waiter.answer
+        except asyncio.CancelledError:
+            if waiter.answer.done() and not waiter.answer.cancelled() and waiter.answer.exception() is None:
+                # Granted while its caller left: the next one should not have to wait for the end of its time.
+                self.turns.do(lambda turn: turn.release_lock(name, owner)).add_done_callback(_looked_at)
+            raise
+        finally:
+            self.lines.leave(waiter)
+
+    @rpc(idempotent=True)
+    async def renew_lock(self, name: str, owner: str, ttl_s: float) -> Grant:
+        """Hold it for longer."""
+        return await self.turns.do(lambda turn: turn.renew_lock(name, owner, ttl_s))
+
+    @rpc(idempotent=True)
+    async def release(self, name: str, owner: str) -> bool:
+        """Let go of it; whether it was this owner's."""
+        return await self.turns.do(lambda turn: turn.release_lock(name, owner))
+
+    @rpc(idempotent=True)
+    async def locks(self) -> list[Grant]:
+        """What is held now."""
+        with self._reading():
+            return self.core.locks(self.clock.wall())
+
+    # --- the files ----------------------------------------------------------------------------------------------
+
+    @rpc(timeout="1h")
+    async def backup(self, path: str, overwrite: bool = False) -> BackupInfo:
+        """Copy the data, as it stands at one instant, to a file of this host."""
+        if not os.path.isabs(path):
+            raise BadRequest(f"{path!r} is no absolute path; this process has a working directory of its own")
+        made = await _in_thread(lambda: self.core.backup(Path(path), overwrite=overwrite))
+        return BackupInfo(path=str(made.path), size_bytes=made.size_bytes, schema=made.schema, seconds=made.seconds)
+
+    @rpc(timeout="1h", idempotent=True)
+    async def check(self) -> list[str]:
+        """Read all of the data; what is wrong with it, in sentences."""
+        return await _in_thread(self.core.check)
+
+    @rpc(idempotent=True)
+    async def info(self) -> StoreInfo:
+        """The store as it stands."""
+        return measures.info(self)
+
+
+def _page(limit: int) -> int:
+    if limit < 1:
+        raise BadRequest(f"limit {limit} is no number of rows; give 1 or more")
+    return min(limit, LONGEST_PAGE)
+
+
+async def _in_thread(work: Callable[[], T]) -> T:
+    """Run what reads the whole file in a thread of its own, which does not keep this process from ending."""
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[T] = loop.create_future()
+
+    def tell(value: T | None, error: Exception | None) -> None:
+        if answer.done():
+            return
+        if error is not None:
+            answer.set_exception(error)
+        else:
+            answer.set_result(value)  # type: ignore[arg-type]  # without an error there is a value
+
+    def run() -> None:
+        value: T | None = None
+        error: Exception | None = None
+        try:
+            value = work()
+        except Exception as exc:
+            error = exc
+        try:
+            loop.call_soon_threadsafe(tell, value, error)
+        except RuntimeError:
+            return  # the loop has ended, and with it whoever asked
+
+    threading.Thread(target=run, name="mesh.store long", daemon=True).start()
+    return await answer
+
+
+def _looked_at(done: asyncio.Future[Any]) -> None:
+    if not done.cancelled():
+        done.exception()

@@ -1,0 +1,187 @@
+"""Changing single processes under a running supervisord: start, wait until ready, drain, forget.
+
+Owns: these steps, each of which touches no other process; and what "does not become ready" means.
+Leaves to others: their order (up, scale, roll), the files (roster), what is ready (readiness).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from contextlib import asynccontextmanager
+
+from mesh.clock import LoopClock
+from mesh.config import Settings
+from mesh.errors import SetupError, Unavailable
+from mesh.service.connect import connect
+from mesh.supervision.control import IDLE, RUNNING, Control, Process
+from mesh.supervision.layout import Layout
+from mesh.supervision.programs import Role
+from mesh.supervision.readiness import Readiness
+from mesh.supervision.roster import Roster
+
+now = LoopClock.now
+
+# Each look also wakes supervisord, whose own loop otherwise turns once a second.
+LOOK_EVERY_S = 0.05
+#: supervisord starts a process that it was just given at the next turn of its loop.
+SPAWN_S = 2.0
+#: A hub that runs tells who lives in a few milliseconds.
+FIRST_WORD_S = 1.0
+#: After stopwaitsecs supervisor kills; this is for the reaping.
+GRACE_S = 5.0
+
+Tell = Callable[[str], None]
+
+
+class StartFailed(SetupError):
+    """A process ends as soon as it starts, or never answers; `details` hold its name, its log, and the log's tail."""
+
+    code = "start_failed"
+
+
+class Crew:
+    """The copies of each role on this host.
+
+    Args:
+        tell: called with a few words whenever what is waited for changes.
+    """
+
+    def __init__(self, roster: Roster, control: Control, readiness: Readiness, tell: Tell = lambda text: None) -> None:
+        self.roster = roster
+        self.control = control
+        self._readiness = readiness
+        self._tell = tell
+
+    def processes(self, role: Role) -> dict[int, Process]:
+        """The copies that supervisord knows, by number."""
+        return {
+            number: process for process in self.control.processes() if (number := role.number(process.name)) is not None
+        }
+
+    def keep(self, role: Role, texts: Mapping[int, str]) -> None:
+        """Make these copies the ones that there are. New ones start; those that are to go must have been drained."""
+        self.roster.keep(role.name, texts)
+        self.control.sync(role.name)
+
+    def start(self, role: Role, numbers: Collection[int]) -> None:
+        """Start those of the copies that do not run."""
+        for process in self._named({role.process(number) for number in numbers}):
+            if process.state in IDLE:
+                try:
+                    self.control.start(process.name)
+                except SetupError:
+                    pass  # supervisord was faster, or it cannot start: `ready` judges by what it sees
+
+    async def drain(self, role: Role, numbers: Collection[int]) -> None:
+        """Stop these copies, all at once; each finishes what it has in hand.
+
+        Raises:
+            Unavailable: one still runs after its stopwaitsecs.
+        """
+        await self.end({role.process(number) for number in numbers}, role.stop_s)
+
+    async def end(self, names: Collection[str], stop_s: float) -> None:
+        """Stop processes by their names, all at once.
+
+        Raises:
+            Unavailable: one still runs after `stop_s`, when supervisor should have killed it.
+        """
+        for process in self._named(names):
+            if process.state not in (*IDLE, "STOPPING"):
+                try:
+                    self.control.stop(process.name, wait=False)
+                except SetupError:
+                    pass  # it ended by itself in this moment; the looks that follow judge by what they see
+        until = now() + stop_s + GRACE_S
+        while left := [each.name for each in self._named(names) if each.state not in IDLE]:
+            if now() >= until:
+                raise Unavailable(f"still running after {stop_s:g} s: {', '.join(left)}")
+            self._tell(f"{_some(left)} to finish what is in hand")
+            await asyncio.sleep(LOOK_EVERY_S)
+
+    async def ready(self, role: Role, numbers: Collection[int], patience_s: float) -> dict[str, int]:
+        """Wait until these copies are ready; their pids, by process.
+
+        Raises:
+            StartFailed: one of them ended, or was not ready after `patience_s`.
+        """
+        begun = now()
+        names = {role.process(number) for number in numbers}
+        pids: dict[str, int] = {}
+        while True:
+            processes = self._named(names)
+            for process in processes:
+                if process.pid:
+                    pids.setdefault(process.name, process.pid)
+                if process.state in IDLE and process.name not in pids and now() - begun < SPAWN_S:
+                    continue  # supervisord is about to start it
+                self._check(process, pids.get(process.name, 0))
+            # What is in no registry is ready when it runs.
+            answering = set(pids.values()) if role.single else await self._readiness.answering(pids.values())
+            waiting = [each for each in processes if each.state != RUNNING or each.pid not in answering]
+            if not waiting and len(processes) == len(names):
+                return pids
+            if waiting and now() >= begun + patience_s:
+                known = waiting[0].pid in self._readiness.instances()
+                why = "it does not answer" if known else "it is not in the registry"
+                raise self._failed(waiting[0], f"{why} after {patience_s:g} s")
+            if not waiting and now() >= begun + patience_s:
+                raise SetupError(f"supervisord does not know of {', '.join(names - {each.name for each in processes})}")
+            if waiting:
+                self._tell(f"{_some([each.name for each in waiting])} to become ready")
+            await asyncio.sleep(LOOK_EVERY_S)
+
+    def check(self, pids: Mapping[str, int]) -> None:
+        """Make sure that processes still run under these pids.
+
+        Raises:
+            StartFailed: one of them has ended.
+        """
+        for process in self._named(pids):
+            self._check(process, pids[process.name])
+
+    def _check(self, process: Process, pid: int) -> None:
+        if process.state in ("BACKOFF", "FATAL") or (process.pid and process.pid != pid):
+            raise self._failed(process, process.trouble or "it ended")
+        if process.state in IDLE:
+            raise self._failed(process, process.trouble or "it was stopped")
+
+    def _named(self, names: Collection[str]) -> list[Process]:
+        return [process for process in self.control.processes() if process.name in names]
+
+    def _failed(self, process: Process, why: str) -> StartFailed:
+        try:
+            tail = self.control.tail(process.name)
+        except (SetupError, Unavailable):
+            tail = []
+        why = why.removesuffix(" (process log may have details)")
+        return StartFailed(
+            f"{process.name} does not become ready: {why}",
+            details={"process": process.name, "log": process.log, "tail": tail},
+        )
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return f"waiting for {names[0]}{more}"
+
+
+@asynccontextmanager
+async def at_work(layout: Layout, settings: Settings, tell: Tell = lambda text: None) -> AsyncIterator[Crew]:
+    """A crew that may change what runs, as the only one.
+
+    Raises:
+        Unavailable: no supervisord runs.
+        LockTaken: another command is changing what runs.
+        SetupError: this supervisord cannot do it.
+    """
+    roster = Roster(layout, settings)
+    control = Control(layout.socket)
+    try:
+        with roster.lock():
+            control.check_plugin()
+            async with connect(settings, wait_s=FIRST_WORD_S) as node:
+                yield Crew(roster, control, Readiness(node), tell)
+    finally:
+        control.close()

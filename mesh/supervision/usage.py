@@ -1,0 +1,94 @@
+"""What processes take of the machine: processor time and memory, each with all its descendants.
+
+Owns: reading that of other processes from /proc. (A process' own is telemetry.process'.)
+Leaves to others: what is made of it (sampling).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final, NamedTuple
+
+_TICKS: Final = os.sysconf("SC_CLK_TCK")
+_PAGE: Final = os.sysconf("SC_PAGE_SIZE")
+
+
+class Usage(NamedTuple):
+    """One process and its descendants.
+
+    Attributes:
+        cpu_s: processor time since their start; those that ended are counted with whoever waited for them.
+        memory_bytes: shared pages divided among those who share them, where the kernel tells; else resident.
+        processes: how many there are.
+    """
+
+    cpu_s: float
+    memory_bytes: int
+    processes: int
+
+
+class _Stat(NamedTuple):
+    parent: int
+    cpu_s: float
+    resident: int
+
+
+def usage(pids: Iterable[int]) -> dict[int, Usage]:
+    """What each of these takes now. Those that are gone are left out; {} without /proc."""
+    stats = _stats()
+    children: dict[int, list[int]] = {}
+    for pid, stat in stats.items():
+        children.setdefault(stat.parent, []).append(pid)
+    found = {}
+    for root in pids:
+        if root not in stats:
+            continue
+        tree, at = [root], 0
+        while at < len(tree):
+            tree += children.get(tree[at], ())
+            at += 1
+        found[root] = Usage(
+            cpu_s=sum(stats[pid].cpu_s for pid in tree),
+            memory_bytes=sum(_pss(pid) or stats[pid].resident for pid in tree),
+            processes=len(tree),
+        )
+    return found
+
+
+def host_cpu_s() -> tuple[float, float]:
+    """(busy, all) processor seconds of this machine since its start, over all cores; (0.0, 0.0) when nobody tells."""
+    try:
+        words = Path("/proc/stat").read_text().partition("\n")[0].split()[1:9]
+    except OSError:
+        return 0.0, 0.0
+    ticks = [int(word) for word in words]
+    return (sum(ticks) - ticks[3] - ticks[4]) / _TICKS, sum(ticks) / _TICKS
+
+
+def _stats() -> dict[int, _Stat]:
+    found = {}
+    try:
+        names = os.listdir("/proc")
+    except OSError:
+        return {}
+    for name in names:
+        if not name.isdigit():
+            continue
+        try:
+            # "pid (name) state ppid …"; the name may hold spaces and brackets. Source: proc(5).
+            fields = Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue  # it ended meanwhile
+        ticks = sum(int(field) for field in fields[11:15])
+        found[int(name)] = _Stat(int(fields[1]), ticks / _TICKS, int(fields[21]) * _PAGE)
+    return found
+
+
+def _pss(pid: int) -> int:
+    try:
+        with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as lines:
+            return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:")), 0)
+    except (OSError, ValueError, IndexError):
+        return 0

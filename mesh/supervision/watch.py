@@ -1,0 +1,187 @@
+"""The event listener: sees each process end, says so, and slows down what is in a crash loop.
+
+Owns: supervisor's event protocol, and what is remembered of each process.
+Leaves to others: when it is a loop and how long to wait (policy.crashloop), waiting (plugin), showing it
+(telemetry.crashes).
+
+supervisord starts it by [eventlistener:watch], and starts it anew if it dies: what it knew is then forgotten, and a
+loop is seen again after five more short lives.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from mesh.errors import MeshError
+from mesh.policy.crashloop import LOOPING, STEADY_S, Lives
+from mesh.supervision.control import Control
+from mesh.telemetry import crashes
+from mesh.telemetry.crashes import Crash
+from mesh.telemetry.logs import get_logger
+
+log = get_logger("mesh.watch")
+
+#: How much of what a process last wrote is worth repeating.
+WORDS: Final = 300
+
+_ENDED: Final = ("PROCESS_STATE_EXITED", "PROCESS_STATE_BACKOFF")
+
+
+class _Watched:
+    """One process as the events tell of it; times by the clock of the wall."""
+
+    def __init__(self) -> None:
+        self.lives = Lives()
+        self.started_at = 0.0
+        self.runs = False
+        self.last_at = 0.0
+        self.next_at = 0.0
+        self.how = ""
+        self.words = ""
+
+
+class Watch:
+    """What is known of all processes.
+
+    Args:
+        control: asked for last words, and told whom to hold.
+        run_dir: where others read of crashes.
+        wall: seconds since 1970.
+    """
+
+    def __init__(self, control: Control, run_dir: Path, wall: Callable[[], float] = time.time) -> None:
+        self._control = control
+        self._run_dir = run_dir
+        self._wall = wall
+        self._known: dict[str, _Watched] = {}
+        crashes.write(run_dir, [])
+
+    def event(self, name: str, payload: dict[str, str]) -> None:
+        """Take one event in."""
+        if name.startswith("TICK"):
+            self._tick()
+            return
+        if "processname" not in payload:
+            return
+        group, process = payload.get("groupname", ""), payload["processname"]
+        full = process if group == process else f"{group}:{process}"
+        watched = self._known.setdefault(full, _Watched())
+        if name == "PROCESS_STATE_STARTING":
+            watched.started_at = self._wall()
+            watched.runs = True
+            watched.next_at = 0.0
+        elif name in _ENDED:
+            self._ended(full, watched)
+        elif name in ("PROCESS_STATE_STOPPED", "PROCESS_STATE_FATAL"):
+            watched.runs = False
+            if name == "PROCESS_STATE_STOPPED":
+                self._calm(full, watched, watched.lives.asked)
+        self._write()
+
+    def _ended(self, full: str, watched: _Watched) -> None:
+        now = self._wall()
+        lived_s = now - watched.started_at if watched.started_at else STEADY_S
+        lives = watched.lives
+        was, waits_s = lives.state, lives.wait_s
+        lives.ended(lived_s, now)
+        watched.runs = False
+        watched.last_at = now
+        watched.next_at = now + waits_s if waits_s else 0.0
+        watched.how = self._how(full)
+        watched.words = self._words(full)
+        about = {"process": full, "lived_s": round(lived_s, 1), "how": watched.how, "last_words": watched.words}
+        if lives.state == LOOPING:
+            log.error("crash loop", **about, short_lives=lives.short, waits_s=waits_s, waits_next_s=lives.wait_s)
+            self._hold(full, lives.wait_s, f"ended {lives.short} times in a row, waits {lives.wait_s:g} s")
+        else:
+            log.warning("process ended unasked", **about, short_lives=lives.short)
+            if was == LOOPING:
+                self._hold(full, 0.0, "")
+
+    def _tick(self) -> None:
+        for full, watched in self._known.items():
+            if watched.lives.short and watched.runs and self._wall() - watched.started_at >= STEADY_S:
+                if watched.lives.state == LOOPING:
+                    log.info("crash loop is over", process=full)
+                self._calm(full, watched, watched.lives.steady)
+        self._write()
+
+    def _calm(self, full: str, watched: _Watched, step: Callable[[], None]) -> None:
+        if watched.lives.state == LOOPING:
+            self._hold(full, 0.0, "")
+        watched.next_at = 0.0
+        step()
+
+    def _write(self) -> None:
+        crashes.write(
+            self._run_dir,
+            [
+                Crash(
+                    process=full,
+                    crashes=watched.lives.crashes,
+                    short=watched.lives.short,
+                    looping=watched.lives.state == LOOPING,
+                    since=watched.lives.since,
+                    last_at=watched.last_at,
+                    next_at=watched.next_at,
+                    how=watched.how,
+                    words=watched.words,
+                )
+                for full, watched in self._known.items()
+                if watched.lives.crashes
+            ],
+        )
+
+    def _hold(self, full: str, seconds: float, why: str) -> None:
+        try:
+            self._control.hold(full, seconds, why)
+        except MeshError as exc:
+            log.warning("could not hold a process", process=full, error=exc.message)
+
+    def _how(self, full: str) -> str:
+        try:
+            status = self._control.status(full)
+        except MeshError:
+            return ""
+        return "" if status is None else "killed by a signal" if status < 0 else f"exit status {status}"
+
+    def _words(self, full: str) -> str:
+        try:
+            lines = [line for line in self._control.tail(full) if line.strip()]
+        except MeshError:
+            return ""
+        return lines[-1].strip()[:WORDS] if lines else ""
+
+
+def listen(watch: Watch, taken: BinaryIO, given: BinaryIO) -> None:
+    """Speak supervisor's event protocol until the other side ends it.
+
+    Args:
+        taken: where events come from (stdin).
+        given: where READY and RESULT go (stdout, which therefore belongs to nobody else).
+
+    Source: supervisord.org, "Event Listener Notification Protocol".
+    """
+    while True:
+        given.write(b"READY\n")
+        given.flush()
+        head = taken.readline()
+        if not head:
+            return
+        headers = _pairs(head.decode())
+        payload = taken.read(int(headers["len"])).decode("utf-8", "replace")
+        try:
+            watch.event(headers["eventname"], _pairs(payload))
+        except Exception:
+            # The next event is as good as this one; FAIL would only bring this one back.
+            log.exception("an event could not be taken in", name=headers["eventname"])
+        given.write(b"RESULT 2\nOK")
+        given.flush()
+
+
+def _pairs(line: str) -> dict[str, str]:
+    """`a:1 b:2` as a dict."""
+    return dict(word.split(":", 1) for word in line.split() if ":" in word)

@@ -1,0 +1,130 @@
+"""Telling an engine what became of leases, until it has heard.
+
+Owns: sending settlements in batches, trying again while the engine is away, and giving up when a lease is lost.
+Leaves to others: what the settlement says (runner, verdicts), the engine.
+
+A settlement is worth sending for as long as the lease lives: the work is done, and would be done again without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Protocol
+
+from mesh.clock import Clock, Timer
+from mesh.errors import LeaseLost, MeshError, TryLater, Uncertain
+from mesh.policy.backoff import Backoff
+from mesh.tasks.contract import Settlement
+from mesh.tasks.gathering import Gathering
+from mesh.telemetry.logs import get_logger
+
+log = get_logger("mesh.tasks")
+
+#: How long one request waits for an engine that is away, before it is counted as failed and sent again.
+ASK_S: Final = 10.0
+RETRY: Final = Backoff(0.05, 2.0)
+
+
+class Acknowledge(Protocol):
+    """What is asked of an engine."""
+
+    async def settle(self, settlements: Sequence[Settlement], *, timeout_s: float) -> None:
+        """As mesh.tasks.contract.Tasks.settle."""
+
+    async def commit(self, settlement: Settlement, effects: Any, *, timeout_s: float) -> None:
+        """The acknowledgement and all of the effects, or nothing. Asked again, the same is done once.
+
+        Raises:
+            Conflict, LeaseLost and others: as Engine.commit.
+        """
+
+
+def worth_repeating(error: BaseException) -> bool:
+    """Whether the same settlement may be accepted later."""
+    return isinstance(error, TryLater | Uncertain) and not isinstance(error, LeaseLost)
+
+
+class Acknowledging:
+    """The settlements of one session."""
+
+    def __init__(self, engine: Acknowledge, clock: Clock, random: Callable[[], float]) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._random = random
+        self._gathering: Gathering[Settlement, None] = Gathering(self._send, "mesh.tasks settle")
+        self._waiting: dict[int, Timer] = {}
+        self._number = 0
+        self._closed = False
+
+    async def _send(self, settlements: list[Settlement]) -> Sequence[None]:
+        await self._engine.settle(settlements, timeout_s=ASK_S)
+        return [None] * len(settlements)
+
+    def add(self, settlement: Settlement, alive: Callable[[], bool], done: Callable[[MeshError | None], None]) -> None:
+        """Send it until it is heard.
+
+        Args:
+            alive: whether the lease is still this worker's; asked before each try but the first.
+            done: called once, with None when it was heard, else with the error that ended it.
+        """
+        failures = 0
+
+        def told(answer: BaseException | None) -> None:
+            nonlocal failures
+            if answer is None:
+                done(None)
+            elif worth_repeating(answer) and not self._closed:
+                failures += 1
+                if failures == 1:
+                    log.warning("an acknowledgement is not heard yet", job=settlement.id, error=str(answer))
+                self._later(RETRY.delay(failures, self._random()), again)
+            else:
+                done(answer if isinstance(answer, MeshError) else MeshError(repr(answer)))
+
+        def again() -> None:
+            if alive():
+                self._gathering.add(settlement, weight(settlement), told)
+
+        self._gathering.add(settlement, weight(settlement), told)
+
+    async def commit(self, settlement: Settlement, effects: Any) -> None:
+        """Send it with its effects until both are heard, or cancelled.
+
+        Raises:
+            Conflict, LeaseLost, BadRequest and others: nothing was done, and asking again would not help.
+        """
+        failures = 0
+        while True:
+            try:
+                await self._engine.commit(settlement, effects, timeout_s=ASK_S)
+                return
+            except MeshError as exc:
+                if not worth_repeating(exc):
+                    raise
+                failures += 1
+                if failures == 1:
+                    log.warning("an acknowledgement is not heard yet", job=settlement.id, error=exc.message)
+            await self._clock.sleep(RETRY.delay(failures, self._random()))
+
+    def _later(self, delay_s: float, again: Callable[[], None]) -> None:
+        self._number += 1
+        number = self._number
+
+        def go() -> None:
+            self._waiting.pop(number, None)
+            again()
+
+        self._waiting[number] = self._clock.call_at(self._clock.now() + delay_s, go)
+
+    async def close(self) -> None:
+        """Send nothing more; what was not heard ends with its error."""
+        self._closed = True
+        for timer in self._waiting.values():
+            timer.cancel()
+        self._waiting.clear()
+        await self._gathering.close()
+
+
+def weight(settlement: Settlement) -> int:
+    """Roughly how many bytes it takes in a message."""
+    return 100 + len(settlement.result) + len(settlement.error) + len(settlement.traceback)

@@ -1,0 +1,148 @@
+"""From "this task, with these arguments" to a task that an engine can store.
+
+Owns: what is known of a task where it is deferred, its options, encoding and checking its arguments, the row.
+Leaves to others: finding out what is known (service.targets), sending it (gathering), handles (job).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, Final
+
+import msgspec
+
+from mesh import ids
+from mesh.calls.answers import decode_any
+from mesh.calls.checks import MAX_META, check_meta
+from mesh.calls.signature import encode_arguments
+from mesh.errors import BadArguments, TooLarge
+from mesh.protocol.messages import MSGPACK
+from mesh.tasks.contract import DEFAULT_PRIORITY, PRIORITIES, NewTask
+from mesh.tasks.job import Decode, Job
+from mesh.tasks.options import Duration, due_at, span
+from mesh.telemetry.traces import current as TRACE
+
+#: Characters of a `key` and of an `order`.
+MAX_KEY: Final = 1024
+#: Beside `meta` of the user, in the same map: where the answers go that a step waits for (see canvas).
+PRIOR_META: Final = "mesh-prior"
+
+
+class Target(msgspec.Struct, frozen=True):
+    """What is known of a task where it is deferred.
+
+    Attributes:
+        queue: "service.task".
+        check: reads arguments as the worker will, to refuse wrong ones here; None when the function is not at hand.
+        decode: of its answer.
+        keep_s: how long the finished job is kept when nobody says.
+        priority: when nobody says.
+    """
+
+    queue: str
+    check: Callable[[Any, int], object] | None = None
+    decode: Decode = decode_any
+    keep_s: float = 3600.0
+    priority: int = DEFAULT_PRIORITY
+
+
+class Options(msgspec.Struct, frozen=True):
+    """How one task is deferred; see `DurableVerbs.defer` for each."""
+
+    key: str = ""
+    delay: Duration | None = None
+    at: datetime | float | None = None
+    priority: int | None = None
+    order: str = ""
+    keep: Duration | None = None
+    timeout: Duration | None = None
+    meta: dict[str, str] | None = None
+
+
+NO_OPTIONS: Final = Options()
+
+
+def options(
+    key: str,
+    delay: Duration | None,
+    at: datetime | float | None,
+    priority: int | None,
+    order: str,
+    keep: Duration | None,
+    timeout: Duration | None,
+    meta: dict[str, str] | None,
+) -> Options:
+    """The options that were given; NO_OPTIONS, which costs nothing, when none were."""
+    if not (key or order or meta) and delay is at is priority is keep is timeout is None:
+        return NO_OPTIONS
+    return Options(key, delay, at, priority, order, keep, timeout, meta)
+
+
+class Deferred(asyncio.Future[Job[Any]]):
+    """A task on its way to the engine: `job = await self.defer(…)` returns when it is durable."""
+
+
+def arguments(target: Target, args: tuple[Any, ...], kwargs: dict[str, Any], max_bytes: int) -> bytes:
+    """The body of a task.
+
+    Raises:
+        BadArguments: they cannot be sent, or are not what the task takes.
+        TooLarge: they are longer than `max_bytes`.
+    """
+    body = encode_arguments(args, kwargs, target.queue)
+    if len(body) > max_bytes:
+        raise TooLarge(
+            f"the arguments of {target.queue} are {len(body):,} bytes long, {max_bytes:,} are allowed: "
+            "keep them elsewhere and send where"
+        )
+    if target.check is not None:
+        target.check(body, MSGPACK)
+    return body
+
+
+def new_task(target: Target, body: bytes, options: Options, now: float) -> NewTask:
+    """The row of a task; `now` is wall clock.
+
+    Raises:
+        BadArguments: an option is nonsense; the message names it.
+    """
+    if options is NO_OPTIONS:
+        return NewTask(
+            ids.job_id(),
+            target.queue,
+            body,
+            priority=target.priority,
+            keep_s=target.keep_s,
+            trace=TRACE.get(),
+        )
+    queue = target.queue
+    priority = target.priority if options.priority is None else options.priority
+    if type(priority) is not int or priority not in PRIORITIES:
+        raise BadArguments(f"{queue}: priority={priority!r} is none of 0 to 9")
+    for name, text in (("key", options.key), ("order", options.order)):
+        if not isinstance(text, str) or len(text) > MAX_KEY:
+            raise BadArguments(f"{queue}: {name} is a text of at most {MAX_KEY} characters, not {text!r}"[:300])
+    if options.meta:
+        check_meta(options.meta)
+        if PRIOR_META in options.meta:
+            raise BadArguments(f"{queue}: meta {PRIOR_META!r} is the framework's own")
+    return NewTask(
+        id=ids.job_id(),
+        queue=queue,
+        body=body,
+        key=options.key,
+        order=options.order,
+        priority=priority,
+        due_at=due_at(queue, options.delay, options.at, now),
+        keep_s=target.keep_s if options.keep is None else span(queue, "keep", options.keep),
+        trace=TRACE.get(),
+        meta=options.meta or {},
+        timeout_s=0.0 if options.timeout is None else span(queue, "timeout", options.timeout),
+    )
+
+
+def weight(task: NewTask) -> int:
+    """Roughly how many bytes it takes in a message."""
+    return len(task.body) + 200 + (MAX_META if task.meta else 0)

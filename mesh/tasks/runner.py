@@ -1,0 +1,408 @@
+"""Running leases: from an engine's push to the acknowledgement of each attempt.
+
+Owns: the attempts in hand, their time, stopping them, and what each ends in.
+Leaves to others: who may run what and when (engines), the rule for failures (verdicts), getting acknowledgements heard
+(acknowledging), what a task's function is (attempt.Work, made by service.workload).
+
+How many attempts run at once is said to the engine when the worker attaches (`Queue.credit`): nothing waits here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Iterable, Sequence
+from contextvars import copy_context
+from typing import Final
+
+from mesh.calls.context import CURRENT
+from mesh.calls.expiry import Expiries
+from mesh.calls.offload import Offload, RefusedInChild
+from mesh.clock import Clock
+from mesh.errors import BadRequest, Conflict, DeadlineExceeded, LeaseLost, MeshError, TooLarge
+from mesh.policy.backoff import Backoff
+from mesh.tasks.acknowledging import Acknowledge, Acknowledging
+from mesh.tasks.attempt import Attempt, Stop, Work, begin, run_offloaded
+from mesh.tasks.contract import Lease, Reason, Settlement, Verdict
+from mesh.tasks.telling import MOST_ERROR, code, sentence, trace
+from mesh.tasks.verdicts import judge
+from mesh.telemetry.logs import get_logger
+from mesh.telemetry.metrics import Recorder
+from mesh.telemetry.traces import accept
+from mesh.telemetry.traces import current as TRACE
+
+log = get_logger("mesh.tasks")
+
+#: A Conflict at the commit means that somebody was faster: the handler runs again here, soon, on the same lease. Past
+#: this many times it is a failure like others, so that handlers which never fit together do not spin for ever.
+MOST_CONFLICTS: Final = 20
+AFTER_CONFLICT: Final = Backoff(0.01, 0.5)
+
+
+class Runner:
+    """The Receiver of one session. One event loop owns it."""
+
+    def __init__(
+        self,
+        works: Iterable[Work],
+        acknowledge: Acknowledge,
+        *,
+        clock: Clock,
+        offload: Offload | None,
+        recorder: Recorder,
+        rng: random.Random,
+        identity: str = "",
+        max_result: int = 64 * 2**20,
+    ) -> None:
+        """Args:
+        max_result: bytes of an answer that an engine takes.
+        """
+        self.works = {work.queue: work for work in works}
+        self._clock = clock
+        self._now = clock.now
+        self._offload = offload
+        self._random = rng.random
+        self._identity = identity
+        self._max_result = max_result
+        self._loop = asyncio.get_running_loop()
+        self._expiries = Expiries(clock)
+        self._settling = Acknowledging(acknowledge, clock, rng.random)
+        self._held: dict[tuple[str, int], Attempt] = {}
+        self._stats = {queue: recorder.method("task", *_parted(queue)) for queue in self.works}
+        self._dead = recorder.counter("tasks_dead", "Attempts that sent their task to the dead letters.")
+        self._retried = recorder.counter("tasks_retried", "Attempts that failed and will be made again.")
+        self._lost = recorder.counter("tasks_lost", "Attempts whose lease was lost while they ran.")
+        # Handlers whose lease is lost and that have not stopped yet.
+        self._strays: set[asyncio.Task[None]] = set()
+        self._idle: asyncio.Future[None] | None = None
+        self._leaving = False
+        # What surrounds a push (somebody's call, somebody's block) is nothing to the handlers that it starts.
+        self._surroundings = copy_context()
+        self._surroundings.run(_forget_surroundings)
+
+    @property
+    def in_hand(self) -> int:
+        """Attempts that run or are not acknowledged yet."""
+        return len(self._held)
+
+    # --- the engine's side --------------------------------------------------------------------------------
+
+    def leased(self, leases: Sequence[Lease]) -> None:
+        """Run these."""
+        for lease in leases:
+            self._begin(lease)
+
+    def cancel(self, jobs: Sequence[tuple[str, int]]) -> None:
+        """Stop these attempts, if they still run."""
+        for job in jobs:
+            attempt = self._held.get(job)
+            if attempt is not None:
+                self.stop_one(attempt, Stop.CANCELLED)
+
+    def lost(self, reason: str) -> None:
+        """All leases are gone: whatever runs must stop; acknowledging it would be refused."""
+        attempts = list(self._held.values())
+        if attempts:
+            log.warning("leases lost, tasks are stopped", count=len(attempts), reason=reason)
+        for attempt in attempts:
+            self._lost.add()
+            self.stop_one(attempt, Stop.LOST)
+            self._over(attempt, "lease_lost")
+            if attempt.task is not None and not attempt.task.done():
+                self._strays.add(attempt.task)
+                attempt.task.add_done_callback(self._strays.discard)
+
+    def held(self) -> Sequence[tuple[str, int]]:
+        """(id, attempt) of what is in hand, what is being acknowledged included."""
+        return list(self._held)
+
+    # --- from a lease to a running handler ----------------------------------------------------------------
+
+    def _begin(self, lease: Lease) -> None:
+        key = (lease.id, lease.attempt)
+        if key in self._held:
+            return  # pushed twice, by an engine that was not sure
+        work = self.works.get(lease.queue)
+        now = self._now()
+        timeout_s = lease.timeout_s or (work.timeout_s if work is not None else 0.0)
+        attempt = Attempt(
+            lease=lease,
+            target=lease.queue,
+            deadline_at=now + timeout_s,
+            trace=accept(lease.trace) or None,
+            meta=lease.meta,
+            runner=self,
+            work=work or _NOTHING,
+            stats=self._stats.get(lease.queue) or _NO_STATS,
+            began_at=now,
+        )
+        self._held[key] = attempt
+        attempt.stats.begin()
+        if work is None:
+            self._bury(attempt, "unknown", f"{self._identity or 'this worker'} does not know {lease.queue}")
+        elif self._leaving:
+            self._finish(attempt, "release", code="draining")
+        else:
+            self._launch(attempt, work)
+
+    def _launch(self, attempt: Attempt, work: Work) -> None:
+        try:
+            if work.offload != "process":
+                attempt.values = work.read(attempt.lease)
+        # A type's own checks may raise anything, and nothing of that will be better in another attempt.
+        except Exception as exc:
+            self._bury(attempt, "undecodable", exc.message if isinstance(exc, MeshError) else sentence(exc))
+            return
+        self._expiries.watch(attempt, attempt.deadline_at)
+        context = self._surroundings.copy()
+        task = begin(self._run(attempt, work), self._loop, work.queue, context)
+        if not task.done():
+            attempt.task = task
+
+    async def _run(self, attempt: Attempt, work: Work) -> None:
+        attempt.begun = True
+        CURRENT.set(attempt)
+        if attempt.trace:
+            TRACE.set(attempt.trace)
+        while True:
+            try:
+                if attempt.conflicts:
+                    await self._clock.sleep(AFTER_CONFLICT.delay(attempt.conflicts, self._random()))
+                if work.offload:
+                    result = await run_offloaded(self._offload, attempt)
+                else:
+                    answer = work.run(*attempt.values)
+                    if work.asynchronous:
+                        answer = await answer
+                    result = work.write(answer)
+                if len(result) > self._max_result:
+                    raise TooLarge(
+                        f"{work.queue} answered with {len(result):,} bytes, {self._max_result:,} are allowed: "
+                        "keep it elsewhere and answer where"
+                    )
+            except BaseException as exc:
+                self._expiries.forget(attempt)
+                self._failed(attempt, exc)
+                if isinstance(exc, KeyboardInterrupt | SystemExit):
+                    raise
+                return
+            self._expiries.forget(attempt)
+            if attempt.stopped is Stop.LOST:
+                return
+            attempt.settling = True
+            if not attempt.effects:
+                self._finish(attempt, "done", result=result)
+                return
+            if not await self._commit(attempt, Settlement(*_key(attempt), "done", result=result)):
+                return
+            # The attempt is made again, as if it had just begun.
+            attempt.settling = False
+            attempt.effects = None
+            attempt.deadline_at = self._now() + (attempt.lease.timeout_s or work.timeout_s)
+            self._expiries.watch(attempt, attempt.deadline_at)
+
+    # --- how an attempt ends ------------------------------------------------------------------------------
+
+    async def _commit(self, attempt: Attempt, settlement: Settlement) -> bool:
+        """The acknowledgement with what the handler's `atomic` blocks collected; whether to run the handler again."""
+        try:
+            await self._settling.commit(settlement, attempt.effects)
+        except asyncio.CancelledError:
+            # Lost, or the worker's end: whether it was committed is seen by whoever runs it next.
+            self._over(attempt, "cancelled")
+            raise
+        except LeaseLost as exc:
+            self._refused(attempt, exc)
+        except Exception as exc:
+            if isinstance(exc, Conflict):
+                attempt.conflicts += 1
+                if attempt.conflicts < MOST_CONFLICTS:
+                    return True
+            self._failed(attempt, exc)
+        else:
+            self._over(attempt, "")
+        return False
+
+    def _failed(self, attempt: Attempt, exc: BaseException) -> None:
+        """The handler raised, or was stopped."""
+        stopped = attempt.stopped
+        if stopped is Stop.LOST:
+            self._over(attempt, "lease_lost")
+            return
+        if isinstance(exc, asyncio.CancelledError):
+            if stopped is Stop.CANCELLED:
+                self._finish(attempt, "cancelled", code="cancelled")
+                return
+            if stopped is Stop.LEAVING:
+                # Not the task's fault: whatever its retries are, it runs again, and at once.
+                error = f"{self._identity} stopped before it was done"
+                self._finish(attempt, "retry", code="draining", error=error)
+                return
+            if stopped is Stop.TIMEOUT:
+                span_s = attempt.lease.timeout_s or attempt.work.timeout_s
+                exc = DeadlineExceeded(f"{attempt.target}: not done within {span_s:.3g} s")
+        if isinstance(exc, RefusedInChild):
+            self._bury(attempt, "undecodable", str(exc))
+            return
+        work = attempt.work
+        ruling = judge(
+            exc,
+            failed=attempt.lease.tries,
+            retries=work.retries,
+            backoff=work.backoff,
+            fatal=work.fatal,
+            rnd=self._random(),
+        )
+        told = {"target": attempt.target, "job": attempt.job, "attempt": attempt.attempt, "error": sentence(exc)}
+        if ruling.verdict == "dead":
+            self._dead.add()
+            log.error("task is dead", **told, exc_info=None if isinstance(exc, MeshError) else exc)
+        else:
+            self._retried.add()
+            log.warning("task failed, it will be tried again", **told, after_s=round(ruling.delay_s, 3))
+        self._finish(
+            attempt,
+            ruling.verdict,
+            code=code(exc),
+            due_at=self._clock.wall() + ruling.delay_s if ruling.verdict == "retry" else 0.0,
+            reason=ruling.reason,
+            error=sentence(exc),
+            trace=trace(exc),
+        )
+
+    def _bury(self, attempt: Attempt, reason: Reason, error: str) -> None:
+        """It cannot run, or cannot end."""
+        self._dead.add()
+        log.error("task is dead", target=attempt.target, job=attempt.job, reason=reason, error=error)
+        self._finish(attempt, "dead", code=reason, reason=reason, error=error[:MOST_ERROR])
+
+    def _finish(
+        self,
+        attempt: Attempt,
+        verdict: Verdict,
+        *,
+        code: str = "",
+        result: bytes = b"",
+        due_at: float = 0.0,
+        reason: Reason = "",
+        error: str = "",
+        trace: str = "",
+    ) -> None:
+        """Acknowledge, with nothing else to commit."""
+        attempt.settling = True
+        lease = attempt.lease
+        settlement = Settlement(lease.id, lease.attempt, verdict, result, due_at, reason, error, trace)
+
+        def heard(failure: MeshError | None) -> None:
+            if failure is None:
+                self._over(attempt, code)
+            elif isinstance(failure, BadRequest) and verdict != "dead":
+                # The lease is still ours, and would be for ever.
+                self._bury(attempt, "failed", f"its end ({verdict}) was refused: {failure.message}")
+            else:
+                self._refused(attempt, failure)
+
+        self._settling.add(settlement, lambda: attempt.stopped is not Stop.LOST, heard)
+
+    def _refused(self, attempt: Attempt, failure: MeshError) -> None:
+        """The acknowledgement was not accepted: somebody else has the task, or will get it."""
+        log.warning("an acknowledgement was refused", target=attempt.target, job=attempt.job, error=failure.message)
+        self._over(attempt, failure.code)
+
+    def _over(self, attempt: Attempt, code: str) -> None:
+        """The last of it here."""
+        if self._forget(attempt):
+            attempt.stats.end(self._now() - attempt.began_at, code)
+
+    def _forget(self, attempt: Attempt) -> bool:
+        known = self._held.pop(_key(attempt), None) is not None
+        if self._idle is not None and not self._held and not self._idle.done():
+            self._idle.set_result(None)
+        return known
+
+    # --- stopping -----------------------------------------------------------------------------------------
+
+    def stop_one(self, attempt: Attempt, why: Stop) -> None:
+        """Stop a handler, which sees CancelledError. One that has returned is left to be acknowledged."""
+        if attempt.stopped is not Stop.NO and why is not Stop.LOST:
+            return
+        if attempt.settling and why is not Stop.LOST:
+            return
+        attempt.stopped = why
+        self._expiries.forget(attempt)
+        if attempt.hold is not None:
+            attempt.hold.cancel()
+        task = attempt.task
+        if task is None:
+            return
+        task.cancel()
+        if not attempt.begun:
+            # Cancelled before its first step, a task never runs: its end is ours.
+            if why is Stop.LEAVING:
+                self._finish(attempt, "release", code="draining")
+            else:
+                self._failed(attempt, asyncio.CancelledError())
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Finish what runs; whether that was done in time. What comes from now on is released.
+
+        What has not begun is released, what is not done in time is stopped and will run again elsewhere. Returns when
+        all of it is acknowledged, or its session is lost.
+        """
+        self._leaving = True
+        for attempt in list(self._held.values()):
+            if not attempt.begun:
+                self.stop_one(attempt, Stop.LEAVING)
+        if await self._until_idle(timeout_s):
+            return True
+        for attempt in list(self._held.values()):
+            self.stop_one(attempt, Stop.LEAVING)
+        return False
+
+    async def _until_idle(self, timeout_s: float) -> bool:
+        if not self._held:
+            return True
+        self._idle = self._loop.create_future()
+        timer = self._clock.call_at(self._now() + timeout_s, _wake, self._idle)
+        try:
+            await self._idle
+        finally:
+            timer.cancel()
+            self._idle = None
+        return not self._held
+
+    async def close(self, patience_s: float = 0.0) -> None:
+        """Stop whatever runs; wait at most `patience_s` for the acknowledgements."""
+        self._leaving = True
+        for attempt in list(self._held.values()):
+            self.stop_one(attempt, Stop.LEAVING)
+        if patience_s > 0:
+            await self._until_idle(patience_s)
+        await self._settling.close()
+        self.lost("the worker ends")
+        await asyncio.gather(*self._strays, return_exceptions=True)
+        self._expiries.close()
+
+
+_NOTHING: Final = Work("", lambda: None, lambda lease: (), lambda answer: b"", 0, Backoff(1.0, 1.0), 0.0)
+_NO_STATS: Final = Recorder().method("task", "other", "other")
+
+
+def _key(attempt: Attempt) -> tuple[str, int]:
+    lease = attempt.lease
+    return lease.id, lease.attempt
+
+
+def _parted(queue: str) -> tuple[str, str]:
+    service, _, name = queue.rpartition(".")
+    return service, name
+
+
+def _wake(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
+
+
+def _forget_surroundings() -> None:
+    CURRENT.set(None)
+    TRACE.set("")

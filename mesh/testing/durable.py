@@ -1,0 +1,85 @@
+"""What a mesh under test tells of its tasks, durable events and state.
+
+Owns: looking at queues and jobs, waiting until nothing is left to do, dead letters.
+Leaves to others: the verbs (service.verbs), the engine (engines.memory, or another that the test chose).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Final
+
+from mesh.clock import settle
+from mesh.errors import DeadlineExceeded
+from mesh.service.node import Node
+from mesh.service.verbs import DurableVerbs, Room
+from mesh.tasks.contract import JobInfo, QueueInfo, Status
+
+#: Turns of the loop after which, under a hand-turned clock, what still runs waits for that clock.
+MOST_TURNS: Final = 5000
+STATUSES: Final[tuple[Status, ...]] = ("waiting", "delayed", "ready", "running", "done", "dead", "cancelled")
+_PAGE: Final = 1000
+
+
+class DurableView(DurableVerbs):
+    """For `Mesh`: the durable verbs, and looking at what they left."""
+
+    @property
+    def node(self) -> Node:
+        raise NotImplementedError
+
+    @property
+    def _turned_by_hand(self) -> bool:
+        raise NotImplementedError
+
+    @property
+    def _durable(self) -> Room:
+        return self.node.durable
+
+    async def queues(self) -> list[QueueInfo]:
+        """Every queue and durable subscription, with how much of it is in which status."""
+        room = self.node.durable
+        infos = await room.tasks.queues(timeout_s=room.timeout_s)
+        if room.engines.name_of("events") != room.engines.name_of("tasks"):
+            infos += await room.engines.of("events").tasks.queues(timeout_s=room.timeout_s)
+        return infos
+
+    async def jobs(self, queue: str, status: Status | None = None) -> list[JobInfo]:
+        """The jobs of "orders.charge", or the deliveries of a durable handler, oldest first."""
+        room = self.node.durable
+        known = {info.name for info in await room.tasks.queues(timeout_s=room.timeout_s)}
+        tasks = room.tasks if queue in known else room.engines.of("events").tasks
+        found: list[JobInfo] = []
+        for each in (status,) if status is not None else STATUSES:
+            while page := await tasks.jobs(
+                queue, each, after=found[-1].id if found and found[-1].status == each else "", timeout_s=room.timeout_s
+            ):
+                found += page
+        return sorted(found, key=lambda info: (info.created_at, info.id)) if status is None else found
+
+    async def dead(self, queue: str = "") -> list[JobInfo]:
+        """The dead letters of one queue, or of all."""
+        names = [queue] if queue else [info.name for info in await self.queues() if info.dead]
+        return [info for name in names for info in await self.jobs(name, "dead")]
+
+    async def idle(self, *, timeout: float = 10.0) -> None:
+        """Return when no task and no delivery is ready or running. What is delayed, or waits for others, may be left.
+
+        Args:
+            timeout: real seconds; under a hand-turned clock, so many turns of the loop that what still runs must be
+                waiting for the clock.
+
+        Raises:
+            DeadlineExceeded: some are not done; the message names their queues.
+        """
+        give_up_at = time.monotonic() + timeout
+        turns = 0
+        while busy := [info for info in await self.queues() if info.ready or info.running or info.backlog]:
+            turns += 1
+            if turns > MOST_TURNS if self._turned_by_hand else time.monotonic() > give_up_at:
+                told = ", ".join(f"{info.name} ({info.ready} ready, {info.running} running)" for info in busy)
+                mend = "; what runs may be waiting for the clock: advance it" if self._turned_by_hand else ""
+                raise DeadlineExceeded(f"not idle: {told}{mend}")
+            await settle(5)
+            await asyncio.sleep(0 if self._turned_by_hand else 0.001)

@@ -1,0 +1,159 @@
+"""CURVE on every tcp link: both ends prove that they hold the key that the other expects, and nobody else can read.
+
+Owns: a socket's options, which endpoints need keys, whom a dialler expects, and what a failed handshake means.
+Leaves to others: keys (curve_ring), admitting diallers (curve_zap), ending connections (curve_guard).
+
+ipc stays bare: its sockets lie in a directory that only their user may enter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import zmq
+
+from mesh.errors import SetupError
+from mesh.transport.curve_files import PublicKey, shown
+from mesh.transport.curve_ring import Keyring
+from mesh.transport.curve_zap import DOMAIN
+from mesh.transport.endpoints import Endpoint
+from mesh.transport.sockets import Socket
+
+
+class Unprotected(SetupError):
+    """A socket was to listen where other hosts reach it, and there are no keys."""
+
+    code = "unprotected"
+
+
+def check_exposed(where: Endpoint, ring: Keyring | None) -> None:
+    """Raises Unprotected for a bind that other hosts could reach, without keys."""
+    if where.exposed and ring is None:
+        raise Unprotected(
+            f"{where.where}: without keys this is refused: whoever reaches it from another host could call anything. "
+            f'Make keys, `mesh keys make NAME`, and set keys.dir in mesh.toml; or listen on "ipc" or 127.0.0.1'
+        )
+
+
+def dress_listener(socket: Socket, ring: Keyring) -> None:
+    """Before bind: only who holds a key that the ring knows comes in."""
+    socket.setsockopt(zmq.CURVE_SERVER, 1)
+    socket.setsockopt(zmq.CURVE_PUBLICKEY, ring.own.public)
+    socket.setsockopt(zmq.CURVE_SECRETKEY, ring.own.secret)
+    socket.setsockopt(zmq.ZAP_DOMAIN, DOMAIN)
+    # Were the handler ever missing, nobody would come in, instead of everybody.
+    socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
+
+
+def dress_dialler(socket: Socket, ring: Keyring, expected: bytes) -> None:
+    """Before connect: connect to whoever holds the key `expected`, and to nobody else."""
+    socket.setsockopt(zmq.CURVE_PUBLICKEY, ring.own.public)
+    socket.setsockopt(zmq.CURVE_SECRETKEY, ring.own.secret)
+    socket.setsockopt(zmq.CURVE_SERVERKEY, expected)
+
+
+def with_key(endpoint: str, ring: Keyring | None) -> str:
+    """The endpoint as others are told of it: behind a tcp one stands the key that answers there."""
+    if ring is None or not endpoint.startswith("tcp://"):
+        return endpoint
+    return f"{endpoint}?key={ring.own.public.hex()}"
+
+
+def explain_stranger(event: int, error: int, ring: Keyring | None) -> tuple[str, str] | None:
+    """What it means that a handshake failed at the accepting end: a word for the metric and a sentence. (Of a key that
+    is not valid the ZAP handler tells, which knows it.) None when keys are not the matter: garbage, a scanner."""
+    if event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
+        if ring is None:
+            return None
+        return (
+            "hung_up",
+            "a peer ended the handshake: it has no key (set keys.dir in its mesh.toml), or is no mesh process",
+        )
+    if event != zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
+        return None
+    if error == _MISMATCH:
+        if ring is None:
+            return "unexpected_key", "a peer came with a key, this process has none: set keys.dir in mesh.toml"
+        return "no_key", "a peer came without a key: set keys.dir in its mesh.toml"
+    if error == zmq.PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC and ring is not None:
+        own = f"{ring.own.name!r} ({shown(ring.own.public)})"
+        return "other_key_expected", f"a peer expects another key here than {own}: its directory of keys is old"
+    return None
+
+
+class Expectation:
+    """Whom one dialler expects at one endpoint: the key that the endpoint names, or else one of the hubs' keys.
+
+    Attributes:
+        trouble: why dialling is useless, with what to do; "" when it is not.
+        keys: those to try, in order.
+    """
+
+    def __init__(self, where: Endpoint, ring: Keyring | None) -> None:
+        self.where = where
+        self.ring = ring
+        self.trouble = ""
+        self.keys: Sequence[PublicKey] = ()
+        if where.kind != "tcp":
+            return
+        if ring is None:
+            if where.key:
+                self.trouble = "it listens with a key and this process has none: set keys.dir in mesh.toml"
+        elif where.key:
+            self._named(ring, bytes.fromhex(where.key))
+        else:
+            self.keys = ring.hubs(where.where, where.address)
+            if not self.keys:
+                self.trouble = f"no valid key of {ring.hub!r} is in {ring.directory}: copy it there, or mend keys.hub"
+
+    def _named(self, ring: Keyring, public: bytes) -> None:
+        name = ring.name_of(public)
+        if name is None:
+            ring.look_soon()  # for the next attempt
+            self.trouble = f"its key {shown(public)} {ring.why_not(public)}"
+        else:
+            self.keys = (PublicKey(name, public),)
+
+    def valid(self, key: PublicKey | None) -> bool:
+        """Whether the key that answered there is still whose it was."""
+        return key is None or (self.ring is not None and self.ring.name_of(key.public) == key.name)
+
+    def stands(self, key: PublicKey) -> None:
+        """The other end has proved that it holds this key."""
+        if self.ring is not None and not self.where.key:
+            self.ring.answered(self.where.where, key.public)
+
+    def explain(self, event: int, value: int, key: PublicKey | None) -> tuple[str, str] | None:
+        """What a failed handshake means: a word for the metric and a sentence; no word when it may mean something else
+        as well. None when keys are not the matter.
+
+        An end that finds the other's mechanism wrong hangs up, sometimes before the other has read as far: that one
+        has no detail then.
+        """
+        if self.where.kind != "tcp":
+            return None
+        mismatch = event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL and value == _MISMATCH
+        if key is None or self.ring is None:
+            if mismatch:
+                return "no_key_here", "it wants a key and this process has none: set keys.dir in mesh.toml"
+            if event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
+                return "", "it ended the handshake: if it wants a key, this process has none: set keys.dir in mesh.toml"
+            return None
+        own = self.ring.own
+        if mismatch:
+            return "no_key_there", f"it has no key, this process expects that of {key.name!r}: set keys.dir over there"
+        if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+            return "key_refused", (
+                f"it refuses this process's key {own.name!r} ({shown(own.public)}): "
+                f"over there the key is not known, or was revoked"
+            )
+        if event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
+            return "wrong_key_there", (
+                f"it ended the handshake: it has no key, or not the one of {key.name!r} that is expected of it "
+                f"({shown(key.public)}); its own may be newer than those in {self.ring.directory}"
+            )
+        return None
+
+
+_MISMATCH: Final = int(zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH)

@@ -1,0 +1,68 @@
+"""The answer to libzmq's question who may connect: ZAP (https://rfc.zeromq.org/spec/27/), one handler in each context.
+
+Owns: the socket of the handler, and yes or no.
+Leaves to others: who is known (curve_ring), connections that stand already (curve_guard).
+
+It runs on the event loop: a process that stands still greets nobody, as without keys. It must be there before the first
+bind, for without it libzmq would refuse everybody (ZMQ_ZAP_ENFORCE_DOMAIN).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import zmq
+
+from mesh.transport.curve_files import KEY_BYTES, shown
+from mesh.transport.curve_ring import Keyring
+from mesh.transport.refusals import Refusals
+from mesh.transport.sockets import Context, Edge
+
+ENDPOINT: Final = "inproc://zeromq.zap.01"
+#: Sockets of this domain are the ones that are asked for.
+DOMAIN: Final = b"mesh"
+VERSION: Final = b"1.0"
+_WELCOME: Final = b"200"
+_NOT_YOU: Final = b"400"  # the client is told; 300 would let it hang until it gives up
+_BROKEN: Final = b"500"
+
+
+def credential(name: str, public: bytes) -> str:
+    """What libzmq keeps of a peer, and hands out with each of its messages as User-Id."""
+    return f"{name} {public.hex()}"
+
+
+class Zap:
+    """The handler of one context."""
+
+    def __init__(self, context: Context, ring: Keyring, refusals: Refusals) -> None:
+        self._ring = ring
+        self._refusals = refusals
+        self._socket = context.socket(zmq.REP)
+        self._socket.linger = 0
+        self._socket.bind(ENDPOINT)
+        self._edge = Edge(self._socket, self._read)
+
+    def _read(self) -> None:
+        request = self._socket.recv_multipart(zmq.NOBLOCK)
+        self._socket.send_multipart(self._answer(request), zmq.NOBLOCK)
+
+    def _answer(self, request: list[bytes]) -> list[bytes]:
+        number = request[1] if len(request) > 1 else b""
+        if len(request) != 7 or request[0] != VERSION or request[5] != b"CURVE" or len(request[6]) != KEY_BYTES:
+            return [VERSION, number, _BROKEN, b"this handler knows ZAP 1.0 and CURVE", b"", b""]
+        public, address = request[6], request[3].decode("utf-8", "replace")
+        name = self._ring.name_now(public)
+        if name is None:
+            why = self._ring.why_not(public)
+            reason = "revoked_key" if why.startswith("was revoked") else "unknown_key"
+            self._refusals.note(
+                reason, f"{address} {shown(public)}", f"a peer's key {why}", peer=address, key=shown(public)
+            )
+            return [VERSION, number, _NOT_YOU, b"unknown key", b"", b""]
+        return [VERSION, number, _WELCOME, b"", credential(name, public).encode(), b""]
+
+    def close(self) -> None:
+        """Answer no more; after every socket that asks."""
+        self._edge.close()
+        self._socket.close()

@@ -1,0 +1,156 @@
+"""The number of workers follows a real load on real processors: up with it, down after it, and still in between."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import re
+import statistics
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import mesh
+
+from .conftest import Set, project, seconds
+
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(180)]
+
+# Each call takes its processor time, whatever else this machine does meanwhile.
+SERVICE = """\
+import time
+
+import mesh
+from mesh import rpc
+
+
+class Burning(mesh.Service):
+    @rpc(idempotent=True)
+    async def burn(self, cpu_s: float) -> int:
+        until = time.thread_time() + cpu_s
+        while time.thread_time() < until:
+            pass
+        return 1
+"""
+
+# A seventh of a core for each worker: ten times the load needs four of them, and little of a small machine.
+SETTINGS = """
+[services.burning]
+class = "burning:Burning"
+minimum = 1
+maximum = 6
+target_cpu = 0.15
+[autoscale]
+every = "500ms"
+up_after = "1s"
+down_after = "4s"
+cooldown = "1500ms"
+"""
+
+CALL_S = 0.003
+LOW = 20
+
+
+@pytest.fixture
+def burning(tmp_path: Path) -> Iterator[Set]:
+    def write(root: Path) -> None:
+        (root / "burning.py").write_text(SERVICE)
+
+    with project({"greeting": 1}, SETTINGS, gateways=1, before=write) as made:
+        yield made
+
+
+class Load:
+    """Calls at a rate that can be changed, sent on time whether answers come or not."""
+
+    def __init__(self, node: mesh.Node, rate: int) -> None:
+        self.rate = rate
+        self.took: list[tuple[float, float]] = []
+        self.failed: list[BaseException] = []
+        self._node = node
+        self._calls: set[asyncio.Task[None]] = set()
+        self._over = False
+        self._task = asyncio.create_task(self._send())
+
+    async def _send(self) -> None:
+        due = time.monotonic()
+        while not self._over:
+            due = max(due + 1 / self.rate, time.monotonic() - 0.5)
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+            call = asyncio.create_task(self._call())
+            self._calls.add(call)
+            call.add_done_callback(self._calls.discard)
+
+    async def _call(self) -> None:
+        began = time.monotonic()
+        try:
+            await self._node.call("burning.burn", CALL_S, timeout=20.0)
+        except mesh.MeshError as exc:
+            self.failed.append(exc)
+        self.took.append((began, time.monotonic() - began))
+
+    async def end(self) -> None:
+        self._over = True
+        await self._task
+        await asyncio.gather(*self._calls)
+
+    def p99(self, begun: float, ended: float) -> float:
+        return statistics.quantiles([took for at, took in self.took if begun <= at < ended], n=100)[98]
+
+    def told(self) -> str:
+        return f"{len(self.took)} answered, {len(self.failed)} failed, {len(self._calls)} under way"
+
+
+async def test_replicas_follow_a_ramp_up_and_down(burning: Set, monkeypatch: pytest.MonkeyPatch) -> None:
+    """1× → 10× → 1× of a service that only computes: 1 → 4 → 1 workers, no call fails, and one turn in all."""
+    monkeypatch.chdir(burning.root)
+    seen: list[int] = []
+
+    def workers() -> int:
+        count = sum(name.startswith("burning:") for name in burning.pids())
+        if not seen or seen[-1] != count:
+            seen.append(count)
+        return count
+
+    async def until(wanted: set[int], limit_s: float) -> None:
+        end = time.monotonic() + limit_s
+        while workers() not in wanted:
+            assert time.monotonic() < end, (seen, load.told(), (burning.root / "logs/autoscale.log").read_text())
+            await asyncio.sleep(0.1)
+
+    async with mesh.connect() as node:
+        load = Load(node, LOW)
+        began = time.monotonic()
+        await asyncio.sleep(seconds(3, 10))  # long enough to have scaled, if it wanted to
+        assert workers() == 1
+        ramped = time.monotonic()
+        load.rate = 10 * LOW
+        await until({4, 5}, 25)
+        scaled = time.monotonic() + 1.0  # what had piled up by then is answered
+        await asyncio.sleep(seconds(4, 20))
+        assert workers() in (4, 5)
+        # As good as under a tenth of the load; other work of the same machine is no part of the promise.
+        assert load.p99(scaled, time.monotonic() - 0.5) < 0.1 + 3 * load.p99(began + 0.5, ramped), load.told()
+        load.rate = LOW
+        await until({1}, 30)
+        await load.end()
+    assert not load.failed
+    steps = [b - a for a, b in itertools.pairwise(seen)]
+    assert sum(a * b < 0 for a, b in itertools.pairwise(steps)) == 1, seen
+    said = (burning.root / "logs/autoscale.log").read_text()
+    assert re.search(r'"why":"cpu [0-9.]+ of 0.15 each → [0-9.]+; up from 1 to 2"', said), said
+
+
+def test_a_dry_run_explains_itself_and_changes_nothing(burning: Set) -> None:
+    """What was seen, what is wanted, and why it waits; for people and for programs."""
+    said = burning.run("mesh", "autoscale", "--dry-run", "--looks", "2").stdout
+    assert re.search(r"burning: 1  cpu [0-9.]+ of 0.15 each → [0-9.]+; stays 1\n", said), said
+    line = burning.run("mesh", "autoscale", "--dry-run", "--looks", "1", "--json").stdout
+    assert json.loads(line)["service"] == "burning"
+    assert json.loads(line)["advised"] == 1
+    # Nothing follows the load any more when somebody says so.
+    burning.run("mesh", "scale", "autoscale=0")
+    assert "autoscale" not in burning.pids()

@@ -1,0 +1,334 @@
+"""The rig on which every engine is held to its contracts: processes that use it, workers played by hand, and time.
+
+An engine joins by one more `Rig` in engine_kinds.py. A test asks the rig for engines (each as another process has it)
+and for hands (workers that run nothing by themselves), turns the clock, and breaks things.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, ClassVar, TypeVar
+
+import msgspec
+import pytest
+
+from mesh import ids
+from mesh.clock import Clock, ManualClock, settle
+from mesh.engines.contract import Capability, Engine, Unit
+from mesh.events.log import NewEvent
+from mesh.state.contract import Write
+from mesh.tasks.contract import JobInfo, Lease, NewTask, Offer, Queue, Session, Settlement, Status, Verdict
+
+T = TypeVar("T")
+
+#: Nothing here takes a second on an idle machine; this only turns a hang into a failure.
+PATIENCE_S = 20.0
+#: For every question to an engine.
+T_S = 10.0
+
+
+class Hand:
+    """A worker in the hands of a test: it notes what it is given and told, and settles what the test says.
+
+    Attributes:
+        holding: leases that it has not settled, by (id, attempt).
+        cancels: attempts that it was told to stop; lost_reasons: how often its leases were gone.
+    """
+
+    def __init__(self, rig: Rig, engine: Engine, name: str) -> None:
+        self.rig = rig
+        self.engine = engine
+        self.name = name
+        self.session: Session
+        self.holding: dict[tuple[str, int], Lease] = {}
+        self.cancels: list[tuple[str, int]] = []
+        self.lost_reasons: list[str] = []
+        self.history: list[tuple[str, int]] = []
+        self._fresh: list[Lease] = []
+
+    # --- what the engine calls
+
+    def leased(self, leases: Sequence[Lease]) -> None:
+        for lease in leases:
+            self.holding[lease.id, lease.attempt] = lease
+            self.history.append((lease.id, lease.attempt))
+            self._fresh.append(lease)
+            self.rig.began(self, lease)
+
+    def cancel(self, jobs: Sequence[tuple[str, int]]) -> None:
+        self.cancels.extend((id, attempt) for id, attempt in jobs)
+
+    def lost(self, reason: str) -> None:
+        self.holding.clear()
+        self._fresh.clear()
+        self.lost_reasons.append(reason)
+
+    def held(self) -> Sequence[tuple[str, int]]:
+        return tuple(self.holding)
+
+    # --- what a test does
+
+    async def take(self, count: int = 1) -> list[Lease]:
+        """The next leases that it is given."""
+        await self.rig.eventually(lambda: len(self._fresh) >= count, f"{count} leases for {self.name}")
+        taken, self._fresh = self._fresh[:count], self._fresh[count:]
+        return taken
+
+    async def one(self) -> Lease:
+        """The next lease."""
+        return (await self.take())[0]
+
+    async def nothing(self) -> bool:
+        """Whether it is given nothing more now."""
+        await self.rig.quiet()
+        return not self._fresh
+
+    async def settle(self, lease: Lease, verdict: Verdict = "done", **fields: Any) -> None:
+        """Settle one lease."""
+        await self.engine.tasks.settle([self.word(lease, verdict, **fields)], timeout_s=T_S)
+
+    async def done(self, *leases: Lease, result: Any = None) -> None:
+        """All of them are done."""
+        answer = msgspec.msgpack.encode(result)
+        await self.engine.tasks.settle([self.word(lease, "done", result=answer) for lease in leases], timeout_s=T_S)
+
+    async def retry(self, lease: Lease, after_s: float = 0.0) -> None:
+        """It failed, and is tried again."""
+        due_at = self.rig.clock.wall() + after_s if after_s else 0.0
+        await self.settle(lease, "retry", due_at=due_at, reason="failed", error="it failed")
+
+    async def dead(self, lease: Lease, error: str = "it failed for ever") -> None:
+        """It failed, and is given up."""
+        await self.settle(lease, "dead", reason="failed", error=error, traceback="Traceback …")
+
+    def word(self, lease: Lease, verdict: Verdict = "done", **fields: Any) -> Settlement:
+        """The settlement alone; from here on the lease is not in this hand any more."""
+        self.holding.pop((lease.id, lease.attempt), None)
+        return Settlement(lease.id, lease.attempt, verdict, **fields)
+
+    async def run(self, count: int) -> list[Lease]:
+        """Take and finish so many, one after the other; in the order in which they came."""
+        ran: list[Lease] = []
+        while len(ran) < count:
+            lease = await self.one()
+            await self.done(lease)
+            ran.append(lease)
+        return ran
+
+    async def leave(self) -> None:
+        """End the session in good order."""
+        await self.session.close()
+        self.holding.clear()
+
+
+class Rig(ABC):
+    """One engine under test.
+
+    Attributes:
+        kind: its name among the parameters.
+        clock: what it lives by.
+        lease_s, unknown_after_s, retention_s: what it was told.
+        longest_s: how much time may pass in one test; 0 when none may, because it would be real.
+    """
+
+    kind: ClassVar[str]
+    longest_s: ClassVar[float] = 1e12
+    lease_s = 10.0
+    unknown_after_s = 60.0
+    retention_s = 7 * 86400.0
+
+    def __init__(self) -> None:
+        self.clock: Clock = ManualClock()
+        self.hands: list[Hand] = []
+        self._numbers = itertools.count(1)
+        self._begun: dict[str, int] = {}
+        self._passed_s = 0.0
+        self._observer: Engine | None = None
+
+    # --- what each kind does in its way -------------------------------------------------------------------
+
+    @abstractmethod
+    async def start(self) -> None:
+        """Set up, with nothing in it."""
+
+    @abstractmethod
+    async def engine(self) -> Engine:
+        """The engine as one more process has it."""
+
+    @abstractmethod
+    async def kill(self, engine: Engine) -> None:
+        """End the process that has this engine as kill -9 does."""
+
+    async def cut(self, engine: Engine) -> None:
+        """Part the process that has it from the rest."""
+        pytest.skip(f"{self.kind}: this rig cannot part processes")
+
+    async def mend(self, engine: Engine) -> None:
+        """End a `cut`."""
+        pytest.skip(f"{self.kind}: this rig cannot part processes")
+
+    async def restart(self) -> None:
+        """End whatever keeps the data as kill -9 does, and start it again on the same data."""
+        pytest.skip(f"{self.kind}: what it keeps does not outlive its process, by design")
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Leave nothing behind."""
+
+    # --- what a test asks for -----------------------------------------------------------------------------
+
+    def offer(self, engine: Engine, *capabilities: Capability) -> None:
+        """Skip where the engine does not offer one of them."""
+        for capability in capabilities:
+            if capability not in engine.offers:
+                pytest.skip(f"{engine.name} does not offer {capability}")
+
+    def together(self, engine: Engine, *capabilities: Capability) -> None:
+        """Skip where it cannot commit them together."""
+        self.offer(engine, *capabilities)
+        if apart := [each for each in capabilities if each not in engine.together]:
+            pytest.skip(f"{engine.name} does not commit {', '.join(apart)} together with others")
+
+    async def observer(self) -> Engine:
+        """An engine to look with, always the same."""
+        if self._observer is None:
+            self._observer = await self.engine()
+        return self._observer
+
+    async def hand(
+        self,
+        *queues: str | Queue,
+        credit: int = 10,
+        engine: Engine | None = None,
+        services: Iterable[str] = (),
+        **said: Any,
+    ) -> Hand:
+        """One more worker, in a process of its own unless an engine is given; `said` of each queue that is a name."""
+        engine = engine or await self.engine()
+        all_queues = tuple(Queue(each, credit, **said) if isinstance(each, str) else each for each in queues)
+        hand = Hand(self, engine, f"worker-{next(self._numbers)}@1")
+        known = tuple(services) or tuple({queue.name.rpartition(".")[0] for queue in all_queues})
+        self.hands.append(hand)
+        hand.session = await engine.tasks.attach(Offer(hand.name, known, all_queues), hand)
+        return hand
+
+    def task(self, queue: str = "mail.send", body: Any = None, **fields: Any) -> NewTask:
+        """A task that is not deferred yet."""
+        return NewTask(ids.job_id(), queue, msgspec.msgpack.encode(body), **fields)
+
+    def tasks(self, count: int, queue: str = "mail.send", **fields: Any) -> list[NewTask]:
+        """Some, whose bodies count from 0."""
+        return [self.task(queue, number, **fields) for number in range(count)]
+
+    def event(self, topic: str = "order.created", body: Any = None, **fields: Any) -> NewEvent:
+        """An event that is not appended yet."""
+        fields.setdefault("at", self.clock.wall())
+        return NewEvent(ids.job_id(), topic, msgspec.msgpack.encode(body), **fields)
+
+    def put(self, key: str, value: Any = None, *, namespace: str = "carts", **fields: Any) -> Write:
+        """A write of state that is not asked for yet."""
+        return Write(namespace, key, "set", ids.etag(), value=msgspec.msgpack.encode(value), **fields)
+
+    def unit(self, **parts: Any) -> Unit:
+        return Unit(ids.job_id(), **parts)
+
+    async def defer(self, *tasks: NewTask, engine: Engine | None = None) -> list[str]:
+        """Defer them in one commit; their ids."""
+        engine = engine or await self.observer()
+        return [ticket.id for ticket in await engine.tasks.defer(tasks, timeout_s=T_S)]
+
+    async def status(self, engine: Engine, id: str) -> Status | None:
+        """None when the job is not known."""
+        job = await engine.tasks.job(id, timeout_s=T_S)
+        return job.status if job is not None else None
+
+    async def until_status(self, engine: Engine, id: str, status: Status | None) -> JobInfo | None:
+        """Wait for a job to have a status; None: to be forgotten."""
+        job: JobInfo | None = None
+
+        async def there() -> bool:
+            nonlocal job
+            job = await engine.tasks.job(id, timeout_s=T_S)
+            return (job.status if job is not None else None) == status
+
+        await self.eventually(there, f"status {status} of job {id}")
+        return job
+
+    # --- time ---------------------------------------------------------------------------------------------
+
+    async def pass_time(self, seconds: float) -> None:
+        """Let time pass, and everything happen that is due meanwhile."""
+        self._passed_s += seconds
+        if self._passed_s > self.longest_s:
+            pytest.skip(f"{self.kind}: its clock cannot be turned, and this takes {self._passed_s:g} s")
+        if isinstance(self.clock, ManualClock):
+            # In steps, as time does pass: whoever must say in time that he lives can do so.
+            step_s = max(self.lease_s / 10, seconds / 400)
+            while seconds > 0:
+                await self._turn(min(step_s, seconds))
+                seconds -= step_s
+        else:
+            await asyncio.sleep(seconds)
+        await self.quiet()
+
+    async def soon(self, awaited: Awaitable[T]) -> T:
+        """Wait for what may need a little time of the clock: to find somebody, or to try again."""
+        waiting = asyncio.ensure_future(awaited)
+        give_up_at = time.monotonic() + PATIENCE_S
+        turns = 0
+        while not waiting.done():
+            await self._breathe()
+            turns += 1
+            # What needs no time has happened after some turns.
+            if isinstance(self.clock, ManualClock) and turns > 20:
+                await self.clock.advance(0.02)
+            if time.monotonic() > give_up_at:
+                waiting.cancel()
+                await asyncio.gather(waiting, return_exceptions=True)
+                pytest.fail(f"never came: {awaited!r}")
+        return waiting.result()
+
+    async def leap(self, seconds: float) -> None:
+        """Let much time pass at once, while nobody is attached."""
+        if not isinstance(self.clock, ManualClock):
+            pytest.skip(f"{self.kind}: its clock cannot be turned, and this takes {seconds:g} s")
+        self.clock._now += seconds
+        await self.pass_time(self.lease_s * 2)
+
+    async def _turn(self, seconds: float) -> None:
+        assert isinstance(self.clock, ManualClock)
+        await self.clock.advance(seconds)
+
+    async def quiet(self) -> None:
+        """Return when what needs no time to pass has happened."""
+        for _ in range(3):
+            await settle()
+
+    async def eventually(self, condition: Callable[[], object | Awaitable[object]], what: str) -> None:
+        """Return once `condition()` is true; fail with `what` when patience ends. No time of the clock passes."""
+        give_up_at = time.monotonic() + PATIENCE_S
+        while True:
+            met = condition()
+            if await met if isinstance(met, Awaitable) else met:
+                return
+            if time.monotonic() > give_up_at:
+                pytest.fail(f"never happened: {what}")
+            await self._breathe()
+
+    async def _breathe(self) -> None:
+        if isinstance(self.clock, ManualClock):
+            await settle(2)
+        else:
+            await asyncio.sleep(0.001)
+
+    # --- what holds in every test -------------------------------------------------------------------------
+
+    def began(self, hand: Hand, lease: Lease) -> None:
+        """Each lease of a job has a number of its own, and later ones are larger."""
+        before = self._begun.get(lease.id, 0)
+        assert lease.attempt > before, f"attempt {lease.attempt} of {lease.id} came after attempt {before}"
+        self._begun[lease.id] = lease.attempt

@@ -1,0 +1,189 @@
+"""Tasks over HTTP, on a real mesh in this process: 202 with a Location, jobs, options, and what is refused."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import msgspec
+import pytest
+
+import mesh
+from mesh.gateway import app
+from mesh.gateway.server import Gateway
+from mesh.testing import Mesh
+
+
+class Shop(mesh.Service):
+    """Sells things."""
+
+    name = "shop"
+    ran: list[Any] = []
+    gate: asyncio.Event
+
+    @mesh.task
+    async def charge(self, order: str, amount: int = 1) -> dict[str, Any]:
+        Shop.ran.append((order, amount))
+        return {"order": order, "amount": amount}
+
+    @mesh.task
+    async def store(self, image: bytes, name: str = "") -> int:
+        Shop.ran.append((image, name))
+        return len(image)
+
+    @mesh.task
+    async def wait(self) -> None:
+        await Shop.gate.wait()
+
+    @mesh.task(retries=0)
+    async def fail(self) -> None:
+        raise ValueError("out of paper")
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[aiohttp.ClientSession]:
+    Shop.ran, Shop.gate = [], asyncio.Event()
+    async with Mesh(Shop) as m:
+        gateway = Gateway(m.node, m.settings)
+        server = gateway.make_server()
+        listener = app.bind("127.0.0.1", 0)
+        accepting = await asyncio.get_running_loop().create_server(server, sock=listener)
+        async with aiohttp.ClientSession(app.shown(listener)) as session:
+            yield session
+        accepting.close()
+        await server.shutdown(0.2)
+
+
+async def defer(http: aiohttp.ClientSession, path: str, **options: Any) -> tuple[int, str, Any]:
+    async with http.post(path, **options) as answer:
+        return answer.status, answer.headers.get("Location", ""), await answer.json(content_type=None)
+
+
+async def job(http: aiohttp.ClientSession, location: str) -> Any:
+    async with http.get(location) as answer:
+        assert answer.status == 200, await answer.text()
+        return await answer.json()
+
+
+async def test_a_task_is_accepted_and_its_job_tells_what_became_of_it(http: aiohttp.ClientSession) -> None:
+    """202 at once, a Location that works, and the answer there when it is done."""
+    status, location, told = await defer(http, "/tasks/shop/charge", json={"order": "o-1", "amount": 3})
+    assert status == 202
+    assert location == told["job"] == f"/jobs/{told['id']}"
+    assert told["task"] == "shop.charge"
+    shown = await job(http, f"{location}?wait=10s")
+    assert shown["status"] == "done"
+    assert shown["result"] == {"order": "o-1", "amount": 3}
+    assert shown["attempt"] == 1
+    assert shown["created_at"].endswith("Z")
+
+
+async def test_positional_arguments_and_messagepack(http: aiohttp.ClientSession) -> None:
+    """The same forms as /rpc takes."""
+    _, location, _ = await defer(http, "/tasks/shop/charge", json=["o-2", 5])
+    assert (await job(http, f"{location}?wait=10s"))["result"]["amount"] == 5
+    packed = {"data": msgspec.msgpack.encode({"order": "o-3"}), "headers": {"Content-Type": "application/msgpack"}}
+    _, location, _ = await defer(http, "/tasks/shop/charge", **packed)
+    assert (await job(http, f"{location}?wait=10s"))["result"]["order"] == "o-3"
+    async with http.get(location, headers={"Accept": "application/msgpack"}) as answer:
+        assert msgspec.msgpack.decode(await answer.read())["result"]["order"] == "o-3"
+
+
+async def test_bytes_as_the_body_and_as_base64(http: aiohttp.ClientSession) -> None:
+    """A task with one argument of bytes takes the body itself, the other arguments from the query."""
+    sent = {"data": b"\xff\xd8image", "headers": {"Content-Type": "image/jpeg"}}
+    _, location, _ = await defer(http, "/tasks/shop/store?name=cat", **sent)
+    assert (await job(http, f"{location}?wait=10s"))["result"] == 7
+    _, location, _ = await defer(http, "/tasks/shop/store", json={"image": "/9g=", "name": "dog"})
+    assert (await job(http, f"{location}?wait=10s"))["result"] == 2
+    assert Shop.ran == [(b"\xff\xd8image", "cat"), (b"\xff\xd8", "dog")]
+
+
+async def test_the_same_idempotency_key_defers_once(http: aiohttp.ClientSession) -> None:
+    """A repeated request is answered with the first job, also when it is done."""
+    headers = {"Idempotency-Key": '"abc-1"'}
+    _, first, _ = await defer(http, "/tasks/shop/charge", json={"order": "o"}, headers=headers)
+    await job(http, f"{first}?wait=10s")
+    status, second, _ = await defer(http, "/tasks/shop/charge", json={"order": "o"}, headers=headers)
+    assert (status, second) == (202, first)
+    assert len(Shop.ran) == 1
+    status, third, _ = await defer(http, "/tasks/shop/charge?key=abc-1", json={"order": "o"})
+    assert third == first
+
+
+async def test_options_stand_in_the_query(http: aiohttp.ClientSession) -> None:
+    """Delay, priority and order reach the job; a delayed job can be cancelled."""
+    _, location, _ = await defer(http, "/tasks/shop/charge?delay=1h&priority=8&order=u1", json={"order": "o"})
+    shown = await job(http, location)
+    assert (shown["status"], shown["priority"], shown["order"]) == ("delayed", 8, "u1")
+    async with http.delete(location) as answer:
+        assert (answer.status, (await answer.json())["status"]) == (200, "cancelled")
+    _, location, _ = await defer(http, "/tasks/shop/charge?at=2100-01-01T00:00:00Z", json={"order": "o"})
+    assert (await job(http, location))["due_at"] == "2100-01-01T00:00:00.000Z"
+    assert Shop.ran == []
+
+
+async def test_a_running_job_is_cancelled_over_http(http: aiohttp.ClientSession) -> None:
+    """DELETE stops the handler; waiting for less than it takes shows it as it stands."""
+    _, location, _ = await defer(http, "/tasks/shop/wait")
+    while (await job(http, f"{location}?wait=50ms"))["status"] != "running":
+        pass
+    async with http.delete(location) as answer:
+        assert answer.status == 200
+    assert (await job(http, f"{location}?wait=10s"))["status"] == "cancelled"
+
+
+async def test_a_job_that_failed_tells_why_but_shows_no_traceback(http: aiohttp.ClientSession) -> None:
+    """The reason is for the client, the inside of the service is not."""
+    _, location, _ = await defer(http, "/tasks/shop/fail")
+    shown = await job(http, f"{location}?wait=10s")
+    assert shown["status"] == "dead"
+    assert shown["error"]["reason"] == "failed"
+    assert "out of paper" in shown["error"]["message"]
+    assert "Traceback" not in msgspec.json.encode(shown).decode()
+
+
+@pytest.mark.parametrize(
+    ("verb", "path", "body", "status", "code", "part"),
+    [
+        ("POST", "/tasks/shop/chrage", b"{}", 404, "unknown_method", 'did you mean "charge"'),
+        ("POST", "/tasks/shpo/charge", b"{}", 404, "unknown_service", 'did you mean "shop"'),
+        ("POST", "/tasks/shop", b"{}", 404, "unknown_route", "POST /tasks/SERVICE/TASK"),
+        ("GET", "/tasks/shop/charge", b"", 405, "method_not_allowed", "POST"),
+        ("POST", "/tasks/shop/charge", b"{", 400, "bad_arguments", "body: is not JSON"),
+        ("POST", "/tasks/shop/charge", b"3", 400, "bad_arguments", "must be an object"),
+        ("POST", "/tasks/shop/charge", b"{}", 400, "bad_arguments", "body.order: is missing"),
+        ("POST", "/tasks/shop/charge", b'{"order":"o","amuont":1}', 400, "bad_arguments", 'did you mean "amount"'),
+        ("POST", "/tasks/shop/charge?dealy=5m", b'{"order":"o"}', 400, "bad_arguments", 'did you mean "delay"'),
+        ("POST", "/tasks/shop/charge?delay=soon", b'{"order":"o"}', 400, "bad_arguments", "soon"),
+        ("POST", "/tasks/shop/charge?priority=11", b'{"order":"o"}', 400, "bad_arguments", "0 to 9"),
+        ("POST", "/tasks/shop/charge?priority=x", b'{"order":"o"}', 400, "bad_arguments", "0 to 9"),
+        ("POST", "/tasks/shop/charge?at=tomorrow", b'{"order":"o"}', 400, "bad_arguments", "2030-01-31"),
+        ("POST", "/tasks/shop/charge?delay=1s&delay=2s", b"{}", 400, "bad_arguments", "more than once"),
+        ("POST", "/tasks/shop/store", b'{"image":"?"}', 400, "bad_arguments", "base64"),
+        ("GET", "/jobs/none", b"", 404, "unknown_job", "no job has the id none"),
+        ("DELETE", "/jobs/none", b"", 404, "unknown_job", "none"),
+        ("GET", "/jobs/a/b", b"", 404, "unknown_route", "/jobs/ID"),
+        ("POST", "/jobs/none", b"", 405, "method_not_allowed", "not allowed"),
+        ("GET", "/jobs/none?wait=x", b"", 400, "bad_arguments", "wait"),
+        ("GET", "/jobs/none?weit=1s", b"", 400, "bad_arguments", 'did you mean "wait"'),
+    ],
+)
+async def test_what_is_wrong_is_told(
+    http: aiohttp.ClientSession, verb: str, path: str, body: bytes, status: int, code: str, part: str
+) -> None:
+    """Status, code and a sentence that names the place and the mend; nothing is deferred."""
+    async with http.request(verb, path, data=body or None, headers={"Content-Type": "application/json"}) as answer:
+        told = await answer.json(content_type=None)
+    assert (answer.status, told["code"]) == (status, code), told
+    assert part in told["detail"]
+    assert Shop.ran == []
+
+
+async def test_options_tells_what_is_allowed(http: aiohttp.ClientSession) -> None:
+    """As everywhere else at the gateway."""
+    for path, allow in (("/tasks/shop/charge", "POST"), ("/jobs/x", "DELETE")):
+        async with http.options(path) as answer:
+            assert (answer.status, allow in answer.headers["Allow"]) == (204, True)

@@ -1,0 +1,306 @@
+"""Workers come and go under a real supervisord: nobody else is touched, and what is said is so."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from supervision_project import until
+
+from mesh.errors import LockTaken, SetupError
+from mesh.supervision.control import Control
+from mesh.supervision.crew import StartFailed
+from mesh.supervision.roll import RollFailed, roll
+from mesh.supervision.roster import Roster
+from mesh.supervision.scale import NoSuchRole, scale
+
+GREETINGS = ["greeting:greeting_0", "greeting:greeting_1"]
+
+
+@pytest.fixture
+def project(running) -> Iterator:
+    """The running set; each test leaves two greetings and one gateway, and good code."""
+    yield running
+    for path in running.root.glob("trouble*"):
+        path.unlink()
+    running.write()
+    if running.up().earlier:
+        scaled(running, greeting=0, gateway=0)
+    scaled(running, greeting=2, gateway=1)
+    assert running.states() == dict.fromkeys(["watch", "hub", *GREETINGS, "gateway:gateway_0"], "RUNNING")
+
+
+def scaled(project, patience_s: float = 30.0, **wanted: int):
+    return asyncio.run(scale(project.layout, project.settings, wanted, patience_s=patience_s))
+
+
+def rolled(project, *names: str, patience_s: float = 30.0, settle_s: float = 0.0):
+    return asyncio.run(roll(project.layout, project.settings, names, patience_s=patience_s, settle_s=settle_s))
+
+
+def get(project, path: str) -> str:
+    with urllib.request.urlopen(project.url + path, timeout=10) as answer:
+        return json.load(answer)
+
+
+@contextmanager
+def asking(project, path: str) -> Iterator[list[object]]:
+    """Ask for a path without a pause from two threads; what was answered, errors included."""
+    answers: list[object] = []
+    over = threading.Event()
+
+    def ask() -> None:
+        while not over.is_set():
+            try:
+                answers.append(get(project, path))
+            except OSError as exc:
+                answers.append(exc)
+
+    threads = [threading.Thread(target=ask) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield answers
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+
+
+# --- scale ----------------------------------------------------------------------------------------------
+
+
+def test_scaling_up_and_down_touches_nobody_else(project):
+    """New ones answer when it is said; those that stay keep their pids; the others are gone, files and all."""
+    before = project.pids()
+    done = scaled(project, greeting=4, gateway=2)
+    assert [tuple(each) for each in done] == [("greeting", 2, 4, 2), ("gateway", 1, 2, 1)]
+    after = project.pids()
+    assert {name: after[name] for name in before} == before
+    assert sorted(set(after) - set(before)) == ["gateway:gateway_1", "greeting:greeting_2", "greeting:greeting_3"]
+    services = {each["name"]: each["instances"] for each in get(project, "/mesh")["services"]}
+    assert {each["pid"] for each in services["greeting"]} == {after[f"greeting:greeting_{n}"] for n in range(4)}
+
+    scaled(project, greeting=2, gateway=1)
+    assert project.pids() == before
+    assert not (project.run / "programs/greeting_2.conf").exists()
+
+
+def test_who_leaves_finishes_first(project):
+    """A call of the worker that is taken away is answered."""
+    scaled(project, greeting=3)
+    third = project.pids()["greeting:greeting_2"]
+    answers: list[int] = []
+    threads = [threading.Thread(target=lambda: answers.append(int(get(project, "/slow/1")))) for _ in range(12)]
+    for thread in threads:
+        thread.start()
+    until(lambda: (project.root / f"slow.{third}").exists())
+    scaled(project, greeting=2)
+    for thread in threads:
+        thread.join()
+    assert len(answers) == 12
+    assert third in answers
+
+
+def test_a_new_one_that_does_not_become_ready_is_taken_back(project):
+    """The number is what it was, and the reason is told with the end of the log."""
+    before = project.pids()
+    project.trouble("broken")
+    with pytest.raises(StartFailed, match=r"greeting:greeting_[23] does not become ready: ") as caught:
+        scaled(project, greeting=4)
+    assert caught.value.details["tail"][-1] == "Traceback: the service is broken"
+    assert project.pids() == before
+    project.trouble("never")
+    with pytest.raises(StartFailed, match=r"greeting_2 does not become ready: it is not in the registry after 2 s"):
+        scaled(project, greeting=3, patience_s=2.0)
+    assert project.pids() == before
+    assert Roster(project.layout, project.settings).count("greeting") == 2
+
+
+def test_one_that_was_stopped_by_hand_is_started_by_scale(project):
+    """N means that N run, whatever supervisorctl did before."""
+    project.command("supervisorctl", "stop", "greeting:greeting_0")
+    scaled(project, greeting=1)
+    assert [name for name in project.pids() if name.startswith("greeting")] == ["greeting:greeting_0"]
+    assert project.states()["greeting:greeting_0"] == "RUNNING"
+
+
+def test_a_name_that_is_not_run_is_told_with_the_nearest(project):
+    """A slip of the finger changes nothing."""
+    with pytest.raises(NoSuchRole, match=r"did you mean greeting\?"):
+        scaled(project, greting=3)
+
+
+def test_the_number_survives_down_and_up_and_a_restart_of_supervisord(project):
+    """mesh down, then mesh up; supervisorctl reload, which starts supervisord anew: three as before."""
+    scaled(project, greeting=3)
+    project.command("mesh", "down")
+    project.up()
+    assert "greeting:greeting_2" in project.pids()
+    project.command("supervisorctl", "reload")
+    project.up()
+    assert "greeting:greeting_2" in project.pids()
+    scaled(project, greeting=2)
+
+
+# --- roll -----------------------------------------------------------------------------------------------
+
+
+def test_a_roll_replaces_all_and_every_request_is_answered(project):
+    """New settings are there, new pids, the same names; the hub runs on."""
+    before = project.pids()
+    project.write(more='environment = { COLOUR = "green" }')
+    assert get(project, "/environment/COLOUR") == ""
+    with asking(project, "/hello/you") as answers:
+        done = rolled(project)
+    assert [(each.name, each.replaced) for each in done] == [("greeting", 2), ("gateway", 1)]
+    after = project.pids()
+    assert sorted(after) == sorted(before)
+    assert {name for name in before if before[name] == after[name]} == {"watch", "hub"}
+    assert get(project, "/environment/COLOUR") == "green"
+    assert len(answers) > 20
+    assert set(answers) == {"Hello, you!"}
+
+
+@pytest.mark.parametrize("word", ["broken", "never"])
+def test_a_bad_release_goes_back_before_anybody_has_left(project, word: str):
+    """The spare one does not become ready: every worker that ran runs on."""
+    before = project.pids()
+    project.trouble(word)
+    with asking(project, "/hello/you") as answers, pytest.raises(RollFailed) as caught:
+        rolled(project, "greeting", patience_s=2.0)
+    lines = str(caught.value).splitlines()
+    assert lines[0].startswith("greeting:greeting_2 does not become ready: ")
+    assert lines[1] == "the roll was stopped; greeting runs as before"
+    assert project.pids() == before
+    assert set(answers) == {"Hello, you!"}
+
+
+def test_a_release_that_dies_later_goes_back_too(project):
+    """The first is replaced and good, the second is ready and dies: both get their earlier settings again."""
+    project.write(more='environment = { COLOUR = "blue" }')
+    project.trouble("late blue", "greeting_1")
+    with asking(project, "/hello/you") as answers, pytest.raises(RollFailed) as caught:
+        rolled(project, "greeting", settle_s=1.0)
+    assert str(caught.value).startswith("greeting:greeting_1 does not become ready: ")
+    assert str(caught.value).endswith("\nthe roll was stopped; greeting runs as before")
+    assert set(answers) == {"Hello, you!"}
+    assert {get(project, "/environment/COLOUR") for _ in range(10)} == {""}
+    assert "greeting:greeting_2" not in project.pids()
+
+
+def test_where_the_code_was_changed_in_place_the_others_run_on(project):
+    """There is no earlier code to go back to: the spare one stays for the one that failed, and `mesh up` mends it."""
+    before = project.pids()
+    project.trouble("broken", "greeting_1")
+    with asking(project, "/hello/you") as answers, pytest.raises(RollFailed) as caught:
+        rolled(project, "greeting")
+    assert str(caught.value).endswith("greeting:greeting_1 is stopped, greeting:greeting_2 runs in its place")
+    assert set(answers) == {"Hello, you!"}
+    states = project.states()
+    assert [states[f"greeting:greeting_{n}"] for n in range(3)] == ["RUNNING", "STOPPED", "RUNNING"]
+    project.trouble("", "greeting_1")
+    project.up()
+    assert sorted(project.pids()) == sorted(before)
+
+
+def test_a_role_that_was_rolled_before_the_bad_one_goes_back_too(project):
+    """A release is all or nothing: the gateways' trouble takes the workers back."""
+    second = '[services.second]\nclass = "svc:Second"'
+    project.write(more=second)
+    project.up()
+    project.write(more='environment = { COLOUR = "blue" }\n' + second.replace("svc", "nowhere"))
+    with asking(project, "/hello/you") as answers, pytest.raises(RollFailed, match="greeting runs as before"):
+        rolled(project, "greeting", "second")
+    assert set(answers) == {"Hello, you!"}
+    assert {get(project, "/environment/COLOUR") for _ in range(10)} == {""}
+    assert isinstance(get(project, "/second"), int)
+
+
+def test_what_was_stopped_by_hand_stays_so_through_a_roll(project):
+    """Whoever stopped it had a reason."""
+    project.command("supervisorctl", "stop", "greeting:greeting_1")
+    rolled(project, "greeting")
+    assert project.states()["greeting:greeting_1"] == "STOPPED"
+    assert project.states()["greeting:greeting_0"] == "RUNNING"
+
+
+def test_gateways_cannot_move_to_another_port_by_a_roll(project):
+    """It would need a second socket under the same name; what to do instead is told, and they run on."""
+    text = (project.root / "mesh.toml").read_text()
+    (project.root / "mesh.toml").write_text(text.replace(f"port = {project.port}", "port = 1"))
+    with pytest.raises(SetupError, match=r"a socket cannot move while it is served; `mesh down && mesh up`"):
+        rolled(project, "gateway")
+    assert get(project, "/hello/you") == "Hello, you!"
+
+
+# --- together with supervisorctl ------------------------------------------------------------------------
+
+
+def test_supervisorctl_sees_nothing_to_change_after_mesh(project):
+    """`reread` and `update` after scale, roll and up find the files and the processes alike."""
+    for change in (lambda: scaled(project, greeting=3), lambda: rolled(project, "gateway"), project.up):
+        change()
+        assert "No config updates" in project.command("supervisorctl", "reread").stdout
+        before = project.pids()
+        assert project.command("supervisorctl", "update").stdout == ""
+        assert project.pids() == before
+    scaled(project, greeting=2)
+
+
+def test_groups_restart_by_their_names(project):
+    """`supervisorctl restart greeting:*` means them all, those that scale has added too."""
+    scaled(project, greeting=3)
+    said = project.command("supervisorctl", "restart", "greeting:*").stdout
+    assert said.count("started") == 3
+    assert project.command("supervisorctl", "status", "greeting:*").stdout.count("RUNNING") == 3
+
+
+def test_a_group_that_supervisorctl_removed_is_back_after_up(project):
+    """stop, remove: `mesh up` brings it back; `mesh scale` too."""
+    for back in (project.up, lambda: scaled(project, greeting=2)):
+        project.command("supervisorctl", "stop", "greeting:*")
+        project.command("supervisorctl", "remove", "greeting")
+        assert not any(name.startswith("greeting") for name in project.pids())
+        back()
+        assert [name for name in project.pids() if name.startswith("greeting")] == GREETINGS
+
+
+def test_a_worker_killed_by_hand_while_another_command_works(project):
+    """The lock is for mesh's commands alone: a crash is mended, and a second command is told to wait."""
+    with Roster(project.layout, project.settings).lock():
+        project.kill(project.pids()["greeting:greeting_0"])
+        with pytest.raises(LockTaken):
+            scaled(project, greeting=3)
+        with pytest.raises(LockTaken):
+            rolled(project)
+    control = Control(project.layout.socket)
+    control.check_plugin()
+    control.close()
+    project.up()
+
+
+def test_changed_settings_are_told_by_up_and_brought_by_restart_or_roll(project):
+    """`mesh up` touches nobody who runs, and says what is not yet so."""
+    before = project.pids()
+    project.write(more='environment = { COLOUR = "white" }')
+    up = project.up()
+    assert up.earlier == ["greeting"]
+    assert project.pids() == before
+    rolled(project, "greeting")
+    assert project.up().earlier == []
+
+
+def test_a_service_that_mesh_toml_no_longer_names_leaves_at_up(project):
+    """And one that is new in it comes."""
+    project.write(more='[services.second]\nclass = "svc:Second"')
+    assert "second:second_0" in {process.name for process in project.up().processes}
+    assert isinstance(get(project, "/second"), int)
+    project.write()
+    assert "second:second_0" not in {process.name for process in project.up().processes}
+    assert not list((project.run / "programs").glob("second*"))

@@ -1,0 +1,266 @@
+"""Secure links: who gets in, who learns whose name, and what is said to whoever does not."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from pathlib import Path
+
+import pytest
+from curve_keys import Yard, until
+
+from mesh.transport import curve_store
+from mesh.transport.curve import Unprotected
+from mesh.transport.curve_files import BadKeys, read_known, shown
+
+ONE_SECOND = 1.0
+
+
+# --- naked tcp ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "address", ["tcp://0.0.0.0:*", "tcp://*:*", "tcp://10.1.2.3:4000", "tcp://eth0:*", "tcp://[::]:*"]
+)
+async def test_listening_for_other_hosts_without_keys_is_refused(yard: Yard, address: str):
+    """The message says what is wrong and both ways to mend it; for links and for events."""
+    naked = yard.process(None)
+    with pytest.raises(Unprotected, match=r"mesh keys make.*keys\.dir.*ipc"):
+        await yard.listen(naked, address)
+    with pytest.raises(Unprotected):
+        naked.subscriber(address, lambda topic, frame: None)
+
+
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:*", "tcp://127.1.2.3:*", "tcp://localhost:*", "tcp://lo:*"])
+async def test_without_keys_this_host_alone_may_be_listened_to(yard: Yard, address: str):
+    """Loopback addresses cannot be reached from elsewhere."""
+    await yard.listen(yard.process(None), address)
+
+
+async def test_with_keys_other_hosts_may_come(yard: Yard):
+    """The same bind, once there are keys; the endpoint carries the key, so that callers can expect it."""
+    yard.make("orders")
+    listener, _ = await yard.listen(yard.process("orders"), "tcp://0.0.0.0:*")
+    key = next(iter(read_known(yard.keys).valid)).hex()
+    assert listener.endpoint.startswith("tcp://0.0.0.0:")
+    assert listener.endpoint.endswith(f"?key={key}")
+
+
+# --- names --------------------------------------------------------------------------------------------
+
+
+async def test_each_end_learns_the_proved_name_of_the_other(yard: Yard):
+    """Not what a peer says of itself: what its key says."""
+    yard.make("orders", "gateway")
+    listener, accepted = await yard.listen(yard.process("orders"))
+    client = yard.dial(yard.process("gateway"), listener.endpoint)
+    await until(lambda: accepted and accepted[0].received, "the hello")
+    assert accepted[0].channel.user == "gateway"
+    assert accepted[0].channel.peer.startswith("gateway ")
+    assert client.channel.user == "orders"
+
+
+async def test_what_travels_cannot_be_read(yard: Yard):
+    """A wire-tap between the two sees neither the message nor its reply; without keys it sees both."""
+    yard.make("orders", "gateway")
+    seen = {}
+    for name, other in (("orders", "gateway"), (None, None)):
+        listener, accepted = await yard.listen(yard.process(name))
+        tap, heard = await wire_tap(listener.endpoint)
+        port = tap.sockets[0].getsockname()[1]
+        key = listener.endpoint.partition("?")[2]
+        client = yard.dial(
+            yard.process(other), f"tcp://127.0.0.1:{port}" + (f"?{key}" if key else ""), b"my secret order"
+        )
+        await until(lambda a=accepted: a and a[0].received, "the order")
+        accepted[0].send(b"my secret answer")
+        await until(lambda c=client: c.received, "the answer")
+        assert client.received == [b"my secret answer"]
+        seen[name] = bytes(heard)
+        client.channel.close()
+        tap.close()
+        await tap.wait_closed()
+    assert b"secret order" in seen[None]
+    assert b"secret answer" in seen[None]
+    assert len(seen["orders"]) > 300
+    assert b"secret" not in seen["orders"]
+
+
+async def wire_tap(endpoint: str) -> tuple[asyncio.Server, bytearray]:
+    """A port that leads to the endpoint, and everything that passes through it."""
+    port = int(endpoint.partition("?")[0].rpartition(":")[2])
+    heard = bytearray()
+
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while data := await reader.read(65536):
+                heard.extend(data)
+                writer.write(data)
+        except ConnectionError:
+            pass
+        finally:
+            writer.close()
+
+    async def join(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", port)
+        await asyncio.gather(copy(reader, back), copy(there, writer))
+
+    return await asyncio.start_server(join, "127.0.0.1", 0), heard
+
+
+# --- strangers ----------------------------------------------------------------------------------------
+
+
+async def test_an_unlisted_key_is_named_on_both_sides_within_a_second(yard: Yard, tmp_path: Path, capsys):
+    """The listener says which key came and where to put it; the dialler, whose key was refused, and why."""
+    yard.make("orders")
+    theirs = tmp_path / "theirs"
+    curve_store.make(theirs, "gateway")
+    (theirs / "orders.public").write_text((yard.keys / "orders.public").read_text())
+    (theirs / "orders.public").chmod(0o600)
+    near, far = yard.process("orders"), yard.process("gateway", theirs)
+    listener, accepted = await yard.listen(near)
+    client = yard.dial(far, listener.endpoint)
+    await until(lambda: client.reasons, "told", ONE_SECOND)
+    assert "refuses this process's key 'gateway'" in client.reasons[0]
+    assert not accepted
+    key = shown(curve_store.read_secret(theirs, "gateway").public)
+    said = capsys.readouterr().err
+    assert f"a peer's key is in no file of {yard.keys}: copy its NAME.public there" in said
+    assert key in said
+    assert client.reasons[0] in said
+    assert yard.refused(near) == {"unknown_key": 1}
+    assert yard.refused(far) == {"key_refused": 1}
+
+
+async def test_a_revoked_key_is_told_apart_from_an_unknown_one(yard: Yard, capsys):
+    """The listener knows whose it was and since when."""
+    yard.make("orders", "gateway")
+    late = yard.process("gateway")
+    curve_store.revoke(yard.keys, "gateway")
+    near = yard.process("orders")
+    listener, _ = await yard.listen(near)
+    client = yard.dial(late, listener.endpoint)
+    await until(lambda: client.reasons, "told", ONE_SECOND)
+    said = capsys.readouterr().err
+    assert "a peer's key was revoked on 20" in said
+    assert "(it was 'gateway')" in said
+    assert yard.refused(near) == {"revoked_key": 1}
+
+
+async def test_a_process_without_keys_is_told_so(yard: Yard, capsys):
+    """To a listener with keys: its endpoint says that it has one; and where it does not, the handshake does."""
+    yard.make("orders")
+    near, naked = yard.process("orders"), yard.process(None)
+    listener, accepted = await yard.listen(near)
+    client = yard.dial(naked, listener.endpoint)
+    await until(lambda: client.reasons, "told", ONE_SECOND)
+    assert client.reasons == ["it listens with a key and this process has none: set keys.dir in mesh.toml"]
+    again = yard.dial(naked, listener.endpoint.partition("?")[0])
+    await until(lambda: again.reasons, "told", ONE_SECOND)
+    # The listener hangs up, sometimes before the dialler has read what it is.
+    assert again.reasons[0].startswith(("it wants a key", "it ended the handshake: if it wants a key"))
+    assert again.reasons[0].endswith("this process has none: set keys.dir in mesh.toml")
+    await until(lambda: yard.refused(near), "the listener has counted it", ONE_SECOND)
+    assert set(yard.refused(near)) <= {"no_key", "hung_up"}
+    assert "set keys.dir in its mesh.toml" in capsys.readouterr().err
+    assert not accepted
+
+
+async def test_a_listener_without_keys_is_told_so(yard: Yard, capsys):
+    """The other way round."""
+    yard.make("hub", "orders")
+    naked, keyed = yard.process(None), yard.process("orders")
+    listener, accepted = await yard.listen(naked)
+    client = yard.dial(keyed, listener.endpoint)
+    await until(lambda: client.reasons, "told", ONE_SECOND)
+    assert client.reasons[0].startswith(
+        (
+            "it has no key, this process expects that of 'hub'",
+            "it ended the handshake: it has no key, or not the one of",
+        )
+    )
+    for _ in range(20):  # it may have hung up before the listener had read as far
+        again = yard.dial(keyed, listener.endpoint)
+        await until(lambda a=again: a.reasons, "told", ONE_SECOND)
+    assert yard.refused(naked).keys() == {"unexpected_key"}
+    assert "a peer came with a key, this process has none: set keys.dir in mesh.toml" in capsys.readouterr().err
+    assert not accepted
+
+
+async def test_a_listener_that_holds_another_key_is_told_so(yard: Yard, capsys):
+    """Somebody else listens where orders is expected: it gets nothing, and both sides say what is wrong."""
+    yard.make("orders", "mail", "gateway")
+    near, far = yard.process("mail"), yard.process("gateway")
+    listener, accepted = await yard.listen(near)
+    orders = next(key for key in read_known(yard.keys).valid.values() if key.name == "orders")
+    client = yard.dial(far, f"{listener.endpoint.partition('?')[0]}?key={orders.public.hex()}")
+    await until(lambda: client.reasons, "told", ONE_SECOND)
+    assert f"not the one of 'orders' that is expected of it ({shown(orders.public)})" in client.reasons[0]
+    await until(lambda: yard.refused(near) == {"other_key_expected": 1}, "counted", ONE_SECOND)
+    assert "a peer expects another key here than 'mail'" in capsys.readouterr().err
+    assert yard.refused(far) == {"wrong_key_there": 1}
+    assert not accepted
+
+
+async def test_an_endpoint_with_a_key_that_is_nobodys_is_not_dialled(yard: Yard):
+    """A record may name any key: only one that this process believes is connected to."""
+    yard.make("orders", "gateway")
+    near = yard.process("orders")
+    listener, accepted = await yard.listen(near)
+    late = yard.process("gateway")
+    curve_store.revoke(yard.keys, "orders")
+    yard.reload()
+    client = yard.dial(late, listener.endpoint)
+    await until(lambda: client.reasons, "told", ONE_SECOND)
+    assert "was revoked on" in client.reasons[0]
+    assert yard.refused(late) == {"no_such_key": 1}
+    assert not accepted
+
+
+async def test_what_goes_on_is_said_once(yard: Yard, capsys):
+    """A stranger that tries each second is counted each time and does not fill the log."""
+    yard.make("orders")
+    near, naked = yard.process("orders"), yard.process(None)
+    listener, _ = await yard.listen(near)
+    for _ in range(5):
+        client = yard.dial(naked, listener.endpoint.partition("?")[0])
+        await until(lambda c=client: c.reasons, "told")
+    await until(lambda: sum(yard.refused(near).values()) == 5, "counted")
+    said = capsys.readouterr().err
+    assert all(said.count(words) <= 1 for words in ("a peer came without a key", "a peer ended the handshake"))
+
+
+async def test_garbage_is_no_matter_of_keys(yard: Yard):
+    """A port scanner is not told of in words about keys, and leaves the listener as it was."""
+    yard.make("orders", "gateway")
+    near = yard.process("orders")
+    listener, accepted = await yard.listen(near)
+    port = int(listener.endpoint.partition("?")[0].rpartition(":")[2])
+    for garbage in (b"", b"GET / HTTP/1.1\r\n\r\n", b"\xff" * 64, bytes(200)):
+        with socket.create_connection(("127.0.0.1", port)) as scanner:
+            scanner.sendall(garbage)
+    client = yard.dial(yard.process("gateway"), listener.endpoint)
+    await until(lambda: accepted and accepted[0].received, "the hello")
+    assert client.is_open
+    assert not set(yard.refused(near)) & {"unknown_key", "revoked_key"}
+
+
+async def test_no_secret_is_in_any_log_line_or_error(yard: Yard, caplog, capsys):
+    """Not at any level, not when things go wrong."""
+    yard.make("orders", "gateway")
+    secrets = [curve_store.read_secret(yard.keys, name).secret for name in ("orders", "gateway")]
+    with caplog.at_level(logging.DEBUG):
+        near, far = yard.process("orders"), yard.process("gateway")
+        listener, _ = await yard.listen(near)
+        client = yard.dial(far, listener.endpoint)
+        await until(lambda: client.is_open, "open")
+        curve_store.revoke(yard.keys, "gateway")
+        yard.reload()
+        await until(lambda: client.reasons, "lost")
+    texts = [capsys.readouterr().err, caplog.text, *client.reasons, repr(curve_store.read_secret(yard.keys, "orders"))]
+    with pytest.raises(BadKeys) as caught:
+        curve_store.read_secret(yard.keys, "gateway")
+    for secret in secrets:
+        assert all(secret.hex() not in text and repr(secret) not in text for text in [*texts, str(caught.value)])
