@@ -45,11 +45,13 @@ if TYPE_CHECKING:
         Unwritable,
     )
     from mesh.events.event import Event
+    from mesh.locks.lock import Held, Lock
     from mesh.service.connect import connect
     from mesh.service.decorators import every, http, on, rpc
     from mesh.service.node import Node
     from mesh.service.service import Service
     from mesh.service.task_decorators import cron, task
+    from mesh.state.namespace import Namespace, Value
     from mesh.tasks.canvas import chain, group, prior, step
     from mesh.tasks.context import TaskContext, current_task
     from mesh.tasks.contract import JobInfo
@@ -112,6 +114,10 @@ _HOMES = {
     "TaskContext": "mesh.tasks.context",
     "current_task": "mesh.tasks.context",
     "JobInfo": "mesh.tasks.contract",
+    "Held": "mesh.locks.lock",
+    "Lock": "mesh.locks.lock",
+    "Namespace": "mesh.state.namespace",
+    "Value": "mesh.state.namespace",
     "Group": "mesh.tasks.job",
     "Job": "mesh.tasks.job",
     "Reject": "mesh.tasks.verdicts",
@@ -146,6 +152,7 @@ __all__ = [
     "Event",
     "Forbidden",
     "Group",
+    "Held",
     "Instance",
     "Job",
     "JobCancelled",
@@ -153,11 +160,13 @@ __all__ = [
     "JobInfo",
     "LeaseLost",
     "LinkLost",
+    "Lock",
     "LockLost",
     "LockTaken",
     "LoopClock",
     "ManualClock",
     "MeshError",
+    "Namespace",
     "Node",
     "NotOffered",
     "Outcome",
@@ -177,6 +186,7 @@ __all__ = [
     "UnknownMethod",
     "UnknownService",
     "Unwritable",
+    "Value",
     "__version__",
     "chain",
     "connect",

@@ -21,6 +21,7 @@ PAGE = 500
 
 
 @click.group("events")
+@json_option
 def command() -> None:
     """Read the log of durable events, and deliver from it again. `mesh tasks` shows who hears of them, and how far."""
 

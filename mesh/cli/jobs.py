@@ -16,6 +16,7 @@ from mesh.tasks.contract import JobInfo
 
 
 @click.group("jobs")
+@json_option
 def command() -> None:
     """Look at one job, wait for it, cancel it. A job is a task that was deferred; `mesh tasks` shows their queues."""
 

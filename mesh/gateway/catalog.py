@@ -42,7 +42,7 @@ def offer_of(instances: Sequence[Instance]) -> Offer:
     # The id decides between equal epochs, so that every gateway decides alike.
     ordered = sorted(instances, key=lambda instance: (instance.epoch, instance.id))
     methods: dict[str, MethodRecord] = {}
-    routes: dict[tuple[str, str], RouteRecord] = {}
+    routes: dict[tuple[str, str, bool], RouteRecord] = {}
     tasks: dict[str, TaskRecord] = {}
     seen: Instance | None = None
     for instance in ordered:
@@ -55,7 +55,8 @@ def offer_of(instances: Sequence[Instance]) -> Offer:
             methods.update(instance.methods)
             tasks.update(instance.tasks)
             for record in instance.routes:
-                routes[record.verb, record.path] = record
+                method = instance.methods.get(record.method)
+                routes[record.verb, record.path, method is not None and method.stream] = record
             seen = instance
     latest = ordered[-1]
     declared = tuple(

@@ -20,6 +20,8 @@ NDJSON_TYPE: Final = "application/x-ndjson"
 
 _MSGPACK: Final = frozenset({MSGPACK_TYPE, "application/x-msgpack", "application/vnd.msgpack"})
 _NDJSON: Final = frozenset({NDJSON_TYPE, "application/ndjson", "application/jsonl", "application/x-jsonlines"})
+#: What asks for a stream by name.
+STREAM_TYPES: Final = _NDJSON | {SSE_TYPE}
 _FORM: Final = "application/x-www-form-urlencoded"
 
 

@@ -134,7 +134,12 @@ class _Document:
         if body is not None:
             operation["requestBody"] = body
             self._fail(operation, _BODY_FAILURES)
-        self._paths.setdefault(template, {})[record.verb.lower()] = operation
+        verbs = self._paths.setdefault(template, {})
+        held = verbs.setdefault(record.verb.lower(), operation)
+        if held is not operation:
+            # A call and a stream on one address: one operation, whose answer depends on what is accepted.
+            for status, answer in operation["responses"].items():
+                held["responses"].setdefault(status, answer).setdefault("content", {}).update(answer.get("content", {}))
 
     def _add_rpc(self, service: str, name: str, method: MethodRecord) -> None:
         operation = self._operation(service, method, f"rpc.{service}.{name}", 200, "")

@@ -29,7 +29,18 @@ RESERVED: Final = ("rpc", "tasks", "jobs", "openapi.json", "docs", "livez", "rea
 class Route:
     """One HTTP address, ready to be served."""
 
-    __slots__ = ("binding", "idempotent", "method", "name", "produces", "record", "service", "status", "target")
+    __slots__ = (
+        "binding",
+        "idempotent",
+        "method",
+        "name",
+        "produces",
+        "record",
+        "service",
+        "status",
+        "stream",
+        "target",
+    )
 
     def __init__(self, service: str, record: RouteRecord, method: MethodRecord) -> None:
         self.service = service
@@ -42,6 +53,8 @@ class Route:
         self.binding = Binding(record, method)
         # A GET promises to change nothing, so it may be repeated elsewhere when an answer is lost.
         self.idempotent = True if record.verb == "GET" else None
+        #: The service's own stream on the same address, for those who ask for Server-Sent Events or NDJSON by name.
+        self.stream: Route | None = None
 
     def __repr__(self) -> str:
         return f"<Route {self.record.verb} {self.record.path} → {self.target}>"
@@ -138,12 +151,22 @@ class Routes:
                 break
             where = at.routes
         holder = where.get(record.verb)
+        if holder is not None and holder.service == service and holder.method.stream != method.stream:
+            self._pair(where, holder, Route(service, record, method))
+            return
         if holder is not None:
             self.conflicts.append(Conflict(record.verb, record.path, holder.service, service))
             return
         route = Route(service, record, method)
         where[record.verb] = route
         self.routes.append(route)
+
+    def _pair(self, where: dict[str, Route], one: Route, other: Route) -> None:
+        """A call and a stream on one address: a snapshot, and how it goes on."""
+        call, stream = (other, one) if one.method.stream else (one, other)
+        call.stream = stream
+        where[call.record.verb] = call
+        self.routes.append(other)
 
     def find(self, verb: str, path: str) -> tuple[Route, list[str]]:
         """The route of a request and the values of its path parameters, in order.

@@ -31,7 +31,7 @@ from mesh.gateway.headers import read_request_id, read_timeout
 from mesh.gateway.health import Health
 from mesh.gateway.jobs import Jobs
 from mesh.gateway.malformed import http_logger
-from mesh.gateway.media import JSON_TYPE, Kind, kind_of, stream_form, wants_msgpack
+from mesh.gateway.media import JSON_TYPE, STREAM_TYPES, Kind, accepts, kind_of, stream_form, wants_msgpack
 from mesh.gateway.metrics import metrics_reply
 from mesh.gateway.openapi import document
 from mesh.gateway.ports import MethodStats, Node
@@ -163,6 +163,8 @@ class Gateway:
             if not self._may_say_unknown():
                 raise Unavailable("no hub has told yet which routes there are") from None
             raise
+        if route.stream is not None and accepts(request.headers.get(hdrs.ACCEPT), STREAM_TYPES):
+            route = route.stream
         return await self._call(request, route, values, query, trace, extra)
 
     def _may_say_unknown(self) -> bool:

@@ -33,7 +33,7 @@ class Look(NamedTuple):
         at: when; monotonic seconds.
         workers: how many there are to be.
         ready: those of them that answered.
-        cpu: cores that they use together, children included.
+        cpu: cores that they use together, or would, had they not to wait for one.
         in_flight: calls begun and not ended, those that wait included.
         waiting: calls that wait for a place.
         latency_s: the mean time of the answers since the look before; 0.0 when there were none.
@@ -53,6 +53,7 @@ class Rule(NamedTuple):
 
     Attributes:
         cpu: the share of a core that a worker is to use.
+        cores: of this host; more workers than share them out cannot each have theirs.
         in_flight: the calls that a worker is to have under way; 0: any number.
         latency_s: the mean time of an answer above which workers are added; 0.0: any.
     """
@@ -65,6 +66,7 @@ class Rule(NamedTuple):
     up_after_s: float = 4.0
     down_after_s: float = 60.0
     cooldown_s: float = 6.0
+    cores: float = math.inf
 
 
 class Memory(NamedTuple):
@@ -114,7 +116,8 @@ def decide(look: Look, rule: Rule, memory: Memory) -> tuple[Decision, Memory]:
 
 def _need(look: Look, rule: Rule) -> tuple[float, str]:
     """Workers, in fractions, that would bring every measure to its target; and how that came about."""
-    needs = [(look.cpu / rule.cpu, f"cpu {look.cpu:.2f} of {rule.cpu:g} each")]
+    # Beyond the cores there are, more workers would only wait for each other.
+    needs = [(min(look.cpu, rule.cores) / rule.cpu, f"cpu {look.cpu:.2f} of {rule.cpu:g} each")]
     if rule.in_flight:
         needs.append((look.in_flight / rule.in_flight, f"in flight {look.in_flight} of {rule.in_flight} each"))
     if look.waiting:

@@ -96,7 +96,7 @@ def check(cls: type) -> None:
     Raises:
         BadDeclaration: the message names class and method.
     """
-    routes: dict[tuple[str, str], str] = {}
+    routes: dict[tuple[str, str, bool], str] = {}
     for member in members(cls):
         where = f"{cls.__qualname__}.{member.name}"
         if member.name in RESERVED or member.name.startswith("_"):
@@ -112,7 +112,9 @@ def check(cls: type) -> None:
                 if name not in takes:
                     has = ", ".join(takes) or "none"
                     raise BadDeclaration(f"{where}: path {route.path!r} has {{{name}}}, the method takes {has}")
-            key = (route.verb, re.sub(r"\{\w+", "{", route.path))
+            # A call and a stream may share an address: whoever asks for Server-Sent Events gets the stream.
+            stream = inspect.isasyncgenfunction(inspect.unwrap(member.function))
+            key = (route.verb, re.sub(r"\{\w+", "{", route.path), stream)
             other = routes.setdefault(key, where)
             if other is not where:
                 raise BadDeclaration(f"{where}: {route.verb} {route.path} is the route of {other} already")

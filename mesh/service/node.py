@@ -193,7 +193,7 @@ class Node(CallVerbs, DurableVerbs):
                 durable handler one after the other.
             durable: write it to the log first, for handlers with `durable=True`, who hear of it at least once, also
                 when they run later; then tell the others. Inside of `atomic` it is written, and told, when the block
-                is committed. None: when [events] durable names the topic.
+                is committed; any other event is told at once, there too. None: when [events] durable names the topic.
 
         Raises:
             BadTopic, BadArguments, TooLarge: it cannot be sent; nothing was.

@@ -116,7 +116,8 @@ class Service(DurableVerbs):
         """Runs before the first call is taken. An error stops the worker."""
 
     def draining(self) -> None:
-        """Runs when the worker begins to leave: nothing new is taken, what runs goes on. End what would run for ever."""
+        """Runs when the worker begins to leave: nothing new is taken, what runs goes on. End here what would run for
+        ever."""
 
     async def stopped(self) -> None:
         """Runs after the last call was answered."""

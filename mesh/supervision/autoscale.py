@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterable
 from typing import NamedTuple
 
 from mesh.config import ServiceSettings, Settings
+from mesh.config.settings import cores
 from mesh.errors import LockTaken, MeshError, Unavailable
 from mesh.policy.backoff import Backoff
 from mesh.policy.scaling import Decision, Look, Memory, Rule, decide
@@ -50,6 +51,7 @@ def rule_of(service: ServiceSettings, settings: Settings) -> Rule:
         minimum=service.minimum,
         maximum=service.maximum,
         cpu=service.target_cpu,
+        cores=cores(),
         in_flight=service.target_in_flight,
         latency_s=service.target_latency_s,
         up_after_s=patience.up_after_s,
@@ -103,7 +105,7 @@ def _look(now: float, workers: int, samples: list[Sample]) -> Look:
         workers=workers,
         # One that is too busy to tell its counters is there all the same; one that starts is not.
         ready=sum(bool(each.services) for each in samples),
-        cpu=sum(each.cpu for each in samples if each.services),
+        cpu=sum(each.demand for each in samples if each.services),
         in_flight=sum(each.in_flight for each in answered),
         waiting=sum(each.waiting for each in answered),
         latency_s=sum(each.mean_s * each.ended for each in answered) / ended if ended else 0.0,

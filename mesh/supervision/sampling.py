@@ -36,6 +36,7 @@ class Sample(NamedTuple):
         rate, errors: calls that ended per second, and those of them that ended badly.
         mean_s, p99_s: how long they took; 0.0 when none ended.
         cpu: cores used, descendants included.
+        demand: cores that it would have used, had it not had to wait for one.
     """
 
     pid: int
@@ -50,6 +51,7 @@ class Sample(NamedTuple):
     mean_s: float = 0.0
     p99_s: float = 0.0
     cpu: float = 0.0
+    demand: float = 0.0
     memory_bytes: int = 0
 
 
@@ -102,7 +104,10 @@ def _between(pid: int, before: _Before | None, after: _Before) -> Sample:
     sample = Sample(pid, memory_bytes=after.usage.memory_bytes if after.usage else 0)
     seconds = after.at - before.at if before else 0.0
     if before and before.usage and after.usage and seconds > 0:
-        sample = sample._replace(cpu=max(0.0, after.usage.cpu_s - before.usage.cpu_s) / seconds)
+        cpu = max(0.0, after.usage.cpu_s - before.usage.cpu_s) / seconds
+        # A thread that ended takes its waiting with it.
+        queued = max(0.0, after.usage.queued_s - before.usage.queued_s) / seconds
+        sample = sample._replace(cpu=cpu, demand=cpu + queued)
     if after.snapshot is None:
         return sample
     methods = _own(after.snapshot)

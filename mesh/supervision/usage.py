@@ -20,11 +20,13 @@ class Usage(NamedTuple):
 
     Attributes:
         cpu_s: processor time since their start; those that ended are counted with whoever waited for them.
+        queued_s: how long their threads were ready to run and had no processor; 0.0 when the kernel does not tell.
         memory_bytes: shared pages divided among those who share them, where the kernel tells; else resident.
         processes: how many there are.
     """
 
     cpu_s: float
+    queued_s: float
     memory_bytes: int
     processes: int
 
@@ -51,6 +53,7 @@ def usage(pids: Iterable[int]) -> dict[int, Usage]:
             at += 1
         found[root] = Usage(
             cpu_s=sum(stats[pid].cpu_s for pid in tree),
+            queued_s=sum(_queued_s(pid) for pid in tree),
             memory_bytes=sum(_pss(pid) or stats[pid].resident for pid in tree),
             processes=len(tree),
         )
@@ -92,3 +95,15 @@ def _pss(pid: int) -> int:
             return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:")), 0)
     except (OSError, ValueError, IndexError):
         return 0
+
+
+def _queued_s(pid: int) -> float:
+    """How long its threads waited on a run queue, added up. Source: the kernel's scheduler/sched-stats."""
+    total = 0
+    try:
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/schedstat", encoding="ascii") as line:
+                total += int(line.read().split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0.0
+    return total / 1e9

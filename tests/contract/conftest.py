@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine_kinds import engine_kind, rig  # noqa: F401  # of the engines' suites: pytest looks for fixtures here
+from engine_kinds import pytest_generate_tests, rig  # noqa: F401  # of the engines' suites: pytest looks for them here
 
 from mesh.transport import endpoints
 from mesh.transport.contract import Channel, Listener, Transport

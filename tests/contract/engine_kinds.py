@@ -6,8 +6,8 @@ import os
 from collections.abc import AsyncIterator
 
 import pytest
-from engine_rig import Rig
-from engine_store import StoreRig
+from engine_rig import Rig, is_over_processes
+from engine_store import StoreProcessRig, StoreRig
 
 from mesh.engines.contract import Engine
 from mesh.engines.memory import Memory, MemoryEngine
@@ -52,18 +52,21 @@ class MemoryRig(Rig):
 
 
 KINDS: dict[str, type[Rig]] = {rig.kind: rig for rig in (MemoryRig, StoreRig)}
+#: Beside those, for tests that are `over_processes`: what takes real time to start is tried where it may matter.
+REAL_KINDS: dict[str, type[Rig]] = {rig.kind: rig for rig in (StoreProcessRig,)}
 
 
-@pytest.fixture(params=KINDS)
-def engine_kind(request: pytest.FixtureRequest) -> str:
-    name: str = request.param
-    return name
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Every kind of engine, for every test that asks for one."""
+    if "engine_kind" in metafunc.fixturenames:
+        kinds = [*KINDS, *(REAL_KINDS if is_over_processes(metafunc.function) else ())]
+        metafunc.parametrize("engine_kind", kinds)
 
 
 @pytest.fixture
 async def rig(engine_kind: str) -> AsyncIterator[Rig]:
     """One engine with nothing in it. Where its server is missing it is skipped; under CI nothing may be missing."""
-    rig = KINDS[engine_kind]()
+    rig = (KINDS | REAL_KINDS)[engine_kind]()
     try:
         await rig.start()
     except MissingServer as exc:

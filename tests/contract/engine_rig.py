@@ -24,11 +24,25 @@ from mesh.state.contract import Write
 from mesh.tasks.contract import JobInfo, Lease, NewTask, Offer, Queue, Session, Settlement, Status, Verdict
 
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., object])
 
 #: Nothing here takes a second on an idle machine; this only turns a hang into a failure.
 PATIENCE_S = 20.0
 #: For every question to an engine.
 T_S = 10.0
+#: By so much a hand-turned clock is turned at a time.
+STEP_S = 0.1
+
+
+def over_processes(test: F) -> F:
+    """Run this test also against engines that are processes of their own, whose start takes a while."""
+    test.over_processes = True  # type: ignore[attr-defined]
+    return test
+
+
+def is_over_processes(test: object) -> bool:
+    """Whether it is so decorated."""
+    return getattr(test, "over_processes", False)
 
 
 class Hand:
@@ -132,7 +146,7 @@ class Rig(ABC):
         kind: its name among the parameters.
         clock: what it lives by.
         lease_s, unknown_after_s, retention_s: what it was told.
-        longest_s: how much time may pass in one test; 0 when none may, because it would be real.
+        longest_s: how much time may pass in one test; little or none where it is real.
     """
 
     kind: ClassVar[str]
@@ -267,10 +281,10 @@ class Rig(ABC):
             pytest.skip(f"{self.kind}: its clock cannot be turned, and this takes {self._passed_s:g} s")
         if isinstance(self.clock, ManualClock):
             # In steps, as time does pass: whoever must say in time that he lives can do so.
-            step_s = max(self.lease_s / 10, seconds / 400)
-            while seconds > 0:
-                await self._turn(min(step_s, seconds))
-                seconds -= step_s
+            end = self.clock.now() + seconds
+            while (left := end - self.clock.now()) > 1e-9:
+                self.clock.turn(min(STEP_S, left))
+                await settle()
         else:
             await asyncio.sleep(seconds)
         await self.quiet()
@@ -298,10 +312,6 @@ class Rig(ABC):
             pytest.skip(f"{self.kind}: its clock cannot be turned, and this takes {seconds:g} s")
         self.clock._now += seconds
         await self.pass_time(self.lease_s * 2)
-
-    async def _turn(self, seconds: float) -> None:
-        assert isinstance(self.clock, ManualClock)
-        await self.clock.advance(seconds)
 
     async def quiet(self) -> None:
         """Return when what needs no time to pass has happened."""

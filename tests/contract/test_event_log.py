@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import msgspec
 import pytest
-from engine_rig import T_S, Hand, Rig
+from engine_rig import T_S, Hand, Rig, over_processes
 
 from mesh.engines.contract import Engine
 from mesh.errors import BadRequest, LeaseLost
@@ -121,6 +121,7 @@ async def test_the_log_is_read_by_pattern_and_page(rig: Rig, engine: Engine) -> 
     assert await numbers("nothing.*", 10) == []
 
 
+@over_processes
 async def test_the_log_outlives_a_restart(rig: Rig, engine: Engine) -> None:
     """Events, offsets and positions; what is appended later comes later."""
     hand = await subscriber(rig, "order.*")
@@ -508,9 +509,30 @@ async def test_the_retention_spares_what_is_outstanding(rig: Rig, engine: Engine
     assert await hand.nothing()
 
 
+async def test_the_retention_spares_what_a_subscriber_that_is_far_behind_has_to_get(rig: Rig, engine: Engine) -> None:
+    """Thousands of events that came while it was down for longer than they are kept: each subscription that exists gets
+    every event at least once."""
+    hand = await subscriber(rig, "order.*", credit=500)
+    await hand.leave()
+    for number in range(0, 5000, 1000):
+        await append(engine, *(rig.event(body=number + each) for each in range(1000)))
+    await rig.leap(rig.retention_s * 1.5)
+    await rig.pass_time(120.0)
+    hand = await subscriber(rig, "order.*", credit=500)
+    got: list[object] = []
+    while len(got) < 5000:
+        await rig.eventually(lambda: hand.holding, "the next deliveries")
+        leases = await hand.take(len(hand.holding))
+        got += bodies(leases)
+        await hand.done(*leases)
+    assert sorted(got) == list(range(5000))  # type: ignore[type-var]
+    assert await hand.nothing()
+
+
 # --- many at once -------------------------------------------------------------------------------------------
 
 
+@over_processes
 async def test_publishers_and_subscribers_at_once(rig: Rig, engine: Engine) -> None:
     """While many append, nothing is missed, nothing is doubled, and each key is in order."""
     hands = [await subscriber(rig, "order.*", credit=8) for _ in range(2)]

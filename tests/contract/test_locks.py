@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from engine_rig import T_S, Rig
+from engine_rig import T_S, Rig, over_processes
 
 from mesh.errors import LockLost, LockTaken
 from mesh.locks.contract import Grant, Locks
@@ -284,6 +284,7 @@ async def test_numbers_go_on_after_a_restart(rig: Rig, door: Door) -> None:
     assert (await door.acquire("d")).token > max(before)
 
 
+@over_processes
 async def test_a_lock_is_held_through_a_restart(rig: Rig, door: Door) -> None:
     """Its owner still has it, with the same number, and can renew and release it; nobody else gets it."""
     grant = await door.acquire("a", ttl_s=300.0)
@@ -296,6 +297,7 @@ async def test_a_lock_is_held_through_a_restart(rig: Rig, door: Door) -> None:
     assert (await door.acquire("b")).token > grant.token
 
 
+@over_processes
 async def test_who_waits_through_a_restart_is_served(rig: Rig, door: Door) -> None:
     """The asker's own patience counts, not the life of a process that answers."""
     await door.acquire("a", ttl_s=300.0)

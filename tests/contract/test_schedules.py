@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from engine_rig import T_S, Rig
+from engine_rig import T_S, Rig, over_processes
 
 from mesh.engines.contract import Engine
 from mesh.errors import Conflict
@@ -112,6 +112,7 @@ async def test_a_due_time_and_its_task_are_one_commit(rig: Rig, engine: Engine) 
     assert await hand.nothing()
 
 
+@over_processes
 async def test_schedules_outlive_a_restart(rig: Rig, engine: Engine) -> None:
     """Nothing that was dealt with is dealt with again."""
     await declare(engine, NIGHTLY, OFTEN)

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from engine_rig import T_S, Rig
+from engine_rig import T_S, Rig, over_processes
 
 from mesh import ids
 from mesh.errors import BadRequest, Conflict
@@ -436,6 +436,7 @@ async def test_keys_and_namespaces_may_be_as_long_as_they_say(carts: Carts) -> N
             await Carts(carts.state, namespace).set(key, 1)
 
 
+@over_processes
 async def test_what_was_confirmed_outlives_a_restart(rig: Rig, carts: Carts) -> None:
     """Values, versions, ends and numbers, after kill -9 of whatever keeps them."""
     await carts.set("u1", "kept", ttl_s=60.0)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 import pytest
-from engine_rig import T_S, Hand, Rig
+from engine_rig import T_S, Hand, Rig, over_processes
 
 from mesh import ids
 from mesh.engines.contract import Engine
@@ -125,6 +125,7 @@ async def test_a_delay_in_a_chain_is_kept(rig: Rig, engine: Engine) -> None:
     assert prior(await hand.one()) == 1
 
 
+@over_processes
 async def test_a_chain_goes_on_after_a_restart(rig: Rig, engine: Engine) -> None:
     """Wherever it was: the answers are as durable as the tasks."""
     tasks = chain(rig, "a.one", "a.two", "a.three")

@@ -6,12 +6,12 @@ import asyncio
 
 import msgspec
 import pytest
-from engine_rig import T_S, Rig
+from engine_rig import T_S, Rig, over_processes
 
 from mesh import ids
 from mesh.engines.contract import Engine
 from mesh.errors import BadRequest, DeadlineExceeded, LeaseLost, UnknownJob
-from mesh.tasks.contract import JobInfo, Lease, NewTask, Ticket
+from mesh.tasks.contract import JobInfo, Lease, NewTask, Status, Ticket
 
 pytestmark = pytest.mark.asyncio(loop_factories=["asyncio"])
 
@@ -89,6 +89,7 @@ async def test_a_defer_that_is_repeated_adds_nothing(rig: Rig, engine: Engine) -
     assert await hand.nothing()
 
 
+@over_processes
 async def test_what_was_confirmed_outlives_a_restart(rig: Rig, engine: Engine) -> None:
     """In every status, after kill -9 of whatever keeps it."""
     now = rig.clock.wall()
@@ -184,6 +185,7 @@ async def test_a_key_of_a_job_that_is_not_kept_is_free_at_once(rig: Rig, engine:
     assert (await engine.tasks.defer([rig.task(key="k1", keep_s=0.0)], timeout_s=T_S))[0].fresh
 
 
+@over_processes
 async def test_keys_outlive_a_restart(rig: Rig, engine: Engine) -> None:
     """Of a job that waits, and of one that is done."""
     waits, done = rig.task(key="k1"), rig.task("mail.done", key="k2", keep_s=9e5)
@@ -407,6 +409,7 @@ async def test_many_wait_for_one_job(rig: Rig, engine: Engine) -> None:
     assert [info.status for info in await asyncio.gather(*waiting[2:])] == ["done"] * 4
 
 
+@over_processes
 async def test_who_waits_through_a_restart_is_told(rig: Rig, engine: Engine) -> None:
     """The asker's own patience counts."""
     [id] = await rig.defer(rig.task())
@@ -672,9 +675,25 @@ async def test_jobs_are_listed_page_by_page(rig: Rig, engine: Engine) -> None:
         if not page:
             break
         found += [info.id for info in page]
-    assert sorted(found) == sorted(every)
-    # To the millisecond: that is what ids begin with.
-    assert [id[:12] for id in found] == [id[:12] for id in every]
+    assert found == every
+
+
+async def test_what_is_delayed_is_listed_by_its_time_and_what_is_over_by_its_end(rig: Rig, engine: Engine) -> None:
+    """The next that will be due, or forgotten, is the first."""
+    now = rig.clock.wall()
+    delayed = await rig.defer(*(rig.task(due_at=now + due) for due in (3e5, 1e5, 2e5)))
+    done = await rig.defer(*(rig.task("mail.sort", keep_s=keep_s) for keep_s in (900.0, 300.0, 600.0)))
+    hand = await rig.hand("mail.sort")
+    await hand.done(*await hand.take(3))
+
+    async def paged(queue: str, status: Status) -> list[str]:
+        found: list[str] = []
+        while page := await engine.tasks.jobs(queue, status, after=found[-1] if found else "", limit=2, timeout_s=T_S):
+            found += [info.id for info in page]
+        return found
+
+    assert await paged("mail.send", "delayed") == [delayed[1], delayed[2], delayed[0]]
+    assert await paged("mail.sort", "done") == [done[1], done[2], done[0]]
 
 
 async def test_a_page_may_go_on_after_a_job_that_is_gone(rig: Rig, engine: Engine) -> None:

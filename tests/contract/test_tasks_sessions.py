@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from engine_rig import T_S, Hand, Rig
+from engine_rig import T_S, Hand, Rig, over_processes
 
 from mesh.engines.contract import Engine
 from mesh.errors import LeaseLost
@@ -349,6 +349,7 @@ async def test_who_comes_back_is_told_what_to_stop(rig: Rig, engine: Engine) -> 
     assert await rig.status(engine, cancelled) == "cancelled"
 
 
+@over_processes
 async def test_a_worker_keeps_its_leases_through_a_restart(rig: Rig, engine: Engine) -> None:
     """Whatever keeps the data died and is back: what runs goes on, is settled once, and nothing is given out twice."""
     await rig.defer(*rig.tasks(5))

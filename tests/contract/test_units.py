@@ -7,11 +7,11 @@ from typing import Any
 
 import msgspec
 import pytest
-from engine_rig import T_S, Hand, Rig
+from engine_rig import T_S, Hand, Rig, over_processes
 
 from mesh import ids
 from mesh.engines.contract import CAPABILITIES, Engine, Unit
-from mesh.errors import BadRequest, Conflict, LeaseLost, MeshError, NotOffered
+from mesh.errors import BadRequest, Conflict, LeaseLost, MeshError, NotOffered, TryLater, Uncertain
 from mesh.schedules.contract import Advance, Schedule
 from mesh.state.contract import Write
 from mesh.tasks.contract import Lease, Queue, Settlement
@@ -272,6 +272,7 @@ async def test_a_unit_is_known_for_ten_minutes(rig: Rig, engine: Engine) -> None
     assert await number(engine) == 1
 
 
+@over_processes
 async def test_a_unit_is_known_after_a_restart(rig: Rig, engine: Engine) -> None:
     """Whoever lost the answer with the engine asks the next one."""
     hand, lease = await lease_of(rig)
@@ -283,6 +284,7 @@ async def test_a_unit_is_known_after_a_restart(rig: Rig, engine: Engine) -> None
     assert len(await engine.events.read("#", timeout_s=T_S)) == 1
 
 
+@over_processes
 async def test_what_is_asked_while_the_engine_is_away_is_done_once(rig: Rig, engine: Engine) -> None:
     """Writers wait through a restart, and whatever they are told is true."""
     total = 0
@@ -297,6 +299,49 @@ async def test_what_is_asked_while_the_engine_is_away_is_done_once(rig: Rig, eng
     await rig.restart()
     total = sum(await rig.soon(asyncio.gather(*writers)))
     assert await number(engine) == total
+
+
+# --- an engine out of reach ---------------------------------------------------------------------------------
+
+
+async def test_an_engine_out_of_reach_is_waited_for(rig: Rig, engine: Engine) -> None:
+    """Readers and writers wait; when it is back they are answered, and what they asked for is done once."""
+    await rig.cut(engine)
+    unit = rig.unit(writes=[add()], tasks=[rig.task()])
+    writing = asyncio.create_task(engine.commit(unit, timeout_s=60.0))
+    deferring = asyncio.create_task(engine.tasks.defer([rig.task()], timeout_s=60.0))
+    reading = asyncio.create_task(engine.state.get("carts", ["text"], timeout_s=60.0))
+    await rig.pass_time(8.0)
+    assert [each.done() for each in (writing, deferring, reading)] == [False] * 3
+    await rig.mend(engine)
+    await rig.soon(asyncio.gather(writing, deferring, reading))
+    assert await number(engine) == 1
+    assert len(await (await rig.hand("mail.send")).take(2)) == 2
+
+
+async def test_waiting_for_an_engine_has_an_end(rig: Rig, engine: Engine) -> None:
+    """Nothing was done, or it may have been: whoever asks is told which, and may ask the same again."""
+    await rig.cut(engine)
+    unit = rig.unit(writes=[add()])
+    asked = [
+        engine.commit(unit, timeout_s=5.0),
+        engine.tasks.defer([rig.task()], timeout_s=5.0),
+        engine.tasks.job(ids.job_id(), timeout_s=5.0),
+        engine.state.get("carts", ["n"], timeout_s=5.0),
+        engine.locks.acquire("l", "o", ttl_s=10.0, wait_s=0.0, timeout_s=5.0),
+        engine.schedules.schedules(timeout_s=5.0),
+        engine.events.read("#", timeout_s=5.0),
+    ]
+    waiting = [asyncio.ensure_future(each) for each in asked]
+    await rig.pass_time(4.5)
+    assert not any(each.done() for each in waiting)
+    await rig.pass_time(1.0)
+    errors = await rig.soon(asyncio.gather(*waiting, return_exceptions=True))
+    assert [isinstance(error, TryLater | Uncertain) for error in errors] == [True] * 7, errors
+    await rig.mend(engine)
+    await rig.pass_time(8.0)
+    await rig.soon(engine.commit(unit, timeout_s=60.0))
+    assert await number(engine) == 1
 
 
 # --- what an engine offers ----------------------------------------------------------------------------------

@@ -189,6 +189,11 @@ def test_near_the_target_nothing_changes(ready: float):
     assert steady(Look(0, 2, 2, cpu=ready)).workers == 2
 
 
+def test_processors_that_are_not_there_start_nobody():
+    """Ten workers that wait for two cores would not be helped by ten more."""
+    assert steady(Look(0, 3, 3, cpu=10.0), RULE._replace(cores=2)).workers == 3
+
+
 def test_what_was_scaled_to_zero_by_hand_is_left_alone():
     """Somebody has switched it off."""
     assert steady(Look(0, 0, 0)).why == "scaled to 0 by hand; left alone"

@@ -28,6 +28,7 @@ class Bank(mesh.Service):
     """Tasks with effects."""
 
     runs = 0
+    begun: asyncio.Event
     hold: asyncio.Event
     slow = False
 
@@ -38,6 +39,7 @@ class Bank(mesh.Service):
             await self.state("ledger").add("sum", amount)
             await self.emit("bank.paid", amount, key=str(amount), durable=True)
         if Bank.slow:
+            Bank.begun.set()
             await Bank.hold.wait()
         return amount
 
@@ -57,7 +59,7 @@ class Bank(mesh.Service):
 
 @pytest.fixture(autouse=True)
 async def fresh() -> None:
-    Bank.runs, Bank.slow, Bank.hold = 0, False, asyncio.Event()
+    Bank.runs, Bank.slow, Bank.begun, Bank.hold = 0, False, asyncio.Event(), asyncio.Event()
 
 
 def on_the_store(directory: Path, **more: Any) -> dict[str, Any]:
@@ -81,7 +83,7 @@ async def test_tasks_events_state_and_schedules_meet_in_one_commit(tmp_path):
         assert await group.then.result(timeout=20) == 3
         async with m.lock("books", ttl="5s") as held:
             assert held.token == 1
-        while not await value(m, "ticks"):
+        while not await value(m, "ticks"):  # noqa: ASYNC110  # nothing announces it
             await asyncio.sleep(0.05)
 
 
@@ -90,8 +92,7 @@ async def test_a_worker_is_killed_in_the_middle(tmp_path):
     async with Mesh(Store, Bank, settings=on_the_store(tmp_path)) as m:
         Bank.slow = True
         job = await m.defer(Bank.pay, 7)
-        while not Bank.runs:
-            await asyncio.sleep(0.01)
+        await Bank.begun.wait()
         await m.faults.kill(Bank)
         Bank.slow = False
         await m.start_another(Bank)

@@ -13,6 +13,7 @@ import contextlib
 import inspect
 import io
 import re
+import shlex
 import sys
 import tomllib
 import types
@@ -20,11 +21,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import click
 import pytest
 from msgspec import structs
 
 import mesh
 from mesh import config
+from mesh.cli.main import mesh as cli
 from mesh.config import Settings
 from mesh.engines.contract import CAPABILITIES
 from mesh.state.namespace import Namespace
@@ -144,6 +147,25 @@ def test_it_is_read_to_its_end() -> None:
     assert {fence.language for fence in FENCES} == {"python", "toml", "console"}
 
 
+def commands() -> list[list[str]]:
+    """Every `mesh …` that it has people type."""
+    typed = [line[2:] for fence in FENCES if fence.language == "console" for line in fence.body.splitlines()]
+    typed += re.findall(r"`(mesh [a-z]+ [^`]*)`", TEXT)
+    return [words for line in typed if (words := shlex.split(line, comments=True))[0] == "mesh"]
+
+
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
+def test_its_commands_are_commands(words: list[str]) -> None:
+    """With arguments and options that they have."""
+    command: click.Command = cli
+    context = click.Context(command, info_name=words.pop(0))
+    while isinstance(command, click.Group) and words:
+        found = command.get_command(context, words[0])
+        assert found is not None, words
+        command, context = found, click.Context(found, parent=context, info_name=words.pop(0))
+    command.make_context(context.info_name, words, parent=context.parent)
+
+
 def test_its_settings_are_settings() -> None:
     """Each key of each TOML block is one, with a value of its kind."""
     blocks = [fence for fence in FENCES if fence.language == "toml"]
@@ -173,7 +195,7 @@ def test_its_defaults_are_those_of_the_code() -> None:
     for section in ("engines", "store", "tasks", "events"):
         for field in structs.fields(type(getattr(Settings(), section))):
             defaults[f"{section}.{field.encode_name}"] = getattr(getattr(Settings(), section), field.name)
-    listed = {row[0].strip("`"): row[1].strip("`") for row in rows("14. Settings")}
+    listed = {row[0].strip("`"): row[1].strip("`") for row in rows("15. Settings")}
     assert set(listed) == set(defaults) - {"store.dir"}
     for key, text in listed.items():
         value = tomllib.loads(f"value = {text}")["value"]

@@ -80,7 +80,8 @@ class Project:
         self.store = self.start("store")
         end = time.monotonic() + PATIENCE_S
         while wait and self.said("store", b'"ready"') == ready:
-            assert time.monotonic() < end and self.store.poll() is None, self.log("store").read_text()
+            assert time.monotonic() < end, self.log("store").read_text()
+            assert self.store.poll() is None, self.log("store").read_text()
             time.sleep(0.01)
         return self.store
 

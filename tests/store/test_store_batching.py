@@ -70,7 +70,8 @@ class FakeAsker:
         idempotent: bool | None = None,
         decode: Any = None,
     ) -> asyncio.Future[Any]:
-        assert target == "mesh-store.apply" and timeout is not None
+        assert target == "mesh-store.apply"
+        assert timeout is not None
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.asked.append(Asked(_units.decode(body)[0], timeout, future, decode))
         return future
@@ -231,7 +232,8 @@ async def test_a_handlers_deadline_bounds_its_own_commits_only(bench: Bench) -> 
     patient = bench.commit("patient")
     await bench.settle()
     [asked] = bench.asked
-    assert asked.outer is None and asked.timeout == pytest.approx(10.0)
+    assert asked.outer is None
+    assert asked.timeout == pytest.approx(10.0)
     await bench.clock.advance(2.0)
     with pytest.raises(Uncertain):
         await hasty
@@ -258,6 +260,17 @@ async def test_settlements_on_their_way_are_still_in_hand(bench: Bench) -> None:
     bench.asked[0].answer()
     await commit
     assert bench.batcher.unsettled() == []
+
+
+async def test_settlements_that_were_given_up_are_not_in_hand(bench: Bench) -> None:
+    """Nobody will send them again: a lease that the store took for held would be held for ever."""
+    commits = [bench.commit(f"u{number}", settle=[Settlement(f"j{number}", 1, "done")]) for number in range(2)]
+    commits[0].cancel()
+    assert bench.batcher.unsettled() == [("j1", 1)]
+    await bench.settle()
+    commits[1].cancel()
+    assert bench.batcher.unsettled() == []
+    bench.batcher.close()
 
 
 async def test_closing_ends_everything(bench: Bench) -> None:

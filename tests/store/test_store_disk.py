@@ -87,12 +87,17 @@ async def until(condition: Callable[[], object], what: str) -> None:
         await asyncio.sleep(0.02)
 
 
+async def fill_up(engine: StoreEngine) -> None:
+    """Use what little room there is."""
+    for _ in range(1000):
+        await engine.tasks.defer([NewTask(ids.job_id(), "mail.send", b"x" * 20_000)], timeout_s=PATIENCE_S)
+
+
 async def refused_at_once(engine: StoreEngine) -> Unwritable:
     """A write; the error, which comes without waiting."""
     began_at = time.monotonic()
     with pytest.raises(Unwritable) as caught:
-        for _ in range(1000):  # what little room there is
-            await engine.tasks.defer([NewTask(ids.job_id(), "mail.send", b"x" * 20_000)], timeout_s=PATIENCE_S)
+        await fill_up(engine)
     assert time.monotonic() - began_at < 5.0
     assert caught.value.status == 507
     return caught.value
@@ -100,7 +105,8 @@ async def refused_at_once(engine: StoreEngine) -> Unwritable:
 
 async def reads_go_on(engine: StoreEngine) -> None:
     [entry] = await engine.state.get("carts", ["u1"], timeout_s=5.0)
-    assert entry is not None and entry.value == b"\x01"
+    assert entry is not None
+    assert entry.value == b"\x01"
     assert (await engine.tasks.job("known", timeout_s=5.0)) is not None
     assert await engine.tasks.queues(timeout_s=5.0)
 
@@ -131,7 +137,8 @@ async def test_a_full_disk(project: Project, disk: Disk) -> None:
         await prepare(engine)
         disk.fill()
         error = await refused_at_once(engine)
-        assert "full" in error.message and str(project.data) in error.message
+        assert "full" in error.message
+        assert str(project.data) in error.message
         await reads_go_on(engine)
         worker = Worker(engine)
         session = await engine.tasks.attach(OFFER, worker)

@@ -228,7 +228,8 @@ def test_a_worker_is_not_kept_back_for_ever(table: Table) -> None:
     assert due_at == pytest.approx(1.0 + KEEP_BACK_S)
     assert table.given(due_at) == {("w", "a"): 1}
     later_at = table.dispatch.due_at()
-    assert later_at is not None and later_at > due_at
+    assert later_at is not None
+    assert later_at > due_at
 
 
 def test_suspects_of_a_queue_that_are_gone_free_the_worker(table: Table) -> None:
@@ -332,7 +333,7 @@ def test_any_order_of_events_keeps_all_limits(seed: int) -> None:
 
 
 def test_the_next_look_is_never_in_the_past(table: Table) -> None:
-    """A timer that fires at once, and changes nothing, would fire for ever: also when nobody is left to be kept back."""
+    """A timer that fires at once and changes nothing would fire for ever; also when nobody is left to keep back."""
     table.attach("w", Queue("a", 2))
     table.add("a", 1)
     table.run()

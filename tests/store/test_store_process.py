@@ -108,8 +108,10 @@ async def test_kill_9_while_tasks_run_gives_none_of_them_out_again(project: Proj
         gate.set()  # they are done while there is no store
         await asyncio.to_thread(project.start_store)
         await until(lambda: len(worker.done) == 20, "not all tasks were done")
-        assert set(worker.runs.values()) == {1} and first <= worker.done
-        assert worker.refused == [] and worker.silences == []
+        assert set(worker.runs.values()) == {1}
+        assert first <= worker.done
+        assert worker.refused == []
+        assert worker.silences == []
         await session.close()
     assert project.stop() == 0
 
@@ -133,7 +135,8 @@ async def test_a_worker_that_is_killed_is_noticed_at_once(project: Project) -> N
         assert time.monotonic() - killed_at < 2.0
         await victim.wait()
         info = await engine.tasks.job("job-1", timeout_s=PATIENCE_S)
-        assert info is not None and (info.attempt, info.lost, info.status) == (2, 1, "done")
+        assert info is not None
+        assert (info.attempt, info.lost, info.status) == (2, 1, "done")
         await session.close()
 
 
@@ -184,7 +187,8 @@ async def test_sigterm_under_load_finishes_what_is_in_hand(project: Project) -> 
         await callers.stop()
         assert callers.failed == []
         await until(lambda: worker.done >= set(callers.confirmed), "not all tasks were done")
-        assert Counter(worker.runs.values()).keys() == {1} and worker.refused == []
+        assert Counter(worker.runs.values()).keys() == {1}
+        assert worker.refused == []
         assert await engine.locks.release("door", "me", timeout_s=PATIENCE_S)
         assert (await waiting).token > lock.token
         await session.close()
@@ -197,7 +201,8 @@ async def test_a_second_store_refuses_to_start(project: Project) -> None:
     project.start_store()
     second = await asyncio.to_thread(project.run, "store")
     assert second.returncode == 1
-    assert f"pid {project.store.pid}" in second.stderr and str(project.data) in second.stderr
+    assert f"pid {project.store.pid}" in second.stderr
+    assert str(project.data) in second.stderr
     assert project.store.poll() is None
     assert project.stop() == 0
 
@@ -215,7 +220,8 @@ async def test_a_damaged_file_stops_the_store_and_is_left_as_it_is(project: Proj
     file.write_bytes(content)
     started = await asyncio.to_thread(project.run, "store")
     assert started.returncode == 5, started.stderr
-    assert "damaged" in started.stderr and "backup" in started.stderr
+    assert "damaged" in started.stderr
+    assert "backup" in started.stderr
     assert file.read_bytes() == content
     checked = await asyncio.to_thread(project.run, "store", "check", "--json")
     assert checked.returncode == 1
@@ -236,7 +242,8 @@ async def test_a_backup_under_load_is_whole(project: Project) -> None:
         await callers.until(50)
         await callers.stop()
         again = await asyncio.to_thread(project.run, "store", "backup", "copy.db")
-        assert again.returncode != 0 and "copy.db" in again.stderr
+        assert again.returncode != 0
+        assert "copy.db" in again.stderr
         info = await asyncio.to_thread(project.run, "store", "info", "--json")
         assert json.loads(info.stdout)["writable"] is True
         checked = await asyncio.to_thread(project.run, "store", "check", "--json")

@@ -1,4 +1,4 @@
-"""A store and its workers: sessions, leases, waits and locks, through cut links, partitions and restarts. No real time."""
+"""A store and its workers: sessions, leases, waits and locks, through cut links, partitions and restarts."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 from store_mesh import LEASE_S, QUEUE, Orders, Place, a_place
 
+from mesh.engines.contract import Unit
+from mesh.engines.sqlite.messages import WORK, encode
 from mesh.errors import DeadlineExceeded, LeaseLost, LockTaken, Unavailable, UnknownJob
 from mesh.store.service import Store
-from mesh.tasks.contract import NewTask, Settlement
+from mesh.tasks.contract import NewTask, Offer, Queue, Settlement
 
 
 @pytest.fixture
@@ -38,7 +40,8 @@ async def test_a_task_goes_to_a_worker_and_is_over_when_it_says_so(place: Place)
     assert await place.status("j1") == ("running", 1, 0)
     await worker.end("j1", result=b"\x07")
     info = await place.engine.tasks.job("j1", timeout_s=1.0)
-    assert info is not None and (info.status, info.result) == ("done", b"\x07")
+    assert info is not None
+    assert (info.status, info.result) == ("done", b"\x07")
 
 
 async def test_a_task_that_takes_longer_than_any_lease_runs_once(place: Place) -> None:
@@ -59,7 +62,8 @@ async def test_a_worker_that_dies_loses_its_tasks_after_a_lease(place: Place) ->
     other = await place.mesh.start_another(Orders, wait=False)
     await place.advance(LEASE_S * 0.8)
     [heir] = place.orders
-    assert other.stage.value == "ready" and heir.given == []
+    assert other.stage.value == "ready"
+    assert heir.given == []
     await place.advance(LEASE_S * 0.5)
     assert heir.given == [("j1", 2)]
     assert await place.status("j1") == ("running", 2, 1)
@@ -93,11 +97,10 @@ async def test_leases_that_got_lost_on_the_way_are_given_again_at_once(place: Pl
     place.mesh.faults.heal()
     # The store leases while the way to the worker loses everything.
     place.mesh.faults.drop(Store)
-    from mesh.engines.contract import Unit
-
     await store.turns.apply([Unit("j1", tasks=[NewTask("j1", QUEUE, b"\x90")])])
     await place.mesh.settle()
-    assert worker.given == [] and store.core.running(QUEUE) == 1
+    assert worker.given == []
+    assert store.core.running(QUEUE) == 1
     place.mesh.faults.heal()
     place.mesh.faults.cut(Store)
     await place.advance(2.0)
@@ -162,7 +165,8 @@ async def test_a_running_task_is_told_to_stop(place: Place) -> None:
     [worker] = place.orders
     info = await place.engine.tasks.cancel("j1", timeout_s=1.0)
     await place.mesh.settle()
-    assert info.status == "running" and worker.told_to_stop == [("j1", 1)]
+    assert info.status == "running"
+    assert worker.told_to_stop == [("j1", 1)]
     place.mesh.faults.partition(Orders)
     await place.advance(5.0)
     await place.engine.tasks.cancel("j2", timeout_s=1.0)
@@ -209,12 +213,44 @@ async def test_a_store_that_is_away_too_long_costs_the_leases(place: Place) -> N
     [worker] = place.orders
     await place.kill_store()
     await place.advance(LEASE_S * 1.2)
-    assert len(worker.silences) == 1 and worker.in_hand == {}
+    assert len(worker.silences) == 1
+    assert worker.in_hand == {}
     await place.start_store()
     await place.advance(1.0)
     assert [id for id, _ in worker.given] == ["j1", "j1"]
     await worker.end("j1")
     assert (await place.status("j1"))[0] == "done"
+
+
+async def test_a_worker_whose_loop_was_blocked_keeps_its_leases(place: Place) -> None:
+    """Busy is not dead: its link answered for it all the time."""
+    await place.defer("j1")
+    [worker] = place.orders
+    place.clock._now += LEASE_S * 5  # nothing of the worker ran meanwhile
+    await place.advance(2.0)
+    assert worker.silences == []
+    assert worker.given == [("j1", 1)]
+    await worker.end("j1")
+    assert await place.status("j1") == ("done", 1, 0)
+
+
+async def test_a_worker_that_does_not_read_holds_up_nobody(alone: Place) -> None:
+    """Its stream is full: it gets no more, and others get what it would have had."""
+    place = alone
+    offer = Offer("slow@1", ("orders",), (Queue(QUEUE, 100_000),))
+    stream = place.mesh.node.client.stream(WORK, encode((offer,)))
+    await place.mesh.settle()
+    for number in range(300):
+        await place.defer(f"j{number}")
+    core = place.store.core
+    stuck = core.running(QUEUE)
+    assert 200 < stuck < 300
+    assert core.ready(QUEUE) == 300 - stuck
+    await place.mesh.start_another(Orders)
+    await place.mesh.settle()
+    [quick] = place.orders
+    assert len(quick.given) == 10
+    await stream.aclose()
 
 
 async def test_tasks_that_no_worker_knows_are_dead_after_a_while(tmp_path: Path) -> None:
@@ -225,7 +261,9 @@ async def test_tasks_that_no_worker_knows_are_dead_after_a_while(tmp_path: Path)
         assert await place.status("j1") == ("ready", 0, 0)
         await place.advance(10.0)
         info = await place.engine.tasks.job("j1", timeout_s=1.0)
-        assert info is not None and (info.status, info.reason) == ("dead", "unknown") and "chrage" in info.error
+        assert info is not None
+        assert (info.status, info.reason) == ("dead", "unknown")
+        assert "chrage" in info.error
         assert await place.status("j2") == ("ready", 0, 0)
 
 
@@ -248,7 +286,9 @@ async def test_queues_tell_of_their_workers(place: Place) -> None:
     [queue] = await place.engine.tasks.queues(timeout_s=1.0)
     assert (queue.name, queue.running, queue.workers) == (QUEUE, 1, 1)
     info = await place.engine.admin.info(timeout_s=1.0)
-    assert info.writable and info.sessions == 1 and info.turns > 0
+    assert info.writable
+    assert info.sessions == 1
+    assert info.turns > 0
     gauges = {}
     for _ in range(2):
         # The first look makes the series of queues that are new.
@@ -274,7 +314,8 @@ async def test_thousands_wait_for_jobs_at_once(place: Place) -> None:
         await place.mesh.settle()
     await asyncio.gather(*(place.engine.tasks.cancel(id, timeout_s=1.0) for id in ids[::2]))
     await place.mesh.settle()
-    assert all(wait.done() for wait in waits[::2]) and not any(wait.done() for wait in waits[1::2])
+    assert all(wait.done() for wait in waits[::2])
+    assert not any(wait.done() for wait in waits[1::2])
     assert (await waits[0]).status == "cancelled"
     for wait in waits:
         wait.cancel()
@@ -429,7 +470,8 @@ async def test_a_drain_ends_streams_and_waits(place: Place) -> None:
     [running] = place.mesh.workers(Store)
     draining = asyncio.ensure_future(place.mesh.drain(running))
     assert await place.eventually(draining) is True
-    assert not waiting.done() and not in_line.done()
+    assert not waiting.done()
+    assert not in_line.done()
     await place.start_store()
     await worker.end("j1")
     assert (await place.eventually(waiting)).status == "done"

@@ -84,7 +84,8 @@ def test_a_dead_process_of_this_host_is_seen_at_once(sessions: Sessions, process
     assert died(sessions, 5.0) == []
     del processes.alive[7]
     due_at = sessions.due_at()
-    assert due_at is not None and due_at < 5.1
+    assert due_at is not None
+    assert due_at < 5.1
     assert died(sessions, due_at) == ["w@1"]
 
 
@@ -136,7 +137,8 @@ def test_vitals_tell_the_living_from_the_dead() -> None:
     assert vitals.dead(os.getpid(), "another birth")
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
     born = vitals.born(child.pid)
-    assert born and not vitals.dead(child.pid, born)
+    assert born
+    assert not vitals.dead(child.pid, born)
     child.kill()
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
     assert vitals.dead(child.pid, born)  # it waits to be reaped

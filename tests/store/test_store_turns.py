@@ -79,16 +79,20 @@ async def test_nothing_is_answered_before_the_commit(store: Store) -> None:
     store.core.fails = Unwritable("the disk is full")
     answer = store.turns.apply([task("t1")])
     [outcome] = await answer
-    assert outcome.error is not None and outcome.error["code"] == "unwritable"
-    assert store.core.units == [] and store.told.leases == []
+    assert outcome.error is not None
+    assert outcome.error["code"] == "unwritable"
+    assert store.core.units == []
+    assert store.told.leases == []
 
 
 async def test_a_refused_unit_does_not_touch_its_neighbours(store: Store) -> None:
     """Its outcome is an error, theirs are not."""
     store.core.refused = {"bad"}
     good, bad, also_good = await store.turns.apply(units("good", "bad", "also good"))
-    assert good.error is None and also_good.error is None
-    assert bad.error is not None and bad.error["code"] == "bad_request"
+    assert good.error is None
+    assert also_good.error is None
+    assert bad.error is not None
+    assert bad.error["code"] == "bad_request"
 
 
 async def test_leases_follow_a_commit_and_settling_makes_room_in_the_same_turn(store: Store) -> None:
@@ -105,14 +109,15 @@ async def test_leases_follow_a_commit_and_settling_makes_room_in_the_same_turn(s
 
 
 async def test_a_full_disk_leaves_credit_as_it_was_and_work_goes_on_by_itself(store: Store) -> None:
-    """What a failed turn would have given is still there, and is given when the disk takes it, without anybody asking."""
+    """What a failed turn would have given is still there, and is given when the disk takes it again."""
     await store.turns.apply([task("t1"), task("t2")])
     store.dispatch.attach("w", [Queue("a", 1)], 0.0)
     store.dispatch.open("w")
     store.core.fails = Unwritable("the disk is full")
     store.turns.wake()
     await store.clock.advance(0.0)
-    assert store.told.leases == [] and store.turns.trouble == "the disk is full"
+    assert store.told.leases == []
+    assert store.turns.trouble == "the disk is full"
     failures = store.turns.figures.failures
     await store.clock.advance(PAUSE_S * 4)
     assert failures < store.turns.figures.failures < failures + 6
@@ -134,7 +139,8 @@ async def test_a_turn_that_cannot_even_begin_is_told_to_everybody(store: Store) 
         assert [outcome.error["code"] for outcome in await answer if outcome.error] == ["unwritable"] * count
     with pytest.raises(Unwritable):
         await deed
-    assert store.turns.waiting == 0 and store.turns.figures.failures < 4
+    assert store.turns.waiting == 0
+    assert store.turns.figures.failures < 4
     store.core.fails = None
     assert [outcome.error for outcome in await store.turns.apply(units("d"))] == [None]
 
@@ -194,12 +200,13 @@ async def test_a_batch_over_several_turns_tells_which_of_it_failed(store: Store)
     """What was durable before the disk was full stays done, and says so."""
     many = units(*(f"u{number}" for number in range(6000)))
     answer = store.turns.apply(many)
-    while not store.core.commits:
+    while not store.core.commits:  # noqa: ASYNC110  # nothing announces it
         await asyncio.sleep(0)
     store.core.fails = Unwritable("full")
     outcomes = await answer
     done = [outcome for outcome in outcomes if outcome.error is None]
-    assert 0 < len(done) < 6000 and len(outcomes) == 6000
+    assert 0 < len(done) < 6000
+    assert len(outcomes) == 6000
     assert len(store.core.units) == len(done)
     assert outcomes[: len(done)] == done
 
@@ -208,7 +215,8 @@ async def test_a_damaged_file_stops_everything(store: Store) -> None:
     """Whoever asked is told, and whoever owns the process too."""
     store.core.fails = Damaged("page 7 is not what it was")
     [outcome] = await store.turns.apply(units("u"))
-    assert outcome.error is not None and outcome.error["code"] == "damaged_file"
+    assert outcome.error is not None
+    assert outcome.error["code"] == "damaged_file"
     assert store.told.error is not None
 
 

@@ -23,7 +23,7 @@ from mesh.errors import BadRequest, LeaseLost, UnknownJob
 from mesh.events.log import LoggedEvent
 from mesh.tasks.contract import OVER, PRIORITIES, NewTask, Reason, Settlement, Status, Ticket, Verdict
 
-#: How long the end of a job that is not kept is remembered, so that saying it again is no error.
+#: How long it is remembered of a job that is gone how it ended, so that saying it again is no error, and where it stood.
 REMEMBERED_S: Final = 600.0
 
 
@@ -60,6 +60,7 @@ class Jobs:
         self._ages = itertools.count(1)
         self._ending: list[tuple[float, str]] = []
         self._gone: dict[tuple[str, int], tuple[float, Verdict]] = {}
+        self._dropped: dict[str, tuple[float, int]] = {}
 
     # --- finding ------------------------------------------------------------------------------------------
 
@@ -85,17 +86,28 @@ class Jobs:
         return found
 
     def page(self, queue: str, status: Status, after: str, limit: int) -> list[Job]:
-        """Oldest first; `after` is the id of a job that may be gone by now."""
+        """See Tasks.jobs."""
         found = self.queues.get(queue)
         if found is None:
             return []
         wall = self._clock.wall()
-        those = sorted(
-            (job.id, job)
-            for job in found.jobs.values()
-            if job.status == status and job.id > after and not job.over(wall)
-        )
-        return [job for _, job in those[: max(0, limit)]]
+        start = self._place(self._jobs[after], status) if after in self._jobs else (-1.0, self._age_of(after))
+        those = [job for job in found.jobs.values() if job.status == status and not job.over(wall)]
+        those.sort(key=lambda job: self._place(job, status))
+        return [job for job in those if self._place(job, status) > start][: max(0, limit)]
+
+    def _place(self, job: Job, status: Status) -> tuple[float, int]:
+        """Where a job stands in the pages of a status, also when it has it no longer."""
+        if status == "delayed":
+            return job.due_at, job.age
+        return (job.ends_at, job.age) if status in ("done", "cancelled") else (-1.0, job.age)
+
+    def _age_of(self, id: str) -> int:
+        """The age of a job that is gone; when that was long ago, by its id, which is made of the time."""
+        dropped = self._dropped.get(id)
+        if dropped is not None:
+            return dropped[1]
+        return max((job.age for job in self._jobs.values() if job.id <= id), default=0) if id else 0
 
     # --- making -------------------------------------------------------------------------------------------
 
@@ -346,6 +358,8 @@ class Jobs:
                 self._forget(job)
         for lease in [lease for lease, (until, _) in self._gone.items() if until <= wall]:
             del self._gone[lease]
+        for id in [id for id, (until, _) in self._dropped.items() if until <= wall]:
+            del self._dropped[id]
 
     # --- what people do -----------------------------------------------------------------------------------
 
@@ -379,6 +393,7 @@ class Jobs:
         """Forget dead jobs. How many."""
         dead = self._dead(queue, ids)
         for job in dead:
+            self._dropped[job.id] = (self._clock.wall() + REMEMBERED_S, job.age)
             self._forget(job)
         return len(dead)
 

@@ -69,8 +69,9 @@ def backup(source: Path, path: Path, *, overwrite: bool = False) -> Backup:
             f"no backup was made at {path}: {exc}; is there room, and are the rights there right?"
         ) from exc
     finally:
-        with contextlib.suppress(OSError):
-            os.unlink(partial)
+        for beside in ("", "-journal", "-wal", "-shm"):
+            with contextlib.suppress(OSError):
+                os.unlink(f"{partial}{beside}")
 
 
 def _copy(source: Path, partial: Path) -> int:

@@ -131,9 +131,12 @@ class Batcher:
         return commit
 
     def unsettled(self) -> list[tuple[str, int]]:
-        """(id, attempt) of leases whose settlement has not been confirmed: for the store they are still in hand."""
+        """(id, attempt) of leases whose settlement has not been confirmed: for the store they are still in hand.
+
+        Not of those that were given up: nobody will send them again.
+        """
         commits = [*self._waiting, *(commit for sent in self._calls.values() for commit in sent)]
-        return [(each.id, each.attempt) for commit in commits for each in commit.settle]
+        return [(each.id, each.attempt) for commit in commits if not commit.done() for each in commit.settle]
 
     def close(self) -> None:
         """End whatever is under way with an error."""

@@ -173,21 +173,22 @@ class Ending:
         elif before == READY and job.lost >= SUSPECT_LOST:
             book.touch(lane)
             lane.suspects -= 1
+        said = verdict if before == RUNNING else None
         extra = job.extra
         if status == DEAD:
             book.moved(lane, before, DEAD)
-            book.execute(_SQL["end"], (DEAD, 0, lost, extra, verdict, job.seq))
+            book.execute(_SQL["end"], (DEAD, 0, lost, extra, said, job.seq))
         else:
             self.tidy(job.seq, extra & ~BODY)
             extra &= BODY
             if job.keep_s > 0:
                 ends_at = book.wall + job.keep_s
                 book.moved(lane, before, status)
-                book.execute(_SQL["end"], (status, ends_at, lost, extra, verdict, job.seq))
+                book.execute(_SQL["end"], (status, ends_at, lost, extra, said, job.seq))
             else:
                 ends_at = book.wall + PROOF_S
                 book.moved(lane, before, FORGOTTEN)
-                book.execute(_SQL["end_unkept"], (ends_at, lost, extra, verdict, job.seq))
+                book.execute(_SQL["end_unkept"], (ends_at, lost, extra, said, job.seq))
             lane.ends_at = min(lane.ends_at, ends_at)
         book.over.append(job.id)
 

@@ -76,6 +76,7 @@ class StoreSession:
         self._first: asyncio.Future[None] = self._loop.create_future()
         self._stopping = False
         self._closed = False
+        self._complaint = ""
         self._lease_s = 0.0
         #: When the last renewal that was confirmed had been sent.
         self._renewed_at = 0.0
@@ -139,7 +140,7 @@ class StoreSession:
             except MeshError as error:
                 reason = error.message
                 if not passing(error):
-                    log.error("the store refuses this worker", session=self._offer.session, reason=reason)
+                    self._complain(reason)
             except Exception:
                 # A receiver that raises breaks its promise; its tasks must go on all the same.
                 log.exception("a session with the store failed", session=self._offer.session)
@@ -149,6 +150,12 @@ class StoreSession:
                 log.info("lost the store; attaching again", session=self._offer.session, reason=reason)
             failures = 1 if self._clock.now() - began_at > AGAIN.most_s else failures + 1
             await self._clock.sleep(AGAIN.delay(failures, self._random()))
+
+    def _complain(self, reason: str) -> None:
+        """Say why the store will not have us; once, for it is asked again every second."""
+        if reason != self._complaint:
+            self._complaint = reason
+            log.error("the store refuses this worker; asking again", session=self._offer.session, reason=reason)
 
     async def _attend(self) -> None:
         """One stream, from its opening to its end."""
@@ -170,6 +177,7 @@ class StoreSession:
 
     def _welcomed(self, lease_s: float, sent_at: float) -> None:
         self.attached = True
+        self._complaint = ""
         self._lease_s = lease_s
         self._renewed_at = sent_at
         self._watch()

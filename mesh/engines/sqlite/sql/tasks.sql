@@ -39,11 +39,11 @@ UPDATE tasks SET key = NULL WHERE seq = ?
 SELECT 1 FROM tasks INDEXED BY tasks_by_line WHERE queue = ? AND line = ? AND status <= 3 LIMIT 1
 
 -- name: line_active
-SELECT 1 FROM tasks INDEXED BY tasks_by_line WHERE queue = ? AND line = ? AND status <= 3 AND status >= 1 LIMIT 1
+SELECT 1 FROM tasks INDEXED BY tasks_by_line WHERE queue = ? AND line = ? AND status BETWEEN 1 AND 3 LIMIT 1
 
 -- name: line_first
 SELECT {columns}, waits, due_at FROM tasks INDEXED BY tasks_by_line
-WHERE queue = ? AND line = ? AND status = 0 AND status <= 3 ORDER BY seq LIMIT 1
+WHERE queue = ? AND line = ? AND status = 0 ORDER BY seq LIMIT 1
 
 -- name: start
 UPDATE tasks SET status = ?, sort = ?, due_at = ? WHERE seq = ?
@@ -87,11 +87,14 @@ WHERE seq = ?
 UPDATE tasks SET status = ?, sort = ?, tries = ?, lost = ?, due_at = ?, extra = ?, owner = NULL, verdict = ?
 WHERE seq = ?
 
+-- What was not running keeps the verdict on its last attempt.
 -- name: end
-UPDATE tasks SET status = ?, sort = ?, lost = ?, extra = ?, owner = NULL, verdict = ?, asked = 0 WHERE seq = ?
+UPDATE tasks SET status = ?, sort = ?, lost = ?, extra = ?, owner = NULL, verdict = ifnull(?, verdict), asked = 0
+WHERE seq = ?
 
 -- name: end_unkept
-UPDATE tasks SET status = 7, sort = ?, lost = ?, extra = ?, owner = NULL, verdict = ?, asked = 0, key = NULL
+UPDATE tasks SET status = 7, sort = ?, lost = ?, extra = ?, owner = NULL, verdict = ifnull(?, verdict), asked = 0,
+                 key = NULL
 WHERE seq = ?
 
 -- name: fail

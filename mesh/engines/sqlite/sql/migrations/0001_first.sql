@@ -62,7 +62,7 @@ CREATE UNIQUE INDEX tasks_by_id ON tasks (id);
 -- Everything that is done often walks this one: claiming, promoting, sweeping, listing, counting.
 CREATE INDEX tasks_by_place ON tasks (queue, status, sort);
 CREATE UNIQUE INDEX tasks_by_key ON tasks (queue, key) WHERE key IS NOT NULL;
-CREATE INDEX tasks_by_line ON tasks (queue, line, status) WHERE line IS NOT NULL AND status <= 3;
+CREATE INDEX tasks_by_line ON tasks (queue, line, status) WHERE line IS NOT NULL;
 
 -- Bodies (id = 2 × seq) and results (2 × seq + 1) that are too large to be copied with each change of their row.
 CREATE TABLE blobs (
