@@ -25,7 +25,7 @@ async def run(plan: Plan) -> dict[str, Any]:
     p99 of a single task from its publish to the end of its run. "disk" is what `disk.disk` tells.
     """
     many = {"verb": "many", "seconds": LONGER * plan.seconds, "warm_s": plan.warm_s}
-    one = {"verb": "one", "seconds": plan.seconds}
+    one = {"verb": "one", "seconds": plan.seconds, "warm_s": plan.warm_s}
     loads = [Load("many", many, by="tasks_per_s"), Load("one", one, by="p50_us")]
     contest = Contest("tasks", plan, loads, timeout_s=120 + 12 * plan.seconds, before=os.sync, directory=disk.DIRECTORY)
     return {"disk": disk.disk(), **await contest.hold(ROSTER.chosen(plan.only))}

@@ -24,6 +24,8 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "ps": ("ps", "Show what runs, and where."),
     "scale": ("scale", "Change how many workers a service has."),
     "roll": ("roll", "Replace what runs by the new release, without a failed request."),
+    "doctor": ("doctor", "Find what is wrong with a set-up, and say how to mend it."),
+    "logs": ("logs", "Show what the processes write, all together."),
     "autoscale": ("autoscale", "Let the number of workers follow the load."),
     "run": ("run", "Run services in this process."),
     "call": ("call", "Call a method and print its answer."),

@@ -54,7 +54,7 @@ def command(ctx: click.Context) -> int | None:
         return exits.UNSOUND
 
 
-@command.command("backup")
+@command.command("backup", short_help="Copy all data to PATH while the store goes on.")
 @click.argument("path", metavar="PATH")
 @click.option("--overwrite", is_flag=True, help="Replace the file when it is there.")
 @json_option
@@ -74,7 +74,7 @@ def backup(path: str, overwrite: bool) -> int:
     return exits.OK
 
 
-@command.command("check")
+@command.command("check", short_help="Read all data and say what is wrong with it.")
 @json_option
 def check() -> int:
     """Read all data and say what is wrong with it. Without a store that runs, the file itself is read."""
@@ -100,7 +100,7 @@ def _check_file() -> list[str]:
     return Core(setting.settings().store.dir).check()
 
 
-@command.command("info")
+@command.command("info", short_help="Where the data is, its size, and whether it can be written.")
 @json_option
 def info() -> int:
     """Show where the data is, how large it is, and whether it can be written."""
@@ -117,7 +117,7 @@ def info() -> int:
         ("workers", f"{found.sessions:,}"),
         ("writable", "yes" if found.writable else f"NO: {found.trouble}"),
     ]
-    write_table(("", ""), rows)
+    write_table(("store", ""), rows)
     return exits.OK
 
 

@@ -26,8 +26,8 @@ class Unit(msgspec.Struct, array_like=True, frozen=True):
 
     Attributes:
         id: made by whoever commits (mesh.ids.job_id): a unit that was committed is not committed again, however often
-            it is sent. An engine remembers ids for ten minutes at least. "" for one that need not be remembered, because
-            it holds nothing but settlements: many units may have it, and each is another.
+            it is sent. An engine remembers ids for ten minutes at least. "" for one that need not be remembered, as it
+            holds nothing but settlements: many units may have it, and each is another.
         settle: acknowledgements; a stale one refuses the whole unit (LeaseLost). Beside anything else a settlement that
             was committed before is stale, too, even if it said the same: its effects would happen twice.
         advance: schedules; one whose `from_at` is not the last any more refuses the whole unit (Conflict).

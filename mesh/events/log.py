@@ -50,7 +50,9 @@ class EventLog(Protocol):
     - What `append` returned from is durable, and each subscription that exists will get it at least once.
     - A subscription's deliveries of one key come in the order of the log, each after the one before was settled.
     - A dead delivery lets the next of its key go on.
-    - Retention: what is older than `events.retention` is forgotten, unless a delivery of it is still outstanding.
+    - A subscription goes on where it was, however long nobody was attached to it; other patterns hold from then on.
+    - Retention: what was appended longer than `events.retention` ago is forgotten, unless a delivery of it is
+      outstanding or dead, or a subscription has still to get it.
     """
 
     async def append(self, events: Sequence[NewEvent], *, timeout_s: float) -> list[int]:
@@ -59,11 +61,13 @@ class EventLog(Protocol):
     async def replay(
         self, subscription: str, *, offset: int | None = None, since_at: float | None = None, timeout_s: float
     ) -> int:
-        """Deliver again to one subscription what stands in the log from an offset or an instant on; how many events.
-        Deliveries that are outstanding stay as they are.
+        """Deliver again to one subscription what stands in the log and matches, from an offset on, or from what was
+        appended at an instant on; how many events that are. Deliveries that are outstanding or dead stay as they are,
+        and are not made twice; one that is in hand now may come once more. What an earlier delivery still says is
+        refused.
 
         Raises:
-            BadRequest: there is no such subscription.
+            BadRequest: there is no such subscription, or not one of the two places was given.
         """
 
     async def read(self, pattern: str, *, after: int = 0, limit: int = 100, timeout_s: float) -> list[LoggedEvent]:

@@ -30,7 +30,8 @@ class Locks(Protocol):
     """The locks of an engine; tests/contract/test_locks.py holds it to this.
 
     - At most one owner at a time holds a name, through any restart of the engine.
-    - Those who wait get it in the order in which they came.
+    - Those who wait get it in the order in which they came; nobody who comes later passes by them, and the time to live
+      begins with the grant.
     - Whose `acquire` is cancelled waits no more, and holds nothing.
     """
 
@@ -42,8 +43,10 @@ class Locks(Protocol):
         """
 
     async def renew(self, name: str, owner: str, *, ttl_s: float, timeout_s: float) -> Grant:
-        """Raises:
-        LockLost: it is not this owner's any more.
+        """Hold it for longer; never for less.
+
+        Raises:
+            LockLost: it is not this owner's any more: somebody has it, or its time was over.
         """
 
     async def release(self, name: str, owner: str, *, timeout_s: float) -> bool:

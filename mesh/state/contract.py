@@ -24,11 +24,11 @@ class Write(msgspec.Struct, array_like=True, frozen=True):
 
     Attributes:
         value: MessagePack, for `set`.
-        by: for `add`.
+        by: for `add`; the sum must fit into 64 bits.
         etag: None: whatever is there; "": only when the key is absent; else only when the key has this etag.
         ttl_s: forgotten after so long; 0 for never. An `add` keeps the time to live of what is there.
         new_etag: the etag that the key will have; made by whoever writes (mesh.ids.etag), so that repeating an
-            unanswered write is seen to have been done.
+            unanswered write is seen to have been done: what has this etag already is left as it is.
     """
 
     namespace: str
@@ -66,11 +66,12 @@ class StateStore(Protocol):
         """In the order of the keys. Raises TooLarge: together they are more than one answer may be; ask for fewer."""
 
     async def write(self, writes: Sequence[Write], *, timeout_s: float) -> list[Entry | None]:
-        """One transaction; each key as it is afterwards (its value only for `add`), None for what was deleted.
+        """One transaction, whose writes see each other in order; each key as it is afterwards (its value only for
+        `add`), None for what was deleted.
 
         Raises:
             Conflict: an etag did not fit; `details["key"]` says which, nothing was written.
-            BadRequest: `add` to what is no whole number.
+            BadRequest: `add` to what is no whole number, or beyond 64 bits; an empty or too long key or namespace.
         """
 
     async def page(

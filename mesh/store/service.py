@@ -56,6 +56,9 @@ class Store(Service):
     concurrency = 1_000_000
     queue = 0
 
+    #: The file is open, and all parts are there.
+    _begun = False
+
     async def started(self) -> None:
         """Raises:
         SetupError: another store has the directory, or the file cannot be used; the message says what to do.
@@ -94,6 +97,7 @@ class Store(Service):
         for session in self.core.held():
             self.sessions.found(session, clock.now())
         self.turns.recall()
+        self._begun = True
         self.turns.wake()
         measures.register(node.recorder, self)
 
@@ -112,13 +116,16 @@ class Store(Service):
 
     def draining(self) -> None:
         """The worker leaves: streams end, and whoever waits for a lock waits at the next store."""
+        if not self._begun:
+            return
         self.attending.end()
         self.watches.end()
         self.lines.end(Draining(f"{SERVICE} is leaving"))
 
     async def stopped(self) -> None:
-        self.turns.close()
-        self.lines.end(Draining(f"{SERVICE} has stopped"))
+        if self._begun:
+            self.turns.close()
+            self.lines.end(Draining(f"{SERVICE} has stopped"))
         self.core.close()
 
     @contextmanager

@@ -153,7 +153,9 @@ class Roster:
         os.replace(new, self.directory / file)
 
     def _make(self) -> None:
-        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Each by itself: a directory's parents would be made open to others.
+        for directory in (self.directory.parent, self.directory):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     # --- one at a time ------------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from typing import BinaryIO, Final
 from mesh.errors import MeshError
 from mesh.policy.crashloop import LOOPING, STEADY_S, Lives
 from mesh.supervision.control import Control
+from mesh.supervision.journal import brief
 from mesh.telemetry import crashes
 from mesh.telemetry.crashes import Crash
 from mesh.telemetry.logs import get_logger
@@ -153,7 +154,7 @@ class Watch:
             lines = [line for line in self._control.tail(full) if line.strip()]
         except MeshError:
             return ""
-        return lines[-1].strip()[:WORDS] if lines else ""
+        return brief(lines[-1])[:WORDS] if lines else ""
 
 
 def listen(watch: Watch, taken: BinaryIO, given: BinaryIO) -> None:

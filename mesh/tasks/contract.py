@@ -44,13 +44,15 @@ class NewTask(msgspec.Struct, array_like=True, frozen=True):
         queue: "service.task".
         body: MessagePack arguments, as a call's.
         key: of two jobs of one queue with the same key, the second is not made: its ticket names the first. Known for
-            as long as the first job is kept. "" for none.
+            as long as the first job is kept. "" for none. Of tasks that wait for each other only the last may have
+            one; when it is known, none of those that feed it is made either.
         order: jobs of one queue with the same order run one after the other, as they were deferred. "" for none.
         priority: 0 to 9; of what is ready, the higher goes first, and then the older.
         due_at: not before this instant; 0 for at once.
         keep_s: how long the finished job, its answer and its key are kept.
-        waits: how many other tasks must be done first; it is `waiting` until then, and gets their answers as `prior`.
-        feeds: the id of the task that waits for this one; "" for none. Both are deferred in one unit.
+        waits: how many other tasks must be done first; it is `waiting` until then, and gets their answers as `prior`
+            (nil for one that gave none).
+        feeds: the id of the task that waits for this one; "" for none. It follows this one in the same unit.
         place: where this task's answer stands in the `prior` of the task that it feeds.
         gathers: `prior` is an array of answers, one for each task that it waited for; else the one answer itself.
         trace: W3C traceparent of what deferred it.
@@ -80,7 +82,7 @@ class Ticket(msgspec.Struct, array_like=True, frozen=True):
 
     Attributes:
         id: of the job: the new one, or the first with the same key.
-        fresh: whether the job was made by this (False: its key was known).
+        fresh: whether the job was made by this unit (False: its key or id was known, or it feeds one whose key was).
     """
 
     id: str
@@ -146,7 +148,7 @@ class Lease(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Settlement(msgspec.Struct, array_like=True, frozen=True):
-    """What became of a lease. Settling the same attempt twice in the same way changes nothing.
+    """What became of a lease. Settling the same attempt twice in the same way changes nothing, until another begins.
 
     Attributes:
         verdict: see Verdict.
@@ -288,10 +290,14 @@ class Tasks(Protocol):
     - A session that is silent for the lease time has died. Its tasks become ready again, `lost` by one more; those
       that were lost `most_lost` times are dead ("lost"). A task that was lost twice runs alone in its worker, so that
       innocent tasks are not counted with one that kills.
-    - Of one queue the order is: priority, then age. `order` lets only the oldest of its jobs run, whatever its delay.
-    - `rate_per_s` and `concurrency` hold over all sessions together.
+    - Of one queue the order is: priority, then age; a job is as old as its defer, whatever it has been through since.
+      `order` lets only the oldest of its jobs run, whatever its delay; when that is over, the next does. An older one
+      that is requeued waits until the one whose turn it is is over.
+    - `rate_per_s` and `concurrency` hold over all sessions together, as the last worker to declare the queue said.
+    - Whom somebody asked to cancel does not run again, whatever its worker says or dies of; done and dead remain so.
     - A waiting task becomes ready in the same commit in which the last one it waits for is done. When one of those
-      ends otherwise, it is dead ("upstream"), and so is what waits for it in turn. Requeueing the cause mends both.
+      ends otherwise, it is dead ("upstream"), and so is what waits for it in turn. Requeueing the cause mends both; the
+      cause is what counts as requeued, and what died of it is not requeued by itself.
     - A ready task of a service that is attached, in a queue that none of its workers declared for `unknown_after`, is
       dead ("unknown").
     - Methods wait for an engine that is away, until `timeout_s` is over; then they raise TryLater or Uncertain.
@@ -334,10 +340,14 @@ class Tasks(Protocol):
     async def jobs(
         self, queue: str, status: Status, *, after: str = "", limit: int = 100, timeout_s: float
     ) -> list[JobInfo]:
-        """A page of jobs, oldest first; `after` is the last id of the page before."""
+        """A page of jobs: oldest first; what is delayed by its time, what is done or cancelled by when it will be
+        forgotten. `after` is the last id of the page before, which may have been dropped since.
+        """
 
     async def requeue(self, queue: str, ids: Sequence[str] = (), *, timeout_s: float) -> int:
-        """Dead jobs become ready again with attempts counted anew: these, or all of the queue. How many."""
+        """Dead jobs become ready again, as old as they are, with `tries` and `lost` counted anew: these, or all of the
+        queue. How many.
+        """
 
     async def drop(self, queue: str, ids: Sequence[str] = (), *, timeout_s: float) -> int:
         """Forget dead jobs: these, or all of the queue. How many."""

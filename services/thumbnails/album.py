@@ -5,13 +5,24 @@ Leaves to others: making one thumbnail (service), taking a body apart (parcel).
 
 Nothing here remembers anything: images, thumbnails and counts are state, the work to do is tasks. What a task writes is
 committed with its acknowledgement, so each thumbnail counts once, whatever dies on the way.
+
+It is a service of its own, since it waits where the other one computes: each has its own replicas and limits, and an
+album of thousands leaves room for whoever asks for one thumbnail.
+
+| namespace of state | key | value |
+|---|---|---|
+| albums | id | Album |
+| albums-originals | id/00042 | an image, until its thumbnail is made |
+| albums-thumbnails | id/00042 | a JPEG |
+| albums-failures | id/00042 | Failure |
+| albums-counts | id/done, id/failed | how many |
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Final, Literal
 
 import msgspec
@@ -20,38 +31,60 @@ import mesh
 from mesh import http, rpc, task
 from services.thumbnails import parcel
 from services.thumbnails.parcel import Part
+from services.thumbnails.service import Side, Thumbnails
 
-#: Bytes of images that are written in one transaction.
-CHUNK_BYTES: Final = 4 * 2**20
-#: Images whose album never came to be, because the process died before it: forgotten after this time.
-ORPHANS: Final = "1d"
-#: How long an album is kept.
+#: How long all that belongs to an album is kept. Images too: a task may have to wait for its worker.
 KEEP: Final = "30d"
+#: Bytes, and number, of images that are written in one commit: others' commits need not wait long behind it.
+CHUNK_BYTES: Final = 2**20
+CHUNK_IMAGES: Final = 200
+#: Albums that one worker unpacks at once, each with all its images in memory; and how many wait for that.
+UNPACKED_AT_ONCE: Final = 2
+UNPACKED_LATER: Final = 16
+#: Thumbnails that one worker asks for at once.
+AT_ONCE: Final = 4
+#: With the waits between them, some three hours: so long may the thumbnail service be away.
+RETRIES: Final = 200
+#: After so many attempts an image that crashes or hangs what decodes it is listed as failed.
+PATIENCE: Final = 10
 #: How often a follower looks.
 LOOK_S: Final = 0.25
-#: A follower of an album on which nothing happens is told again after so long, so that the connection is not idle.
-TELL_AGAIN_S: Final = 10.0
-AT_ONCE: Final = 4
 
 
 class UnknownAlbum(mesh.ServiceError):
-    """There is no such album."""
+    """There is no such album, or no longer."""
 
     code = "unknown_album"
     status = 404
 
 
-class Album(msgspec.Struct, frozen=True):
-    """An album as it was handed over."""
+class NoThumbnail(mesh.ServiceError):
+    """The album has no such thumbnail, or not yet."""
 
-    id: str
+    code = "no_thumbnail"
+    status = 404
+
+
+class Album(msgspec.Struct, frozen=True):
+    """An album as it was handed over.
+
+    Attributes:
+        names: of its images, in order.
+        width, height: what a thumbnail fits into.
+    """
+
     names: list[str]
     width: int
     height: int
 
 
 class Failure(msgspec.Struct, frozen=True):
-    """An image that has no thumbnail."""
+    """An image that has no thumbnail, and why.
+
+    Attributes:
+        number: its place in the album, from 0.
+        code: as of the error that a single thumbnail would be answered with: "not_an_image".
+    """
 
     number: int
     name: str
@@ -63,13 +96,14 @@ class Progress(msgspec.Struct, frozen=True):
     """How far an album is.
 
     Attributes:
-        images: where it is: "/albums/3f9ac2d1".
-        total, done, failed: images; failed are those that are none, or broken.
+        album: where it is: "/albums/3f9ac2d1"; its thumbnails are below, from "/albums/3f9ac2d1/0" on.
+        total, done, failed: numbers of images; failed are those that are none, or broken.
         status: "done" when nothing is left to do.
+        failures: what failed, by number; in a stream only at its end.
     """
 
     id: str
-    images: str
+    album: str
     total: int
     done: int
     failed: int
@@ -78,75 +112,99 @@ class Progress(msgspec.Struct, frozen=True):
 
 
 class Albums(mesh.Service):
-    """The part of the thumbnail service that deals with albums; a service of its own would have to fetch images twice."""
+    """Makes thumbnails of many images at once, and tells how far it is."""
 
     name = "albums"
+    version = "1.0"
     needs = ["thumbnails"]
 
-    @http.post("/albums", status=202)
-    @rpc(idempotent=True)
-    async def create(self, images: bytes, width: int = 256, height: int = 256) -> Progress:
-        """Hand over many images: as multipart/form-data (`curl -F image=@a.jpg -F image=@b.jpg`), or in a zip or tar
-        archive. It is answered when they are safe; thumbnails follow. The same images make the same album.
+    _leaving = False
 
-        Errors: 422 `bad_parcel`.
+    def draining(self) -> None:
+        """Followers are sent elsewhere: an album may take longer than a worker that leaves has left."""
+        self._leaving = True
+
+    # --- handing over -------------------------------------------------------------------------------------
+
+    @http.post("/albums", status=202)
+    @rpc(idempotent=True, concurrency=UNPACKED_AT_ONCE, queue=UNPACKED_LATER)
+    async def create(self, images: bytes, width: Side = 256, height: Side = 256) -> Progress:
+        """Hand over many images: multipart/form-data (`curl -F image=@a.jpg -F image=@b.jpg`), a zip or tar archive
+        (also .tar.gz), or one image.
+
+        It is answered when all of them are safe; their thumbnails follow, each fitting into width × height. The durable
+        event `album.done` tells when the last one is there. The same images with the same names, asked for in the same
+        size, are the same album: a request without an answer may be repeated.
+
+        At most 2,000 images, of 32 MiB each and 128 MiB together once unpacked. Over HTTP the body is bounded by
+        gateway.max_body, 16 MiB unless set: 1,000 images of 15 KB. An album is kept for 30 days.
+
+        Errors: 422 `bad_parcel`, 413 `parcel_too_large`.
         """
-        parts = await asyncio.to_thread(parcel.unpack, images)
-        id = hashlib.sha256(b"%d %d " % (width, height) + images).hexdigest()[:20]
-        albums = self.state("albums")
-        if (await albums.get(id))[1]:
+        parts, id = await asyncio.to_thread(_opened, images, width, height)
+        del images
+        albums, counts = self.state("albums", Album), self.state("albums-counts")
+        if (await albums.get(id)).etag:
             return await self.album(id)
         await self._keep(id, parts)
-        album = Album(id, [part.name for part in parts], width, height)
+        names = [part.name for part in parts]
+        del parts
         try:
             async with self.atomic():
-                await albums.set(id, album, etag="", ttl=KEEP)
+                await albums.set(id, Album(names, width, height), etag="", ttl=KEEP)
+                # Written, not left to `add`: those of an album that was just forgotten may still be there.
+                await counts.transaction([counts.put(f"{id}/{one}", 0, ttl=KEEP) for one in ("done", "failed")])
                 await self.group(
-                    *(mesh.step(self.shrink, id, number) for number in range(len(parts))),
+                    *(mesh.step(self.shrink, id, number, width, height) for number in range(len(names))),
                     then=mesh.step(self.finish, id),
                 )
         except mesh.Conflict:
-            pass  # the same images came twice at the same time
+            # The same images came twice at the same time. What we wrote after it was dealt with nobody will fetch.
+            await self._drop_settled(id)
         return await self.album(id)
 
     async def _keep(self, id: str, parts: list[Part]) -> None:
-        """Write the images, some megabytes at a time."""
+        """Write the images, some at a time."""
         originals = self.state("albums-originals")
-        writes, size = [], 0
-        for number, part in enumerate(parts):
-            writes.append(originals.put(place(id, number), part.content, ttl=ORPHANS))
-            size += len(part.content)
-            if size >= CHUNK_BYTES or len(writes) >= 500:
-                await originals.transaction(writes)
-                writes, size = [], 0
-        await originals.transaction(writes)
+        for chunk in _chunks(parts):
+            await originals.transaction(originals.put(_key(id, number), image, ttl=KEEP) for number, image in chunk)
 
-    @task(retries=8, backoff="100ms..5s", timeout="1m", slots=AT_ONCE)
-    async def shrink(self, id: str, number: int) -> None:
-        """Make one thumbnail; count it in the same commit that acknowledges it."""
-        album = await self._find(id)
+    async def _drop_settled(self, id: str) -> None:
+        originals = self.state("albums-originals")
+        for namespace in ("albums-thumbnails", "albums-failures"):
+            async for key in self.state(namespace).keys(f"{id}/"):
+                await originals.delete(key)
+
+    # --- work ---------------------------------------------------------------------------------------------
+
+    @task(retries=RETRIES, backoff="100ms..1m", timeout="1m", slots=AT_ONCE, fatal=UnknownAlbum)
+    async def shrink(self, id: str, number: int, width: int, height: int) -> None:
+        """Make one thumbnail; it is counted in the commit that acknowledges this task."""
         originals, counts = self.state("albums-originals"), self.state("albums-counts")
-        image, _ = await originals.get(place(id, number), type=bytes)
+        key = _key(id, number)
+        image = (await originals.get(key, type=bytes)).value
+        if image is None:
+            raise mesh.Reject(f"image {number} of album {id} is not there any more")
         try:
-            if image is None:
-                raise mesh.ServiceError("its image is not there any more")
-            small = await self.call("thumbnails.thumbnail", image, album.width, album.height, timeout=30)
-        except mesh.ServiceError as exc:
-            # What the image is to blame for: another attempt would end the same way.
-            failure = Failure(number, album.names[number], exc.code, exc.message)
+            small = await self.rpc[Thumbnails].thumbnail(image, width, height)
+        except mesh.MeshError as exc:
+            if not _is_to_blame(exc):
+                raise
+            name = (await self._find(id)).names[number]
             async with self.atomic():
-                await self.state("albums-failures").set(place(id, number), failure, ttl=KEEP)
+                failure = Failure(number, name, exc.code, exc.message)
+                await self.state("albums-failures").set(key, failure, ttl=KEEP)
                 await counts.add(f"{id}/failed", ttl=KEEP)
-                await originals.delete(place(id, number))
+                await originals.delete(key)
             return
         async with self.atomic():
-            await self.state("albums-thumbnails").set(place(id, number), small, ttl=KEEP)
+            await self.state("albums-thumbnails").set(key, small, ttl=KEEP)
             await counts.add(f"{id}/done", ttl=KEEP)
-            await originals.delete(place(id, number))
+            await originals.delete(key)
 
-    @task
+    @task(retries=RETRIES, fatal=UnknownAlbum)
     async def finish(self, id: str) -> None:
-        """Tell that the last thumbnail is there."""
+        """Tell that nothing is left to do."""
         progress = await self.album(id)
         async with self.atomic():
             await self.emit("album.done", progress, key=id, durable=True)
@@ -160,48 +218,101 @@ class Albums(mesh.Service):
 
         Errors: 404 `unknown_album`.
         """
-        album = await self._find(id)
-        counts = await self.state("albums-counts").get_many([f"{id}/done", f"{id}/failed"])
-        done, failed = ((value or 0) for value, _ in counts.values())
-        total = len(album.names)
-        failures = [one async for _, one in self.state("albums-failures", Failure).items(f"{id}/")] if failed else []
-        status: Literal["working", "done"] = "done" if done + failed == total else "working"
-        return Progress(id, f"/albums/{id}", total, done, failed, status, failures)
+        return await self._told(await self._progress(id, len((await self._find(id)).names)))
 
     @http.get("/albums/{id}")
     @rpc
     async def follow(self, id: str) -> AsyncIterator[Progress]:
-        """How far an album is, each time that changes, to its end."""
-        told: Progress | None = None
-        silent_s = 0.0
-        while told is None or told.status != "done":
-            progress = await self.album(id)
-            if progress != told or silent_s >= TELL_AGAIN_S:
+        """How far an album is, each time that changes, to its end. Who was cut off follows again, and is told where it
+        is by then.
+
+        Errors: 404 `unknown_album`, 503 `draining` when this worker leaves.
+        """
+        total = len((await self._find(id)).names)
+        told = None
+        while True:
+            progress = await self._progress(id, total)
+            if progress.status == "done":
+                yield await self._told(progress)
+                return
+            if progress != told:
                 yield progress
-                told, silent_s = progress, 0.0
-            if progress.status != "done":
-                await asyncio.sleep(LOOK_S)
-                silent_s += LOOK_S
+                told = progress
+            if self._leaving:
+                raise mesh.Draining(f"this worker of {self.name} leaves; follow album {id} again")
+            await asyncio.sleep(LOOK_S)
 
     @http.get("/albums/{id}/{number}", produces="image/jpeg")
     @rpc
     async def thumbnail(self, id: str, number: int) -> bytes:
         """One thumbnail, as JPEG; numbers begin at 0, in the order in which the images came.
 
-        Errors: 404 `unknown_album`, also while it is not made yet.
+        Errors: 404 `unknown_album`, 404 `no_thumbnail`, also while it is not made yet.
         """
-        small, _ = await self.state("albums-thumbnails").get(place(id, number), type=bytes)
-        if small is None:
-            raise UnknownAlbum(f"album {id} has no thumbnail {number}, or not yet")
-        return bytes(small)
+        small = (await self.state("albums-thumbnails").get(_key(id, number), type=bytes)).value
+        if small is not None:
+            return small
+        album = await self._find(id)
+        if not 0 <= number < len(album.names):
+            raise NoThumbnail(f"album {id} has the images 0 to {len(album.names) - 1}, and no {number}")
+        failure = (await self.state("albums-failures", Failure).get(_key(id, number))).value
+        why = "is not made yet" if failure is None else f"could not be made: {failure.message}"
+        raise NoThumbnail(f"the thumbnail of image {number} ({album.names[number]}) {why}")
 
     async def _find(self, id: str) -> Album:
-        album, etag = await self.state("albums", Album).get(id)
-        if not etag or album is None:
-            raise UnknownAlbum(f"there is no album {id}")
+        album = (await self.state("albums", Album).get(id)).value
+        if album is None:
+            raise UnknownAlbum(f"there is no album {id}, or no longer")
         return album
 
+    async def _progress(self, id: str, total: int) -> Progress:
+        """The counts, as of one instant: both are read in one step."""
+        counts = await self.state("albums-counts", int).get_many([f"{id}/done", f"{id}/failed"])
+        done, failed = (count.value or 0 for count in counts.values())
+        return Progress(id, f"/albums/{id}", total, done, failed, "done" if done + failed == total else "working")
 
-def place(id: str, number: int) -> str:
-    """The key of one image of an album."""
+    async def _told(self, progress: Progress) -> Progress:
+        """With what failed."""
+        if not progress.failed:
+            return progress
+        failures = self.state("albums-failures", Failure).items(f"{progress.id}/")
+        return msgspec.structs.replace(progress, failures=[failure async for _, failure in failures])
+
+
+def _opened(images: bytes, width: int, height: int) -> tuple[list[Part], str]:
+    """The images, and the album's id, which is made of them. Not of the body: curl -F draws a boundary by lot."""
+    parts = parcel.unpack(images)
+    digest = hashlib.sha256(b"%d %d" % (width, height))
+    for name, content in parts:
+        digest.update(msgspec.msgpack.encode((name, hashlib.sha256(content).digest())))
+    return parts, digest.hexdigest()[:20]
+
+
+def _chunks(parts: list[Part]) -> Iterator[list[tuple[int, bytes]]]:
+    """The images with their numbers, in pieces for one commit each."""
+    chunk: list[tuple[int, bytes]] = []
+    size = 0
+    for number, part in enumerate(parts):
+        if chunk and (size + len(part.content) > CHUNK_BYTES or len(chunk) >= CHUNK_IMAGES):
+            yield chunk
+            chunk, size = [], 0
+        chunk.append((number, part.content))
+        size += len(part.content)
+    yield chunk
+
+
+def _is_to_blame(error: mesh.MeshError) -> bool:
+    """Whether it is the image's fault, so that another attempt would end the same way.
+
+    Of what crashes or hangs a decoder nobody knows: it has several attempts. What is away or busy comes back; should
+    it not, the task becomes a dead letter that can be requeued, and the album goes on from there.
+    """
+    if isinstance(error, mesh.TryLater | mesh.LinkLost):
+        return False
+    attempt = mesh.current_task()
+    return error.status < 500 or (attempt is not None and attempt.attempt - attempt.lost >= PATIENCE)
+
+
+def _key(id: str, number: int) -> str:
+    """Of one image of an album: they are listed in order."""
     return f"{id}/{number:05}"

@@ -1,7 +1,8 @@
 """Many images in one body: told apart, whatever they came in.
 
-Owns: what curl -F sends (multipart/form-data, RFC 7578), zip and tar archives, and a single image.
-Leaves to others: whether each is an image at all (picture), keeping them (service).
+Owns: what curl -F sends (multipart/form-data, RFC 7578), zip and tar archives, a single image, and how much of each is
+unpacked: a small archive can hold a large nothing.
+Leaves to others: whether each is an image at all (picture), keeping them (album).
 
 The form is seen from the first bytes: a method is given a body, not its Content-Type.
 """
@@ -9,8 +10,10 @@ The form is seen from the first bytes: a method is given a body, not its Content
 from __future__ import annotations
 
 import io
+import re
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from email.message import Message
 from pathlib import PurePosixPath
@@ -18,9 +21,21 @@ from typing import Final, NamedTuple
 
 import mesh
 
-#: Images of one album, and bytes of them together once they are unpacked: a small archive can hold a large nothing.
+#: Files of one album.
 MOST_IMAGES: Final = 2000
-MOST_BYTES: Final = 256 * 2**20
+#: Bytes of them together once they are unpacked. They are in memory at once, in each worker that unpacks.
+MOST_BYTES: Final = 128 * 2**20
+#: Of one file: it is one value of state, and one argument of a call.
+MOST_IMAGE_BYTES: Final = 32 * 2**20
+#: Entries of an archive, with those that are no files: directories, links, what was left out.
+_MOST_ENTRIES: Final = 10 * MOST_IMAGES
+_MOST_NAME: Final = 200
+#: After the dashes, RFC 2046 §5.1.1.
+_MOST_BOUNDARY: Final = 70
+#: zlib's way of saying that the head is gzip's.
+_GZIP: Final = 31
+#: What file managers put beside the images.
+_BESIDE: Final = ("Thumbs.db", "desktop.ini")
 
 
 class BadParcel(mesh.ServiceError):
@@ -28,6 +43,13 @@ class BadParcel(mesh.ServiceError):
 
     code = "bad_parcel"
     status = 422
+
+
+class ParcelTooLarge(BadParcel):
+    """The body holds more than one album may."""
+
+    code = "parcel_too_large"
+    status = 413
 
 
 class Part(NamedTuple):
@@ -38,72 +60,155 @@ class Part(NamedTuple):
 
 
 def unpack(body: bytes) -> list[Part]:
-    """The files in a body, in order.
+    """The files in a body, in order. Directories, and what file managers hide beside images, are left out.
 
     Raises:
-        BadParcel: it holds none, too many, or is damaged.
+        BadParcel: it holds none, or is damaged.
+        ParcelTooLarge: it holds too many, or too large ones.
     """
     try:
         parts = list(_bounded(_files(body)))
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, ValueError, NotImplementedError, RuntimeError) as exc:
-        raise BadParcel(f"the archive cannot be read: {exc}") from exc
+    except mesh.MeshError:
+        raise
+    # Three decoders meet a stranger's bytes here: BadZipFile, TarError, zlib.error, struct.error, RuntimeError (for a
+    # password) and more are all the same news.
+    except Exception as exc:
+        raise BadParcel(f"the body cannot be taken apart: {exc} ({type(exc).__name__})") from exc
     if not parts:
-        raise BadParcel("there is no file in it; send images as multipart/form-data, or in a zip or tar archive")
+        raise BadParcel("there is no file in the body; send images as multipart/form-data, or in a zip or tar archive")
     return parts
 
 
 def _files(body: bytes) -> Iterator[Part]:
     if body[:2] == b"--":
         return _multipart(body)
-    if body[:4] == b"PK\x03\x04":
+    if body[:4] in (b"PK\x03\x04", b"PK\x05\x06"):  # the second begins an archive of nothing
         return _zip(body)
-    if body[257:262] == b"ustar" or body[:2] == b"\x1f\x8b":
+    if body[:2] == b"\x1f\x8b":
+        return _tar(_inflated(body))
+    if body[257:262] == b"ustar":
         return _tar(body)
     return iter([Part("image", body)] if body else [])
 
 
 def _bounded(parts: Iterator[Part]) -> Iterator[Part]:
-    size = 0
-    for count, part in enumerate(parts, 1):
-        size += len(part.content)
-        if count > MOST_IMAGES or size > MOST_BYTES:
-            raise BadParcel(f"an album holds at most {MOST_IMAGES} images of {MOST_BYTES >> 20} MiB together")
+    count = size = 0
+    for part in parts:
+        count, size = count + 1, size + len(part.content)
+        _check_size(part.name, len(part.content))
+        if count > MOST_IMAGES:
+            raise ParcelTooLarge(f"there are more than {MOST_IMAGES} files in the body: make several albums")
+        if size > MOST_BYTES:
+            raise _too_much()
         yield part
+
+
+# --- archives ---------------------------------------------------------------------------------------------
 
 
 def _zip(body: bytes) -> Iterator[Part]:
     with zipfile.ZipFile(io.BytesIO(body)) as archive:
-        for entry in archive.infolist():
-            if not entry.is_dir():
-                if entry.file_size > MOST_BYTES:
-                    raise BadParcel(f"{entry.filename} is too large")
+        entries = archive.infolist()
+        _check_entries(len(entries))
+        for entry in entries:
+            if not entry.is_dir() and not _hidden(entry.filename):
+                # zipfile inflates no more than is announced here, so that a lie is found out cheaply.
+                _check_size(entry.filename, entry.file_size)
                 yield Part(_base(entry.filename), archive.read(entry))
 
 
 def _tar(body: bytes) -> Iterator[Part]:
-    with tarfile.open(fileobj=io.BytesIO(body)) as archive:
-        for entry in archive:
-            file = archive.extractfile(entry) if entry.isreg() and entry.size <= MOST_BYTES else None
-            if file is not None:
-                yield Part(_base(entry.name), file.read())
+    with tarfile.open(fileobj=io.BytesIO(body), mode="r:") as archive:
+        # Counted one by one: sizes that are negative lead round in circles.
+        for count, entry in enumerate(archive, 1):
+            _check_entries(count)
+            if entry.isreg() and not _hidden(entry.name):
+                _check_size(entry.name, entry.size)
+                file = archive.extractfile(entry)
+                content = file.read() if file is not None else b""
+                if len(content) != entry.size:
+                    raise BadParcel(f"the archive is cut off in {_base(entry.name)!r}")
+                yield Part(_base(entry.name), content)
+
+
+def _inflated(body: bytes) -> bytes:
+    """What gzip made small. All of it at once, so that no size in it can lead to more than this."""
+    most = MOST_BYTES + _MOST_ENTRIES * 2 * tarfile.BLOCKSIZE
+    inflate = zlib.decompressobj(_GZIP)
+    plain = inflate.decompress(body, most)
+    if inflate.unconsumed_tail:
+        raise _too_much()
+    if not inflate.eof:
+        raise BadParcel("the archive is cut off")
+    if plain[257:262] != b"ustar":
+        raise BadParcel("what gzip made small is no tar archive; send an image as it is")
+    return plain
+
+
+def _check_entries(count: int) -> None:
+    if count > _MOST_ENTRIES:
+        raise ParcelTooLarge(f"the archive has more than {_MOST_ENTRIES} entries: make several albums")
+
+
+def _check_size(name: str, size: int) -> None:
+    if size > MOST_IMAGE_BYTES:
+        raise ParcelTooLarge(
+            f"{_base(name)!r} is {size:,} bytes long; an image of an album may have {MOST_IMAGE_BYTES >> 20} MiB"
+        )
+
+
+def _too_much() -> ParcelTooLarge:
+    return ParcelTooLarge(f"unpacked it is more than {MOST_BYTES >> 20} MiB: make several albums")
+
+
+# --- multipart/form-data ----------------------------------------------------------------------------------
 
 
 def _multipart(body: bytes) -> Iterator[Part]:
-    boundary, _, rest = body.partition(b"\r\n")
-    if not 2 < len(boundary) <= 72:  # RFC 2046: 70 characters after the dashes
-        raise BadParcel("the body begins like multipart/form-data, but has no boundary")
-    for piece in (b"\r\n" + rest).split(b"\r\n" + boundary)[:-1]:
-        head, found, content = piece.removeprefix(b"\r\n").partition(b"\r\n\r\n")
-        if not found:
-            raise BadParcel("a part of the multipart body has no end of its headers")
-        message = Message()
-        for line in head.decode("utf-8", "replace").split("\r\n"):
-            name, _, value = line.partition(":")
-            message[name.strip()] = value.strip()
-        filename = message.get_filename()
-        if filename:  # a field without a file is not an image
-            yield Part(_base(filename), content)
+    line, _, _ = body.partition(b"\r\n")
+    boundary = line.rstrip(b" \t")
+    if not 2 < len(boundary) <= 2 + _MOST_BOUNDARY:
+        raise BadParcel("the body begins like multipart/form-data, but its first line is no boundary")
+    # A line that only begins like the boundary is content.
+    delimiter = re.compile(rb"\r\n" + re.escape(boundary) + rb"(--)?[ \t]*(?:\r\n|\Z)")
+    at = len(line) + 2
+    while True:
+        # One that follows at once has no content before it: its line break is the one that ended the line before.
+        end = delimiter.search(body, max(at - 2, 0))
+        if end is None:
+            raise BadParcel("the multipart body has no last boundary: it is cut off")
+        part = _field(body[at : max(end.start(), at)])
+        if part is not None:
+            yield part
+        if end[1]:
+            return
+        at = end.end()
+
+
+def _field(piece: bytes) -> Part | None:
+    """One field of a form; None when it is no file."""
+    head, found, content = piece.partition(b"\r\n\r\n")
+    if not found:
+        raise BadParcel("a part of the multipart body has no end of its headers")
+    message = Message()
+    for line in head.decode("utf-8", "replace").split("\r\n"):
+        name, _, value = line.partition(":")
+        message[name.strip()] = value.strip()
+    filename = message.get_filename()
+    # A form that is sent with no file chosen has an empty name and nothing in it.
+    return Part(_base(filename), content) if filename else None
+
+
+# --- names ------------------------------------------------------------------------------------------------
 
 
 def _base(name: str) -> str:
-    return PurePosixPath(name.replace("\\", "/")).name[:200] or "image"
+    """The file's own name: directories say nothing of an album, and ".." would say too much."""
+    clean = "".join(letter if letter.isprintable() else "_" for letter in name.replace("\\", "/"))
+    return PurePosixPath(clean).name[:_MOST_NAME] or "image"
+
+
+def _hidden(name: str) -> bool:
+    """Whether a file manager put it into an archive, beside the images."""
+    path = PurePosixPath(name.replace("\\", "/"))
+    return path.name.startswith(".") or path.name in _BESIDE or "__MACOSX" in path.parts

@@ -74,6 +74,12 @@ async def test_a_task_queue_is_measured(key):
     assert figures["tasks_per_s"] <= figures["published_per_s"] * 1.01
 
 
+async def test_a_short_load_has_enough_single_tasks_for_a_median():
+    """One slow task is not the whole load."""
+    figures = await _figures(_installed(queues.ROSTER, "taskiq_stream"), {"verb": "one", **SHORT})
+    assert figures["calls"] >= 50
+
+
 async def test_as_many_are_published_as_were_asked_for():
     """Never more under way than callers, none left over."""
     under_way, most, done = 0, 0, 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-import re
 import shutil
 import signal
 import time
@@ -14,9 +13,12 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import mesh
+import pytest
 
-from .conftest import Set, project
+import mesh
+from mesh.tasks.contract import Status
+
+from .conftest import LONG, Set, project
 
 HERE = Path(__file__).parent
 PATIENCE_S = 60.0
@@ -25,35 +27,19 @@ LEASE_S = 2.0
 
 
 @contextmanager
-def durable_set(workers: Mapping[str, int], *, gateways: int = 1, more: str = "", watched: bool = False) -> Iterator[Set]:
-    """Hub, store, gateways, and workers of tests/chaos/durable_work.py: class -> how many.
-
-    Args:
-        watched: whether a process that is killed again and again is made to wait before it is started.
-    """
-    text = f'[store]\nlease = "{LEASE_S:g}s"\n' + more
+def durable_set(workers: Mapping[str, int], *, gateways: int = 1) -> Iterator[Set]:
+    """Hub, store, gateways, and workers of tests/chaos/durable_work.py: class -> how many."""
+    text = f'[store]\nlease = "{LEASE_S:g}s"\n'
     for name, copies in workers.items():
         text += f'[services.{name.lower()}]\nclass = "durable_work:{name}"\nreplicas = {copies}\n'
 
     def before(root: Path) -> None:
         shutil.copy(HERE / "durable_work.py", root)
-        conf = root / "supervisord.conf"
-        conf.write_text(_with_store(conf.read_text()))
 
     with project({}, text, gateways, before) as made:
-        if not watched:
-            # What is killed to see what happens is in no crash loop.
-            made.run("supervisorctl", "stop", "watch")
+        # What is killed again and again would be made to wait before it is started, as if it were in a crash loop.
+        made.run("supervisorctl", "stop", "watch")
         yield made
-
-
-def _with_store(conf: str) -> str:
-    """The project's supervisord.conf runs a store, or shows how in a comment."""
-    if "\n[program:store]" in conf:
-        return conf
-    head, mark, tail = conf.partition("; [program:store]")
-    assert mark, "supervisord.conf says nothing of a store"
-    return head + re.sub(r"^; ", "", mark + tail, flags=re.MULTILINE)
 
 
 def kind_of(process: str) -> str:
@@ -95,32 +81,53 @@ class Killer:
     async def follow(self, kinds: Sequence[str], progress: Callable[[], float]) -> None:
         """Kill these, one after the other, spread over the way of `progress` from 0 to 1."""
         for number, kind in enumerate(kinds, 1):
-            while progress() < number / (len(kinds) + 1):
+            while progress() < number / (len(kinds) + 1):  # noqa: ASYNC110  # nothing announces it
                 await asyncio.sleep(0.01)
             await asyncio.sleep(self.rng.uniform(0, 0.3))
             await asyncio.to_thread(self.kill, kind)
 
 
-async def until(condition: Callable[[], Awaitable[bool]], patience_s: float = PATIENCE_S, what: str = "it") -> None:
+async def until(condition: Callable[[], Awaitable[bool]], patience_s: float = PATIENCE_S, what: object = "it") -> None:
     """Look again and again; AssertionError when it does not come true in time."""
     end = time.monotonic() + patience_s
     while not await condition():
-        assert time.monotonic() < end, f"{what} did not come true within {patience_s:g} s"
+        assert time.monotonic() < end, f"not after {patience_s:g} s: {what}"
         await asyncio.sleep(0.1)
 
 
-async def settled(n: mesh.Node, prefix: str, patience_s: float = PATIENCE_S) -> None:
-    """No task or delivery of this service is open any more."""
+async def settled(n: mesh.Node, service: str, patience_s: float = PATIENCE_S) -> None:
+    """No task and no delivery of this service is open any more."""
     open_: dict[str, int] = {}
 
-    async def look() -> bool:
+    async def none_open() -> bool:
         open_.clear()
         for queue in await n.durable.tasks.queues(timeout_s=PATIENCE_S):
-            if queue.name.startswith(f"{prefix}."):
+            if queue.name.startswith(f"{service}."):
                 open_[queue.name] = queue.waiting + queue.delayed + queue.ready + queue.running + queue.backlog
         return bool(open_) and not any(open_.values())
 
-    end = time.monotonic() + patience_s
-    while not await look():
-        assert time.monotonic() < end, f"still open after {patience_s:g} s: {open_}"
-        await asyncio.sleep(0.2)
+    await until(none_open, patience_s, what=open_)
+
+
+async def all_jobs(n: mesh.Node, queue: str, status: Status) -> list[mesh.JobInfo]:
+    """All jobs of a queue with this status, oldest first."""
+    found: list[mesh.JobInfo] = []
+    while True:
+        after = found[-1].id if found else ""
+        page = await n.durable.tasks.jobs(queue, status, after=after, limit=5000, timeout_s=PATIENCE_S)
+        if not page:
+            return found
+        found += page
+
+
+def said(made: Set, what: str) -> list[str]:
+    """Lines of the logs of all processes with this in them."""
+    logs = sorted((made.root / "logs").glob("*.log*"))
+    return [f"{log.name}: {line}" for log in logs for line in log.read_text().splitlines() if what in line]
+
+
+def tell(capsys: pytest.CaptureFixture[str], figures: str) -> None:
+    """The long variants are run for their figures, too."""
+    if LONG:
+        with capsys.disabled():
+            print(f"\n{figures}")

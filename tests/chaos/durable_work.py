@@ -16,6 +16,7 @@ class Ledger(mesh.Service):
     @mesh.task(slots=16, backoff="50ms..1s", keep="1d")
     async def book(self, entry: str) -> None:
         task = mesh.current_task()
+        assert task is not None
         await asyncio.sleep(random.uniform(0, 0.02))
         async with self.atomic():
             # A second effect of the same entry is refused, and its job ends in the dead letters.
@@ -35,6 +36,7 @@ class Slow(mesh.Service):
 
     @mesh.task
     async def last(self, name: str, seconds: float) -> None:
+        await self.state("pids").set(name, os.getpid())
         await self.state("begun").add(name)
         await asyncio.sleep(seconds)
         async with self.atomic():
@@ -57,5 +59,6 @@ class Ticks(mesh.Service):
     @mesh.every("1s", once=True, missed="all")
     async def tick(self) -> None:
         task = mesh.current_task()
+        assert task is not None
         async with self.atomic():
             await self.state("ticks").set(task.meta["due"], task.job, etag="")

@@ -61,7 +61,7 @@ def test_rolling_everything_under_load_is_not_noticed(released: Set) -> None:
     assert "gateway: 2 replaced in" in told.stderr
     after = released.pids()
     assert sorted(after) == sorted(before)
-    assert {name for name in before if before[name] == after[name]} == {"hub", "watch"}
+    assert {name for name in before if before[name] == after[name]} == {"hub", "store", "watch"}
     result.assert_spotless()
     released.run("supervisorctl", "update")
     assert released.pids() == after
@@ -155,6 +155,7 @@ def test_supervisorctl_and_mesh_in_any_order_do_not_contradict_each_other(releas
         "greeting:greeting_0",
         "greeting:greeting_1",
         "hub",
+        "store",
         "textstats:textstats_0",
         "watch",
     ], done

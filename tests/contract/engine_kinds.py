@@ -9,6 +9,7 @@ import pytest
 from engine_rig import Rig, is_over_processes
 from engine_store import StoreProcessRig, StoreRig
 
+from mesh.clock import settle
 from mesh.engines.contract import Engine
 from mesh.engines.memory import Memory, MemoryEngine
 
@@ -21,6 +22,8 @@ class MemoryRig(Rig):
     """The engine in memory, under a hand-turned clock."""
 
     kind = "memory"
+    # Nobody needs to say that he lives.
+    step_s = 1.0
 
     async def start(self) -> None:
         self.memory = Memory(
@@ -32,6 +35,10 @@ class MemoryRig(Rig):
         made = MemoryEngine(self.memory)
         self._engines.append(made)
         return made
+
+    async def quiet(self) -> None:
+        # To share out, and to tell.
+        await settle(5)
 
     async def kill(self, engine: Engine) -> None:
         assert isinstance(engine, MemoryEngine)

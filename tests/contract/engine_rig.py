@@ -30,8 +30,6 @@ F = TypeVar("F", bound=Callable[..., object])
 PATIENCE_S = 20.0
 #: For every question to an engine.
 T_S = 10.0
-#: By so much a hand-turned clock is turned at a time.
-STEP_S = 0.1
 
 
 def over_processes(test: F) -> F:
@@ -147,10 +145,12 @@ class Rig(ABC):
         clock: what it lives by.
         lease_s, unknown_after_s, retention_s: what it was told.
         longest_s: how much time may pass in one test; little or none where it is real.
+        step_s: by how much a hand-turned clock is turned at a time.
     """
 
     kind: ClassVar[str]
     longest_s: ClassVar[float] = 1e12
+    step_s: ClassVar[float] = 0.1
     lease_s = 10.0
     unknown_after_s = 60.0
     retention_s = 7 * 86400.0
@@ -283,7 +283,7 @@ class Rig(ABC):
             # In steps, as time does pass: whoever must say in time that he lives can do so.
             end = self.clock.now() + seconds
             while (left := end - self.clock.now()) > 1e-9:
-                self.clock.turn(min(STEP_S, left))
+                self.clock.turn(min(self.step_s, left))
                 await settle()
         else:
             await asyncio.sleep(seconds)

@@ -99,6 +99,7 @@ async def test_asking_again_never_shortens_a_grant(door: Door) -> None:
     """Nobody else gets it before the instant that the owner was told."""
     first = await door.acquire("a", ttl_s=30.0)
     assert (await door.acquire("a", ttl_s=1.0)).until_at >= first.until_at
+    assert (await door.renew("a", ttl_s=1.0)).until_at >= first.until_at
 
 
 async def test_a_released_lock_is_free(door: Door) -> None:

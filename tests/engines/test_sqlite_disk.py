@@ -191,7 +191,9 @@ def test_a_backup_that_does_not_fit_leaves_nothing(disk: Disk, bench: Bench) -> 
 
 @needs_root
 @pytest.mark.parametrize("killed", [False, True])
-def test_a_read_only_disk_can_be_read(disk: Disk, monkeypatch: pytest.MonkeyPatch, killed: bool) -> None:
+def test_a_read_only_disk_can_be_read(
+    disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed: bool
+) -> None:
     """After a stop, and after kill -9; as soon as it may be written to, it is."""
     monkeypatch.setattr(core_module, "_REOPEN_S", 0.0)
     bench = Bench(disk.data)
@@ -215,6 +217,8 @@ def test_a_read_only_disk_can_be_read(disk: Disk, monkeypatch: pytest.MonkeyPatc
     assert bench.statuses(confirmed) == ["ready"] * 50
     assert bench.core.get("carts", ["u1"], bench.wall)[0] is not None
     assert bench.core.ready(QUEUE) == 50
+    assert bench.core.check() == []
+    assert bench.core.backup(tmp_path / "copy.db").size_bytes > 0
     disk.allow()
     more = bench.defer(bench.task())
     assert [lease.id for lease in bench.claim(100)] == confirmed + more

@@ -125,7 +125,7 @@ class Story:
         victim = self.workers()[0]
         await self.place.mesh.faults.kill(Busy)
         dying = asyncio.ensure_future(victim.dead())
-        await self.place.mesh.start_another(Busy, wait=False)
+        await self.place.eventually(asyncio.ensure_future(self.place.mesh.start_another(Busy, wait=False)))
         await self.place.eventually(dying)
 
     async def restart_store(self) -> None:
@@ -152,7 +152,7 @@ class Story:
         await self.place.advance(self.rng.random() * 3)
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(8))
 async def test_whatever_breaks_each_confirmed_task_is_done_once(tmp_path: Path, seed: int) -> None:
     """Links, workers, the hub and the store, in any order, while tasks come and run."""
     Busy.done, Busy.running, Busy.overlaps, Busy.rng = Counter(), Counter(), [], random.Random(seed)

@@ -17,7 +17,7 @@ from store_process import PATIENCE_S, Project, Worker, all_jobs, new_task
 from mesh import ids
 from mesh.engines.sqlite.client import StoreEngine
 from mesh.errors import MeshError
-from mesh.tasks.contract import Offer, Queue
+from mesh.tasks.contract import NewTask, Offer, Queue
 
 pytestmark = pytest.mark.asyncio(loop_scope="function")
 
@@ -146,7 +146,7 @@ import asyncio, sys
 from pathlib import Path
 import mesh
 from mesh.engines.sqlite.client import StoreEngine
-from mesh.tasks.contract import Offer, Queue
+from mesh.tasks.contract import NewTask, Offer, Queue
 
 class Holder:
     def leased(self, leases):
@@ -203,6 +203,7 @@ async def test_a_second_store_refuses_to_start(project: Project) -> None:
     assert second.returncode == 1
     assert f"pid {project.store.pid}" in second.stderr
     assert str(project.data) in second.stderr
+    assert "Traceback" not in second.stderr
     assert project.store.poll() is None
     assert project.stop() == 0
 
@@ -228,6 +229,31 @@ async def test_a_damaged_file_stops_the_store_and_is_left_as_it_is(project: Proj
     assert json.loads(checked.stdout)["sound"] is False
 
 
+async def test_a_file_that_is_damaged_while_the_store_runs_stops_it() -> None:
+    """Before anything is built on it: the same code, the same words."""
+    project = Project({"store.cache": '"64KiB"', "log.format": '"json"'})
+    try:
+        project.start_store()
+        async with project.engine() as engine:
+            for _ in range(4):
+                tasks = [NewTask(ids.job_id(), "mail.send", b"x" * 900) for _ in range(1000)]
+                await engine.tasks.defer(tasks, timeout_s=PATIENCE_S)
+            file = next(project.data.glob("*.db"))
+            # A quiet moment brings what was written into the file itself.
+            await until(lambda: file.stat().st_size > 3_000_000, "the log was never brought into the file")
+            with file.open("r+b") as damage:
+                damage.seek(100_000)
+                damage.write(b"\xa5" * 3_000_000)
+            reading = asyncio.create_task(all_jobs(engine, "mail.send", "ready"))
+            await until(lambda: project.store.poll() is not None, "the store goes on")
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+        assert project.store.returncode == 5
+        assert project.said("store", b"is damaged")
+    finally:
+        project.end()
+
+
 async def test_a_backup_under_load_is_whole(project: Project) -> None:
     """Made while callers write: sound, and a store that is given it goes on from there."""
     project.start_store()
@@ -246,6 +272,8 @@ async def test_a_backup_under_load_is_whole(project: Project) -> None:
         assert "copy.db" in again.stderr
         info = await asyncio.to_thread(project.run, "store", "info", "--json")
         assert json.loads(info.stdout)["writable"] is True
+        shown = await asyncio.to_thread(project.run, "store", "info")
+        assert str(project.data) in shown.stdout
         checked = await asyncio.to_thread(project.run, "store", "check", "--json")
         assert (checked.returncode, json.loads(checked.stdout)["sound"]) == (0, True)
     assert callers.failed == []

@@ -32,7 +32,7 @@ def project(running) -> Iterator:
     if running.up().earlier:
         scaled(running, greeting=0, gateway=0)
     scaled(running, greeting=2, gateway=1)
-    assert running.states() == dict.fromkeys(["watch", "hub", *GREETINGS, "gateway:gateway_0"], "RUNNING")
+    assert running.states() == dict.fromkeys(["watch", "hub", "store", *GREETINGS, "gateway:gateway_0"], "RUNNING")
 
 
 def scaled(project, patience_s: float = 30.0, **wanted: int):
@@ -161,7 +161,7 @@ def test_a_roll_replaces_all_and_every_request_is_answered(project):
     assert [(each.name, each.replaced) for each in done] == [("greeting", 2), ("gateway", 1)]
     after = project.pids()
     assert sorted(after) == sorted(before)
-    assert {name for name in before if before[name] == after[name]} == {"watch", "hub"}
+    assert {name for name in before if before[name] == after[name]} == {"watch", "hub", "store"}
     assert get(project, "/environment/COLOUR") == "green"
     assert len(answers) > 20
     assert set(answers) == {"Hello, you!"}

@@ -28,6 +28,7 @@ def test_up_starts_all_and_down_leaves_nothing(project):
     assert [process.name for process in up.processes] == [
         "watch",
         "hub",
+        "store",
         "greeting:greeting_0",
         "greeting:greeting_1",
         "gateway:gateway_0",
@@ -40,7 +41,7 @@ def test_up_starts_all_and_down_leaves_nothing(project):
     assert [each.pid for each in again.processes] == [each.pid for each in up.processes]
 
     down = take_down(project.layout, project.run)
-    assert down.processes == 6
+    assert down.processes == 7
     assert project.members() == []
     assert not any(path.is_socket() or path.suffix == ".pid" for path in project.run.iterdir())
 
@@ -62,9 +63,9 @@ def test_up_starts_again_what_was_stopped(project):
 
 def test_a_killed_process_comes_back(project):
     """kill -9 of a worker: supervisord starts another, and `up` waits for it."""
-    first = project.up().processes[2]
+    first = project.up().processes[3]
     project.kill(first.pid)
-    second = project.up().processes[2]
+    second = project.up().processes[3]
     assert second.name == first.name
     assert second.pid != first.pid
 
@@ -84,7 +85,9 @@ def test_a_broken_service_is_told_with_the_end_of_its_log(project):
 
 def test_what_never_answers_is_named(project):
     """A process that runs without registering is called by its name when patience is over."""
+    project.up()
     project.trouble("never", "greeting_0")
+    project.kill(project.pids()["greeting:greeting_0"])
     with pytest.raises(Unavailable, match=r"answers yet: greeting:greeting_0 \(not yet in the registry\)$"):
         project.up(patience_s=5.0)
 
@@ -136,9 +139,9 @@ def test_a_killed_supervisord_is_told_by_up_and_mended_by_down(project):
     """Its children live on and hold the port; they are found by what supervisord wrote into their environment."""
     project.up()
     project.kill(project.supervisord())
-    with pytest.raises(SetupError, match=r"supervisord is gone, but 5 of its processes still run .*mesh down"):
+    with pytest.raises(SetupError, match=r"supervisord is gone, but 6 of its processes still run .*mesh down"):
         project.up()
-    assert take_down(project.layout, project.run).processes == 5
+    assert take_down(project.layout, project.run).processes == 6
     assert project.members() == []
     assert project.up().processes
 
@@ -149,7 +152,7 @@ def test_supervisorctl_works_from_the_root_without_options(project):
     command = [sys.executable, "-m", "supervisor.supervisorctl"]
     status = subprocess.run([*command, "status"], cwd=project.root, capture_output=True, text=True, check=False)
     assert status.returncode == 0, status.stdout + status.stderr
-    assert status.stdout.count("RUNNING") == 5
+    assert status.stdout.count("RUNNING") == 6
     restart = subprocess.run(
         [*command, "restart", "greeting:*"], cwd=project.root, capture_output=True, text=True, check=False
     )
@@ -171,7 +174,7 @@ def test_a_process_killed_every_second_is_never_given_up(project):
             seen |= {each.state for each in control.processes() if each.name == "greeting:greeting_0"}
             time.sleep(0.05)
     assert "FATAL" not in seen
-    until(lambda: control.processes()[2].state == RUNNING)
+    until(lambda: control.processes()[3].state == RUNNING)
     control.close()
 
 
@@ -210,13 +213,8 @@ def test_the_projects_own_files_are_read(tmp_path: Path):
     Roster(layout.read(tmp_path / "supervisord.conf"), settings).refresh()
     there = layout.read(tmp_path / "supervisord.conf")
     groups = list(dict.fromkeys(program.group for program in there.programs))
-    assert [name for name in groups if name != "store"] == [
-        "watch",
-        "hub",
-        "greeting",
-        "thumbnails",
-        "textstats",
-        "gateway",
-    ]
+    named = [name for name, service in settings.services.items() if service.classes]
+    assert groups == ["watch", "hub", "store", *named, "gateway"]
+    assert named[:2] == ["greeting", "thumbnails"]
     assert there.http == "http://127.0.0.1:8080"
     assert there.socket == tmp_path / "run/supervisor.sock"

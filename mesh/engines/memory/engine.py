@@ -231,15 +231,15 @@ class MemoryTasks:
         self, queue: str, status: Status, *, after: str = "", limit: int = 100, timeout_s: float
     ) -> list[JobInfo]:
         await self._way.clear(timeout_s)
-        return [job.info() for job in self._memory.jobs.page(queue, status, after, limit)]
+        return [job.info() for job in self._memory.letters.page(queue, status, after, limit)]
 
     async def requeue(self, queue: str, ids: Sequence[str] = (), *, timeout_s: float) -> int:
         await self._way.clear(timeout_s)
-        return self._memory.jobs.requeue(queue, ids)
+        return self._memory.letters.requeue(queue, ids)
 
     async def drop(self, queue: str, ids: Sequence[str] = (), *, timeout_s: float) -> int:
         await self._way.clear(timeout_s)
-        return self._memory.jobs.drop(queue, ids)
+        return self._memory.letters.drop(queue, ids)
 
 
 class MemoryEvents:

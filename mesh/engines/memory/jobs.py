@@ -1,7 +1,7 @@
 """All jobs: from the unit that makes them until they are forgotten.
 
-Owns: what a defer, a settlement, a cancel, a requeue and a death do to a job, and to those that wait for it.
-Leaves to others: the order within a queue (queue), who runs what (sessions), committing (memory).
+Owns: what a defer, a settlement, a cancel and a death do to a job, and to those that wait for it.
+Leaves to others: the order within a queue (queue), who runs what (sessions), the dead (letters), committing (memory).
 
 What may be refused is looked at first (`look_…`) and raises there; what then happens (`put_…`) cannot fail.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from mesh import ids
@@ -23,7 +23,7 @@ from mesh.errors import BadRequest, LeaseLost, UnknownJob
 from mesh.events.log import LoggedEvent
 from mesh.tasks.contract import OVER, PRIORITIES, NewTask, Reason, Settlement, Status, Ticket, Verdict
 
-#: How long it is remembered of a job that is gone how it ended, so that saying it again is no error, and where it stood.
+#: How long the end of a job that is gone is remembered, so that saying it again is no error.
 REMEMBERED_S: Final = 600.0
 
 
@@ -33,6 +33,7 @@ class Jobs:
     Attributes:
         queues: by name; a queue is there from its first job or worker on.
         deliveries: the outstanding ones, and the dead: (subscription, offset) -> job.
+        by_id: all jobs, perhaps some whose time is over.
     """
 
     def __init__(
@@ -56,17 +57,16 @@ class Jobs:
         self._stir = stir
         self._freed = freed
         self._told = told
-        self._jobs: dict[str, Job] = {}
+        self.by_id: dict[str, Job] = {}
         self._ages = itertools.count(1)
         self._ending: list[tuple[float, str]] = []
         self._gone: dict[tuple[str, int], tuple[float, Verdict]] = {}
-        self._dropped: dict[str, tuple[float, int]] = {}
 
     # --- finding ------------------------------------------------------------------------------------------
 
     def find(self, id: str) -> Job | None:
         """The job, unless it is forgotten."""
-        job = self._jobs.get(id)
+        job = self.by_id.get(id)
         return job if job is not None and not job.over(self._clock.wall()) else None
 
     def get(self, id: str) -> Job:
@@ -84,30 +84,6 @@ class Jobs:
         if found is None:
             found = self.queues[name] = QueueState(name, self._clock)
         return found
-
-    def page(self, queue: str, status: Status, after: str, limit: int) -> list[Job]:
-        """See Tasks.jobs."""
-        found = self.queues.get(queue)
-        if found is None:
-            return []
-        wall = self._clock.wall()
-        start = self._place(self._jobs[after], status) if after in self._jobs else (-1.0, self._age_of(after))
-        those = [job for job in found.jobs.values() if job.status == status and not job.over(wall)]
-        those.sort(key=lambda job: self._place(job, status))
-        return [job for job in those if self._place(job, status) > start][: max(0, limit)]
-
-    def _place(self, job: Job, status: Status) -> tuple[float, int]:
-        """Where a job stands in the pages of a status, also when it has it no longer."""
-        if status == "delayed":
-            return job.due_at, job.age
-        return (job.ends_at, job.age) if status in ("done", "cancelled") else (-1.0, job.age)
-
-    def _age_of(self, id: str) -> int:
-        """The age of a job that is gone; when that was long ago, by its id, which is made of the time."""
-        dropped = self._dropped.get(id)
-        if dropped is not None:
-            return dropped[1]
-        return max((job.age for job in self._jobs.values() if job.id <= id), default=0) if id else 0
 
     # --- making -------------------------------------------------------------------------------------------
 
@@ -151,7 +127,7 @@ class Jobs:
         queue = self.queues.get(task.queue)
         keyed = queue.keys.get(task.key) if queue is not None else None
         if keyed is not None and keyed.over(self._clock.wall()):
-            self._forget(keyed)
+            self.forget(keyed)
             keyed = None
         if keyed is not None:
             return keyed.id
@@ -178,16 +154,16 @@ class Jobs:
         return True
 
     def _make(self, job: Job) -> None:
-        stale = self._jobs.get(job.id)
+        stale = self.by_id.get(job.id)
         if stale is not None:
-            self._forget(stale)
-        self._jobs[job.id] = job
+            self.forget(stale)
+        self.by_id[job.id] = job
         self.queue(job.task.queue).add(job)
-        self._begin(job)
+        self.begin(job)
 
     # --- running ------------------------------------------------------------------------------------------
 
-    def _begin(self, job: Job) -> None:
+    def begin(self, job: Job) -> None:
         """It waits, perhaps for nothing any more."""
         order = job.task.order
         begins = self.queues[job.task.queue].turn(order) if order else job
@@ -234,7 +210,7 @@ class Jobs:
     def put_settle(self, settlements: Sequence[Settlement]) -> None:
         """What `look_settle` found to fit."""
         for each in settlements:
-            job = self._jobs.get(each.id)
+            job = self.by_id.get(each.id)
             if job is None or job.status != "running" or job.attempt != each.attempt:
                 continue
             job.settled = (each.attempt, each.verdict)
@@ -306,7 +282,7 @@ class Jobs:
         self._pass_on(job)
         if job.task.order:
             queue.over(job)
-            self._begin(job)
+            self.begin(job)
         self._stir(queue)
         if how != "dead":
             self._ends_later(job)
@@ -317,25 +293,25 @@ class Jobs:
             return
         if job.settled is not None:
             self._gone[job.id, job.settled[0]] = (self._clock.wall() + REMEMBERED_S, job.settled[1])
-        self._forget(job)
+        self.forget(job)
 
     def _pass_on(self, job: Job) -> None:
         """Tell the task that waits for it."""
-        waiting = self._jobs.get(job.task.feeds) if job.task.feeds else None
+        waiting = self.by_id.get(job.task.feeds) if job.task.feeds else None
         if waiting is None or (waiting.status in OVER and waiting.reason != "upstream"):
             return
         if job.status == "done":
             waiting.parts[job.task.place] = job.result or NIL
             waiting.waits -= 1
             if not waiting.waits and waiting.status == "waiting":
-                self._begin(waiting)
+                self.begin(waiting)
             return
         waiting.failed += 1
         if waiting.status == "waiting":
             self.bury(waiting, "upstream", f"job {job.id} of {job.task.queue}, for which it waited, is {job.status}")
 
-    def _forget(self, job: Job) -> None:
-        del self._jobs[job.id]
+    def forget(self, job: Job) -> None:
+        del self.by_id[job.id]
         queue = self.queues[job.task.queue]
         queue.forget(job)
         if job.event is not None:
@@ -353,15 +329,11 @@ class Jobs:
         wall = self._clock.wall()
         while self._ending and self._ending[0][0] <= wall:
             _, id = heapq.heappop(self._ending)
-            job = self._jobs.get(id)
+            job = self.by_id.get(id)
             if job is not None and job.over(wall):
-                self._forget(job)
+                self.forget(job)
         for lease in [lease for lease, (until, _) in self._gone.items() if until <= wall]:
             del self._gone[lease]
-        for id in [id for id, (until, _) in self._dropped.items() if until <= wall]:
-            del self._dropped[id]
-
-    # --- what people do -----------------------------------------------------------------------------------
 
     def cancel(self, id: str) -> tuple[Job, bool]:
         """(the job, whether its worker must be told to stop).
@@ -376,49 +348,3 @@ class Jobs:
         if job.status not in OVER:
             self._end(job, "cancelled")
         return job, False
-
-    def requeue(self, queue: str, ids: Iterable[str]) -> int:
-        """Dead jobs run after all; what waits for others does when those do. How many."""
-        count = 0
-        for job in self._dead(queue, ids):
-            if job.status == "dead" and not job.failed:
-                self._revive(job)
-                job.due_at = 0.0
-                self._begin(job)
-                self._mend(job)
-                count += 1
-        return count
-
-    def drop(self, queue: str, ids: Iterable[str]) -> int:
-        """Forget dead jobs. How many."""
-        dead = self._dead(queue, ids)
-        for job in dead:
-            self._dropped[job.id] = (self._clock.wall() + REMEMBERED_S, job.age)
-            self._forget(job)
-        return len(dead)
-
-    def _dead(self, queue: str, ids: Iterable[str]) -> list[Job]:
-        found = self.queues.get(queue)
-        if found is None:
-            return []
-        named = dict.fromkeys(ids)
-        jobs = [found.jobs[id] for id in named if id in found.jobs] if named else list(found.jobs.values())
-        return [job for job in jobs if job.status == "dead"]
-
-    def _revive(self, job: Job) -> None:
-        job.tries = job.lost = 0
-        job.reason = ""
-        job.error = job.traceback = ""
-        job.finished_at = 0.0
-        job.move("revive")
-        self.queues[job.task.queue].add(job)
-
-    def _mend(self, job: Job) -> None:
-        """It runs after all: so may what waits for it, if nothing else is in its way."""
-        waiting = self._jobs.get(job.task.feeds) if job.task.feeds else None
-        if waiting is None or not waiting.failed:
-            return
-        waiting.failed -= 1
-        if not waiting.failed and waiting.status == "dead":
-            self._revive(waiting)
-            self._mend(waiting)

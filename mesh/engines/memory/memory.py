@@ -16,6 +16,7 @@ from mesh.engines.contract import Outcome, Unit
 from mesh.engines.memory.agenda import Agenda
 from mesh.engines.memory.job import Job
 from mesh.engines.memory.jobs import Jobs
+from mesh.engines.memory.letters import Letters
 from mesh.engines.memory.locks import Locks
 from mesh.engines.memory.log import Log
 from mesh.engines.memory.queue import QueueState
@@ -37,7 +38,7 @@ class Memory:
     """The engine that all processes of one mesh share; each has a MemoryEngine of it. One event loop owns it.
 
     Attributes:
-        state, locks, schedules, log, jobs, sessions: the capabilities.
+        state, locks, schedules, log, jobs, letters, sessions: the capabilities.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Memory:
         self.jobs = self.sessions.jobs = Jobs(
             self.clock, self.agenda, stir=self.sessions.stir, freed=self.sessions.freed, told=self._told
         )
+        self.letters = Letters(self.jobs, self.clock)
         self._retention_s = retention_s
         self._units: dict[str, tuple[float, Outcome]] = {}
         self._subscriptions: dict[str, QueueState] = {}
@@ -193,6 +195,7 @@ class Memory:
             return
         self._sweep_at = now + SWEEP_S
         self.jobs.sweep()
+        self.letters.sweep()
         self.state.sweep(wall)
         self.locks.sweep()
         self.log.forget(wall - self._retention_s, {offset for _, offset in self.jobs.deliveries})

@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 
 from mesh.engines.sqlite import statements
 from mesh.engines.sqlite.disk import translate
-from mesh.engines.sqlite.file import connect, schema
+from mesh.engines.sqlite.file import connect, read_only_modes, schema
 from mesh.errors import SetupError
 
 _SQL: Final = statements.named("check")
@@ -107,13 +107,27 @@ def check(source: Path) -> list[str]:
 @contextlib.contextmanager
 def _reading(source: Path) -> Iterator[sqlite3.Connection]:
     """A connection that sees the file as it is now, for as long as it is open."""
-    connection = connect(source, _CACHE_BYTES, mode="ro")
+    connection = _connect(source)
     try:
-        connection.execute("BEGIN")
-        connection.execute("SELECT count(*) FROM marks").fetchall()
         yield connection
     finally:
         connection.close()
+
+
+def _connect(source: Path) -> sqlite3.Connection:
+    failure: sqlite3.Error | None = None
+    for mode in read_only_modes(source):
+        connection = connect(source, _CACHE_BYTES, mode=mode)
+        try:
+            connection.execute("BEGIN")
+            connection.execute("SELECT count(*) FROM marks").fetchall()
+        except sqlite3.Error as exc:
+            connection.close()
+            failure = failure or exc
+        else:
+            return connection
+    assert failure is not None
+    raise failure
 
 
 def _check(connection: sqlite3.Connection) -> list[str]:

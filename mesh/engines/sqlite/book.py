@@ -42,6 +42,7 @@ class Lane:
         said: what a worker declared last, if ever one did.
         topics: what it subscribes to; None for a queue of tasks.
         position: the last offset of which deliveries were made, as the file has it; None if it never subscribed.
+        replays: how often it was moved back.
         level: it has everything that stands in the log; new events are delivered at once.
     """
 
@@ -54,6 +55,7 @@ class Lane:
         "name",
         "no",
         "position",
+        "replays",
         "said",
         "suspects",
         "topics",
@@ -71,6 +73,7 @@ class Lane:
         self.said: Queue | None = None
         self.topics: Matcher[None] | None = None
         self.position: int | None = None
+        self.replays = 0
         self.level = False
         self.turn: object = None
 
@@ -85,6 +88,7 @@ class Lane:
             self.said,
             self.topics,
             self.position,
+            self.replays,
             self.level,
         )
 
@@ -99,6 +103,7 @@ class Lane:
             self.said,
             self.topics,
             self.position,
+            self.replays,
             self.level,
         ) = saved
 
@@ -224,10 +229,11 @@ class Book:
         marks = dict(execute(_SQL["marks"]).fetchall())
         self.seq = max(marks["seq"], execute(_SQL["last_seq"]).fetchone()[0] or 0)
         self.offset = max(marks["offset"], execute(_SQL["last_offset"]).fetchone()[0] or 0)
-        for no, name, said, position in execute(_SQL["queues"]).fetchall():
+        for no, name, said, position, replays in execute(_SQL["queues"]).fetchall():
             lane = self.by_no[no] = self.lanes[name] = Lane(no, name)
             lane.said = _said.decode(said) if said is not None else None
             lane.position = position
+            lane.replays = replays
             if lane.said is not None and lane.said.patterns:
                 lane.topics = matcher(lane.said.patterns)
                 lane.level = position is not None and position >= self.offset

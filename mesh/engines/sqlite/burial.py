@@ -1,6 +1,6 @@
 """What people do with jobs: cancel one, bury what nobody knows, and see to the dead.
 
-Owns: finding the rows, in steps where there may be many.
+Owns: finding the rows, in steps where there may be many; giving up a whole queue.
 Leaves to others: what then happens to them and to those that wait (ending).
 """
 
@@ -12,7 +12,18 @@ from typing import Any, Final
 from mesh.engines.sqlite import statements
 from mesh.engines.sqlite.book import Book, Lane
 from mesh.engines.sqlite.ending import Ending
-from mesh.engines.sqlite.status import CANCELLED, DEAD, FAILURE, FORGOTTEN, PROOF_S, READY, RUNNING, WAITING, rank
+from mesh.engines.sqlite.status import (
+    CANCELLED,
+    DEAD,
+    DELAYED,
+    FAILURE,
+    FORGOTTEN,
+    PROOF_S,
+    READY,
+    RUNNING,
+    WAITING,
+    rank,
+)
 from mesh.errors import UnknownJob
 
 _SQL: Final = statements.named("tasks")
@@ -106,6 +117,35 @@ class Burial:
             if not ids and count >= limit:
                 break
         return count
+
+    def abandon(self, queue: str, limit: int) -> int:
+        """See Turn.abandon."""
+        book = self._book
+        lane = book.lanes.get(queue)
+        if lane is None:
+            return 0
+        self._flush()
+        book.touch(lane)
+        if lane.said is not None or lane.position is not None:
+            lane.said = lane.topics = lane.position = None
+            lane.level = False
+            book.execute(_SQL["undeclare"], (lane.no,))
+            book.resubscribe()
+        count = 0
+        for status in (WAITING, DELAYED, READY):
+            if lane.counts[status] and count < limit:
+                rows = book.execute(_SQL["of_status"], (lane.no, status, limit - count)).fetchall()
+                for row in rows:
+                    job = self._ending.job(row)
+                    # Another one's end may have been its own.
+                    if self._status(job.seq) == status:
+                        self._ending.end(job, CANCELLED)
+                count += len(rows)
+        return count + (self.drop(queue, (), limit - count) if count < limit else 0)
+
+    def _status(self, seq: int) -> int:
+        (status,) = self._book.execute(_SQL["status"], (seq,)).fetchone()
+        return int(status)
 
     def _dead(self, queue: str, ids: Sequence[str]) -> Iterator[tuple[Any, ...]]:
         """Rows of dead jobs; those named, or all of the queue by age."""

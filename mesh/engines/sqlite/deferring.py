@@ -57,7 +57,7 @@ class Fresh:
         session: that has been given a lease on it.
     """
 
-    __slots__ = ("attempt", "event", "extra", "feeds", "offset", "row", "seq", "session", "task")
+    __slots__ = ("event", "offset", "row", "seq", "session", "task")
 
     def __init__(
         self,
@@ -73,30 +73,24 @@ class Fresh:
         self.event = event
         self.offset = offset
         self.session: str | None = None
-        self.attempt = 0
-        self.extra = 0
-        self.feeds: int | None = None
-        if row is not None:
-            self.attempt = row[_ATTEMPT]
-            self.extra = row[_EXTRA]
-            self.feeds = row[_FEEDS]
 
     @property
     def priority(self) -> int:
         """As deferred."""
         return self.task.priority if self.task is not None else DEFAULT_PRIORITY
 
-    def lease(self, session: str) -> None:
-        """It will be written as running."""
+    def lease(self, session: str) -> tuple[int, int | None, int]:
+        """It will be written as running. (attempt, feeds, extra) of it."""
         self.session = session
-        self.attempt += 1
         row = self.row
-        if row is not None:
-            row[_STATUS] = RUNNING
-            row[_SORT] = 0
-            row[_ATTEMPT] += 1
-            row[_TRIES] = 1
-            row[_OWNER] = session
+        if row is None:
+            return 1, None, 0
+        row[_STATUS] = RUNNING
+        row[_SORT] = 0
+        row[_ATTEMPT] += 1
+        row[_TRIES] = 1
+        row[_OWNER] = session
+        return row[_ATTEMPT], row[_FEEDS], row[_EXTRA]
 
 
 class Deferring:
@@ -136,8 +130,10 @@ class Deferring:
         BadRequest: one of them cannot be deferred, or what feeds what does not fit together.
         """
         chained = False
+        lanes = self._book.lanes
         for task in tasks:
-            if not is_name(task.id) or not is_name(task.queue) or "." not in task.queue:
+            # A queue that is known has a name that was looked at.
+            if not is_name(task.id) or (task.queue not in lanes and not is_queue(task.queue)):
                 raise BadRequest(
                     f'task {task.id[:80]!r} of queue {task.queue[:80]!r}: an id and a queue "service.task" are needed, '
                     f"at most {MOST_CHARS} printable characters long"
@@ -156,6 +152,8 @@ class Deferring:
                 chained = True
                 if not 0 <= task.place < 2**31:
                     raise BadRequest(f"task {task.id} of {task.queue}: place {task.place!r} is no place in a list")
+        if len(tasks) > 1 and len({task.id for task in tasks}) < len(tasks):
+            raise BadRequest("a unit has two tasks with one id; make each with mesh.ids.job_id")
         if chained:
             check_feeds(tasks)
 
@@ -386,6 +384,11 @@ class Deferring:
 def is_name(text: str) -> bool:
     """Whether something may be known by this text."""
     return 0 < len(text) <= MOST_CHARS and text.isprintable()
+
+
+def is_queue(text: str) -> bool:
+    """Whether a queue may have this name."""
+    return is_name(text) and "." in text
 
 
 def delivery_id(event: str, lane: Lane) -> str:

@@ -179,8 +179,9 @@ class Ending:
             book.moved(lane, before, DEAD)
             book.execute(_SQL["end"], (DEAD, 0, lost, extra, said, job.seq))
         else:
-            self.tidy(job.seq, extra & ~BODY)
-            extra &= BODY
+            # Why the last attempt failed stays with what was cancelled after it.
+            self.tidy(job.seq, extra & ~(BODY | FAILURE))
+            extra &= BODY | FAILURE
             if job.keep_s > 0:
                 ends_at = book.wall + job.keep_s
                 book.moved(lane, before, status)

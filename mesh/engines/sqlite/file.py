@@ -118,11 +118,13 @@ def _ways(path: Path) -> list[tuple[str, bool]]:
     A full disk has no room for the log's index, so it is kept in memory. A read-only one can be read when the index is
     there, or when the log is empty.
     """
-    ways = [("rw", False), ("rw", True), ("ro", False)]
+    return [("rw", False), ("rw", True), *((mode, False) for mode in read_only_modes(path))]
+
+
+def read_only_modes(path: Path) -> list[str]:
+    """The modes in which a file may be read without writing beside it, the best first."""
     log = path.with_name(path.name + "-wal")
-    if not log.exists() or not log.stat().st_size:
-        ways.append(("immutable", False))
-    return ways
+    return ["ro"] if log.exists() and log.stat().st_size else ["ro", "immutable"]
 
 
 def _make(path: Path) -> bool:

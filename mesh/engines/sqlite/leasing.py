@@ -185,8 +185,7 @@ class Leasing:
         return [self._lease_fresh(lane, each, session) for each in given]
 
     def _lease_fresh(self, lane: Lane, fresh: Fresh, session: str) -> Lease:
-        fresh.lease(session)
-        attempt = fresh.attempt
+        attempt, feeds, extra = fresh.lease(session)
         book = self._book
         task = fresh.task
         if task is not None:
@@ -202,10 +201,10 @@ class Leasing:
                     session,
                     task.priority,
                     None,
-                    fresh.feeds,
+                    feeds,
                     task.place,
                     task.keep_s,
-                    fresh.extra,
+                    extra,
                     0,
                     None,
                 )

@@ -39,7 +39,7 @@ class Log:
         self._retention_s: Final = max(retention_s, PROOF_S)
         self._known: dict[str, int] = {}
         self._rows: list[tuple[Any, ...]] = []
-        # Where forgetting goes on: behind old events that are kept for the sake of a delivery.
+        # Where forgetting goes on, and when: it takes its time with old events that are kept for the sake of a delivery.
         self._swept = 0
         self._swept_until_at = 0.0
 
@@ -174,13 +174,14 @@ class Log:
     # --- forgetting -------------------------------------------------------------------------------------------
 
     def sweep(self, limit: int) -> int:
-        """Forget events whose time is over and whose deliveries are all made and settled; how many were looked at."""
+        """Forget events whose time is over and whose deliveries are all made and settled; how many."""
         book = self._book
-        if not self._swept and book.wall < self._swept_until_at:
+        if book.wall < self._swept_until_at:
             return 0
         lanes = [lane for lane in book.lanes.values() if lane.position is not None]
         limit = max(1, min(limit, _LOOK_UPS // max(1, len(lanes))))
         old = book.execute(_SQL["old"], (self._swept, book.wall - self._retention_s, limit)).fetchall()
+        forgotten = 0
         if old:
             ids = [delivery_id(id, lane) for _, id, _ in old for lane in lanes]
             spared = {id for (id,) in book.execute(_SQL["outstanding"], (_json(ids),)).fetchall()} if ids else set()
@@ -192,13 +193,15 @@ class Log:
             ]
             book.execute(_SQL["mark"], (book.offset,))
             book.execute(_SQL["forget"], (_json(gone),))
+            forgotten = len(gone)
         if len(old) < limit:
             # All of what is old was looked at: begin again, but not at once for the few that are spared.
-            self._swept = 0
-            self._swept_until_at = book.wall + 10.0
+            self._swept, pause = 0, True
         else:
-            self._swept = old[-1][0]
-        return len(old)
+            self._swept, pause = old[-1][0], not forgotten
+        if pause:
+            self._swept_until_at = book.wall + 10.0
+        return forgotten
 
 
 def _awaits(lane: Lane, offset: int, topic: str) -> bool:

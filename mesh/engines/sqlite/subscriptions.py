@@ -14,7 +14,7 @@ import msgspec
 
 from mesh.engines.sqlite import statements
 from mesh.engines.sqlite.book import Book, Lane, matcher
-from mesh.engines.sqlite.deferring import Deferring, delivery_id
+from mesh.engines.sqlite.deferring import Deferring, delivery_id, is_queue
 from mesh.engines.sqlite.ending import Ending
 from mesh.engines.sqlite.status import CANCELLED, DELAYED, DONE, FORGOTTEN, READY, RUNNING, WAITING
 from mesh.errors import BadRequest
@@ -52,7 +52,7 @@ class Subscriptions:
         for lane in self._moved:
             if lane.level:
                 lane.position = book.offset
-            book.execute(_SQL["position"], (lane.position, lane.no))
+            book.execute(_SQL["position"], (lane.position, lane.replays, lane.no))
         self._moved = set()
 
     def note(self) -> None:
@@ -64,8 +64,13 @@ class Subscriptions:
 
         Args:
             first: the first offset that is kept.
+
+        Raises:
+            BadRequest: its name is none, or a pattern is malformed.
         """
         book = self._book
+        if not is_queue(said.name):
+            raise BadRequest(f'queue {said.name[:80]!r}: a name "service.task" is needed')
         known = book.lanes.get(said.name)
         if known is not None and known.said == said:
             return
@@ -84,7 +89,7 @@ class Subscriptions:
         lane.topics = topics
         if topics is not None:
             lane.level = lane.position is not None and lane.position >= book.offset
-        book.execute(_SQL["position"], (lane.position, lane.no))
+        book.execute(_SQL["position"], (lane.position, lane.replays, lane.no))
         book.resubscribe()
 
     # --- new events -------------------------------------------------------------------------------------------
@@ -149,8 +154,9 @@ class Subscriptions:
             attempt = 0
             before = there.get(delivery_id(id, lane))
             if before is not None:
-                _, seq, _, status, attempt, extra = before
-                if status not in (DONE, CANCELLED, FORGOTTEN):
+                _, seq, status, attempt, extra, place = before
+                # It is outstanding, or dead; or it was outstanding when somebody asked for the replay.
+                if status not in (DONE, CANCELLED, FORGOTTEN) or (place and place == lane.replays):
                     continue
                 # The same delivery once more, in its place among the others: as a new row.
                 self._ending.tidy(seq, extra)
@@ -181,6 +187,8 @@ class Subscriptions:
             if lane.level:
                 self._fall_back(lane, at)
             lane.position = at
+            lane.replays += 1
+            book.execute(_SQL["outstanding_at_replay"], (lane.replays, lane.no))
 
     def find(self, name: str) -> Lane:
         """The subscription. Raises: BadRequest: there is none of this name."""

@@ -32,37 +32,39 @@ class Sweep:
     def __init__(self, book: Book, ending: Ending, log: Log, state: State, locks: Locks) -> None:
         self._book: Final = book
         self._ending: Final = ending
-        self._log: Final = log
-        self._state: Final = state
-        self._locks: Final = locks
+        self._rooms = [self._jobs, state.sweep, log.sweep, self._units, locks.sweep]
 
     def sweep(self, limit: int) -> int:
         """See Turn.sweep."""
-        left = limit - self._jobs(limit)
-        book = self._book
-        for room in (self._state.sweep, self._log.sweep, self._locks.sweep):
+        left = limit
+        for room in self._rooms:
             if left > 0:
                 left -= room(left)
-        if left > 0:
-            left -= book.execute(_UNITS["sweep"], (book.wall - PROOF_S, left)).rowcount
+        # Whoever had the first choice now has the last one next time: none that always has enough starves the others.
+        self._rooms.append(self._rooms.pop(0))
         if left > 0:
             left -= self._vacuum(min(left, _VACUUMED))
         return limit - left
+
+    def _units(self, limit: int) -> int:
+        book = self._book
+        return book.execute(_UNITS["sweep"], (book.wall - PROOF_S, limit)).rowcount
 
     # --- jobs -------------------------------------------------------------------------------------------------
 
     def _jobs(self, limit: int) -> int:
         book = self._book
         count = 0
-        for lane in tuple(book.lanes.values()):
+        # Those that wait longest first.
+        for lane in sorted((lane for lane in book.lanes.values() if lane.ends_at <= book.wall), key=_ends_at):
             if count >= limit:
                 break
-            if lane.ends_at <= book.wall:
-                for status in (DONE, CANCELLED, FORGOTTEN):
-                    if lane.counts[status] and count < limit:
-                        count += self._ended(lane, status, limit - count)
-                book.touch(lane)
-                lane.ends_at = min(self._next_end(lane, status) for status in (DONE, CANCELLED, FORGOTTEN))
+            for status in (DONE, CANCELLED, FORGOTTEN):
+                if lane.counts[status] and count < limit:
+                    count += self._ended(lane, status, limit - count)
+            book.touch(lane)
+            lane.ends_at = min(self._next_end(lane, status) for status in (DONE, CANCELLED, FORGOTTEN))
+        for lane in tuple(book.lanes.values()):
             if lane.said is None and not any(lane.counts) and lane.turn is not book.turn:
                 self._drop(lane)
         if count:
@@ -118,3 +120,7 @@ class Sweep:
             return 0
         execute(f"PRAGMA incremental_vacuum({most:d})").fetchall()
         return most
+
+
+def _ends_at(lane: Lane) -> float:
+    return lane.ends_at

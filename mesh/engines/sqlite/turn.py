@@ -203,7 +203,7 @@ class Turn:
         """What a worker says of a queue; with patterns it becomes a subscription (a new one begins at `start`).
 
         Raises:
-            BadRequest: a pattern is malformed.
+            BadRequest: its name is none, or a pattern is malformed.
         """
         self._rooms.flush()
         self._rooms.subscriptions.declare(queue, self._rooms.log.first())
@@ -227,6 +227,13 @@ class Turn:
     def drop(self, queue: str, ids: Sequence[str] = (), *, limit: int = 1000) -> int:
         """As Tasks.drop, in steps when no ids are given. As many as `limit`: there may be more."""
         return self._rooms.burial.drop(queue, ids, limit)
+
+    def abandon(self, queue: str, *, limit: int = 1000) -> int:
+        """Give up a queue or subscription that no worker has any more: it is not declared, gets no events, and keeps
+        none from being forgotten; jobs that are not running are cancelled, dead ones dropped, in steps. How many; 0: it
+        is done. (A worker that declares it again begins anew.)
+        """
+        return self._rooms.burial.abandon(queue, limit)
 
     # --- events -----------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ SELECT max(seq) FROM tasks
 SELECT max("offset") FROM events
 
 -- name: queues
-SELECT no, name, said, position FROM queues
+SELECT no, name, said, position, replays FROM queues
 
 -- name: add_queue
 INSERT INTO queues (name) VALUES (?)

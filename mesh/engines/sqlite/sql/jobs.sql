@@ -37,4 +37,4 @@ WHERE queue = ? AND status = ? AND (sort, seq) > (?, ?) ORDER BY sort, seq LIMIT
 -- The oldest of each rank; a few of them, since what was retried became ready later than what came after it.
 -- name: heads
 SELECT max(created_at, due_at) FROM tasks INDEXED BY tasks_by_place
-WHERE queue = ? AND status = 2 AND sort = ? ORDER BY seq LIMIT 16
+WHERE queue = ? AND status = 2 AND sort = ? ORDER BY seq LIMIT 8

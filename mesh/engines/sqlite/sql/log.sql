@@ -31,11 +31,14 @@ DELETE FROM events WHERE "offset" IN (SELECT value FROM json_each(?))
 UPDATE marks SET value = ? WHERE name = 'offset' AND value < ?1
 
 -- name: position
-UPDATE queues SET position = ? WHERE no = ?
+UPDATE queues SET position = ?, replays = ? WHERE no = ?
+
+-- name: outstanding_at_replay
+UPDATE tasks SET place = ? WHERE queue = ? AND status IN (0, 1, 2, 3)
 
 -- Deliveries that were made before, for a subscription that was moved back.
 -- name: delivered
-SELECT id, seq, queue, status, attempt, extra FROM tasks WHERE id IN (SELECT value FROM json_each(?))
+SELECT id, seq, status, attempt, extra, place FROM tasks WHERE id IN (SELECT value FROM json_each(?))
 
 -- name: remove
 DELETE FROM tasks WHERE seq = ?

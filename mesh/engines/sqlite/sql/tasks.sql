@@ -126,6 +126,15 @@ UPDATE tasks SET asked = 1 WHERE seq = ?
 -- name: unknown
 SELECT {columns} FROM tasks INDEXED BY tasks_by_place WHERE queue = ? AND status = 2 ORDER BY sort, seq LIMIT ?
 
+-- name: of_status
+SELECT {columns} FROM tasks INDEXED BY tasks_by_place WHERE queue = ? AND status = ? ORDER BY sort, seq LIMIT ?
+
+-- name: status
+SELECT status FROM tasks WHERE seq = ?
+
+-- name: undeclare
+UPDATE queues SET said = NULL, position = NULL WHERE no = ?
+
 -- name: dead
 SELECT {columns}, broken FROM tasks INDEXED BY tasks_by_place
 WHERE queue = ? AND status = 5 AND sort = 0 AND seq > ? ORDER BY seq LIMIT ?

@@ -9,12 +9,13 @@ CREATE TABLE marks (
 INSERT INTO marks VALUES ('seq', 0), ('offset', 0), ('token', 0);
 
 -- Queues of tasks, and durable subscriptions. said: what a worker declared last (MessagePack). position: the last offset
--- of which a subscription's deliveries were made.
+-- of which a subscription's deliveries were made. replays: how often it was moved back.
 CREATE TABLE queues (
     no INTEGER PRIMARY KEY,
     name TEXT NOT NULL UNIQUE,
     said BLOB,
-    position INTEGER
+    position INTEGER,
+    replays INTEGER NOT NULL DEFAULT 0
 );
 
 -- Jobs. seq: age.
@@ -23,7 +24,8 @@ CREATE TABLE queues (
 -- sort: the order within a status: delayed by due_at; ready by rank (9 - priority; 100 more for a suspect); what ended,
 -- by the instant at which the row may go; 0 for the rest.
 -- waits, broken: of the tasks that it waits for, how many are not done, and
--- how many have ended otherwise. feeds: seq of the task that waits for it. event: offset of what it delivers.
+-- how many have ended otherwise. feeds: seq of the task that waits for it. place: in the answers that this one gets; of a
+-- delivery, the number of the replay at which it was outstanding. event: offset of what it delivers.
 -- asked: somebody asked the running attempt to stop. verdict: how `attempt` was settled.
 -- extra: 1 the body is in blobs · 2 the result is in blobs · 4 it has a failure · 8 it has priors.
 CREATE TABLE tasks (

@@ -1,0 +1,59 @@
+"""`mesh doctor`. Owns: its words on the screen and its exit code. Leaves to others: looking (supervision.doctor)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import click
+
+from mesh.cli import exits, loop, process, setting
+from mesh.cli.output import json_option, note, wants_json, write_json
+
+_MARKS: Final = {"good": ("✓", "green"), "odd": ("!", "yellow"), "bad": ("✗", "red")}
+
+
+@click.command("doctor")
+@click.option("--conf", metavar="FILE", help="The supervisord.conf; the project's own by default.")
+@json_option
+def command(conf: str | None) -> int:
+    """Look for what is wrong with this set-up, and say how to mend it. It changes nothing.
+
+    The exit code is 1 when something is wrong (✗), 0 when it is only worth knowing (!).
+    """
+    from mesh.supervision.doctor import BAD, GOOD, ODD, Finding, examine
+
+    process.quiet()
+    settings = setting.settings()
+    found: list[Finding] = []
+
+    async def look() -> None:
+        async for finding in examine(Path(conf) if conf else settings.root / setting.CONF, settings):
+            found.append(finding)
+            if not wants_json():
+                _tell(finding.grade, finding.about, finding.told, finding.mend)
+
+    loop.run(look())
+    bad = sum(each.grade == BAD for each in found)
+    odd = sum(each.grade == ODD for each in found)
+    if wants_json():
+        write_json([each._asdict() for each in found])
+    elif bad:
+        note(f"{bad} to mend" + (f", {odd} to know" if odd else ""))
+    else:
+        note(
+            f"all is well, {odd} to know"
+            if odd
+            else f"all is well: {sum(each.grade == GOOD for each in found)} looked at"
+        )
+    return exits.FAILED if bad else exits.OK
+
+
+def _tell(grade: str, about: str, told: str, mend: str) -> None:
+    mark, colour = _MARKS[grade]
+    first, *rest = told.splitlines() or [""]
+    click.echo(f"{click.style(mark, fg=colour)} {about}: {first}")
+    for line in rest:
+        click.echo(f"    {line}")
+    if mend and grade != "good":
+        click.echo(f"    → {mend}")

@@ -1,0 +1,142 @@
+"""`mesh logs`. Owns: its options, and what a line looks like. Leaves to others: reading them (supervision.journal)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from mesh.cli import exits, setting
+from mesh.cli.output import json_option, note, wants_json, write_json
+from mesh.errors import ConfigError, Unavailable
+
+if TYPE_CHECKING:
+    from mesh.supervision.journal import Line
+
+#: How often a followed file is looked at: sooner than anybody reads, rarely enough to cost nothing.
+EVERY_S: Final = 0.2
+#: How often new files are looked for: a service may have been scaled up.
+FILES_EVERY_S: Final = 2.0
+
+_COLOURS: Final = ("cyan", "green", "magenta", "blue", "bright_cyan", "bright_green", "bright_magenta", "bright_blue")
+_LEVELS: Final = {"debug": "bright_black", "warning": "yellow", "error": "red", "critical": "red"}
+#: Said already by the columns before, or by nobody asked for.
+_LEFT_OUT: Final = frozenset({"ts", "level", "event", "process", "role", "exception", "pid"})
+
+
+@click.command("logs")
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option("-f", "--follow", is_flag=True, help="Go on with what is written from now on, until Ctrl-C.")
+@click.option(
+    "-n",
+    "--lines",
+    type=click.IntRange(min=0),
+    default=50,
+    show_default=True,
+    metavar="N",
+    help="Begin with the last N.",
+)
+@click.option(
+    "--level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="debug",
+    help="Only lines of at least this level.",
+)
+@click.option("--trace", metavar="ID", default="", help="Only lines of this trace (32 hexadecimal digits).")
+@click.option("--conf", metavar="FILE", help="The supervisord.conf; the project's own by default.")
+@json_option
+def command(names: tuple[str, ...], follow: bool, lines: int, level: str, trace: str, conf: str | None) -> int:
+    """Show what the processes of this host have written, all together and in order; or those named.
+
+    A NAME is a service, or one process of it: greeting, greeting:greeting_0, gateway, hub, supervisord.
+    """
+    from mesh.supervision.journal import Journal, chosen, keep
+
+    paths = _paths(conf)
+    wanted = chosen(names, paths)
+    if not wanted:
+        there = ", ".join(paths) or "none"
+        raise click.UsageError(f"no log of {' or '.join(names) or 'any process'} is here; there are: {there}")
+    shown = {name: paths[name] for name in wanted}
+    width = max(len(name) for name in shown)
+    journal = Journal(shown)
+    # A level or a trace may be rare: then more is read, so that something of it is shown.
+    reach = lines if not lines or (level == "debug" and not trace) else max(lines, 10_000)
+    found = list(keep(journal.last(reach), level, trace))
+    _write(found[-lines:] if lines else (), width)
+    looked_at = time.monotonic()
+    while follow:
+        time.sleep(EVERY_S)
+        fresh: dict[str, Path] = {}
+        if time.monotonic() - looked_at >= FILES_EVERY_S:
+            looked_at = time.monotonic()
+            now = _paths(conf)
+            fresh = {name: now[name] for name in chosen(names, now)}
+        _write(keep(journal.new(fresh), level, trace), width)
+    return exits.OK
+
+
+def _paths(conf: str | None) -> dict[str, Path]:
+    from mesh.supervision.control import Control
+    from mesh.supervision.journal import files
+
+    settings = setting.settings()
+    more: list[str] = []
+    try:
+        layout = setting.layout(conf)
+    except ConfigError:
+        if conf:
+            raise
+    else:
+        more.append(str(layout.logfile))
+        control = Control(layout.socket)
+        try:
+            more += [process.log for process in control.processes()]
+        except Unavailable:
+            note("no supervisord runs here; these are the logs that are left") if not wants_json() else None
+        finally:
+            control.close()
+    return {name: path for name, path in files(settings.mesh.log_dir, more).items() if path.exists()}
+
+
+def _write(lines: Iterable[Line], width: int) -> None:
+    for line in lines:
+        if wants_json():
+            write_json({**(line.fields or {"event": line.text}), "process": line.process})
+        else:
+            click.echo(shown(line, width))
+
+
+def shown(line: Line, width: int) -> str:
+    """A line for people: when, who, what, and the rest as name=value."""
+    who = click.style(f"{line.process:<{width}}", fg=_COLOURS[sum(line.process.encode()) % len(_COLOURS)])
+    colour = _LEVELS.get(line.level)
+    if not line.fields:
+        when = " " * 12 if not line.at else click.style(_clock(line.at), dim=True)
+        return f"{when} {who}  {click.style(line.text, fg=colour) if colour else line.text}"
+    event = str(line.fields.get("event", ""))
+    rest = "".join(f" {click.style(name, dim=True)}={_plain(value)}" for name, value in _rest(line))
+    text = f"{click.style(_clock(line.at), dim=True)} {who}  {click.style(event, fg=colour) if colour else event}{rest}"
+    if exception := line.fields.get("exception"):
+        text += "".join(f"\n{' ' * (15 + width)}{each}" for each in str(exception).splitlines())
+    return text
+
+
+def _rest(line: Line) -> list[tuple[str, Any]]:
+    return [(name, value) for name, value in line.fields.items() if name not in _LEFT_OUT]
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, str):
+        return value if value and " " not in value else repr(value)
+    import msgspec
+
+    return msgspec.json.encode(value, enc_hook=str).decode()
+
+
+def _clock(at: float) -> str:
+    return datetime.fromtimestamp(at).strftime("%H:%M:%S.%f")[:-3]

@@ -1,0 +1,196 @@
+"""The log files of all processes as one journal, in the order of time.
+
+Owns: finding the files, their last lines, what is added to them (rotation included), and putting lines in order.
+Leaves to others: what a line looks like (cli.logs, cli.top), writing and rotating (telemetry.logs, supervisor).
+"""
+
+from __future__ import annotations
+
+import heapq
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+#: How much of the end of a file is looked at first; more is read as long as that holds too few lines.
+CHUNK: Final = 64 * 1024
+#: How much of one file is taken at once when it grows.
+MOST: Final = 1024 * 1024
+
+_decode = msgspec.json.Decoder().decode
+
+
+class Line(NamedTuple):
+    """One line that a process wrote.
+
+    Attributes:
+        at: seconds since 1970; that of the line before for one without a time of its own, such as a traceback's.
+        process: the name of its file: "greeting_0", "hub".
+        level: "debug", "info", "warning", "error" or "critical"; as the line before where it says none.
+        fields: what it says, by name, when it is JSON; else {}.
+        text: the line itself.
+    """
+
+    at: float
+    process: str
+    level: str
+    fields: dict[str, Any]
+    text: str
+
+
+def files(log_dir: Path, more: Iterable[str] = ()) -> dict[str, Path]:
+    """The log files of a host, by the process that writes them.
+
+    Args:
+        more: paths that supervisor names besides those in `log_dir`.
+    """
+    found = {path.stem: path for path in sorted(log_dir.glob("*.log"))}
+    known = set(found.values())
+    for path in sorted({Path(each) for each in more if each} - known):
+        found.setdefault(path.stem, path)
+    return found
+
+
+def chosen(names: Sequence[str], found: Iterable[str]) -> list[str]:
+    """The processes that names mean: "greeting" its workers, "greeting:greeting_0" one of them; none means all."""
+    wanted = []
+    for process in found:
+        for name in names:
+            group, _, one = name.partition(":")
+            exact = process == (one if one and one != "*" else group)
+            if exact or (one in ("", "*") and re.fullmatch(rf"{re.escape(group)}_\d+", process)):
+                wanted.append(process)
+                break
+    return wanted if names else list(found)
+
+
+# supervisord's own log: "2026-11-22 02:35:04,123 INFO …", in local time.
+_OWN: Final = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d),(\d{3}) (CRIT|ERRO|WARN|INFO|DEBG|TRAC|BLAT) ")
+_LEVELS: Final = {
+    "CRIT": "critical",
+    "ERRO": "error",
+    "WARN": "warning",
+    "INFO": "info",
+    "DEBG": "debug",
+    "TRAC": "debug",
+    "BLAT": "debug",
+}
+
+
+class _File:
+    """One log file that may grow, be rotated away, or not be there yet."""
+
+    def __init__(self, process: str, path: Path) -> None:
+        self.process = process
+        self.path = path
+        self._inode = 0
+        self._read_to = 0
+        self._part = b""
+        self._at = 0.0
+        self._level = "info"
+
+    def last(self, count: int) -> list[Line]:
+        """The last lines, at most `count`; what follows is left for `new`."""
+        try:
+            with self.path.open("rb") as file:
+                stat = os.fstat(file.fileno())
+                self._inode, end = stat.st_ino, stat.st_size
+                begin, data = end, b""
+                while begin > 0 and data.count(b"\n") <= count:
+                    size = min(CHUNK, begin)
+                    begin -= size
+                    file.seek(begin)
+                    data = file.read(size) + data
+        except OSError:
+            return []
+        whole, newline, part = data.rpartition(b"\n")
+        self._read_to, self._part = end, part
+        lines = whole.split(b"\n") if newline else []
+        if begin > 0 and lines:
+            del lines[0]  # the rest of one that began before
+        return self._lines(lines)[-count:] if count else []
+
+    def new(self) -> list[Line]:
+        """What was written since."""
+        try:
+            stat = self.path.stat()
+            if stat.st_ino != self._inode or stat.st_size < self._read_to:
+                # Rotated, or emptied: from its beginning.
+                self._inode, self._read_to, self._part = stat.st_ino, 0, b""
+            if stat.st_size == self._read_to:
+                return []
+            with self.path.open("rb") as file:
+                file.seek(self._read_to)
+                data = file.read(MOST)
+        except OSError:
+            return []
+        self._read_to += len(data)
+        *lines, self._part = (self._part + data).split(b"\n")
+        return self._lines(lines)
+
+    def _lines(self, lines: list[bytes]) -> list[Line]:
+        return [self._line(line.decode("utf-8", "replace").rstrip("\r")) for line in lines if line.strip()]
+
+    def _line(self, text: str) -> Line:
+        fields: dict[str, Any] = {}
+        if text.startswith("{"):
+            try:
+                found = _decode(text.encode())
+            except msgspec.DecodeError:
+                found = None
+            if isinstance(found, dict):
+                fields = found
+        elif match := _OWN.match(text):
+            fields = {"ts": f"{match[1]}.{match[2]}", "level": _LEVELS[match[3]], "event": text[match.end() :]}
+        self._at = _time_of(fields) or self._at
+        self._level = str(fields.get("level", self._level if not fields else "info"))
+        return Line(self._at, self.process, self._level, fields, text)
+
+
+def _time_of(fields: dict[str, Any]) -> float:
+    told = fields.get("ts")
+    try:
+        return datetime.fromisoformat(told).timestamp() if isinstance(told, str) else 0.0
+    except ValueError:
+        return 0.0
+
+
+def brief(text: str) -> str:
+    """What a line says, in a few words: the event of one in JSON, with the last line of its exception."""
+    line = _File("", Path())._line(text)
+    event = str(line.fields.get("event", "")) or text.strip()
+    exception = str(line.fields.get("exception", "")).strip().splitlines()
+    return f"{event}: {exception[-1]}" if exception else event
+
+
+class Journal:
+    """Several log files as one."""
+
+    def __init__(self, paths: dict[str, Path]) -> None:
+        self._files = {process: _File(process, path) for process, path in paths.items()}
+
+    def last(self, count: int) -> list[Line]:
+        """The last `count` lines of all together."""
+        # Within a file the order is that of the file: a traceback stays with its line.
+        merged = heapq.merge(*(file.last(count) for file in self._files.values()), key=lambda line: line.at)
+        return list(merged)[-count:] if count else []
+
+    def new(self, paths: dict[str, Path] | None = None) -> list[Line]:
+        """What has been written since, in order; `paths` brings files that are new."""
+        for process, path in (paths or {}).items():
+            if process not in self._files:
+                self._files[process] = _File(process, path)
+        return list(heapq.merge(*(file.new() for file in self._files.values()), key=lambda line: line.at))
+
+
+def keep(lines: Iterable[Line], least: str = "debug", trace: str = "") -> Iterator[Line]:
+    """The lines of at least this level, and of this trace."""
+    order = ("debug", "info", "warning", "error", "critical")
+    for line in lines:
+        level = order.index(line.level) if line.level in order else 1
+        if level >= order.index(least) and (not trace or line.fields.get("trace_id") == trace):
+            yield line

@@ -1,0 +1,191 @@
+"""Puts all that a host needs into one file: the code, its wheel, and every wheel that it depends on.
+
+Owns: building the wheel, the wheelhouse for a host's Python, and a tar file whose bytes depend on nothing but its contents.
+Leaves to others: what a release is on a host (role release), settings (mesh.toml, rendered for each host).
+
+Run by Ansible on the control machine; it prints one JSON object. Needs pip, and a package index when something is asked
+for that is not built yet. The second run of the same sources builds nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import tomllib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+#: What Debian 12 and later run; wheels for older systems run there, too.
+GLIBC: Final = (28, 27, 26, 24, 17, 12, 5)
+LEFT_OUT: Final = frozenset({"__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache"})
+#: Bundles that stay in the build directory.
+KEPT: Final = 3
+
+
+class BundleError(Exception):
+    """It cannot be built; the message says what to do."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Build one file that holds everything a host needs.")
+    parser.add_argument("--project", type=Path, required=True, help="where pyproject.toml stands")
+    parser.add_argument("--build", type=Path, required=True, help="where what is built is kept")
+    parser.add_argument("--code", nargs="*", default=[], help="directories and files beside the wheel")
+    parser.add_argument("--extras", default="", help="of the project, separated by commas")
+    parser.add_argument("--constraints", type=Path, help="a pip constraints file")
+    parser.add_argument("--python", required=True, help="the hosts' Python, like 3.11")
+    parser.add_argument("--machine", required=True, help="the hosts' processor, like x86_64")
+    asked = parser.parse_args()
+    try:
+        print(json.dumps(bundle(asked)))
+    except BundleError as exc:
+        sys.stderr.write(f"bundle: {exc}\n")
+        return 1
+    return 0
+
+
+def bundle(asked: argparse.Namespace) -> dict[str, Any]:
+    """Build what is missing; where it is, and whether anything was built."""
+    project = asked.project.resolve()
+    try:
+        described = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    except (OSError, KeyError, tomllib.TOMLDecodeError) as exc:
+        raise BundleError(f"{project}/pyproject.toml names no project: {exc}; say where it is: mesh_project") from exc
+    for name in asked.code:
+        if not (project / name).exists():
+            raise BundleError(f"{project / name} is not there; mesh_code lists what is deployed beside the wheel")
+    asked.build.mkdir(parents=True, exist_ok=True)
+    wheel, wheel_is_new = _wheel(project, asked.build)
+    wheels, wheels_are_new = _wheelhouse(asked, described, wheel)
+    entries = [("wheels/" + wheel.name, wheel)]
+    entries += [("wheels/" + path.name, path) for path in sorted(wheels.iterdir())]
+    entries += [(str(path.relative_to(project)), path) for name in asked.code for path in _files(project / name)]
+    digest = _digest_of(entries)
+    target = asked.build / f"bundle-{digest}.tar"
+    fresh = not target.exists()
+    if fresh:
+        _write(target, entries)
+    _forget_old(asked.build, target)
+    return {
+        "path": str(target.resolve()),
+        "digest": digest,
+        "version": described["version"],
+        "requirement": described["name"] + (f"[{asked.extras}]" if asked.extras else ""),
+        "pip": next(path.name for path in wheels.glob("pip-*.whl")),
+        "changed": wheel_is_new or wheels_are_new or fresh,
+    }
+
+
+def _wheel(project: Path, build: Path) -> tuple[Path, bool]:
+    """The project's own wheel, built when its sources are not those of the last time."""
+    sources = [("pyproject.toml", project / "pyproject.toml")]
+    for name in _packages(project):
+        sources += [(str(path.relative_to(project)), path) for path in _files(project / name)]
+    directory = build / f"own-{_digest_of(sources)}"
+    if not directory.exists():
+        _into(directory, ["wheel", "--no-deps", str(project)])
+        for old in build.glob("own-*"):
+            if old != directory:
+                shutil.rmtree(old)
+        return next(directory.glob("*.whl")), True
+    return next(directory.glob("*.whl")), False
+
+
+def _packages(project: Path) -> list[str]:
+    tool = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8")).get("tool", {})
+    wheel = tool.get("hatch", {}).get("build", {}).get("targets", {}).get("wheel", {})
+    named = wheel.get("packages")
+    if named:
+        return list(named)
+    return [str(path.parent.relative_to(project)) for path in project.glob("*/__init__.py")]
+
+
+def _wheelhouse(asked: argparse.Namespace, described: dict[str, Any], wheel: Path) -> tuple[Path, bool]:
+    """All wheels that it depends on, and pip itself, for the hosts' Python."""
+    extras = described.get("optional-dependencies", {})
+    for name in filter(None, asked.extras.split(",")):
+        if name not in extras:
+            known = ", ".join(extras) or "none"
+            raise BundleError(f"{described['name']} has no extra {name!r} (mesh_extras); known are {known}")
+    wanted = list(described.get("dependencies", []))
+    wanted += [each for name in filter(None, asked.extras.split(",")) for each in extras[name]]
+    constraints = asked.constraints.read_text(encoding="utf-8") if asked.constraints else ""
+    told = json.dumps([sorted(wanted), constraints, asked.python, asked.machine])
+    directory = asked.build / f"wheels-{hashlib.sha256(told.encode()).hexdigest()[:16]}"
+    if directory.exists():
+        return directory, False
+    words = [*wanted, "pip"]
+    if asked.constraints:
+        words += ["--constraint", str(asked.constraints)]
+    if asked.python == platform.python_version().rpartition(".")[0] and asked.machine == platform.machine():
+        _into(directory, ["wheel", *words])
+    else:
+        platforms = [f"manylinux_2_{minor}_{asked.machine}" for minor in GLIBC] + [f"manylinux2014_{asked.machine}"]
+        chosen = [word for each in platforms for word in ("--platform", each)]
+        target = ["--only-binary", ":all:", "--implementation", "cp", "--python-version", asked.python, *chosen]
+        _into(directory, ["download", *target, *words])
+    return directory, True
+
+
+def _into(directory: Path, words: list[str]) -> None:
+    """Have pip fill a directory: whole, or not at all."""
+    verb, *rest = words
+    option = "--wheel-dir" if verb == "wheel" else "--dest"
+    with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".new-") as new:
+        command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", verb, option, new, *rest]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            why = "\n".join(line for line in done.stderr.splitlines() if not line.startswith("WARNING"))[-2000:]
+            raise BundleError(f"pip {verb} failed on the control machine:\n{why.strip()}")
+        os.chmod(new, 0o755)
+        shutil.copytree(new, directory)
+
+
+def _files(path: Path) -> Iterator[Path]:
+    if path.is_file():
+        yield path
+        return
+    for each in sorted(path.rglob("*")):
+        if each.is_file() and not LEFT_OUT & set(each.parts) and each.suffix != ".pyc":
+            yield each
+
+
+def _digest_of(entries: Iterable[tuple[str, Path]]) -> str:
+    whole = hashlib.sha256()
+    for name, path in sorted(entries):
+        mode = os.stat(path).st_mode & 0o111
+        whole.update(f"{name}\0{bool(mode)}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return whole.hexdigest()[:16]
+
+
+def _write(target: Path, entries: list[tuple[str, Path]]) -> None:
+    new = target.with_suffix(".new")
+    with tarfile.open(new, "w", format=tarfile.PAX_FORMAT) as tar:
+        for name, path in sorted(entries):
+            content = path.read_bytes()
+            about = tarfile.TarInfo(name)
+            about.size = len(content)
+            about.mode = 0o755 if os.stat(path).st_mode & 0o111 else 0o644
+            tar.addfile(about, io.BytesIO(content))
+    os.replace(new, target)
+
+
+def _forget_old(build: Path, current: Path) -> None:
+    os.utime(current)
+    bundles = sorted(build.glob("bundle-*.tar"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for old in bundles[KEPT:]:
+        old.unlink()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
