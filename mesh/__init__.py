@@ -51,7 +51,8 @@ if TYPE_CHECKING:
     from mesh.service.node import Node
     from mesh.service.service import Service
     from mesh.service.task_decorators import cron, task
-    from mesh.state.namespace import Namespace, Value
+    from mesh.state.namespace import Namespace
+    from mesh.state.values import Value
     from mesh.tasks.canvas import chain, group, prior, step
     from mesh.tasks.context import TaskContext, current_task
     from mesh.tasks.contract import JobInfo
@@ -117,7 +118,7 @@ _HOMES = {
     "Held": "mesh.locks.lock",
     "Lock": "mesh.locks.lock",
     "Namespace": "mesh.state.namespace",
-    "Value": "mesh.state.namespace",
+    "Value": "mesh.state.values",
     "Group": "mesh.tasks.job",
     "Job": "mesh.tasks.job",
     "Reject": "mesh.tasks.verdicts",

@@ -22,6 +22,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "up": ("up", "Start everything under supervisor and wait until it answers."),
     "down": ("down", "Stop everything; leave no process and no socket behind."),
     "ps": ("ps", "Show what runs, and where."),
+    "top": ("top", "Show live what everything does; scale and restart by a key."),
     "scale": ("scale", "Change how many workers a service has."),
     "roll": ("roll", "Replace what runs by the new release, without a failed request."),
     "doctor": ("doctor", "Find what is wrong with a set-up, and say how to mend it."),

@@ -21,7 +21,7 @@ _SHOWN: Final = ("service", "id", "worker", "version", "host", "pid", "endpoint"
 @click.option(
     "--timeout",
     type=click.FloatRange(min=0.1),
-    default=20.0,
+    default=30.0,
     show_default=True,
     metavar="SECONDS",
     help="How long to wait until everything answers.",
@@ -33,15 +33,23 @@ def command(conf: str | None, timeout: float) -> None:
     What runs is what mesh.toml asks for: each [services.NAME] with a `class`, in as many workers as its `replicas` say
     or `mesh scale` has chosen; the gateways; and the programs of supervisord.conf.
 
+    A project without a supervisord.conf gets one.
+
     When it runs already, whatever was stopped is started, and what mesh.toml does not name any more leaves. Workers
     that run go on as they are; `mesh roll` brings changed settings to them.
     """
+    from mesh.supervision.layout import write_default
     from mesh.supervision.up import bring_up
 
+    settings = setting.settings()
+    own = settings.root / setting.CONF
+    if conf is None and not own.exists() and any(service.classes for service in settings.services.values()):
+        write_default(own)
+        note(f"wrote {own}, which tells supervisor what to do; mesh.toml says what runs")
     layout = setting.layout(conf)
     process.quiet()
     with progress("starting") as tell:
-        up = loop.run(bring_up(layout, setting.settings(), patience_s=timeout, tell=tell))
+        up = loop.run(bring_up(layout, settings, patience_s=timeout, tell=tell))
     if wants_json():
         write_json(_as_data(up))
         return

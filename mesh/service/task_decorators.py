@@ -17,6 +17,7 @@ from mesh.service.decorators import marks_on, schedule
 from mesh.tasks.contract import DEFAULT_PRIORITY
 from mesh.tasks.options import (
     DEFAULT_BACKOFF,
+    DEFAULT_LOST,
     Duration,
     Fatal,
     TaskMark,
@@ -40,6 +41,7 @@ def task(
     burst: int | None = None,
     concurrency: int = 0,
     slots: int | None = None,
+    lost: int = DEFAULT_LOST,
     keep: Duration | None = None,
     priority: int = DEFAULT_PRIORITY,
     fatal: Fatal = (),
@@ -56,6 +58,7 @@ def task(
     burst: int | None = None,
     concurrency: int = 0,
     slots: int | None = None,
+    lost: int = DEFAULT_LOST,
     keep: Duration | None = None,
     priority: int = DEFAULT_PRIORITY,
     fatal: Fatal = (),
@@ -75,6 +78,8 @@ def task(
         burst: how many of them may begin at once after a pause; a tenth of a second's worth unless given.
         concurrency: attempts at once over the whole mesh; 0 for no limit.
         slots: attempts at once in one worker; None takes `tasks.slots`.
+        lost: of so many workers that died while they ran it, the last sends it to the dead letters; from the second on
+            it runs alone in its worker, so that it is not counted with one that kills.
         keep: how long a finished job, its answer and its key are kept; None takes `tasks.keep`.
         priority: 0 to 9, of jobs that are deferred without one; what is ready with a higher one goes first.
         fatal: exceptions after which no other attempt is made.
@@ -93,6 +98,7 @@ def task(
         concurrency=concurrency,
         rate=rate,
         burst=burst,
+        lost=lost,
         fatal=fatal,
     )
     check_priority("@task: priority", priority)

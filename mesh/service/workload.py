@@ -123,6 +123,7 @@ def _queue(
         rate_per_s=attempts.rate_per_s,
         burst=attempts.burst,
         concurrency=attempts.concurrency,
+        most_lost=attempts.most_lost,
         patterns=patterns,
         start=options.start if options is not None else "new",
     )

@@ -27,7 +27,7 @@ from mesh.telemetry.logs import get_logger
 log = get_logger("mesh.store")
 
 #: Rows that one turn handles, beside what callers ask for: a millisecond or two.
-SOME: Final = 500
+SOME: Final = 300
 #: How often one looks for what is over, and for queues that nobody knows.
 SWEEP_EVERY_S: Final = 5.0
 LOOK_EVERY_S: Final = 1.0

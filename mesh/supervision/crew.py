@@ -185,3 +185,31 @@ async def at_work(layout: Layout, settings: Settings, tell: Tell = lambda text: 
                 yield Crew(roster, control, Readiness(node), tell)
     finally:
         control.close()
+
+
+async def restart(layout: Layout, name: str, stop_s: float = 60.0) -> None:
+    """Stop one process, which finishes what it has, and start it again: what `supervisorctl restart` does.
+
+    Raises:
+        SetupError: supervisord refuses, or the process does not start.
+        Unavailable: it does not stop, or no supervisord runs.
+    """
+    control = Control(layout.socket)
+
+    def process() -> Process:
+        found = next((each for each in control.processes() if each.name == name), None)
+        if found is None:
+            raise SetupError(f"supervisord does not know of {name}")
+        return found
+
+    try:
+        if process().state not in IDLE:
+            control.stop(name, wait=False)
+        until = now() + stop_s
+        while process().state not in IDLE:
+            if now() >= until:
+                raise Unavailable(f"{name} still runs after {stop_s:g} s")
+            await asyncio.sleep(LOOK_EVERY_S)
+        control.start(name)
+    finally:
+        control.close()

@@ -18,6 +18,9 @@ from mesh.errors import ConfigError
 #: sun_path holds 107 bytes and a zero; supervisord first binds "<file>.<its pid>" (a pid has up to 7 digits).
 LONGEST_SOCKET = 107 - len(".4194304")
 
+#: The supervisord.conf of a project that has none.
+DEFAULT = Path(__file__).with_name("supervisord.conf")
+
 #: What a project's supervisord.conf needs beside its programs, so that workers can come and go.
 WANTED = """\
 [include]
@@ -99,6 +102,22 @@ class Layout(NamedTuple):
     def fixed(self) -> frozenset[str]:
         """The groups that stand in the file itself, and not in one that it includes."""
         return frozenset(program.group for program in self.programs if not program.included)
+
+
+def write_default(conf: Path) -> None:
+    """Give a project its supervisord.conf: the one that mesh itself uses.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    try:
+        # Whoever makes one at the same moment wins.
+        with conf.open("x", encoding="utf-8") as file:
+            file.write(DEFAULT.read_text(encoding="utf-8"))
+    except FileExistsError:
+        pass
+    except OSError as exc:
+        raise ConfigError(f"{conf}: cannot be written: {exc.strerror}") from exc
 
 
 def read(conf: Path) -> Layout:

@@ -118,7 +118,13 @@ class _Roll:
             for number in self._numbers:
                 if number in after:
                     await self._replace(number, after[number])
-        # Those that stand still, stopped by hand, get their new file too; the spare one and any other surplus leave.
+        # A new service, or more copies than there were. What stands still was stopped by hand: it gets its new file and
+        # stays so.
+        if self._numbers or not self._before:
+            for number in sorted(set(after) - set(self._before)):
+                await self._place(number, after[number])
+                await self._settle()
+        # The spare one and any other surplus.
         await self._leave(set(self._texts) - set(after))
         self._texts = after
         crew.keep(role, after)
@@ -145,12 +151,16 @@ class _Roll:
             await self._replace(self._spare, old)
             for number in reversed(undone):
                 await self._replace(number, self._before[number])
-        await self._leave({self._spare} & set(self._texts))
+        await self._leave(set(self._texts) - set(self._before))
+        gone = [number for number in self._numbers if number not in self._texts]
+        self._texts = {number: text for number, text in self._texts.items() if number in self._before}
+        for number in gone:
+            await self._place(number, self._before[number])
         self._texts = dict(self._before)
         crew.keep(role, self._before)
         if self._replaced and not undone:
             return f"{name} was replaced already, and runs what its directory now holds"
-        return f"{name} runs as before"
+        return f"{name} runs as before" if self._before else f"{name} is not there, as before"
 
     async def _place(self, number: int, text: str) -> None:
         """Add a copy, and wait until it is ready."""

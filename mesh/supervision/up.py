@@ -63,7 +63,7 @@ class Up(NamedTuple):
 
 
 async def bring_up(
-    layout: Layout, settings: Settings, *, patience_s: float = 20.0, tell: Tell = lambda text: None
+    layout: Layout, settings: Settings, *, patience_s: float = 30.0, tell: Tell = lambda text: None
 ) -> Up:
     """Start what does not run, and wait until everything answers.
 

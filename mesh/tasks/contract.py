@@ -82,7 +82,8 @@ class Ticket(msgspec.Struct, array_like=True, frozen=True):
 
     Attributes:
         id: of the job: the new one, or the first with the same key.
-        fresh: whether the job was made by this unit (False: its key or id was known, or it feeds one whose key was).
+        fresh: whether the job was made by this unit (False: its key was known, or it feeds one whose key was). What is
+            deferred again under the same id, in another unit, may be told either.
     """
 
     id: str

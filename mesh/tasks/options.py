@@ -28,6 +28,8 @@ Duration = float | int | str
 Fatal = type[Exception] | Iterable[type[Exception]]
 
 DEFAULT_BACKOFF: Final = "1s..1m"
+#: Workers that die with a task before that is given up: a task that kills them must not go on for ever.
+DEFAULT_LOST: Final = 3
 #: A rate alone may be used up in bursts of so many seconds' worth: finer than that no timer is worth setting.
 BURST_S: Final = 0.1
 #: What a duration may be at most: longer ones are mistakes, and would not fit where instants are kept.
@@ -46,6 +48,7 @@ class Attempts(msgspec.Struct, frozen=True):
         slots: how many a worker runs at once; None takes the configured number.
         concurrency: how many run at once over the whole mesh; 0 for no limit.
         rate_per_s, burst: how many begin per second over the whole mesh; 0 for no limit.
+        most_lost: a task whose worker died this often while it ran is dead.
         fatal: exceptions after which no other attempt is made.
     """
 
@@ -57,6 +60,7 @@ class Attempts(msgspec.Struct, frozen=True):
     concurrency: int = 0
     rate_per_s: float = 0.0
     burst: int = 1
+    most_lost: int = DEFAULT_LOST
     fatal: tuple[type[Exception], ...] = ()
 
     @property
@@ -97,6 +101,7 @@ def read_attempts(
     concurrency: int = 0,
     rate: str | float | None = None,
     burst: int | None = None,
+    lost: int = DEFAULT_LOST,
     fatal: Fatal = (),
 ) -> Attempts:
     """The options of `@task` and its kin; `what` names the decorator in errors.
@@ -109,6 +114,7 @@ def read_attempts(
     if slots is not None:
         check_count(f"{what}: slots", slots, least=1, most=10_000)
     check_count(f"{what}: concurrency", concurrency)
+    check_count(f"{what}: lost", lost, least=1, most=1000)
     first_s, most_s = read_backoff(f"{what}: backoff", backoff)
     rate_per_s = 0.0 if rate is None else read_rate(f"{what}: rate", rate)
     if burst is not None:
@@ -124,6 +130,7 @@ def read_attempts(
         concurrency=concurrency,
         rate_per_s=rate_per_s,
         burst=max(1, math.ceil(rate_per_s * BURST_S)) if burst is None else burst,
+        most_lost=lost,
         fatal=_read_fatal(f"{what}: fatal", fatal),
     )
 

@@ -31,8 +31,9 @@ log = get_logger("mesh.transport")
 MAX_BACKLOG_BYTES = 128 * 1024 * 1024
 #: When to prove a disconnection. The event comes from the I/O thread a moment before the ROUTER itself knows.
 PROOFS_S = (0.002, 0.02, 0.2, 1.0)
-#: Peers that were cut are answered with a reject if they go on; of so many we remember why.
-REMEMBERED_CUTS = 1024
+#: Peers that are gone can be heard all the same: what the dead had sent, or one that does not know that it was cut. So
+#: many are remembered; a ROUTER gives each connection a name of its own, and none twice.
+REMEMBERED_GONE = 1024
 #: Who is behind a link without keys.
 NOBODY = Sender("", "")
 #: A frame of no messages: legal, and without effect on whoever gets it.
@@ -109,7 +110,7 @@ class RouterListener:
         self._loop = asyncio.get_running_loop()
         self._peers: dict[bytes, RouterChannel] = {}
         self._by_fd: dict[int, bytes] = {}
-        self._cuts: OrderedDict[bytes, str] = OrderedDict()
+        self._gone: OrderedDict[bytes, None] = OrderedDict()
         self._woken: list[RouterChannel] = []
         self._flushing: asyncio.Handle | None = None
         self._proofs: set[asyncio.TimerHandle] = set()
@@ -134,7 +135,7 @@ class RouterListener:
             if not socket.getsockopt(zmq.RCVMORE):
                 return
             first = socket.recv(zmq.NOBLOCK, copy=False)
-            if ident in self._cuts:
+            if ident in self._gone:
                 self._refuse_again(ident)
                 self._skip()
                 return
@@ -289,26 +290,28 @@ class RouterListener:
                 break
         if not channel.gone:
             self._send(channel, [CUT])
-        self._cuts[channel.ident] = reason
-        while len(self._cuts) > REMEMBERED_CUTS:
-            self._cuts.popitem(last=False)
         # Not at once: we may be inside of a drain.
         self._loop.call_soon(self._edge.look)
         self._lose(channel, reason)
 
     def _refuse_again(self, ident: bytes) -> None:
-        # It has not understood that it was cut: say it again.
+        # If it lives, it has not understood that it was cut: say it again.
         try:
             self._socket.send(ident, zmq.NOBLOCK | zmq.SNDMORE)
             self._socket.send(CUT, zmq.NOBLOCK)
         except zmq.ZMQError:
-            self._cuts.pop(ident, None)
+            pass  # it is dead, and there may be more of what it had sent
 
     def _lose(self, channel: RouterChannel, reason: str) -> None:
         if channel.gone:
             return
         channel.gone = True
         self._peers.pop(channel.ident, None)
+        # What it had sent may still be unread. Met anew, it would have no hello, and take a descriptor that may be
+        # another's by now.
+        self._gone[channel.ident] = None
+        while len(self._gone) > REMEMBERED_GONE:
+            self._gone.popitem(last=False)
         if self._by_fd.get(channel.fd) == channel.ident:
             del self._by_fd[channel.fd]
         self._blocked.discard(channel)

@@ -105,7 +105,9 @@ def _fitting(block: str, programs: list[str]) -> str:
     if match is None or match[1] == "eventlistener":
         return block
     if match[2] not in programs:
-        return "".join(line if line.startswith(";") else f"; {line}" for line in block.splitlines(keepends=True) if line.strip())
+        return "".join(
+            line if line.startswith(";") else f"; {line}" for line in block.splitlines(keepends=True) if line.strip()
+        )
     return bare
 
 

@@ -45,6 +45,8 @@ UNPACKED_LATER: Final = 16
 AT_ONCE: Final = 4
 #: With the waits between them, some three hours: so long may the thumbnail service be away.
 RETRIES: Final = 200
+#: Images are decoded in processes of the thumbnail service: this one is not what kills, so its deaths are accidents.
+DEATHS: Final = 100
 #: After so many attempts an image that crashes or hangs what decodes it is listed as failed.
 PATIENCE: Final = 10
 #: How often a follower looks.
@@ -177,9 +179,13 @@ class Albums(mesh.Service):
 
     # --- work ---------------------------------------------------------------------------------------------
 
-    @task(retries=RETRIES, backoff="100ms..1m", timeout="1m", slots=AT_ONCE, fatal=UnknownAlbum)
+    @task(retries=RETRIES, backoff="100ms..1m", timeout="1m", slots=AT_ONCE, lost=DEATHS, fatal=UnknownAlbum)
     async def shrink(self, id: str, number: int, width: int, height: int) -> None:
-        """Make one thumbnail; it is counted in the commit that acknowledges this task."""
+        """Make one thumbnail; it is counted in the commit that acknowledges this task.
+
+        One that ends in the dead letters leaves its album at "working", until it is requeued:
+        `mesh tasks dead requeue albums.shrink --all`.
+        """
         originals, counts = self.state("albums-originals"), self.state("albums-counts")
         key = _key(id, number)
         image = (await originals.get(key, type=bytes)).value
@@ -202,7 +208,7 @@ class Albums(mesh.Service):
             await counts.add(f"{id}/done", ttl=KEEP)
             await originals.delete(key)
 
-    @task(retries=RETRIES, fatal=UnknownAlbum)
+    @task(retries=RETRIES, lost=DEATHS, fatal=UnknownAlbum)
     async def finish(self, id: str) -> None:
         """Tell that nothing is left to do."""
         progress = await self.album(id)

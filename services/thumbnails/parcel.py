@@ -80,14 +80,15 @@ def unpack(body: bytes) -> list[Part]:
 
 
 def _files(body: bytes) -> Iterator[Part]:
+    # Before the others: a tar archive begins with the name of its first file, which may look like any of them.
+    if body[257:262] == b"ustar":
+        return _tar(body)
     if body[:2] == b"--":
         return _multipart(body)
     if body[:4] in (b"PK\x03\x04", b"PK\x05\x06"):  # the second begins an archive of nothing
         return _zip(body)
     if body[:2] == b"\x1f\x8b":
         return _tar(_inflated(body))
-    if body[257:262] == b"ustar":
-        return _tar(body)
     return iter([Part("image", body)] if body else [])
 
 

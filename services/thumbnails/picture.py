@@ -150,12 +150,20 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
     except Image.DecompressionBombError as exc:
         raise ImageTooLarge(f"the image has too many pixels, at most {MOST_PIXELS:,} are decoded") from exc
     except UnidentifiedImageError as exc:
-        what = "the body is empty" if not data else f"the body ({len(data):,} bytes) is not an image that can be read"
-        raise NotAnImage(f"{what}: send one of {', '.join(READ)} as it is, not as a form or as base64") from exc
+        raise NotAnImage(_what_it_is(data)) from exc
     # Decoders of a dozen formats meet a stranger's bytes here: OSError, SyntaxError, struct.error, zlib.error and
     # more are all the same news.
     except Exception as exc:
         raise BadImage(f"the image is broken or cut off ({type(exc).__name__}: {exc})") from exc
+
+
+def _what_it_is(data: bytes) -> str:
+    """What is wrong with something that is no image, and what to do."""
+    if not data:
+        return "there is nothing in it, where an image should be"
+    if data[:2] == b"--":
+        return "a form is no image: send the file itself (curl --data-binary @photo.jpg)"
+    return f"these {len(data):,} bytes are no image that can be read; what is read: {', '.join(READ)}"
 
 
 def _orientation(image: Image.Image) -> int:

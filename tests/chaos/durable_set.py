@@ -22,8 +22,8 @@ from .conftest import LONG, Set, project
 
 HERE = Path(__file__).parent
 PATIENCE_S = 60.0
-#: Short, so that a test sees leases end; long against the pauses of a loaded machine.
-LEASE_S = 2.0
+#: Short, so that a test sees leases end; longer than a store takes to start again.
+LEASE_S = 3.0
 
 
 @contextmanager

@@ -7,63 +7,14 @@ from typing import Any
 
 import msgspec
 import pytest
-from engine_rig import T_S, Rig, over_processes
+from engine_carts import Carts
+from engine_rig import T_S, Rig
 
 from mesh import ids
 from mesh.errors import BadRequest, Conflict
-from mesh.state.contract import MAX_KEY, MAX_NAMESPACE, Entry, StateStore, Write
+from mesh.state.contract import Entry, Write
 
 pytestmark = pytest.mark.asyncio(loop_factories=["asyncio"])
-
-
-class Carts:
-    """One namespace, as one process has it."""
-
-    def __init__(self, state: StateStore, namespace: str = "carts") -> None:
-        self.state = state
-        self.namespace = namespace
-
-    async def entry(self, key: str) -> Entry | None:
-        return (await self.state.get(self.namespace, [key], timeout_s=T_S))[0]
-
-    async def get(self, key: str) -> Any:
-        entry = await self.entry(key)
-        return msgspec.msgpack.decode(entry.value) if entry is not None else None
-
-    async def etag(self, key: str) -> str:
-        entry = await self.entry(key)
-        return entry.etag if entry is not None else ""
-
-    async def set(self, key: str, value: Any, **fields: Any) -> Entry:
-        return await self._one(self.put(key, value, **fields))
-
-    async def add(self, key: str, by: int, **fields: Any) -> int:
-        entry = await self._one(Write(self.namespace, key, "add", ids.etag(), by=by, **fields))
-        return msgspec.msgpack.decode(entry.value, type=int)
-
-    async def delete(self, key: str, etag: str | None = None) -> None:
-        write = Write(self.namespace, key, "delete", ids.etag(), etag=etag)
-        assert await self.state.write([write], timeout_s=T_S) == [None]
-
-    async def _one(self, write: Write) -> Entry:
-        entry = (await self.state.write([write], timeout_s=T_S))[0]
-        assert entry is not None
-        assert entry.key == write.key
-        return entry
-
-    def put(self, key: str, value: Any, **fields: Any) -> Write:
-        return Write(self.namespace, key, "set", ids.etag(), value=msgspec.msgpack.encode(value), **fields)
-
-    async def keys(self, prefix: str = "", limit: int = 100) -> list[str]:
-        """All of them, page by page."""
-        found: list[str] = []
-        while True:
-            after = found[-1] if found else ""
-            page = await self.state.page(self.namespace, prefix=prefix, after=after, limit=limit, timeout_s=T_S)
-            if not page:
-                return found
-            assert len(page) <= limit
-            found += [entry.key for entry in page]
 
 
 @pytest.fixture
@@ -332,120 +283,3 @@ async def test_transactions_do_not_mix(rig: Rig, carts: Carts) -> None:
             assert a == b
 
     await asyncio.gather(write(carts, range(1, 30)), write(other, range(100, 130)), read())
-
-
-# --- many keys ----------------------------------------------------------------------------------------------
-
-
-async def test_many_keys_are_read_at_once(carts: Carts) -> None:
-    """In the order in which they were asked for, with None where nothing is, a key twice when asked for twice."""
-    await carts.state.write([carts.put(f"u{number}", number) for number in range(200)], timeout_s=T_S)
-    asked = ["u7", "nobody", "u199", "u7", *(f"u{number}" for number in range(200))]
-    entries = await carts.state.get("carts", asked, timeout_s=T_S)
-    assert [entry.key if entry is not None else None for entry in entries] == ["u7", None, *asked[2:]]
-    assert await carts.state.get("carts", [], timeout_s=T_S) == []
-
-
-#: Keys that tempt an engine to compare, cut or match them as something else than UTF-8 bytes.
-ODD_KEYS = [
-    "a",
-    "A",
-    "a%",
-    "a_",
-    "ab",
-    "a\x00",
-    "a\x00b",
-    "a\x7f",
-    "aä",
-    "a\u00df",
-    "a\ud7ff",
-    "a\ue000",
-    "a\uffff",
-    "a\U00010000",
-    "a\U0010ffff",
-    "a\U0010ffffz",
-    "b",
-    "*",
-    "[a-z]",
-    "ä",
-    "\u0061\u0308",
-    " ",
-    "\n",
-    "'",
-    '"',
-    "\\",
-    "/",
-    "日本",
-    "日本語",
-    "\U0001f600",
-]
-
-
-@pytest.mark.parametrize("prefix", ["", "a", "a\x00", "aä", "a\uffff", "a\U0010ffff", "日本", "%", "_", "nothing"])
-@pytest.mark.parametrize("limit", [1, 4, 100])
-async def test_pages_list_what_begins_with_a_prefix(carts: Carts, prefix: str, limit: int) -> None:
-    """Each key once, in the order of its UTF-8 bytes, and literally: no letter of a key means anything else."""
-    await carts.state.write([carts.put(key, key) for key in ODD_KEYS], timeout_s=T_S)
-    expected = sorted((key for key in ODD_KEYS if key.startswith(prefix)), key=str.encode)
-    assert await carts.keys(prefix, limit) == expected
-
-
-async def test_a_page_may_go_on_after_a_key_that_is_gone(carts: Carts) -> None:
-    """`after` names a place, not an entry; one before the prefix leaves nothing out."""
-    await carts.state.write([carts.put(key, 1) for key in ("a", "b", "c")], timeout_s=T_S)
-    await carts.delete("b")
-
-    async def after(key: str, prefix: str = "") -> list[str]:
-        page = await carts.state.page("carts", prefix=prefix, after=key, timeout_s=T_S)
-        return [entry.key for entry in page]
-
-    assert await after("b") == ["c"]
-    assert await after("a", "c") == ["c"]
-    assert await after("c", "a") == []
-
-
-async def test_pages_have_whole_entries(carts: Carts) -> None:
-    """Value, etag and end are those that `get` tells."""
-    await carts.set("u1", {"a": 1}, ttl_s=60.0)
-    assert await carts.state.page("carts", timeout_s=T_S) == [await carts.entry("u1")]
-
-
-async def test_namespaces_are_apart(carts: Carts) -> None:
-    """The same key in two is two entries; they are listed by name with how many keys they have."""
-    users = Carts(carts.state, "users")
-    await carts.set("u1", "cart")
-    await users.state.write([users.put("u1", "user"), users.put("u2", "user")], timeout_s=T_S)
-    assert [await carts.get("u1"), await users.get("u1")] == ["cart", "user"]
-    assert await users.state.namespaces(timeout_s=T_S) == [("carts", 1), ("users", 2)]
-    await carts.delete("u1")
-    assert await users.state.namespaces(timeout_s=T_S) == [("users", 2)]
-    assert await users.get("u1") == "user"
-
-
-# --- limits, and what outlives a restart --------------------------------------------------------------------
-
-
-async def test_keys_and_namespaces_may_be_as_long_as_they_say(carts: Carts) -> None:
-    """The longest are kept, in bytes of UTF-8; longer ones and empty ones are refused."""
-    longest = "ä" * (MAX_KEY // 2)
-    space = Carts(carts.state, "n" * MAX_NAMESPACE)
-    await space.set(longest, 1)
-    assert await space.keys() == [longest]
-    for namespace, key in [("carts", longest + "x"), ("carts", ""), (space.namespace + "n", "u1"), ("", "u1")]:
-        with pytest.raises(BadRequest):
-            await Carts(carts.state, namespace).set(key, 1)
-
-
-@over_processes
-async def test_what_was_confirmed_outlives_a_restart(rig: Rig, carts: Carts) -> None:
-    """Values, versions, ends and numbers, after kill -9 of whatever keeps them."""
-    await carts.set("u1", "kept", ttl_s=60.0)
-    await carts.set("u2", "gone")
-    await carts.delete("u2")
-    await carts.add("n", 3)
-    before = await carts.state.page("carts", timeout_s=T_S)
-    await rig.restart()
-    assert await carts.state.page("carts", timeout_s=T_S) == before
-    assert await carts.add("n", 1) == 4
-    with pytest.raises(Conflict):
-        await carts.set("u1", 1, etag="")

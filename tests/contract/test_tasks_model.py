@@ -300,7 +300,7 @@ class TaskMachine(RuleBasedStateMachine):
 
 
 #: How many stories, and of how many acts.
-STORIES = {"memory": (200, 40), "sqlite": (15, 30)}
+STORIES = {"memory": (80, 40), "sqlite": (12, 30)}
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
-from sqlite_bench import Bench
+from sqlite_bench import QUICK_DIR, Bench
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    bench = Bench(tmp_path / "data")
-    yield bench
-    bench.core.close()
+def bench() -> Iterator[Bench]:
+    with TemporaryDirectory(prefix="mesh-engines-", dir=QUICK_DIR) as dir:
+        bench = Bench(Path(dir) / "data")
+        yield bench
+        bench.core.close()

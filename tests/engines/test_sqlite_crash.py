@@ -14,7 +14,7 @@ import sqlite_writer
 from sqlite_bench import Bench
 
 #: Writers that are killed one after the other on the same file.
-LIVES = 6
+LIVES = 4
 
 
 def confirmed(dir: Path, seed: int, first: int, rng: random.Random) -> int:

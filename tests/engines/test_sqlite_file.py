@@ -137,9 +137,14 @@ def test_a_file_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
     assert set(files(tmp_path)) == set(before)
 
 
-def test_an_empty_file_is_a_new_store(tmp_path: Path) -> None:
-    """Whoever made it died before anything was in it."""
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_file_that_was_only_begun_is_a_new_store(tmp_path: Path, begun: bool) -> None:
+    """Whoever made it died before anything was in it, or when it had a head alone."""
     (tmp_path / FILE).touch()
+    if begun:
+        with raw(tmp_path) as connection:
+            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            connection.execute("PRAGMA journal_mode = WAL").fetchall()
     bench = Bench(tmp_path)
     bench.defer(bench.task())
     bench.sound()
@@ -155,6 +160,9 @@ def test_a_file_knows_its_version_and_its_owner(bench: Bench) -> None:
         assert file.pragma(connection, "application_id") == APPLICATION_ID
         assert file.pragma(connection, "journal_mode") == "wal"
         assert file.pragma(connection, "auto_vacuum") == 2
+        assert file.pragma(connection, "page_size") == file.PAGE_BYTES
+    assert bench.core._connection is not None
+    assert file.pragma(bench.core._connection, "synchronous") == 2
 
 
 def test_a_migration_brings_an_older_file_up_to_date(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

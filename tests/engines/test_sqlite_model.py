@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from sqlite_bench import Bench, memory
+from sqlite_bench import QUICK_DIR, Bench, memory
 
 from mesh.engines.contract import Unit
 from mesh.engines.sqlite.status import PROOF_S
@@ -182,7 +182,7 @@ class Machine(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
-        self.dir = tempfile.TemporaryDirectory(prefix="mesh-model-")
+        self.dir = tempfile.TemporaryDirectory(prefix="mesh-engines-", dir=QUICK_DIR)
         self.bench = Bench(Path(self.dir.name) / "data")
         self.model = Mesh()
         self.model.wall = self.bench.wall

@@ -154,7 +154,7 @@ async def test_what_is_no_image_is_listed_and_the_rest_is_made(albums: Mesh, htt
     ]
     for number, status, said in (
         ("0", 200, ""),
-        ("1", 404, "image 1 (notes.txt) could not be made: the body (4 bytes) is not an image"),
+        ("1", 404, "image 1 (notes.txt) could not be made: these 4 bytes are no image"),
         ("4", 404, "has the images 0 to 3, and no 4"),
         ("-1", 404, "and no -1"),
         ("x", 400, "number"),

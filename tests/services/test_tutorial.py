@@ -35,7 +35,7 @@ def test_the_tutorial_is_read_to_its_end() -> None:
     assert text.count("\n```") == 2 * (len(played) + text.count("```console skip\n") + 1), (
         "the picture is the only other"
     )
-    assert {step.kind for step in played} == {"python", "ini", "console", "pycon"}
+    assert {step.kind for step in played} == {"python", "ini", "toml", "console", "pycon"}
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ class Step(NamedTuple):
     """One fence.
 
     Attributes:
-        kind: "python", "ini", "console" or "pycon"; words: what follows it.
+        kind: "python", "ini", "toml", "console" or "pycon"; words: what follows it.
         begin, end: where its body stands in the document.
     """
 
@@ -192,7 +192,7 @@ class Player:
         copied = 0
         pending: dict[Path, str] = {}
         for step in steps(text):
-            if step.kind in ("python", "ini"):
+            if step.kind in ("python", "ini", "toml"):
                 path = self.directory / step.words[0]
                 pending[path] = self._edited(path, pending.get(path), step)
                 continue

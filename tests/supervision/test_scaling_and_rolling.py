@@ -222,6 +222,27 @@ def test_a_role_that_was_rolled_before_the_bad_one_goes_back_too(project):
     assert isinstance(get(project, "/second"), int)
 
 
+def test_a_release_may_bring_a_service_and_change_a_number(project):
+    """Both are waited for like any replacement; where one is bad, neither is there afterwards."""
+    second = 'environment = { COLOUR = "blue" }\n[services.second]\nclass = "svc:Second"'
+    project.write(more=second, greetings=3)
+    project.trouble("broken", "second_0")
+    with pytest.raises(RollFailed, match="second is not there, as before; greeting runs as before"):
+        rolled(project, "greeting", "second")
+    assert [name for name in project.pids() if name.startswith(("greeting", "second"))] == GREETINGS
+    project.trouble("", "second_0")
+    rolled(project, "greeting", "second")
+    assert [name for name in project.pids() if name.startswith(("greeting", "second"))] == [
+        *GREETINGS,
+        "greeting:greeting_2",
+        "second:second_0",
+    ]
+    # And back to fewer.
+    project.write(greetings=2)
+    rolled(project, "greeting")
+    assert [name for name in project.pids() if name.startswith("greeting")] == GREETINGS
+
+
 def test_what_was_stopped_by_hand_stays_so_through_a_roll(project):
     """Whoever stopped it had a reason."""
     project.command("supervisorctl", "stop", "greeting:greeting_1")

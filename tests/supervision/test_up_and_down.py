@@ -218,3 +218,27 @@ def test_the_projects_own_files_are_read(tmp_path: Path):
     assert named[:2] == ["greeting", "thumbnails"]
     assert there.http == "http://127.0.0.1:8080"
     assert there.socket == tmp_path / "run/supervisor.sock"
+
+
+def test_a_project_without_a_supervisord_conf_gets_one(project):
+    """mesh.toml and the code are enough; what is written is what mesh itself uses, and is never written over."""
+    conf = project.root / "supervisord.conf"
+    own = (Path(__file__).parents[2] / "supervisord.conf").read_text()
+    conf.unlink()
+    done = project.command("mesh", "up")
+    assert done.stderr.startswith(f"wrote {conf}, which tells supervisor what to do")
+    assert conf.read_text() == own
+    project.command("mesh", "down")
+    conf.write_text(own + "; mine\n")
+    assert "wrote" not in project.command("mesh", "up").stderr
+    assert conf.read_text().endswith("; mine\n")
+
+
+def test_without_services_no_supervisord_conf_is_made(project):
+    """`mesh up` in the wrong directory leaves nothing behind."""
+    (project.root / "supervisord.conf").unlink()
+    (project.root / "mesh.toml").write_text("")
+    done = project.command("mesh", "up", check=False)
+    assert done.returncode == 2
+    assert "there is no such file; run this in a project's directory" in done.stderr
+    assert not (project.root / "supervisord.conf").exists()

@@ -117,7 +117,11 @@ def _reading(source: Path) -> Iterator[sqlite3.Connection]:
 def _connect(source: Path) -> sqlite3.Connection:
     failure: sqlite3.Error | None = None
     for mode in read_only_modes(source):
-        connection = connect(source, _CACHE_BYTES, mode=mode)
+        try:
+            connection = connect(source, _CACHE_BYTES, mode=mode)
+        except sqlite3.Error as exc:
+            failure = failure or exc
+            continue
         try:
             connection.execute("BEGIN")
             connection.execute("SELECT count(*) FROM marks").fetchall()

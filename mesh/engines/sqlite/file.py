@@ -93,7 +93,7 @@ def open_file(path: Path, cache_bytes: int) -> Opened:
             f"Python's sqlite3 was built with SQLite {sqlite3.sqlite_version}; the store needs "
             f"{'.'.join(map(str, OLDEST_SQLITE))} or newer"
         )
-    new = _make(path)
+    _make(path)
     failure: Exception | None = None
     for mode, alone in _ways(path):
         try:
@@ -102,7 +102,7 @@ def open_file(path: Path, cache_bytes: int) -> Opened:
             failure = _refuse_damage(exc, path)
             continue
         try:
-            return _begin(connection, path, mode, new)
+            return _begin(connection, path, mode)
         except sqlite3.Error as exc:
             connection.close()
             failure = _refuse_damage(exc, path)
@@ -127,8 +127,8 @@ def read_only_modes(path: Path) -> list[str]:
     return ["ro"] if log.exists() and log.stat().st_size else ["ro", "immutable"]
 
 
-def _make(path: Path) -> bool:
-    """Make an empty file that only this user may read; whether there was none.
+def _make(path: Path) -> None:
+    """Make an empty file that only this user may read, if there is none.
 
     Raises:
         SetupError: there is none, and none can be made.
@@ -136,10 +136,9 @@ def _make(path: Path) -> bool:
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     except FileExistsError:
-        return not path.stat().st_size
+        return
     except OSError as exc:
         raise SetupError(f"there is no store at {path} yet, and none can be made: {exc.strerror}") from exc
-    return True
 
 
 def _refuse_damage(exc: sqlite3.Error, path: Path) -> Exception:
@@ -149,14 +148,14 @@ def _refuse_damage(exc: sqlite3.Error, path: Path) -> Exception:
     return exc
 
 
-def _begin(connection: sqlite3.Connection, path: Path, mode: str, new: bool) -> Opened:
-    if new:
-        # Both must be known before the first table is.
+def _begin(connection: sqlite3.Connection, path: Path, mode: str) -> Opened:
+    _check_head(connection, path)
+    version, newest = schema(connection), newest_schema()
+    if not version:
+        # The first two must be known before the first table is.
         connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         connection.execute("PRAGMA journal_mode = WAL").fetchall()
-    _check_head(connection, path)
-    version, newest = schema(connection), newest_schema()
     if version > newest:
         raise SetupError(
             f"{path} was written by a newer mesh: its schema is {version}, this version knows {newest}. "

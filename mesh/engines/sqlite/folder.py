@@ -32,7 +32,7 @@ class Folder:
             SetupError: another process has it, or there is none and none can be made.
         """
         try:
-            self.dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._make()
             fd = os.open(self.dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as exc:
             raise SetupError(
@@ -56,6 +56,17 @@ class Folder:
                 os.fchmod(fd, 0o700)
         with contextlib.suppress(OSError):
             self._write_pid()
+
+    def _make(self) -> None:
+        if self.dir.is_dir():
+            return
+        self.dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # SQLite sees to what is in the folder; that there is one must outlive a loss of power, too.
+        parent = os.open(self.dir.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(parent)
+        finally:
+            os.close(parent)
 
     def leave(self) -> None:
         """Unlock it. Harmless the second time."""

@@ -39,7 +39,7 @@ class Log:
         self._retention_s: Final = max(retention_s, PROOF_S)
         self._known: dict[str, int] = {}
         self._rows: list[tuple[Any, ...]] = []
-        # Where forgetting goes on, and when: it takes its time with old events that are kept for the sake of a delivery.
+        # Where forgetting goes on, and when: it takes its time with old events that are kept for a delivery's sake.
         self._swept = 0
         self._swept_until_at = 0.0
 

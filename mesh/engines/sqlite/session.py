@@ -116,15 +116,16 @@ class StoreSession:
         self._closed = self._stopping = True
         self._ended(self)
         self._stop_timer()
-        was_attached = self.attached
+        # It may know us without our having heard so; then it is told, but not waited for as long.
+        timeout_s = ASK_S if self.attached else ASK_S / 4
         self.attached = False
         tasks = [task for task in (self._task, self._renewing, self._trying, self._breaking) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        if was_attached:
+        if self._stream is not None:
             try:
-                await self._ask("leave")
+                await self._ask("leave", timeout_s)
             except MeshError as error:
                 log.info("the store was not told that a worker left; it will see", reason=error.message)
 
@@ -163,7 +164,8 @@ class StoreSession:
         held = {*receiver.held(), *self._unsettled()}
         offer = msgspec.structs.replace(self._offer, held=tuple(held))
         if self._stopping:
-            offer = msgspec.structs.replace(offer, queues=())
+            # It answers for no service any more: a task that nobody else declares is not unknown for that.
+            offer = msgspec.structs.replace(offer, queues=(), services=())
         sent_at = self._clock.now()
         self._stream = stream = self._asker.stream(WORK, encode((offer,)), timeout=DAY_S, decode=_read_push)
         async with stream:

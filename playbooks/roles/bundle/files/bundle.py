@@ -1,6 +1,6 @@
 """Puts all that a host needs into one file: the code, its wheel, and every wheel that it depends on.
 
-Owns: building the wheel, the wheelhouse for a host's Python, and a tar file whose bytes depend on nothing but its contents.
+Owns: building the wheel, the wheelhouse for a host's Python, and a tar file whose bytes depend on its contents alone.
 Leaves to others: what a release is on a host (role release), settings (mesh.toml, rendered for each host).
 
 Run by Ansible on the control machine; it prints one JSON object. Needs pip, and a package index when something is asked
@@ -47,7 +47,7 @@ def main() -> int:
     parser.add_argument("--machine", required=True, help="the hosts' processor, like x86_64")
     asked = parser.parse_args()
     try:
-        print(json.dumps(bundle(asked)))
+        sys.stdout.write(json.dumps(bundle(asked)) + "\n")
     except BundleError as exc:
         sys.stderr.write(f"bundle: {exc}\n")
         return 1

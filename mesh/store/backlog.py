@@ -1,0 +1,261 @@
+"""What callers asked for and the disk has not taken yet.
+
+Owns: the line, what of it a turn has tried, and telling each caller how it ended: durable, refused, or broken.
+Leaves to others: the transaction (the core), when there is a turn (turns).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeVar
+
+from mesh.engines.contract import Outcome, Unit
+from mesh.engines.sqlite.core import Turn
+from mesh.engines.sqlite.disk import Damaged
+from mesh.errors import MeshError, Overloaded, RemoteError, Unavailable, Unwritable
+
+T = TypeVar("T")
+
+#: Units that are given to the core at once: between two of these the clock is looked at.
+SLICE: Final = 128
+#: What one turn takes on, for a clock that stands still while it runs.
+MOST_UNITS: Final = 4096
+
+
+class Batch:
+    """The units of one call.
+
+    Attributes:
+        at: how many are done; outcomes: of those.
+    """
+
+    __slots__ = ("answer", "at", "outcomes", "units")
+
+    def __init__(self, units: Sequence[Unit], answer: asyncio.Future[list[Outcome]]) -> None:
+        self.units = units
+        self.answer = answer
+        self.outcomes: list[Outcome] = []
+        self.at = 0
+
+    @property
+    def complete(self) -> bool:
+        return self.at >= len(self.units)
+
+
+class Deed:
+    """Something else that changes the file."""
+
+    __slots__ = ("act", "answer", "error", "value")
+
+    def __init__(self, act: Callable[[Turn], Any], answer: asyncio.Future[Any]) -> None:
+        self.act = act
+        self.answer = answer
+        self.value: Any = None
+        self.error: MeshError | None = None
+
+
+class Backlog:
+    """The line of one store.
+
+    Attributes:
+        waiting: units in it.
+    """
+
+    def __init__(self, most: int, settled: Callable[[str, int], None]) -> None:
+        """Args:
+        most: units that may wait.
+        settled: told (job, attempt) of each lease that a turn has settled.
+        """
+        self.waiting = 0
+        self._most = most
+        self._settled = settled
+        self._loop = asyncio.get_running_loop()
+        self._line: deque[Batch | Deed] = deque()
+        # Of the turn that runs: batches that it has begun or gone on with, and at which unit.
+        self._tried: list[tuple[Batch, int]] = []
+        self._deeds: list[Deed] = []
+        # So many are tried one by one: among them is one that the core cannot bear.
+        self._careful = 0
+        self._closed = False
+
+    def __bool__(self) -> bool:
+        return bool(self._line)
+
+    # --- asking -------------------------------------------------------------------------------------------------
+
+    def add(self, units: Sequence[Unit]) -> asyncio.Future[list[Outcome]]:
+        """Units; their outcomes.
+
+        Raises:
+            Overloaded: more units wait than [store] backlog allows.
+        """
+        if self.waiting and self.waiting + len(units) > self._most:
+            raise Overloaded(
+                f"{self.waiting} units wait for the disk already, {len(units)} more are above [store] backlog = "
+                f"{self._most}"
+            )
+        batch = Batch(units, self._loop.create_future())
+        if self._enter(batch):
+            self.waiting += len(units)
+        return batch.answer
+
+    def add_deed(self, act: Callable[[Turn], T]) -> asyncio.Future[T]:
+        """Something else; what it returned or the MeshError that it raised."""
+        deed = Deed(act, self._loop.create_future())
+        self._enter(deed)
+        return deed.answer
+
+    def _enter(self, item: Batch | Deed) -> bool:
+        if self._closed:
+            item.answer.set_exception(Unavailable("the store has stopped"))
+            return False
+        self._line.append(item)
+        return True
+
+    def close(self) -> None:
+        """Nothing is taken any more; whoever waits is told."""
+        self._closed = True
+        for item in self._line:
+            if not item.answer.done():
+                item.answer.set_exception(Unavailable("the store has stopped"))
+        self._line.clear()
+        self.waiting = 0
+
+    # --- in a turn ----------------------------------------------------------------------------------------------
+
+    def work(self, turn: Turn, enough: Callable[[], bool]) -> int:
+        """Do what stands first in line, until it is enough; how much that was. `committed` or another end follows."""
+        line = self._line
+        count = 0
+        while line and count < MOST_UNITS:
+            if isinstance(line[0], Deed):
+                self._do(turn, line[0])
+                count += 1
+            else:
+                count += self._slice(turn)
+            if self._careful:
+                self._careful -= 1
+                break
+            if enough():
+                break
+        return count
+
+    def _do(self, turn: Turn, deed: Deed) -> None:
+        self._line.popleft()
+        self._deeds.append(deed)
+        if deed.answer.done():
+            return
+        try:
+            deed.value = deed.act(turn)
+        except (Unwritable, Damaged):
+            raise
+        except MeshError as error:
+            deed.error = error
+
+    def _slice(self, turn: Turn) -> int:
+        """Some units at the head of the line, of as many batches as it takes; how many."""
+        line = self._line
+        most = 1 if self._careful else SLICE
+        units: list[Unit] = []
+        parts: list[tuple[Batch, int]] = []
+        while line and len(units) < most:
+            batch = line[0]
+            if isinstance(batch, Deed):
+                break
+            if batch.at == 0:
+                self._tried.append((batch, 0))
+            if batch.answer.done() and batch.at == 0:
+                # Whoever asked is gone, and will ask again.
+                batch.at = len(batch.units)
+            else:
+                part = batch.units[batch.at : batch.at + most - len(units)]
+                parts.append((batch, len(part)))
+                units.extend(part)
+                batch.at += len(part)
+            if batch.complete:
+                line.popleft()
+        if not units:
+            return 0
+        outcomes = turn.apply(units)
+        at = 0
+        for batch, length in parts:
+            batch.outcomes.extend(outcomes[at : at + length])
+            at += length
+        settled = self._settled
+        for unit, outcome in zip(units, outcomes, strict=True):
+            if unit.settle and outcome.error is None:
+                for each in unit.settle:
+                    settled(each.id, each.attempt)
+        return len(units)
+
+    @property
+    def tried(self) -> int:
+        """How many units and deeds the turn has tried."""
+        return len(self._deeds) + sum(batch.at - start for batch, start in self._tried)
+
+    # --- how a turn ends ----------------------------------------------------------------------------------------
+
+    def committed(self) -> None:
+        """All of it is durable."""
+        for deed in self._deeds:
+            if not deed.answer.done():
+                if deed.error is None:
+                    deed.answer.set_result(deed.value)
+                else:
+                    deed.answer.set_exception(deed.error)
+        self._end()
+
+    def refused(self, error: MeshError) -> None:
+        """Nothing of it was done; this is what each of them is told. A turn that did not even begin stands for all that
+        would have been in it."""
+        if not self.tried:
+            self._take_all()
+        outcome = Outcome(error.to_wire())
+        for batch, start in self._tried:
+            batch.outcomes[start:] = [outcome] * (batch.at - start)
+        for deed in self._deeds:
+            if not deed.answer.done():
+                deed.answer.set_exception(type(error)(error.message, details=error.details))
+        self._end()
+
+    def broken(self, exc: Exception) -> None:
+        """Nothing of it was done, and nobody foresaw why. Whoever's fault it is, it must not cost the others: all of it
+        is tried again, one by one."""
+        tried = self.tried
+        if tried <= 1:
+            self.refused(RemoteError(f"the store failed at this: {exc!r}", type_name=type(exc).__name__))
+            return
+        self._careful = tried
+        for deed in reversed(self._deeds):
+            deed.error = None
+            self._line.appendleft(deed)
+        for batch, start in reversed(self._tried):
+            if batch.complete:
+                self._line.appendleft(batch)
+            batch.at = start
+            del batch.outcomes[start:]
+        self._tried = [(batch, start) for batch, start in self._tried if start > 0]
+        self._deeds.clear()
+
+    def _end(self) -> None:
+        """Answer what is complete; a batch that is not stays in sight until it is."""
+        for batch, _ in self._tried:
+            if batch.complete:
+                self.waiting -= len(batch.units)
+                if not batch.answer.done():
+                    batch.answer.set_result(batch.outcomes)
+        self._tried = [(batch, batch.at) for batch, _ in self._tried if not batch.complete]
+        self._deeds.clear()
+
+    def _take_all(self) -> None:
+        """Count everything that waits as tried."""
+        self._tried.clear()
+        for item in self._line:
+            if isinstance(item, Deed):
+                self._deeds.append(item)
+            else:
+                self._tried.append((item, item.at))
+                item.at = len(item.units)
+        self._line.clear()

@@ -1,0 +1,170 @@
+"""A small project that the playbooks deploy, and a client that asks it all the while."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mesh.supervision import family
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+
+SETTINGS = """\
+[gateway]
+replicas = 1
+
+[services.greeting]
+class = "services.greeting:Greeting"
+replicas = 1
+"""
+
+
+class Deployment:
+    """A project, and a prefix that it is deployed to.
+
+    Attributes:
+        project: a copy of this one that tests may change, with one service.
+        prefix: where it goes.
+    """
+
+    def __init__(self, root: Path, build: Path) -> None:
+        self.project = root / "project"
+        self.prefix = root / "host"
+        self._ansible = root / "ansible"
+        self._build = build
+        self.port = free_port()
+        self.project.mkdir()
+        forget = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / "mesh", self.project / "mesh", ignore=forget)
+        shutil.copytree(ROOT / "services/greeting", self.project / "services/greeting", ignore=forget)
+        for name in ("pyproject.toml", "supervisord.conf", "README.md", "LICENSE", "services/__init__.py"):
+            shutil.copy(ROOT / name, self.project / name)
+        (self.project / "mesh.toml").write_text(SETTINGS)
+
+    def play(self, name: str, *options: str, **variables: Any) -> subprocess.CompletedProcess[str]:
+        """Run a playbook against inventory/local, but into this prefix; it may fail."""
+        told = {
+            "mesh_project": str(self.project),
+            "mesh_prefix": str(self.prefix),
+            "mesh_build": str(self._build),
+            "mesh_backups": str(self.prefix.parent / "backups"),
+            "mesh_extras": "",
+            "mesh_settle_s": 0.2,
+            "mesh_releases_kept": 2,
+            "mesh_settings": {"gateway": {"port": self.port}},
+            **variables,
+        }
+        words = [f"playbooks/{name}.yml", "-i", "inventory/local", "-e", json.dumps(told), *options]
+        return subprocess.run(
+            [str(BIN / "ansible-playbook"), *words],
+            cwd=ROOT,
+            env=self._environment(),
+            capture_output=True,
+            text=True,
+            timeout=240,
+            stdin=subprocess.DEVNULL,
+        )
+
+    def _environment(self) -> dict[str, str]:
+        clean = {key: value for key, value in os.environ.items() if not key.startswith(("MESH_", "ANSIBLE_"))}
+        places = {"HOME": "", "LOCAL_TEMP": "tmp", "REMOTE_TMP": "remote"}
+        return {
+            **clean,
+            **{f"ANSIBLE_{key}": str(self._ansible / name) for key, name in places.items()},
+            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+            "PATH": f"{BIN}:{os.environ['PATH']}",
+            "LC_ALL": "C.UTF-8",
+        }
+
+    def get(self, path: str) -> Any:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=10) as answer:
+            return json.load(answer)
+
+    def mesh(self, *words: str) -> str:
+        """What a command of the current release prints."""
+        done = subprocess.run([str(self.prefix / "bin/mesh"), *words], capture_output=True, text=True, timeout=30)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    @property
+    def current(self) -> str:
+        """The name of the release that runs, "" without one."""
+        link = self.prefix / "current"
+        return link.readlink().name if link.is_symlink() else ""
+
+    @property
+    def releases(self) -> set[str]:
+        return {path.name for path in (self.prefix / "releases").iterdir()}
+
+    @property
+    def processes(self) -> list[family.Member]:
+        """All that supervisord of this prefix has started."""
+        return family.members(f"unix://{self.prefix}/run/supervisor.sock")
+
+    def change(self, answer: str) -> None:
+        """Make another release of the service: it says this instead of Hello."""
+        path = self.project / "services/greeting/service.py"
+        path.write_text(re.sub(r'return f"\w+, ', f'return f"{answer}, ', path.read_text()))
+
+    @contextmanager
+    def asked(self) -> Iterator[list[str]]:
+        """Requests, one after the other, all the while; what was not answered is in the list."""
+        failed: list[str] = []
+        over = threading.Event()
+        count = 0
+
+        def ask() -> None:
+            nonlocal count
+            while not over.wait(0.01):
+                count += 1
+                try:
+                    self.get("/hello/ujun")
+                except (OSError, ValueError) as exc:
+                    failed.append(repr(exc))
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        try:
+            yield failed
+        finally:
+            over.set()
+            thread.join()
+        assert count > 20
+
+    def end(self) -> None:
+        """Make sure that nothing runs any more, also after a test that failed half-way."""
+        left = self.processes
+        pid = family.recorded(self.prefix / "run/supervisord.pid")
+        for each in [pid, *(member.pid for member in left)]:
+            if each and family.alive(each):
+                os.kill(each, signal.SIGKILL)
+        until = time.monotonic() + 5
+        while self.processes and time.monotonic() < until:
+            time.sleep(0.05)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def recap(done: subprocess.CompletedProcess[str]) -> dict[str, int]:
+    """The counts in the last lines: ok, changed, failed, …; empty when it did not come so far."""
+    lines = [line for line in done.stdout.splitlines() if line.startswith("here ")]
+    return {key: int(value) for key, value in re.findall(r"(\w+)=(\d+)", lines[-1])} if lines else {}
