@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,6 +45,7 @@ class Roster:
     Attributes:
         roles: what mesh.toml asks to be run, by name, in the order in which it starts.
         directory: where the files are.
+        fixed: what supervisord.conf itself runs.
     """
 
     def __init__(self, layout: Layout, settings: Settings) -> None:
@@ -56,6 +58,7 @@ class Roster:
             what = f"the workers of [services.{named[0]}]" if named else "changing the number of workers"
             raise ConfigError(f"{layout.conf}: {lacking} is missing, which {what} needs; add:\n{WANTED}")
         self.directory: Path = layout.directory
+        self.fixed = layout.fixed
         # Who has a program for the gateways in the file itself goes on with that.
         own_gateway = any(program.verb == GATEWAY and not program.included for program in layout.programs)
         self.roles: dict[str, Role] = roles(settings, layout.fixed, gateway=not own_gateway)
@@ -176,7 +179,7 @@ class Roster:
                 who = file.read().strip() or "another command"
                 raise LockTaken(f"{who} is changing what runs; wait until it is done") from None
             file.truncate(0)
-            file.write(f"pid {os.getpid()}")
+            file.write(f"{' '.join(['mesh', *sys.argv[1:2]])} (pid {os.getpid()})")
             file.flush()
             yield
 

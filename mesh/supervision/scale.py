@@ -128,6 +128,8 @@ def check_names(roster: Roster, names: Collection[str]) -> None:
     NoSuchRole: mesh.toml runs nothing of one of these names; the nearest is named.
     """
     for name in names:
+        if name in roster.fixed:
+            raise NoSuchRole(f"{name} stands in supervisord.conf itself; `supervisorctl restart {name}` restarts it")
         if name not in roster.roles:
             near = difflib.get_close_matches(name, roster.roles, n=1)
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(roster.roles)}"

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 from mesh.config import Settings
 from mesh.discovery.record import Instance
-from mesh.errors import AddressInUse, SetupError, Unavailable
+from mesh.errors import AddressInUse, LockTaken, SetupError, Unavailable
 from mesh.service.connect import connect
 from mesh.supervision import family
 from mesh.supervision import layout as layouts
@@ -29,6 +29,7 @@ from mesh.supervision.control import IDLE, RUNNING, Control, Process, ShuttingDo
 from mesh.supervision.crew import FIRST_WORD_S, LOOK_EVERY_S, Crew, StartFailed, Tell, now
 from mesh.supervision.layout import Layout
 from mesh.supervision.readiness import Readiness
+from mesh.supervision.roster import Roster
 from mesh.supervision.roster import of as roster_of
 
 ANSWER_S = 2.0
@@ -98,7 +99,7 @@ class _Rise:
         async with AsyncExitStack() as stack:
             stack.callback(self._control.close)
             if self._roster is not None:
-                stack.enter_context(self._roster.lock())
+                await self._lock(stack, self._roster)
             already = await self._alive()
             if already:
                 already = await self._mend(stack)
@@ -121,6 +122,18 @@ class _Rise:
         if self._readiness is None:
             self._readiness = Readiness(await stack.enter_async_context(connect(self._settings, wait_s=FIRST_WORD_S)))
         return self._readiness
+
+    async def _lock(self, stack: AsyncExitStack, roster: Roster) -> None:
+        """Be the only one that changes anything; another `mesh up`, or whatever else is at it, is waited for."""
+        while True:
+            try:
+                stack.enter_context(roster.lock())
+                return
+            except LockTaken as exc:
+                if now() >= self._until:
+                    raise
+                self._tell(exc.message)
+            await asyncio.sleep(LOOK_EVERY_S)
 
     async def _alive(self) -> bool:
         """Whether a supervisord runs. One that is stopping is waited for: it ends, or (`supervisorctl reload`) it comes

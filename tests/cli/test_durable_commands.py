@@ -116,9 +116,7 @@ def test_dead_letters_are_listed_shown_requeued_and_dropped(run: Run) -> None:
     assert run("tasks", "dead", "requeue", "shop.charge", id).stderr == "shop.charge: 1 requeued\n"
     assert run("jobs", "show", id, "--wait", "10s", code=1).stdout.count("dead") >= 1
     assert "give the ids of jobs, or --all" in run("tasks", "dead", "drop", "shop.charge", code=2).stderr
-    assert (
-        "forget every dead task" in run("tasks", "dead", "drop", "shop.charge", "--all", code=-2, stdin="n\n").stderr
-    )
+    assert "forget every dead task" in run("tasks", "dead", "drop", "shop.charge", "--all", code=-2, stdin="n\n").stderr
     assert run("tasks", "dead", "drop", "shop.charge", "--all", "--yes").stderr == "shop.charge: 1 dropped\n"
     assert run("tasks", "dead", "list").stderr == "no dead letters\n"
 

@@ -1,4 +1,13 @@
-"""The engines that the contract suites are run with. A new one joins by one more class and its name in KINDS."""
+"""The engines that the contract suites are run with.
+
+A new one joins by a class of its own here, and one more name in KINDS:
+
+- `start` makes what it needs, with nothing in it, or raises MissingServer (then its tests are skipped at home and fail
+  where CI is set); `engine` gives it as one more process has it; `close` leaves nothing behind.
+- What it does not offer, or not commit together, is skipped by name; what its rig cannot do (`part_process`, `restart`) as well.
+- When its time is real, `longest_s` says how much of it one test may take: those that need more are skipped, and a
+  short `lease_s` lets more of them be.
+"""
 
 from __future__ import annotations
 
@@ -40,15 +49,15 @@ class MemoryRig(Rig):
         # To share out, and to tell.
         await settle(5)
 
-    async def kill(self, engine: Engine) -> None:
+    async def end_process(self, engine: Engine) -> None:
         assert isinstance(engine, MemoryEngine)
         engine.kill()
 
-    async def cut(self, engine: Engine) -> None:
+    async def part_process(self, engine: Engine) -> None:
         assert isinstance(engine, MemoryEngine)
         engine.cut()
 
-    async def mend(self, engine: Engine) -> None:
+    async def join_process(self, engine: Engine) -> None:
         assert isinstance(engine, MemoryEngine)
         engine.mend()
 
@@ -84,3 +93,4 @@ async def rig(engine_kind: str) -> AsyncIterator[Rig]:
         yield rig
     finally:
         await rig.close()
+    rig.check()

@@ -133,8 +133,8 @@ class Hand:
 
     async def leave(self) -> None:
         """End the session in good order."""
-        await self.session.close()
         self.holding.clear()
+        await self.session.close()
 
 
 class Rig(ABC):
@@ -162,6 +162,8 @@ class Rig(ABC):
         self._begun: dict[str, int] = {}
         self._passed_s = 0.0
         self._observer: Engine | None = None
+        self._away: list[Engine] = []
+        self._faults: list[str] = []
 
     # --- what each kind does in its way -------------------------------------------------------------------
 
@@ -173,17 +175,16 @@ class Rig(ABC):
     async def engine(self) -> Engine:
         """The engine as one more process has it."""
 
-    @abstractmethod
-    async def kill(self, engine: Engine) -> None:
-        """End the process that has this engine as kill -9 does."""
+    async def end_process(self, engine: Engine) -> None:
+        """See `kill`."""
+        pytest.skip(f"{self.kind}: this rig cannot kill a worker")
 
-    async def cut(self, engine: Engine) -> None:
-        """Part the process that has it from the rest."""
+    async def part_process(self, engine: Engine) -> None:
+        """See `cut`."""
         pytest.skip(f"{self.kind}: this rig cannot part processes")
 
-    async def mend(self, engine: Engine) -> None:
-        """End a `cut`."""
-        pytest.skip(f"{self.kind}: this rig cannot part processes")
+    async def join_process(self, engine: Engine) -> None:
+        """See `mend`."""
 
     async def restart(self) -> None:
         """End whatever keeps the data as kill -9 does, and start it again on the same data."""
@@ -192,6 +193,23 @@ class Rig(ABC):
     @abstractmethod
     async def close(self) -> None:
         """Leave nothing behind."""
+
+    # --- what a test breaks -------------------------------------------------------------------------------
+
+    async def kill(self, engine: Engine) -> None:
+        """End the process that has this engine as kill -9 does."""
+        self._away.append(engine)
+        await self.end_process(engine)
+
+    async def cut(self, engine: Engine) -> None:
+        """Part the process that has it from the rest."""
+        self._away.append(engine)
+        await self.part_process(engine)
+
+    async def mend(self, engine: Engine) -> None:
+        """End a `cut`."""
+        self._away.remove(engine)
+        await self.join_process(engine)
 
     # --- what a test asks for -----------------------------------------------------------------------------
 
@@ -338,7 +356,15 @@ class Rig(ABC):
     # --- what holds in every test -------------------------------------------------------------------------
 
     def began(self, hand: Hand, lease: Lease) -> None:
-        """Each lease of a job has a number of its own, and later ones are larger."""
+        """A lease was given. An engine swallows what its receivers raise, so that faults are told by `check`."""
         before = self._begun.get(lease.id, 0)
-        assert lease.attempt > before, f"attempt {lease.attempt} of {lease.id} came after attempt {before}"
+        if lease.attempt <= before:
+            self._faults.append(f"attempt {lease.attempt} of {lease.id} came after attempt {before}")
         self._begun[lease.id] = lease.attempt
+        for other in self.hands:
+            if other is not hand and other.engine not in self._away and any(id == lease.id for id, _ in other.holding):
+                self._faults.append(f"{hand.name} was given {lease.id} while {other.name} held it")
+
+    def check(self) -> None:
+        """Every attempt of a job had a larger number than those before, and nobody else held it then."""
+        assert self._faults == []

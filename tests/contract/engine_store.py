@@ -14,7 +14,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import pytest
 from engine_rig import PATIENCE_S, T_S, Rig
 
 from mesh import config
@@ -73,17 +72,17 @@ class StoreRig(Rig):
         await self.soon(engine.state.namespaces(timeout_s=T_S))
         return engine
 
-    async def kill(self, engine: Engine) -> None:
+    async def end_process(self, engine: Engine) -> None:
         assert isinstance(engine, StoreEngine)
         node = self._nodes.pop(engine)
         await self._host.vanish(node.transport)
         self._dying.append(asyncio.ensure_future(_end(engine, node)))
 
-    async def cut(self, engine: Engine) -> None:
+    async def part_process(self, engine: Engine) -> None:
         assert isinstance(engine, StoreEngine)
         self._host.network.partition(self._nodes[engine].transport)  # type: ignore[arg-type]
 
-    async def mend(self, engine: Engine) -> None:
+    async def join_process(self, engine: Engine) -> None:
         assert isinstance(engine, StoreEngine)
         self._host.network.heal(self._nodes[engine].transport)  # type: ignore[arg-type]
 
@@ -148,9 +147,6 @@ class StoreProcessRig(Rig):
         self._nodes[engine] = node
         await engine.state.namespaces(timeout_s=PATIENCE_S)
         return engine
-
-    async def kill(self, engine: Engine) -> None:
-        pytest.skip(f"{self.kind}: the worker is this very process")
 
     async def restart(self) -> None:
         self._store.kill()

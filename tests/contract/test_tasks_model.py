@@ -174,6 +174,7 @@ class TaskMachine(RuleBasedStateMachine):
         if hasattr(self, "runner"):
             try:
                 self.run(self.rig.close())
+                self.rig.check()
             finally:
                 self.runner.close()
 

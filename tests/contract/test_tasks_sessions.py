@@ -99,6 +99,7 @@ async def test_an_engine_that_is_closed_ends_its_sessions(rig: Rig, engine: Engi
     [id] = await rig.defer(rig.task())
     hand = await rig.hand("mail.send")
     await hand.one()
+    hand.holding.clear()
     await hand.engine.close()
     await hand.engine.close()
     assert (await (await rig.hand("mail.send")).one()).id == id

@@ -152,7 +152,7 @@ class Story:
         await self.place.advance(self.rng.random() * 3)
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(6))
 async def test_whatever_breaks_each_confirmed_task_is_done_once(tmp_path: Path, seed: int) -> None:
     """Links, workers, the hub and the store, in any order, while tasks come and run."""
     Busy.done, Busy.running, Busy.overlaps, Busy.rng = Counter(), Counter(), [], random.Random(seed)

@@ -53,7 +53,7 @@ def test_scale_shows_does_and_says_where_it_is_kept(project):
         (("greeting=many",), 2, "'many' is no number of workers, nor 'declared'"),
         (("greeting=5000",), 1, "greeting=5000: there can be 0 to 1024 of it"),
         (("greting=2",), 1, "did you mean greeting?"),
-        (("greeting=2", "hub=2"), 1, "mesh.toml has no [services.hub] with a class"),
+        (("greeting=2", "hub=2"), 1, "hub stands in supervisord.conf itself; `supervisorctl restart hub`"),
     ],
 )
 def test_scale_refuses_what_cannot_be(project, words: tuple[str, ...], code: int, says: str):
@@ -109,7 +109,7 @@ def test_a_second_command_is_told_who_is_at_it(project):
         until(lambda: "greeting:greeting_2" in project.pids())
         done = project.command("mesh", "scale", "greeting=3", check=False)
         assert done.returncode == 3
-        assert f"pid {first.pid} is changing what runs; wait until it is done" in done.stderr
+        assert f"mesh roll (pid {first.pid}) is changing what runs; wait until it is done" in done.stderr
         assert first.wait(60) == 0
         assert first.stderr is not None
         assert b"greeting: 2 replaced" in first.stderr.read()

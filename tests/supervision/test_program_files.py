@@ -255,7 +255,7 @@ def test_only_one_command_changes_what_runs(tmp_path: Path):
     roster = written(tmp_path, TWO)
     with (
         roster.lock(),
-        pytest.raises(LockTaken, match=r"pid \d+ is changing what runs"),
+        pytest.raises(LockTaken, match=r"mesh .*\(pid \d+\) is changing what runs"),
         written(tmp_path, TWO).lock(),
     ):
         pass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -242,3 +243,16 @@ def test_without_services_no_supervisord_conf_is_made(project):
     assert done.returncode == 2
     assert "there is no such file; run this in a project's directory" in done.stderr
     assert not (project.root / "supervisord.conf").exists()
+
+
+def test_two_ups_at_once_are_as_good_as_one(project):
+    """The second waits for the first, and finds everything up."""
+    words = [sys.executable, "-m", "mesh.cli.main", "up", "--json"]
+    both = [
+        subprocess.Popen(words, cwd=project.root, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
+        for _ in range(2)
+    ]
+    told = [json.loads(each.communicate(timeout=90)[0]) for each in both]
+    assert [each.returncode for each in both] == [0, 0]
+    assert sorted(each["already"] for each in told) == [False, True]
+    assert len({process["pid"] for each in told for process in each["processes"]}) == 6

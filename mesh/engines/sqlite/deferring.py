@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
-from mesh.engines.memory.chains import check_feeds, not_made
+from mesh.engines.chains import check_feeds, not_made
 from mesh.engines.sqlite import statements
 from mesh.engines.sqlite.book import Book, Lane
 from mesh.engines.sqlite.status import BODY, CANCELLED, DELAYED, DONE, READY, RUNNING, WAITING
