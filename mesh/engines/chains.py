@@ -1,7 +1,7 @@
-"""Tasks of one unit that wait for each other.
+"""Tasks of one unit that wait for each other: the rules that are the same for every engine. Pure.
 
 Owns: whether what feeds what fits together, and what is not made because its end is known already.
-Leaves to others: passing answers on (jobs).
+Leaves to others: passing answers on, and what follows from a bad end (each engine).
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@ A new one joins by a class of its own here, and one more name in KINDS:
 
 - `start` makes what it needs, with nothing in it, or raises MissingServer (then its tests are skipped at home and fail
   where CI is set); `engine` gives it as one more process has it; `close` leaves nothing behind.
-- What it does not offer, or not commit together, is skipped by name; what its rig cannot do (`part_process`, `restart`) as well.
+- What it does not offer, or not commit together, is skipped by name; what its rig cannot do (`part_process`,
+  `restart`) as well.
 - When its time is real, `longest_s` says how much of it one test may take: those that need more are skipped, and a
   short `lease_s` lets more of them be.
 """

@@ -185,6 +185,7 @@ class Rig(ABC):
 
     async def join_process(self, engine: Engine) -> None:
         """See `mend`."""
+        pytest.skip(f"{self.kind}: this rig cannot part processes")
 
     async def restart(self) -> None:
         """End whatever keeps the data as kill -9 does, and start it again on the same data."""

@@ -15,8 +15,8 @@ from typing import Final
 
 from mesh import ids
 from mesh.clock import Clock
-from mesh.engines.memory.agenda import HAIR_S, Agenda
 from mesh.engines.chains import check_feeds, not_made
+from mesh.engines.memory.agenda import HAIR_S, Agenda
 from mesh.engines.memory.job import NIL, Job
 from mesh.engines.memory.queue import QueueState
 from mesh.errors import BadRequest, LeaseLost, UnknownJob
