@@ -16,7 +16,7 @@ from mesh import ids
 from mesh.tasks.contract import Lease, NewTask, Offer, Queue, Settlement
 
 from .conftest import LONG, Set
-from .durable_set import PATIENCE_S, Killer, durable_set, tell
+from .durable_set import PATIENCE_S, Killer, durable_set, tell, until
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900 if LONG else 120)]
 
@@ -133,6 +133,12 @@ async def test_a_store_with_many_waiting_tasks(capsys: pytest.CaptureFixture[str
             await asking(n)
             restart_s = time.monotonic() - began
             again = await keys_are_known(n)
+
+            async def runs() -> bool:
+                # supervisor calls it running a second after it has started.
+                return "store" in made.pids()
+
+            await until(runs, what="the store runs")
             after = pss_bytes(made.pids()["store"])
         p99 = sorted(claims)[len(claims) * 99 // 100]
         tell(
