@@ -88,6 +88,9 @@ class WorkerProcess(Process):
         self.worker._began.clear()
         if self.worker.shift is not None:
             self.worker.shift.abandon("killed")
+        # Nor do they say goodbye: whatever is asked on the way out fails at once, instead of waiting for a clock that
+        # nobody turns meanwhile.
+        self.node.client.close()
         await self.worker.stop()
 
     async def _close(self) -> None:
