@@ -140,9 +140,10 @@ def test_a_killed_supervisord_is_told_by_up_and_mended_by_down(project):
     """Its children live on and hold the port; they are found by what supervisord wrote into their environment."""
     project.up()
     project.kill(project.supervisord())
-    with pytest.raises(SetupError, match=r"supervisord is gone, but 6 of its processes still run .*mesh down"):
+    with pytest.raises(SetupError, match=r"supervisord is gone, but [56] of its processes still run .*mesh down"):
         project.up()
-    assert take_down(project.layout, project.run).processes == 6
+    # `watch` hears that supervisord is gone, and may have left by itself.
+    assert take_down(project.layout, project.run).processes in (5, 6)
     assert project.members() == []
     assert project.up().processes
 
