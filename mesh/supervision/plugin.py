@@ -11,6 +11,8 @@ supervisord loads it by [rpcinterface:mesh], supervisor's own way of adding meth
 - supervisor closes the socket of an [fcgi-program] when its last process ends, so that `supervisorctl restart
   gateway:*` would refuse connections. Here it is kept open while nobody serves it, for KEEP_S: those who come wait in
   the backlog. For longer than that nobody should wait: then they are refused, as with supervisor alone.
+- supervisor's stop signal is lost on a process that it started in the same moment: until `exec`, the child has
+  supervisord's own handlers. It would be waited for until it is killed; here it is told again.
 - supervisor starts a process that lived longer than startsecs again at once, for ever. `mesh.hold` makes it wait.
 """
 
@@ -37,6 +39,10 @@ VERSION: Final = 1
 KEEP_S: Final = 15.0
 
 
+#: A stop so soon after the start may have met the child before its `exec`.
+EARLY_S: Final = 1.0
+
+
 class Plugin:
     """The methods `mesh.…`. Their arguments and answers are plain values, as XML-RPC knows them."""
 
@@ -48,6 +54,8 @@ class Plugin:
         #: process -> (seconds to wait before each next start, why).
         self._holds: dict[str, tuple[float, str]] = {}
         self._statuses: dict[str, int] = {}
+        #: Those that were told to stop a second time: once is enough, a worker takes the next for an order to hurry.
+        self._told_again: set[int] = set()
         events.subscribe(events.ProcessStateStartingEvent, self._starting)
         events.subscribe(events.ProcessStateExitedEvent, self._ended)
         events.subscribe(events.ProcessStateBackoffEvent, self._ended)
@@ -141,6 +149,26 @@ class Plugin:
             self._sockets[group.config.name] = group.socket_manager.get_socket()
 
     def _tick(self, event: Any) -> None:
+        self._close_unserved()
+        groups = self._supervisord.process_groups.values()
+        processes = [process for group in groups for process in group.processes.values()]
+        stopping = [process for process in processes if process.state == ProcessStates.STOPPING]
+        self._told_again &= {process.pid for process in stopping}
+        for process in stopping:
+            if process.pid not in self._told_again:
+                self._tell_again(process)
+
+    def _tell_again(self, process: Any) -> None:
+        asked_at = process.delay - process.config.stopwaitsecs
+        if asked_at - process.laststart < EARLY_S:
+            self._told_again.add(process.pid)
+            self._supervisord.options.logger.info(f"telling {process.config.name} again to stop")
+            try:
+                self._supervisord.options.kill(process.pid, process.config.stopsignal)
+            except OSError:
+                pass  # it has just ended
+
+    def _close_unserved(self) -> None:
         for name in list(self._sockets):
             group = self._supervisord.process_groups[name]
             if any(process.pid for process in group.processes.values()):

@@ -188,6 +188,25 @@ def test_a_held_process_waits_and_says_why():
         assert process.state == 100
 
 
+def test_a_stop_that_was_lost_is_told_again_once():
+    """Only to a process that was stopped in its first moment: a second signal makes others hurry."""
+    killed: list[tuple[int, int]] = []
+    with plugged() as (plugin, process):
+        plugin._supervisord.options = types.SimpleNamespace(
+            kill=lambda pid, signal: killed.append((pid, signal)),
+            logger=types.SimpleNamespace(info=lambda text: None),
+        )
+        process.config.stopwaitsecs, process.config.stopsignal = 40, 15
+        process.state, process.laststart, process.delay = 40, 1000.0, 1040.2
+        events.notify(events.Tick5Event(0, None))
+        events.notify(events.Tick5Event(0, None))
+        assert killed == [(7, 15)]
+        # One that has had time to begin is left to finish what it has.
+        process.pid, process.delay = 8, 1050.0
+        events.notify(events.Tick5Event(0, None))
+        assert killed == [(7, 15)]
+
+
 def test_a_held_process_really_waits(project):
     """In a real supervisord: it shows the reason, and starts when the time is over."""
     project.up()
