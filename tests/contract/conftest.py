@@ -6,6 +6,7 @@ import asyncio
 import importlib.util
 import itertools
 import resource
+import socket
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -178,6 +179,7 @@ class Bench:
         self._network = MemoryNetwork()
         self._transports: list[Transport] = []
         self._processes: list[asyncio.subprocess.Process] = []
+        self._held: list[socket.socket] = []
         self._names = itertools.count(1)
         self._keys = iter(NAMES)
         self.near = self.transport()
@@ -228,6 +230,15 @@ class Bench:
         made: list[Recorder] = []
         (on or self.near).dial(endpoint, self._maker(made, hooks))
         return made[0]
+
+    def absent_endpoint(self) -> str:
+        """Where nobody listens, and nobody else can meanwhile."""
+        if self.memory or self.ipc:
+            return self.far.endpoint("absent")
+        held = socket.socket()
+        self._held.append(held)
+        held.bind(("127.0.0.1", 0))
+        return f"tcp://127.0.0.1:{held.getsockname()[1]}"
 
     async def pair(self, **hooks: Any) -> tuple[Recorder, Recorder]:
         """(dialling, accepting) sessions of one connection that stands; `hooks` are the accepting side's."""
@@ -315,6 +326,8 @@ class Bench:
             await process.communicate()
         for transport in self._transports:
             await transport.close()
+        for held in self._held:
+            held.close()
 
     def check(self) -> None:
         """What holds after every test."""

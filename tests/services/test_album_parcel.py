@@ -45,7 +45,9 @@ def tarred(files: list[tuple[str, bytes]], mode: str = "w") -> bytes:
     return file.getvalue()
 
 
-@pytest.mark.parametrize("body", [form(FILES), zipped(FILES), tarred(FILES), tarred(FILES, "w:gz")])
+@pytest.mark.parametrize(
+    "body", [form(FILES), zipped(FILES), tarred(FILES), tarred(FILES, "w:gz")], ids=["form", "zip", "tar", "tar.gz"]
+)
 def test_every_form_gives_its_files_in_order(body: bytes) -> None:
     """Names and bytes are as they were, also where the bytes look like a boundary."""
     assert unpack(body) == PARTS
@@ -101,8 +103,9 @@ def test_fields_that_are_no_files_are_left_out() -> None:
         (zipped(FILES)[:-30], "taken apart"),
         (tarred(FILES)[:700], "(cut off|taken apart)"),
         (tarred(FILES, "w:gz")[:-30], "cut off"),
-        (gzip.compress(b"\xff\xd8\xff"), "no tar archive"),
+        (gzip.compress(b"\xff\xd8\xff", mtime=0), "no tar archive"),
     ],
+    ids=range(13),  # what is packed holds the time
 )
 def test_what_cannot_be_told_apart_is_refused_with_the_reason(body: bytes, said: str) -> None:
     """Above all: nothing that was cut off on its way becomes a smaller album."""

@@ -160,7 +160,7 @@ def _broken(change):
         _broken(lambda s: s.update(bounds=[1.0] * len(BOUNDS))),
         _broken(lambda s: s.update(counters=[{"name": "x"}])),
     ],
-    ids=str,
+    ids=["empty", "bounds", "a list", "no process", "few buckets", "no service", "equal bounds", "no value"],
 )
 def test_a_malformed_snapshot_spoils_only_itself(broken):
     """The page stays valid, shows the others, and says who is missing."""
