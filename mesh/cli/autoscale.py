@@ -14,6 +14,7 @@ from mesh.errors import ConfigError
 
 if TYPE_CHECKING:
     from mesh.config import Settings
+    from mesh.policy.scaling import Rule
     from mesh.supervision.autoscale import Advice
     from mesh.supervision.layout import Layout
 
@@ -64,8 +65,12 @@ def _check(settings: Settings) -> None:
 
 
 async def _explain(layout: Layout, settings: Settings, looks: int | None) -> int:
-    from mesh.supervision.autoscale import advise
+    from mesh.supervision.autoscale import advise, rule_of, scaled_services
 
+    if not wants_json():
+        for name, service in scaled_services(settings).items():
+            note(_rule(name, rule_of(service, settings)))
+        note("What it measures → how many workers that would need; what it would do, and why. Nothing is changed.")
     done = 0
     async for advices in advise(layout, settings):
         if not advices:
@@ -76,6 +81,19 @@ async def _explain(layout: Layout, settings: Settings, looks: int | None) -> int
         if looks and done >= looks:
             break
     return exits.OK
+
+
+def _rule(name: str, rule: Rule) -> str:
+    """What mesh.toml wants of a service, for people."""
+    targets = [f"{rule.cpu:g} of a core"]
+    if rule.in_flight:
+        targets.append(f"{rule.in_flight} calls in flight")
+    if rule.latency_s:
+        targets.append(f"answers within {rule.latency_s * 1000:g} ms")
+    return (
+        f"{name}: {rule.minimum} to {rule.maximum} workers, each to have {', '.join(targets)}; more after "
+        f"{rule.up_after_s:g} s, fewer after {rule.down_after_s:g} s, {rule.cooldown_s:g} s between changes"
+    )
 
 
 def _tell(advice: Advice) -> None:
@@ -90,7 +108,5 @@ def _tell(advice: Advice) -> None:
             }
         )
         return
-    mark = f"→ {decision.workers}" if advice.changes else ""
-    click.echo(
-        f"{time.strftime('%H:%M:%S')}  {advice.service}: {look.workers} {mark}  {decision.why}".replace("   ", "  ")
-    )
+    mark = f" → {decision.workers}" if advice.changes else ""
+    click.echo(f"{time.strftime('%H:%M:%S')}  {advice.service}: {look.workers}{mark}  {decision.why}")

@@ -29,10 +29,18 @@ from mesh.cli.output import json_option, note, progress, wants_json, write_json
 )
 @json_option
 def command(names: tuple[str, ...], conf: str | None, timeout: float, settle: float) -> None:
-    """Replace workers and gateways by what mesh.toml and the code now say, one by one; all of them, or those named.
+    """Replace what runs by what mesh.toml, supervisord.conf and the code now say: everything, or what is named.
 
-    First a spare one is started and waited for; then one after the other finishes what it has, leaves, and is started
-    anew; at last the spare one leaves. So there are never fewer than before, and no request is refused.
+    \b
+      mesh roll                  hub, store, then services and gateways
+      mesh roll orders gateway   those
+
+    Of a service or the gateways a spare one is started and waited for; then one after the other finishes what it has,
+    leaves, and is started anew; at last the spare one leaves. So there are never fewer than before, and no request is
+    refused. Of many, a quarter are replaced at a time. Services go side by side.
+
+    The hub is restarted: calls go on, and only what starts in that second waits for it. The store hands over to one
+    that waits already: writers wait for a tenth of a second.
 
     At the first that does not become ready, everything goes back: what was replaced gets its earlier settings and
     release again. Then the exit code is 1, and the last lines say which one it was and what it wrote.

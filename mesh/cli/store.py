@@ -27,9 +27,17 @@ WAIT_S = 5.0
 
 
 @click.group("store", invoke_without_command=True)
+@click.option(
+    "--wait",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to wait for a directory that another store has (`mesh roll` lets one store follow another).",
+)
 @json_option
 @click.pass_context
-def command(ctx: click.Context) -> int | None:
+def command(ctx: click.Context, wait: float) -> int | None:
     """Run the store, which keeps what is durable, until SIGTERM or Ctrl-C.
 
     It owns the files in [store] dir: tasks, durable events, state, schedules and locks. One store runs for a directory;
@@ -46,7 +54,7 @@ def command(ctx: click.Context) -> int | None:
     if sys.stderr.isatty():
         note(f"store · {settings.store.dir} · pid {os.getpid()} · Ctrl-C stops")
     try:
-        return loop.run(run(settings))
+        return loop.run(run(settings, wait))
     except MeshError as error:
         if error.code != "damaged_file":
             raise

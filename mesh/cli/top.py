@@ -175,7 +175,8 @@ class _Top:
                 self._screen.said = f"{group}: {counts[group]} → {wanted} …"
                 await scale(self._layout, self._settings, {group: wanted}, tell=self._tell)
                 self._screen.said = f"{group}: {wanted}"
-            elif name == group and group in counts:
+            elif name == group and (group in counts or (counts and group in self._layout.fixed)):
+                # All of a service, or what stands in supervisord.conf: the store, too, hands over without a gap.
                 self._screen.said = f"rolling {group} …"
                 await roll(self._layout, self._settings, [group], tell=self._tell)
                 self._screen.said = f"{group} was replaced"

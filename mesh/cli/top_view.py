@@ -82,7 +82,9 @@ def _fitting(rows: list[Row], width: int) -> list[Column]:
 def _state(row: Row) -> str:
     if row.looping:
         return "CRASH LOOP"
-    return row.state if row.copies == 1 or row.running == row.copies else f"{row.running} of {row.copies}"
+    if row.copies == 1:
+        return row.state
+    return f"{row.state} ×{row.copies}" if row.running == row.copies else f"{row.running} of {row.copies}"
 
 
 HELP: Final = (

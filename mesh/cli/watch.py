@@ -33,8 +33,10 @@ def command() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     control = Control(Path(url.removeprefix("unix://")))
     run_dir = settings.mesh.run_dir
+    programs = setting.layout(None).programs
+    ground = {name for program in programs if program.verb in ("hub", "store") for name in program.processes}
     try:
-        listen(Watch(control, run_dir), sys.stdin.buffer, sys.stdout.buffer)
+        listen(Watch(control, run_dir, ground), sys.stdin.buffer, sys.stdout.buffer)
     finally:
         crashes.remove(run_dir)
         control.close()

@@ -7,7 +7,7 @@ Leaves to others: doing it in the file (the core), turns (turns), locks that pas
 Deaths     sessions that are over: their tasks go to others
 Delayed    tasks whose time has come
 Deliveries events that subscriptions have not got yet
-Unknown    tasks of an attached service that none of its workers declares: dead after a while
+Unknown    tasks of a living service that none of its workers declares: dead after a while
 Sweeping   rows whose time is over
 Locks      locks that became free while somebody waits
 =========  ==========================================================================================
@@ -15,7 +15,8 @@ Locks      locks that became free while somebody waits
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import difflib
+from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
 from mesh.engines.sqlite.core import Core, Turn
@@ -103,8 +104,20 @@ class Deliveries:
 class Unknown:
     """Tasks that no worker of their service knows."""
 
-    def __init__(self, core: Core, sessions: Sessions, dispatch: Dispatch, after_s: float) -> None:
+    def __init__(
+        self,
+        core: Core,
+        sessions: Sessions,
+        dispatch: Dispatch,
+        after_s: float,
+        registered: Callable[[str], Collection[str] | None],
+    ) -> None:
+        """Args:
+        registered: the tasks that a service's living instances declare, as the registry has them; None when none
+            lives. A service without any task has no session here, and is known by this alone.
+        """
         self._core = core
+        self._registered = registered
         self._sessions = sessions
         self._dispatch = dispatch
         self._after_s = after_s
@@ -112,7 +125,7 @@ class Unknown:
         self._next_at = 0.0
 
     def due_at(self, now: float, wall: float) -> float | None:
-        return self._next_at if len(self._sessions) else None
+        return self._next_at if len(self._sessions) or self._core.names() else None
 
     def run(self, turn: Turn, now: float, wall: float) -> None:
         if now < self._next_at:
@@ -126,7 +139,12 @@ class Unknown:
             since = self._since.setdefault(queue, now)
             if now - since >= self._after_s:
                 service, _, name = queue.rpartition(".")
-                error = f"no worker of {service} that was attached for {self._after_s:g} s knows a task {name!r}"
+                known = self._registered(service) or ()
+                near = difflib.get_close_matches(name[:100], known, 1)
+                hint = f"; did you mean {near[0]!r}?" if near else "" if known else f"; {service} has no tasks at all"
+                error = (
+                    f"no worker of {service} that was there for {self._after_s:g} s knows a task {name[:100]!r}{hint}"
+                )
                 buried = turn.bury(queue, error=error, limit=SOME)
                 log.error("tasks that no worker knows are dead", queue=queue, count=buried)
                 if buried >= SOME:
@@ -135,12 +153,20 @@ class Unknown:
     def _unknown(self, services: set[str]) -> Iterable[str]:
         core = self._core
         for queue in core.names():
-            if (
-                queue.rpartition(".")[0] in services
-                and not self._dispatch.workers(queue)
-                and (core.ready(queue) or core.suspects(queue))
-            ):
+            if not (core.ready(queue) or core.suspects(queue)) or self._dispatch.workers(queue):
+                continue
+            service, _, name = queue.rpartition(".")
+            if service in services or self._is_unregistered(service, name, queue):
                 yield queue
+
+    def _is_unregistered(self, service: str, name: str, queue: str) -> bool:
+        """Whether the service lives and has no such task."""
+        said = self._core.declared(queue)
+        if said is not None and said.patterns:
+            # A durable handler is no task, and not among them in the registry.
+            return False
+        tasks = self._registered(service)
+        return tasks is not None and name not in tasks
 
     def committed(self) -> None: ...
     def undone(self) -> None: ...

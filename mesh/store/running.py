@@ -14,8 +14,11 @@ from mesh.service.worker import Worker
 from mesh.store.service import Store
 
 
-async def run(settings: Settings) -> int:
+async def run(settings: Settings, wait_s: float = 0.0) -> int:
     """Run a store until SIGTERM or SIGINT, which drain it; the exit code.
+
+    Args:
+        wait_s: how long to wait for a folder that another store has.
 
     Raises:
         Damaged: the file is not as it was written; the message says what to do.
@@ -31,6 +34,8 @@ async def run(settings: Settings) -> int:
                 if service.fatal is not None:
                     _leave()
 
+    # The process runs one store.
+    Store.wait_s = wait_s
     code = await worker.run([Store], settings, on_ready=ready)
     for store in stores:
         if store.fatal is not None:

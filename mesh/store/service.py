@@ -15,8 +15,9 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, ClassVar, Final, TypeVar
 
+from mesh.calls.context import current
 from mesh.engines.contract import Outcome, Unit
 from mesh.engines.sqlite import vitals
 from mesh.engines.sqlite.core import Core, Turn
@@ -25,17 +26,20 @@ from mesh.engines.sqlite.messages import SERVICE, BackupInfo, Over, Push, StoreI
 from mesh.errors import BadRequest, Draining, LockTaken
 from mesh.events.log import LoggedEvent
 from mesh.locks.contract import Grant
+from mesh.policy.access import Access
 from mesh.schedules.contract import Schedule
 from mesh.service.decorators import rpc
 from mesh.service.node import Node
 from mesh.service.service import Service
 from mesh.state.contract import Entry
 from mesh.store import measures
+from mesh.store.admission import Admission
 from mesh.store.attending import Attending
 from mesh.store.chores import Deaths, Delayed, Deliveries, Locks, Sweeping, Unknown
 from mesh.store.dispatch import Dispatch
 from mesh.store.queueing import LockQueues
 from mesh.store.sessions import Sessions
+from mesh.store.standby import open_in_turn
 from mesh.store.turns import Chore, Turns
 from mesh.store.watches import Watches
 from mesh.tasks.contract import JobInfo, Offer, QueueInfo, Status
@@ -56,6 +60,8 @@ class Store(Service):
     concurrency = 1_000_000
     queue = 0
 
+    #: How long to wait for a folder that another store has.
+    wait_s: ClassVar[float] = 0.0
     #: The file is open, and all parts are there.
     _begun = False
 
@@ -75,7 +81,12 @@ class Store(Service):
             cache_bytes=settings.store.cache_bytes,
             retention_s=settings.events.retention_s,
         )
-        self.core.open()
+        await open_in_turn(self.core, self.wait_s, clock)
+        self.admission = (
+            Admission(Access(settings.access.allow), node.recorder, node.identity)
+            if settings.access is not None
+            else None
+        )
         self.dispatch = Dispatch()
         self.sessions = Sessions(
             settings.store.lease_s, pid_space=vitals.pid_space(), born=vitals.born, dead=vitals.dead
@@ -88,7 +99,7 @@ class Store(Service):
             Delayed(self.core),
             Deliveries(self.core),
             Locks(self.lines),
-            Unknown(self.core, self.sessions, self.dispatch, settings.tasks.unknown_after_s),
+            Unknown(self.core, self.sessions, self.dispatch, settings.tasks.unknown_after_s, self._registered_tasks),
             Sweeping(),
         )
         self.turns = Turns(self.core, clock, self.dispatch, self.attending, chores, backlog=settings.store.backlog)
@@ -100,6 +111,12 @@ class Store(Service):
         self._begun = True
         self.turns.wake()
         measures.register(node.recorder, self)
+
+    def _registered_tasks(self, service: str) -> set[str] | None:
+        node = self.node
+        assert isinstance(node, Node)
+        instances = list(node.table.instances(service))
+        return {task for instance in instances for task in instance.tasks} if instances else None
 
     #: Why the store cannot go on, once that is so; and what the process does about it.
     fatal: Damaged | None = None
@@ -141,7 +158,11 @@ class Store(Service):
     @rpc
     async def apply(self, units: list[Unit]) -> list[Outcome]:
         """Do each of them, whole or not at all; the outcomes in order, when they are durable."""
-        return await self.turns.apply(units)
+        refused = self.admission.refusals(units, current()) if self.admission is not None else None
+        if not refused:
+            return await self.turns.apply(units)
+        done = iter(await self.turns.apply([unit for place, unit in enumerate(units) if place not in refused]))
+        return [refused.get(place) or next(done) for place in range(len(units))]
 
     @rpc
     async def work(self, offer: Offer) -> AsyncIterator[Push]:
@@ -267,6 +288,30 @@ class Store(Service):
             if at is not None:
                 await asyncio.sleep(0)
         await self.turns.do(lambda turn: turn.replay(subscription, offset=start))
+        return total
+
+    @rpc
+    async def abandon(self, subscription: str) -> int:
+        """End a subscription that no worker has any more; how many deliveries went with it."""
+        core = self.core
+
+        def step(turn: Turn) -> int:
+            # Looked at in each step: a worker may come back in between.
+            said = core.declared(subscription)
+            if total == 0 and (said is None or not said.patterns):
+                names = (name for name in core.names() if (one := core.declared(name)) is not None and one.patterns)
+                known = ", ".join(sorted(names)) or "none"
+                raise BadRequest(f"there is no durable subscription {subscription!r}; there are: {known}")
+            if workers := self.dispatch.workers(subscription):
+                raise BadRequest(
+                    f"{subscription} is heard by {workers} worker(s) now; stop them first, or take the handler out of "
+                    "the service: a subscription is ended when nobody has it"
+                )
+            return turn.abandon(subscription, limit=STEP)
+
+        total = 0
+        while count := await self.turns.do(step):
+            total += count
         return total
 
     @rpc(idempotent=True)

@@ -176,7 +176,10 @@ class Turns:
             return
         if self._backlog or self._more:
             self._more = False
-            self.wake()
+            if not self._scheduled:
+                self._scheduled = True
+                # The next step of the loop has the answers written, the one after it sends them: then the next turn.
+                self._loop.call_soon(self._loop.call_soon, self._run)
         else:
             self._sleep()
 

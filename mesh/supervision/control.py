@@ -20,12 +20,15 @@ from mesh.errors import SetupError, Unavailable
 # A stopped or swapped-out supervisord accepts connections and never answers.
 ANSWER_S = 5.0
 
-#: plugin.VERSION, here without what supervisord needs.
+#: plugin.VERSION and SIGNALLED, here without what supervisord needs.
 PLUGIN_VERSION = 1
+SIGNALLED = -100
 
 RUNNING = "RUNNING"
+#: Somebody stopped it, or it was never started.
+STOPPED = "STOPPED"
 #: States in which a process does not run and will not by itself.
-IDLE = ("STOPPED", "EXITED", "FATAL", "UNKNOWN")
+IDLE = (STOPPED, "EXITED", "FATAL", "UNKNOWN")
 
 
 class ShuttingDown(Unavailable):
@@ -126,9 +129,10 @@ class Control:
         self._call(self._proxy.mesh.hold, name, float(seconds), why)
 
     def status(self, name: str) -> int | None:
-        """How a process last ended unasked: its exit status, -1 for a signal; None when nobody knows."""
+        """How a process last ended unasked: its exit status, or a signal's number below zero; None: nobody knows."""
         status = int(self._call(self._proxy.mesh.status, name))
-        return None if status == -2 else status
+        # -1: a supervisord of an earlier release, which does not know which signal it was.
+        return None if status in (-1, -2) else status - SIGNALLED if status < SIGNALLED else status
 
     def check_plugin(self) -> None:
         """Raises:

@@ -7,7 +7,7 @@ Leaves to others: their order (up, scale, roll), the files (roster), what is rea
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 
 from mesh.clock import LoopClock
@@ -28,6 +28,10 @@ LOOK_EVERY_S = 0.05
 SPAWN_S = 2.0
 #: A hub that runs tells who lives in a few milliseconds.
 FIRST_WORD_S = 1.0
+#: Several parts may be waited for at once, each of which has something to say: a line that nobody can read is none.
+SAY_EVERY_S = 0.5
+#: One that is being restarted is back in a second, where processors are free.
+HUB_S = 5.0
 #: After stopwaitsecs supervisor kills; this is for the reaping.
 GRACE_S = 5.0
 
@@ -52,6 +56,7 @@ class Crew:
         self.control = control
         self._readiness = readiness
         self._tell = tell
+        self._said_at = -SAY_EVERY_S
 
     def processes(self, role: Role) -> dict[int, Process]:
         """The copies that supervisord knows, by number."""
@@ -66,7 +71,11 @@ class Crew:
 
     def start(self, role: Role, numbers: Collection[int]) -> None:
         """Start those of the copies that do not run."""
-        for process in self._named({role.process(number) for number in numbers}):
+        self.begin({role.process(number) for number in numbers})
+
+    def begin(self, names: Collection[str]) -> None:
+        """Start those of these processes that do not run."""
+        for process in self._named(names):
             if process.state in IDLE:
                 try:
                     self.control.start(process.name)
@@ -97,7 +106,7 @@ class Crew:
         while left := [each.name for each in self._named(names) if each.state not in IDLE]:
             if now() >= until:
                 raise Unavailable(f"still running after {stop_s:g} s: {', '.join(left)}")
-            self._tell(f"{_some(left)} to finish what is in hand")
+            self._say(f"{_some(left)} to finish what is in hand")
             await asyncio.sleep(LOOK_EVERY_S)
 
     async def ready(self, role: Role, numbers: Collection[int], patience_s: float) -> dict[str, int]:
@@ -106,8 +115,44 @@ class Crew:
         Raises:
             StartFailed: one of them ended, or was not ready after `patience_s`.
         """
-        begun = now()
         names = {role.process(number) for number in numbers}
+        pids = await self.answering(names, patience_s, registered=not role.single)
+        await self.running(pids)
+        return pids
+
+    async def answering(self, names: Collection[str], patience_s: float, *, registered: bool) -> dict[str, int]:
+        """Wait until these processes answer, or have started where they are in no registry; their pids, by process.
+
+        Raises:
+            StartFailed: one of them ended, or did not answer after `patience_s`.
+        """
+
+        async def missing(pids: Collection[int]) -> Collection[int]:
+            return set(pids) - await self._readiness.answering(pids)
+
+        def why(pid: int) -> str:
+            return "it does not answer" if pid in self._readiness.instances() else "it is not in the registry"
+
+        # To supervisor it is STARTING for its whole first second; what answers has started.
+        return await self.until(names, patience_s, missing if registered else None, why)
+
+    async def until(
+        self,
+        names: Collection[str],
+        patience_s: float,
+        missing: Callable[[Collection[int]], Awaitable[Collection[int]]] | None = None,
+        why: Callable[[int], str] = lambda pid: "it does not start",
+    ) -> dict[str, int]:
+        """Wait until these processes have started and none of them is missing; their pids, by process.
+
+        Args:
+            missing: those of these pids that are not yet what they are to be.
+            why: what to say of one that is missing too long.
+
+        Raises:
+            StartFailed: one of them ended, or was missing after `patience_s`.
+        """
+        begun = now()
         pids: dict[str, int] = {}
         while True:
             processes = self._named(names)
@@ -117,48 +162,78 @@ class Crew:
                 if process.state in IDLE and process.name not in pids and now() - begun < SPAWN_S:
                     continue  # supervisord is about to start it
                 self._check(process, pids.get(process.name, 0))
-            # What is in no registry is ready when it runs.
-            answering = set(pids.values()) if role.single else await self._readiness.answering(pids.values())
-            waiting = [each for each in processes if each.state != RUNNING or each.pid not in answering]
+            lacking = await missing(pids.values()) if missing is not None else ()
+            waiting = [each for each in processes if not each.pid or each.pid in lacking]
             if not waiting and len(processes) == len(names):
                 return pids
             if waiting and now() >= begun + patience_s:
-                known = waiting[0].pid in self._readiness.instances()
-                why = "it does not answer" if known else "it is not in the registry"
-                raise self._failed(waiting[0], f"{why} after {patience_s:g} s")
+                raise self.failed(waiting[0].name, f"{why(waiting[0].pid)} after {patience_s:g} s")
             if not waiting and now() >= begun + patience_s:
-                raise SetupError(f"supervisord does not know of {', '.join(names - {each.name for each in processes})}")
+                unknown = sorted(set(names) - {each.name for each in processes})
+                raise SetupError(f"supervisord does not know of {', '.join(unknown)}")
             if waiting:
-                self._tell(f"{_some([each.name for each in waiting])} to become ready")
+                self._say(f"{_some([each.name for each in waiting])} to become ready")
             await asyncio.sleep(LOOK_EVERY_S)
 
-    def check(self, pids: Mapping[str, int]) -> None:
-        """Make sure that processes still run under these pids.
+    async def running(self, pids: Mapping[str, int], settle_s: float = 0.0) -> None:
+        """Wait until supervisor, too, says of these processes that they run; and at least `settle_s`.
 
         Raises:
             StartFailed: one of them has ended.
         """
-        for process in self._named(pids):
-            self._check(process, pids[process.name])
+        until = now() + settle_s
+        while True:
+            processes = self._named(pids)
+            for process in processes:
+                self._check(process, pids[process.name])
+            if now() >= until and all(process.state == RUNNING for process in processes):
+                return
+            await asyncio.sleep(LOOK_EVERY_S)
+
+    async def need_hub(self) -> None:
+        """Make sure that somebody can say what is ready; a hub that is being restarted is waited for.
+
+        Raises:
+            Unavailable: no hub answers.
+        """
+        until = now() + HUB_S
+        while not self.answering_hubs():
+            if now() >= until:
+                hubs = ", ".join(hub.endpoint for hub in self._readiness.node.agent.hubs_status())
+                raise Unavailable(f"no hub answers at {hubs}: nobody can say what is ready, so nothing was changed")
+            self._say("waiting for a hub")
+            await asyncio.sleep(LOOK_EVERY_S)
+
+    def answering_hubs(self) -> set[str]:
+        """The hubs that tell who lives."""
+        status = self._readiness.node.agent.hubs_status()
+        return {hub.endpoint for hub in status if hub.view in ("learning", "learned")}
+
+    def _say(self, text: str) -> None:
+        if now() - self._said_at >= SAY_EVERY_S:
+            self._said_at = now()
+            self._tell(text)
 
     def _check(self, process: Process, pid: int) -> None:
         if process.state in ("BACKOFF", "FATAL") or (process.pid and process.pid != pid):
-            raise self._failed(process, process.trouble or "it ended")
+            raise self.failed(process.name, process.trouble or "it ended")
         if process.state in IDLE:
-            raise self._failed(process, process.trouble or "it was stopped")
+            raise self.failed(process.name, process.trouble or "it was stopped")
 
     def _named(self, names: Collection[str]) -> list[Process]:
         return [process for process in self.control.processes() if process.name in names]
 
-    def _failed(self, process: Process, why: str) -> StartFailed:
+    def failed(self, name: str, why: str) -> StartFailed:
+        """What to raise of a process: why, and the end of its log."""
+        process = next(iter(self._named([name])), None)
         try:
-            tail = self.control.tail(process.name)
+            tail = self.control.tail(name)
         except (SetupError, Unavailable):
             tail = []
         why = why.removesuffix(" (process log may have details)")
         return StartFailed(
-            f"{process.name} does not become ready: {why}",
-            details={"process": process.name, "log": process.log, "tail": tail},
+            f"{name} does not become ready: {why}",
+            details={"process": name, "log": process.log if process is not None else "", "tail": tail},
         )
 
 

@@ -18,17 +18,20 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from mesh.config import Settings
+from mesh.discovery.agent import HEARD
 from mesh.errors import ConfigError, MeshError, SetupError, Unavailable
 from mesh.service.connect import connect
 from mesh.supervision import family
 from mesh.supervision import layout as layouts
 from mesh.supervision.control import RUNNING, Control, Process
+from mesh.supervision.doctor_hosts import hosts, runs_here
 from mesh.supervision.journal import brief
 from mesh.supervision.layout import Layout
 from mesh.supervision.readiness import Readiness
 from mesh.supervision.roster import Roster
 from mesh.supervision.roster import of as roster_of
-from mesh.supervision.up import REGISTERED, get
+from mesh.supervision.standing import release_of
+from mesh.supervision.up import get
 from mesh.telemetry import crashes
 
 GOOD: Final = "good"
@@ -189,10 +192,17 @@ async def _imports(roster: Roster, settings: Settings) -> AsyncIterator[Finding]
         elif service.env_file and not (settings.root / service.env_file).is_file():
             yield Finding(BAD, role.table, f"env_file: there is no {service.env_file}", "make it, or leave the key out")
         else:
-            yield Finding(GOOD, role.table, f"{', '.join(service.classes)}, {roster.count(name)} workers")
+            yield Finding(GOOD, role.table, f"{', '.join(service.classes)}, {_workers(roster.count(name))}")
+
+
+def _workers(count: int) -> str:
+    return "1 worker" if count == 1 else f"{count} workers"
 
 
 def _files(roster: Roster) -> Iterator[Finding]:
+    for name, text in roster.pins().items():
+        told = f"is kept to {release_of(text)} since a roll that went back or broke off"
+        yield Finding(ODD, name, told, f"`mesh roll {name}` replaces it; `mesh up` tidies up")
     for name in roster.unknown():
         yield Finding(ODD, name, "has program files, and mesh.toml does not run it", "`mesh up` lets it leave")
     for name, role in roster.roles.items():
@@ -279,15 +289,20 @@ async def _registry(layout: Layout, settings: Settings, processes: list[Process]
     verbs = {program.group: program.verb for program in layout.programs}
     async with connect(settings, wait_s=FIRST_WORD_S) as node:
         readiness = Readiness(node)
+        await node.agent.wait_heard(FIRST_WORD_S)  # `connect` waits for the first of them
         for hub in node.agent.hubs_status():
-            if hub.link == "up" or hub.view in ("learned", "learning"):
+            if hub.view in HEARD:
                 yield Finding(GOOD, "hub", f"{hub.endpoint} answers")
             else:
-                mend = "`mesh logs hub`" if "hub" in verbs else "see whether it runs there, and mesh.hubs"
-                yield Finding(BAD, "hub", f"{hub.endpoint} does not answer", mend)
+                mine = "hub" in verbs and runs_here(hub.endpoint)
+                mend = "`mesh logs hub`" if mine else "see whether it runs there, and mesh.hubs"
+                why = f": {hub.reason}" if hub.reason else ""
+                yield Finding(BAD, "hub", f"{hub.endpoint} does not answer{why}", mend)
         if not readiness.heard:
             return
-        asked = [each for each in processes if each.state == RUNNING and verbs.get(each.program) in REGISTERED]
+        for word in await hosts(node):
+            yield Finding({True: GOOD, None: ODD, False: BAD}[word.good], *word[1:])
+        asked = [each for each in processes if each.state == RUNNING and verbs.get(each.program) in layouts.REGISTERED]
         answering = await readiness.answering(each.pid for each in asked)
         known = readiness.instances()
         for each in asked:

@@ -1,6 +1,6 @@
 """Which operating-system processes belong to a supervisord, even after it is gone.
 
-Owns: finding them by what supervisord writes into each child's environment, and whether a process lives.
+Owns: finding them by what supervisord writes into each child's environment; whether a process lives, and where.
 Leaves to others: ending them (down).
 """
 
@@ -67,6 +67,14 @@ def command(pid: int) -> str:
     except OSError:
         return ""
     return " ".join(os.fsdecode(word) for word in words if word)
+
+
+def directory(pid: int) -> Path | None:
+    """Where it works, with no link in the path; None when nobody tells."""
+    try:
+        return Path(os.readlink(f"/proc/{pid}/cwd"))
+    except OSError:
+        return None
 
 
 def parent(pid: int) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import configparser
 import glob
 import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +18,9 @@ from mesh.errors import ConfigError
 
 #: sun_path holds 107 bytes and a zero; supervisord first binds "<file>.<its pid>" (a pid has up to 7 digits).
 LONGEST_SOCKET = 107 - len(".4194304")
+
+#: The commands whose processes are in the registry when they are ready.
+REGISTERED = ("run", "gateway", "store")
 
 #: The supervisord.conf of a project that has none.
 DEFAULT = Path(__file__).with_name("supervisord.conf")
@@ -39,6 +43,9 @@ class Program(NamedTuple):
         stop_s: stopwaitsecs, after which supervisor kills what was asked to stop.
         listens: "127.0.0.1:8080" for a program whose listening TCP socket supervisord holds, else "".
         included: it stands in a file of [include].
+        kind: of its section: "program", "fcgi-program" or "eventlistener".
+        processes: as supervisorctl writes them.
+        keys: its section as it stands in the file, whatever an included file says of it.
     """
 
     name: str
@@ -48,6 +55,9 @@ class Program(NamedTuple):
     stop_s: float
     listens: str
     included: bool
+    kind: str
+    processes: tuple[str, ...]
+    keys: Mapping[str, str]
 
     @property
     def verb(self) -> str:
@@ -137,7 +147,7 @@ class _Reading:
         self.conf = conf
         self._parser = configparser.RawConfigParser(inline_comment_prefixes=(";", "#"), strict=False)
         self._take(conf)
-        self._own = frozenset(self._parser.sections())
+        self._own = {section: dict(self._parser[section]) for section in self._parser.sections()}
         self._directory: Path | None = None
         for pattern in self._value("include", "files", "").split():
             self._include(Path(os.path.abspath(conf.parent / pattern)))
@@ -195,18 +205,32 @@ class _Reading:
             own = self._number(section, "priority", -1 if kind == "eventlistener" else 999)
             priority, group = groups.get(name, (own, name))
             address = self._value(section, "socket", "")
+            copies = self._number(section, "numprocs", 1)
             program = Program(
                 name=name,
                 group=group,
                 command=self._value(section, "command", ""),
-                copies=self._number(section, "numprocs", 1),
+                copies=copies,
                 stop_s=float(self._number(section, "stopwaitsecs", 10)),
                 listens=address.removeprefix("tcp://") if address.startswith("tcp://") else "",
                 included=section not in self._own,
+                kind=kind,
+                processes=tuple(self._processes(section, name, group, copies)),
+                keys=self._own.get(section) or dict(self._parser[section]),
             )
             found.append((priority, own, program))
         found.sort(key=lambda entry: entry[:2])
         return tuple(program for *_, program in found)
+
+    def _processes(self, section: str, name: str, group: str, copies: int) -> Iterator[str]:
+        pattern = self._value(section, "process_name", "%(program_name)s")
+        first = self._number(section, "numprocs_start", 0)
+        for number in range(first, first + copies):
+            try:
+                process = pattern % {"program_name": name, "group_name": group, "process_num": number}
+            except (KeyError, ValueError, TypeError):
+                process = pattern  # supervisor knows more of these; then it is found by no name of ours
+            yield process if process == group else f"{group}:{process}"
 
     def _number(self, section: str, key: str, default: int) -> int:
         try:

@@ -14,6 +14,7 @@ supervisord loads it by [rpcinterface:mesh], supervisor's own way of adding meth
 - supervisor's stop signal is lost on a process that it started in the same moment: until `exec`, the child has
   supervisord's own handlers. It would be waited for until it is killed; here it is told again.
 - supervisor starts a process that lived longer than startsecs again at once, for ever. `mesh.hold` makes it wait.
+- supervisor keeps to itself which signal ended a process, and how one ended that died in its first second.
 """
 
 from __future__ import annotations
@@ -39,6 +40,9 @@ VERSION: Final = 1
 KEEP_S: Final = 15.0
 
 
+#: `status` is this less the signal's number of what a signal ended.
+SIGNALLED: Final = -100
+
 #: A stop so soon after the start may have met the child before its `exec`.
 EARLY_S: Final = 1.0
 
@@ -54,6 +58,10 @@ class Plugin:
         #: process -> (seconds to wait before each next start, why).
         self._holds: dict[str, tuple[float, str]] = {}
         self._statuses: dict[str, int] = {}
+        #: What the kernel said of the process that is reaped at this moment: (pid, wait status).
+        self._reaped: tuple[int, int] = (0, 0)
+        self._waitpid = supervisord.options.waitpid
+        supervisord.options.waitpid = self._reap
         #: Those that were told to stop a second time: once is enough, a worker takes the next for an order to hurry.
         self._told_again: set[int] = set()
         events.subscribe(events.ProcessStateStartingEvent, self._starting)
@@ -110,7 +118,7 @@ class Plugin:
         return True
 
     def status(self, name: str) -> int:
-        """How a process last ended unasked: its exit status, -1 for a signal, -2 when nobody knows.
+        """How a process last ended unasked: its exit status, -100 less the signal's number, or -2 when nobody knows.
 
         (supervisor forgets it with the next start, which follows at once.)
         """
@@ -127,9 +135,21 @@ class Plugin:
 
     # --- what supervisord tells ---------------------------------------------------------------------------
 
+    def _reap(self) -> Any:
+        found = self._waitpid()
+        if found[0]:
+            self._reaped = found
+        return found
+
+    def _status_of(self, process: Any) -> int:
+        pid, status = self._reaped
+        if pid != process.pid:
+            return -2
+        return SIGNALLED - os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.waitstatus_to_exitcode(status)
+
     def _ended(self, event: Any) -> None:
         process = event.process
-        self._statuses[_name_of(process)] = -2 if process.exitstatus is None else process.exitstatus
+        self._statuses[_name_of(process)] = self._status_of(process)
         hold = self._holds.get(_name_of(process))
         if hold is None or not process.config.autorestart:
             return

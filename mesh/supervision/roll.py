@@ -1,26 +1,41 @@
-"""Replacing what runs by what mesh.toml and the code now say, one by one, without a moment in which fewer answer.
+"""Replacing what runs by what mesh.toml, supervisord.conf and the code now say, without a moment in which fewer answer.
 
-Owns: the order (a spare one first, then each in its place), and going back when one does not become ready.
-Leaves to others: each step (crew), what a copy is to be (programs), what a release is (deployment).
+Owns: the order among all that runs, and that all of it goes back when one part does not become ready.
+Leaves to others: workers and gateways (copies), what stands in supervisord.conf (standing), the store (relay), each
+step (crew), what a release is (deployment).
 
-Going back means that every copy replaced so far gets its earlier program file again. That file names the release's
-directory and command; so where releases stand side by side, what runs afterwards is the earlier release, whole. Where
-the code was changed in its place, the earlier code is gone: then the copies that were not yet replaced simply run on,
-and the spare one stays in the place of the one that failed.
+What others stand on goes first: hub, then store. A store or a hub understands those of the release before it, as every
+server does, and a bad one is found out before anything else was touched. Then services, gateways and the rest go side
+by side: while a roll lasts, old and new call each other in any case. Going back takes the opposite way.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+import difflib
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from typing import Final, NamedTuple, Protocol, TypeVar
 
 from mesh.config import Settings
+from mesh.config.settings import cores
 from mesh.errors import MeshError, SetupError, Unavailable
+from mesh.supervision import layout as layouts
+from mesh.supervision.copies import Copies
 from mesh.supervision.crew import Crew, Tell, at_work, now
+from mesh.supervision.halt import Halt, Halted
 from mesh.supervision.layout import Layout
-from mesh.supervision.programs import Role
-from mesh.supervision.scale import check_names
+from mesh.supervision.relay import StoreRelay
+from mesh.supervision.roster import Roster
+from mesh.supervision.scale import NoSuchRole
+from mesh.supervision.standing import Standing, programs
+
+T = TypeVar("T")
+
+#: At least so many parts are rolled at a time. A start takes a processor for half a second, which those that serve need
+#: as well; then the part settles for a second, and takes nothing.
+SIDE_BY_SIDE: Final = 4
+#: The commands that others stand on, in the order in which they are replaced.
+GROUND: Final = ("hub", "store")
 
 
 class RollFailed(SetupError):
@@ -30,11 +45,28 @@ class RollFailed(SetupError):
 
 
 class Rolled(NamedTuple):
-    """One role that was rolled: how many copies were replaced, and how long that took."""
+    """One part that was rolled: how many processes were replaced, and how long that took."""
 
     name: str
     replaced: int
     seconds: float
+
+
+class Part(Protocol):
+    """What a roll is made of."""
+
+    name: str
+    #: It is ready when it is in the registry.
+    registered: bool
+
+    def hold(self) -> None:
+        """Keep what runs to its release, whatever happens before this part's turn."""
+
+    async def forward(self) -> int:
+        """Replace each process that runs; how many that were."""
+
+    async def back(self) -> str:
+        """Undo that; what runs then, in words."""
 
 
 async def roll(
@@ -46,160 +78,134 @@ async def roll(
     settle_s: float = 1.0,
     tell: Tell = lambda text: None,
 ) -> list[Rolled]:
-    """Replace each running copy of these roles, or of all.
+    """Replace each running process of these services and programs, or of all.
 
     Args:
         patience_s: how long one replacement may take to become ready.
         settle_s: how long it must then go on before the next step.
 
     Raises:
-        NoSuchRole: mesh.toml runs nothing of that name.
+        NoSuchRole: nothing of that name runs from here.
         RollFailed: a replacement did not become ready; what ran before runs again.
-        Unavailable: no supervisord runs, or a copy does not leave.
+        Unavailable: no supervisord runs, or a process does not leave.
         LockTaken: another command is changing what runs.
     """
     async with at_work(layout, settings, tell) as crew:
-        check_names(crew.roster, names)
-        done: list[_Roll] = []
-        rolled = []
-        for name in names or tuple(crew.roster.roles):
-            one = _Roll(crew, crew.roster.roles[name], patience_s, settle_s)
-            done.append(one)
-            began = now()
-            try:
-                count = await one.forward()
-            except (SetupError, Unavailable) as exc:
-                raise await _go_back(done, exc) from exc
-            rolled.append(Rolled(name, count, now() - began))
-        return rolled
-
-
-async def _go_back(done: list[_Roll], exc: MeshError) -> RollFailed:
-    """Undo everything, the latest first; what to tell of it."""
-    went = []
-    for one in reversed(done):
-        try:
-            went.append(await one.back())
-        except (SetupError, Unavailable) as further:
-            went.append(f"{one.role.name} could not go back: {further.message}")
-    return RollFailed(f"{exc.message}\nthe roll was stopped; {'; '.join(went)}", details=exc.details)
+        _check_names(crew.roster, layout, names)
+        one = _Roll(crew, layout, settings, patience_s, settle_s)
+        ground, rest = one.parts(names)
+        own_hub = any(isinstance(part, Standing) and part.program.verb == "hub" and part.ran for part in ground)
+        if not own_hub and any(part.registered for part in (*ground, *rest)):
+            await crew.need_hub()
+        for part in (*ground, *rest):
+            part.hold()
+        for part in ground:
+            await one.forward([part])
+        await one.forward(rest)
+        if not names:
+            await one.dismiss()
+        return one.rolled
 
 
 class _Roll:
-    """One role's copies on their way from their earlier program files to new ones."""
+    """One `mesh roll`."""
 
-    def __init__(self, crew: Crew, role: Role, patience_s: float, settle_s: float) -> None:
-        self.role = role
+    def __init__(self, crew: Crew, layout: Layout, settings: Settings, patience_s: float, settle_s: float) -> None:
+        self.rolled: list[Rolled] = []
         self._crew = crew
-        self._patience_s = patience_s
-        self._settle_s = settle_s
-        known = crew.processes(role)
-        self._before: dict[int, str] = {n: role.text(n) for n in known} | crew.roster.present(role.name)
-        #: What the program files say at this moment.
-        self._texts = dict(self._before)
-        self._numbers = sorted(number for number, process in known.items() if process.pid)
-        self._spare = max([*known, crew.roster.count(role.name) - 1], default=-1) + 1
-        #: Those that run by their new file: process -> pid.
-        self._new: dict[str, int] = {}
-        self._replaced: list[int] = []
-        self._failed: int | None = None
+        self._layout = layout
+        self._settings = settings
+        self._limits = (patience_s, settle_s)
+        self._halt = Halt()
+        self._begun: list[Part] = []
 
-    async def forward(self) -> int:
-        """Replace all; how many that were."""
-        crew, role = self._crew, self.role
-        after = {number: role.text(number) for number in range(crew.roster.count(role.name))}
-        self._check_socket()
-        if role.single:
-            for number in self._numbers:
-                await self._replace(number, after[number])
-        elif self._numbers:
-            await self._place(self._spare, role.text(self._spare))
-            await self._settle()
-            for number in self._numbers:
-                if number in after:
-                    await self._replace(number, after[number])
-        # A new service, or more copies than there were. What stands still was stopped by hand: it gets its new file and
-        # stays so.
-        if self._numbers or not self._before:
-            for number in sorted(set(after) - set(self._before)):
-                await self._place(number, after[number])
-                await self._settle()
-        # The spare one and any other surplus.
-        await self._leave(set(self._texts) - set(after))
-        self._texts = after
-        crew.keep(role, after)
-        return len(self._replaced)
+    def parts(self, names: Collection[str]) -> tuple[list[Part], list[Part]]:
+        """(those that others stand on, the rest)."""
+        crew, layout = self._crew, self._layout
+        ground: dict[str, Part] = {}
+        rest: list[Part] = []
+        for program in programs(layout):
+            if names and program.name not in names and program.group not in names:
+                continue
+            if program.verb == "store":
+                ground["store"] = StoreRelay(crew, layout, self._settings, program, *self._limits, self._halt)
+            elif program.verb == "hub":
+                ground["hub"] = Standing(crew, layout, program, *self._limits, self._halt)
+            else:
+                rest.append(Standing(crew, layout, program, *self._limits, self._halt))
+        roles = crew.roster.roles.values()
+        copies = [Copies(crew, role, *self._limits, self._halt) for role in roles if not names or role.name in names]
+        return [ground[verb] for verb in GROUND if verb in ground], [*copies, *rest]
 
-    async def back(self) -> str:
-        """Give every replaced copy its earlier file again, one by one; what runs then, in words."""
-        crew, role = self._crew, self.role
-        name = role.name
-        touched = [*self._replaced, *([] if self._failed is None else [self._failed])]
-        undone = [number for number in touched if self._before[number] != self._texts[number]]
-        if self._failed is not None and not undone and role.single:
-            return f"{name} does not run; `mesh logs {name}` shows why"
-        if self._failed is not None and not undone:
-            # The same file would start the same code again. The spare one, which is ready, stays in its place.
-            await crew.drain(role, [self._failed])
-            return f"{role.process(self._failed)} is stopped, {role.process(self._spare)} runs in its place"
-        # From here on it is the earlier release that has to hold.
-        self._new.clear()
-        if undone and role.single:
-            await self._replace(0, self._before[0])
-        elif undone:
-            old = role.renumbered(self._before[undone[0]], undone[0], self._spare)
-            await self._replace(self._spare, old)
-            for number in reversed(undone):
-                await self._replace(number, self._before[number])
-        await self._leave(set(self._texts) - set(self._before))
-        gone = [number for number in self._numbers if number not in self._texts]
-        self._texts = {number: text for number, text in self._texts.items() if number in self._before}
-        for number in gone:
-            await self._place(number, self._before[number])
-        self._texts = dict(self._before)
-        crew.keep(role, self._before)
-        if self._replaced and not undone:
-            return f"{name} was replaced already, and runs what its directory now holds"
-        return f"{name} runs as before" if self._before else f"{name} is not there, as before"
+    async def forward(self, parts: Sequence[Part]) -> None:
+        """Replace these, side by side.
 
-    async def _place(self, number: int, text: str) -> None:
-        """Add a copy, and wait until it is ready."""
-        crew, role = self._crew, self.role
-        self._texts[number] = text
-        crew.keep(role, self._texts)
-        crew.start(role, [number])
-        self._new |= await crew.ready(role, [number], self._patience_s)
+        Raises:
+            RollFailed: one did not become ready; everything went back.
+        """
+        room = asyncio.Semaphore(max(SIDE_BY_SIDE, cores()))
+        failures: list[MeshError] = []
 
-    async def _replace(self, number: int, text: str) -> None:
-        """Let one copy leave, and start it by another file."""
-        self._failed = number
-        await self._leave({number})
-        await self._place(number, text)
-        self._failed = None
-        self._replaced.append(number)
-        await self._settle()
+        async def one(part: Part) -> Rolled | None:
+            async with room:
+                if self._halt.called:
+                    return None
+                self._begun.append(part)
+                began = now()
+                try:
+                    count = await part.forward()
+                except Halted:
+                    return None
+                except (SetupError, Unavailable) as exc:
+                    failures.append(exc)
+                    self._halt.call()
+                    return None
+                return Rolled(part.name, count, now() - began)
 
-    async def _leave(self, numbers: set[int]) -> None:
-        for number in numbers:
-            self._new.pop(self.role.process(number), None)
-        await self._crew.drain(self.role, numbers)
+        done = await _all(one, parts)
+        if failures:
+            raise await self._go_back(failures[0]) from failures[0]
+        self.rolled += [each for each in done if each is not None]
 
-    async def _settle(self) -> None:
-        """What was ready must go on."""
-        until = now() + self._settle_s
-        while True:
-            self._crew.check(self._new)
-            if now() >= until:
-                return
-            await asyncio.sleep(min(0.2, max(0.0, until - now())))
+    async def _go_back(self, exc: MeshError) -> RollFailed:
+        """Undo everything, the latest first; what to tell of it."""
+        went = []
+        for part in reversed(self._begun):
+            try:
+                went.append(await part.back())
+            except (SetupError, Unavailable) as further:
+                went.append(f"{part.name} could not go back: {further.message}")
+        return RollFailed(f"{exc.message}\nthe roll was stopped; {'; '.join(went)}", details=exc.details)
 
-    def _check_socket(self) -> None:
-        if self.role.socket and self._numbers and not _listens(self._before, self.role.socket):
-            raise SetupError(
-                f"mesh.toml now lets the gateways listen on {self.role.socket.removeprefix('tcp://')}: a socket cannot "
-                "move while it is served; `mesh down && mesh up` opens the new one"
+    async def dismiss(self) -> None:
+        """End what supervisord.conf named once, and does not any more."""
+        layout = layouts.read(self._layout.conf)
+        named = {program.group for program in layout.programs}
+        for group in {each.program for each in self._crew.control.processes()} - named:
+            names = [each.name for each in self._crew.control.processes() if each.program == group]
+            await self._crew.end(names, max((each.stop_s for each in self._layout.programs), default=10.0))
+            self._crew.control.sync(group)
+
+
+async def _all(work: Callable[[Part], Awaitable[T]], parts: Sequence[Part]) -> list[T]:
+    async with asyncio.TaskGroup() as tasks:
+        begun = [tasks.create_task(_one(work, part), name=f"mesh.roll.{part.name}") for part in parts]
+    return [task.result() for task in begun]
+
+
+async def _one(work: Callable[[Part], Awaitable[T]], part: Part) -> T:
+    return await work(part)
+
+
+def _check_names(roster: Roster, layout: Layout, names: Collection[str]) -> None:
+    """Raises:
+    NoSuchRole: nothing of one of these names runs from here; the nearest is named.
+    """
+    there = [*roster.roles, *(each for program in programs(layout) for each in {program.name, program.group})]
+    for name in names:
+        if name not in there:
+            near = difflib.get_close_matches(name, there, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(there)}"
+            raise NoSuchRole(
+                f"mesh.toml has no [services.{name}] with a class, nor supervisord.conf a [program:{name}]; {hint}"
             )
-
-
-def _listens(texts: Mapping[int, str], socket: str) -> bool:
-    return any(f"socket={socket}\n" in text for text in texts.values())

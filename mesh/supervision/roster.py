@@ -26,6 +26,7 @@ from mesh.supervision.programs import GATEWAY, SIGN, Role, owner, roles
 
 CHOSEN: Final = "replicas.json"
 LOCK: Final = ".lock"
+PIN: Final = ".pin.conf"
 
 
 class Choice(msgspec.Struct, frozen=True):
@@ -130,6 +131,8 @@ class Roster:
 
     def refresh(self) -> None:
         """Make all files what mesh.toml and the chosen numbers say: for a supervisord that starts."""
+        for name in self.pins():
+            self.unpin(name)
         for name in self.unknown():
             self.forget(name)
         for name in self.roles:
@@ -141,7 +144,7 @@ class Roster:
     def _all(self) -> dict[str, str]:
         texts = {path.name: path.read_text(encoding="utf-8") for path in sorted(self.directory.glob("*.conf"))}
         # What somebody else has put here is supervisor's to read, and nobody's to change.
-        return {file: text for file, text in texts.items() if text.startswith(SIGN)}
+        return {file: text for file, text in texts.items() if text.startswith(SIGN) and not file.endswith(PIN)}
 
     def _remove(self, files: Iterator[str] | set[str] | dict[str, str]) -> None:
         for file in sorted(files, key=lambda each: (not each.endswith(".group.conf"), each)):
@@ -159,6 +162,21 @@ class Roster:
         # Each by itself: a directory's parents would be made open to others.
         for directory in (self.directory.parent, self.directory):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    # --- pins ---------------------------------------------------------------------------------------------
+
+    def pins(self) -> dict[str, str]:
+        """What keeps programs of supervisord.conf itself to a release, by name (see standing)."""
+        found = sorted(self.directory.glob(f"*{PIN}"))
+        return {path.name.removesuffix(PIN): path.read_text(encoding="utf-8") for path in found}
+
+    def pin(self, name: str, text: str) -> None:
+        """Let these sections hold beside, and before, those of supervisord.conf."""
+        self._write(name + PIN, text)
+
+    def unpin(self, name: str) -> None:
+        """Let supervisord.conf hold again."""
+        (self.directory / (name + PIN)).unlink(missing_ok=True)
 
     # --- one at a time ------------------------------------------------------------------------------------
 

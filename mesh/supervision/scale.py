@@ -73,6 +73,8 @@ async def fit(crew: Crew, name: str, count: int, patience_s: float) -> Scaled:
     running = {number for number, process in known.items() if process.pid}
     joining = set(range(count)) - running
     leaving = set(known) - set(range(count))
+    if joining and not role.single:
+        await crew.need_hub()
     text = _text_of_all(role, present, running)
     texts = {number: text or role.text(number) for number in joining}
     texts |= {number: present.get(number) or role.text(number) for number in set(known) - joining}
@@ -129,7 +131,9 @@ def check_names(roster: Roster, names: Collection[str]) -> None:
     """
     for name in names:
         if name in roster.fixed:
-            raise NoSuchRole(f"{name} stands in supervisord.conf itself; `supervisorctl restart {name}` restarts it")
+            raise NoSuchRole(
+                f"{name} stands in supervisord.conf itself, and there is one of it; `mesh roll {name}` replaces it"
+            )
         if name not in roster.roles:
             near = difflib.get_close_matches(name, roster.roles, n=1)
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(roster.roles)}"

@@ -23,7 +23,7 @@ from mesh.config import Settings
 from mesh.discovery.record import Instance
 from mesh.errors import AddressInUse, LockTaken, SetupError, Unavailable
 from mesh.service.connect import connect
-from mesh.supervision import family
+from mesh.supervision import family, standing
 from mesh.supervision import layout as layouts
 from mesh.supervision.control import IDLE, RUNNING, Control, Process, ShuttingDown
 from mesh.supervision.crew import FIRST_WORD_S, LOOK_EVERY_S, Crew, StartFailed, Tell, now
@@ -35,9 +35,6 @@ from mesh.supervision.roster import of as roster_of
 ANSWER_S = 2.0
 #: A process that supervisord had to start so often during one `mesh up` does not start.
 STARTS = 3
-#: The commands whose processes are in the registry when they are ready.
-REGISTERED = ("run", "gateway", "store")
-
 __all__ = ["StartFailed", "Tell", "Up", "bring_up"]
 
 
@@ -163,6 +160,9 @@ class _Rise:
             done = not [name for name in self._roster.unknown() if await self._dismiss(crew, name)]
             for name in self._roster.roles:
                 done = not await self._fit(crew, name) and done
+            loosened, held = await standing.loosen(crew, self._layout)
+            self._earlier += held
+            done = done and not loosened
             self._layout = layouts.read(self._layout.conf)
         return self._start_idle() and done
 
@@ -222,7 +222,8 @@ class _Rise:
                 f"{orphans[0].command}); `mesh down` stops them"
             )
         self._tell("starting supervisord")
-        for name in ("run", "logs"):
+        # A release that its processes cannot write (deployment) has both elsewhere.
+        for name in ("run", "logs") if os.access(self._layout.root, os.W_OK) else ():
             (self._layout.root / name).mkdir(mode=0o700, exist_ok=True)
         if self._roster is not None:
             # The plugin would do the same; here a mistake is told in its own words.
@@ -296,7 +297,7 @@ class _Rise:
     async def _unready(self, processes: list[Process], readiness: Readiness) -> list[str]:
         """What does not answer yet."""
         verbs = {program.group: program.verb for program in self._layout.programs}
-        register = [each for each in processes if verbs.get(each.program) in REGISTERED]
+        register = [each for each in processes if verbs.get(each.program) in layouts.REGISTERED]
         if register and not readiness.heard:
             return [f"a hub at {', '.join(self._settings.mesh.hubs)}"]
         answering = await readiness.answering(each.pid for each in register)

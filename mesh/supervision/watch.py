@@ -10,13 +10,14 @@ loop is seen again after five more short lives.
 
 from __future__ import annotations
 
+import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import BinaryIO, Final
 
 from mesh.errors import MeshError
-from mesh.policy.crashloop import LOOPING, STEADY_S, Lives
+from mesh.policy.crashloop import GROUND_S, LOOPING, STEADY_S, Lives
 from mesh.supervision.control import Control
 from mesh.supervision.journal import brief
 from mesh.telemetry import crashes
@@ -34,8 +35,8 @@ _ENDED: Final = ("PROCESS_STATE_EXITED", "PROCESS_STATE_BACKOFF")
 class _Watched:
     """One process as the events tell of it; times by the clock of the wall."""
 
-    def __init__(self) -> None:
-        self.lives = Lives()
+    def __init__(self, lives: Lives) -> None:
+        self.lives = lives
         self.started_at = 0.0
         self.runs = False
         self.last_at = 0.0
@@ -50,15 +51,24 @@ class Watch:
     Args:
         control: asked for last words, and told whom to hold.
         run_dir: where others read of crashes.
+        ground: the processes that others stand on.
         wall: seconds since 1970.
     """
 
-    def __init__(self, control: Control, run_dir: Path, wall: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        control: Control,
+        run_dir: Path,
+        ground: Collection[str] = (),
+        wall: Callable[[], float] = time.time,
+    ) -> None:
         self._control = control
         self._run_dir = run_dir
+        self._ground = ground
         self._wall = wall
         self._known: dict[str, _Watched] = {}
         crashes.write(run_dir, [])
+        self._let_all_go()
 
     def event(self, name: str, payload: dict[str, str]) -> None:
         """Take one event in."""
@@ -69,7 +79,9 @@ class Watch:
             return
         group, process = payload.get("groupname", ""), payload["processname"]
         full = process if group == process else f"{group}:{process}"
-        watched = self._known.setdefault(full, _Watched())
+        watched = self._known.get(full)
+        if watched is None:
+            watched = self._known[full] = _Watched(Lives(GROUND_S) if full in self._ground else Lives())
         if name == "PROCESS_STATE_STARTING":
             watched.started_at = self._wall()
             watched.runs = True
@@ -87,11 +99,12 @@ class Watch:
         lived_s = now - watched.started_at if watched.started_at else STEADY_S
         lives = watched.lives
         was, waits_s = lives.state, lives.wait_s
-        lives.ended(lived_s, now)
+        status = self._status(full)
+        lives.ended(lived_s, now, killed=status == -signal.SIGKILL)
         watched.runs = False
         watched.last_at = now
         watched.next_at = now + waits_s if waits_s else 0.0
-        watched.how = self._how(full)
+        watched.how = _how(status)
         watched.words = self._words(full)
         about = {"process": full, "lived_s": round(lived_s, 1), "how": watched.how, "last_words": watched.words}
         if lives.state == LOOPING:
@@ -142,12 +155,19 @@ class Watch:
         except MeshError as exc:
             log.warning("could not hold a process", process=full, error=exc.message)
 
-    def _how(self, full: str) -> str:
+    def _let_all_go(self) -> None:
+        """What an earlier watch held is nobody's to let go any more."""
         try:
-            status = self._control.status(full)
+            for process in self._control.processes():
+                self._control.hold(process.name, 0.0, "")
+        except MeshError as exc:
+            log.warning("could not let go of what may be held", error=exc.message)
+
+    def _status(self, full: str) -> int | None:
+        try:
+            return self._control.status(full)
         except MeshError:
-            return ""
-        return "" if status is None else "killed by a signal" if status < 0 else f"exit status {status}"
+            return None
 
     def _words(self, full: str) -> str:
         try:
@@ -155,6 +175,17 @@ class Watch:
         except MeshError:
             return ""
         return brief(lines[-1])[:WORDS] if lines else ""
+
+
+def _how(status: int | None) -> str:
+    if status is None:
+        return ""
+    if status >= 0:
+        return f"exit status {status}"
+    try:
+        return f"killed by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"killed by signal {-status}"
 
 
 def listen(watch: Watch, taken: BinaryIO, given: BinaryIO) -> None:

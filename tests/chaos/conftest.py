@@ -80,6 +80,8 @@ class Wrk:
         if self.running:
             self._process.kill()
         self._process.wait()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
 
 
 class Set:

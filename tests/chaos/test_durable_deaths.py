@@ -74,7 +74,7 @@ async def test_work_longer_than_its_lease_runs_once(slow_set: Set, n: mesh.Node)
 
 async def test_a_frozen_worker_changes_nothing_when_it_wakes(slow_set: Set, n: mesh.Node) -> None:
     """SIGSTOP for longer than its lease: the task runs elsewhere, and what the sleeper then says is refused."""
-    job = await n.defer("slow.last", "frozen", 1.5 * LEASE_S)
+    job = await n.defer("slow.last", "frozen", 0.8 * LEASE_S)
 
     async def begun() -> bool:
         return await number(n, "begun", "frozen") == 1

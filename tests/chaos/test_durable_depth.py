@@ -20,7 +20,7 @@ from .durable_set import PATIENCE_S, Killer, durable_set, tell, until
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900 if LONG else 120)]
 
-TASKS = 1_000_000 if LONG else 50_000
+TASKS = 1_000_000 if LONG else 20_000
 BATCH = 1_000
 QUEUE = "depth.wait"
 BODY = b"\x91\xd9\x26some-customer-1234567890-order-1234567"

@@ -19,9 +19,9 @@ from .durable_set import PATIENCE_S, Killer, all_jobs, durable_set, said, settle
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900 if LONG else 120)]
 
 SEED = 20
-TASKS = 100_000 if LONG else 1_500
+TASKS = 100_000 if LONG else 1_000
 #: What is killed, one after the other in an order of chance.
-OFTEN, SELDOM, ALL = (30, 15, 5) if LONG else (3, 1, 1)
+OFTEN, SELDOM, ALL = (30, 15, 5) if LONG else (2, 1, 1)
 DEATHS = ["store", "worker"] * OFTEN + ["gateway", "hub"] * SELDOM + ["all"] * ALL
 #: Every fifth task comes over HTTP.
 BATCH, CALLERS = (100, 4) if LONG else (10, 2)

@@ -2,175 +2,201 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-import os
-import random
-import signal
+import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
+from contextlib import contextmanager
 
 import pytest
 
-from .conftest import LONG, Set, project, seconds
+import mesh
+
+from .conftest import LONG, Load
+from .durable_set import settled, tell
+from .side_by_side import SHOP, Releases, side_by_side
 
 pytestmark = [pytest.mark.chaos, pytest.mark.usefixtures("wrk"), pytest.mark.timeout(240)]
 
+ALL = [
+    "gateway:gateway_0",
+    "gateway:gateway_1",
+    "hub",
+    "ledger:ledger_0",
+    "shop:shop_0",
+    "shop:shop_1",
+    "store",
+    "watch",
+]
+
+#: `mesh roll` as people type it, and shorter where there are many tests.
+SETTLE = () if LONG else ("--settle", "0.3")
+
 BAD = {
-    "broken": "raise RuntimeError('this release is broken')\n",
-    "never": """\
-import asyncio
-import services.greeting
-
-
-class Greeting(services.greeting.Greeting):
-    name = "greeting"
-
+    "broken": ("raise RuntimeError('this release is broken')\n", "RuntimeError: this release is broken"),
+    "never": (
+        SHOP.replace("import mesh\n", "import asyncio\n\nimport mesh\n", 1)
+        + """
     async def started(self):
         print("waiting for a database that is not there", flush=True)
         await asyncio.Event().wait()
 """,
+        "waiting for a database that is not there",
+    ),
 }
 
 
 @pytest.fixture(scope="module")
-def released() -> Iterator[Set]:
-    """Two greetings, one textstats, two gateways."""
-    with project({"greeting": 2, "thumbnails": 0, "textstats": 1}) as made:
+def released() -> Iterator[Releases]:
+    with side_by_side() as made:
         yield made
 
 
-def settle(made: Set) -> None:
-    """The load is under way."""
-    made.get("/hello/ujun")
-    time.sleep(0.5)
+class Deferred:
+    """Tasks put off all the while, one after the other.
+
+    Attributes:
+        entries: those that were confirmed.
+        slowest_s: how long the slowest of them took to be.
+    """
+
+    def __init__(self, made: Releases, prefix: str) -> None:
+        self.entries: list[str] = []
+        self.slowest_s = 0.0
+        self._made = made
+        self._prefix = prefix
+        self._over = threading.Event()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._defer())
+        except BaseException as exc:  # told by the test's own thread
+            self._error = exc
+
+    async def _defer(self) -> None:
+        async with mesh.connect(path=self._made.root / "current/mesh.toml", wait_s=10.0) as n:
+            while not self._over.is_set():
+                entry = f"{self._prefix}-{len(self.entries)}"
+                began = time.monotonic()
+                await n.defer("ledger.book", entry)
+                self.slowest_s = max(self.slowest_s, time.monotonic() - began)
+                self.entries.append(entry)
+                await asyncio.sleep(0.005)
+            await settled(n, "ledger")
+            for each in self.entries:
+                assert (await n.state("ledger").get(each)).value is not None, f"{each} was confirmed and never ran"
+            self.sums = {name: (await n.state("sums").get(name)).value for name in ("booked", "heard")}
+            # A second run of the same entry ends there.
+            self.dead = [queue.dead for queue in await n.durable.tasks.queues(timeout_s=10.0)]
+
+    def __enter__(self) -> Deferred:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
 
 
-def test_rolling_everything_under_load_is_not_noticed(released: Set) -> None:
-    """Every worker and every gateway is another process afterwards; no non-2xx, no socket error."""
-    before = released.pids()
-    text = (released.root / "mesh.toml").read_text()
-    greeting = 'class = "services.greeting:Greeting"\n'
-    (released.root / "mesh.toml").write_text(text.replace(greeting, greeting + 'environment = { RELEASE = "2" }\n'))
-    with released.load("/hello/ujun", 200) as load:
-        settle(released)
-        for _ in range(3 if LONG else 1):
-            told = released.run("mesh", "roll", timeout=120)
-        result = load.end()
-    assert "greeting: 2 replaced in" in told.stderr
-    assert "gateway: 2 replaced in" in told.stderr
-    after = released.pids()
-    assert sorted(after) == sorted(before)
-    assert {name for name in before if before[name] == after[name]} == {"hub", "store", "watch"}
-    result.assert_spotless()
-    released.run("supervisorctl", "update")
-    assert released.pids() == after
+@contextmanager
+def under_load(made: Releases) -> Iterator[list[Load]]:
+    """wrk while the block runs; what it saw is in the list afterwards."""
+    seen: list[Load] = []
+    with made.load("/release", 200, connections=16) as load:
+        made.get("/release")
+        time.sleep(0.5)
+        yield seen
+        seen.append(load.end())
+
+
+@contextmanager
+def leading(made: Releases, name: str) -> Iterator[None]:
+    """`current` leads there for as long; then back to where it led."""
+    before = made.get("/release")
+    made.lead(name)
+    try:
+        yield
+    finally:
+        made.lead(before)
+
+
+def test_a_new_release_of_everything_is_not_noticed(released: Releases, capsys: pytest.CaptureFixture[str]) -> None:
+    """Code and directory are others afterwards, of every process: no non-2xx, no socket error, each task exactly
+    once."""
+    booked = 0
+    for name in ("two", "three", "four") if LONG else ("two",):
+        released.make(name)
+        before = released.pids()
+        with Deferred(released, name) as deferred, under_load(released) as seen:
+            released.lead(name)
+            began = time.monotonic()
+            done = released.run("mesh", "roll", "--json", *SETTLE)
+            took_s = time.monotonic() - began
+        after = released.pids()
+        assert sorted(after) == sorted(before) == ALL
+        assert not [each for each in before if before[each] == after[each]]
+        assert released.releases() == dict.fromkeys(ALL, name)
+        assert released.get("/release") == name
+        seen[0].assert_spotless()
+        booked += len(deferred.entries)
+        assert deferred.sums == {"booked": booked, "heard": booked}
+        assert not any(deferred.dead)
+        counts = {each["name"]: each["replaced"] for each in json.loads(done.stdout)}
+        assert counts == {"hub": 1, "store": 1, "shop": 2, "ledger": 1, "gateway": 2, "watch": 1}
+        assert released.run("supervisorctl", "update").stdout == ""
+        assert released.pids() == after
+        tell(
+            capsys,
+            f"rolled in {took_s:.1f} s; {seen[0].requests} requests; {len(deferred.entries)} tasks, the slowest "
+            f"confirmed after {deferred.slowest_s * 1000:.0f} ms",
+        )
 
 
 @pytest.mark.parametrize("bad", sorted(BAD))
-def test_a_bad_release_goes_back_by_itself(released: Set, bad: str) -> None:
+def test_a_bad_release_goes_back_by_itself(released: Releases, bad: str) -> None:
     """Exit code 1, the reason and the end of its log in the last lines, the earlier release everywhere, no failed
     request."""
-    before = released.pids()
-    good = (released.root / "mesh.toml").read_text()
-    (released.root / f"{bad}.py").write_text(BAD[bad])
-    (released.root / "mesh.toml").write_text(good.replace("services.greeting:Greeting", f"{bad}:Greeting"))
-    try:
-        with released.load("/hello/ujun", 100) as load:
-            settle(released)
-            done = released.run("mesh", "roll", "--timeout", "4", check=False)
-            result = load.end()
-    finally:
-        (released.root / "mesh.toml").write_text(good)
+    before = released.releases()
+    code, said = BAD[bad]
+    released.make(bad, shop=code)
+    with under_load(released) as seen, leading(released, bad):
+        # One is of a roll of everything, the other of the service alone.
+        names = ("shop",) if bad == "never" else ()
+        done = released.run("mesh", "roll", "--timeout", "4", *SETTLE, *names, check=False)
+        assert released.releases() == before
     assert done.returncode == 1
     lines = done.stderr.splitlines()
-    assert lines[0].startswith("mesh: greeting:greeting_2 does not become ready: "), done.stderr
-    assert lines[1] == "      the roll was stopped; greeting runs as before"
-    said = {"broken": "RuntimeError: this release is broken", "never": "waiting for a database that is not there"}
-    assert any(said[bad] in line for line in lines[-8:]), done.stderr
-    result.assert_spotless()
-    assert released.pids() == before
-
-
-def test_a_release_that_fails_half_way_goes_back_whole(released: Set) -> None:
-    """One service is replaced and good, then the next is not: the first goes back, too."""
-    good = (released.root / "mesh.toml").read_text()
-    (released.root / "mesh.toml").write_text(
-        good.replace('RELEASE = "2"', 'RELEASE = "3"').replace("services.textstats:TextStats", "broken:TextStats")
-    )
-    (released.root / "broken.py").write_text(BAD["broken"])
-    try:
-        with released.load("/hello/ujun", 100) as load:
-            settle(released)
-            done = released.run("mesh", "roll", "greeting", "textstats", check=False, timeout=120)
-            result = load.end()
-    finally:
-        (released.root / "mesh.toml").write_text(good)
-    assert done.returncode == 1
-    assert "the roll was stopped; textstats runs as before; greeting runs as before" in done.stderr
-    result.assert_spotless()
+    first = next(number for number, line in enumerate(lines) if line.startswith("mesh: "))
+    assert lines[first].startswith("mesh: shop:shop_2 does not become ready: "), done.stderr
+    assert lines[first + 1].startswith("      the roll was stopped; "), done.stderr
+    went = lines[first + 1].removeprefix("      the roll was stopped; ").split("; ")
+    assert {f"{name} runs as before" for name in names or ("hub", "store", "shop")} <= set(went)
+    assert any(said in line for line in lines[-8:]), done.stderr
+    seen[0].assert_spotless()
     # Nothing of the bad one is left in what runs, and nothing is left to do.
     assert json.loads(released.run("mesh", "up", "--json").stdout)["earlier"] == []
+    assert not list((released.root / "run/programs").glob("*.pin.conf"))
+    assert "available" not in released.run("supervisorctl", "reread").stdout
 
 
-def test_supervisorctl_and_mesh_in_any_order_do_not_contradict_each_other(released: Set) -> None:
-    """After each of many random commands both name the same processes, and in the end all is well."""
-    rng = random.Random(4)
-    commands = [
-        ("supervisorctl", "stop", "greeting:greeting_0"),
-        ("supervisorctl", "stop", "greeting:*"),
-        ("supervisorctl", "start", "greeting:*"),
-        ("supervisorctl", "restart", "greeting:*"),
-        ("supervisorctl", "restart", "gateway:gateway_1"),
-        ("supervisorctl", "update"),
-        ("supervisorctl", "remove", "greeting"),
-        ("supervisorctl", "add", "greeting"),
-        ("mesh", "scale", "greeting=3"),
-        ("mesh", "scale", "greeting=1"),
-        ("mesh", "scale", "textstats=2", "gateway=1"),
-        ("mesh", "scale", "greeting=declared", "gateway=declared", "textstats=declared"),
-        ("mesh", "roll", "textstats"),
-        ("mesh", "up"),
-        ("kill", "greeting"),
-    ]
-    begun = time.monotonic()
-    done = []
-    while time.monotonic() - begun < seconds(14, 120):
-        words = rng.choice(commands)
-        done.append(" ".join(words))
-        if words[0] == "kill":
-            pids = [pid for name, pid in released.pids().items() if name.startswith(words[1])]
-            if pids:
-                os.kill(rng.choice(pids), signal.SIGKILL)
-        else:
-            told = released.run(*words, check=False)
-            assert "Traceback" not in told.stderr, (done, told.stderr)
-            assert "bug in mesh" not in told.stderr, (done, told.stderr)
-        agree(released, done)
-    released.run("mesh", "scale", "greeting=declared", "gateway=declared", "textstats=declared")
-    released.run("mesh", "up")
-    assert sorted(released.pids()) == [
-        "gateway:gateway_0",
-        "gateway:gateway_1",
-        "greeting:greeting_0",
-        "greeting:greeting_1",
-        "hub",
-        "store",
-        "textstats:textstats_0",
-        "watch",
-    ], done
-    assert released.get("/hello/ujun") == "Hello, ujun!"
-
-
-def agree(made: Set, done: list[str]) -> None:
-    """What supervisorctl lists is what mesh lists, and what the program files say is what supervisord has."""
-    by_mesh = {each["name"] for each in json.loads(made.run("mesh", "ps", "--json", check=False).stdout)["processes"]}
-    lines = made.run("supervisorctl", "status", check=False).stdout.splitlines()
-    assert {line.split()[0] for line in lines} == by_mesh, done
-    removed = not any(name.startswith("greeting:") for name in by_mesh)
-    said = made.run("supervisorctl", "reread").stdout
-    assert "changed" not in said, done
-    assert "available" not in said or removed, (done, said)
-    named = {Path(path).stem for path in (made.root / "run/programs").glob("*_*.conf")}
-    known = {name.partition(":")[2] for name in by_mesh if name.startswith(("greeting:", "textstats:"))}
-    assert known == named or removed, done
+@pytest.mark.parametrize("program", ["hub", "store"])
+def test_a_bad_program_of_supervisord_conf_goes_back(released: Releases, program: str) -> None:
+    """A hub that does not start is the earlier one again; for a store that does not, the old one never leaves."""
+    before = released.pids()
+    name = f"no-{program}"
+    released.make(name, conf=(f"command=mesh {program}", f"command=mesh {program} --no-such-option"))
+    with under_load(released) as seen, leading(released, name):
+        done = released.run("mesh", "roll", program, *SETTLE, check=False)
+        assert released.releases() == dict.fromkeys(ALL, released.get("/release"))
+    assert done.returncode == 1
+    assert f"the roll was stopped; {program} runs as before" in done.stderr
+    assert "--no-such-option" in done.stderr.splitlines()[-1]
+    seen[0].assert_spotless()
+    changed = {each for each, pid in released.pids().items() if before[each] != pid}
+    assert changed == ({"hub"} if program == "hub" else set())
+    assert json.loads(released.run("mesh", "up", "--json").stdout)["earlier"] == []

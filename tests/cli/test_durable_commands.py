@@ -142,6 +142,16 @@ def test_events_are_read_and_delivered_again(run: Run) -> None:
     assert "shop.nobody" in run("events", "replay", "shop.nobody", "--offset", "0", code=4).stderr
 
 
+def test_subscriptions_are_listed_and_not_ended_under_a_worker(run: Run) -> None:
+    """What would be dropped is said before it is asked; a handler that somebody runs is not gone."""
+    [audit] = json.loads(run("events", "subscriptions", "--json").stdout)
+    assert (audit["name"], audit["patterns"], audit["workers"]) == ("shop.audit", ["order.*"], 1)
+    assert "shop.audit" in run("events", "subscriptions").stdout
+    assert "end shop.audit, and drop" in run("events", "abandon", "shop.audit", code=-2, stdin="n\n").stderr
+    assert "heard by 1 worker" in run("events", "abandon", "shop.audit", "--yes", code=4).stderr
+    assert "there are: shop.audit" in run("events", "abandon", "shop.nobody", "--yes", code=4).stderr
+
+
 def test_state_is_written_read_and_listed(run: Run) -> None:
     """Values are JSON or text; an etag that does not fit is a conflict; absent is exit code 1."""
     etag = json.loads(run("state", "set", "carts", "u1", '{"items": 2}', "--etag", "", "--json").stdout)["etag"]

@@ -61,7 +61,7 @@ def test_services_are_shown_with_their_sums():
     )
     greeting = next(line for line in lines if line.startswith("greeting"))
     assert greeting.split() == [
-        *("greeting", "RUNNING", "–", "1m", "5s", "300", "2.0", "2.4", "ms", "25.0", "ms", "3", "–", "62%", "–"),
+        *("greeting", "RUNNING", "×2", "–", "1m", "5s", "300", "2.0", "2.4", "ms", "25.0", "ms", "3", "–", "62%", "–"),
     ]
     assert any(line.startswith("reports ") and "CRASH LOOP" in line for line in lines)
     assert any("hello user='x y'" in line for line in lines)

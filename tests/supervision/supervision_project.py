@@ -58,7 +58,7 @@ class Greeting(mesh.Service):
         if trouble() == "never":
             await asyncio.Event().wait()
         if trouble() == "late":
-            self.dying = asyncio.get_running_loop().call_later(1.0, os._exit, 3)
+            self.dying = asyncio.get_running_loop().call_later(0.4, os._exit, 3)
 
     @http.get("/hello/{name}")
     @rpc(idempotent=True)

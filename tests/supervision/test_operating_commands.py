@@ -53,7 +53,7 @@ def test_scale_shows_does_and_says_where_it_is_kept(project):
         (("greeting=many",), 2, "'many' is no number of workers, nor 'declared'"),
         (("greeting=5000",), 1, "greeting=5000: there can be 0 to 1024 of it"),
         (("greting=2",), 1, "did you mean greeting?"),
-        (("greeting=2", "hub=2"), 1, "hub stands in supervisord.conf itself; `supervisorctl restart hub`"),
+        (("greeting=2", "hub=2"), 1, "hub stands in supervisord.conf itself, and there is one of it; `mesh roll hub`"),
     ],
 )
 def test_scale_refuses_what_cannot_be(project, words: tuple[str, ...], code: int, says: str):
@@ -104,7 +104,7 @@ def test_without_a_supervisord_roll_says_so(project):
 
 def test_a_second_command_is_told_who_is_at_it(project):
     """Exit code 3, and the first goes on."""
-    words = [sys.executable, "-m", "mesh.cli.main", "roll", "greeting"]
+    words = [sys.executable, "-m", "mesh.cli.main", "roll", "greeting", "--settle", "0.3"]
     with subprocess.Popen(words, cwd=project.root, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL) as first:
         until(lambda: "greeting:greeting_2" in project.pids())
         done = project.command("mesh", "scale", "greeting=3", check=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import signal
 import socket
 import subprocess
 import sys
@@ -143,7 +144,8 @@ def plugged():
     process.group = group
     events.clear()
     try:
-        yield plugins.Plugin(types.SimpleNamespace(process_groups={"gateway": group})), process
+        options = types.SimpleNamespace(waitpid=lambda: (process.pid, signal.SIGKILL))
+        yield plugins.Plugin(types.SimpleNamespace(process_groups={"gateway": group}, options=options)), process
     finally:
         listener.close()
         events.clear()
@@ -186,6 +188,16 @@ def test_a_held_process_waits_and_says_why():
         process.state = 100
         events.notify(ended)
         assert process.state == 100
+
+
+def test_what_ended_a_process_is_known():
+    """Which signal it was, of one that died in its first second, too; supervisor itself says -1, or nothing."""
+    with plugged() as (plugin, process):
+        assert plugin.status("gateway:gateway_0") == -2
+        plugin._supervisord.options.waitpid()
+        process.exitstatus = None
+        events.notify(events.ProcessStateBackoffEvent(process, 10))
+        assert plugin.status("gateway:gateway_0") == -109
 
 
 def test_a_stop_that_was_lost_is_told_again_once():

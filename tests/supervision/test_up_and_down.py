@@ -90,7 +90,7 @@ def test_what_never_answers_is_named(project):
     project.trouble("never", "greeting_0")
     project.kill(project.pids()["greeting:greeting_0"])
     with pytest.raises(Unavailable, match=r"answers yet: greeting:greeting_0 \(not yet in the registry\)$"):
-        project.up(patience_s=5.0)
+        project.up(patience_s=3.0)
 
 
 def test_a_taken_port_is_told_before_anything_starts(project):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import signal
 import time
 import urllib.request
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from supervision_project import until
 
 from mesh.errors import Unavailable
+from mesh.supervision.control import Process
 from mesh.supervision.watch import Watch, listen
 from mesh.telemetry import crashes
 
@@ -21,12 +23,16 @@ class Control:
 
     def __init__(self) -> None:
         self.holds: list[tuple[str, float]] = []
+        self.last: int | None = -11
+
+    def processes(self) -> list[Process]:
+        return [Process("greeting:greeting_0", "greeting", "RUNNING", 7, 1.0, "", "")]
 
     def hold(self, name: str, seconds: float, why: str) -> None:
         self.holds.append((name, seconds))
 
     def status(self, name: str) -> int | None:
-        return -1
+        return self.last
 
     def tail(self, name: str) -> list[str]:
         return ["Traceback", "ConnectionError: no database", ""]
@@ -39,7 +45,9 @@ class Story:
         self.now = 1_700_000_000.0
         self.control = Control()
         self.run_dir = run_dir
-        self.watch = Watch(self.control, run_dir, wall=lambda: self.now)  # type: ignore[arg-type]
+        self.watch = Watch(self.control, run_dir, ("hub",), wall=lambda: self.now)  # type: ignore[arg-type]
+        # What an earlier watch held is let go.
+        assert self.control.holds.pop() == ("greeting:greeting_0", 0.0)
 
     def tell(self, state: str, name: str = "greeting_0", group: str = "greeting") -> None:
         self.watch.event(f"PROCESS_STATE_{state}", {"processname": name, "groupname": group})
@@ -63,7 +71,7 @@ def test_a_single_crash_is_told_and_nothing_is_slowed_down(story: Story):
     story.lives(300.0)
     (crash,) = story.seen()
     assert (crash.process, crash.crashes, crash.looping) == ("greeting:greeting_0", 1, False)
-    assert (crash.how, crash.words) == ("killed by a signal", "ConnectionError: no database")
+    assert (crash.how, crash.words) == ("killed by SIGSEGV", "ConnectionError: no database")
     assert story.control.holds == []
 
 
@@ -76,10 +84,34 @@ def test_a_loop_is_held_longer_and_longer(story: Story):
     assert crash.looping
     assert crash.next_at == story.now + 2.0
     assert crash.told(story.now) == (
-        "greeting:greeting_0 ends again and again: 7 times in 13 s, killed by a signal; next try in 2 s"
+        "greeting:greeting_0 ends again and again: 7 times in 13 s, killed by SIGSEGV; next try in 2 s"
     )
     story.tell("STARTING")
     assert story.seen()[0].next_at == 0.0
+
+
+def test_what_is_killed_from_outside_is_back_within_a_second(story: Story):
+    """It is told like any loop; but whoever kills it, or the kernel for its memory, finds it again."""
+    story.control.last = -signal.SIGKILL
+    for _ in range(9):
+        story.lives(3.0)
+    assert {seconds for _, seconds in story.control.holds} == {1.0}
+    (crash,) = story.seen()
+    assert (crash.looping, crash.how) == (True, "killed by SIGKILL")
+    # By itself it has not failed once yet.
+    story.control.last = 1
+    for _ in range(6):
+        story.lives(3.0)
+    assert [seconds for _, seconds in story.control.holds[-6:]] == [1.0, 1.0, 1.0, 1.0, 1.0, 2.0]
+
+
+def test_what_others_stand_on_never_waits_long(story: Story):
+    """A hub that fails is tried each five seconds: its absence costs more than its tries."""
+    for _ in range(12):
+        story.tell("STARTING", "hub", "hub")
+        story.now += 2.0
+        story.tell("EXITED", "hub", "hub")
+    assert [seconds for _, seconds in story.control.holds] == [1.0, 2.0, 4.0, 5.0, 5.0, 5.0, 5.0, 5.0]
 
 
 def test_a_minute_of_good_life_ends_the_loop(story: Story):
@@ -168,7 +200,7 @@ def test_a_crash_loop_is_shown_everywhere_and_slowed_down(project):
     assert "times in a row, waits" in project.processes()[name].trouble
     (crash,) = (each for each in crashes.read(project.run) if each.looping)
     assert crash.process == name
-    assert crash.how == "killed by a signal"
+    assert crash.how == "killed by SIGKILL"
     with urllib.request.urlopen(project.url + "/readyz", timeout=5) as answer:
         text = answer.read().decode()
     assert f"[!] supervisor: {name} ends again and again: 6 times in" in text

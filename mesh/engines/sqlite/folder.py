@@ -16,6 +16,12 @@ from mesh.errors import SetupError
 
 #: Says which process has the folder. Only a hint for people: what counts is the lock, which dies with its process.
 PID_FILE: Final = "store.pid"
+#: The pid of the store that waits for the folder. A hint as well, believed only of a process that runs.
+NEXT_FILE: Final = "next.pid"
+
+
+class FolderTaken(SetupError):
+    """Another process has the folder."""
 
 
 class Folder:
@@ -29,7 +35,8 @@ class Folder:
         """Lock it; made with mode 0700 when it is not there. One that others may look into is closed to them.
 
         Raises:
-            SetupError: another process has it, or there is none and none can be made.
+            FolderTaken: another process has it.
+            SetupError: there is none, and none can be made.
         """
         try:
             self._make()
@@ -45,7 +52,7 @@ class Folder:
             os.close(fd)
             if not isinstance(exc, BlockingIOError):
                 raise SetupError(f"{self.dir} cannot be locked: {exc.strerror}; use a local file system") from exc
-            raise SetupError(
+            raise FolderTaken(
                 f"{self.dir} belongs to {self._owner()}: one store at a time has a folder. Stop that one, or name "
                 "another folder in mesh.toml, [store] dir"
             ) from None
@@ -84,7 +91,22 @@ class Folder:
             os.close(fd)
 
     def _owner(self) -> str:
-        try:
-            return f"the process with pid {int((self.dir / PID_FILE).read_text('ascii'))}"
-        except (OSError, ValueError):
-            return "another process (its pid is not known)"
+        pid = owner(self.dir)
+        return f"the process with pid {pid}" if pid else "another process (its pid is not known)"
+
+
+def owner(dir: Path) -> int:
+    """The pid of the process that says it has this folder; 0 when none does."""
+    return _pid_in(dir / PID_FILE)
+
+
+def waits_for(dir: Path) -> int:
+    """The pid of the process that says it waits for this folder; 0 when none does."""
+    return _pid_in(dir / NEXT_FILE)
+
+
+def _pid_in(path: Path) -> int:
+    try:
+        return int(path.read_text("ascii"))
+    except (OSError, ValueError):
+        return 0

@@ -1,0 +1,168 @@
+"""The copies of one role, workers or gateways, on their way from their earlier program files to new ones.
+
+Owns: the order (a spare one first, then each in its place), and going back when one does not become ready.
+Leaves to others: each step (crew), the order among roles (roll), what a copy is to be (programs).
+
+Going back means that every copy replaced so far gets its earlier program file again. That file names the release's
+directory and command; so where releases stand side by side, what runs afterwards is the earlier release, whole. Where
+the code was changed in its place, the earlier code is gone: then the copies that were not yet replaced simply run on,
+and the spare ones stay in the place of those that failed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Final
+
+from mesh.errors import SetupError
+from mesh.supervision.control import STOPPED
+from mesh.supervision.crew import Crew
+from mesh.supervision.halt import Halt
+from mesh.supervision.programs import Role
+
+#: Of so many copies one at a time is replaced, of twice as many two, and so on: many take hardly longer than a few.
+PER_STEP: Final = 4
+
+
+class Copies:
+    """One role.
+
+    Attributes:
+        name: of the role.
+        registered: its copies are ready when they are in the registry.
+    """
+
+    def __init__(self, crew: Crew, role: Role, patience_s: float, settle_s: float, halt: Halt) -> None:
+        self.name = role.name
+        self.registered = not role.single
+        self._role = role
+        self._crew = crew
+        self._patience_s = patience_s
+        self._settle_s = settle_s
+        self._halt = halt
+        known = crew.processes(role)
+        self._before: dict[int, str] = {n: role.text(n) for n in known} | crew.roster.present(role.name)
+        #: What the program files say at this moment.
+        self._texts = dict(self._before)
+        # Also what is in a crash loop, or was given up: the new release may be what mends it.
+        self._numbers = sorted(number for number, process in known.items() if process.state != STOPPED)
+        self._at_once = max(1, len(self._numbers) // PER_STEP)
+        first = max([*known, crew.roster.count(role.name) - 1], default=-1) + 1
+        self._spares = list(range(first, first + self._at_once))
+        #: Those that run by their new file: process -> pid.
+        self._new: dict[str, int] = {}
+        self._replaced: list[int] = []
+        self._failed: list[int] = []
+
+    def hold(self) -> None:
+        """Nothing to do: each copy's file names its release."""
+
+    async def forward(self) -> int:
+        """Replace all; how many that were."""
+        crew, role = self._crew, self._role
+        after = {number: role.text(number) for number in range(crew.roster.count(role.name))}
+        self._check_socket()
+        if role.single:
+            for number in self._numbers:
+                await self._replace({number: after[number]})
+        elif self._numbers:
+            # One alone to see whether the release is any good, then as many as will be missing at a time.
+            for spares in filter(None, (self._spares[:1], self._spares[1:])):
+                await self._place({number: role.text(number) for number in spares})
+            for numbers in self._steps([number for number in self._numbers if number in after]):
+                await self._replace({number: after[number] for number in numbers})
+        # A new service, or more copies than there were. What stands still was stopped by hand: it gets its new file and
+        # stays so.
+        if self._numbers or not self._before:
+            for numbers in self._steps(sorted(set(after) - set(self._before))):
+                await self._place({number: after[number] for number in numbers})
+        # The spare ones and any other surplus.
+        await self._leave(set(self._texts) - set(after))
+        self._texts = after
+        crew.keep(role, after)
+        return len(self._replaced)
+
+    async def back(self) -> str:
+        """Give every replaced copy its earlier file again, one by one; what runs then, in words."""
+        crew, role, name = self._crew, self._role, self.name
+        self._halt = Halt()
+        touched = [*self._replaced, *self._failed]
+        undone = [number for number in touched if self._before[number] != self._texts[number]]
+        if self._failed and not undone and role.single:
+            return f"{name} does not run; `mesh logs {name}` shows why"
+        if self._failed and not undone:
+            # The same file would start the same code again. The spare ones, which are ready, stay in their place.
+            await crew.drain(role, self._failed)
+            return self._replaced_by_spares()
+        # From here on it is the earlier release that has to hold.
+        self._new.clear()
+        if undone and role.single:
+            await self._replace({0: self._before[0]})
+        elif undone:
+            spares = [number for number in self._spares if number in self._texts]
+            await self._replace({one: role.renumbered(self._before[undone[0]], undone[0], one) for one in spares})
+            for number in reversed(undone):
+                await self._replace({number: self._before[number]})
+        await self._leave(set(self._texts) - set(self._before))
+        gone = [number for number in self._numbers if number not in self._texts]
+        self._texts = {number: text for number, text in self._texts.items() if number in self._before}
+        for number in gone:
+            await self._place({number: self._before[number]})
+        self._texts = dict(self._before)
+        crew.keep(role, self._before)
+        if self._replaced and not undone:
+            return f"{name} was replaced already, and runs what its directory now holds"
+        return f"{name} runs as before" if self._before else f"{name} is not there, as before"
+
+    # --- steps --------------------------------------------------------------------------------------------
+
+    def _steps(self, numbers: Sequence[int]) -> Iterator[Sequence[int]]:
+        for start in range(0, len(numbers), self._at_once):
+            yield numbers[start : start + self._at_once]
+
+    async def _place(self, texts: Mapping[int, str]) -> None:
+        """Add copies; they must become ready, and go on."""
+        self._halt.check()
+        await self._add(texts)
+
+    async def _add(self, texts: Mapping[int, str]) -> None:
+        crew, role = self._crew, self._role
+        self._texts |= texts
+        crew.keep(role, self._texts)
+        crew.start(role, texts)
+        names = {role.process(number) for number in texts}
+        self._new |= await crew.answering(names, self._patience_s, registered=self.registered)
+        await crew.running(self._new, self._settle_s)
+
+    async def _replace(self, texts: Mapping[int, str]) -> None:
+        """Let copies leave, and start them by other files."""
+        self._halt.check()
+        self._failed = list(texts)
+        await self._leave(texts)
+        await self._add(texts)
+        self._failed = []
+        self._replaced += [number for number in texts if number not in self._spares]
+
+    async def _leave(self, numbers: Collection[int]) -> None:
+        for number in numbers:
+            self._new.pop(self._role.process(number), None)
+        await self._crew.drain(self._role, numbers)
+
+    def _replaced_by_spares(self) -> str:
+        role = self._role
+        stopped = [role.process(number) for number in self._failed]
+        spares = [role.process(number) for number in self._spares[: len(stopped)]]
+        if len(stopped) == 1:
+            return f"{stopped[0]} is stopped, {spares[0]} runs in its place"
+        return f"{', '.join(stopped)} are stopped, {', '.join(spares)} run in their place"
+
+    def _check_socket(self) -> None:
+        if self._role.socket and self._numbers and not _listens(self._before, self._role.socket):
+            raise SetupError(
+                f"mesh.toml now lets the gateways listen on {self._role.socket.removeprefix('tcp://')}: a socket "
+                "cannot move while it is served; `mesh down && mesh up` opens the new one"
+            )
+
+
+def _listens(texts: Mapping[int, str], socket: str) -> bool:
+    return any(f"socket={socket}\n" in text for text in texts.values())

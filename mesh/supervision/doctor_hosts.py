@@ -1,0 +1,105 @@
+"""Whether the hosts of a mesh can reach each other, as seen from one of them.
+
+Owns: the questions about addresses: this host's, the others', and names that two hosts share.
+Leaves to others: whether hubs answer, and everything on this host (doctor).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Iterable, Iterator
+from typing import Final, NamedTuple, Protocol
+
+from mesh.config import Settings
+from mesh.discovery.record import Instance
+from mesh.errors import BadEndpoint, MeshError
+from mesh.transport.advertise import is_own, unreachable
+from mesh.transport.endpoints import Endpoint, parse
+
+#: A worker answers this in milliseconds, on another continent in half a second.
+ANSWER_S: Final = 3.0
+
+
+class Asker(Protocol):
+    """What is asked of a node."""
+
+    settings: Settings
+
+    @property
+    def table(self) -> Iterable[Instance]: ...
+
+    def call(self, target: str, /, *, instance: str, timeout: float) -> Awaitable[object]: ...
+
+
+class Word(NamedTuple):
+    """One answer; as a `Finding` of doctor has it. `good` None: it works, and may surprise."""
+
+    good: bool | None
+    about: str
+    told: str
+    mend: str = ""
+
+
+def runs_here(hub: str) -> bool:
+    """Whether a hub's endpoint is on this host."""
+    try:
+        where = parse(hub)
+    except BadEndpoint:
+        return False
+    return where.kind != "tcp" or is_own(where.address)
+
+
+async def hosts(node: Asker) -> list[Word]:
+    """Ask all questions; no word where there is one host only."""
+    by_host: dict[str, list[Instance]] = {}
+    for instance in node.table:
+        if instance.endpoint:
+            by_host.setdefault(instance.host, []).append(instance)
+    mine = by_host.pop(node.settings.mesh.host, [])
+    words = [*_mine(mine, node.settings.mesh.hubs), *_namesakes(mine)]
+    words += await asyncio.gather(*(_other(node, host, by_host[host]) for host in sorted(by_host)))
+    return words
+
+
+def _mine(instances: list[Instance], hubs: list[str]) -> Iterator[Word]:
+    found: dict[str, list[str]] = {}
+    for instance in instances:
+        if why := unreachable(instance.endpoint, hubs):
+            found.setdefault(why, []).append(instance.service)
+    for why, services in found.items():
+        what, _, mend = why.partition(": ")
+        told = f"other hosts cannot call {', '.join(sorted(set(services)))}: {what}"
+        yield Word(False, "address", told, mend)
+
+
+def _namesakes(mine: list[Instance]) -> Iterator[Word]:
+    """Of two machines with one name each takes the other's instances for its own."""
+    addresses = {where.address for each in mine if (where := _where(each)) is not None and where.exposed}
+    if len(addresses) > 1:
+        host = mine[0].host
+        told = f"instances at {', '.join(sorted(addresses))} all say that they are on {host!r}"
+        yield Word(None, "host's name", told, "if these are several machines, give each a name: mesh.host")
+
+
+async def _other(node: Asker, host: str, instances: list[Instance]) -> Word:
+    one = instances[0]
+    about = f"host {host}"
+    where = _where(one)
+    if where is None or not where.exposed:
+        told = f"{one.service} listens at {one.endpoint.partition('?')[0]}, where only its own host finds it"
+        return Word(False, about, told, f"set mesh.bind on {host} to its address on the network")
+    try:
+        await node.call("$worker.info", instance=one.id, timeout=ANSWER_S)
+    except MeshError as exc:
+        told = f"{where.where} ({one.service}) cannot be reached from here: {exc.message}"
+        mend = f"see whether a firewall is between, and whether {where.address} is its address here (mesh.advertise)"
+        return Word(False, about, told, mend)
+    count = len(instances)
+    return Word(True, about, f"{count} instance{'' if count == 1 else 's'}, {where.where} answers")
+
+
+def _where(instance: Instance) -> Endpoint | None:
+    try:
+        return parse(instance.endpoint)
+    except BadEndpoint:
+        return None

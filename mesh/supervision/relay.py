@@ -1,0 +1,113 @@
+"""A store hands its data to the next one in a blink.
+
+Owns: who holds the store's folder while its program is replaced.
+Leaves to others: waiting for the folder (store.standby), going back to a release (standing).
+
+One process at a time has the folder. To stop a store and then start one keeps writers waiting for as long as Python
+takes to start; so the next one is started beforehand, and waits for the folder with everything imported and the hubs
+found. supervisor cannot give a process another's name, so that happens twice: a spare store, which runs from the new
+release, takes over from the old one; then the program `store` is started anew, waits likewise, and takes over from
+the spare. A store that cannot start at all is found out while the old one still serves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Final
+
+from mesh.config import Settings
+from mesh.engines.sqlite.folder import owner, waits_for
+from mesh.supervision.crew import Crew
+from mesh.supervision.halt import Halt
+from mesh.supervision.layout import Layout, Program
+from mesh.supervision.standing import Standing, command, current, section
+
+#: The option of `mesh store` by which it waits for the folder instead of ending.
+WAIT: Final = "--wait"
+
+
+class StoreRelay(Standing):
+    """The program `store`, in a roll."""
+
+    def __init__(
+        self,
+        crew: Crew,
+        layout: Layout,
+        settings: Settings,
+        program: Program,
+        patience_s: float,
+        settle_s: float,
+        halt: Halt,
+    ) -> None:
+        super().__init__(crew, layout, program, patience_s, settle_s, halt)
+        self._layout = layout
+        self._dir = settings.store.dir
+        self._log_dir = settings.mesh.log_dir
+        self._spare = f"{program.name}_spare"
+        self._spared = False
+
+    async def forward(self) -> int:
+        """As Standing.forward, with a spare store in between."""
+        if len(self.ran) != 1 or not all(self.ran.values()) or self.program.group != self.program.name:
+            return await super().forward()
+        self.halt.check()
+        await self._prepare()
+        return await super().forward()
+
+    async def replace(self, name: str) -> None:
+        """The old one leaves, the spare one has the folder; it leaves, and the new one has it."""
+        if not self._spared:
+            await super().replace(name)
+            return
+        crew, stop_s = self.crew, self.program.stop_s
+        await crew.end([name], stop_s)
+        spare = await self.answer([self._spare])
+        self._let_wait(self.name)
+        crew.begin([name])
+        await self._waits(name)
+        # It has had the folder for as long as a start takes.
+        await crew.running(spare)
+        await crew.end([self._spare], stop_s)
+        self._pids |= await self.answer([name])
+        self._forget_spare()
+        self.let_go()
+
+    async def back(self) -> str:
+        """The spare one leaves first: it has the folder, or waits for it."""
+        if self._spared:
+            await self.crew.end([self._spare], self.program.stop_s)
+            self._forget_spare()
+            if not self.pinned:
+                # There is no earlier code. What the spare one could do, the program itself may do at the next try.
+                self.let_go()
+                self.crew.begin(self.ran)
+        return await super().back()
+
+    # --- inside -------------------------------------------------------------------------------------------
+
+    async def _prepare(self) -> None:
+        """Start the spare one, and see that it can do all but open the file."""
+        self._spared = True
+        log = f"{self._log_dir}/{self._spare}.log"
+        self._let_wait(self._spare, autorestart="false", stdout_logfile=log.replace("%", "%%"))
+        await self._waits(self._spare)
+
+    def _let_wait(self, program: str, **keys: str) -> None:
+        """Give a program the section of the new release's store, with a command that waits."""
+        release = current(self._layout, self.program)
+        words = f"{command(self.program, release)} {WAIT} {self.patience_s + self.program.stop_s:.0f}"
+        text = section(self.program, release, name=program, command=words, **keys)
+        self.crew.roster.pin(program, text)
+        self.crew.control.sync(program)
+
+    async def _waits(self, name: str) -> None:
+        async def missing(pids: Collection[int]) -> Collection[int]:
+            # It has the folder at once where the other has just died.
+            return set(pids) - {waits_for(self._dir), owner(self._dir)}
+
+        await self.crew.until([name], self.patience_s, missing, lambda pid: "it does not come to wait for its turn")
+
+    def _forget_spare(self) -> None:
+        self._spared = False
+        self.crew.roster.unpin(self._spare)
+        self.crew.control.sync(self._spare)

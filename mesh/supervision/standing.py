@@ -1,0 +1,230 @@
+"""The programs that stand in supervisord.conf itself, like hub and store, in a roll.
+
+Owns: replacing each of them where it stands, and going back to the release that it ran from.
+Leaves to others: the order among all that runs (roll), workers and gateways (copies), a store without a gap (relay).
+
+Such a program has no file of its own that names its release: its section says `directory=%(here)s`, and where releases
+stand side by side that is a link, which leads to the new one before a roll begins. So a roll first pins what runs to
+the release that it runs from: a file in the directory of program files has the same section as that release's own
+supervisord.conf, with the release's directory and command, and wins over the section of the current one. A hub that
+dies in the middle of a roll comes back as what it was. Its turn come, the pin goes; going back, it returns.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Collection
+from pathlib import Path
+from typing import Final
+
+from mesh.errors import ConfigError
+from mesh.supervision import family
+from mesh.supervision import layout as layouts
+from mesh.supervision.control import STOPPED
+from mesh.supervision.crew import Crew
+from mesh.supervision.halt import Halt
+from mesh.supervision.layout import Layout, Program
+from mesh.supervision.programs import SIGN
+
+_HERE: Final = "%(here)s"
+
+
+class Standing:
+    """One program of supervisord.conf on its way to a new release, in all its processes.
+
+    Attributes:
+        name: of the program.
+        registered: it is ready when it is in the registry.
+    """
+
+    def __init__(
+        self, crew: Crew, layout: Layout, program: Program, patience_s: float, settle_s: float, halt: Halt
+    ) -> None:
+        self.name = program.name
+        self.registered = program.verb in layouts.REGISTERED
+        self.program = program
+        self.crew = crew
+        self.patience_s = patience_s
+        self.settle_s = settle_s
+        self.halt = halt
+        processes = {each.name: each for each in crew.control.processes()}
+        known = [processes[name] for name in program.processes if name in processes]
+        self.known = bool(known)
+        #: Those that ran when the roll began, or tried to, by their names.
+        self.ran = {each.name: each.pid for each in known if each.state != STOPPED}
+        self.pinned = _pin(layout, program, list(filter(None, self.ran.values())))
+        self._replaced: list[str] = []
+        self._failed = ""
+        #: Those that run from the new release: process -> pid.
+        self._pids: dict[str, int] = {}
+        #: The hubs that are to answer again.
+        self._hubs: set[str] = set()
+
+    def hold(self) -> None:
+        """Keep what runs to its release, whatever happens before its turn."""
+        if self.pinned:
+            self._take(self.pinned)
+
+    async def forward(self) -> int:
+        """Replace each process that runs; how many that were."""
+        if not self.known:
+            await self._join()
+        for name in self.ran:
+            self.halt.check()
+            self._failed = name
+            await self.replace(name)
+            self._failed = ""
+            self._replaced.append(name)
+            await self.crew.running(self._pids, self.settle_s)
+        self.let_go()
+        return len(self._replaced)
+
+    async def back(self) -> str:
+        """Let what was replaced run from its earlier release again; what runs then, in words."""
+        touched = [*self._replaced, *([self._failed] if self._failed else [])]
+        self.halt = Halt()
+        if not self.known:
+            await self.crew.end(self.program.processes, self.program.stop_s)
+            return f"{self.name} is new, and was stopped"
+        if touched and not self.pinned:
+            return self._cannot()
+        self.hold()
+        self._pids.clear()
+        for name in touched:
+            await self._restart(name)
+        await self.crew.running(self._pids)
+        return f"{self.name} runs as before"
+
+    async def replace(self, name: str) -> None:
+        """Let one process leave, and start it as supervisord.conf now has it."""
+        await self._end(name)
+        self.let_go()
+        await self._start(name)
+
+    def let_go(self) -> None:
+        """Let supervisord.conf hold."""
+        self.crew.roster.unpin(self.name)
+        self.crew.control.sync(self.program.group)
+
+    # --- inside -------------------------------------------------------------------------------------------
+
+    async def _join(self) -> None:
+        """A program that is new in supervisord.conf."""
+        self.let_go()
+        self._pids = await self.answer(self.program.processes)
+
+    async def _restart(self, name: str) -> None:
+        await self._end(name)
+        await self._start(name)
+
+    async def _end(self, name: str) -> None:
+        before = self.crew.answering_hubs()
+        await self.crew.end([name], self.program.stop_s)
+        # Those of other hosts go on answering.
+        self._hubs |= before - self.crew.answering_hubs()
+
+    async def _start(self, name: str) -> None:
+        self.crew.begin([name])
+        self._pids |= await self.answer([name])
+
+    async def answer(self, names: Collection[str]) -> dict[str, int]:
+        """Wait until these processes do what they are there for; their pids."""
+        if self.program.verb != "hub":
+            return await self.crew.answering(names, self.patience_s, registered=self.registered)
+
+        async def missing(pids: Collection[int]) -> Collection[int]:
+            answering = self.crew.answering_hubs()
+            return () if answering and self._hubs <= answering else pids
+
+        return await self.crew.until(names, self.patience_s, missing, lambda pid: "it does not answer as a hub")
+
+    def _take(self, text: str) -> None:
+        self.crew.roster.pin(self.name, text)
+        self.crew.control.sync(self.program.group)
+
+    def _cannot(self) -> str:
+        """Where the code was changed in its place there is nothing to go back to."""
+        if self._failed:
+            return f"{self._failed} does not run; `mesh logs {self.name}` shows why"
+        return f"{self.name} was replaced already, and runs what its directory now holds"
+
+
+def programs(layout: Layout) -> list[Program]:
+    """The programs that stand in the file itself, in the order in which they start."""
+    return [program for program in layout.programs if not program.included]
+
+
+def current(layout: Layout, program: Program) -> Path:
+    """The directory that the program has by supervisord.conf, with no link in the path."""
+    return Path(program.keys.get("directory", str(layout.root)).replace(_HERE, str(layout.root))).resolve()
+
+
+def release_of(text: str) -> str:
+    """The directory that a pin keeps its program to."""
+    return next((line.partition("=")[2] for line in text.splitlines() if line.startswith("directory=")), "")
+
+
+async def loosen(crew: Crew, layout: Layout) -> tuple[list[str], list[str]]:
+    """Take away the pins that a roll has left which went back or broke off, as far as nobody runs by them.
+
+    Returns:
+        The names of those that are gone, and of those that a process of an earlier release still needs.
+    """
+    pins = crew.roster.pins()
+    there = {program.name: program for program in programs(layout)}
+    running = {each.program for each in crew.control.processes() if each.pid}
+    gone, held = [], []
+    for name, text in pins.items():
+        program = there.get(name)
+        if program is not None and program.group in running and release_of(text) != str(current(layout, program)):
+            held.append(name)
+            continue
+        if program is None:
+            # A spare one.
+            own = [each for each in layout.programs if each.group == name]
+            await crew.end(
+                {process for each in own for process in each.processes}, max((each.stop_s for each in own), default=0.0)
+            )
+        crew.roster.unpin(name)
+        crew.control.sync(program.group if program is not None else name)
+        gone.append(name)
+    return gone, held
+
+
+def _pin(layout: Layout, program: Program, pids: Collection[int]) -> str:
+    """What keeps a program to the release that it runs from; "" where that is the current one, or nobody knows it."""
+    release = next((family.directory(pid) for pid in pids), None)
+    if release is None or release == current(layout, program) or not release.is_dir():
+        return ""
+    try:
+        earlier = layouts.read(release / layout.conf.name)
+    except ConfigError:
+        return ""
+    found = next((each for each in programs(earlier) if each.name == program.name), None)
+    return section(found, release) if found is not None else ""
+
+
+def section(program: Program, release: Path, **keys: str) -> str:
+    """A program's section with `release` for `%(here)s`, for a file that supervisord.conf includes.
+
+    Args:
+        keys: in the place of those in the section; `name`: another name.
+    """
+    name = keys.pop("name", program.name)
+    here = str(release).replace("%", "%%")
+    own = {key: value.replace(_HERE, here) for key, value in program.keys.items()}
+    own.setdefault("directory", here)
+    own["command"] = command(program, release)
+    lines = [f"{key}={value}".replace("\n", "\n  ") for key, value in {**own, **keys}.items()]
+    head = f"{SIGN}{release / 'supervisord.conf'}. `mesh roll {program.name}` removes it.\n"
+    return head + f"[{program.kind}:{name}]\n" + "\n".join(lines) + "\n"
+
+
+def command(program: Program, release: Path) -> str:
+    """The program's command, out of that release."""
+    first, _, rest = program.keys.get("command", "").replace(_HERE, str(release)).partition(" ")
+    own = release / ".venv" / "bin" / "mesh"
+    if first == "mesh" and own.exists():
+        first = shlex.quote(os.fspath(own)).replace("%", "%%")
+    return f"{first} {rest}".rstrip()
