@@ -1,19 +1,21 @@
 """Which instance takes the next attempt of a call.
 
-Owns: the choice among those that can be called now: by key, by name, or the better of two.
+Owns: the choice among those that can be called now: by key, by name, or the better of two; and whom to ask when those
+on the own host are not enough.
 Leaves to others: what a call costs where (policy.balance), who can be called (pool), what to do without one (client).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from mesh.calls.pool import Group, Handle
 from mesh.calls.request import Order
 from mesh.policy.balance import rendezvous
+from mesh.policy.balance_near import has_place
 
 
-def choose(order: Order, ready: list[Handle], now: float, random: Callable[[], float]) -> Handle | None:
+def choose(order: Order, ready: Sequence[Handle], now: float, random: Callable[[], float]) -> Handle | None:
     """The instance for the next attempt; None when none can be called now.
 
     Without a key: the better of two drawn at random, by what is in flight times how long an answer takes there. The
@@ -41,6 +43,19 @@ def choose(order: Order, ready: list[Handle], now: float, random: Callable[[], f
     return two
 
 
+def choose_beyond(order: Order, now: float, random: Callable[[], float]) -> Handle | None:
+    """After the first choice among those on the own host was none, or one that has no place left: another of them, one
+    of another host, and when nobody has a place left, anybody."""
+    group: Group = order.route.group
+    if order.instance is None and order.key is None:
+        for handles in (group.first, group.ready):
+            free = [one for one in handles if has_place(one.in_flight, one.places) and one.peer.credit_left > 0]
+            handle = choose(order, free, now, random)
+            if handle is not None:
+                return handle
+    return choose(order, group.ready, now, random)
+
+
 def choose_with_credit(order: Order, now: float, random: Callable[[], float]) -> Handle | None:
     """The same among those whose links are not full, after the first choice was; None when one in particular was."""
     if order.instance is not None:
@@ -64,6 +79,8 @@ def _preferred(order: Order, key: str) -> Handle | None:
     None while that one is being dialled: the call waits for it. One that cannot be reached is passed over.
     """
     group: Group = order.route.group
+    if not group.whole:
+        return None
     for instance in rendezvous(key, group.handles):
         handle = group.handles[instance]
         if was_tried(order, handle):

@@ -13,12 +13,12 @@ from __future__ import annotations
 import asyncio
 import difflib
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 from mesh.calls.answers import decode_any
 from mesh.calls.checks import LONGEST_S, bounded, check_meta, check_trace, split_target
-from mesh.calls.choosing import choose, choose_with_credit
+from mesh.calls.choosing import choose, choose_beyond, choose_with_credit
 from mesh.calls.context import CURRENT
 from mesh.calls.expiry import Expiries
 from mesh.calls.failover import FAILOVER, REFUSALS, Trouble, Verdict
@@ -50,7 +50,8 @@ from mesh.transport.contract import Transport
 #: How long those who wait for a first instance also wait for the others that are being dialled.
 PATIENCE_S: Final = 0.02
 
-#: The group that every instance is in, for what each worker answers whatever it runs.
+#: The group that every instance is in, for what each worker answers whatever it runs. It is asked of one instance by
+#: name, nearly always: links are made to those that are, and not to all workers of the mesh.
 WORKER: Final = "$worker"
 
 Request = Call | Flow
@@ -70,7 +71,12 @@ class Client:
         settings: CallSettings,
         recorder: Recorder,
         rng: random.Random | None = None,
+        home: Callable[[str], str] = lambda service: "",
     ) -> None:
+        """Args:
+        home: the host whose instances of a service come before others; "" where all are alike.
+        """
+        self._home = home
         self._clock = clock
         self._now = clock.now
         self._agent = agent
@@ -170,7 +176,9 @@ class Client:
 
     def use(self, service: str) -> None:
         """Have links to a service's instances before the first call needs them."""
-        self._group(service)
+        group = self._group(service)
+        if not group.whole:
+            self._reach(group, None)
 
     def instances(self, service: str) -> Sequence[Instance]:
         """What discovery lists now, whether or not a link to it is open."""
@@ -200,12 +208,28 @@ class Client:
     def _group(self, service: str) -> Group:
         group = self._groups.get(service)
         if group is None:
-            group = self._groups[service] = Group(service)
-            table = self._agent.table
-            for instance in table if service == WORKER else table.instances(service):
-                if instance.endpoint:
-                    self._pool.add(group, instance)
+            if service == WORKER:
+                group = self._groups[service] = Group(service, whole=False)
+            else:
+                group = self._groups[service] = Group(service, self._home(service))
+                self._add(group, self._agent.table.instances(service))
         return group
+
+    def _add(self, group: Group, instances: Iterable[Instance]) -> None:
+        for instance in instances:
+            if instance.endpoint and instance.id not in group.handles:
+                self._pool.add(group, instance)
+
+    def _reach(self, group: Group, wanted: str | None) -> bool:
+        """Have links to an instance that is wanted of a group that is not whole, to all when it is none in particular;
+        whether this makes one callable at once."""
+        ready = len(group.ready)
+        if wanted is None:
+            group.whole = True
+            self._add(group, self._agent.table)
+        elif (instance := self._agent.table.get(wanted)) is not None:
+            self._add(group, (instance,))
+        return len(group.ready) > ready
 
     def _begin(self, request: Request, order: Order, now: float, idempotent: bool | None) -> None:
         """Complete the order with what surrounds it, and send it off."""
@@ -239,11 +263,14 @@ class Client:
             self._finish(request, Unavailable("this node is closed"))
             return
         route: Route = order.route
-        ready = route.group.ready
+        group = route.group
+        ready = group.first
         if len(ready) == 1 and order.instance is None and order.key is None and order.tried is None:
             handle: Handle | None = ready[0]
         else:
             handle = choose(order, ready, now, self._random)
+        if ready is not group.ready and (handle is None or handle.in_flight >= handle.places):
+            handle = choose_beyond(order, now, self._random)
         if handle is None:
             self._park(request, order)
             return
@@ -282,7 +309,9 @@ class Client:
         table = self._agent.table
         group = order.route.group
         order.handle = None
-        if order.trouble is not None and order.trouble.code == "overloaded":
+        if not group.whole and self._reach(group, order.instance):
+            self._dispatch(request, order, self._now())
+        elif order.trouble is not None and order.trouble.code == "overloaded":
             self._finish(request, order.trouble)
         elif order.instance is not None and self._is_gone(group, order.instance):
             listed = order.instance in group.handles
@@ -334,6 +363,8 @@ class Client:
         handle = order.handle
         handle.in_flight -= 1
         handle.latency.observe(now - order.sent_at, now)
+        if handle.misses:
+            handle.answered()
         self._expiries.forget(request)
         order.route.stats.end(now - order.began_at, code)
 
@@ -348,6 +379,7 @@ class Client:
             if code == "deadline_exceeded":
                 # No answer is an answer, too: without it a hung instance would look as fast as ever.
                 handle.latency.observe(now - order.sent_at, now)
+                handle.missed()
         else:
             self._waiting.leave(order.route.group.name, request)
         self._expiries.forget(request)
@@ -405,15 +437,19 @@ class Client:
                 touched.add(group)
         for instance in change.joined:
             for group in self._groups_of(instance):
-                if instance.endpoint:
-                    self._pool.add(group, instance)
-                    touched.add(group)
+                if group.whole:
+                    self._add(group, (instance,))
+                touched.add(group)
+        anew: set[Group] = set()
         for instance in change.updated:
             for group in self._groups_of(instance):
                 handle = group.handles.get(instance.id)
-                if handle is not None:
-                    handle.instance = instance
+                if handle is not None and handle.renewed(instance):
+                    anew.add(group)
+                elif handle is not None:
                     group.version += 1
+        for group in anew:
+            group.refresh()
         for group in touched:
             self._unpark(group)
 

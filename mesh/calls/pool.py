@@ -7,7 +7,7 @@ Leaves to others: choosing among them (client), what to do with calls that a lin
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from mesh.clock import Clock, Timer
@@ -15,6 +15,7 @@ from mesh.discovery.record import Instance
 from mesh.errors import BadEndpoint
 from mesh.policy.backoff import Backoff
 from mesh.policy.balance import Ewma
+from mesh.policy.balance_near import ANY, MISSES, busy, prefer
 from mesh.protocol.caller import Caller
 from mesh.protocol.codec import Buffer
 from mesh.protocol.link import Link
@@ -49,9 +50,12 @@ class Handle:
     Attributes:
         in_flight: calls of this process to it that have no answer yet.
         latency: smoothed, over its answers to this process.
+        places: how many calls it runs at once.
+        misses: calls that it did not answer in time, since it last answered one.
+        busy: whether others keep it busy, by policy.balance_near.
     """
 
-    __slots__ = ("group", "in_flight", "instance", "latency", "peer")
+    __slots__ = ("busy", "group", "in_flight", "instance", "latency", "misses", "peer", "places")
 
     def __init__(self, instance: Instance, group: Group, peer: Peer) -> None:
         self.instance = instance
@@ -59,23 +63,56 @@ class Handle:
         self.peer = peer
         self.in_flight = 0
         self.latency = Ewma()
+        self.places = instance.places or ANY
+        self.misses = 0
+        self.busy = busy(instance.load, False)
+
+    @property
+    def near(self) -> bool:
+        """Whether it comes before instances of other hosts."""
+        return self.instance.host == self.group.home and not self.busy and self.misses < MISSES
+
+    def renewed(self, instance: Instance) -> bool:
+        """The registry tells something new of it; whether its group is to be worked out anew."""
+        self.instance = instance
+        self.places = instance.places or ANY
+        was, self.busy = self.busy, busy(instance.load, self.busy)
+        return was != self.busy
+
+    def missed(self) -> None:
+        """It did not answer a call in time."""
+        self.misses += 1
+        if self.misses == MISSES:
+            self.group.refresh()
+
+    def answered(self) -> None:
+        """It does answer, after it had missed something."""
+        was, self.misses = self.misses, 0
+        if was >= MISSES:
+            self.group.refresh()
 
 
 class Group:
     """All instances of one service, and which of them can be called now.
 
     Attributes:
+        home: the host whose instances come first; "" when all are alike.
         handles: every instance that discovery lists, by id.
         ready: those whose link is open.
-        version: grows with every change of either.
+        first: those of `ready` that come first: the same list, as long as that makes no difference.
+        whole: whether it is to have every instance, and not only those that were asked for by name.
+        version: grows with every change of these.
     """
 
-    __slots__ = ("handles", "name", "ready", "version")
+    __slots__ = ("first", "handles", "home", "name", "ready", "version", "whole")
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, home: str = "", *, whole: bool = True) -> None:
         self.name = name
+        self.home = home
+        self.whole = whole
         self.handles: dict[str, Handle] = {}
-        self.ready: list[Handle] = []
+        self.ready: Sequence[Handle] = []
+        self.first: Sequence[Handle] = self.ready
         self.version = 0
 
     @property
@@ -93,8 +130,13 @@ class Group:
 
     def refresh(self) -> None:
         """Work out anew who is ready."""
-        self.ready = [handle for handle in self.handles.values() if handle.peer.open]
+        ready = self.ready = [handle for handle in self.handles.values() if handle.peer.open]
+        self.first = prefer(ready, _is_near) if self.home else ready
         self.version += 1
+
+
+def _is_near(handle: Handle) -> bool:
+    return handle.near
 
 
 class Peer:
@@ -298,7 +340,10 @@ class Pool:
         group.handles[instance.id] = handle
         peer.handles.add(handle)
         peer.dial()
-        group.refresh()
+        if peer.open:
+            group.refresh()
+        else:
+            group.version += 1  # who is ready has not changed: thousands are added in linear time
 
     def remove(self, group: Group, instance_id: str) -> None:
         """Discovery lists it no more: nothing new goes there; what is under way may end."""

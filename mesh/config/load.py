@@ -343,7 +343,7 @@ class _Loading:
         if "hubs" in mesh:
             mesh["hubs"] = [_rooted(hub, self.root) for hub in mesh["hubs"]]
         calls = _TABLES["calls"](**values["calls"])
-        limits = {"concurrency": calls.concurrency, "queue": calls.queue}  # type: ignore[attr-defined]
+        limits = {key: getattr(calls, key) for key in ("concurrency", "queue", "prefer_local")}
         settings = Settings(
             **{name: table(**values[name]) for name, table in _TABLES.items()},  # type: ignore[arg-type]
             services={name: ServiceSettings(**(limits | own)) for name, own in self.services.items()},

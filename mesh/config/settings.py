@@ -18,6 +18,7 @@ from msgspec.structs import force_setattr
 from mesh.config.access import AccessSettings
 from mesh.config.secrets import Secret
 from mesh.config.values import (
+    ADDRESS,
     BIND,
     DURATION,
     ENDPOINTS,
@@ -58,6 +59,7 @@ class MeshSettings(Struct, frozen=True, kw_only=True):
     )
     host: Annotated[str, TEXT, "this machine's name in the registry"] = field(default_factory=socket.gethostname)
     bind: Annotated[str, BIND, "where workers listen: in run_dir, or on a network address"] = "ipc"
+    advertise: Annotated[str, ADDRESS, "the address that others are told, when it is not the one listened on"] = ""
     hubs: Annotated[list[str], ENDPOINTS, "every hub; workers register with all of them"] = []
     services: Annotated[list[str], TEXTS, "what `mesh run` without arguments runs"] = []
 
@@ -81,6 +83,7 @@ class CallSettings(Struct, frozen=True, kw_only=True):
     attempts: Annotated[int, whole(1, 100), "how often an idempotent call is tried, the first included"] = 3
     retry_ratio: Annotated[float, number(0, 1), "retries allowed, as a share of calls"] = 0.2
     retry_reserve: Annotated[int, whole(0), "retries per second that are always allowed"] = 100
+    prefer_local: Annotated[bool, FLAG, "ask instances on this host before those on others, while they are well"] = True
     wait_limit: Annotated[int, whole(0), "calls that may wait for an instance to appear"] = 1024
     max_body_bytes: Annotated[int, SIZE, "the largest body of a call or an answer"] = field(
         default=64 * 2**20, name="max_body"
@@ -239,6 +242,7 @@ class ServiceSettings(Struct, frozen=True, kw_only=True):
     )
     concurrency: Annotated[int, whole(1), "calls that a worker runs at once; [calls] when absent"] = 4096
     queue: Annotated[int, whole(0), "calls that may wait in a worker; [calls] when absent"] = 1024
+    prefer_local: Annotated[bool, FLAG, "callers ask those on their own host first; [calls] when absent"] = True
     environment: Annotated[dict[str, str], TABLE, "variables of its workers, from their first moment"] = {}
     env_file: Annotated[str, TEXT, "a file of NAME=value lines that its workers read when they start"] = ""
     memory_bytes: Annotated[int, SIZE, "memory that a worker may take before it fails"] = field(
@@ -285,4 +289,5 @@ class Settings(Struct, frozen=True, kw_only=True):
         found = self.services.get(name)
         if found is not None:
             return found
-        return ServiceSettings(concurrency=self.calls.concurrency, queue=self.calls.queue)
+        calls = self.calls
+        return ServiceSettings(concurrency=calls.concurrency, queue=calls.queue, prefer_local=calls.prefer_local)

@@ -6,6 +6,7 @@ Leaves to others: which key has which kind (config.settings), where a value came
 
 from __future__ import annotations
 
+import ipaddress
 import math
 import re
 from collections.abc import Callable
@@ -34,6 +35,7 @@ class Kind(NamedTuple):
 
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)\s*")
+_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 _BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|KB|MB|GB|KiB|MiB|GiB)")
 
@@ -226,6 +228,18 @@ def _read_bind(value: Any) -> str:
     raise ValueError
 
 
+def _read_address(value: Any) -> str:
+    text = _read_text(value)
+    if ":" in text:  # an IPv6 address, as endpoints write it
+        address = ipaddress.IPv6Address(text.removeprefix("[").removesuffix("]"))
+        if address.is_unspecified:
+            raise ValueError
+        text = f"[{address}]"
+    elif text == "0.0.0.0" or not _HOST.fullmatch(text):
+        raise ValueError
+    return text
+
+
 def _read_table(value: Any) -> dict[str, str]:
     if isinstance(value, str):  # in the environment: LANG=C,TZ=UTC
         pairs = [part.partition("=") for part in value.split(",") if part.strip()]
@@ -252,6 +266,7 @@ SECRET = Kind(
 PORT = Kind("a port (1–65535)", _between(_read_int, 1, 65535))
 DURATION = Kind('a duration like "10s", "250ms" or "1m"', _positive_duration, show_duration)
 SIZE = Kind('a size like "64MiB" or "16KiB"', _positive_size, show_size)
+ADDRESS = Kind("a host's name or address, without a port", _read_address)
 BIND = Kind('"ipc" or "tcp://HOST:*"', _read_bind)
 ENDPOINTS = list_of(Kind("", _read_endpoint), 'endpoints like "ipc:///path" or "tcp://host:port"')
 TEXTS = list_of(TEXT, "texts")

@@ -1,7 +1,7 @@
 """What a hub accepts of a record, and how records become bytes and come back.
 
 Owns: the limits, the check of one record, and reading and writing arrays of records.
-Leaves to others: who holds which record (registry), what readers make of them (table).
+Leaves to others: what records have in common (shapes), who holds which (registry), what readers make of them (table).
 
 Records come from other processes, so nothing of them is believed: every way in which one can be wrong is a
 ProtocolViolation that says which record, which field and what was expected.
@@ -14,6 +14,7 @@ from collections.abc import Iterable
 import msgspec
 
 from mesh.discovery.record import Instance
+from mesh.discovery.shapes import Shapes
 from mesh.errors import ProtocolViolation
 
 KIB = 1024
@@ -42,11 +43,13 @@ NAME_CHARS = 200
 ENDPOINT_CHARS = 512
 #: Epochs are milliseconds since 1970; what does not fit 63 bits came from no clock.
 EPOCH_MOST = 2**63 - 1
+#: As large as the configuration can make it.
+PLACES_MOST = 2**31 - 1
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_raws = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
 _decode_one = msgspec.msgpack.Decoder(Instance).decode
-_decode_all = msgspec.msgpack.Decoder(list[Instance]).decode
+_decode_loads = msgspec.msgpack.Decoder(list[tuple[str, float]]).decode
 _encode_json = msgspec.json.Encoder().encode
 
 # msgspec raises RecursionError for nesting past the interpreter's limit, and OverflowError for odd timestamps.
@@ -61,6 +64,11 @@ def encode_record(record: Instance) -> msgspec.Raw:
 def encode_records(records: Iterable[Instance | msgspec.Raw]) -> bytes:
     """The body of a register, snapshot or change: a MessagePack array of records."""
     return _encode(list(records))
+
+
+def encode_loads(loads: list[tuple[str, float]]) -> bytes:
+    """The body of a loads: a MessagePack array of [instance id, load]."""
+    return _encode(loads)
 
 
 def fault(record: Instance) -> str | None:
@@ -79,6 +87,8 @@ def fault(record: Instance) -> str | None:
             return f"{field} must be at most {ENDPOINT_CHARS} printable characters, not {_shown(value)}"
     if not 0 <= record.epoch <= EPOCH_MOST:
         return f"epoch must be 0 to {EPOCH_MOST}, not {record.epoch}"
+    if not 0 <= record.places <= PLACES_MOST:
+        return f"places must be 0 to {PLACES_MOST}, not {record.places}"
     if not 0.0 <= record.load <= 1.0:  # false for NaN too
         return f"load must be 0.0 to 1.0, not {record.load}"
     try:
@@ -89,7 +99,7 @@ def fault(record: Instance) -> str | None:
     return None
 
 
-def read_records(body: bytes | bytearray | memoryview, limits: Limits) -> list[Instance]:
+def read_records(body: bytes | bytearray | memoryview, limits: Limits, shapes: Shapes | None = None) -> list[Instance]:
     """The records of a `register`, from a peer that is not trusted.
 
     Raises:
@@ -102,6 +112,7 @@ def read_records(body: bytes | bytearray | memoryview, limits: Limits) -> list[I
         raise ProtocolViolation(f"register: the body is not an array of records: {exc}") from exc
     if len(raws) > limits.peer_records:
         raise ProtocolViolation(f"register: {len(raws)} records in one message; at most {limits.peer_records} per peer")
+    shapes = shapes or Shapes()
     records = []
     for place, raw in enumerate(raws):
         size = memoryview(raw).nbytes
@@ -110,7 +121,7 @@ def read_records(body: bytes | bytearray | memoryview, limits: Limits) -> list[I
                 f"register: record {place} has {size} bytes; at most {limits.record_bytes} are taken"
             )
         try:
-            record = _decode_one(raw)
+            record = _read_one(raw, shapes)
         except _UNREADABLE as exc:
             raise ProtocolViolation(f"register: record {place}: {exc}") from exc
         wrong = fault(record)
@@ -120,16 +131,35 @@ def read_records(body: bytes | bytearray | memoryview, limits: Limits) -> list[I
     return records
 
 
-def read_news(body: bytes | bytearray | memoryview, kind: str) -> list[Instance]:
+def _read_one(raw: msgspec.Raw, shapes: Shapes) -> Instance:
+    try:
+        return shapes.read_one(raw)
+    except _UNREADABLE:
+        return _decode_one(raw)  # which says where in the record it is
+
+
+def read_news(body: bytes | bytearray | memoryview, kind: str, shapes: Shapes | None = None) -> list[Instance]:
     """The records of a `snapshot` or `change` from a hub, which has checked each of them already.
 
     Raises:
         ProtocolViolation: the body is no array of records.
     """
     try:
-        return _decode_all(body)
+        return (shapes or Shapes()).read(body)
     except _UNREADABLE as exc:
         raise ProtocolViolation(f"{kind}: the body is not an array of records: {exc}") from exc
+
+
+def read_loads(body: bytes | bytearray | memoryview) -> list[tuple[str, float]]:
+    """The (instance id, load) of a `loads` from a hub, which has checked each of them already.
+
+    Raises:
+        ProtocolViolation: the body is something else.
+    """
+    try:
+        return _decode_loads(body)
+    except _UNREADABLE as exc:
+        raise ProtocolViolation(f"loads: the body is not an array of [id, load]: {exc}") from exc
 
 
 def _shown(value: str) -> str:

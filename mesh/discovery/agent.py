@@ -15,14 +15,19 @@ from collections.abc import Callable, Sequence
 from mesh.clock import Clock, Timer
 from mesh.discovery.holdings import Holdings
 from mesh.discovery.record import Instance
+from mesh.discovery.shapes import Shapes
 from mesh.discovery.table import Change, Table
 from mesh.discovery.uplink import HubStatus, Uplink
+from mesh.discovery.view import LEARNED, LEARNING
 from mesh.errors import SetupError
 from mesh.policy.backoff import Backoff
 from mesh.telemetry.logs import get_logger
 from mesh.transport.contract import Transport
 
 log = get_logger("mesh.discovery")
+
+#: What a hub's view is called once it has told who lives, as far as it knows.
+HEARD = (LEARNING, LEARNED)
 
 
 class Agent:
@@ -68,6 +73,7 @@ class Agent:
         self._started = False
         # Within a tenth and a whole renewal: a hub that comes back hears of everybody before it has learned.
         backoff = Backoff(renew_s / 10, renew_s)
+        shapes = Shapes()  # of all hubs: they tell the same
         self._uplinks = [
             Uplink(
                 transport,
@@ -77,6 +83,7 @@ class Agent:
                 epoch=epoch,
                 table=self.table,
                 holdings=self._holdings,
+                shapes=shapes,
                 tell=self._tell,
                 backoff=backoff,
                 rng=self._rng,
@@ -123,6 +130,10 @@ class Agent:
     async def wait_synced(self, timeout: float) -> bool:
         """Wait until `synced`, at most `timeout` seconds; whether it is."""
         return await self._until(lambda: self.synced, timeout)
+
+    async def wait_heard(self, timeout: float) -> bool:
+        """Wait until every hub has told who lives, at most `timeout` seconds; whether each has."""
+        return await self._until(lambda: all(each.view in HEARD for each in self.hubs_status()), timeout)
 
     # --- what this process runs -------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from mesh.clock import Clock, Timer
 from mesh.discovery.admission import NAME_CHARS, Limits, read_records
 from mesh.discovery.record import Instance
 from mesh.discovery.registry import Counts, News, Registry
+from mesh.discovery.shapes import Shapes
 from mesh.errors import Forbidden, MeshError, ProtocolViolation, SetupError, TooLarge
 from mesh.policy.access import Access
 from mesh.protocol.codec import Reader, Writer
@@ -28,6 +29,7 @@ from mesh.protocol.messages import (
     HELLO,
     LEARNED,
     LEAVE,
+    LOADS,
     PING,
     PONG,
     REGISTER,
@@ -94,6 +96,7 @@ class Hub:
         self._lease_s = lease_s
         self._learn_s = learn_s
         self.registry = self._fresh()
+        self.shapes = Shapes()
         self._listener: Listener | None = None
         self._ticking: Timer | None = None
         self._telling: asyncio.Handle | None = None
@@ -210,6 +213,7 @@ class Peer:
         self._writer = Writer()
         self._sealed: list[list[Buffer]] = []
         self._largest = 0
+        self._hears_loads = False
 
     # --- Session ----------------------------------------------------------------------------------
 
@@ -248,10 +252,13 @@ class Peer:
         self._channel.wake()
 
     def tell(self, news: list[News]) -> None:
-        """Send numbered news."""
+        """Send news."""
         for item in news:
             if item.learned:
                 self._writer.add(LEARNED, item.number)
+            elif item.loads:
+                if self._hears_loads:
+                    self._writer.add_body((LOADS,), item.loads)
             else:
                 self._writer.add_body((CHANGE, item.number), item.records, (item.gone,))
                 # The writer counts bodies only, and a frame is limited: each long list ends one.
@@ -282,6 +289,8 @@ class Peer:
         # An identity is a claim: leases are held by who has proved to hold a key, under the identity that it gives.
         self._holder = f"{self._channel.user}/{identity}" if self._channel.user else identity
         self._largest = message[4]
+        meta = (message[5] if len(message) > 5 else None) or {}
+        self._hears_loads = "loads" in meta.get("hears", "").split()
         hub = self._hub
         about = {"role": "hub", "lease_ms": str(_ms(hub.registry.lease_s))}
         self.say(WELCOME, VERSION, hub.identity, hub.epoch, 0, MAX_MESSAGE, about)
@@ -289,7 +298,7 @@ class Peer:
     def _register(self, message: list[Any]) -> None:
         _, request, body = message
         hub = self._hub
-        records = read_records(body, hub.limits)
+        records = read_records(body, hub.limits, hub.shapes)
         if hub.access is not None:
             self._check_serving(hub.access, records)
         hub.registry.register(self._holder, records, hub.now())

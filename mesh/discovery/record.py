@@ -95,7 +95,8 @@ class Instance(msgspec.Struct, omit_defaults=True, frozen=True):
         endpoint: where its worker's ROUTER listens. "" for a mere listener that answers no calls.
         events: where its worker's SUB listens; "" when it subscribes to nothing for every instance.
         subscriptions: what it hears of as it is emitted; `durable`: what it hears of from the log.
-        load: calls in hand divided by the worker's limit, 0.0 to 1.0, as of the last renewal.
+        load: calls in hand divided by `places`, 0.0 to 1.0, as of the last renewal.
+        places: how many calls it runs at once; 0 where that is not told.
     """
 
     service: str
@@ -115,3 +116,4 @@ class Instance(msgspec.Struct, omit_defaults=True, frozen=True):
     load: float = 0.0
     tasks: dict[str, TaskRecord] = {}
     durable: list[Subscription] = []
+    places: int = 0

@@ -17,15 +17,19 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from mesh.discovery.admission import Limits, encode_record, encode_records
+from mesh.discovery.admission import Limits, encode_loads, encode_record, encode_records
 from mesh.discovery.record import Instance
 from mesh.discovery.table import EXPIRED, LEFT
 from mesh.errors import Overloaded, ProtocolViolation
 
-# Load is advice for people and for the first choice of an instance; callers measure what they use. Broadcasting each
-# renewal's load would cost instances × watchers records every second, for numbers that are old when they arrive. So
-# it is told when it moved by more than a tenth, which also keeps one that swings around a value quiet.
+# Load is advice for people and for the first choice of an instance; callers measure what they use. Telling each
+# renewal's load would cost instances × watchers numbers every second, old when they arrive. So it is told when it
+# moved by more than a tenth, which also keeps one that swings around a value quiet; and without the record, which
+# has not changed: 30 bytes for 5 KB.
 LOAD_STEP = 0.1
+
+#: Loads are gathered for so long, and then told in one message. The first one after a silence waits for a tick only.
+LOADS_S = 1.0
 
 #: `tick` is called this often per lease: an expiry is seen at most a twentieth of a lease late.
 TICKS_PER_LEASE = 20
@@ -52,12 +56,13 @@ class Counts(msgspec.Struct):
 
 
 class News(NamedTuple):
-    """One numbered message for every watcher: a change, or (`learned`) the end of learning."""
+    """One message for every watcher: a change, the end of learning (`learned`), or `loads`, which has no number."""
 
     number: int
     learned: bool = False
     records: bytes = b""
     gone: list[list[Any]] = []
+    loads: bytes = b""
 
 
 class Lease:
@@ -66,7 +71,7 @@ class Lease:
     __slots__ = ("encoded", "expires_at", "peer", "record", "size")
 
     def __init__(self, record: Instance, encoded: msgspec.Raw, peer: str, expires_at: float) -> None:
-        self.record = record  # its load is the one that was told last
+        self.record = record  # its load is the one that was told last, or is about to be
         self.encoded: msgspec.Raw | None = encoded  # None: to be encoded again when it is next told
         self.size = memoryview(encoded).nbytes
         self.peer = peer
@@ -97,6 +102,9 @@ class Registry:
         self._held: dict[str, int] = {}
         self._changed: dict[str, None] = {}
         self._gone: dict[str, tuple[int, str]] = {}
+        self._moved: dict[str, None] = {}  # whose load is to be told
+        self._loads_at = now  # not before
+        self._loads_due = False
         self._has_learned = False
         self._snapshot: tuple[int, bytes] | None = None
 
@@ -139,8 +147,9 @@ class Registry:
                 self.counts.superseded += 1
                 continue
             if lease is not None:
-                if lease.record.epoch == record.epoch and _says_nothing_new(record, lease.record):
+                if lease.record.epoch == record.epoch and _is_same_but_for_load(record, lease.record):
                     self._hold(lease, peer, now)
+                    self._note_load(lease, record.load)
                     continue
                 self._drop(instance_id, lease)
             self._leases[instance_id] = lease = Lease(record, raw, peer, now + self.lease_s)
@@ -180,10 +189,7 @@ class Registry:
                 continue
             lease.expires_at = expires_at
             leases.move_to_end(instance_id)
-            if abs(load - lease.record.load) > LOAD_STEP:
-                lease.record = msgspec.structs.replace(lease.record, load=float(load))
-                lease.encoded = None
-                self._changed[instance_id] = None
+            self._note_load(lease, load)
         self.counts.renewed += len(renewals) - len(unknown)
         self.counts.unknown += len(unknown)
         return unknown
@@ -208,7 +214,10 @@ class Registry:
     # --- time -------------------------------------------------------------------------------------
 
     def tick(self, now: float) -> None:
-        """Let what is due happen: leases run out, learning ends. Call it every `tick_s`."""
+        """Let what is due happen: leases run out, learning ends, loads are told. Call it every `tick_s`."""
+        if self._moved and now >= self._loads_at:
+            self._loads_at = now + LOADS_S
+            self._loads_due = True
         if now - self._ticked_at > self.lease_s / 2:
             self.counts.deaf += 1
             self.learning = True
@@ -230,11 +239,12 @@ class Registry:
 
     @property
     def has_news(self) -> bool:
-        return bool(self._changed or self._gone or self._has_learned)
+        return bool(self._changed or self._gone or self._has_learned or self._loads_due)
 
     def take_news(self) -> list[News]:
-        """What happened since the last call, as numbered news. "Learned" comes last, so that whoever registered in
-        its very tick is listed before absence begins to mean gone."""
+        """What happened since the last call, as numbered news. "Learned" comes behind the changes, so that whoever
+        registered in its very tick is listed before absence begins to mean gone; and loads behind the records whose
+        they are."""
         news: list[News] = []
         gone = [[key, epoch, reason] for key, (epoch, reason) in self._gone.items()]
         while len(gone) > GONE_AT_ONCE:
@@ -250,6 +260,9 @@ class Registry:
             self.number += 1
             news.append(News(self.number, learned=True))
             self._has_learned = False
+        if self._loads_due:
+            self._loads_due = False
+            news.append(News(self.number, loads=self._take_loads()))
         return news
 
     def snapshot(self) -> bytes:
@@ -258,6 +271,11 @@ class Registry:
             body = encode_records([self._encoded(lease) for lease in self._leases.values()])
             self._snapshot = (self.number, body)
         return self._snapshot[1]
+
+    def _take_loads(self) -> bytes:
+        leases = self._leases
+        moved, self._moved = self._moved, {}
+        return encode_loads([(key, leases[key].record.load) for key in moved])
 
     # --- leases -----------------------------------------------------------------------------------
 
@@ -296,6 +314,13 @@ class Registry:
         lease.expires_at = now + self.lease_s
         self._leases.move_to_end(lease.record.id)
 
+    def _note_load(self, lease: Lease, load: float) -> None:
+        if abs(load - lease.record.load) > LOAD_STEP:
+            lease.record = msgspec.structs.replace(lease.record, load=float(load))
+            lease.encoded = None
+            self._moved[lease.record.id] = None
+            self._snapshot = None
+
     def _release(self, peer: str) -> None:
         self._held[peer] -= 1
         if not self._held[peer]:
@@ -303,6 +328,7 @@ class Registry:
 
     def _drop(self, instance_id: str, lease: Lease) -> None:
         del self._leases[instance_id]
+        self._moved.pop(instance_id, None)
         self._bytes -= lease.size
         self._release(lease.peer)
 
@@ -317,7 +343,5 @@ class Registry:
         return lease.encoded
 
 
-def _says_nothing_new(record: Instance, listed: Instance) -> bool:
-    if abs(record.load - listed.load) > LOAD_STEP:
-        return False
+def _is_same_but_for_load(record: Instance, listed: Instance) -> bool:
     return record == listed or msgspec.structs.replace(record, load=listed.load) == listed

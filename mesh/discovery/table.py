@@ -24,6 +24,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+import msgspec
+
 from mesh.discovery.record import Instance
 from mesh.discovery.view import (
     ABSENT,
@@ -34,6 +36,7 @@ from mesh.discovery.view import (
     GAPPED,
     LEARN,
     LEARNED,
+    LOADS,
     LOSE,
     View,
 )
@@ -50,11 +53,13 @@ FLOOR_GRACES = 4
 
 
 class Change(NamedTuple):
-    """What became different in one step. `left` is to be acted on before `joined`: an id may stand in both."""
+    """What became different in one step. `left` is to be acted on before `joined`: an id may stand in both. When
+    `only_loads`, nothing else is new of those that were `updated`."""
 
     joined: tuple[Instance, ...] = ()
     left: tuple[tuple[Instance, str], ...] = ()
     updated: tuple[Instance, ...] = ()
+    only_loads: bool = False
 
     def __bool__(self) -> bool:
         return bool(self.joined or self.left or self.updated)
@@ -75,7 +80,8 @@ class Table:
         grace_s: the hubs' lease, which bounds how long a living instance may be unknown to a hub.
         """
         self.grace_s = grace_s
-        #: Grows with every change; for those who keep something that they worked out from the table.
+        #: Grows with every change, but for that of loads; for those who keep something that they worked out from the
+        #: table.
         self.version = 0
         self._views: dict[str, View] = {}
         self._current: dict[str, Instance] = {}
@@ -199,6 +205,23 @@ class Table:
         gone: dict[str, str] = {}
         self._contradict(missing, gone)
         return self._settle(missing, view, gone)
+
+    def loads(self, hub: str, loads: Iterable[tuple[str, float]], now: float = 0.0) -> Change:
+        """What a hub says of the loads of some that it lists; others are passed over."""
+        view = self._views.setdefault(hub, View())
+        view.enter(LOADS, now)
+        updated: list[Instance] = []
+        for instance_id, load in loads:
+            if instance_id not in view.records:
+                continue
+            # A claim's epoch is that of what stands (see `_claim`); of the rest of the record this says nothing.
+            record = self._current[instance_id]
+            if record.load != load:
+                record = msgspec.structs.replace(record, load=load)
+                self._index(record)
+                updated.append(record)
+            view.records[instance_id] = record
+        return Change(updated=tuple(updated), only_loads=True) if updated else NOTHING
 
     def hub_lost(self, hub: str, now: float = 0.0) -> Change:
         """The connection to a hub is gone. What it said is kept, as stale, so the change is empty."""

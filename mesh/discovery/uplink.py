@@ -13,8 +13,9 @@ from typing import Any, Final
 import msgspec
 
 from mesh.clock import Clock, Timer
-from mesh.discovery.admission import read_news
+from mesh.discovery.admission import read_loads, read_news
 from mesh.discovery.holdings import Holdings
+from mesh.discovery.shapes import Shapes
 from mesh.discovery.table import Change, Table
 from mesh.errors import MeshError, ProtocolViolation
 from mesh.policy.backoff import Backoff
@@ -25,6 +26,7 @@ from mesh.protocol.messages import (
     HELLO,
     LEARNED,
     LEAVE,
+    LOADS,
     PING,
     PONG,
     REGISTER,
@@ -45,6 +47,10 @@ log = get_logger("mesh.discovery")
 #: The largest message a client takes. A hub's records are bounded below this (admission.Limits.hub_bytes), so that
 #: a snapshot always fits.
 MAX_MESSAGE: Final = 64 * 1024 * 1024
+
+
+#: What a process says of itself. It names the kinds that it hears beyond those of the first hubs.
+ABOUT: Final = {"role": "node", "hears": "loads"}
 
 
 class HubStatus(msgspec.Struct, frozen=True):
@@ -83,6 +89,7 @@ class Uplink:
         epoch: int,
         table: Table,
         holdings: Holdings,
+        shapes: Shapes,
         tell: Callable[[Change], None],
         backoff: Backoff,
         rng: random.Random,
@@ -96,6 +103,7 @@ class Uplink:
         self.epoch = epoch
         self.table = table
         self.holdings = holdings
+        self.shapes = shapes
         self.tell = tell
         self.clock = clock
         #: How often this hub wants renewals, once it has said so.
@@ -253,7 +261,7 @@ class HubSession:
 
     def opened(self) -> None:
         self.link = step(DIALLER, self.link, CONNECTED)
-        self.say(HELLO, VERSION, self._uplink.identity, self._uplink.epoch, MAX_MESSAGE, {"role": "node"})
+        self.say(HELLO, VERSION, self._uplink.identity, self._uplink.epoch, MAX_MESSAGE, ABOUT)
 
     def receive(self, frames: list[Buffer]) -> None:
         for message in self._reader.read(frames):
@@ -321,7 +329,7 @@ class HubSession:
     def _snapshot(self, message: list[Any]) -> None:
         _, hub_id, epoch, number, learning, body = message
         uplink = self._uplink
-        records = read_news(body, "snapshot")
+        records = read_news(body, "snapshot", uplink.shapes)
         now = uplink.clock.now()
         change = uplink.table.snapshot(uplink.endpoint, epoch, number, learning, records, now, hub_id=hub_id)
         self._asked = False
@@ -337,7 +345,8 @@ class HubSession:
                 case _:
                     raise ProtocolViolation(f"change: expected [id, epoch, reason], got {item!r:.80}")
         uplink = self._uplink
-        change = uplink.table.change(uplink.endpoint, number, read_news(body, "change"), gone, uplink.clock.now())
+        records = read_news(body, "change", uplink.shapes)
+        change = uplink.table.change(uplink.endpoint, number, records, gone, uplink.clock.now())
         if change is None:
             self._ask()
             return
@@ -352,6 +361,10 @@ class HubSession:
             self._ask()
             return
         uplink.tell(change)
+
+    def _loads(self, message: list[Any]) -> None:
+        uplink = self._uplink
+        uplink.tell(uplink.table.loads(uplink.endpoint, read_loads(message[1]), uplink.clock.now()))
 
     def _ping(self, message: list[Any]) -> None:
         self.say(PONG, message[1])
@@ -369,6 +382,7 @@ _NEWS: Final[dict[int, Callable[[HubSession, list[Any]], None]]] = {
     SNAPSHOT: HubSession._snapshot,
     CHANGE: HubSession._change,
     LEARNED: HubSession._learned,
+    LOADS: HubSession._loads,
     PING: HubSession._ping,
 }
 

@@ -22,6 +22,7 @@ FIRST_WORDS: Final = "a snapshot of a learning hub"
 ALL_WORDS: Final = "a snapshot"
 CHANGE: Final = "a change"
 LEARN: Final = "learned"
+LOADS: Final = "loads"
 GAP: Final = "a gap in the numbers"
 LOSE: Final = "the loss of the hub"
 
@@ -34,18 +35,21 @@ VIEW: Final[dict[tuple[str, str], str]] = {
     (LEARNING, ALL_WORDS): LEARNED,
     (LEARNING, CHANGE): LEARNING,
     (LEARNING, LEARN): LEARNED,
+    (LEARNING, LOADS): LEARNING,
     (LEARNING, GAP): GAPPED,
     (LEARNING, LOSE): ABSENT,
     (LEARNED, FIRST_WORDS): LEARNING,
     (LEARNED, ALL_WORDS): LEARNED,
     (LEARNED, CHANGE): LEARNED,
     (LEARNED, LEARN): LEARNED,  # a hub that was deaf for a while learns again, and says so again
+    (LEARNED, LOADS): LEARNED,
     (LEARNED, GAP): GAPPED,
     (LEARNED, LOSE): ABSENT,
     (GAPPED, FIRST_WORDS): LEARNING,
     (GAPPED, ALL_WORDS): LEARNED,
     (GAPPED, CHANGE): GAPPED,
     (GAPPED, LEARN): GAPPED,
+    (GAPPED, LOADS): GAPPED,  # they have no numbers, and what is listed stands
     (GAPPED, GAP): GAPPED,
     (GAPPED, LOSE): ABSENT,
 }

@@ -96,6 +96,8 @@ class Catalog:
 
     def on_change(self, change: Change | Any) -> None:
         """Follow the table: to be called by the agent."""
+        if change.only_loads:
+            return
         services = {instance.service for instance in (*change.joined, *change.updated)}
         services.update(instance.service for instance, _ in change.left)
         for service in services:

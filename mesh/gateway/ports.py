@@ -50,6 +50,9 @@ class Change(Protocol):
     @property
     def updated(self) -> Sequence[Instance]: ...
 
+    @property
+    def only_loads(self) -> bool: ...
+
 
 class Table(Protocol):
     """Who runs, as far as this process knows."""

@@ -43,6 +43,7 @@ WATCH: Final = 53
 SNAPSHOT: Final = 54
 CHANGE: Final = 55
 LEARNED: Final = 56
+LOADS: Final = 57
 
 # --- how a body is encoded --------------------------------------------------------------------------
 MSGPACK: Final = 0
@@ -102,6 +103,8 @@ GRAMMAR: Final[dict[int, tuple[str, int, tuple[Any, ...]]]] = {
     CHANGE: ("change", 3, (int, _BODY, list)),
     # learned: number. From here on absence means gone.
     LEARNED: ("learned", 1, (int,)),
+    # loads: body (array of [instance id, load]). Not numbered: what comes later counts.
+    LOADS: ("loads", 1, (_BODY,)),
 }
 
 NAMES: Final = {kind: grammar[0] for kind, grammar in GRAMMAR.items()}

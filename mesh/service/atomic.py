@@ -84,5 +84,5 @@ class Atomic:
 
 def _attempt() -> TaskContext | None:
     """The attempt that the running code belongs to; None also for what a handler left running behind it."""
-    attempt = current_task()
+    attempt = current_task(None)
     return None if attempt is None or attempt.over else attempt

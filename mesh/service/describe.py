@@ -145,8 +145,11 @@ def record(
     endpoint: str = "",
     events: str = "",
     meta: dict[str, str] | None = None,
+    places: int = 0,
 ) -> Instance:
     """What an instance of the class tells the registry of itself; `meta` adds to the class's own.
+
+    `places` is how many calls it runs at once; 0: not told.
 
     Raises:
         BadDeclaration: an annotation cannot be resolved, or a type cannot travel.
@@ -177,6 +180,7 @@ def record(
         ],
         meta={**cls.meta, **(meta or {})},
         doc=_doc(cls),
+        places=places,
     )
 
 

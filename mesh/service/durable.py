@@ -134,7 +134,7 @@ class Durable:
             return deferred
         gathering = self._deferring
         if gathering is None:
-            gathering = self._deferring = Gathering(self._defer_all, "mesh.tasks defer")
+            gathering = self._deferring = Gathering(self._defer_all, "mesh.tasks defer", halves=True)
 
         def told(answer: Ticket | BaseException) -> None:
             if deferred.done():
@@ -218,7 +218,7 @@ class Durable:
     async def _append(self, event: NewEvent) -> None:
         gathering = self._appending
         if gathering is None:
-            gathering = self._appending = Gathering(self._append_all, "mesh.events append")
+            gathering = self._appending = Gathering(self._append_all, "mesh.events append", halves=True)
         stored: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
         def told(answer: int | BaseException) -> None:

@@ -28,6 +28,7 @@ from mesh.service.rpc import Rpc
 from mesh.service.verbs import DurableVerbs
 from mesh.telemetry.logs import get_logger
 from mesh.telemetry.metrics import Recorder
+from mesh.transport.advertise import unreachable
 from mesh.transport.contract import Transport
 from mesh.transport.zmq_transport import from_settings
 
@@ -92,6 +93,7 @@ class Node(CallVerbs, DurableVerbs):
             settings=settings.calls,
             recorder=self.recorder,
             rng=self.rng,
+            home=lambda service: settings.mesh.host if settings.service(service).prefer_local else "",
         )
         self.bus = Bus(
             self.transport,
@@ -148,7 +150,10 @@ class Node(CallVerbs, DurableVerbs):
             access=Access(self.settings.access.allow) if self.settings.access is not None else None,
         )
         self.server.host(control_methods(self), CONTROL_LIMIT, CONTROL_LIMIT)
-        return await self.server.start(endpoint or self.transport.endpoint(self.identity))
+        bound = await self.server.start(endpoint or self.transport.endpoint(self.identity))
+        if why := unreachable(bound, self.settings.mesh.hubs):
+            log.warning("other hosts cannot call this process", endpoint=bound, reason=why)
+        return bound
 
     async def close(self) -> None:
         """Leave the hubs, end what is under way with errors, close every socket. Harmless the second time."""

@@ -6,6 +6,7 @@ Leaves to others: types (describe), deferring (tasks.deferring).
 
 from __future__ import annotations
 
+import difflib
 import inspect
 from collections.abc import Callable
 from typing import Any, Final, Protocol
@@ -115,7 +116,10 @@ class Targets:
         if instances and name not in self._told and len(self._told) < MOST_NAMES:
             # Not refused: a release that brings the task may be on its way. The engine buries it if none comes.
             self._told.add(name)
-            log.warning("no instance of the service declares this task", task=name)
+            declared = sorted({known for instance in instances for known in instance.tasks})
+            near = difflib.get_close_matches(task[:100], declared, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else "" if declared else "; it has no tasks at all"
+            log.warning(f"no instance of the service declares this task{hint}", task=name)
         return Target(name, keep_s=self._settings.keep_s)
 
 

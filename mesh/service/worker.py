@@ -191,6 +191,7 @@ class Worker:
                     pid=os.getpid(),
                     endpoint=endpoint,
                     events=self._inbox.endpoint,
+                    places=self._gates[service.name].concurrency,
                 )
             )
         self.instance_ids = [one.id for one in records]

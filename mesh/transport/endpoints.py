@@ -30,6 +30,9 @@ LOCK_SUFFIX = ".lock"
 KEY_MARK = "?key="
 _KEY = re.compile(r"[0-9a-f]{64}")
 
+#: What means "every address of this host" to whoever binds, and nothing useful to whoever connects.
+ANYWHERE = ("*", "0.0.0.0", "[::]")
+
 _SHAPES = "write ipc:///absolute/path.sock, tcp://host:port, tcp://host:* or mem://name"
 _MEND_PATH = "set mesh.run_dir to a shorter directory"
 
@@ -59,6 +62,11 @@ class Endpoint:
         if self.kind == "tcp":
             return f"tcp://{self.address}:{'*' if self.port is None else self.port}"
         return f"{self.kind}://{self.address}"
+
+    @property
+    def wildcard(self) -> bool:
+        """Whether it stands for every address of the host that listens there."""
+        return self.kind == "tcp" and self.address in ANYWHERE
 
     @property
     def exposed(self) -> bool:
@@ -120,7 +128,7 @@ def _parse_tcp(text: str, rest: str, *, dialling: bool) -> Endpoint:
     host, separator, port = rest.rpartition(":")
     if not separator or not host or (":" in host and not (host[0] == "[" and host[-1] == "]")):
         raise BadEndpoint(f"{text!r} needs a host and a port: write tcp://host:port, for IPv6 tcp://[::1]:port")
-    if dialling and "*" in (host, port):
+    if dialling and (host in ANYWHERE or port == "*"):
         raise BadEndpoint(f"{text!r} cannot be connected to: give the host and the port it was bound to")
     if port == "*":
         return Endpoint("tcp", host, key=key)

@@ -59,6 +59,13 @@ def make(context: Context, kind: int, options: LinkOptions, endpoint: str = "") 
     # The peer, too, forgets us when we fall silent: TTL is in units of 100 ms on the wire.
     socket.setsockopt(zmq.HEARTBEAT_TTL, int(options.heartbeat_timeout_s * 1000))
     socket.setsockopt(zmq.HANDSHAKE_IVL, int(options.connect_timeout_s * 1000))
+    # A publisher connects by itself: not with the kernel's patience, whose tries soon are a minute apart.
+    socket.setsockopt(zmq.CONNECT_TIMEOUT, int(options.connect_timeout_s * 1000))
+    # libzmq sends no ping while a message is half sent, and each message that comes ends the wait for the next sign of
+    # life (4.3.5, stream_engine_base.cpp: out_event, decode_and_push). So a link that is cut in the middle of large
+    # bodies may last until TCP gives up, a quarter of an hour later. Twice the silence, since a peer that is busy and
+    # lets its buffers fill takes nothing either, and busy is not dead.
+    socket.setsockopt(zmq.TCP_MAXRT, int(options.heartbeat_timeout_s * 2000))
     allow_ipv6(socket, endpoint)
     return socket
 

@@ -10,6 +10,7 @@ import asyncio
 import itertools
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import zmq
 from mesh.config import Settings
 from mesh.errors import AddressInUse, BadEndpoint, SetupError
 from mesh.telemetry.metrics import Recorder
+from mesh.transport.advertise import advertised
 from mesh.transport.contract import Buffer, Listener, MakeSession, Publisher, Subscriber
 from mesh.transport.curve import Expectation, check_exposed, dress_listener, explain_stranger, with_key
 from mesh.transport.curve_guard import EVENTS as GUARDED
@@ -47,6 +49,7 @@ class ZmqTransport:
         options: heartbeats, limits and time-outs of every link.
         ring: this process's keys; with them every tcp link has CURVE, without them tcp stays on this host.
         recorder: counts refused links.
+        advertise: (endpoint as bound) -> the one that others are told; see advertise.advertised.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class ZmqTransport:
         options: LinkOptions | None = None,
         ring: Keyring | None = None,
         recorder: Recorder | None = None,
+        advertise: Callable[[str], str] = lambda bound: bound,
     ) -> None:
         self._run_dir = run_dir
         self._bind = bind
@@ -68,6 +72,7 @@ class ZmqTransport:
         self._closing = False
         self._swept = False
         self._ring = ring
+        self._advertise = advertise
         self._refusals = Refusals(recorder)
         self._zap: Zap | None = None
         self._unfollow: Callable[[], None] | None = None
@@ -101,14 +106,14 @@ class ZmqTransport:
 
         monitor = Monitor(socket, heard, WATCHED if where.kind == "ipc" else WATCHED | GUARDED)
         try:
-            bound, claim = self._bind_socket(socket, where)
+            bound, told, claim = self._bind_socket(socket, where)
         except BaseException:
             monitor.close()
             socket.close()
             raise
         guard = self._guard(bound)
         listener = RouterListener(
-            socket, with_key(bound, self._ring), accept, self._options, claim, self._owned.discard, guard
+            socket, with_key(told, self._ring), accept, self._options, claim, self._owned.discard, guard
         )
         listener.watch(monitor)
         self._owned.add(listener)
@@ -136,7 +141,7 @@ class ZmqTransport:
         if where.kind == "tcp" and self._ring is not None:
             monitor = Monitor(socket, heard, WATCHED | GUARDED)
         try:
-            bound, claim = self._bind_socket(socket, where)
+            bound, told, claim = self._bind_socket(socket, where)
         except BaseException:
             if monitor is not None:
                 monitor.close()
@@ -144,7 +149,7 @@ class ZmqTransport:
             raise
         guard = self._guard(bound)
         subscriber = ZmqSubscriber(
-            socket, with_key(bound, self._ring), on_event, claim, self._owned.discard, guard, monitor
+            socket, with_key(told, self._ring), on_event, claim, self._owned.discard, guard, monitor
         )
         self._owned.add(subscriber)
         return subscriber
@@ -162,8 +167,9 @@ class ZmqTransport:
             if explained is not None:
                 self._refusals.note(explained[0], at, explained[1], endpoint=at)
 
-    def _bind_socket(self, socket: Socket, where: Endpoint) -> tuple[str, Claim | None]:
-        """Bind without taking a live endpoint away; the address as bound, and the claim that keeps it ours."""
+    def _bind_socket(self, socket: Socket, where: Endpoint) -> tuple[str, str, Claim | None]:
+        """Bind without taking a live endpoint away; the address as bound, the one that others are told, and the claim
+        that keeps it ours."""
         endpoint = where.where
         check_exposed(where, self._ring)
         claim: Claim | None = None
@@ -189,7 +195,8 @@ class ZmqTransport:
                 ) from exc
             raise BadEndpoint(f"{endpoint}: cannot be bound: {exc.strerror}") from exc
         last: Any = socket.getsockopt(zmq.LAST_ENDPOINT)
-        return last.rstrip(b"\0").decode(), claim
+        bound = last.rstrip(b"\0").decode()
+        return bound, self._advertise(bound), claim
 
     def _follow_keys(self, ring: Keyring) -> None:
         """Before the first socket with keys: answer libzmq's questions, and look for changes. Harmless the second
@@ -243,6 +250,7 @@ def from_settings(settings: Settings, role: str = "client", recorder: Recorder |
         bind=settings.mesh.bind,
         ring=ring_for(settings.keys, role, settings.mesh.host),
         recorder=recorder,
+        advertise=partial(advertised, named=settings.mesh.advertise, hubs=() if role == "hub" else settings.mesh.hubs),
         options=LinkOptions(
             heartbeat_s=links.heartbeat_s,
             heartbeat_timeout_s=links.heartbeat_timeout_s,

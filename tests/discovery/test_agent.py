@@ -252,6 +252,31 @@ async def test_load_travels_with_renewals_and_coarsely(world, make):
     assert reader.table.get("a-1").load == 1.0
 
 
+async def test_loads_are_told_to_those_who_ask_for_them(world, make):
+    """A process of an earlier release, which does not know them, hears nothing that it would have to refuse."""
+    await world.hub()
+    worker, reader = await world.agent("w1"), await world.agent("w2")
+    transport = MemoryTransport(world.network)
+    world.transports["earlier"] = transport
+    strangers = []
+    frames = [one(1, 1, "earlier", 1, 10**6, {"role": "node"}), one(WATCH)]
+    transport.dial("mem://hub", lambda channel: strangers.append(Stranger(channel, *frames)) or strangers[0])
+    worker.register(make("a-1"), make("a-2"))
+    await world.clock.advance(6.0)
+    changes = []
+    reader.on_change(changes.append)
+    heard = len(strangers[0].heard)
+    for load in (0.5, 1.0):
+        worker.update_load("a-1", load)
+        worker.update_load("a-2", load)
+        await world.clock.advance(1.5)
+    assert [sorted((each.id, each.load) for each in change.updated) for change in changes] == [
+        [("a-1", 0.5), ("a-2", 0.5)],
+        [("a-1", 1.0), ("a-2", 1.0)],
+    ]
+    assert len(strangers[0].heard) == heard
+
+
 async def test_changes_of_one_turn_reach_watchers_as_one(world, make):
     """Two hundred workers that register at once are few messages to each watcher."""
     hub = await world.hub()
@@ -455,6 +480,7 @@ async def test_a_stranger_is_told_why_it_is_cut_and_others_do_not_notice(world, 
         [one(2, 1, "h", 1, 0, 10**6), one(55, 1, b"\x90", [])],
         [one(2, 1, "h", 1, 0, 10**6), one(54, "h", 1, 1, False, b"\xc0")],
         [one(2, 1, "h", 1, 0, 10**6), one(54, "h", 1, 1, False, b"\x90"), one(55, 2, b"\x90", [["a-1", "1", 7]])],
+        [one(2, 1, "h", 1, 0, 10**6), one(54, "h", 1, 1, False, b"\x90"), one(57, b"\x91\x92\x01\x02")],
         [one(2, 1, "h", 1, 0, 10**6), one(49, 1, 5000, 0)],
         [one(2, 1, "h", 1, 0, 10**6, {"role": "worker"})],
         [one(2, 7, "h", 1, 0, 10**6)],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from mesh.discovery.admission import Limits, read_news
+from mesh.discovery.admission import Limits, read_loads, read_news
 from mesh.discovery.registry import Registry
 from mesh.errors import Overloaded, ProtocolViolation
 
@@ -40,12 +40,14 @@ class Hub:
         return [record.id for record in read_news(self.registry.snapshot(), "snapshot")]
 
     def news(self):
-        """[(number, ids that came or changed, gone)] and "learned"."""
+        """[(number, ids that came or changed, gone)] and "learned"; loads apart, as they were last told."""
+        news = self.registry.take_news()
+        self.loads = dict(read_loads(news.pop().loads)) if news and news[-1].loads else {}
         return [
             (item.number, "learned")
             if item.learned
             else (item.number, [record.id for record in read_news(item.records, "change")], item.gone)
-            for item in self.registry.take_news()
+            for item in news
         ]
 
 
@@ -189,10 +191,41 @@ def test_load_is_told_coarsely(hub, make):
         hub.renew("w1", ["a-1", 1, load])
         assert hub.news() == []
     hub.renew("w1", ["a-1", 1, 0.15])
-    assert hub.news() == [(2, ["a-1"], [])]
     assert read_news(hub.registry.snapshot(), "snapshot")[0].load == 0.15
+    hub.move(0.25)
+    assert (hub.news(), hub.loads) == ([], {"a-1": 0.15})
     hub.renew("w1", ["a-1", 1, 0.2])
-    assert hub.news() == []
+    hub.move(2.0)
+    assert (hub.news(), hub.loads) == ([], {})
+
+
+def test_loads_are_gathered_for_a_second(hub, make):
+    """All that moved, once, as it is when it is told; nothing of those that went or were told with their record."""
+    hub.register("w1", make("a-1"), make("a-2"), make("a-3"), make("a-4"))
+    hub.news()
+    hub.renew("w1", ["a-1", 1, 0.5])
+    hub.move(0.25)
+    hub.news()
+    assert hub.loads == {"a-1": 0.5}
+    hub.renew("w1", ["a-1", 1, 0.9], ["a-2", 1, 0.3], ["a-3", 1, 0.3], ["a-4", 1, 0.3])
+    hub.move(0.5)
+    assert (hub.news(), hub.loads) == ([], {})
+    hub.renew("w1", ["a-1", 1, 0.2])
+    hub.registry.leave("w1", [["a-2", 1]])
+    hub.register("w1", make("a-3", version="2", load=0.3))
+    hub.register("w1", make("a-4", load=0.6))
+    assert hub.news() == [(2, ["a-3"], [["a-2", 1, "left"]])]
+    hub.move(0.5)
+    assert (hub.news(), hub.loads) == ([], {"a-1": 0.2, "a-4": 0.6})
+
+
+def test_a_snapshot_shows_the_load_of_now(hub, make):
+    """Also one that was encoded before, and with no news since."""
+    hub.register("w1", make("a-1"))
+    hub.news()
+    hub.registry.snapshot()
+    hub.renew("w1", ["a-1", 1, 0.5])
+    assert read_news(hub.registry.snapshot(), "snapshot")[0].load == 0.5
 
 
 def test_a_hub_that_starts_learns_before_it_declares_anybody_gone(make):

@@ -276,6 +276,34 @@ def test_the_latest_word_on_a_record_counts(table, make):
     assert table.get("a-1").load == 0.6
 
 
+def test_loads_change_the_records_that_their_hub_lists(table, make):
+    """They come as updates; what several hubs say alike is said once, and of what is not listed nothing comes to be."""
+    table.snapshot("h1", 1, 0, False, [make("a-1"), make("a-2")])
+    table.snapshot("h2", 1, 0, False, [make("a-1")])
+    version = table.version
+    change = table.loads("h1", [("a-1", 0.5), ("a-2", 0.0), ("a-9", 0.5)])
+    assert (ids(change.updated), change.only_loads, table.version) == (["a-1"], True, version)
+    assert [record.load for record in table.instances("a")] == [0.5, 0.0]
+    assert not table.loads("h2", [("a-1", 0.5), ("a-2", 0.7)])
+    assert table.view("h2").records["a-1"] is table.view("h1").records["a-1"]
+    assert table.get("a-2").load == 0.0
+
+
+def test_of_two_hubs_the_one_heard_last_says_the_load(table, make):
+    """Also when it says what it has always said."""
+    table.snapshot("h1", 1, 0, False, [make("a-1")])
+    table.snapshot("h2", 1, 0, False, [make("a-1")])
+    table.loads("h1", [("a-1", 0.9)])
+    assert ids(table.loads("h2", [("a-1", 0.0)]).updated) == ["a-1"]
+    assert table.get("a-1").load == 0.0
+
+
+def test_loads_before_a_snapshot_are_a_violation(table):
+    """As every news."""
+    with pytest.raises(ProtocolViolation, match="sent loads before a snapshot"):
+        table.loads("h1", [("a-1", 0.9)])
+
+
 def test_a_changed_service_moves_the_instance(table, make):
     """The index by service follows the record."""
     table.snapshot("h1", 1, 0, False, [make("a-1")])

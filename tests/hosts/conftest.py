@@ -1,4 +1,4 @@
-"""Hosts on a network of their own; see host_network."""
+"""Hosts on a network of their own; see host_network. Deploying to them; see deploy_fleet."""
 
 from __future__ import annotations
 
@@ -9,18 +9,25 @@ from pathlib import Path
 
 import pytest
 
+from tests.deploy.deploy_project import ansible_missing, bundle
+
+from .deploy_fleet import Fleet, wrk_missing
 from .host_network import Network, missing
 
 ROOT = Path(__file__).parents[2]
 
 
+def require(why: str) -> None:
+    """Skips, by name, where this machine lacks something; MESH_REQUIRE_HOSTS=1 makes that a failure."""
+    if why and os.environ.get("MESH_REQUIRE_HOSTS") == "1":
+        pytest.fail(why)
+    if why:
+        pytest.skip(why)
+
+
 @pytest.fixture(scope="session")
 def hosts_can_be_made() -> None:
-    """Skips, by name, where this machine lacks something; MESH_REQUIRE_HOSTS=1 makes that a failure."""
-    if why := missing():
-        if os.environ.get("MESH_REQUIRE_HOSTS") == "1":
-            pytest.fail(why)
-        pytest.skip(why)
+    require(missing())
 
 
 @pytest.fixture(scope="module")
@@ -41,3 +48,14 @@ def network(hosts_can_be_made: None) -> Iterator[Network]:
         yield network
     finally:
         network.close()
+
+
+@pytest.fixture(scope="module")
+def fleet(request: pytest.FixtureRequest) -> Fleet:
+    """Two bare hosts; the wheels for them are on this machine already. Those that were built stay in pytest's cache."""
+    require(missing() or ansible_missing() or wrk_missing())
+    build = request.config.cache.mkdir("deploy")  # type: ignore[union-attr]
+    fleet = Fleet(request.getfixturevalue("bare_network"), build)
+    # The control host has no way out, so that nothing is downloaded while hosts are deployed to.
+    bundle(fleet.project, build)
+    return fleet

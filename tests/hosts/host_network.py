@@ -26,7 +26,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-NEEDED: Final = {"ip": "iproute2", "unshare": "util-linux", "nsenter": "util-linux", "sshd": "openssh-server"}
+NEEDED: Final = {
+    "ip": "iproute2",
+    "unshare": "util-linux",
+    "nsenter": "util-linux",
+    "sshd": "openssh-server",
+    "ps": "procps",
+}
 
 #: Addresses for tests of networks (RFC 2544): nobody else's, wherever this runs.
 SUBNET: Final = "198.18.0"
