@@ -12,10 +12,12 @@ import msgspec
 
 from mesh.cli import loop
 from mesh.cli.jobs import when
-from mesh.cli.output import json_option, note, wants_json, write_json
+from mesh.cli.output import for_people, json_option, note, wants_json, write_json, write_table
 from mesh.config.values import read_duration
+from mesh.errors import BadRequest
 from mesh.events.log import LoggedEvent
 from mesh.protocol.messages import JSON, MSGPACK
+from mesh.tasks.contract import QueueInfo
 
 PAGE = 500
 
@@ -23,7 +25,7 @@ PAGE = 500
 @click.group("events")
 @json_option
 def command() -> None:
-    """Read the log of durable events, and deliver from it again. `mesh tasks` shows who hears of them, and how far."""
+    """Read the log of durable events, deliver from it again, see who hears of them, and end who does no more."""
 
 
 @command.command("read")
@@ -95,6 +97,79 @@ def replay(subscription: str, offset: int | None, since: str | None) -> None:
         write_json({"subscription": subscription, "events": count})
     else:
         note(f"{subscription}: {count:,} events are delivered again")
+
+
+@command.command("subscriptions")
+@json_option
+def subscriptions() -> None:
+    """List durable handlers: what they hear, how far they are, and whether anybody runs them.
+
+    One without workers keeps every event that it has not had: start its service, or end it with `mesh events abandon`.
+    """
+    found = loop.run(_subscriptions())
+    if wants_json():
+        write_json(found)
+        return
+    if not found:
+        note("no durable handler was ever started here")
+        return
+    numbers = ("offset", "behind", "outstanding", "dead", "workers", "oldest")
+    rows = [
+        (
+            one.name,
+            " ".join(one.patterns),
+            str(one.position),
+            *(f"{value:,}" if value else "·" for value in (one.backlog, _outstanding(one), one.dead, one.workers)),
+            for_people(one.oldest_s) if one.ready else "·",
+        )
+        for one in found
+    ]
+    write_table(("subscription", "hears", *numbers), rows, right=numbers)
+
+
+async def _subscriptions() -> list[QueueInfo]:
+    async with loop.connected() as n:
+        queues = await n.durable.tasks.queues(timeout_s=n.durable.timeout_s)
+        return [queue for queue in queues if queue.patterns]
+
+
+def _outstanding(one: QueueInfo) -> int:
+    """Deliveries that were made and are not over."""
+    return one.ready + one.running + one.delayed + one.waiting
+
+
+@command.command("abandon")
+@click.argument("subscription", metavar="SERVICE.HANDLER")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@json_option
+def abandon(subscription: str, yes: bool) -> None:
+    """End the subscription of a durable handler that is gone for good, such as orders.audit.
+
+    It gets no events any more and keeps none from being forgotten; what it has not had, and its dead letters, are
+    dropped. Refused while a worker runs the handler. If it ever comes back, it begins anew.
+    """
+    known = {one.name: one for one in loop.run(_subscriptions())}
+    one = known.get(subscription)
+    if one is None:
+        raise BadRequest(f"there is no durable subscription {subscription!r}; there are: {', '.join(known) or 'none'}")
+    losses = (
+        (one.backlog, "events that it has not had"),
+        (_outstanding(one), "outstanding deliveries"),
+        (one.dead, "dead letters"),
+    )
+    dropped = ", ".join(f"{count:,} {what}" for count, what in losses if count) or "nothing that it has not had"
+    if not yes:
+        click.confirm(f"end {subscription}, and drop {dropped}?", abort=True, err=True)
+
+    async def end() -> int:
+        async with loop.connected() as n:
+            return await n.durable.engines.events.abandon(subscription, timeout_s=n.durable.timeout_s)
+
+    count = loop.run(end())
+    if wants_json():
+        write_json({"subscription": subscription, "deliveries": count, "events": one.backlog})
+    else:
+        note(f"{subscription} has ended; dropped: {dropped}")
 
 
 def _instant(text: str) -> float:

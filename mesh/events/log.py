@@ -70,5 +70,14 @@ class EventLog(Protocol):
             BadRequest: there is no such subscription, or not one of the two places was given.
         """
 
+    async def abandon(self, subscription: str, *, timeout_s: float) -> int:
+        """End a subscription that no worker has any more: it gets no events, keeps none from being forgotten, its
+        outstanding deliveries are cancelled and its dead ones dropped. How many those were. A worker that declares it
+        again begins anew.
+
+        Raises:
+            BadRequest: there is no such subscription, or a worker is attached to it.
+        """
+
     async def read(self, pattern: str, *, after: int = 0, limit: int = 100, timeout_s: float) -> list[LoggedEvent]:
         """A page of the log, in order; `after` is the last offset of the page before."""

@@ -6,12 +6,15 @@ Leaves to others: the context variable (calls.context), setting it (runner).
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar, overload
 
 import msgspec
 
 from mesh.calls.context import CURRENT
+from mesh.errors import SetupError
 from mesh.tasks.contract import Lease
+
+T = TypeVar("T")
 
 
 class Effects(Protocol):
@@ -91,7 +94,24 @@ class TaskContext(msgspec.Struct, eq=False):
         return msgspec.msgpack.decode(self.lease.prior) if self.lease.prior else None
 
 
-def current_task() -> TaskContext | None:
-    """The task or durable event that the running handler works at; None elsewhere, also in a plain call."""
+@overload
+def current_task() -> TaskContext: ...
+@overload
+def current_task(default: T, /) -> TaskContext | T: ...
+def current_task(*default: T) -> TaskContext | T:
+    """The task or durable event that the running handler works at.
+
+    Args:
+        default: what is given elsewhere, also in a plain call; `current_task(None)` asks whether there is one.
+
+    Raises:
+        SetupError: none is running, and no default was given.
+    """
     context = CURRENT.get()
-    return context if isinstance(context, TaskContext) else None
+    if isinstance(context, TaskContext):
+        return context
+    if default:
+        return default[0]
+    raise SetupError(
+        "current_task(): no task or durable event is running here; where there may be none, ask current_task(None)"
+    )

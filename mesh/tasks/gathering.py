@@ -1,7 +1,7 @@
 """What is asked for in one tick of the loop goes out as one request.
 
 Owns: gathering, the size of a request, and giving each asker its own answer or error.
-Leaves to others: the request itself (an engine's `defer` or `append`).
+Leaves to others: whether to send it in halves (pace), the request itself (an engine's `defer` or `append`).
 
 A hundred handlers that each defer a task in the same tick cost one commit and one message, and no task of the loop
 each: that is most of the speed of deferring.
@@ -13,17 +13,21 @@ import asyncio
 import copy
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
+from time import perf_counter
 from typing import Any, Final, Generic, TypeVar
 
 from mesh.errors import BadRequest, LeaseLost, Unavailable
+from mesh.tasks.pace import Pace
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
 #: A request goes out early at so many items: the rest of the tick is encoded while the engine works.
-MOST_ITEMS: Final = 256
+MOST_ITEMS: Final = 512
 #: Or at so many bytes: an engine works that off in a few milliseconds, so that nobody waits long behind it.
 MOST_BYTES: Final = 256 * 1024
+#: While requests are joined for a round (see pace), none waits longer than this for the one before it.
+JOIN_S: Final = 0.02
 
 #: What refuses all of a request because of one item: then each item is asked for alone.
 ONE_IS_WRONG: Final = (BadRequest, LeaseLost)
@@ -32,17 +36,23 @@ ONE_IS_WRONG: Final = (BadRequest, LeaseLost)
 class Gathering(Generic[Item, Answer]):
     """One kind of request. One event loop owns it."""
 
-    def __init__(self, send: Callable[[list[Item]], Awaitable[Sequence[Answer]]], name: str) -> None:
+    def __init__(
+        self, send: Callable[[list[Item]], Awaitable[Sequence[Answer]]], name: str, *, halves: bool = False
+    ) -> None:
         """Args:
         send: all of them at once; the answers in their order.
         name: of the loop's tasks, for people.
+        halves: who is answered mostly asks again at once, so a crowd may be better served in two halves (see pace).
         """
         self._send = send
         self._name = name
         self._items: list[Item] = []
         self._told: list[Callable[[Answer | BaseException], None]] = []
         self._bytes = 0
-        self._sending: set[asyncio.Task[None]] = set()
+        # Requests that are under way, with the number of their items; and the sum of those.
+        self._sending: dict[asyncio.Task[None], int] = {}
+        self._asked = 0
+        self._pace = Pace() if halves else None
         self._loop = asyncio.get_running_loop()
         # Nothing that surrounds one asker (a deadline, a trace, an atomic block) is to hold for all of them.
         self._context = Context()
@@ -58,22 +68,57 @@ class Gathering(Generic[Item, Answer]):
             told(Unavailable("this node is closed"))
             return
         if not self._items:
-            self._loop.call_soon(self._flush, context=self._context)
+            self._loop.call_soon(self._tick, context=self._context)
         self._items.append(item)
         self._told.append(told)
         self._bytes += size
         if len(self._items) >= MOST_ITEMS or self._bytes >= MOST_BYTES:
             self._context.run(self._flush)
 
+    def _tick(self) -> None:
+        """Send what the tick has brought; of much, one half before the other."""
+        count = len(self._items)
+        pace = self._pace
+        if pace is None or not count:
+            self._flush()
+            return
+        share = pace.share(count, self._asked, perf_counter())
+        if pace.joining:
+            self._loop.call_later(JOIN_S, self._stop_joining, pace, context=self._context)
+        elif share < count:
+            items, self._items = self._items[:share], self._items[share:]
+            told, self._told = self._told[:share], self._told[share:]
+            self._send_off(items, told)
+            # A step behind the first half all the way, or they would be joined again.
+            self._loop.call_soon(self._flush, context=self._context)
+        else:
+            self._flush()
+
+    def _stop_joining(self, pace: Pace) -> None:
+        """The request before takes its time: the engine may be away."""
+        if pace.joining:
+            pace.joining = False
+            self._flush()
+
     def _flush(self) -> None:
+        """Send everything."""
         if not self._items:
             return
         items, self._items = self._items, []
         told, self._told = self._told, []
         self._bytes = 0
+        self._send_off(items, told)
+
+    def _send_off(self, items: list[Item], told: list[Callable[[Answer | BaseException], None]]) -> None:
+        self._asked += len(items)
         task = self._loop.create_task(self._ask(items, told), name=self._name)
-        self._sending.add(task)
-        task.add_done_callback(self._sending.discard)
+        self._sending[task] = len(items)
+        task.add_done_callback(self._answered, context=self._context)
+
+    def _answered(self, task: asyncio.Task[None]) -> None:
+        self._asked -= self._sending.pop(task)
+        if not self._asked and self._pace is not None and self._pace.joining:
+            self._loop.call_soon(self._tick, context=self._context)
 
     async def _ask(self, items: list[Item], told: list[Callable[[Answer | BaseException], None]]) -> None:
         answers: Sequence[Any]

@@ -315,7 +315,7 @@ def _is_to_blame(error: mesh.MeshError) -> bool:
     """
     if isinstance(error, mesh.TryLater | mesh.LinkLost):
         return False
-    attempt = mesh.current_task()
+    attempt = mesh.current_task(None)
     return error.status < 500 or (attempt is not None and attempt.attempt - attempt.lost >= PATIENCE)
 
 

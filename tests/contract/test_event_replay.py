@@ -129,6 +129,31 @@ async def test_a_replay_outlives_a_restart(rig: Rig, engine: Engine) -> None:
     assert await hand.nothing()
 
 
+# --- ending -------------------------------------------------------------------------------------------------
+
+
+async def test_a_subscription_is_ended_when_nobody_has_it(rig: Rig, engine: Engine) -> None:
+    """Refused while a worker is attached; then it is gone with all that it had not got, and others are not touched."""
+    hand = await subscriber(rig, "order.*")
+    other = await subscriber(rig, "order.*", name="mail.confirm")
+    await append(engine, *(rig.event(body=number) for number in range(4)))
+    [first] = await hand.take(1)
+    await hand.settle(first, "dead", reason="failed", error="no")
+    with pytest.raises(BadRequest, match="worker"):
+        await engine.events.abandon("orders.audit", timeout_s=T_S)
+    await hand.leave()
+    assert await engine.events.abandon("orders.audit", timeout_s=T_S) == 4
+    assert "orders.audit" not in [queue.name for queue in await engine.tasks.queues(timeout_s=T_S) if queue.patterns]
+    with pytest.raises(BadRequest, match=r"mail\.confirm"):
+        await engine.events.abandon("orders.audit", timeout_s=T_S)
+    await append(engine, rig.event(body=4))
+    assert bodies(await other.run(5)) == [0, 1, 2, 3, 4]
+    hand = await subscriber(rig, "order.*")
+    assert await hand.nothing(), "it begins anew"
+    await append(engine, rig.event(body=5))
+    assert bodies(await hand.run(1)) == [5]
+
+
 # --- retention ----------------------------------------------------------------------------------------------
 
 

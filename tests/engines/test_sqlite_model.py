@@ -113,6 +113,8 @@ class Mesh:
             job.attempt += 1
             job.tries += 1
             job.session = session
+            # What an earlier attempt said may be refused from now on, also when this one is taken back.
+            job.settled = None
         return fit[:n]
 
     def again(self, job: Model, due_at: float) -> None:

@@ -12,6 +12,7 @@ from store_mesh import LEASE_S, QUEUE, Orders, Place, a_place
 from mesh.engines.contract import Unit
 from mesh.engines.sqlite.messages import WORK, encode
 from mesh.errors import DeadlineExceeded, LeaseLost, LockTaken, Unavailable, UnknownJob
+from mesh.service.service import Service
 from mesh.store.service import Store
 from mesh.tasks.contract import NewTask, Offer, Queue, Settlement
 
@@ -253,10 +254,20 @@ async def test_a_worker_that_does_not_read_holds_up_nobody(alone: Place) -> None
     await stream.aclose()
 
 
+class Idle(Service):
+    """Has nothing that could be deferred."""
+
+    name = "idle"
+
+
 async def test_tasks_that_no_worker_knows_are_dead_after_a_while(tmp_path: Path) -> None:
     """A name that was mistyped, or a task that is gone, does not wait for ever; other services' tasks do."""
-    async with a_place(tmp_path, Orders, tasks__unknown_after=20.0) as place:
-        await place.defer(NewTask("j1", "orders.chrage", b"\x90"), NewTask("j2", "mail.send", b"\x90"))
+    async with a_place(tmp_path, Orders, Idle, tasks__unknown_after=20.0) as place:
+        await place.defer(
+            NewTask("j1", "orders.chrage", b"\x90"),
+            NewTask("j2", "mail.send", b"\x90"),
+            NewTask("j3", "idle.charge", b"\x90"),
+        )
         await place.advance(15.0)
         assert await place.status("j1") == ("ready", 0, 0)
         await place.advance(10.0)
@@ -264,6 +275,11 @@ async def test_tasks_that_no_worker_knows_are_dead_after_a_while(tmp_path: Path)
         assert info is not None
         assert (info.status, info.reason) == ("dead", "unknown")
         assert "chrage" in info.error
+        # A service that has no tasks is not attached; the registry knows that it is there.
+        info = await place.engine.tasks.job("j3", timeout_s=1.0)
+        assert info is not None
+        assert (info.status, info.reason) == ("dead", "unknown")
+        assert "idle has no tasks at all" in info.error
         assert await place.status("j2") == ("ready", 0, 0)
 
 

@@ -13,6 +13,7 @@ from mesh.clock import ManualClock
 from mesh.engines.contract import Unit
 from mesh.engines.sqlite.disk import Damaged
 from mesh.errors import BadRequest, Overloaded, RemoteError, Unavailable, Unwritable
+from mesh.store.backlog import WORTH_HALVING
 from mesh.store.dispatch import Dispatch
 from mesh.store.turns import PAUSE_S, Turns
 from mesh.tasks.contract import Lease, NewTask, Queue, Settlement
@@ -70,6 +71,20 @@ async def test_what_comes_in_one_tick_is_one_commit(store: Store) -> None:
     assert store.core.commits == 1
     assert [len(each) for each in outcomes] == [2] * 50
     assert store.core.units[:4] == ["u0", "v0", "u1", "v1"]
+
+
+async def test_a_crowd_that_comes_at_once_is_done_in_two_turns(store: Store) -> None:
+    """The first half is answered before the second is begun, so that it can ask again meanwhile; few go together."""
+    halves = [[task(f"{half}{number}") for number in range(WORTH_HALVING // 2)] for half in "ab"]
+    first, second = (store.turns.apply(half) for half in halves)
+    await first
+    assert (store.core.commits, second.done()) == (1, False)
+    await asyncio.sleep(0)
+    assert store.core.commits == 1, "what the first half is told is sent before the next turn blocks the loop"
+    await second
+    assert store.core.commits == 2
+    await asyncio.gather(*(store.turns.apply(half[1:]) for half in halves))
+    assert store.core.commits == 3
 
 
 async def test_nothing_is_answered_before_the_commit(store: Store) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextvars import ContextVar
+from time import perf_counter
 
 import pytest
 
@@ -42,7 +43,7 @@ async def engine():
 
 @pytest.fixture
 async def gathering(engine):
-    made = Gathering(engine.send, "test")
+    made = Gathering(engine.send, "test", halves=True)
     yield made
     await made.close()
 
@@ -73,6 +74,25 @@ async def test_a_long_tick_is_sent_in_parts(engine, gathering):
     engine.requests.clear()
     await ask(gathering, "a", "b", "c", size=MOST_BYTES // 2)
     assert engine.requests == [["a", "b"], ["c"]]
+
+
+async def test_a_crowd_goes_in_halves_and_everybody_is_answered(engine, gathering):
+    """Once it is known to be quick: two requests, and the order of the answers is kept. Joined again, nobody waits."""
+    names = [str(number) for number in range(100)]
+    gathering._pace.share(100, 0, perf_counter())
+    gathering._pace.halves = True
+    assert await ask(gathering, *names) == names
+    assert [len(request) for request in engine.requests] == [50, 50]
+    gathering._pace.halves = False
+    gathering._pace.joining = True
+    engine.hold = asyncio.get_running_loop().create_future()
+    first = asyncio.ensure_future(ask(gathering, "x", *["y"] * 49))
+    await asyncio.sleep(0)
+    second = asyncio.ensure_future(ask(gathering, *names))
+    await asyncio.sleep(0)
+    engine.hold.set_result(None)
+    assert (await first)[0] == "X"
+    assert await second == names
 
 
 async def test_one_that_is_wrong_harms_nobody_else(engine, gathering):

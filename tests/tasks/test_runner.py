@@ -13,7 +13,7 @@ import mesh
 from mesh.calls.offload import Offload
 from mesh.clock import ManualClock, settle
 from mesh.config.settings import TaskSettings
-from mesh.errors import Conflict, LeaseLost, TryLater, Uncertain
+from mesh.errors import Conflict, LeaseLost, SetupError, TryLater, Uncertain
 from mesh.service.workload import workload
 from mesh.tasks.contract import Lease
 from mesh.tasks.runner import MOST_CONFLICTS, Runner
@@ -210,7 +210,9 @@ async def test_the_handler_knows_what_it_runs(bench):
         "caller": "",
         "x": 0,
     }
-    assert mesh.current_task() is None
+    assert mesh.current_task(None) is None
+    with pytest.raises(SetupError, match="no task or durable event is running here"):
+        mesh.current_task()
 
 
 async def test_nothing_that_surrounds_the_push_reaches_the_handler(bench):

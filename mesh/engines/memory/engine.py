@@ -259,6 +259,10 @@ class MemoryEvents:
         await self._way.clear(timeout_s)
         return self._memory.replay(subscription, offset, since_at)
 
+    async def abandon(self, subscription: str, *, timeout_s: float) -> int:
+        await self._way.clear(timeout_s)
+        return self._memory.abandon(subscription)
+
     async def read(self, pattern: str, *, after: int = 0, limit: int = 100, timeout_s: float) -> list[LoggedEvent]:
         await self._way.clear(timeout_s)
         self._memory.sweep()

@@ -11,6 +11,8 @@ from __future__ import annotations
 import asyncio
 from typing import Final, Literal
 
+import msgspec
+
 from mesh.clock import Clock, LoopClock
 from mesh.engines.contract import Outcome, Unit
 from mesh.engines.memory.agenda import Agenda
@@ -109,13 +111,31 @@ class Memory:
 
     def replay(self, name: str, offset: int | None, since_at: float | None) -> int:
         """See EventLog.replay."""
+        queue = self._subscription(name)
+        if (offset is None) == (since_at is None):
+            raise BadRequest(f"replay of {name}: give an offset or an instant, one of the two")
+        return self._deliver_from(queue, offset or 0, since_at or 0.0)
+
+    def abandon(self, name: str) -> int:
+        """See EventLog.abandon."""
+        queue = self._subscription(name)
+        if workers := self.sessions.workers(name):
+            raise BadRequest(f"{name} is heard by {workers} worker(s) now: stop them first")
+        del self._subscriptions[name]
+        queue.topics = None
+        queue.said = msgspec.structs.replace(queue.said, patterns=())
+        waiting = [job.id for job in queue.jobs.values() if job.status in ("waiting", "delayed", "ready")]
+        for id in waiting:
+            self.jobs.cancel(id)
+        return len(waiting) + self.letters.drop(name, ())
+
+    def _subscription(self, name: str) -> QueueState:
+        """Raises: BadRequest: there is none of this name."""
         queue = self._subscriptions.get(name)
         if queue is None:
             known = ", ".join(sorted(self._subscriptions)) or "none"
             raise BadRequest(f"there is no durable subscription {name!r}; there are: {known}")
-        if (offset is None) == (since_at is None):
-            raise BadRequest(f"replay of {name}: give an offset or an instant, one of the two")
-        return self._deliver_from(queue, offset or 0, since_at or 0.0)
+        return queue
 
     def _append(self, event: NewEvent, wall: float) -> int:
         logged, new = self.log.put(event, wall)

@@ -192,6 +192,7 @@ class Book:
         lanes, by_no: every queue. subscriptions: those with topics, matched at once. behind: those that are not level.
         held: id → the lease that is held on it; sessions: the same by session.
         seq, offset: the last that were given out.
+        last_id: no job has an id that sorts after it. (The greatest there ever was: a job that goes leaves it.)
         wall: the instant of this turn; turn: its identity.
         woken, over, stopping, freed: see Turn.
         broken: not even rolling back went well; the file must be opened again.
@@ -210,6 +211,7 @@ class Book:
         self.sessions: dict[str, dict[str, Job]] = {}
         self.seq = 0
         self.offset = 0
+        self.last_id = ""
         self.wall = 0.0
         self.turn: object = None
         self.woken: set[str] = set()
@@ -228,6 +230,7 @@ class Book:
         execute = self.execute
         marks = dict(execute(_SQL["marks"]).fetchall())
         self.seq = max(marks["seq"], execute(_SQL["last_seq"]).fetchone()[0] or 0)
+        self.last_id = execute(_SQL["last_id"]).fetchone()[0] or ""
         self.offset = max(marks["offset"], execute(_SQL["last_offset"]).fetchone()[0] or 0)
         for no, name, said, position, replays in execute(_SQL["queues"]).fetchall():
             lane = self.by_no[no] = self.lanes[name] = Lane(no, name)

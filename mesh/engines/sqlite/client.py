@@ -169,6 +169,10 @@ class StoreEvents:
         count: int = await self._ask("replay", subscription, offset, since_at, timeout_s=timeout_s, read=_number)
         return count
 
+    async def abandon(self, subscription: str, *, timeout_s: float) -> int:
+        count: int = await self._ask("abandon", subscription, timeout_s=timeout_s, read=_number)
+        return count
+
     async def read(self, pattern: str, *, after: int = 0, limit: int = 100, timeout_s: float) -> list[LoggedEvent]:
         events: list[LoggedEvent] = await self._ask("read", pattern, after, limit, timeout_s=timeout_s, read=_events)
         return events

@@ -39,6 +39,8 @@ class Log:
         self._retention_s: Final = max(retention_s, PROOF_S)
         self._known: dict[str, int] = {}
         self._rows: list[tuple[Any, ...]] = []
+        # No event has an id that sorts after it; None before it was asked for.
+        self._last_id: str | None = None
         # Where forgetting goes on, and when: it takes its time with old events that are kept for a delivery's sake.
         self._swept = 0
         self._swept_until_at = 0.0
@@ -58,8 +60,14 @@ class Log:
 
     def learn(self, ids: Iterable[str]) -> None:
         """Find out which of these events were appended before; asked for all of a turn's units at once."""
-        found = self._book.execute(_SQL["known"], (_json(ids),))
-        self._known.update(found.fetchall())
+        last_id = self._last_id
+        if last_id is None:
+            last_id = self._last_id = self._book.execute(_SQL["last_id"]).fetchone()[0] or ""
+        # As with tasks: what is new mostly sorts after all that there is.
+        doubtful = [id for id in ids if id <= last_id]
+        if doubtful:
+            found = self._book.execute(_SQL["known"], (_json(doubtful),))
+            self._known.update(found.fetchall())
 
     def look(self, events: Sequence[NewEvent]) -> None:
         """Raises:
@@ -87,6 +95,8 @@ class Log:
             if offset is None:
                 book.offset += 1
                 offset = self._known[event.id] = book.offset
+                if self._last_id is None or event.id > self._last_id:
+                    self._last_id = event.id
                 self._rows.append(
                     (
                         offset,

@@ -9,6 +9,7 @@ to take back.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -21,6 +22,9 @@ from mesh.errors import BadRequest, Conflict
 from mesh.state.contract import MAX_KEY, MAX_NAMESPACE, Entry, Write
 
 _SQL: Final = statements.named("state")
+
+#: A page ends behind the entry that brings it to so much, so that one question never fills the store's memory.
+PAGE_BYTES: Final = 2**20
 
 #: Whole numbers as every engine can keep them.
 _LEAST: Final = -(2**63)
@@ -101,11 +105,21 @@ class State:
         if space is None or limit <= 0:
             return []
         end = _behind(prefix)
-        if end is None:
-            rows = self._book.execute(_SQL["page"], (space.no, prefix, after, wall, limit))
-        else:
-            rows = self._book.execute(_SQL["page_below"], (space.no, prefix, after, end, wall, limit))
-        return [Entry(*row) for row in rows.fetchall()]
+        page: list[Entry] = []
+        size = 0
+        # Of its own, because it may be left before its end: until it is closed it would hold on to the log.
+        with contextlib.closing(self._book.cursor.connection.cursor()) as rows:
+            if end is None:
+                rows.execute(_SQL["page"], (space.no, prefix, after, wall, limit))
+            else:
+                rows.execute(_SQL["page_below"], (space.no, prefix, after, end, wall, limit))
+            for row in rows:
+                entry = Entry(*row)
+                page.append(entry)
+                size += len(entry.value) + len(entry.key)
+                if size >= PAGE_BYTES:
+                    break
+        return page
 
     def namespaces(self, wall: float) -> list[tuple[str, int]]:
         """See Core.namespaces."""

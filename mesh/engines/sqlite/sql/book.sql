@@ -4,6 +4,9 @@ SELECT name, value FROM marks
 -- name: last_seq
 SELECT max(seq) FROM tasks
 
+-- name: last_id
+SELECT max(id) FROM tasks
+
 -- name: last_offset
 SELECT max("offset") FROM events
 

@@ -1,6 +1,9 @@
 -- name: known
 SELECT id, "offset" FROM events WHERE id IN (SELECT value FROM json_each(?))
 
+-- name: last_id
+SELECT max(id) FROM events
+
 -- name: insert
 INSERT INTO events ("offset", id, logged_at, topic, body, encoding, key, at, publisher, trace, meta)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
