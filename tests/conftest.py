@@ -1,0 +1,16 @@
+"""The order of the tests: the longest first, so that those who run them side by side end together."""
+
+from __future__ import annotations
+
+import pytest
+
+#: Directories whose tests take minutes.
+LONG = ("hosts", "deploy", "supervision")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def place(item: pytest.Item) -> int:
+        room = item.path.parent.name
+        return LONG.index(room) if room in LONG else len(LONG)
+
+    items.sort(key=place)
