@@ -16,7 +16,6 @@ import time
 import tracemalloc
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from benchmarks.children import Child, Children, free_ports, python
 from benchmarks.scaling.model import SHAPES, Model
 from benchmarks.scaling.units import Units
 from mesh.clock import ManualClock
-from mesh.discovery.admission import encode_record, encode_records, read_news
+from mesh.discovery.admission import encode_loads, encode_record, encode_records, read_loads, read_news
 from mesh.discovery.record import Instance
 from mesh.discovery.registry import Registry
 from mesh.discovery.table import Table
@@ -177,9 +176,9 @@ async def _deliver(*_args: Any, **_how: Any) -> None:
     """Nobody calls it."""
 
 
-def _fresh(count: int, *, bare: bool = False) -> list[Instance]:
-    """Records as they come from the wire, nothing of them shared."""
-    model = Model(hosts=1000, bare=bare)
+def _fresh(count: int) -> list[Instance]:
+    """Records as they come from the wire."""
+    model = Model(hosts=1000)
     return read_news(encode_records([model.record(number) for number in range(count)]), "snapshot")
 
 
@@ -208,10 +207,22 @@ def _traced_kb(make: Callable[[], object]) -> float:
     return traced / 1e3
 
 
-def _table(*, bare: bool = False) -> Table:
+def _table() -> Table:
     table = Table()
-    table.snapshot("one", 1, 1, False, _fresh(RECORDS, bare=bare))
+    table.snapshot("one", 1, 1, False, _fresh(RECORDS))
     return table
+
+
+def _load_us() -> float:
+    """Hearing one load among others, as it moves to and fro."""
+    table = _table()
+    spent = []
+    for load in (0.9, 0.0, 0.9, 0.0):
+        body = encode_loads([(record.id, load) for record in table])
+        begun = time.process_time()
+        table.loads("one", read_loads(body))
+        spent.append(time.process_time() - begun)
+    return min(spent) / RECORDS * 1e6
 
 
 def _registry() -> Registry:
@@ -252,9 +263,9 @@ def records() -> dict[str, float]:
         "record_bytes": sum(memoryview(encode_record(record)).nbytes for record in found) / RECORDS,
         "table_record_kb": _traced_kb(_table) / RECORDS,
         "hub_record_kb": _traced_kb(_registry) / RECORDS,
-        "bare_table_record_kb": _traced_kb(partial(_table, bare=True)) / RECORDS,
         "hub_register_us": min(registering) * 1e6,
         "hub_snapshot_record_us": min(encoding) * 1e6,
+        "agent_load_us": _load_us(),
         "agent_snapshot_record_us": _read_us(800),
         "agent_snapshot_record_many_us": _read_us(8000),
         "gateway_learn_us": min(learning) * 1e6,

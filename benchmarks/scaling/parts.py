@@ -71,8 +71,8 @@ class Case:
     @property
     def swings_agent(self) -> float:
         """The same at each process."""
-        scene = self.scenes.loads_swing
-        each_us = scene.news * self.units.agent_news_us + scene.told_bytes * self.units.agent_byte_ns / 1e3
+        loads = self.model.instances / self.model.swinging
+        each_us = self.scenes.loads_swing.news * self.units.agent_news_us + loads * self.units.agent_load_us
         return self.model.hubs * each_us / 1e6
 
     def links_cpu(self, out: float, into: float) -> float:
@@ -195,13 +195,6 @@ def _of_host(case: Case, each: Callable[[Case, float, float], float], worker: tu
 
 def _publish_us(case: Case, subscribers: float) -> float:
     return case.units.publish_us + max(0.0, subscribers - 1) * case.units.publish_each_us
-
-
-def _gathered(case: Case) -> float:
-    """Cores of a hub if loads were told together and without their records: an id and a number, 40 bytes."""
-    swinging = case.model.instances / case.model.swinging
-    each_us = case.units.hub_news_us + swinging * 40 * case.units.hub_byte_ns / 1e3
-    return case.model.processes * each_us / 1e6
 
 
 SECTIONS: Final[dict[str, tuple[Row, ...]]] = {
@@ -331,10 +324,5 @@ SECTIONS: Final[dict[str, tuple[Row, ...]]] = {
         ("a snapshot of the registry", lambda c: size(c.bare_snapshot)),
         ("a hub restarts: all are served after", lambda c: _settled(c.bare_back, c.model)),
         ("… it has sent", lambda c: size(c.bare_back.sent_bytes)),
-        ("loads of 1 in 20 instances swing, told together once a second: a hub", lambda c: cores(_gathered(c))),
-        (
-            "a process's table, with one copy of equal schemas",
-            lambda c: megabytes(c.model.instances * c.units.bare_table_record_kb / 1e3),
-        ),
     ),
 }

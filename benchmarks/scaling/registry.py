@@ -24,6 +24,7 @@ from mesh.discovery.holdings import Holdings
 from mesh.discovery.hub import Hub, Peer
 from mesh.discovery.record import Instance
 from mesh.discovery.table import Change
+from mesh.discovery.uplink import ABOUT
 from mesh.protocol.codec import Writer
 from mesh.protocol.messages import HELLO, LEAVE, REGISTER, RENEW, VERSION
 from mesh.transport.contract import Buffer, Channel, MakeSession
@@ -98,7 +99,7 @@ class Member:
         self._writer = Writer()
 
     def opened(self) -> None:
-        self.say(HELLO, VERSION, self._name, 1, 1 << 26, {"role": "node"})
+        self.say(HELLO, VERSION, self._name, 1, 1 << 26, ABOUT)
         self.register()
 
     def say(self, *message: Any) -> None:
@@ -261,14 +262,13 @@ class Play:
         return scene
 
     async def loads_swing(self) -> Scene:
-        """What one second brings in which some instances are full that were empty: each says so in its own beat, and
-        a hub that keeps up has told it before it hears of the next."""
-        before = Meter(**vars(self._door))
-        for process in self.crowd[1 :: self.model.swinging]:
-            process.holdings.load(process.name, 0.9)
-            for member in process.members:
-                member.renew()
-            await settle(5)
+        """The second of two seconds in each of which some instances are full or empty that were not: each says so in
+        its own beat, and hubs tell it as they do."""
+        for load in (0.9, 0.0):
+            before = Meter(**vars(self._door))
+            for process in self.crowd[1 :: self.model.swinging]:
+                process.holdings.load(process.name, load)
+            await self.run(1.0)
         return self._since(before)
 
     async def host_is_renewed(self) -> Scene:

@@ -242,7 +242,7 @@ class Storm:
         spent_us = 0.0
         if self.registry.has_news:
             for item in self.registry.take_news():
-                size = len(item.records) + 40 * len(item.gone) + AROUND_BYTES
+                size = len(item.records) + len(item.loads) + 40 * len(item.gone) + AROUND_BYTES
                 spent_us += self._watchers * units.hub_news_us
                 self._send(self._watchers, size)
                 out.news += 1

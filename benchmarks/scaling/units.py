@@ -23,12 +23,12 @@ class Units(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     Attributes:
         record_bytes: of one encoded record, the model's average.
         table_record_kb, hub_record_kb: what one record takes in a process's table, and in a hub.
-        bare_table_record_kb: what a record without its methods takes in a process's table.
         hub_renewal_us, agent_renewal_us: one renewal of one instance, at the hub and at its sender.
         hub_register_us: giving one record its lease.
         hub_snapshot_record_us: placing one record into a snapshot.
         hub_news_us, hub_byte_ns: telling one watcher one piece of news, and each byte of it.
         agent_news_us, agent_byte_ns: hearing it.
+        agent_load_us: hearing one load among others.
         agent_snapshot_record_us, agent_snapshot_record_many_us: taking in one record of a snapshot of 800, of 8,000.
         gateway_learn_us: what each instance of a service costs a gateway when one of them changes.
         listeners_us: what each instance of the mesh costs a process that emits, at the first event after a change.
@@ -43,7 +43,6 @@ class Units(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     record_bytes: float
     table_record_kb: float
     hub_record_kb: float
-    bare_table_record_kb: float
     hub_renewal_us: float
     agent_renewal_us: float
     hub_register_us: float
@@ -52,6 +51,7 @@ class Units(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     hub_byte_ns: float
     agent_news_us: float
     agent_byte_ns: float
+    agent_load_us: float
     agent_snapshot_record_us: float
     agent_snapshot_record_many_us: float
     gateway_learn_us: float

@@ -6,8 +6,9 @@ Leaves to others: choosing among them (client), what to do with calls that a lin
 
 from __future__ import annotations
 
+import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 from mesh.clock import Clock, Timer
@@ -277,7 +278,10 @@ class Peer:
     def _turn(self, is_open: bool) -> None:
         if self.open != is_open:
             self.open = is_open
-            self._tell_groups()
+            if is_open:
+                self._pool.opened({handle.group for handle in self.handles})
+            else:
+                self._tell_groups()
 
     def _tell_groups(self) -> None:
         for group in {handle.group for handle in self.handles}:
@@ -329,6 +333,7 @@ class Pool:
         self.new_caller = new_caller
         self.closed = False
         self._changed = changed
+        self._opened: dict[Group, bool] = {}  # in this turn; whether there are some that wait for its end
         self._peers: dict[str, Peer] = {}
 
     def add(self, group: Group, instance: Instance) -> None:
@@ -359,9 +364,25 @@ class Pool:
                 peer.hang_up("no longer listed")
 
     def changed(self, group: Group) -> None:
-        """A link opened, was lost, or heard goodbye."""
+        """A link was lost, or heard goodbye: nothing more may be sent there, from now on."""
         group.refresh()
         self._changed(group)
+
+    def opened(self, groups: Iterable[Group]) -> None:
+        """A link opened. To go through a group for each of its links would take the square of their number: of those
+        that open in one turn of the loop the first is taken at once, and the others together."""
+        if not self._opened:
+            asyncio.get_running_loop().call_soon(self._take_opened)
+        for group in groups:
+            more = self._opened[group] = group in self._opened
+            if not more:
+                self.changed(group)
+
+    def _take_opened(self) -> None:
+        opened, self._opened = self._opened, {}
+        for group, more in opened.items():
+            if more:
+                self.changed(group)
 
     def close(self) -> None:
         """Hang up everywhere."""
