@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 STAMP_TEST := $(VENV)/.installed-test
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# Test processes that run side by side; most of them wait most of the time. Those that measure run one by one, afterwards.
+AT_ONCE ?= $(shell n=$$(nproc); echo $$((n < 4 ? n + 1 : 4)))
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -26,14 +28,16 @@ down: ## stop everything; leave no process and no socket behind
 
 .PHONY: test
 test: $(STAMP_TEST) wrk check ## install what tests need; run all checks and tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n $(AT_ONCE) --dist loadfile --no-loadscope-reorder -m "not chaos"
+	@$(BIN)/python -m pytest -m chaos
 
 .PHONY: check
-check: $(STAMP_TEST) ## formatting, lint, types, and the floors of the architecture
+check: $(STAMP_TEST) ## formatting, lint, types, playbooks, and the floors of the architecture
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/ansible-lint -q
 
 .PHONY: chaos
 chaos: $(STAMP_TEST) wrk ## the long tests that kill and restart real processes under load
@@ -66,6 +70,24 @@ wrk:
 	        || echo "wrk could not be installed; the tests that need it are skipped"; \
 	else \
 	    echo "wrk is missing (apt install wrk); the tests that need it are skipped"; \
+	fi
+
+# Tests of several hosts make them as network namespaces, each with an sshd; only as root. Nothing of Debian's is started.
+.PHONY: hosts
+hosts: wrk
+	@if command -v sshd /usr/sbin/sshd >/dev/null && command -v ip >/dev/null && command -v ps >/dev/null; then \
+	    :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "installing what tests of several hosts need"; \
+	    policy=/usr/sbin/policy-rc.d; \
+	    if [ ! -e $$policy ]; then \
+	        trap 'rm -f /usr/sbin/policy-rc.d' EXIT; \
+	        printf '#!/bin/sh\nexit 101\n' >$$policy; chmod 755 $$policy; \
+	    fi; \
+	    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+	        openssh-server openssh-client iproute2 procps; } >/dev/null; \
+	else \
+	    echo "openssh-server, iproute2 or procps is missing, and only root can install it: apt install openssh-server iproute2 procps"; \
 	fi
 
 $(BIN)/python:

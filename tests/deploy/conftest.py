@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from .deploy_project import BIN, Deployment
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line(
-        "markers", "hosts: deploys with Ansible, as to hosts; needs what it names when it is skipped"
-    )
+from .deploy_project import Deployment, ansible_missing
 
 
 @pytest.fixture(scope="session")
 def ansible() -> None:
     """Skips, by name, where Ansible is not installed; MESH_REQUIRE_HOSTS=1 makes that a failure."""
-    if importlib.util.find_spec("ansible") is None or not (BIN / "ansible-playbook").exists():
-        why = f"ansible is missing: {sys.executable} -m pip install ansible-core"
+    if why := ansible_missing():
         if os.environ.get("MESH_REQUIRE_HOSTS") == "1":
             pytest.fail(why)
         pytest.skip(why)

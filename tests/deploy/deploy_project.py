@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
+import platform
 import re
 import shutil
 import signal
@@ -33,32 +35,82 @@ replicas = 1
 """
 
 
-class Deployment:
-    """A project, and a prefix that it is deployed to.
+class Project:
+    """A copy of this project that tests may change and deploy, with one service.
 
     Attributes:
-        project: a copy of this one that tests may change, with one service.
-        prefix: where it goes.
+        root: where it is.
     """
 
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        root.mkdir()
+        forget = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / "mesh", root / "mesh", ignore=forget)
+        shutil.copytree(ROOT / "services/greeting", root / "services/greeting", ignore=forget)
+        for name in ("pyproject.toml", "supervisord.conf", "README.md", "LICENSE", "services/__init__.py"):
+            shutil.copy(ROOT / name, root / name)
+        self.settings("")
+        self._service = root / "services/greeting/service.py"
+        self._working = self._service.read_text()
+
+    def says(self, word: str) -> None:
+        """Another release of the service: it says this instead of Hello."""
+        self._service.write_text(re.sub(r'return f"\w+, ', f'return f"{word}, ', self._working))
+
+    def settings(self, more: str) -> None:
+        """Another release by its mesh.toml: it ends with these lines."""
+        (self.root / "mesh.toml").write_text(SETTINGS + more)
+
+    def fails(self, *lines: str) -> None:
+        """A bad release: the service's module ends with these lines."""
+        self._service.write_text("\n".join([self._working, *lines, ""]))
+
+
+def ansible_missing() -> str:
+    """What is to be installed before a playbook can be run; "" when nothing."""
+    if importlib.util.find_spec("ansible") is None or not (BIN / "ansible-playbook").exists():
+        return f"ansible is missing: {sys.executable} -m pip install ansible-core"
+    return ""
+
+
+def bundle(project: Project, build: Path) -> None:
+    """Build what a deployment of it to hosts like this one needs, which needs a package index once."""
+    words = [sys.executable, "playbooks/roles/bundle/files/bundle.py", "--project", str(project.root)]
+    words += ["--build", str(build), "--code", "services", "--machine", platform.machine()]
+    words += ["--python", f"{sys.version_info.major}.{sys.version_info.minor}"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
+def environment(ansible: Path) -> dict[str, str]:
+    """What ansible-playbook is run with: the project's own settings, and nothing in the home directory."""
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("MESH_", "ANSIBLE_"))}
+    # Connections, too: hosts of two networks have the same addresses.
+    places = {"HOME": "", "LOCAL_TEMP": "tmp", "SSH_CONTROL_PATH_DIR": "cp"}
+    return {
+        **clean,
+        **{f"ANSIBLE_{key}": str(ansible / name) for key, name in places.items()},
+        "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+        "PATH": f"{BIN}:{os.environ['PATH']}",
+        "LC_ALL": "C.UTF-8",
+    }
+
+
+class Deployment:
+    """A project, and a prefix of this machine that it is deployed to."""
+
     def __init__(self, root: Path, build: Path) -> None:
-        self.project = root / "project"
+        self.project = Project(root / "project")
         self.prefix = root / "host"
         self._ansible = root / "ansible"
         self._build = build
         self.port = free_port()
-        self.project.mkdir()
-        forget = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(ROOT / "mesh", self.project / "mesh", ignore=forget)
-        shutil.copytree(ROOT / "services/greeting", self.project / "services/greeting", ignore=forget)
-        for name in ("pyproject.toml", "supervisord.conf", "README.md", "LICENSE", "services/__init__.py"):
-            shutil.copy(ROOT / name, self.project / name)
-        (self.project / "mesh.toml").write_text(SETTINGS)
 
     def play(self, name: str, *options: str, **variables: Any) -> subprocess.CompletedProcess[str]:
         """Run a playbook against inventory/local, but into this prefix; it may fail."""
         told = {
-            "mesh_project": str(self.project),
+            "mesh_project": str(self.project.root),
             "mesh_prefix": str(self.prefix),
             "mesh_build": str(self._build),
             "mesh_backups": str(self.prefix.parent / "backups"),
@@ -72,23 +124,12 @@ class Deployment:
         return subprocess.run(
             [str(BIN / "ansible-playbook"), *words],
             cwd=ROOT,
-            env=self._environment(),
+            env=environment(self._ansible) | {"ANSIBLE_REMOTE_TMP": str(self._ansible / "remote")},
             capture_output=True,
             text=True,
             timeout=240,
             stdin=subprocess.DEVNULL,
         )
-
-    def _environment(self) -> dict[str, str]:
-        clean = {key: value for key, value in os.environ.items() if not key.startswith(("MESH_", "ANSIBLE_"))}
-        places = {"HOME": "", "LOCAL_TEMP": "tmp", "REMOTE_TMP": "remote"}
-        return {
-            **clean,
-            **{f"ANSIBLE_{key}": str(self._ansible / name) for key, name in places.items()},
-            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
-            "PATH": f"{BIN}:{os.environ['PATH']}",
-            "LC_ALL": "C.UTF-8",
-        }
 
     def get(self, path: str) -> Any:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=10) as answer:
@@ -114,11 +155,6 @@ class Deployment:
     def processes(self) -> list[family.Member]:
         """All that supervisord of this prefix has started."""
         return family.members(f"unix://{self.prefix}/run/supervisor.sock")
-
-    def change(self, answer: str) -> None:
-        """Make another release of the service: it says this instead of Hello."""
-        path = self.project / "services/greeting/service.py"
-        path.write_text(re.sub(r'return f"\w+, ', f'return f"{answer}, ', path.read_text()))
 
     @contextmanager
     def asked(self) -> Iterator[list[str]]:

@@ -1,8 +1,12 @@
-"""What the playbooks write: mesh.toml and supervisord.conf of a host, and the file that brings a release there."""
+"""What the playbooks write and decide: files of a host, what brings a release there, which one to go back to."""
 
 from __future__ import annotations
 
+import configparser
 import importlib.util
+import shutil
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from types import ModuleType
@@ -25,7 +29,7 @@ def module(path: str) -> ModuleType:
     return found
 
 
-files = module("filter_plugins/mesh_files.py")
+files = module("filter_plugins/mesh_filters.py")
 bundle = module("roles/bundle/files/bundle.py")
 
 TREES: list[dict[str, Any]] = [
@@ -76,6 +80,97 @@ def test_a_program_that_is_commented_out_can_be_chosen() -> None:
     assert files.fixed_programs(files.host_conf(text, "/p", ["hub"])) == ["hub"]
     with pytest.raises(files.AnsibleFilterError, match=r"no \[program:stoer\]; it has hub, store"):
         files.host_conf(text, "/p", ["stoer"])
+
+
+GOOD = ["1.2-cccc-a1", "1.1-bbbb-a1", "1.1-bbbb-00", "1.0-aaaa-a1"]
+
+
+@pytest.mark.parametrize(
+    ("current", "wanted", "found"),
+    [
+        ("1.2-cccc-a1", "", "1.1-bbbb-a1"),
+        ("1.1-bbbb-00", "", "1.0-aaaa-a1"),
+        ("1.0-aaaa-a1", "", ""),
+        ("1.3-dddd-a1", "", "1.2-cccc-a1"),
+        ("1.0-aaaa-a1", "1.2", "1.2-cccc-a1"),
+        ("1.1-bbbb-a1", "1.1-bbbb", "1.1-bbbb-00"),
+        ("1.2-cccc-a1", "1.2-cccc", "1.2-cccc-a1"),
+        ("1.2-cccc-a1", "0.9", ""),
+    ],
+)
+def test_a_rollback_goes_to_what_was_good_before(current: str, wanted: str, found: str) -> None:
+    """One further back each time; the newest good one, when the current one never was; or what is named."""
+    assert files.earlier(GOOD, current, wanted) == found
+
+
+@pytest.mark.parametrize(
+    ("names", "replaced"),
+    [
+        (["orders"], {"all": False, "names": ["orders"]}),
+        (["hub", "mesh-store", "client"], {"all": False, "names": ["hub"]}),
+        (["orders@a", "gateway@b"], {"all": False, "names": ["orders"]}),
+        (["everybody"], {"all": True, "names": ["everybody"]}),
+        ([], {"all": False, "names": []}),
+    ],
+)
+def test_a_new_key_replaces_those_who_bear_it(names: list[str], replaced: dict[str, Any]) -> None:
+    """On host a, which runs a hub and no store; a name of nothing that is known may be anybody's."""
+    assert files.bearers(names, {"services": {"orders": {}}}, ["hub"], "a") == replaced
+
+
+def test_a_host_gets_the_secret_keys_of_its_own() -> None:
+    paths = [f"/k/{name}.secret" for name in ("hub", "orders@a", "orders@b", "other")]
+    assert files.secret_keys(paths, ["hub", "orders@a", "orders@b"], "a") == ["/k/hub.secret", "/k/orders@a.secret"]
+
+
+def test_a_host_that_went_back_and_one_that_vanished_are_told_apart() -> None:
+    """Others go back because of the first, and stay where they are because of the second."""
+    turns: dict[str, Any] = {
+        "a": {"activate_turn": {"failure": "", "now": "2 runs"}},
+        "b": {"activate_turn": {"failure": "2 did not go live: …", "now": "1 runs"}},
+        "c": {"activate_turn": {"unreachable": True, "msg": "Connection timed out"}},
+        "d": {},
+    }
+    assert set(files.troubles("abcd", turns)) == {"b", "c"}
+    assert files.troubles("abcd", turns, "failure") == {"b": "2 did not go live: …\n1 runs on b"}
+
+
+@pytest.fixture
+def unit(tmp_path: Path) -> Path:
+    """The systemd unit as a host gets it, but for a prefix that is here."""
+    jinja2 = pytest.importorskip("jinja2", reason="comes with ansible")
+    text = (ROOT / "playbooks/roles/boot/templates/mesh.service.j2").read_text()
+    python = tmp_path / "current/.venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.symlink_to(sys.executable)
+    names = {"mesh_environment": "two", "mesh_user": "mesh", "mesh_group": "mesh", "mesh_prefix": str(tmp_path)}
+    written = tmp_path / "mesh.service"
+    written.write_text(jinja2.Environment(undefined=jinja2.StrictUndefined).from_string(text).render(names))
+    return written
+
+
+def test_the_unit_runs_supervisord_of_the_current_release(unit: Path) -> None:
+    """As the mesh's user, in the foreground; it may take its time to stop, and a `mesh down` is no failure."""
+    read = configparser.ConfigParser(interpolation=None)
+    read.optionxform = str  # type: ignore[assignment,method-assign]
+    read.read(unit)
+    service = read["Service"]
+    python = unit.parent / "current/.venv/bin/python"
+    conf = unit.parent / "current/supervisord.conf"
+    assert service["ExecStart"] == f"{python} -m supervisor.supervisord -n -c {conf}"
+    assert (service["User"], service["Group"]) == ("mesh", "mesh")
+    assert service["KillMode"] == "mixed"
+    assert service["Restart"] == "on-failure"
+    assert int(service["TimeoutStopSec"]) >= 60
+    assert read["Install"]["WantedBy"] == "multi-user.target"
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is missing: apt install systemd")
+def test_systemd_finds_nothing_wrong_with_the_unit(unit: Path) -> None:
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", str(unit)], capture_output=True, text=True, timeout=60
+    )
+    assert not [line for line in done.stderr.splitlines() if unit.name in line], done.stderr
 
 
 def test_a_bundle_depends_on_its_contents_alone(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The playbooks put releases on a host, take back a bad one by themselves, and leave nothing behind.
+"""The playbooks on this machine, without root; what they do over SSH is told in tests/hosts/test_deploy_fleet.py.
 
 The tests are one story, in the order of the file.
 """
@@ -13,24 +13,9 @@ from .deploy_project import Deployment, recap
 
 pytestmark = [pytest.mark.hosts, pytest.mark.timeout(480)]
 
-#: Each run of a playbook takes its ten seconds: at home the story is told without its less eventful chapters.
-long = pytest.mark.skipif(
-    os.environ.get("MESH_CHAOS") != "long" and os.environ.get("MESH_REQUIRE_HOSTS") != "1",
-    reason="a long one: MESH_CHAOS=long or MESH_REQUIRE_HOSTS=1",
-)
 
-
-@long
-def test_a_check_run_on_a_bare_host_changes_nothing(deployment: Deployment) -> None:
-    """It says what it would do, also where nothing is there to look at."""
-    done = deployment.play("deploy", "--check", "--diff")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "would be installed in" in done.stdout
-    assert not deployment.prefix.exists()
-
-
-def test_the_first_run_deploys_and_the_second_changes_nothing(deployment: Deployment) -> None:
-    """From nothing to a set that answers over HTTP."""
+def test_it_deploys_without_root_and_a_second_run_changes_nothing(deployment: Deployment) -> None:
+    """Into a directory of one's own; nothing becomes another user, and no unit is written."""
     first = deployment.play("deploy")
     assert first.returncode == 0, first.stdout + first.stderr
     assert deployment.get("/hello/ujun") == "Hello, ujun!"
@@ -39,49 +24,32 @@ def test_the_first_run_deploys_and_the_second_changes_nothing(deployment: Deploy
     assert recap(second)["failed"] == 0
 
 
-@long
-def test_a_check_run_shows_what_would_change_and_changes_nothing(deployment: Deployment) -> None:
-    """On a host that runs, down to the line of mesh.toml."""
-    before = deployment.current
-    settings = {"gateway": {"port": deployment.port}, "calls": {"timeout": "7s"}}
-    done = deployment.play("deploy", "--check", "--diff", mesh_settings=settings)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert '+timeout = "7s"' in done.stdout
-    assert "every process would be replaced" in done.stdout
-    assert deployment.current == before
-    assert deployment.releases == {before}
-
-
-@long
-def test_a_new_release_takes_over_under_load_and_can_be_rolled_back(deployment: Deployment) -> None:
-    """Neither way does a request fail."""
-    first = deployment.current
-    deployment.change("Welcome")
-    with deployment.asked() as failed:
-        forth = deployment.play("deploy")
-        assert forth.returncode == 0, forth.stdout + forth.stderr
-        assert deployment.get("/hello/ujun") == "Welcome, ujun!"
-        back = deployment.play("rollback")
-        assert back.returncode == 0, back.stdout + back.stderr
-    assert deployment.get("/hello/ujun") == "Hello, ujun!"
-    assert deployment.current == first
-    assert not failed
-    deployment.change("Hello")
-
-
-def test_a_bad_release_goes_back_by_itself(deployment: Deployment) -> None:
+@pytest.mark.skipif(os.environ.get("MESH_CHAOS") != "long", reason="a long one: MESH_CHAOS=long")
+def test_a_release_that_ends_at_once_goes_back_by_itself(deployment: Deployment) -> None:
     """No request fails, the earlier release runs on, and the reason stands in the last lines."""
     good = deployment.current
-    path = deployment.project / "services/greeting/__init__.py"
-    working = path.read_text()
-    path.write_text("raise RuntimeError('it is broken')\n")
+    deployment.project.fails("raise RuntimeError('it is broken')")
     with deployment.asked() as failed:
         done = deployment.play("deploy")
-    path.write_text(working)
     assert done.returncode != 0
-    last = "\n".join(done.stdout.splitlines()[-16:])
+    last = "\n".join(done.stdout.splitlines()[-20:])
     assert "greeting:greeting_1 does not become ready" in last, done.stdout
     assert "it is broken" in last
+    assert f"{good} runs on here" in last
+    assert deployment.current == good
+    assert deployment.get("/hello/ujun") == "Hello, ujun!"
+    assert not failed
+
+
+def test_a_gate_that_stays_shut_takes_the_release_back(deployment: Deployment) -> None:
+    """What was asked for and what it answered stand in the last lines."""
+    good = deployment.current
+    deployment.project.says("Welcome")
+    with deployment.asked() as failed:
+        done = deployment.play("deploy", mesh_gates=["/readyz", "/nowhere"], mesh_gate_tries=2)
+    assert done.returncode != 0
+    last = "\n".join(done.stdout.splitlines()[-20:])
+    assert f"wait for the gates:\n        GET http://127.0.0.1:{deployment.port}/nowhere: 404" in last, done.stdout
     assert f"{good} runs on here" in last
     assert deployment.current == good
     assert deployment.get("/hello/ujun") == "Hello, ujun!"

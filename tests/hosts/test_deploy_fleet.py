@@ -132,12 +132,12 @@ def test_a_release_that_is_bad_on_the_second_host_goes_back_on_both(fleet: Fleet
     assert fleet.answers() == ["Welcome, ujun!", "Welcome, ujun!"]
 
 
-def test_a_key_is_rotated_under_load(fleet: Fleet) -> None:
-    """On both hosts; no call between them fails, and afterwards the earlier key is nobody's."""
+def test_keys_are_rotated_under_load(fleet: Fleet) -> None:
+    """On both hosts; no call between them fails, and afterwards the earlier keys are nobody's."""
     before = (fleet.root / "keys/greeting.public").read_text()
     with fleet.load() as seen:
-        done = fleet.play("keys", mesh_rotate="greeting").good()
-    told("a key rotated", done)
+        done = fleet.play("keys", mesh_rotate="greeting,hub,gateway").good()
+    told("three keys rotated", done)
     for load in seen:
         load.assert_spotless()
     for host in fleet.hosts:
@@ -208,10 +208,29 @@ def test_a_host_that_vanishes_in_the_middle_ends_the_run(fleet: Fleet) -> None:
 
 
 @long
+def test_a_host_that_loses_its_power_in_the_middle_is_taken_up_again(fleet: Fleet) -> None:
+    """What it then has of each release is not taken for a whole one."""
+    a = fleet.hosts[0]
+    fleet.project.says("Powerful")
+    before = fleet.current(a)
+    playing = fleet.begin("deploy")
+    until = time.monotonic() + 120
+    while fleet.current(a) == before and time.monotonic() < until:
+        time.sleep(0.05)
+    a.kill()
+    assert playing().code == 2
+    a.start()
+    done = fleet.play("deploy").good()
+    assert done.count("changed")["a"] > 0, done.text
+    assert fleet.answers() == ["Powerful, ujun!", "Powerful, ujun!"]
+    assert_whole(fleet)
+
+
+@long
 def test_a_revoked_key_is_replaced_by_another(fleet: Fleet) -> None:
     """It has leaked: it ends at once, and its name goes on with another."""
     fleet.play("keys", mesh_revoke="greeting").good()
-    assert fleet.answers() == ["Further, ujun!", "Further, ujun!"]
+    assert fleet.answers() == ["Powerful, ujun!", "Powerful, ujun!"]
 
 
 def test_a_host_without_a_fitting_python_is_told_so(fleet: Fleet) -> None:

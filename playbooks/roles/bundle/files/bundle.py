@@ -1,6 +1,7 @@
-"""Puts all that a host needs into one file: the code, its wheel, and every wheel that it depends on.
+"""Puts all that a host needs into two files: the code with its wheel, and every wheel that it depends on.
 
-Owns: building the wheel, the wheelhouse for a host's Python, and a tar file whose bytes depend on its contents alone.
+Owns: building the wheel, the wheelhouse for a host's Python, and tar files whose bytes depend on their contents alone.
+Two, because what it depends on is large and seldom another: a host that has a release made from it needs the code only.
 Leaves to others: what a release is on a host (role release), settings (mesh.toml, rendered for each host).
 
 Run by Ansible on the control machine; it prints one JSON object. Needs pip, and a package index when something is asked
@@ -28,7 +29,7 @@ from typing import Any, Final
 #: What Debian 12 and later run; wheels for older systems run there, too.
 GLIBC: Final = (28, 27, 26, 24, 17, 12, 5)
 LEFT_OUT: Final = frozenset({"__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache"})
-#: Bundles that stay in the build directory.
+#: Tar files of each kind, and wheels of the project, that stay in the build directory.
 KEPT: Final = 3
 
 
@@ -67,22 +68,20 @@ def bundle(asked: argparse.Namespace) -> dict[str, Any]:
     asked.build.mkdir(parents=True, exist_ok=True)
     wheel, wheel_is_new = _wheel(project, asked.build)
     wheels, wheels_are_new = _wheelhouse(asked, described, wheel)
-    entries = [("wheels/" + wheel.name, wheel)]
-    entries += [("wheels/" + path.name, path) for path in sorted(wheels.iterdir())]
-    entries += [(str(path.relative_to(project)), path) for name in asked.code for path in _files(project / name)]
-    digest = _digest_of(entries)
-    target = asked.build / f"bundle-{digest}.tar"
-    fresh = not target.exists()
-    if fresh:
-        _write(target, entries)
-    _forget_old(asked.build, target)
+    pip = next(wheels.glob("pip-*.whl"))
+    depends = [("wheels/" + path.name, path) for path in sorted(wheels.iterdir()) if path != pip]
+    code = [("wheels/" + path.name, path) for path in (wheel, pip)]
+    code += [(str(path.relative_to(project)), path) for name in asked.code for path in _files(project / name)]
+    depends_on, depends_are_new = _tar(asked.build, "wheels", depends)
+    holds, code_is_new = _tar(asked.build, "code", code)
     return {
-        "path": str(target.resolve()),
-        "digest": digest,
+        "wheels": depends_on,
+        "code": holds,
         "version": described["version"],
         "requirement": described["name"] + (f"[{asked.extras}]" if asked.extras else ""),
-        "pip": next(path.name for path in wheels.glob("pip-*.whl")),
-        "changed": wheel_is_new or wheels_are_new or fresh,
+        "wheel": wheel.name,
+        "pip": pip.name,
+        "changed": wheel_is_new or wheels_are_new or depends_are_new or code_is_new,
     }
 
 
@@ -94,9 +93,9 @@ def _wheel(project: Path, build: Path) -> tuple[Path, bool]:
     directory = build / f"own-{_digest_of(sources)}"
     if not directory.exists():
         _into(directory, ["wheel", "--no-deps", str(project)])
-        for old in build.glob("own-*"):
-            if old != directory:
-                shutil.rmtree(old)
+        wheels = sorted(build.glob("own-*"), key=lambda path: path.stat().st_mtime, reverse=True)
+        for old in wheels[KEPT:]:
+            shutil.rmtree(old)
         return next(directory.glob("*.whl")), True
     return next(directory.glob("*.whl")), False
 
@@ -141,14 +140,18 @@ def _into(directory: Path, words: list[str]) -> None:
     """Have pip fill a directory: whole, or not at all."""
     verb, *rest = words
     option = "--wheel-dir" if verb == "wheel" else "--dest"
-    with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".new-") as new:
+    new = tempfile.mkdtemp(dir=directory.parent, prefix=".new-")
+    try:
         command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", verb, option, new, *rest]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             why = "\n".join(line for line in done.stderr.splitlines() if not line.startswith("WARNING"))[-2000:]
             raise BundleError(f"pip {verb} failed on the control machine:\n{why.strip()}")
         os.chmod(new, 0o755)
-        shutil.copytree(new, directory)
+        if not directory.exists():  # another run was not faster
+            os.rename(new, directory)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
 
 
 def _files(path: Path) -> Iterator[Path]:
@@ -158,6 +161,17 @@ def _files(path: Path) -> Iterator[Path]:
     for each in sorted(path.rglob("*")):
         if each.is_file() and not LEFT_OUT & set(each.parts) and each.suffix != ".pyc":
             yield each
+
+
+def _tar(build: Path, kind: str, entries: list[tuple[str, Path]]) -> tuple[dict[str, str], bool]:
+    """A tar file of these: where it is and its digest; and whether it had to be written."""
+    digest = _digest_of(entries)
+    target = build / f"{kind}-{digest}.tar"
+    fresh = not target.exists()
+    if fresh:
+        _write(target, entries)
+    _forget_old(build, kind, target)
+    return {"path": str(target.resolve()), "digest": digest}, fresh
 
 
 def _digest_of(entries: Iterable[tuple[str, Path]]) -> str:
@@ -180,9 +194,9 @@ def _write(target: Path, entries: list[tuple[str, Path]]) -> None:
     os.replace(new, target)
 
 
-def _forget_old(build: Path, current: Path) -> None:
+def _forget_old(build: Path, kind: str, current: Path) -> None:
     os.utime(current)
-    bundles = sorted(build.glob("bundle-*.tar"), key=lambda path: path.stat().st_mtime, reverse=True)
+    bundles = sorted(build.glob(f"{kind}-*.tar"), key=lambda path: path.stat().st_mtime, reverse=True)
     for old in bundles[KEPT:]:
         old.unlink()
 

@@ -1,6 +1,7 @@
-"""Filters for the two files that a release carries: mesh.toml and supervisord.conf.
+"""Filters of the playbooks: the files that a host gets, and what its releases and turns mean for others.
 
-Owns: reading and writing TOML, and what of the project's supervisord.conf differs on a host.
+Owns: reading and writing TOML; what of the project's supervisord.conf differs on a host; which keys it gets; which
+release it goes back to; which hosts are in trouble.
 Leaves to others: which values (group_vars), which keys there are (mesh itself, which checks the file on the host).
 """
 
@@ -9,7 +10,8 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
 try:
@@ -116,6 +118,74 @@ def fixed_programs(text: str) -> list[str]:
     return [match[2] for match in _SECTION.finditer(text)]
 
 
+def copies(paths: Sequence[str], contents: Sequence[str], about: Mapping[str, str]) -> list[dict[str, str]]:
+    """Files of the control machine as the module mesh_files takes them: into `about["directory"]`, owned as it says."""
+    owned = {key: about[key] for key in ("owner", "group", "mode")}
+    return [
+        {"path": f"{about['directory']}/{PurePath(path).name}", "content": content, **owned}
+        for path, content in zip(paths, contents, strict=True)
+    ]
+
+
+def secret_keys(paths: Sequence[str], names: Sequence[str], host: str) -> list[str]:
+    """Those of the secret keys that a host gets: of these names, and of NAME@HOST its own."""
+    found = []
+    for path in paths:
+        name = PurePath(path).name.removesuffix(".secret")
+        if name in names and name.partition("@")[2] in ("", host):
+            found.append(path)
+    return found
+
+
+def bearers(names: Sequence[str], merged: Mapping[str, Any], programs: Sequence[str], host: str) -> dict[str, Any]:
+    """What a host replaces when these names have other keys: {"all": whether everything, "names": else which}.
+
+    A key is named for what runs: hub, gateway, mesh-store, a service. One of another name may be anybody's.
+    """
+    found: list[str] = []
+    known = {"gateway", *programs, *merged.get("services", {})}
+    for name in names:
+        base, _, where = name.partition("@")
+        base = {"mesh-store": "store"}.get(base, base)
+        if where in ("", host) and base != "client" and not (base in ("hub", "store") and base not in programs):
+            found.append(base)
+    return {"all": not known.issuperset(found), "names": sorted(set(found))}
+
+
+def earlier(good: Sequence[str], current: str, wanted: str = "") -> str:
+    """The release to go back to, "" when there is none.
+
+    Args:
+        good: good ones, the one that became so last comes first.
+        current: what runs; where it never was good, the newest good one is meant.
+        wanted: a name, or the beginning of one; then the latest of that name but the current one.
+    """
+    if wanted:
+        named = [name for name in good if name.startswith(wanted)]
+        return next((name for name in named if name != current), named[0] if named else "")
+    older = good[good.index(current) + 1 :] if current in good else good
+    return older[0] if older else ""
+
+
+def troubles(hosts: Sequence[str], hostvars: Mapping[str, Any], kind: str = "") -> dict[str, str]:
+    """The hosts whose turn (role activate) did not end well, and why. Of kind "failure" only those that went back."""
+    found = {}
+    for host in hosts:
+        turn = hostvars[host].get("activate_turn")
+        if not turn:
+            continue
+        if turn.get("failure"):
+            found[host] = f"{turn['failure']}\n{turn['now']} on {host}"
+        elif turn.get("unreachable") and not kind:
+            found[host] = (
+                f"{host} cannot be reached any more: {turn.get('msg', '')}\n"
+                "It finishes what it has begun, or goes back, by itself. Nothing else was changed; run it again."
+            )
+        elif turn.get("failed") and not kind:
+            found[host] = f"{host} may be half-way: {turn.get('msg', '')}\nNothing else was changed."
+    return found
+
+
 class FilterModule:
     """What Ansible asks a file of filters for."""
 
@@ -125,4 +195,9 @@ class FilterModule:
             "mesh_to_toml": to_toml,
             "mesh_host_conf": host_conf,
             "mesh_fixed_programs": fixed_programs,
+            "mesh_copies": copies,
+            "mesh_secret_keys": secret_keys,
+            "mesh_bearers": bearers,
+            "mesh_earlier": earlier,
+            "mesh_troubles": troubles,
         }

@@ -1,0 +1,238 @@
+#!/usr/bin/python
+"""Makes a release the one that runs, or goes back when it does not hold. See DOCUMENTATION."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.mesh_place import Place, Refused, do
+
+DOCUMENTATION = """
+module: mesh_turn
+short_description: Make a release the one that runs, and go back when it does not hold
+description:
+  - C(current) moves; C(mesh roll) replaces each process, also hub and store; everything answers; the gates open.
+  - When one of these fails, the host goes back to the release that it had; where it had none, all is stopped.
+  - It runs on the host from one end to the other, so also when the machine that asked for it goes away.
+  - A release that did not hold is no failure of this module. C(failure) says why; the playbook takes other hosts back.
+options:
+  prefix: {type: path, required: true, description: The directory that the host keeps the mesh in.}
+  release: {type: str, required: true, description: Which one is to run; with C(undo), the one that it had before.}
+  undo: {type: bool, default: false, description: It had gone over, and has to go back because of another host.}
+  ran: {type: bool, default: true, description: "With C(undo): whether anything ran before."}
+  stay: {type: bool, default: false, description: "Not to go back, and to fail, when something does not answer."}
+  unit: {type: str, default: "", description: supervisord's unit, where systemd runs.}
+  ready_s: {type: float, required: true, description: How long one process, and all of them, may take to be ready.}
+  settle_s: {type: float, required: true, description: How long a replaced process must go on before the next one is.}
+  gates: {type: list, elements: str, default: [], description: URLs that must answer 200.}
+  gate_tries: {type: int, default: 10, description: How often each is asked, once a second.}
+"""
+
+RETURN = """
+before: {description: The release that was current., returned: always, type: str}
+ran: {description: Whether supervisord ran before., returned: always, type: bool}
+switched: {description: Whether another release than before was asked for., returned: always, type: bool}
+failure: {description: Why it did not hold; empty when it did., returned: always, type: str}
+now: {description: What runs now., returned: always, type: str}
+"""
+
+EXAMPLES = """
+- name: Go over to it
+  mesh_turn:
+    prefix: /srv/mesh
+    release: 0.1.0-35665e3a-8f12
+    ready_s: 30
+    settle_s: 1
+"""
+
+#: What `mesh roll` ends with when it went back by itself.
+ROLL_WENT_BACK = 1
+
+
+class Step(Exception):
+    """A step failed: which, and what it said."""
+
+    def __init__(self, name: str, cause: Exception) -> None:
+        super().__init__(f"{name}:\n{cause}")
+        self.cause = cause
+
+
+class Turn:
+    """One host on its way from one release to another."""
+
+    def __init__(self, asked: dict[str, Any], place: Place, before: str, ran: bool) -> None:
+        self._asked = asked
+        self._place = place
+        self._before = before
+        self._ran = ran
+        self._patience = str(asked["ready_s"])
+
+    def forward(self, release: str, switched: bool) -> bool:
+        """Make it run; whether anything had to be done.
+
+        Args:
+            switched: what runs may be of another release.
+
+        Raises:
+            Step: it does not hold.
+        """
+        if switched:
+            self._place.begin(self._before)
+            self._step("let current lead to it", lambda: self._place.lead(release))
+        if self._ran and switched:
+            self._replace()
+        elif not self._ran and self._asked["unit"]:
+            self._step("start supervisord by systemd", lambda: self._systemd("start"))
+        already = self._up()
+        self._step("wait for the gates", self._gates)
+        self._place.done()
+        return switched or not already
+
+    def back(self, rolled: bool) -> str:
+        """Undo it; what runs then, in words.
+
+        Args:
+            rolled: every process runs by the earlier release already.
+        """
+        try:
+            if not self._ran:
+                self.stop()
+            self._step("let current lead back", lambda: self._place.lead(self._before))
+            if self._ran and not rolled:
+                self._replace()
+            if self._ran:
+                self._up()
+        except Step as exc:
+            return f"it could not go back to {self._before or 'nothing'}: {exc}\nlook at it now: what runs may be mixed"
+        self._place.done()
+        return f"{self._before} runs" if self._ran else "nothing runs"
+
+    def stop(self) -> None:
+        if self._asked["unit"]:
+            self._step("stop supervisord by systemd", lambda: self._systemd("stop"))
+        # Also where systemd has stopped it: it removes what dead processes left.
+        if self._place.current:
+            self._step("stop everything", lambda: self._place.do("mesh", "down", "--json"))
+
+    def _replace(self) -> None:
+        """Each process in turn, as the current release has it."""
+        words = ["roll", "--timeout", self._patience, "--settle", str(self._asked["settle_s"])]
+        self._step("replace each process", lambda: self._place.do("mesh", *words))
+
+    def _up(self) -> bool:
+        """Start what does not run, end what mesh.toml does not name any more, wait until all answers."""
+        told: list[str] = []
+        words = ["up", "--json", "--timeout", self._patience]
+        self._step("bring it up", lambda: told.append(_readable(lambda: self._place.do("mesh", *words))))
+        return bool(json.loads(told[0])["already"])
+
+    def _gates(self) -> None:
+        for url in self._asked["gates"]:
+            for left in reversed(range(self._asked["gate_tries"])):
+                trouble = _answer(url)
+                if not trouble:
+                    break
+                if not left:
+                    raise Refused(f"GET {url}: {trouble}")
+                time.sleep(1)
+
+    def _systemd(self, verb: str) -> None:
+        do(["systemctl", verb, self._asked["unit"]])
+        # systemd has started it before it listens; `mesh up` would start another one.
+        until = time.monotonic() + self._asked["ready_s"]
+        while verb == "start" and not self._place.runs:
+            if time.monotonic() > until:
+                raise Refused(f"supervisord does not listen; journalctl -u {self._asked['unit']} shows why")
+            time.sleep(0.05)
+
+    def _step(self, name: str, act: Callable[[], object]) -> None:
+        try:
+            act()
+        except (Refused, OSError) as exc:
+            raise Step(name, exc) from exc
+
+
+def _readable(act: Callable[[], str]) -> str:
+    """With --json an error is JSON, too: for people again."""
+    try:
+        return act()
+    except Refused as exc:
+        try:
+            error = json.loads(str(exc))["error"]
+            tail = error.get("details", {}).get("tail", [])
+        except (ValueError, TypeError, KeyError, AttributeError):
+            raise exc from None
+        raise Refused("\n".join([error["message"], *(f"  | {line}" for line in tail)]), exc.code) from exc
+
+
+def _answer(url: str) -> str:
+    """ "" when it answers 200; else what it does, with what it says."""
+    try:
+        # No proxy: it is this host that is asked.
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=10) as answer:
+            return "" if answer.status == 200 else f"{answer.status}"
+    except urllib.error.HTTPError as exc:
+        return f"{exc.code} {exc.reason}\n{exc.read(2000).decode('utf-8', 'replace')}".strip()
+    except (urllib.error.URLError, OSError) as exc:
+        return str(exc.reason if isinstance(exc, urllib.error.URLError) else exc)
+
+
+def main() -> None:
+    module = AnsibleModule(
+        {
+            "prefix": {"type": "path", "required": True},
+            "release": {"type": "str", "required": True},
+            "undo": {"type": "bool", "default": False},
+            "ran": {"type": "bool", "default": True},
+            "stay": {"type": "bool", "default": False},
+            "unit": {"type": "str", "default": ""},
+            "ready_s": {"type": "float", "required": True},
+            "settle_s": {"type": "float", "required": True},
+            "gates": {"type": "list", "elements": "str", "default": []},
+            "gate_tries": {"type": "int", "default": 10},
+        },
+        supports_check_mode=True,
+    )
+    asked = module.params
+    place = Place(asked["prefix"])
+    release, current, runs = asked["release"], place.current, place.runs
+    # A turn that was cut off is taken up again, with the release before it to go back to.
+    unfinished = place.unfinished
+    switched = release != current or unfinished is not None
+    if unfinished is not None and unfinished != release:
+        current, runs = unfinished, runs and unfinished != ""
+    told: dict[str, Any] = {"before": current, "ran": runs, "switched": switched, "failure": ""}
+    if asked["undo"]:
+        place.begin(release)
+        turn = Turn(asked, place, release, asked["ran"])
+        module.exit_json(**told, changed=True, now=turn.back(rolled=False))
+    if module.check_mode:
+        what = "every process would be replaced, one by one" if runs else "it would be started"
+        now = (
+            f"{current} runs; {what}: {current or 'nothing'} → {release}"
+            if runs
+            else f"nothing runs; {what}: {release}"
+        )
+        module.exit_json(**told, changed=switched or not runs, now=now)
+    turn = Turn(asked, place, current, runs)
+    try:
+        changed = turn.forward(release, switched)
+    except Step as exc:
+        # `mesh roll` goes back by itself, and says so by its exit code; then nobody else was touched yet.
+        rolled = isinstance(exc.cause, Refused) and exc.cause.code == ROLL_WENT_BACK and str(exc).startswith("replace")
+        if asked["stay"]:
+            module.fail_json(msg=str(exc), **told)
+        failure = f"{release} did not go live: {exc}"
+        now = turn.back(rolled=rolled or not switched)
+        module.exit_json(**{**told, "failure": failure}, changed=True, now=now)
+    module.exit_json(**told, changed=changed, now=f"{release} runs")
+
+
+if __name__ == "__main__":
+    main()

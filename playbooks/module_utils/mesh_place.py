@@ -1,0 +1,159 @@
+"""A mesh as it lies on a host: its releases, the one that is current, and whether it runs.
+
+Owns: how the directories below the prefix are read, and running the commands in its bin.
+Leaves to others: what is changed there (the modules in library/).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+from collections.abc import Mapping, Sequence
+
+#: Files in a release. Complete: whole as it was to be, and what its virtual environment was made from; good: it has
+#: passed its gates, at the time of the file.
+COMPLETE = ".complete"
+GOOD = ".good"
+
+#: A command's own messages are short; a log that it quotes may be longer.
+TOLD_CHARACTERS = 6000
+
+
+class Refused(Exception):
+    """A command failed; the message is what it said."""
+
+    def __init__(self, message: str, code: int = 1) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Place:
+    """The directory that a host keeps a mesh in."""
+
+    def __init__(self, prefix: str) -> None:
+        self.prefix = prefix
+        self.releases = os.path.join(prefix, "releases")
+        self._link = os.path.join(prefix, "current")
+        self._mark = os.path.join(self.releases, ".unfinished")
+
+    @property
+    def current(self) -> str:
+        """The release that runs, or would if it were started; "" when there is none."""
+        try:
+            return os.path.basename(os.readlink(self._link))
+        except OSError:
+            return ""
+
+    def lead(self, release: str) -> None:
+        """Make a release the current one, in one step for whoever looks; "" leads nowhere."""
+        if not release:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._link)
+            return
+        new = self._link + ".new"
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(new)
+        os.symlink(os.path.join("releases", release), new)
+        os.replace(new, self._link)
+
+    @property
+    def unfinished(self) -> str | None:
+        """Of a turn that was cut off, as by a power failure: the release before it; None when there is no such turn."""
+        try:
+            with open(self._mark, encoding="utf-8") as file:
+                return file.read().strip()
+        except OSError:
+            return None
+
+    def begin(self, before: str) -> None:
+        """Note that a turn begins: some processes will be of one release, and some of another."""
+        with open(self._mark, "w", encoding="utf-8") as file:
+            file.write(f"{before}\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def done(self) -> None:
+        """All processes are of the current release."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._mark)
+
+    def path(self, release: str, name: str = "") -> str:
+        return os.path.join(self.releases, release, name)
+
+    def all(self) -> list[str]:
+        """Every release that was begun."""
+        try:
+            return sorted(entry.name for entry in os.scandir(self.releases) if entry.is_dir(follow_symlinks=False))
+        except OSError:
+            return []
+
+    def complete(self) -> list[str]:
+        return [name for name in self.all() if os.path.exists(self.path(name, COMPLETE))]
+
+    def made_from(self) -> dict[str, str]:
+        """What the virtual environments of complete releases hold beside the code: that, by release."""
+        found = {}
+        for name in self.complete():
+            with open(self.path(name, COMPLETE), encoding="utf-8") as file:
+                found[name] = file.read().strip()
+        return found
+
+    def good(self) -> list[str]:
+        """Those that have passed their gates; the one that did so last comes first."""
+        marked = [name for name in self.complete() if os.path.exists(self.path(name, GOOD))]
+        return sorted(marked, key=lambda name: (os.stat(self.path(name, GOOD)).st_mtime_ns, name), reverse=True)
+
+    def in_use(self) -> set[str]:
+        """Those that a process works in: supervisord goes on where it was started."""
+        found = set()
+        for entry in os.scandir("/proc"):
+            try:
+                where = os.readlink(f"/proc/{entry.name}/cwd") if entry.name.isdigit() else ""
+            except OSError:
+                continue  # it ended, or it is another user's
+            if where.startswith(self.releases + os.sep):
+                found.add(where[len(self.releases) + 1 :].split(os.sep)[0])
+        return found
+
+    @property
+    def runs(self) -> bool:
+        """Whether supervisord is there: it listens as long as it lives."""
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(5)
+            try:
+                probe.connect(os.path.join(self.prefix, "run/supervisor.sock"))
+            except OSError:
+                return False
+            return True
+
+    def do(self, command: str, *words: str) -> str:
+        """Run one of the commands in bin, which run as the mesh's own user; what it prints.
+
+        Raises:
+            Refused: it failed.
+        """
+        return do([os.path.join(self.prefix, "bin", command), *words])
+
+
+def do(words: Sequence[str], cwd: str | None = None, more: Mapping[str, str] | None = None) -> str:
+    """Run a command; what it prints.
+
+    Raises:
+        Refused: it failed; the message is what it said at last.
+    """
+    # Not stdin: with pipelining that is this module's own text. C.UTF-8 because logs are quoted.
+    done = subprocess.run(
+        words,
+        cwd=cwd,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+        env={**os.environ, "LC_ALL": "C.UTF-8", **(more or {})},
+    )
+    out, err = (text.decode("utf-8", "replace") for text in (done.stdout, done.stderr))
+    if done.returncode != 0:
+        said = (err.strip() or out.strip())[-TOLD_CHARACTERS:]
+        raise Refused(said or f"{os.path.basename(words[0])} ended with {done.returncode}", done.returncode)
+    return out
