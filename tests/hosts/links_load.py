@@ -32,6 +32,7 @@ async def call(node: mesh.Node, word: str, deadline_s: float) -> None:
 
 
 async def main() -> None:
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     callers, deadline_s = int(sys.argv[1]), float(sys.argv[2])
     async with mesh.connect() as node:
         tasks = [asyncio.create_task(call(node, target, deadline_s)) for target in sys.argv[3:] for _ in range(callers)]

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -25,6 +26,8 @@ MESH: Final = str(Path(sys.executable).parent / "mesh")
 #: Keys are made once for all tests: what costs time is not what they are about.
 NAMES: Final = ("hub", "client", "shared", "lonely", "narrow", "chores", "mesh-store", "gateway")
 PATIENCE_S: Final = 20.0
+#: Answers from which on a load is one.
+FLOWING: Final = 20
 
 _TOML: Final = """\
 [mesh]
@@ -51,13 +54,21 @@ class Answer(NamedTuple):
 
 
 class Load:
-    """Callers on one host."""
+    """Callers on one host; they are answered when this is made."""
 
     def __init__(self, host: Host, callers: int, deadline_s: float, targets: Sequence[str], **env: str) -> None:
         self._out = (host.root / f"srv/mesh/load-{time.monotonic_ns()}").open("w+")
         words = [sys.executable, str(HERE / "links_load.py"), str(callers), str(deadline_s), *targets]
         with (host.root / "srv/mesh/log").open("a") as log:
             self._process = host.popen(*words, stdout=self._out, stderr=log, **_where(**env))
+        for target in targets:
+            until(partial(self._answered, target.partition(":")[0]), f"{target} is answered")
+
+    def _answered(self, target: str) -> bool:
+        """Whether each caller has had its answers; so what follows really happens under load."""
+        lines = Path(self._out.name).read_text().splitlines(keepends=True)
+        answers = [Answer(*json.loads(line)) for line in lines if line.endswith("\n")]
+        return sum(1 for answer in answers if answer.target == target and not answer.code) >= FLOWING
 
     def end(self) -> list[Answer]:
         """Stop calling; everything that was answered, in the order of the answers."""
