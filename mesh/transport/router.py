@@ -31,6 +31,8 @@ log = get_logger("mesh.transport")
 MAX_BACKLOG_BYTES = 128 * 1024 * 1024
 #: When to prove a disconnection. The event comes from the I/O thread a moment before the ROUTER itself knows.
 PROOFS_S = (0.002, 0.02, 0.2, 1.0)
+#: How long to read on for what a gone peer had sent: others send without end, and it cannot be told apart from theirs.
+PARTING_S = 1.0
 #: Peers that are gone can be heard all the same: what the dead had sent, or one that does not know that it was cut. So
 #: many are remembered; a ROUTER gives each connection a name of its own, and none twice.
 REMEMBERED_GONE = 1024
@@ -51,6 +53,7 @@ class RouterChannel:
         "fd",
         "gone",
         "ident",
+        "parting",
         "peer",
         "session",
         "user",
@@ -68,6 +71,7 @@ class RouterChannel:
         self.backlog: deque[list[Buffer]] = deque()
         self.backlog_bytes = 0
         self.woken = 0  # how often since the last flush; 0 when none is due
+        self.parting = False  # it is gone, and what it had sent is being read
         self.gone = False
 
     def wake(self) -> None:
@@ -225,7 +229,9 @@ class RouterListener:
         except zmq.ZMQError as exc:
             if exc.errno != zmq.EHOSTUNREACH:
                 raise
-            self._lose(channel, "connection lost")
+            if not channel.parting:
+                channel.parting = True
+                self._part(channel, self._loop.time() + PARTING_S)
             return False
         return True
 
@@ -301,6 +307,19 @@ class RouterListener:
             self._socket.send(CUT, zmq.NOBLOCK)
         except zmq.ZMQError:
             pass  # it is dead, and there may be more of what it had sent
+
+    def _part(self, channel: RouterChannel, until: float) -> None:
+        """It is gone; but what it sent before may still be unread, a goodbye among it. That comes first."""
+        if channel.gone or self._socket.closed:
+            return
+        if self._edge.more and self._loop.time() < until:
+            self._loop.call_soon(self._read_on, channel, until)
+        else:
+            self._lose(channel, "connection lost")
+
+    def _read_on(self, channel: RouterChannel, until: float) -> None:
+        self._edge.look()
+        self._part(channel, until)
 
     def _lose(self, channel: RouterChannel, reason: str) -> None:
         if channel.gone:

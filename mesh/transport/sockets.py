@@ -119,6 +119,16 @@ class Edge:
         if self._fd >= 0:
             self._again = self._loop.call_soon(self.drain)
 
+    @property
+    def more(self) -> bool:
+        """Whether something may still be unread."""
+        if self._fd < 0:
+            return False
+        if self._again is not None:
+            return True
+        events: int = self._socket.getsockopt(zmq.EVENTS)  # type: ignore[assignment]  # typed for every option
+        return bool(events & zmq.POLLIN)
+
     def look(self) -> None:
         """After a send: an edge may have been consumed by it; read what is there."""
         if self._again is None and self._fd >= 0:

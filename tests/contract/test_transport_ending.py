@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import time
 
 import pytest
 
@@ -40,6 +41,16 @@ async def test_close_flushes_what_was_woken_for(bench, closing):
     closer.channel.close("done")
     await other.until_lost()
     assert other.messages == expected
+
+
+async def test_a_reader_that_takes_its_time_hears_all_before_the_end(bench):
+    """What a peer sent before it left is delivered, also when its going is known long before all of that is read."""
+    client, accepted = await bench.pair(on_receive=lambda session, frames: time.sleep(0.0005))
+    expected = [[b"%d" % number] for number in range(200)]
+    client.send(*expected)
+    client.channel.close("done")
+    await accepted.until_lost()
+    assert accepted.messages == expected
 
 
 @pytest.mark.parametrize("closing", ["dialler", "accepted"])
