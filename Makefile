@@ -28,8 +28,10 @@ down: ## stop everything; leave no process and no socket behind
 
 .PHONY: test
 test: $(STAMP_TEST) wrk check ## install what tests need; run all checks and tests
-	@$(BIN)/python -m pytest -n $(AT_ONCE) --dist loadfile --no-loadscope-reorder -m "not chaos"
-	@$(BIN)/python -m pytest -m chaos
+	@status=0; \
+	$(BIN)/python -m pytest -n $(AT_ONCE) --dist loadfile --no-loadscope-reorder -m "not chaos" || status=1; \
+	$(BIN)/python -m pytest -m chaos || status=1; \
+	exit $$status
 
 .PHONY: check
 check: $(STAMP_TEST) ## formatting, lint, types, playbooks, and the floors of the architecture

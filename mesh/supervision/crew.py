@@ -96,16 +96,17 @@ class Crew:
         Raises:
             Unavailable: one still runs after `stop_s`, when supervisor should have killed it.
         """
-        for process in self._named(names):
-            if process.state not in (*IDLE, "STOPPING"):
-                try:
-                    self.control.stop(process.name, wait=False)
-                except SetupError:
-                    pass  # it ended by itself in this moment; the looks that follow judge by what they see
         until = now() + stop_s + GRACE_S
-        while left := [each.name for each in self._named(names) if each.state not in IDLE]:
+        while processes := [each for each in self._named(names) if each.state not in IDLE]:
+            left = [each.name for each in processes]
             if now() >= until:
                 raise Unavailable(f"still running after {stop_s:g} s: {', '.join(left)}")
+            for process in processes:
+                if process.state != "STOPPING":
+                    try:
+                        self.control.stop(process.name, wait=False)
+                    except SetupError:
+                        pass  # it ended by itself in this moment; if it is started again, the next look sees it
             self._say(f"{_some(left)} to finish what is in hand")
             await asyncio.sleep(LOOK_EVERY_S)
 
