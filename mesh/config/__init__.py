@@ -4,7 +4,8 @@ Owns: nothing itself; re-exports the tree (config.settings) and its reading (con
 """
 
 from mesh.config.access import AccessRule, AccessSettings, ServeRule
-from mesh.config.load import FILE_NAME, Origin, find_file, load, origins
+from mesh.config.load import FILE_NAME, find_file, load, origins
+from mesh.config.origins import Origin
 from mesh.config.settings import (
     AutoscaleSettings,
     CallSettings,

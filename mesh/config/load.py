@@ -1,27 +1,30 @@
 """From mesh.toml, the environment and flags to Settings, remembering where each value came from.
 
-Owns: the order (flag over environment over file over default), finding the file, `${NAME}`, and the errors that name
-the place, the key, what is allowed, and the nearest right key.
-Leaves to others: the keys (config.settings), how a value is written (config.values), line numbers (config.places).
+Owns: the order (flag over environment over file over default), finding the file, `${NAME}`, and that all that is wrong
+is told at once.
+Leaves to others: the keys (config.settings, config.entries), how a value is written (config.values), line numbers
+(config.places), words for what is wrong (config.complaints), values that contradict each other (config.together).
 """
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, get_type_hints
+from typing import Any
 
 import msgspec
 
 from mesh.config.access import AccessSettings, read_access
+from mesh.config.complaints import nearest, no_such, not_toml
+from mesh.config.entries import ENTRIES, SERVICE, TABLES, Entry
+from mesh.config.origins import Origin, listed
 from mesh.config.places import Key, places
-from mesh.config.secrets import HIDDEN, Secret, hidden, marked
+from mesh.config.secrets import HIDDEN, marked
 from mesh.config.settings import ServiceSettings, Settings
-from mesh.config.values import Kind
+from mesh.config.together import contradictions
 from mesh.errors import ConfigError
 
 FILE_NAME = "mesh.toml"
@@ -29,51 +32,6 @@ FILE_NAME = "mesh.toml"
 FILE_VARIABLE = "MESH_CONFIG"
 
 _VARIABLE = re.compile(r"\$(\$?)\{([A-Za-z_][A-Za-z0-9_]*)(?::([^}]*))?\}")
-
-
-class Origin(NamedTuple):
-    """One value and where it came from.
-
-    Attributes:
-        key: as in the file, dotted: "gateway.port".
-        value: as it would be written in the file: "10s", 8080, ["ipc://…"].
-        origin: "default", "mesh.toml:14", "MESH_GATEWAY_PORT" or "--port".
-        about: what the key is for, in a line.
-    """
-
-    key: str
-    value: Any
-    origin: str
-    about: str
-
-
-class _Entry(NamedTuple):
-    attribute: str
-    kind: Kind
-    about: str
-
-
-def _entries(table: type[msgspec.Struct]) -> dict[str, _Entry]:
-    hints = get_type_hints(table, include_extras=True)
-    found = {}
-    for item in msgspec.structs.fields(table):
-        meta = getattr(hints[item.name], "__metadata__", None)
-        if meta:
-            found[item.encode_name] = _Entry(item.name, meta[0], meta[1])
-    return found
-
-
-def _tables() -> dict[str, type[msgspec.Struct]]:
-    return {
-        name: hint
-        for name, hint in get_type_hints(Settings).items()
-        if isinstance(hint, type) and issubclass(hint, msgspec.Struct)
-    }
-
-
-_TABLES = _tables()
-_ENTRIES = {name: _entries(table) for name, table in _TABLES.items()}
-_SERVICE = _entries(ServiceSettings)
 
 
 def find_file(start: Path | None = None) -> Path | None:
@@ -109,7 +67,8 @@ def origins(
     flags: Mapping[str, Any] | None = None,
 ) -> list[Origin]:
     """Every key with its value and where that came from, in the order of the tree. Arguments and errors as `load`."""
-    return _Loading(path, env, flags).origins()
+    loading = _Loading(path, env, flags)
+    return listed(loading.settings, loading.sources)
 
 
 class _Loading:
@@ -118,7 +77,7 @@ class _Loading:
     def __init__(self, path: Path | None, env: Mapping[str, str] | None, flags: Mapping[str, Any] | None) -> None:
         self.env = os.environ if env is None else env
         self.problems: list[str] = []
-        self.values: dict[str, dict[str, Any]] = {name: {} for name in _TABLES}
+        self.values: dict[str, dict[str, Any]] = {name: {} for name in TABLES}
         self.services: dict[str, dict[str, Any]] = {}
         self.sources: dict[str, str] = {}
         self.lines: dict[Key, int] = {}
@@ -153,28 +112,28 @@ class _Loading:
         try:
             tree = tomllib.loads(text)
         except tomllib.TOMLDecodeError as exc:
-            raise ConfigError(_syntax(self.shown_file, text, str(exc))) from None
+            raise ConfigError(not_toml(self.shown_file, text, str(exc))) from None
         self.lines = places(text)
         for name, table in tree.items():
             if name == "services":
                 self._file_services(table)
             elif name == "access":
                 self._file_access(table)
-            elif name not in _TABLES:
-                known = [*_TABLES, "services", "access"]
-                self._problem(self._at((name,)), name, _unknown("table", name, known))
+            elif name not in TABLES:
+                known = [*TABLES, "services", "access"]
+                self._problem(self._at((name,)), name, no_such("table", name, known))
             elif not isinstance(table, dict):
                 self._problem(self._at((name,)), name, f"is a table: write [{name}] and its keys below it")
             else:
-                self._file_table((name,), table, _ENTRIES[name], self.values[name])
+                self._file_table((name,), table, ENTRIES[name], self.values[name])
 
     def _file_table(
-        self, prefix: Key, table: Mapping[str, Any], entries: Mapping[str, _Entry], into: dict[str, Any]
+        self, prefix: Key, table: Mapping[str, Any], entries: Mapping[str, Entry], into: dict[str, Any]
     ) -> None:
         for key, value in table.items():
             place, dotted = self._at((*prefix, key)), ".".join((*prefix, key))
             if key not in entries:
-                self._problem(place, dotted, _unknown("key", key, entries))
+                self._problem(place, dotted, no_such("key", key, entries))
                 continue
             try:
                 value = self._expand(value)
@@ -193,6 +152,7 @@ class _Loading:
             shown = "".join(f"[{part}]" if part.isdecimal() else f".{part}" for part in at)
             self._problem(self._at(path(at)), f"access{shown}", what)
 
+        self.sources["access"] = self._at(("access",))
         self.access = read_access(table, tell, lambda at: self._at(path(at)))
 
     def _file_services(self, table: Any) -> None:
@@ -219,12 +179,12 @@ class _Loading:
             for key in config:
                 self.sources[f"services.{name}.config.{key}"] = self._at((*prefix, "config", key))
             # `config` is known but already taken: it shall be offered when a near miss of it is typed.
-            if unknown := [key for key in values if key not in _SERVICE]:
+            if unknown := [key for key in values if key not in SERVICE]:
                 for key in unknown:
                     del values[key]
                     place = self._at((*prefix, key))
-                    self._problem(place, f"services.{name}.{key}", _unknown("key", key, [*_SERVICE, "config"]))
-            self._file_table(prefix, values, _SERVICE, into)
+                    self._problem(place, f"services.{name}.{key}", no_such("key", key, [*SERVICE, "config"]))
+            self._file_table(prefix, values, SERVICE, into)
 
     def _at(self, key: Key) -> str:
         line = self.lines.get(key)
@@ -256,7 +216,7 @@ class _Loading:
     def _read_env(self) -> None:
         by_variable = {
             f"MESH_{table}_{key}".upper(): (table, key, entry)
-            for table, entries in _ENTRIES.items()
+            for table, entries in ENTRIES.items()
             for key, entry in entries.items()
         }
         for variable in sorted(self.env):
@@ -266,8 +226,8 @@ class _Loading:
             elif variable.startswith("MESH_SERVICES_"):
                 self._env_service(variable)
             # Others may use the prefix for their own; what begins like one of the tables was meant for it.
-            elif variable.startswith(tuple(f"MESH_{table}_".upper() for table in _TABLES)):
-                self.problems.append(_nearest(f"{variable}: no key has this name", variable, by_variable))
+            elif variable.startswith(tuple(f"MESH_{table}_".upper() for table in TABLES)):
+                self.problems.append(nearest(f"{variable}: no key has this name", variable, by_variable))
 
     def _env_service(self, variable: str) -> None:
         rest = variable.removeprefix("MESH_SERVICES_")
@@ -279,14 +239,14 @@ class _Loading:
             self.services.setdefault(name, {}).setdefault("config", {})[key] = self.env[variable]
             self.sources[f"services.{name}.config.{key}"] = variable
             return
-        for key, entry in _SERVICE.items():
+        for key, entry in SERVICE.items():
             head = rest.removesuffix("_" + key.upper())
             if head and head != rest:
                 name = names.get(head, head.lower())
                 into = self.services.setdefault(name, {})
                 self._set(f"services.{name}.{key}", entry, self.env[variable], variable, into)
                 return
-        forms = ", ".join(f"MESH_SERVICES_NAME_{key.upper()}" for key in (*_SERVICE, "config_key"))
+        forms = ", ".join(f"MESH_SERVICES_NAME_{key.upper()}" for key in (*SERVICE, "config_key"))
         self.problems.append(f"{variable}: no key has this name; a service knows {forms}")
 
     def _read_flags(self, flags: Mapping[str, Any]) -> None:
@@ -294,12 +254,12 @@ class _Loading:
             if value is None:
                 continue
             table, _, key = dotted.partition(".")
-            entries = _ENTRIES.get(table, {})
+            entries = ENTRIES.get(table, {})
             # In code both names are at hand: the key of the file and the attribute with its unit.
             key = next((k for k, entry in entries.items() if entry.attribute == key), key)
             if key not in entries:
-                known = [f"{t}.{k}" for t, keys in _ENTRIES.items() for k in keys]
-                self.problems.append(_nearest(f"{dotted}: no such key", dotted, known))
+                known = [f"{t}.{k}" for t, keys in ENTRIES.items() for k in keys]
+                self.problems.append(nearest(f"{dotted}: no such key", dotted, known))
                 continue
             origin, entry = "--" + key.replace("_", "-"), entries[key]
             if isinstance(value, int | float) and not isinstance(value, bool):
@@ -310,7 +270,7 @@ class _Loading:
 
     # --- putting it together ----------------------------------------------------------------------
 
-    def _set(self, dotted: str, entry: _Entry, value: Any, origin: str, into: dict[str, Any]) -> None:
+    def _set(self, dotted: str, entry: Entry, value: Any, origin: str, into: dict[str, Any]) -> None:
         try:
             into[entry.attribute] = entry.kind.read(value)
         except (ValueError, OverflowError) as exc:
@@ -342,81 +302,19 @@ class _Loading:
             values["keys"]["dir"] = self.root / values["keys"]["dir"]
         if "hubs" in mesh:
             mesh["hubs"] = [_rooted(hub, self.root) for hub in mesh["hubs"]]
-        calls = _TABLES["calls"](**values["calls"])
+        calls = TABLES["calls"](**values["calls"])
         limits = {key: getattr(calls, key) for key in ("concurrency", "queue", "prefer_local")}
         settings = Settings(
-            **{name: table(**values[name]) for name, table in _TABLES.items()},  # type: ignore[arg-type]
+            **{name: table(**values[name]) for name, table in TABLES.items()},  # type: ignore[arg-type]
             services={name: ServiceSettings(**(limits | own)) for name, own in self.services.items()},
             access=self.access,
             root=self.root,
             file=self.file,
         )
-        self._check_together(settings)
+        for found in contradictions(settings):
+            place = next((self.sources[key] for key in found.keys if key in self.sources), "default")
+            self._problem(place, found.key, found.what)
         return settings
-
-    def _check_together(self, settings: Settings) -> None:
-        """What no single value can show: the spans that must be shorter than others."""
-        for shorter, less, longer, more in (
-            ("discovery.renew", settings.discovery.renew_s, "discovery.lease", settings.discovery.lease_s),
-            (
-                "links.heartbeat",
-                settings.links.heartbeat_s,
-                "links.heartbeat_timeout",
-                settings.links.heartbeat_timeout_s,
-            ),
-        ):
-            if less >= more:
-                place = self.sources.get(shorter) or self.sources.get(longer, "default")
-                shown = _kind_of(shorter).show(less), _kind_of(longer).show(more)
-                self._problem(place, shorter, f"{shown[0]} must be shorter than {longer}, which is {shown[1]}")
-        keys = settings.keys
-        if keys.secret is not None and keys.dir is None:
-            place = self.sources["keys.secret"]
-            self._problem(place, "keys.secret", "whom to believe is missing: set keys.dir, which holds the public keys")
-        if settings.access is not None and keys.dir is None and settings.mesh.bind.startswith("tcp://"):
-            # Over ipc a caller is one of this user's processes; over bare tcp it is anybody who says so.
-            place = self._at(("access",))
-            self._problem(place, "access", 'over tcp only a key tells who calls: set keys.dir, or mesh.bind = "ipc"')
-        for name, service in settings.services.items():
-            if 0 < service.maximum < service.minimum:
-                dotted = f"services.{name}.maximum"
-                place = self.sources.get(dotted, "default")
-                self._problem(place, dotted, f"{service.maximum} is less than the minimum of {service.minimum}")
-
-    def origins(self) -> list[Origin]:
-        rows: list[Origin] = []
-
-        def add(dotted: str, entry: _Entry, value: Any) -> None:
-            shown = entry.kind.show(value)
-            origin = self.sources.get(dotted, "default")
-            if isinstance(value, Secret):
-                origin = f"{origin}, {value.reference}"
-            rows.append(Origin(dotted, shown, origin, entry.about))
-
-        for name, entries in _ENTRIES.items():
-            table = getattr(self.settings, name)
-            for key, entry in entries.items():
-                add(f"{name}.{key}", entry, getattr(table, entry.attribute))
-        for service, own in self.settings.services.items():
-            for key, entry in _SERVICE.items():
-                add(f"services.{service}.{key}", entry, getattr(own, entry.attribute))
-            for key, value in own.config.items():
-                dotted = f"services.{service}.config.{key}"
-                origin = self.sources.get(dotted, "default")
-                if isinstance(value, Secret):
-                    origin = f"{origin}, {value.reference}"
-                rows.append(Origin(dotted, hidden(value), origin, "the service's own"))
-        if self.settings.access is not None:
-            for number, rule in enumerate(self.settings.access.allow):
-                rows.append(Origin(f"access.allow.{number}", str(rule), rule.place, "who may call what"))
-            for number, served in enumerate(self.settings.access.serve):
-                rows.append(Origin(f"access.serve.{number}", str(served), served.place, "who may run what"))
-        return rows
-
-
-def _kind_of(dotted: str) -> Kind:
-    table, _, key = dotted.partition(".")
-    return _ENTRIES[table][key].kind
 
 
 def _shown(file: Path) -> str:
@@ -428,20 +326,3 @@ def _rooted(endpoint: str, root: Path) -> str:
     if endpoint.startswith("ipc://") and not endpoint.startswith(("ipc:///", "ipc://@")):
         return f"ipc://{root / endpoint.removeprefix('ipc://')}"
     return endpoint
-
-
-def _nearest(message: str, wrong: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(wrong, list(known), n=1, cutoff=0.6)
-    return f"{message}; did you mean {near[0]}?" if near else message
-
-
-def _unknown(what: str, wrong: str, known: Iterable[str]) -> str:
-    known = list(known)
-    message = _nearest(f"no such {what}", wrong, known)
-    return message if "did you mean" in message else f"{message}; known are {', '.join(known)}"
-
-
-def _syntax(shown_file: str, text: str, message: str) -> str:
-    match = re.search(r"\(at line (\d+), column (\d+)\)", message)
-    line = int(match[1]) if match else text.count("\n") + 1
-    return f"{shown_file}:{line}: not valid TOML: {message.split(' (at ')[0]}"

@@ -1,0 +1,62 @@
+"""Every key with its value and where that came from, as `mesh config` lists it.
+
+Owns: the rows. Leaves to others: reading, and remembering what came from where (config.load).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from mesh.config.entries import ENTRIES, SERVICE, Entry
+from mesh.config.secrets import Secret, hidden
+from mesh.config.settings import Settings
+
+
+class Origin(NamedTuple):
+    """One value and where it came from.
+
+    Attributes:
+        key: as in the file, dotted: "gateway.port".
+        value: as it would be written in the file: "10s", 8080, ["ipc://…"].
+        origin: "default", "mesh.toml:14", "MESH_GATEWAY_PORT" or "--port".
+        about: what the key is for, in a line.
+    """
+
+    key: str
+    value: Any
+    origin: str
+    about: str
+
+
+def listed(settings: Settings, sources: Mapping[str, str]) -> list[Origin]:
+    """All keys in the order of the tree.
+
+    Args:
+        sources: dotted key -> where its value came from, for those that are no defaults.
+    """
+    rows: list[Origin] = []
+
+    def add(dotted: str, value: Any, shown: Any, about: str) -> None:
+        origin = sources.get(dotted, "default")
+        if isinstance(value, Secret):
+            origin = f"{origin}, {value.reference}"
+        rows.append(Origin(dotted, shown, origin, about))
+
+    def add_all(prefix: str, entries: Mapping[str, Entry], table: Any) -> None:
+        for key, entry in entries.items():
+            value = getattr(table, entry.attribute)
+            add(f"{prefix}.{key}", value, entry.kind.show(value), entry.about)
+
+    for name, entries in ENTRIES.items():
+        add_all(name, entries, getattr(settings, name))
+    for service, own in settings.services.items():
+        add_all(f"services.{service}", SERVICE, own)
+        for key, value in own.config.items():
+            add(f"services.{service}.config.{key}", value, hidden(value), "the service's own")
+    if settings.access is not None:
+        for number, rule in enumerate(settings.access.allow):
+            rows.append(Origin(f"access.allow.{number}", str(rule), rule.place, "who may call what"))
+        for number, served in enumerate(settings.access.serve):
+            rows.append(Origin(f"access.serve.{number}", str(served), served.place, "who may run what"))
+    return rows

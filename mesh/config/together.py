@@ -1,0 +1,57 @@
+"""What no single value can show: values that contradict each other.
+
+Owns: these rules. Leaves to others: what each value alone may be (config.values), telling it all at once (config.load).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+from mesh.config.entries import kind_of
+from mesh.config.settings import Settings
+
+#: (a span, one that must be longer).
+_SHORTER: Final = (
+    ("discovery.renew", "discovery.lease"),
+    ("links.heartbeat", "links.heartbeat_timeout"),
+)
+
+
+class Contradiction(NamedTuple):
+    """Two values that cannot both be meant.
+
+    Attributes:
+        keys: where to look for the line that is wrong, the likelier one first.
+        key: the one to name.
+    """
+
+    keys: tuple[str, ...]
+    key: str
+    what: str
+
+
+def contradictions(settings: Settings) -> Iterator[Contradiction]:
+    """All that there are."""
+    spans = {
+        "discovery.renew": settings.discovery.renew_s,
+        "discovery.lease": settings.discovery.lease_s,
+        "links.heartbeat": settings.links.heartbeat_s,
+        "links.heartbeat_timeout": settings.links.heartbeat_timeout_s,
+    }
+    for shorter, longer in _SHORTER:
+        if spans[shorter] >= spans[longer]:
+            less, more = kind_of(shorter).show(spans[shorter]), kind_of(longer).show(spans[longer])
+            yield Contradiction((shorter, longer), shorter, f"{less} must be shorter than {longer}, which is {more}")
+    keys = settings.keys
+    if keys.secret is not None and keys.dir is None:
+        what = "whom to believe is missing: set keys.dir, which holds the public keys"
+        yield Contradiction(("keys.secret",), "keys.secret", what)
+    if settings.access is not None and keys.dir is None and settings.mesh.bind.startswith("tcp://"):
+        # Over ipc a caller is one of this user's processes; over bare tcp it is anybody who says so.
+        what = 'over tcp only a key tells who calls: set keys.dir, or mesh.bind = "ipc"'
+        yield Contradiction(("access",), "access", what)
+    for name, service in settings.services.items():
+        if 0 < service.maximum < service.minimum:
+            key = f"services.{name}.maximum"
+            yield Contradiction((key,), key, f"{service.maximum} is less than the minimum of {service.minimum}")
