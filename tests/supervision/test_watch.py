@@ -198,6 +198,8 @@ def test_a_crash_loop_is_shown_everywhere_and_slowed_down(project):
         until(lambda: project.states()[name] != "RUNNING")
     until(lambda: project.states()[name] == "BACKOFF")
     assert "times in a row, waits" in project.processes()[name].trouble
+    # supervisord makes it wait at once; the watch writes when it has heard of it.
+    until(lambda: any(each.short == 6 for each in crashes.read(project.run)))
     (crash,) = (each for each in crashes.read(project.run) if each.looping)
     assert crash.process == name
     assert crash.how == "killed by SIGKILL"
