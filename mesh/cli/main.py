@@ -149,9 +149,9 @@ def run(argv: Sequence[str] | None = None) -> int:
     except Exception as exc:
         if os.environ.get("MESH_DEBUG"):
             raise
-        click.echo(f"mesh: {type(exc).__name__}: {exc}", err=True)
-        click.echo("      this is a bug in mesh; MESH_DEBUG=1 shows where", err=True)
-        return exits.BUG
+        from mesh.cli import blame
+
+        return exits.FAILED if blame.tell(exc) else exits.BUG
     return result if isinstance(result, int) else exits.OK
 
 

@@ -1,0 +1,96 @@
+"""Whose exception it was that ended a command: of a service's own code, or of mesh.
+
+Owns: telling the two apart, and what is shown of each.
+Leaves to others: errors that mesh raises on purpose (report), exit codes (exits).
+
+A service that cannot be imported, or whose `started` raises, is the commonest fault of all, and its author needs what
+Python always shows: the lines that led there. The way from the command line to the service's first line is left out.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import sysconfig
+from pathlib import Path
+from traceback import FrameSummary, StackSummary, TracebackException
+from typing import Final, NamedTuple
+
+import mesh
+
+_MESH: Final = str(Path(mesh.__file__).parent) + os.sep
+#: Where mesh hands over to a service: importing its module, making it, and its `started`.
+_DOORS: Final = {
+    (_MESH + os.path.join("cli", "run.py"), "_load"),
+    (_MESH + os.path.join("service", "worker.py"), "__init__"),
+    (_MESH + os.path.join("service", "worker.py"), "<listcomp>"),
+    (_MESH + os.path.join("service", "worker.py"), "start"),
+}
+#: Python's own: on the way to whoever uses it, and never at fault.
+_PYTHON: Final = tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib")})
+_INSTALLED: Final = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
+
+
+class Place(NamedTuple):
+    """A line of a service's own code.
+
+    Attributes:
+        file: as it is seen from here.
+        function: what it is in; "" at the top of a module.
+    """
+
+    file: str
+    line: int
+    function: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}" + (f", in {self.function}" if self.function else "")
+
+
+def tell(error: Exception) -> bool:
+    """Write to stderr what happened, the line to repeat last; whether it was in a service's own code."""
+    told = TracebackException.from_exception(error)
+    frames = _behind_the_door(told.stack)
+    place = _place(frames, error)
+    if place is not None:
+        told.stack = StackSummary.from_list(frames)
+    for line in "".join(told.format()).splitlines():
+        sys.stderr.write(f"      {line}\n")
+    words = (error.msg if isinstance(error, SyntaxError) else str(error)) or "without a word"
+    what = f"{type(error).__name__}: {words}"
+    sys.stderr.write(f"mesh: {place}: {what}\n" if place is not None else f"mesh: {what}; this is a bug in mesh\n")
+    return place is not None
+
+
+def _behind_the_door(stack: StackSummary) -> list[FrameSummary]:
+    """The frames from a service's first line on; none when mesh had not handed over to one."""
+    door = max((at for at, frame in enumerate(stack) if (frame.filename, frame.name) in _DOORS), default=None)
+    if door is None:
+        return []
+    behind = list(stack[door + 1 :])
+    while behind and _is_python(behind[0]):
+        del behind[0]
+    return [] if behind and behind[0].filename.startswith(_MESH) else behind
+
+
+def _place(frames: list[FrameSummary], error: BaseException) -> Place | None:
+    if isinstance(error, SyntaxError) and error.filename and not error.filename.startswith((_MESH, *_PYTHON)):
+        return Place(_shown(error.filename), error.lineno or 1, "")
+    own = [frame for frame in frames if not _is_python(frame) and not frame.filename.startswith(_MESH)]
+    # A library is called by somebody; but services may be installed as well.
+    last = next((frame for frame in reversed(own) if not any(each in frame.filename for each in _INSTALLED)), None)
+    if last is None:
+        if not own:
+            return None
+        last = own[0]
+    return Place(_shown(last.filename), last.lineno or 0, "" if last.name == "<module>" else last.name)
+
+
+def _is_python(frame: FrameSummary) -> bool:
+    installed = any(each in frame.filename for each in _INSTALLED)
+    return frame.filename.startswith(("<", *_PYTHON)) and not installed
+
+
+def _shown(file: str) -> str:
+    relative = os.path.relpath(file)
+    return file if relative.startswith("..") else relative

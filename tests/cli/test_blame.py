@@ -1,0 +1,75 @@
+"""Whose exception it was that ended `mesh run`."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+
+import pytest
+from cli_project import Mesh
+
+from mesh.cli import exits
+from mesh.cli.main import COMMANDS, run
+
+STARTED = """\
+import mesh
+class Broken(mesh.Service):
+    async def started(self):
+        int("x")
+"""
+MADE = """\
+import json
+import mesh
+class Broken(mesh.Service):
+    def __init__(self):
+        super().__init__()
+        json.loads("{")
+"""
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        (STARTED, "mesh: broken.py:4, in started: ValueError: invalid literal for int()"),
+        (MADE, "mesh: broken.py:6, in __init__: JSONDecodeError: Expecting property name"),
+        ("import mesh\nimport nowhere.to\n", "mesh: broken.py:2: ModuleNotFoundError: No module named 'nowhere'"),
+        ("import mesh\nclass Broken(mesh.Service)\n", "mesh: broken.py:2: SyntaxError: expected ':'"),
+        ("import mesh\nraise RuntimeError\n", "mesh: broken.py:2: RuntimeError: without a word"),
+    ],
+)
+def test_what_is_wrong_with_a_service_is_said_of_the_service(mesh: Mesh, tmp_path: Path, source: str, says: str):
+    """Its file and line, in the last line; Python's traceback before it, without the way through mesh."""
+    (tmp_path / "broken.py").write_text(textwrap.dedent(source))
+    (tmp_path / "mesh.toml").write_text("")
+    done = mesh("run", "broken.py", cwd=tmp_path)
+    lines = done.stderr.splitlines()
+    assert done.returncode == exits.FAILED
+    assert lines[-1].startswith(says), done.stderr
+    assert "bug in mesh" not in done.stderr
+    assert any("broken.py" in line and "line" in line for line in lines[:-1])
+    assert "worker.py" not in done.stderr
+    assert "importlib" not in done.stderr
+
+
+def test_what_nobody_foresaw_is_a_bug_of_mesh_and_shows_where(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """No service's code was on the way."""
+    (tmp_path / "mesh.toml").write_text("")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(COMMANDS, "config", ("nowhere", ""))
+    assert run(["config"]) == exits.BUG
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1] == "mesh: ModuleNotFoundError: No module named 'mesh.cli.nowhere'; this is a bug in mesh"
+    assert lines[0].strip() == "Traceback (most recent call last):"
+
+
+def test_a_service_that_is_installed_is_a_service(mesh: Mesh, tmp_path: Path):
+    """Code of services may stand among the libraries, where nobody's own code calls it."""
+    installed = tmp_path / "site-packages"
+    installed.mkdir()
+    (installed / "shop.py").write_text("import mesh\nraise KeyError('x')\n")
+    (tmp_path / "mesh.toml").write_text("")
+    done = mesh("run", "shop", cwd=tmp_path, env={"PYTHONPATH": str(installed)})
+    assert done.returncode == exits.FAILED
+    assert done.stderr.splitlines()[-1] == "mesh: site-packages/shop.py:2: KeyError: 'x'"
