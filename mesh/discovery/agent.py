@@ -176,6 +176,11 @@ class Agent:
         """Each configured hub, in the order of configuration."""
         return [uplink.status() for uplink in self._uplinks]
 
+    @property
+    def hearing(self) -> bool:
+        """Whether some hub tells news at this moment."""
+        return any(hub.view in HEARD for hub in self.hubs_status())
+
     # --- inside -----------------------------------------------------------------------------------
 
     def _beat(self) -> None:

@@ -55,10 +55,10 @@ class Health:
         """Every check, in the order in which they are shown."""
         if not self.heard:
             hub = Check("hub", False, "no hub has told yet who runs; is one up? (mesh ps)")
-        elif self._agent.synced:
+        elif self._agent.hearing:
             hub = Check("hub", True, "synced")
         else:
-            hub = Check("hub", True, "none at hand; going on with what it told")
+            hub = Check("hub", True, "none answers now; going on with what was told")
         return [
             Check("http", True, "answering"),
             hub,

@@ -71,7 +71,11 @@ class Agent(Protocol):
 
     @property
     def synced(self) -> bool:
-        """At least one hub has told all that it knows."""
+        """At least one hub has told all that it knows, now or earlier."""
+
+    @property
+    def hearing(self) -> bool:
+        """At least one hub tells news now."""
 
     def register(self, *records: Instance) -> None:
         """Make instances known to every hub."""

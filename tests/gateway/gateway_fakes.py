@@ -35,6 +35,7 @@ def record_of(name: str, function: Callable[..., Any], **declared: Any) -> Metho
 class FakeAgent:
     def __init__(self) -> None:
         self.synced = True
+        self.hearing = True
         self.registered: tuple[Instance, ...] = ()
         self.listeners: list[Callable[[Change], None]] = []
 

@@ -45,10 +45,11 @@ async def test_a_gateway_is_ready_once_a_hub_has_told_and_stays_so(front: Front)
     assert b"[-] hub: no hub has told yet" in told.body
     front.node.agent.synced = True
     assert (await front.get("/readyz")).body == b"ready\n"
-    front.node.agent.synced = False
+    assert b"[+] hub: synced" in (await front.get("/readyz?verbose")).body
+    front.node.agent.hearing = False
     told = await front.get("/readyz?verbose")
     assert told.status == 200
-    assert told.body.splitlines()[1].startswith(b"[+] hub: none at hand")
+    assert told.body.splitlines()[1].startswith(b"[+] hub: none answers now")
 
 
 async def test_a_gateway_that_leaves_is_alive_but_not_ready(front: Front) -> None:
