@@ -40,12 +40,10 @@ def command(conf: str | None) -> int:
         write_json([each._asdict() for each in found])
     elif bad:
         note(f"{bad} to mend" + (f", {odd} to know" if odd else ""))
+    elif odd:
+        note(f"nothing to mend, {odd} to know")
     else:
-        note(
-            f"all is well, {odd} to know"
-            if odd
-            else f"all is well: {sum(each.grade == GOOD for each in found)} looked at"
-        )
+        note(f"all is well: {sum(each.grade == GOOD for each in found)} looked at")
     return exits.FAILED if bad else exits.OK
 
 

@@ -43,4 +43,6 @@ _BY_TYPE: Final[tuple[tuple[type[MeshError], int], ...]] = (
 
 def code_of(error: MeshError) -> int:
     """The exit code for `error`."""
+    if error.code == "interrupted":
+        return INTERRUPTED
     return next((code for kind, code in _BY_TYPE if isinstance(error, kind)), FAILED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterable
 from datetime import datetime
@@ -24,6 +25,8 @@ FILES_EVERY_S: Final = 2.0
 
 _COLOURS: Final = ("cyan", "green", "magenta", "blue", "bright_cyan", "bright_green", "bright_magenta", "bright_blue")
 _LEVELS: Final = {"debug": "bright_black", "warning": "yellow", "error": "red", "critical": "red"}
+#: The number of a copy, in the name of its log.
+_COPY: Final = re.compile(r"_\d+$")
 #: Said already by the columns before, or by nobody asked for.
 _LEFT_OUT: Final = frozenset({"ts", "level", "event", "process", "role", "exception", "pid"})
 
@@ -59,7 +62,7 @@ def command(names: tuple[str, ...], follow: bool, lines: int, level: str, trace:
     paths = _paths(conf)
     wanted = chosen(names, paths)
     if not wanted:
-        there = ", ".join(paths) or "none"
+        there = ", ".join(sorted({_COPY.sub("", name) for name in paths})) or "none"
         raise click.UsageError(f"no log of {' or '.join(names) or 'any process'} is here; there are: {there}")
     shown = {name: paths[name] for name in wanted}
     width = max(len(name) for name in shown)

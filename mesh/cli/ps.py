@@ -20,13 +20,19 @@ if TYPE_CHECKING:
 WAIT_S = 1.5
 
 
+class NothingRuns(Unavailable):
+    """Neither a hub nor a supervisord answers here."""
+
+    advice = "`mesh up` starts everything"
+
+
 @click.command("ps")
 @click.option("--methods", is_flag=True, help="List the methods of each service instead.")
 @click.option("--conf", metavar="FILE", help="The supervisord.conf; the project's own by default.")
 @json_option
 def command(methods: bool, conf: str | None) -> int:
     """Show what runs, and where: every instance that a hub knows, and every process of this host's supervisor."""
-    processes = _processes(conf)
+    processes, silent = _processes(conf)
     troubles = [each for each in crashes.read(setting.settings().mesh.run_dir) if each.looping]
     trouble = ""
     instances: list[Instance] = []
@@ -35,8 +41,10 @@ def command(methods: bool, conf: str | None) -> int:
         instances, hubs = loop.run(_registry())
     except Unavailable as exc:
         if not processes:
-            raise Unavailable(f"nothing runs here: {exc.message}, and no supervisord either") from exc
-        trouble = exc.message
+            raise NothingRuns(f"nothing runs here: {exc.message}, and {silent or 'no supervisord either'}") from exc
+        trouble = f"{exc.message}; only supervisor was asked"
+    if silent:
+        trouble = f"{silent}; only the hubs were asked"
     if methods:
         _write_methods(instances)
     elif wants_json():
@@ -54,7 +62,7 @@ def command(methods: bool, conf: str | None) -> int:
         for crash in troubles:
             note(f"{crash.told()}" + (f"; it last said: {crash.words}" if crash.words else ""))
     if trouble:
-        note(f"{trouble}; only supervisor was asked")
+        note(trouble)
     return exits.UNAVAILABLE if trouble else exits.OK
 
 
@@ -64,21 +72,24 @@ async def _registry() -> tuple[list[Instance], list[dict[str, Any]]]:
         return sorted(n.table, key=lambda each: (each.service, each.host, each.pid)), hubs
 
 
-def _processes(conf: str | None) -> list[Process]:
+def _processes(conf: str | None) -> tuple[list[Process], str]:
+    """What supervisor knows; and why it does not say, when it should."""
     try:
         layout = setting.layout(conf)
     except ConfigError:
         if conf:
             raise
-        return []  # a machine may well run services without supervisor
+        return [], ""  # a machine may well run services without supervisor
     # Here, not above: XML-RPC costs more to import than all the rest of a command.
-    from mesh.supervision.control import Control
+    from mesh.supervision.control import Control, Silent
 
     control = Control(layout.socket)
     try:
-        return control.processes()
+        return control.processes(), ""
+    except Silent as exc:
+        return [], exc.message
     except Unavailable:
-        return []
+        return [], ""
     finally:
         control.close()
 

@@ -60,7 +60,10 @@ def command(changes: tuple[str, ...], conf: str | None, timeout: float) -> None:
         write_json([each._asdict() for each in done])
         return
     for each in done:
-        was = f"{each.before} → {each.after}" if each.before != each.after else f"{each.after} already"
+        if not each.running:
+            was = f"nothing runs; the next `mesh up` starts {each.after}"
+        else:
+            was = f"{each.before} → {each.after}" if each.before != each.after else f"{each.after} already"
         kept = "" if each.after == each.declared else f" (mesh.toml says {each.declared}; kept until that changes)"
         note(f"{each.name}: {was}{kept}")
         service = settings.services.get(each.name)

@@ -76,7 +76,7 @@ async def _print(layout: Layout, settings: Settings, every: float, once: bool) -
                     if frame.trouble:
                         click.echo(frame.trouble, err=True)
                 if once:
-                    return exits.OK
+                    return exits.UNAVAILABLE if frame.trouble else exits.OK
         finally:
             board.close()
 

@@ -20,6 +20,9 @@ from mesh.errors import SetupError, Unavailable
 # A stopped or swapped-out supervisord accepts connections and never answers.
 ANSWER_S = 5.0
 
+#: How much of the end of a log is asked for.
+TAIL_BYTES = 16_384
+
 #: plugin.VERSION and SIGNALLED, here without what supervisord needs.
 PLUGIN_VERSION = 1
 SIGNALLED = -100
@@ -35,6 +38,13 @@ class ShuttingDown(Unavailable):
     """This supervisord is stopping everything and itself; it takes no more orders."""
 
     code = "shutting_down"
+
+
+class Silent(Unavailable):
+    """Somebody listens at this socket and says nothing: supervisord was stopped (SIGSTOP), or is kept from running."""
+
+    code = "silent"
+    advice = "`kill -CONT PID` lets one go on that was stopped; `mesh down` ends it and all that it runs"
 
 
 class _UnknownMethod(SetupError):
@@ -79,11 +89,17 @@ class Control:
         self._transport.close()
 
     def alive(self) -> bool:
-        """Whether a supervisord answers."""
+        """Whether a supervisord runs.
+
+        Raises:
+            Silent: one does, and does not answer.
+        """
         try:
             self._call(self._proxy.supervisor.getState)
         except ShuttingDown:
             return True
+        except Silent:
+            raise
         except Unavailable:
             return False
         return True
@@ -153,13 +169,17 @@ class Control:
         self._call(self._proxy.supervisor.shutdown)
 
     def tail(self, name: str, lines: int = 20) -> list[str]:
-        """The last lines of what a process wrote, at most `lines`."""
+        """The last lines of what a process wrote since somebody started it, at most `lines`."""
         try:
-            answer: Any = self._call(self._proxy.supervisor.tailProcessStdoutLog, name, 0, 16_384)
-        except SetupError:
-            # An event listener's standard output is no log.
-            answer = self._call(self._proxy.supervisor.tailProcessStderrLog, name, 0, 16_384)
-        return str(answer[0]).splitlines()[-lines:]
+            text = self._call(self._proxy.mesh.words, name, TAIL_BYTES)
+        except _UnknownMethod:
+            # A supervisord of an earlier release, or without our plugin: of earlier starts as well.
+            try:
+                text = self._call(self._proxy.supervisor.tailProcessStdoutLog, name, 0, TAIL_BYTES)[0]
+            except SetupError:
+                # An event listener's standard output is no log.
+                text = self._call(self._proxy.supervisor.tailProcessStderrLog, name, 0, TAIL_BYTES)[0]
+        return str(text).splitlines()[-lines:]
 
     def _call(self, method: Callable[..., Any], *args: Any) -> Any:
         try:
@@ -176,6 +196,9 @@ class Control:
         except (OSError, http.client.HTTPException, xmlrpc.client.Error) as exc:
             # The next call makes a new connection.
             self._transport.close()
+            if isinstance(exc, TimeoutError):
+                told = f"supervisord at {self.path} takes connections and has not answered for {ANSWER_S:g} s"
+                raise Silent(told) from exc
             raise Unavailable(f"no supervisord answers at {self.path}") from exc
 
 

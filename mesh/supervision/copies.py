@@ -82,10 +82,17 @@ class Copies:
         crew.keep(role, after)
         return len(self._replaced)
 
-    async def back(self) -> str:
-        """Give every replaced copy its earlier file again, one by one; what runs then, in words."""
+    async def back(self, *, sound: bool = False) -> str:
+        """Give every replaced copy its earlier file again, one by one; what runs then, in words.
+
+        Args:
+            sound: the copies on their way were only interrupted: those whose file is what it was may start by it.
+        """
         crew, role, name = self._crew, self._role, self.name
         self._halt = Halt()
+        if sound:
+            self._new.clear()
+            await self._start_again()
         touched = [*self._replaced, *self._failed]
         undone = [number for number in touched if self._before[number] != self._texts[number]]
         if self._failed and not undone and role.single:
@@ -113,6 +120,16 @@ class Copies:
         if self._replaced and not undone:
             return f"{name} was replaced already, and runs what its directory now holds"
         return f"{name} runs as before" if self._before else f"{name} is not there, as before"
+
+    async def _start_again(self) -> None:
+        """Have those run that were told to leave, and have not got another file."""
+        left = [number for number in self._failed if self._texts[number] == self._before[number]]
+        self._failed = [number for number in self._failed if number not in left]
+        if left:
+            # Some may still be on their way out.
+            await self._crew.drain(self._role, left)
+            await self._add({number: self._before[number] for number in left})
+            self._replaced += left
 
     # --- steps --------------------------------------------------------------------------------------------
 

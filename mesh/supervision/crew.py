@@ -44,6 +44,19 @@ class StartFailed(SetupError):
     code = "start_failed"
 
 
+class Interrupted(SetupError):
+    """Somebody asked for an end in the middle of it; the message says what runs now."""
+
+    code = "interrupted"
+
+
+def stay() -> None:
+    """After a cancellation that was caught: what is left to do can be waited for again."""
+    task = asyncio.current_task()
+    if task is not None:
+        task.uncancel()
+
+
 class Crew:
     """The copies of each role on this host.
 

@@ -23,7 +23,7 @@ from mesh.errors import ConfigError, MeshError, SetupError, Unavailable
 from mesh.service.connect import connect
 from mesh.supervision import family
 from mesh.supervision import layout as layouts
-from mesh.supervision.control import RUNNING, Control, Process
+from mesh.supervision.control import RUNNING, Control, Process, Silent
 from mesh.supervision.doctor_hosts import hosts, runs_here
 from mesh.supervision.journal import brief
 from mesh.supervision.layout import Layout
@@ -92,6 +92,9 @@ async def examine(conf: Path, settings: Settings) -> AsyncIterator[Finding]:
             return
         async for finding in _up(layout, settings, roster, control):
             yield finding
+    except Silent as exc:
+        pid = family.recorded(layout.pidfile)
+        yield Finding(BAD, "supervisord", exc.message, exc.advice.replace("PID", str(pid) if pid else "PID"))
     finally:
         control.close()
 
@@ -247,6 +250,8 @@ async def _up(layout: Layout, settings: Settings, roster: Roster | None, control
         if roster is not None:
             control.check_plugin()
         processes = control.processes()
+    except Silent:
+        raise
     except (SetupError, Unavailable) as exc:
         yield Finding(BAD, "supervisord", exc.message, "`mesh down && mesh up`")
         return

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from mesh.clock import LoopClock
 from mesh.errors import Unavailable
 from mesh.supervision import family
-from mesh.supervision.control import Control, ShuttingDown
+from mesh.supervision.control import Control, ShuttingDown, Silent
 from mesh.supervision.crew import Tell
 from mesh.supervision.layout import Layout
 
@@ -76,7 +76,9 @@ def _ask_to_stop(layout: Layout) -> int:
     except Unavailable:
         pid = family.recorded(layout.pidfile)
         if pid:
-            _signal(pid, signal.SIGTERM)  # it lives and does not answer: the other way to ask
+            # It lives and does not answer: the other way to ask, which also reaches one that was stopped.
+            _signal(pid, signal.SIGTERM)
+            _signal(pid, signal.SIGCONT)
     finally:
         control.close()
     return pid
@@ -94,7 +96,10 @@ def _wait_for(layout: Layout, pids: set[int], until: float, tell: Tell, control:
     told = 0
     while True:
         # Asking wakes supervisord, whose loop otherwise takes up to a second to see that a child ended.
-        control.alive()
+        try:
+            control.alive()
+        except Silent:
+            pass
         # What was started while supervisord was stopping counts too.
         left = {member.pid for member in family.members(layout.server_url)}
         left |= {pid for pid in pids - left if family.alive(pid)}

@@ -15,6 +15,7 @@ supervisord loads it by [rpcinterface:mesh], supervisor's own way of adding meth
   supervisord's own handlers. It would be waited for until it is killed; here it is told again.
 - supervisor starts a process that lived longer than startsecs again at once, for ever. `mesh.hold` makes it wait.
 - supervisor keeps to itself which signal ended a process, and how one ended that died in its first second.
+- A log has the words of earlier releases as well. `mesh.words` gives those since somebody started the process.
 """
 
 from __future__ import annotations
@@ -43,6 +44,9 @@ KEEP_S: Final = 15.0
 #: `status` is this less the signal's number of what a signal ended.
 SIGNALLED: Final = -100
 
+#: XML has no place for control characters, and a whole answer would be lost for one.
+_UNSPEAKABLE: Final = {code: 0xFFFD for code in range(32) if chr(code) not in "\t\n\r"}
+
 #: A stop so soon after the start may have met the child before its `exec`.
 EARLY_S: Final = 1.0
 
@@ -58,6 +62,8 @@ class Plugin:
         #: process -> (seconds to wait before each next start, why).
         self._holds: dict[str, tuple[float, str]] = {}
         self._statuses: dict[str, int] = {}
+        #: How long the log of each process was when somebody last started it.
+        self._logged: dict[str, int] = {}
         #: What the kernel said of the process that is reaped at this moment: (pid, wait status).
         self._reaped: tuple[int, int] = (0, 0)
         self._waitpid = supervisord.options.waitpid
@@ -125,6 +131,21 @@ class Plugin:
         _, process = self._find(name)
         return self._statuses.get(_name_of(process), -2)
 
+    def words(self, name: str, most: int) -> str:
+        """What a process has written since somebody last started it, when it ended and came back meanwhile as well; of
+        more than `most` bytes, the end."""
+        _, process = self._find(name)
+        path = _log_of(process)
+        try:
+            with open(path, "rb") as log:
+                size = log.seek(0, os.SEEK_END)
+                begun = self._logged.get(_name_of(process), 0)
+                # It was rotated in between: what there is has been written since.
+                log.seek(max(begun if begun <= size else 0, size - int(most)))
+                return log.read().decode("utf-8", "replace").translate(_UNSPEAKABLE)
+        except (OSError, TypeError):
+            return ""
+
     def _find(self, name: str) -> tuple[Any, Any]:
         group_name, process_name = split_namespec(name)
         group = self._supervisord.process_groups.get(group_name)
@@ -164,6 +185,11 @@ class Plugin:
         process.spawnerr = why
 
     def _starting(self, event: Any) -> None:
+        if event.from_state not in (ProcessStates.EXITED, ProcessStates.BACKOFF):
+            try:
+                self._logged[_name_of(event.process)] = os.path.getsize(_log_of(event.process))
+            except (OSError, TypeError):
+                self._logged.pop(_name_of(event.process), None)
         group = event.process.group
         if hasattr(group, "socket_manager") and group.config.name not in self._sockets:
             self._sockets[group.config.name] = group.socket_manager.get_socket()
@@ -228,6 +254,11 @@ def _merge(group: Any, config: Any) -> None:
         else:
             process.config = each
     group.config = config
+
+
+def _log_of(process: Any) -> Any:
+    """The path of its log; None when it has none. An event listener's standard output is no log."""
+    return process.config.stdout_logfile or process.config.stderr_logfile
 
 
 def _name_of(process: Any) -> str:

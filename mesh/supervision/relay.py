@@ -72,7 +72,7 @@ class StoreRelay(Standing):
         self._forget_spare()
         self.let_go()
 
-    async def back(self) -> str:
+    async def back(self, *, sound: bool = False) -> str:
         """The spare one leaves first: it has the folder, or waits for it."""
         if self._spared:
             await self.crew.end([self._spare], self.program.stop_s)
@@ -81,7 +81,7 @@ class StoreRelay(Standing):
                 # There is no earlier code. What the spare one could do, the program itself may do at the next try.
                 self.let_go()
                 self.crew.begin(self.ran)
-        return await super().back()
+        return await super().back(sound=sound)
 
     # --- inside -------------------------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ from mesh.config.settings import cores
 from mesh.errors import MeshError, SetupError, Unavailable
 from mesh.supervision import layout as layouts
 from mesh.supervision.copies import Copies
-from mesh.supervision.crew import Crew, Tell, at_work, now
+from mesh.supervision.crew import Crew, Interrupted, Tell, at_work, now, stay
 from mesh.supervision.halt import Halt, Halted
 from mesh.supervision.layout import Layout
 from mesh.supervision.relay import StoreRelay
@@ -42,6 +42,10 @@ class RollFailed(SetupError):
     """A replacement did not become ready; the message says which, why, and what runs now."""
 
     code = "roll_failed"
+
+
+class RollInterrupted(Interrupted):
+    """Ctrl-C or SIGTERM; the message says what runs now."""
 
 
 class Rolled(NamedTuple):
@@ -65,8 +69,12 @@ class Part(Protocol):
     async def forward(self) -> int:
         """Replace each process that runs; how many that were."""
 
-    async def back(self) -> str:
-        """Undo that; what runs then, in words."""
+    async def back(self, *, sound: bool = False) -> str:
+        """Undo that; what runs then, in words.
+
+        Args:
+            sound: nothing speaks against what was begun, it was only broken off.
+        """
 
 
 async def roll(
@@ -87,6 +95,7 @@ async def roll(
     Raises:
         NoSuchRole: nothing of that name runs from here.
         RollFailed: a replacement did not become ready; what ran before runs again.
+        RollInterrupted: the task was cancelled in the middle; likewise. (While it goes back, a second time ends it.)
         Unavailable: no supervisord runs, or a process does not leave.
         LockTaken: another command is changing what runs.
     """
@@ -97,11 +106,16 @@ async def roll(
         own_hub = any(isinstance(part, Standing) and part.program.verb == "hub" and part.ran for part in ground)
         if not own_hub and any(part.registered for part in (*ground, *rest)):
             await crew.need_hub()
-        for part in (*ground, *rest):
-            part.hold()
-        for part in ground:
-            await one.forward([part])
-        await one.forward(rest)
+        try:
+            for part in (*ground, *rest):
+                part.hold()
+            for part in ground:
+                await one.forward([part])
+            await one.forward(rest)
+        except asyncio.CancelledError:
+            stay()
+            tell("interrupted; going back")
+            raise RollInterrupted(f"interrupted; {await one.go_back(sound=True)}") from None
         if not names:
             await one.dismiss()
         return one.rolled
@@ -164,18 +178,20 @@ class _Roll:
 
         done = await _all(one, parts)
         if failures:
-            raise await self._go_back(failures[0]) from failures[0]
+            exc = failures[0]
+            words = f"{exc.message}\nthe roll was stopped; {await self.go_back()}"
+            raise RollFailed(words, details=exc.details) from exc
         self.rolled += [each for each in done if each is not None]
 
-    async def _go_back(self, exc: MeshError) -> RollFailed:
-        """Undo everything, the latest first; what to tell of it."""
+    async def go_back(self, *, sound: bool = False) -> str:
+        """Undo everything, the latest first; what runs then, in words. `sound` as of Part.back."""
         went = []
         for part in reversed(self._begun):
             try:
-                went.append(await part.back())
-            except (SetupError, Unavailable) as further:
-                went.append(f"{part.name} could not go back: {further.message}")
-        return RollFailed(f"{exc.message}\nthe roll was stopped; {'; '.join(went)}", details=exc.details)
+                went.append(await part.back(sound=sound))
+            except (SetupError, Unavailable) as exc:
+                went.append(f"{part.name} could not go back: {exc.message}")
+        return "; ".join(went) or "nothing was changed"
 
     async def dismiss(self) -> None:
         """End what supervisord.conf named once, and does not any more."""

@@ -6,17 +6,25 @@ Leaves to others: each step (crew), remembering the number (roster), choosing it
 
 from __future__ import annotations
 
+import asyncio
 import difflib
-from collections.abc import Collection, Mapping
-from typing import NamedTuple
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
 
 from mesh.config import Settings
+from mesh.config.settings import cores
 from mesh.errors import MeshError, SetupError, Unavailable
 from mesh.supervision.control import Control
-from mesh.supervision.crew import Crew, Tell, at_work
+from mesh.supervision.crew import Crew, Interrupted, Tell, at_work, stay
 from mesh.supervision.layout import Layout
 from mesh.supervision.programs import Role
 from mesh.supervision.roster import Roster
+
+#: So many new copies for each core start at once: a start is half a second of one, and those that serve need it, too.
+STARTS_PER_CORE: Final = 2
+#: What a worker takes before it does anything. README.md, "Measured": 27 MB.
+WORKER_BYTES: Final = 25_000_000
 
 
 class NoSuchRole(SetupError):
@@ -30,13 +38,15 @@ class Scaled(NamedTuple):
 
     Attributes:
         before: how many copies ran.
-        after: how many run now; when nothing runs, how many the next `mesh up` starts.
+        after: how many run now; when no supervisord runs, how many the next `mesh up` starts.
+        running: whether one does.
     """
 
     name: str
     before: int
     after: int
     declared: int
+    running: bool = True
 
 
 async def scale(
@@ -53,7 +63,10 @@ async def scale(
 
     Raises:
         NoSuchRole: mesh.toml runs nothing of that name.
+        SetupError: there cannot be so many.
         StartFailed: a new copy does not become ready; the number is what it was before.
+        Interrupted: the task was cancelled in the middle; likewise.
+        Silent: supervisord does not answer.
         LockTaken: another command is changing what runs.
     """
     roster = Roster(layout, settings)
@@ -80,18 +93,32 @@ async def fit(crew: Crew, name: str, count: int, patience_s: float) -> Scaled:
     texts |= {number: present.get(number) or role.text(number) for number in set(known) - joining}
     roster.choose(name, count)
     if joining:
+        waiting = set(joining)
         try:
-            crew.keep(role, texts)
-            crew.start(role, joining)
-            await crew.ready(role, joining, patience_s)
+            for some in _waves(sorted(joining)):
+                waiting -= set(some)
+                crew.keep(role, {number: text for number, text in texts.items() if number not in waiting})
+                crew.start(role, some)
+                await crew.ready(role, some, patience_s)
         except (SetupError, Unavailable):
             await _go_back(crew, role, present, joining)
             roster.choose(name, earlier)
             raise
+        except asyncio.CancelledError:
+            stay()
+            await _go_back(crew, role, present, joining)
+            roster.choose(name, earlier)
+            raise Interrupted(f"interrupted; of {name} there are {len(running)}, as before") from None
     if leaving or set(texts) != set(present):
         await crew.drain(role, leaving)
         crew.keep(role, {number: text for number, text in texts.items() if number < count})
     return Scaled(name, len(running), count, role.declared)
+
+
+def _waves(numbers: Sequence[int]) -> Iterator[Sequence[int]]:
+    size = max(4, STARTS_PER_CORE * cores())
+    for start in range(0, len(numbers), size):
+        yield numbers[start : start + size]
 
 
 def _text_of_all(role: Role, present: Mapping[int, str], running: Collection[int]) -> str:
@@ -111,7 +138,7 @@ async def _go_back(crew: Crew, role: Role, present: Mapping[int, str], joining: 
 def _remember(roster: Roster, name: str, count: int) -> Scaled:
     roster.choose(name, count)
     roster.keep(name, roster.wanted(name))
-    return Scaled(name, 0, count, roster.roles[name].declared)
+    return Scaled(name, 0, count, roster.roles[name].declared, running=False)
 
 
 def check(roster: Roster, wanted: Mapping[str, int]) -> None:
@@ -123,6 +150,21 @@ def check(roster: Roster, wanted: Mapping[str, int]) -> None:
     for name, count in wanted.items():
         if not 0 <= count <= roster.roles[name].most:
             raise SetupError(f"{name}={count}: there can be 0 to {roster.roles[name].most} of it")
+        more, free = count - roster.count(name), _free_bytes()
+        if free is not None and more * WORKER_BYTES > free:
+            raise SetupError(
+                f"{name}={count}: {more} more take {more * WORKER_BYTES // 10**6:,} MB before they do anything, and "
+                f"{free // 10**6:,} MB are free; one worker serves thousands of calls at once"
+            )
+
+
+def _free_bytes() -> int | None:
+    """Memory that new processes can have; None where the kernel does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, ValueError, StopIteration):
+        return None
 
 
 def check_names(roster: Roster, names: Collection[str]) -> None:

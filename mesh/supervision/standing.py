@@ -80,14 +80,21 @@ class Standing:
         self.let_go()
         return len(self._replaced)
 
-    async def back(self) -> str:
-        """Let what was replaced run from its earlier release again; what runs then, in words."""
+    async def back(self, *, sound: bool = False) -> str:
+        """Let what was replaced run from its earlier release again; what runs then, in words.
+
+        Args:
+            sound: the process on its way was only interrupted: it may start as what its directory now holds.
+        """
         touched = [*self._replaced, *([self._failed] if self._failed else [])]
         self.halt = Halt()
         if not self.known:
             await self.crew.end(self.program.processes, self.program.stop_s)
             return f"{self.name} is new, and was stopped"
         if touched and not self.pinned:
+            if sound and self._failed:
+                await self._restart(self._failed)
+                self._failed = ""
             return self._cannot()
         self.hold()
         self._pids.clear()

@@ -25,7 +25,7 @@ from mesh.errors import AddressInUse, LockTaken, SetupError, Unavailable
 from mesh.service.connect import connect
 from mesh.supervision import family, standing
 from mesh.supervision import layout as layouts
-from mesh.supervision.control import IDLE, RUNNING, Control, Process, ShuttingDown
+from mesh.supervision.control import IDLE, RUNNING, Control, Process, ShuttingDown, Silent
 from mesh.supervision.crew import FIRST_WORD_S, LOOK_EVERY_S, Crew, StartFailed, Tell, now
 from mesh.supervision.layout import Layout
 from mesh.supervision.readiness import Readiness
@@ -139,6 +139,8 @@ class _Rise:
         while True:
             try:
                 self._control.pid()
+            except Silent:
+                raise
             except Unavailable as exc:
                 if not isinstance(exc, ShuttingDown) and not family.alive(leaving):
                     return False

@@ -41,7 +41,7 @@ def test_scale_shows_does_and_says_where_it_is_kept(project):
     kept = json.loads((project.run / "programs/replicas.json").read_text())
     assert kept == {"greeting": {"chosen": 3, "declared": 2}}
     told = json.loads(project.command("mesh", "scale", "greeting=declared", "--json").stdout)
-    assert told == [{"name": "greeting", "before": 3, "after": 2, "declared": 2}]
+    assert told == [{"name": "greeting", "before": 3, "after": 2, "declared": 2, "running": True}]
     shown = {row["name"]: row for row in json.loads(project.command("mesh", "scale", "--json").stdout)}
     assert shown["greeting"]["running"] == shown["greeting"]["wanted"] == 2
 
@@ -68,7 +68,8 @@ def test_scale_refuses_what_cannot_be(project, words: tuple[str, ...], code: int
 def test_scale_while_nothing_runs_is_for_the_next_start(project):
     """The number is kept, and `mesh up` starts so many."""
     project.command("mesh", "down")
-    assert "greeting: 0 → 3" in project.command("mesh", "scale", "greeting=3").stderr
+    told = project.command("mesh", "scale", "greeting=3").stderr
+    assert told.startswith("greeting: nothing runs; the next `mesh up` starts 3 ")
     project.command("mesh", "up")
     assert "greeting:greeting_2" in project.pids()
 
@@ -115,12 +116,25 @@ def test_a_second_command_is_told_who_is_at_it(project):
         assert b"greeting: 2 replaced" in first.stderr.read()
 
 
-def test_a_roll_that_is_interrupted_is_mended_by_up(project):
-    """Ctrl-C half way: the spare one is there, one may be missing; `mesh up` brings all in line."""
+def test_a_roll_that_is_interrupted_says_so_and_ends_as_by_the_signal(project):
+    """Ctrl-C half way: everything is as it was, and a loop around it stops, too."""
+    words = [sys.executable, "-m", "mesh.cli.main", "roll", "greeting"]
+    with subprocess.Popen(words, cwd=project.root, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL) as rolling:
+        until(lambda: project.states().get("greeting:greeting_0") not in ("RUNNING", None))
+        rolling.send_signal(signal.SIGINT)
+        assert rolling.wait(30) == -signal.SIGINT
+        assert rolling.stderr is not None
+        assert b"mesh: interrupted; greeting " in rolling.stderr.read()
+    assert "greeting:greeting_2" not in project.pids()
+    assert "already" in project.command("mesh", "up").stderr
+
+
+def test_a_roll_that_is_killed_is_mended_by_up(project):
+    """Half way: the spare one is there, one may be missing; `mesh up` brings all in line."""
     words = [sys.executable, "-m", "mesh.cli.main", "roll", "greeting"]
     with subprocess.Popen(words, cwd=project.root, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL) as rolling:
         until(lambda: project.states().get("greeting:greeting_0") not in ("RUNNING", None))
-        rolling.send_signal(signal.SIGINT)
+        rolling.kill()
         rolling.wait(20)
     assert "greeting:greeting_2" in project.pids()
     project.command("mesh", "up")

@@ -6,15 +6,16 @@ import asyncio
 import json
 import threading
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 from supervision_project import until
 
 from mesh.errors import LockTaken, SetupError
 from mesh.supervision.control import Control
-from mesh.supervision.crew import StartFailed
+from mesh.supervision.crew import Interrupted, StartFailed
 from mesh.supervision.roll import RollFailed, roll
 from mesh.supervision.roster import Roster
 from mesh.supervision.scale import NoSuchRole, scale
@@ -72,6 +73,23 @@ def asking(project, path: str) -> Iterator[list[object]]:
             thread.join()
 
 
+def interrupt(project, seen: str, act: Coroutine[Any, Any, object]) -> str:
+    """Cancel what is done as soon as the process `seen` has another pid than before, or none; what it said then."""
+    before = project.pids().get(seen)
+
+    async def both() -> None:
+        acting = asyncio.create_task(act)
+        while project.pids().get(seen) == before:
+            assert not acting.done(), acting
+            await asyncio.sleep(0.01)
+        acting.cancel()
+        await acting
+
+    with pytest.raises(Interrupted) as caught:
+        asyncio.run(both())
+    return str(caught.value)
+
+
 # --- scale ----------------------------------------------------------------------------------------------
 
 
@@ -79,7 +97,7 @@ def test_scaling_up_and_down_touches_nobody_else(project):
     """New ones answer when it is said; those that stay keep their pids; the others are gone, files and all."""
     before = project.pids()
     done = scaled(project, greeting=4, gateway=2)
-    assert [tuple(each) for each in done] == [("greeting", 2, 4, 2), ("gateway", 1, 2, 1)]
+    assert [tuple(each) for each in done] == [("greeting", 2, 4, 2, True), ("gateway", 1, 2, 1, True)]
     after = project.pids()
     assert {name: after[name] for name in before} == before
     assert sorted(set(after) - set(before)) == ["gateway:gateway_1", "greeting:greeting_2", "greeting:greeting_3"]
@@ -195,6 +213,59 @@ def test_a_release_that_dies_later_goes_back_too(project):
     assert "greeting:greeting_2" not in project.pids()
 
 
+def test_what_a_bad_release_said_is_told_and_not_what_its_forerunner_had_said(project):
+    """The log has both; the end of it that is shown begins where the release was started."""
+    project.trouble("broken", "greeting_1")
+    with pytest.raises(RollFailed):
+        rolled(project, "greeting")
+    project.trouble("never", "greeting_1")
+    with pytest.raises(StartFailed) as caught:
+        scaled(project, patience_s=1.0, greeting=2)
+    assert not [line for line in caught.value.details["tail"] if "the service is broken" in line]
+    assert "the service is broken" in (project.root / "logs/greeting_1.log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "seen", "colour"),
+    [
+        ("greeting", "greeting:greeting_2", ""),
+        ("greeting", "greeting:greeting_0", "blue"),
+        ("gateway", "gateway:gateway_0", ""),
+    ],
+)
+def test_a_roll_that_is_interrupted_goes_back(project, name: str, seen: str, colour: str):
+    """With the spare one just there, or one that was told to leave: as many as before, of the earlier release."""
+    if colour:
+        project.write(more=f'environment = {{ COLOUR = "{colour}" }}')
+    before = project.states()
+    with asking(project, "/hello/you") as answers:
+        told = interrupt(project, seen, roll(project.layout, project.settings, [name]))
+    assert told.startswith("interrupted; ")
+    assert project.states() == before
+    assert set(answers) == {"Hello, you!"}
+    assert get(project, "/environment/COLOUR") == ""
+
+
+@pytest.mark.parametrize("seen", ["hub", "store"])
+def test_a_roll_that_is_interrupted_at_what_others_stand_on_goes_back(project, seen: str):
+    """Both run afterwards, and no spare one is left."""
+    before = project.states()
+    told = interrupt(project, seen, roll(project.layout, project.settings, [seen]))
+    assert seen in told
+    until(lambda: project.states() == before)
+    assert get(project, "/hello/you") == "Hello, you!"
+
+
+def test_scaling_that_is_interrupted_goes_back(project):
+    """The number, the processes, and what is kept for the next start."""
+    project.trouble("never", "greeting_3")
+    before = project.pids()
+    told = interrupt(project, "greeting:greeting_3", scale(project.layout, project.settings, {"greeting": 4}))
+    assert told == "interrupted; of greeting there are 2, as before"
+    assert project.pids() == before
+    assert Roster(project.layout, project.settings).count("greeting") == 2
+
+
 def test_where_the_code_was_changed_in_place_the_others_run_on(project):
     """There is no earlier code to go back to: the spare one stays for the one that failed, and `mesh up` mends it."""
     before = project.pids()
@@ -257,7 +328,14 @@ def test_a_release_mends_what_is_in_a_crash_loop(project):
     project.trouble("broken")
     for name in GREETINGS:
         project.kill(project.pids()[name])
-    until(lambda: {project.states()[name] for name in GREETINGS} == {"BACKOFF"})
+    # Each tries again and again, at its own pace: they need not wait at the same moment.
+    seen: set[str] = set()
+
+    def both_waited() -> bool:
+        seen.update(name for name, state in project.states().items() if state == "BACKOFF")
+        return seen == set(GREETINGS)
+
+    until(both_waited)
     project.trouble("")
     (done,) = rolled(project, "greeting")
     assert done.replaced == 2
