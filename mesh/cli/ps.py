@@ -81,6 +81,7 @@ def _processes(conf: str | None) -> tuple[list[Process], str]:
             raise
         return [], ""  # a machine may well run services without supervisor
     # Here, not above: XML-RPC costs more to import than all the rest of a command.
+    from mesh.supervision import family
     from mesh.supervision.control import Control, Silent
 
     control = Control(layout.socket)
@@ -89,7 +90,10 @@ def _processes(conf: str | None) -> tuple[list[Process], str]:
     except Silent as exc:
         return [], exc.message
     except Unavailable:
-        return [], ""
+        orphans = len(family.members(layout.server_url))
+        if not orphans:
+            return [], ""
+        return [], f"supervisord is gone, {orphans} of its processes run on unwatched: `mesh down && mesh up`"
     finally:
         control.close()
 

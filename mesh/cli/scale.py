@@ -68,7 +68,11 @@ def command(changes: tuple[str, ...], conf: str | None, timeout: float) -> None:
         note(f"{each.name}: {was}{kept}")
         service = settings.services.get(each.name)
         if service and service.maximum:
-            note(f"{each.name} follows its load, between {service.minimum} and {service.maximum} (mesh autoscale)")
+            span = f"between {service.minimum} and {service.maximum}"
+            if service.minimum <= each.after <= service.maximum:
+                note(f"{each.name} follows its load, {span} (mesh autoscale)")
+            else:
+                note(f"mesh.toml lets {each.name} follow its load {span}: autoscaling brings it back there")
 
 
 def _change(text: str) -> tuple[str, int | None]:

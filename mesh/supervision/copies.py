@@ -98,9 +98,8 @@ class Copies:
         if self._failed and not undone and role.single:
             return f"{name} does not run; `mesh logs {name}` shows why"
         if self._failed and not undone:
-            # The same file would start the same code again. The spare ones, which are ready, stay in their place.
-            await crew.drain(role, self._failed)
-            return self._replaced_by_spares()
+            # The same file would start the same code again.
+            return await self._stand_in()
         # From here on it is the earlier release that has to hold.
         self._new.clear()
         if undone and role.single:
@@ -165,13 +164,27 @@ class Copies:
             self._new.pop(self._role.process(number), None)
         await self._crew.drain(self._role, numbers)
 
-    def _replaced_by_spares(self) -> str:
-        role = self._role
-        stopped = [role.process(number) for number in self._failed]
-        spares = [role.process(number) for number in self._spares[: len(stopped)]]
-        if len(stopped) == 1:
-            return f"{stopped[0]} is stopped, {spares[0]} runs in its place"
-        return f"{', '.join(stopped)} are stopped, {', '.join(spares)} run in their place"
+    async def _stand_in(self) -> str:
+        """Let the spare ones stay, which are ready, for those that failed; when they are ready no more, nobody is as
+        good as another: all of them go on trying, and those that were not replaced yet run on."""
+        crew, role = self._crew, self._role
+        failed = [role.process(number) for number in self._failed]
+        spares = [role.process(number) for number in self._spares[: len(failed)]]
+        try:
+            await crew.running({name: self._new.get(name, 0) for name in spares})
+        except SetupError:
+            await self._leave(self._spares)
+            self._texts = dict(self._before)
+            crew.keep(role, self._texts)
+            crew.start(role, self._failed)
+            return (
+                f"what its directory now holds does not last; {', '.join(failed)} will try again and again, "
+                f"the rest of {self.name} that was not replaced runs as before"
+            )
+        await crew.drain(role, self._failed)
+        if len(failed) == 1:
+            return f"{failed[0]} is stopped, {spares[0]} runs in its place"
+        return f"{', '.join(failed)} are stopped, {', '.join(spares)} run in their place"
 
     def _check_socket(self) -> None:
         if self._role.socket and self._numbers and not _listens(self._before, self._role.socket):

@@ -222,7 +222,7 @@ def _down(layout: Layout, settings: Settings) -> Iterator[Finding]:
     orphans = family.members(layout.server_url)
     if orphans:
         told = f"it is gone, and {len(orphans)} of its processes still run (pid {orphans[0].pid}: {orphans[0].command})"
-        yield Finding(BAD, "supervisord", told, "`mesh down` stops them")
+        yield Finding(BAD, "supervisord", told, "nobody starts them again: `mesh down && mesh up`")
         return
     pid = family.recorded(layout.pidfile)
     if pid:

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 from mesh.config import Settings
 from mesh.config.settings import cores
 from mesh.errors import MeshError, SetupError, Unavailable
-from mesh.supervision.control import Control
+from mesh.supervision.control import IDLE, Control
 from mesh.supervision.crew import Crew, Interrupted, Tell, at_work, stay
 from mesh.supervision.layout import Layout
 from mesh.supervision.programs import Role
@@ -85,6 +85,8 @@ async def fit(crew: Crew, name: str, count: int, patience_s: float) -> Scaled:
     present, known = roster.present(name), crew.processes(role)
     running = {number for number, process in known.items() if process.pid}
     joining = set(range(count)) - running
+    # What is in a crash loop is waited for like a new one; but nobody has stopped it, so going back does not either.
+    looping = {number for number, process in known.items() if not process.pid and process.state not in IDLE}
     leaving = set(known) - set(range(count))
     if joining and not role.single:
         await crew.need_hub()
@@ -101,12 +103,12 @@ async def fit(crew: Crew, name: str, count: int, patience_s: float) -> Scaled:
                 crew.start(role, some)
                 await crew.ready(role, some, patience_s)
         except (SetupError, Unavailable):
-            await _go_back(crew, role, present, joining)
+            await _go_back(crew, role, present, joining - looping)
             roster.choose(name, earlier)
             raise
         except asyncio.CancelledError:
             stay()
-            await _go_back(crew, role, present, joining)
+            await _go_back(crew, role, present, joining - looping)
             roster.choose(name, earlier)
             raise Interrupted(f"interrupted; of {name} there are {len(running)}, as before") from None
     if leaving or set(texts) != set(present):

@@ -221,7 +221,7 @@ class _Rise:
         if orphans := family.members(self._layout.server_url):
             raise SetupError(
                 f"supervisord is gone, but {len(orphans)} of its processes still run (pid {orphans[0].pid}: "
-                f"{orphans[0].command}); `mesh down` stops them"
+                f"{orphans[0].command}), and nobody starts them again; `mesh down && mesh up` has them all anew"
             )
         self._tell("starting supervisord")
         # A release that its processes cannot write (deployment) has both elsewhere.

@@ -98,8 +98,8 @@ replicas = {greetings}
 """
 
 
-def until(check: Callable[[], object], seconds: float = 10.0) -> None:
-    """Return as soon as `check` holds; fail when it never does."""
+def until(check: Callable[[], object], seconds: float = 30.0) -> None:
+    """Return as soon as `check` holds; fail when it never does. (Other tests may have the processors meanwhile.)"""
     end = time.monotonic() + seconds
     while not check():
         assert time.monotonic() < end, "it never came true"

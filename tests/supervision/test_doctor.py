@@ -88,7 +88,7 @@ def test_what_a_killed_supervisord_left_is_found(project):
     project.up()
     project.kill(project.supervisord())
     found = examined(project)["supervisord"]
-    assert (found.grade, found.mend) == (BAD, "`mesh down` stops them")
+    assert (found.grade, found.mend) == (BAD, "nobody starts them again: `mesh down && mesh up`")
 
 
 def test_the_command_line_exits_with_what_it_found(project):

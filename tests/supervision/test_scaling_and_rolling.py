@@ -256,6 +256,19 @@ def test_a_roll_that_is_interrupted_at_what_others_stand_on_goes_back(project, s
     assert get(project, "/hello/you") == "Hello, you!"
 
 
+def test_scaling_that_fails_stops_nobody_who_is_in_a_crash_loop(project):
+    """It goes on trying, as before: whoever mends it finds it trying."""
+    project.trouble("broken", "greeting_0")
+    project.kill(project.pids()["greeting:greeting_0"])
+    until(lambda: project.states()["greeting:greeting_0"] == "BACKOFF")
+    with pytest.raises(StartFailed, match="greeting:greeting_0 does not become ready"):
+        scaled(project, greeting=3)
+    assert project.states()["greeting:greeting_0"] in ("BACKOFF", "STARTING")
+    assert "greeting:greeting_2" not in project.states()
+    project.trouble("", "greeting_0")
+    until(lambda: project.states()["greeting:greeting_0"] == "RUNNING")
+
+
 def test_scaling_that_is_interrupted_goes_back(project):
     """The number, the processes, and what is kept for the next start."""
     project.trouble("never", "greeting_3")
@@ -277,6 +290,22 @@ def test_where_the_code_was_changed_in_place_the_others_run_on(project):
     states = project.states()
     assert [states[f"greeting:greeting_{n}"] for n in range(3)] == ["RUNNING", "STOPPED", "RUNNING"]
     project.trouble("", "greeting_1")
+    project.up()
+    assert sorted(project.pids()) == sorted(before)
+
+
+def test_where_the_code_that_was_changed_in_place_does_not_last_nobody_stands_in(project):
+    """The spare one dies, too: what was not replaced yet runs on, the other tries again, and nothing is left over."""
+    before = project.pids()
+    project.trouble("late")
+    with asking(project, "/hello/you") as answers, pytest.raises(RollFailed) as caught:
+        rolled(project, "greeting", settle_s=0.1)
+    assert "what its directory now holds does not last; greeting:greeting_0 will try again" in str(caught.value)
+    assert project.pids()["greeting:greeting_1"] == before["greeting:greeting_1"]
+    assert "greeting:greeting_2" not in project.states()
+    assert project.states()["greeting:greeting_0"] not in ("STOPPED", "FATAL")
+    assert "Hello, you!" in answers
+    project.trouble("")
     project.up()
     assert sorted(project.pids()) == sorted(before)
 
