@@ -24,7 +24,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 NEEDED: Final = {
     "ip": "iproute2",
@@ -94,9 +94,13 @@ class Network:
             self.close()
             raise
 
-    def host(self, name: str) -> Host:
-        """Make one more host, and start it."""
-        made = Host(self, name, f"{SUBNET}.{len(self.hosts) + 1}", f"{self._tag}-{name}")
+    def host(self, name: str, kind: type[Host] | None = None) -> Host:
+        """Make one more host, and start it.
+
+        Args:
+            kind: what is its first process; without one, nothing but sshd is started.
+        """
+        made = (kind or Host)(self, name, f"{SUBNET}.{len(self.hosts) + 1}", f"{self._tag}-{name}")
         self.hosts[name] = made
         _do("ip", "netns", "add", made.space)
         _do("ip", "-n", made.space, "link", "set", "lo", "up")
@@ -174,15 +178,23 @@ mount --rbind "$root" "$root"
 cd "$root"
 mount --rbind /usr usr && mount -o remount,bind,ro usr
 for path in "$@"; do mount --rbind "$path" ".$path" && mount -o remount,bind,ro ".$path"; done
-mount --rbind /dev dev
-mount -t tmpfs -o mode=1777 shm dev/shm 2>/dev/null || true
 mount -t proc proc proc
 mount -t sysfs -o ro sysfs sys 2>/dev/null || true
 mount -t tmpfs -o mode=755 run run
-mkdir -p run/sshd old
+%(devices)s
 pivot_root . old
 cd /
 umount -l old
+%(first)s
+"""
+
+_DEVICES = """\
+mount --rbind /dev dev
+mount -t tmpfs -o mode=1777 shm dev/shm 2>/dev/null || true
+"""
+
+_FIRST = """\
+mkdir -p run/sshd
 /usr/sbin/sshd -D -e &
 echo up
 # The first process of a tree takes in those that lost their parents; bash does.
@@ -210,6 +222,10 @@ class Host:
         space: the name of its network namespace.
     """
 
+    #: Shell lines of its start: what is mounted beside the disks, and what its first process becomes.
+    devices: ClassVar[str] = _DEVICES
+    first: ClassVar[str] = _FIRST
+
     def __init__(self, network: Network, name: str, address: str, space: str) -> None:
         self.name = name
         self.address = address
@@ -217,9 +233,10 @@ class Host:
         self.space = space
         self._network = network
         self._process: subprocess.Popen[str] | None = None
-        self._make_root()
+        self.make_root()
 
-    def _make_root(self) -> None:
+    def make_root(self) -> None:
+        """Lay out its disk, which is empty yet."""
         root = self.root
         for name in (
             "usr",
@@ -275,15 +292,21 @@ class Host:
         _do("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(root / "etc/ssh/host_key"))
 
     @property
+    def wrapped(self) -> list[str]:
+        """A command that its first process is before it is anything else, and that becomes what follows it."""
+        return []
+
+    @property
     def public_key(self) -> str:
         """What sshd proves itself with."""
         return (self.root / "etc/ssh/host_key.pub").read_text().strip()
 
     def start(self) -> None:
-        """Switch it on: sshd runs when this returns, and nothing else."""
+        """Switch it on: sshd runs when this returns."""
         words = ["nsenter", f"--net=/run/netns/{self.space}"]
-        words += ["unshare", "--mount", "--pid", "--uts", "--ipc", "--fork", "--kill-child"]
-        words += ["bash", "-c", _BOOT, "boot", str(self.root), self.name, *map(str, self._network.share)]
+        words += ["unshare", "--mount", "--pid", "--uts", "--ipc", "--fork", "--kill-child", *self.wrapped]
+        boot = _BOOT % {"devices": self.devices, "first": self.first}
+        words += ["bash", "-c", boot, "boot", str(self.root), self.name, *map(str, self._network.share)]
         log = (self.root.parent / f"{self.name}.log").open("a")
         with log:
             self._process = subprocess.Popen(
