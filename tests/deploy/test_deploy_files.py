@@ -150,7 +150,11 @@ def unit(tmp_path: Path) -> Path:
 
 
 def test_the_unit_runs_supervisord_of_the_current_release(unit: Path) -> None:
-    """As the mesh's user, in the foreground; it may take its time to stop, and a `mesh down` is no failure."""
+    """As the mesh's user, in the foreground; it may take its time to stop, and a `mesh down` is no failure.
+
+    What systemd would do by itself and must not: give it up, end all for one that had too much memory, try again what
+    supervisord refuses. What it does is told in tests/hosts/test_deploy_systemd.py.
+    """
     read = configparser.ConfigParser(interpolation=None)
     read.optionxform = str  # type: ignore[assignment,method-assign]
     read.read(unit)
@@ -162,6 +166,10 @@ def test_the_unit_runs_supervisord_of_the_current_release(unit: Path) -> None:
     assert service["KillMode"] == "mixed"
     assert service["Restart"] == "on-failure"
     assert int(service["TimeoutStopSec"]) >= 60
+    assert service["OOMPolicy"] == "continue"
+    assert service["RestartPreventExitStatus"] == "2"
+    assert read["Unit"]["StartLimitIntervalSec"] == "0"
+    assert read["Unit"]["ConditionPathExists"] == f"{unit.parent}/current"
     assert read["Install"]["WantedBy"] == "multi-user.target"
 
 
