@@ -58,6 +58,11 @@ class Project:
         """Another release of the service: it says this instead of Hello."""
         self._service.write_text(re.sub(r'return f"\w+, ', f'return f"{word}, ', self._working))
 
+    def also(self, *lines: str) -> None:
+        """Every release from now on: the service's class, the last thing in its module, ends with these lines."""
+        self._working = "\n".join([self._working, *lines, ""])
+        self._service.write_text(self._working)
+
     def settings(self, more: str) -> None:
         """Another release by its mesh.toml: it ends with these lines."""
         (self.root / "mesh.toml").write_text(SETTINGS + more)

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.deploy_project import ansible_missing, bundle
+from tests.deploy.deploy_project import ansible_missing
 
 from .deploy_fleet import Fleet, wrk_missing
 from .host_network import Network, missing
+from .host_systemd import SystemdHost, systemd_missing
 
 ROOT = Path(__file__).parents[2]
 
@@ -54,8 +55,18 @@ def network(hosts_can_be_made: None) -> Iterator[Network]:
 def fleet(request: pytest.FixtureRequest) -> Fleet:
     """Two bare hosts; the wheels for them are on this machine already. Those that were built stay in pytest's cache."""
     require(missing() or ansible_missing() or wrk_missing())
-    build = request.config.cache.mkdir("deploy")  # type: ignore[union-attr]
-    fleet = Fleet(request.getfixturevalue("bare_network"), build)
-    # The control host has no way out, so that nothing is downloaded while hosts are deployed to.
-    bundle(fleet.project, build)
-    return fleet
+    network: Network = request.getfixturevalue("bare_network")
+    return Fleet(network, built(request), [network.host("a"), network.host("b")])
+
+
+@pytest.fixture(scope="module")
+def under_systemd(request: pytest.FixtureRequest) -> Fleet:
+    """One bare host whose first process is systemd."""
+    require(missing() or ansible_missing() or systemd_missing())
+    network: Network = request.getfixturevalue("bare_network")
+    return Fleet(network, built(request), [network.host("a", SystemdHost)])
+
+
+def built(request: pytest.FixtureRequest) -> Path:
+    """Where wheels are kept from one run of the tests to the next."""
+    return Path(request.config.cache.mkdir("deploy"))  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-"""Two bare hosts and an inventory of them, as a user of the playbooks has.
+"""Bare hosts and an inventory of them, as a user of the playbooks has.
 
 Owns: the inventory, running playbooks on the control host over SSH, and asking the gateways of all hosts.
 Leaves to others: the hosts and their network (host_network), the project that is deployed (tests.deploy).
@@ -14,12 +14,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.deploy.deploy_project import BIN, ROOT, Project, environment
+from tests.deploy.deploy_project import BIN, ROOT, Project, bundle, environment
 
 from .host_network import Host, Network
 
@@ -28,7 +28,7 @@ PREFIX = "/srv/mesh"
 
 #: What a user writes into group_vars/mesh; see inventory/production.
 VARIABLES = """\
-ansible_user: root
+ansible_user: {login}
 ansible_ssh_private_key_file: {root}/id
 ansible_ssh_common_args: -o UserKnownHostsFile={root}/known_hosts -o IdentitiesOnly=yes
 mesh_project: {project}
@@ -41,7 +41,7 @@ mesh_keys: [hub, gateway, client, mesh-store, greeting]
 mesh_settings:
   mesh:
     bind: tcp://{{{{ mesh_address }}}}:*
-    hubs: ["tcp://{{{{ hostvars['a'].mesh_address }}}}:7000", "tcp://{{{{ hostvars['b'].mesh_address }}}}:7000"]
+    hubs: {hubs}
   gateway:
     host: 0.0.0.0
     port: {port}
@@ -87,33 +87,40 @@ def wrk_missing() -> str:
 
 
 class Fleet:
-    """Hosts a and b, nothing on them yet.
+    """Hosts with nothing on them yet; the first one is to have the store.
+
+    Args:
+        build: where wheels are that were built before.
+        hosts: they are on the network already.
+        login: the user that Ansible logs in as.
 
     Attributes:
         project: what is deployed; tests may change it.
     """
 
-    def __init__(self, network: Network, build: Path) -> None:
+    def __init__(self, network: Network, build: Path, hosts: Sequence[Host], login: str = "root") -> None:
         self.network = network
         self.root = network.root
         self.project = Project(self.root / "project")
-        self.hosts: list[Host] = [network.host("a"), network.host("b")]
+        self.hosts = list(hosts)
         self._inventory = self.root / "inventory/two"
         variables = self._inventory / "group_vars/mesh"
         variables.mkdir(parents=True)
+        hubs = json.dumps([f"tcp://{host.address}:7000" for host in hosts])
         (variables / "main.yml").write_text(
-            VARIABLES.format(root=self.root, project=self.project.root, build=build, port=PORT)
+            VARIABLES.format(root=self.root, project=self.project.root, build=build, port=PORT, hubs=hubs, login=login)
         )
-        programs = {"a": ["hub", "store"], "b": ["hub"]}
-        hosts = {
+        # The control host has no way out, so that nothing is downloaded while hosts are deployed to.
+        bundle(self.project, build)
+        by_name = {
             host.name: {
                 "ansible_host": host.address,
                 "mesh_address": host.address,
-                "mesh_programs": programs[host.name],
+                "mesh_programs": ["hub"] if host is not self.hosts[0] else ["hub", "store"],
             }
-            for host in self.hosts
+            for host in hosts
         }
-        (self._inventory / "hosts.yml").write_text(json.dumps({"mesh": {"hosts": hosts}}))
+        (self._inventory / "hosts.yml").write_text(json.dumps({"mesh": {"hosts": by_name}}))
 
     def play(self, name: str, *options: str, **variables: Any) -> Played:
         """Run a playbook on the control host, which has no way out; it may fail."""
@@ -167,7 +174,7 @@ class Fleet:
 
     @contextmanager
     def load(self) -> Iterator[list[Load]]:
-        """wrk against both gateways all the while; what it saw is in the list afterwards.
+        """wrk against all gateways all the while; what it saw is in the list afterwards.
 
         Each of its connections waits a little between two requests: this machine is the hosts, the one that deploys,
         and wrk at once, and a deployment that starves shows nothing.
