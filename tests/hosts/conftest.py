@@ -12,6 +12,7 @@ import pytest
 from tests.deploy.deploy_project import ansible_missing
 
 from .deploy_fleet import Fleet, wrk_missing
+from .host_login import admit, sudo_missing
 from .host_network import Network, missing
 from .host_systemd import SystemdHost, systemd_missing
 
@@ -65,6 +66,16 @@ def under_systemd(request: pytest.FixtureRequest) -> Fleet:
     require(missing() or ansible_missing() or systemd_missing())
     network: Network = request.getfixturevalue("bare_network")
     return Fleet(network, built(request), [network.host("a", SystemdHost)])
+
+
+@pytest.fixture(scope="module")
+def by_sudo(request: pytest.FixtureRequest) -> Fleet:
+    """One bare host that nobody but `deployer` can log in to, who becomes root by sudo."""
+    require(missing() or ansible_missing() or sudo_missing())
+    network: Network = request.getfixturevalue("bare_network")
+    host = network.host("a")
+    admit(host, "deployer")
+    return Fleet(network, built(request), [host], login="deployer")
 
 
 def built(request: pytest.FixtureRequest) -> Path:
