@@ -157,6 +157,8 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
+    # The mesh's user passes through directories above those that are named, whatever the umask of whoever logs in.
+    os.umask(0o022)
     files = Files(pretend=module.check_mode)
     path = ""
     try:

@@ -75,7 +75,8 @@ def by_sudo(request: pytest.FixtureRequest) -> Fleet:
     network: Network = request.getfixturevalue("bare_network")
     host = network.host("a")
     admit(host, "deployer")
-    return Fleet(network, built(request), [host], login="deployer")
+    # Directories above it are made as well, and the mesh's user has to pass through them.
+    return Fleet(network, built(request), [host], login="deployer", prefix="/srv/apps/mesh")
 
 
 def built(request: pytest.FixtureRequest) -> Path:

@@ -29,6 +29,7 @@ PREFIX = "/srv/mesh"
 #: What a user writes into group_vars/mesh; see inventory/production.
 VARIABLES = """\
 ansible_user: {login}
+mesh_prefix: {prefix}
 ansible_ssh_private_key_file: {root}/id
 ansible_ssh_common_args: -o UserKnownHostsFile={root}/known_hosts -o IdentitiesOnly=yes
 mesh_project: {project}
@@ -93,22 +94,34 @@ class Fleet:
         build: where wheels are that were built before.
         hosts: they are on the network already.
         login: the user that Ansible logs in as.
+        prefix: the directory on the hosts that it is deployed to.
 
     Attributes:
         project: what is deployed; tests may change it.
     """
 
-    def __init__(self, network: Network, build: Path, hosts: Sequence[Host], login: str = "root") -> None:
+    def __init__(
+        self, network: Network, build: Path, hosts: Sequence[Host], login: str = "root", prefix: str = PREFIX
+    ) -> None:
         self.network = network
         self.root = network.root
         self.project = Project(self.root / "project")
         self.hosts = list(hosts)
+        self._prefix = prefix
         self._inventory = self.root / "inventory/two"
         variables = self._inventory / "group_vars/mesh"
         variables.mkdir(parents=True)
         hubs = json.dumps([f"tcp://{host.address}:7000" for host in hosts])
         (variables / "main.yml").write_text(
-            VARIABLES.format(root=self.root, project=self.project.root, build=build, port=PORT, hubs=hubs, login=login)
+            VARIABLES.format(
+                root=self.root,
+                project=self.project.root,
+                build=build,
+                port=PORT,
+                hubs=hubs,
+                login=login,
+                prefix=prefix,
+            )
         )
         # The control host has no way out, so that nothing is downloaded while hosts are deployed to.
         bundle(self.project, build)
@@ -163,13 +176,13 @@ class Fleet:
 
     def mesh(self, host: Host, *words: str) -> str:
         """What a command of the current release prints on a host."""
-        done = host.run(f"{PREFIX}/bin/mesh", *words)
+        done = host.run(f"{self._prefix}/bin/mesh", *words)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
     def current(self, host: Host) -> str:
         """The name of the release that runs, "" without one."""
-        link = host.root / PREFIX.lstrip("/") / "current"
+        link = host.root / self._prefix.lstrip("/") / "current"
         return link.readlink().name if link.is_symlink() else ""
 
     @contextmanager

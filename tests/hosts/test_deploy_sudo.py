@@ -11,7 +11,7 @@ import pytest
 
 from .deploy_fleet import Fleet
 
-pytestmark = [pytest.mark.hosts, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.hosts, pytest.mark.timeout(600)]
 
 
 def test_root_cannot_log_in_and_what_the_user_makes_is_for_nobody_else(by_sudo: Fleet) -> None:
