@@ -74,10 +74,12 @@ wrk:
 	    echo "wrk is missing (apt install wrk); the tests that need it are skipped"; \
 	fi
 
-# Tests of several hosts make them as network namespaces, each with an sshd; only as root. Nothing of Debian's is started.
+# Tests of several hosts make them as network namespaces, each with an sshd, and some with systemd; only as root. On this machine
+# nothing of Debian's is started.
 .PHONY: hosts
 hosts: wrk
-	@if command -v sshd /usr/sbin/sshd >/dev/null && command -v ip >/dev/null && command -v ps >/dev/null; then \
+	@if command -v sshd /usr/sbin/sshd >/dev/null && command -v ip >/dev/null && command -v ps >/dev/null \
+	    && command -v sudo >/dev/null && [ -x /usr/lib/systemd/systemd ]; then \
 	    :; \
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	    echo "installing what tests of several hosts need"; \
@@ -87,9 +89,10 @@ hosts: wrk
 	        printf '#!/bin/sh\nexit 101\n' >$$policy; chmod 755 $$policy; \
 	    fi; \
 	    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-	        openssh-server openssh-client iproute2 procps; } >/dev/null; \
+	        openssh-server openssh-client iproute2 procps sudo systemd; } >/dev/null; \
 	else \
-	    echo "openssh-server, iproute2 or procps is missing, and only root can install it: apt install openssh-server iproute2 procps"; \
+	    wanted="openssh-server iproute2 procps sudo systemd"; \
+	    echo "one of $$wanted is missing, and only root can install it: apt install $$wanted"; \
 	fi
 
 $(BIN)/python:
