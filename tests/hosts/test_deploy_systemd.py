@@ -19,6 +19,8 @@ from .host_systemd import SystemdHost
 
 pytestmark = [pytest.mark.hosts, pytest.mark.timeout(600)]
 
+long = pytest.mark.skipif(os.environ.get("MESH_CHAOS") != "long", reason="a long one: MESH_CHAOS=long")
+
 #: What a busy machine may need for what takes a second on an idle one.
 PATIENCE_S = 30.0
 #: Of a request that waits for something: within the gateway's own limit for what it still has when it stops.
@@ -150,7 +152,7 @@ def test_a_release_goes_live_below_the_same_supervisord(under_systemd: Fleet, ho
     assert_all_in_the_unit(host)
 
 
-@pytest.mark.skipif(os.environ.get("MESH_CHAOS") != "long", reason="a long one: MESH_CHAOS=long")
+@long
 def test_a_bad_release_goes_back_below_the_same_supervisord(under_systemd: Fleet, host: SystemdHost) -> None:
     """By itself, as on any other host."""
     supervisord, good = main_pid(host), under_systemd.current(host)
@@ -179,3 +181,33 @@ def test_what_operates_it_by_hand_and_from_afar_goes_by_the_unit(under_systemd: 
     assert status.count("changed") == {"a": 0}
     assert f"release: {under_systemd.current(host)}" in status.text
     assert "no answer" in status.text
+
+
+@long
+def test_a_set_that_somebody_started_by_hand_is_left_alone(under_systemd: Fleet, host: SystemdHost) -> None:
+    """By the unit, and by root's `mesh up`; when it has ended, the next deployment starts the unit."""
+    assert host.run(f"{PREFIX}/bin/mesh", "up", user="mesh").returncode == 0
+    before = of_the_mesh(host)
+    host.run("systemctl", "start", "mesh")
+    under_systemd.mesh(host, "up")
+    assert host.systemctl("is-active", "mesh") == "inactive"
+    assert of_the_mesh(host) == before
+    assert says(under_systemd, "Welcome")
+    under_systemd.mesh(host, "down")
+    under_systemd.project.says("Welcome")
+    under_systemd.play("deploy", mesh_settle_s=0.2).good()
+    assert host.systemctl("is-active", "mesh") == "active"
+    assert_all_in_the_unit(host)
+
+
+@long
+def test_a_host_with_no_release_to_start_starts_without_it(under_systemd: Fleet, host: SystemdHost) -> None:
+    """As after a first release that did not hold: nothing has failed there."""
+    link = host.root / f"{PREFIX.lstrip('/')}/current"
+    release = link.readlink()
+    link.unlink()
+    host.kill()
+    host.start()
+    eventually(lambda: host.systemctl("is-system-running") == "running", "a host that is up")
+    assert host.systemctl("is-active", "mesh") == "inactive"
+    link.symlink_to(release)
