@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,9 +33,11 @@ from mesh.service.service import Service
 from mesh.state.contract import Entry
 from mesh.store import measures
 from mesh.store.admission import Admission
+from mesh.store.aside import in_thread
 from mesh.store.attending import Attending
 from mesh.store.chores import Deaths, Delayed, Deliveries, Locks, Sweeping, Unknown
 from mesh.store.dispatch import Dispatch
+from mesh.store.logbook import STEP, Logbook
 from mesh.store.queueing import LockQueues
 from mesh.store.sessions import Sessions
 from mesh.store.standby import open_in_turn
@@ -46,8 +47,6 @@ from mesh.tasks.contract import JobInfo, Offer, QueueInfo, Status
 
 T = TypeVar("T")
 
-#: Rows that one turn handles of a request for all of a queue.
-STEP: Final = 1000
 #: A page is no longer than this, whatever is asked for.
 LONGEST_PAGE: Final = 10_000
 
@@ -104,6 +103,7 @@ class Store(Service):
         )
         self.turns = Turns(self.core, clock, self.dispatch, self.attending, chores, backlog=settings.store.backlog)
         self.attending.turns = self.turns
+        self.logbook = Logbook(self.core, self.turns, self.dispatch, self._reading)
         # Whoever held something when the last store ended has a lease's time to say that it still does.
         for session in self.core.held():
             self.sessions.found(session, clock.now())
@@ -250,7 +250,7 @@ class Store(Service):
     async def jobs(self, queue: str, status: Status, after: str = "", limit: int = 100) -> list[JobInfo]:
         """A page of jobs of a queue, oldest first."""
         with self._reading():
-            return self.core.jobs(queue, status, after=after, limit=_page(limit), wall=self.clock.wall())
+            return self.core.jobs(queue, status, after=after, limit=bounded(limit), wall=self.clock.wall())
 
     @rpc
     async def requeue(self, queue: str, ids: list[str]) -> int:
@@ -276,57 +276,17 @@ class Store(Service):
     @rpc
     async def replay(self, subscription: str, offset: int | None = None, since_at: float | None = None) -> int:
         """Deliver again to a subscription what stands in the log from there on; how many events."""
-        if (offset is None) == (since_at is None):
-            raise BadRequest("replay needs an offset or an instant, and not both")
-        start = offset if offset is not None else self.core.offset_at(since_at or 0.0)
-        total = 0
-        at: int | None = max(0, start - 1)
-        while at is not None:
-            with self._reading():
-                count, at = self.core.count(subscription, after=at)
-            total += count
-            if at is not None:
-                await asyncio.sleep(0)
-        await self.turns.do(lambda turn: turn.replay(subscription, offset=start))
-        return total
+        return await self.logbook.replay(subscription, offset, since_at)
 
     @rpc
     async def abandon(self, subscription: str) -> int:
         """End a subscription that no worker has any more; how many deliveries went with it."""
-        core = self.core
-
-        def step(turn: Turn) -> int:
-            # Looked at in each step: a worker may come back in between.
-            said = core.declared(subscription)
-            if total == 0 and (said is None or not said.patterns):
-                names = (name for name in core.names() if (one := core.declared(name)) is not None and one.patterns)
-                known = ", ".join(sorted(names)) or "none"
-                raise BadRequest(f"there is no durable subscription {subscription!r}; there are: {known}")
-            if workers := self.dispatch.workers(subscription):
-                raise BadRequest(
-                    f"{subscription} is heard by {workers} worker(s) now; stop them first, or take the handler out of "
-                    "the service: a subscription is ended when nobody has it"
-                )
-            return turn.abandon(subscription, limit=STEP)
-
-        total = 0
-        while count := await self.turns.do(step):
-            total += count
-        return total
+        return await self.logbook.abandon(subscription)
 
     @rpc(idempotent=True)
     async def read(self, pattern: str, after: int = 0, limit: int = 100) -> list[LoggedEvent]:
         """A page of the log."""
-        limit = _page(limit)
-        found: list[LoggedEvent] = []
-        at: int | None = after
-        while at is not None and len(found) < limit:
-            with self._reading():
-                events, at = self.core.read(pattern, after=at, limit=limit - len(found))
-            found += events
-            if at is not None and len(found) < limit:
-                await asyncio.sleep(0)
-        return found
+        return await self.logbook.read(pattern, after, bounded(limit))
 
     # --- state --------------------------------------------------------------------------------------------------
 
@@ -340,7 +300,7 @@ class Store(Service):
     async def page(self, namespace: str, prefix: str = "", after: str = "", limit: int = 100) -> list[Entry]:
         """A page of entries in the order of their keys."""
         with self._reading():
-            return self.core.page(namespace, prefix=prefix, after=after, limit=_page(limit), wall=self.clock.wall())
+            return self.core.page(namespace, prefix=prefix, after=after, limit=bounded(limit), wall=self.clock.wall())
 
     @rpc(idempotent=True)
     async def namespaces(self) -> list[tuple[str, int]]:
@@ -416,13 +376,13 @@ class Store(Service):
         """Copy the data, as it stands at one instant, to a file of this host."""
         if not os.path.isabs(path):
             raise BadRequest(f"{path!r} is no absolute path; this process has a working directory of its own")
-        made = await _in_thread(lambda: self.core.backup(Path(path), overwrite=overwrite))
+        made = await in_thread(lambda: self.core.backup(Path(path), overwrite=overwrite))
         return BackupInfo(path=str(made.path), size_bytes=made.size_bytes, schema=made.schema, seconds=made.seconds)
 
     @rpc(timeout="1h", idempotent=True)
     async def check(self) -> list[str]:
         """Read all of the data; what is wrong with it, in sentences."""
-        return await _in_thread(self.core.check)
+        return await in_thread(self.core.check)
 
     @rpc(idempotent=True)
     async def info(self) -> StoreInfo:
@@ -430,39 +390,15 @@ class Store(Service):
         return measures.info(self)
 
 
-def _page(limit: int) -> int:
+def bounded(limit: int) -> int:
+    """So many rows as a page may have.
+
+    Raises:
+        BadRequest: that is no number of rows.
+    """
     if limit < 1:
         raise BadRequest(f"limit {limit} is no number of rows; give 1 or more")
     return min(limit, LONGEST_PAGE)
-
-
-async def _in_thread(work: Callable[[], T]) -> T:
-    """Run what reads the whole file in a thread of its own, which does not keep this process from ending."""
-    loop = asyncio.get_running_loop()
-    answer: asyncio.Future[T] = loop.create_future()
-
-    def tell(value: T | None, error: Exception | None) -> None:
-        if answer.done():
-            return
-        if error is not None:
-            answer.set_exception(error)
-        else:
-            answer.set_result(value)  # type: ignore[arg-type]  # without an error there is a value
-
-    def run() -> None:
-        value: T | None = None
-        error: Exception | None = None
-        try:
-            value = work()
-        except Exception as exc:
-            error = exc
-        try:
-            loop.call_soon_threadsafe(tell, value, error)
-        except RuntimeError:
-            return  # the loop has ended, and with it whoever asked
-
-    threading.Thread(target=run, name="mesh.store long", daemon=True).start()
-    return await answer
 
 
 def _looked_at(done: asyncio.Future[Any]) -> None:
