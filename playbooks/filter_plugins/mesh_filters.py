@@ -1,12 +1,13 @@
 """Filters of the playbooks: the files that a host gets, and what its releases and turns mean for others.
 
 Owns: reading and writing TOML; what of the project's supervisord.conf differs on a host; which keys it gets; which
-release it goes back to; which hosts are in trouble.
+release it goes back to; which hosts are in trouble; which variable was misspelt.
 Leaves to others: which values (group_vars), which keys there are (mesh itself, which checks the file on the host).
 """
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 import tomllib
@@ -152,6 +153,26 @@ def bearers(names: Sequence[str], merged: Mapping[str, Any], programs: Sequence[
     return {"all": not known.issuperset(found), "names": sorted(set(found))}
 
 
+def misspelt(given: Sequence[str], known: Sequence[str]) -> list[str]:
+    """Complaints about variables that were surely meant to be one of these playbooks'.
+
+    Other names that begin with mesh_ are an inventory's own, like the mesh_address of the examples.
+    """
+    own = [name for name in given if name.startswith("mesh_") and name not in known]
+    near = {name: difflib.get_close_matches(name, known, n=1, cutoff=0.85) for name in sorted(own)}
+    said = "is no variable of these playbooks; did you mean"
+    return [f"{name} {said} {found[0]}?" for name, found in near.items() if found]
+
+
+def told(text: str) -> str:
+    """What a command with --json said of its failure, for people."""
+    try:
+        error = json.loads(text)["error"]
+        return "\n".join([str(error["message"]), *(f"  | {line}" for line in error.get("details", {}).get("tail", []))])
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return text.strip()
+
+
 def earlier(good: Sequence[str], current: str, wanted: str = "") -> str:
     """The release to go back to, "" when there is none.
 
@@ -199,5 +220,7 @@ class FilterModule:
             "mesh_secret_keys": secret_keys,
             "mesh_bearers": bearers,
             "mesh_earlier": earlier,
+            "mesh_misspelt": misspelt,
+            "mesh_told": told,
             "mesh_troubles": troubles,
         }

@@ -134,6 +134,8 @@ class Making:
             do(words, self._root)
         except Refused as exc:
             raise Refused(f"{step}: {exc}") from exc
+        except FileNotFoundError as exc:
+            raise Refused(f"{step}: there is no {words[0]} on this host; mesh_python names its Python") from exc
 
     def _ids(self) -> tuple[int, int]:
         """Names or numbers."""

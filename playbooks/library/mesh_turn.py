@@ -228,7 +228,7 @@ def main() -> None:
         rolled = isinstance(exc.cause, Refused) and exc.cause.code == ROLL_WENT_BACK and str(exc).startswith("replace")
         if asked["stay"]:
             module.fail_json(msg=str(exc), **told)
-        failure = f"{release} did not go live: {exc}"
+        failure = f"{release} {'did not go live' if switched else 'is not well'}: {exc}"
         now = turn.back(rolled=rolled or not switched)
         module.exit_json(**{**told, "failure": failure}, changed=True, now=now)
     module.exit_json(**told, changed=changed, now=f"{release} runs")

@@ -194,3 +194,20 @@ def test_a_bundle_depends_on_its_contents_alone(tmp_path: Path) -> None:
     assert bundle._digest_of(entries[::-1]) == digest
     (tmp_path / "a.py").write_text("other")
     assert bundle._digest_of(entries) != digest
+
+
+def test_a_misspelt_variable_is_known_by_what_it_is_near_to():
+    """An inventory's own are left alone."""
+    known = ["mesh_settings", "mesh_gates", "mesh_gate_tries", "mesh_host"]
+    assert files.misspelt(["mesh_address", "mesh_settings", "ansible_host", "setings"], known) == []
+    assert files.misspelt(["mesh_gate", "mesh_setings"], known) == [
+        "mesh_gate is no variable of these playbooks; did you mean mesh_gates?",
+        "mesh_setings is no variable of these playbooks; did you mean mesh_settings?",
+    ]
+
+
+def test_an_error_in_json_is_told_in_words():
+    """And what is none, as it is."""
+    assert files.told('{"error": {"code": "x", "message": "no", "details": {"tail": ["a"]}}}') == "no\n  | a"
+    assert files.told("Traceback …\n") == "Traceback …"
+    assert files.told('{"error": 1}') == '{"error": 1}'

@@ -56,6 +56,18 @@ def test_a_gate_that_stays_shut_takes_the_release_back(deployment: Deployment) -
     assert not failed
 
 
+def test_what_is_asked_wrongly_is_told_in_words_and_changes_nothing(deployment: Deployment) -> None:
+    """A service that there is not; a variable that nobody reads, since it was misspelt."""
+    done = deployment.play("scale", mesh_scale="greting=2")
+    assert done.returncode != 0
+    assert "did you mean greeting?" in done.stdout
+    assert "from_json failed" not in done.stdout, done.stdout
+    assert recap(done)["changed"] == 0
+    done = deployment.play("scale", mesh_scale="greeting=2", mesh_setings={})
+    assert done.returncode != 0
+    assert "mesh_setings is no variable of these playbooks; did you mean mesh_settings?" in done.stdout
+
+
 def test_stop_leaves_nothing_running(deployment: Deployment) -> None:
     """Neither a process nor a socket."""
     done = deployment.play("stop")
