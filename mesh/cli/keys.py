@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import click
 
+from mesh.cli import exits
 from mesh.cli.output import json_option, note, wants_json, write_json, write_table
 
 if TYPE_CHECKING:
-    from mesh.transport.curve_files import PublicKey
+    from mesh.transport.curve_files import KeyPair, PublicKey
 
 #: Where keys are made when keys.dir says nothing, under the project.
 DEFAULT: Final = "keys"
@@ -42,16 +44,11 @@ def make(names: tuple[str, ...], directory: str | None) -> None:
     from mesh.transport import curve_files, curve_store
 
     where, configured = _where(directory)
-    for name in names:
-        curve_files.check_name(name)  # all of them before the first is made
-    made = []
-    for name in names:
-        pair = curve_store.make(where, name)
-        made.append({"name": name, "public": pair.public.hex()})
-        if not wants_json():
-            click.echo(f"made {name}  {curve_files.shown(pair.public)}")
+    _tell(
+        curve_store.make_each(where, names),
+        lambda pair: f"made {pair.name}  {curve_files.shown(pair.public)}",
+    )
     if wants_json():
-        write_json(made)
         return
     note(f"NAME.public goes to {where} of every host, NAME.secret only where NAME runs")
     if not configured:
@@ -61,18 +58,24 @@ def make(names: tuple[str, ...], directory: str | None) -> None:
 @command.command("list")
 @_dir_option
 @json_option
-def show(directory: str | None) -> None:
+def show(directory: str | None) -> int:
     """Show every key: whose it is, since when, and whether its secret half is here.
 
-    A key is shown by its first digits; --json has all of them.
+    A key is shown by its first digits; --json has all of them. A file that cannot be used is shown as UNREADABLE, with
+    what is wrong with it, and the exit code is 1: no process starts with such a directory.
     """
     from mesh.transport import curve_files, curve_store
 
     where, _ = _where(directory)
-    rows = [_row(where, key) for key in curve_store.listed(where)]
+    keys, broken = curve_store.listed(where)
+    rows = [_row(where, key) for key in keys]
+    rows += [
+        _Row(path.name.removesuffix(curve_files.PUBLIC), "", "UNREADABLE", problem=exc.message) for path, exc in broken
+    ]
+    code = exits.FAILED if broken else exits.OK
     if wants_json():
         write_json([row._asdict() for row in rows])
-        return
+        return code
     secret = {True: "here", False: "", None: "UNUSABLE"}
     write_table(
         ("name", "key", "state", "made", "secret", "revoked"),
@@ -91,6 +94,7 @@ def show(directory: str | None) -> None:
     for row in rows:
         if row.problem:
             note(row.problem)
+    return code
 
 
 @command.command("rotate")
@@ -106,17 +110,15 @@ def rotate(names: tuple[str, ...], directory: str | None) -> None:
     from mesh.transport import curve_files, curve_store
 
     where, _ = _where(directory)
-    made = []
-    for name in names:
-        pair = curve_store.rotate(where, name)
-        made.append({"name": name, "public": pair.public.hex()})
-        if not wants_json():
-            click.echo(f"rotated {name}  {curve_files.shown(pair.public)}, the key before it is retiring")
+    _tell(
+        curve_store.rotate_each(where, names),
+        lambda pair: f"rotated {pair.name}  {curve_files.shown(pair.public)}, the key before it is retiring",
+    )
     if wants_json():
-        write_json(made)
         return
     note("1. copy NAME.public to every host   2. copy NAME.secret to where NAME runs   3. restart NAME: mesh roll NAME")
-    note(f"4. mesh keys revoke {' '.join(names)} --retiring   5. copy NAME.public and revoked.keys to every host")
+    each = " ".join(dict.fromkeys(names))
+    note(f"4. mesh keys revoke {each} --retiring   5. copy NAME.public and revoked.keys to every host")
 
 
 @command.command("revoke")
@@ -127,22 +129,32 @@ def rotate(names: tuple[str, ...], directory: str | None) -> None:
 def revoke(names: tuple[str, ...], retiring: bool, directory: str | None) -> None:
     """End keys for good: all of a NAME, or the one KEY whose first digits are given (8 at least).
 
-    Whoever follows this directory cuts the live links of a revoked key within a second. Copy revoked.keys to every
-    other host: it wins over whatever else is there.
+    When one of them is not known, none is ended. Whoever follows this directory cuts the live links of a revoked key
+    within a second. Copy revoked.keys to every other host: it wins over whatever else is there.
     """
     from mesh.transport import curve_files, curve_store
 
     where, _ = _where(directory)
-    ended = []
-    for name in names:
-        for key in curve_store.revoke(where, name, retiring=retiring):
-            ended.append({"name": key.name, "public": key.public.hex(), "revoked": key.revoked})
-            if not wants_json():
-                click.echo(f"revoked {key.name}  {curve_files.shown(key.public)}")
+    ended = curve_store.revoke(where, *names, retiring=retiring)
     if wants_json():
-        write_json(ended)
+        write_json([{"name": key.name, "public": key.public.hex(), "revoked": key.revoked} for key in ended])
         return
+    for key in ended:
+        click.echo(f"revoked {key.name}  {curve_files.shown(key.public)}")
     note(f"here it holds within a second; copy {where / curve_files.REVOKED} to every other host")
+
+
+def _tell(pairs: Iterable[KeyPair], line: Callable[[KeyPair], str]) -> None:
+    """Make or rotate keys by reading `pairs`, and say each that is done, also when the next one fails."""
+    done = []
+    try:
+        for pair in pairs:
+            done.append({"name": pair.name, "public": pair.public.hex()})
+            if not wants_json():
+                click.echo(line(pair))
+    finally:
+        if done and wants_json():
+            write_json(done)
 
 
 def _where(directory: str | None) -> tuple[Path, bool]:
@@ -165,15 +177,16 @@ def _relative(where: Path) -> str:
 
 
 class _Row(NamedTuple):
-    """One key as `list` shows it; `secret_here` is None, with the `problem`, when the file cannot be used."""
+    """One key as `list` shows it; `secret_here` is None, with the `problem`, when the secret file cannot be used, and
+    `state` is UNREADABLE when a file of public keys cannot."""
 
     name: str
     public: str
     state: str
-    made: str
-    revoked: str
-    secret_here: bool | None
-    problem: str
+    made: str = ""
+    revoked: str = ""
+    secret_here: bool | None = False
+    problem: str = ""
 
 
 def _row(where: Path, key: PublicKey) -> _Row:

@@ -14,7 +14,7 @@ from typing import Final
 import zmq
 
 from mesh.errors import SetupError
-from mesh.transport.curve_files import PublicKey, shown
+from mesh.transport.curve_files import ADVICE, PublicKey, shown
 from mesh.transport.curve_ring import Keyring
 from mesh.transport.curve_zap import DOMAIN
 from mesh.transport.endpoints import Endpoint
@@ -25,6 +25,7 @@ class Unprotected(SetupError):
     """A socket was to listen where other hosts reach it, and there are no keys."""
 
     code = "unprotected"
+    advice = ADVICE
 
 
 def check_exposed(where: Endpoint, ring: Keyring | None) -> None:

@@ -18,6 +18,7 @@ import os
 import re
 import stat
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -36,6 +37,11 @@ SHOWN_DIGITS: Final = 16
 #: No file of keys is longer; what is, is something else.
 MOST_BYTES: Final = 1 << 20
 
+#: What people do next about whatever is wrong with keys.
+ADVICE: Final = (
+    "`mesh keys list` shows the keys here and what is wrong with them; docs/security.md says what goes where"
+)
+
 # It becomes a file's name, stands in logs and metrics, and "@" divides role and place.
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}(?:@[A-Za-z0-9][A-Za-z0-9._-]{0,63})?")
 _HEX: Final = re.compile(r"[0-9a-f]{64}")
@@ -45,6 +51,7 @@ class BadKeys(SetupError):
     """A key is missing, malformed, revoked, or could have been read by others."""
 
     code = "bad_keys"
+    advice = ADVICE
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,24 +166,43 @@ def read_public(directory: Path, name: str) -> list[PublicKey]:
     return [_public(path, name, entry) for entry in _read(path)] if path.exists() else []
 
 
-def read_known(directory: Path) -> Known:
+def read_known(directory: Path, tell: Callable[[Path, BadKeys], None] | None = None) -> Known:
     """Everybody whom the directory names.
+
+    Args:
+        tell: is told of each file that cannot be used, and the others are read; no process believes such a directory,
+            but people want to see the rest of it. None raises the first of them.
 
     Raises:
         BadKeys: a file is malformed, names a key that another one has, or could have been written by others.
     """
     check_directory(directory)
-    revoked = {key.public: key for key in read_revoked(directory)}
+
+    def wrong(path: Path, exc: BadKeys) -> None:
+        if tell is None:
+            raise exc
+        tell(path, exc)
+
+    revoked: dict[bytes, PublicKey] = {}
+    try:
+        revoked = {key.public: key for key in read_revoked(directory)}
+    except BadKeys as exc:
+        wrong(directory / REVOKED, exc)
     valid: dict[bytes, PublicKey] = {}
     for path in sorted(directory.glob(f"*{PUBLIC}")):
-        name = check_name(path.name.removesuffix(PUBLIC))
-        for key in read_public(directory, name):
+        try:
+            keys = read_public(directory, path.name.removesuffix(PUBLIC))
+        except BadKeys as exc:
+            wrong(path, exc)
+            continue
+        for key in keys:
             other = valid.get(key.public)
             if other is not None:
-                raise BadKeys(
-                    f"{path}: the key {shown(key.public)} is that of {other.name!r} already: one name per key"
+                wrong(
+                    path,
+                    BadKeys(f"{path}: the key {shown(key.public)} is that of {other.name!r} already: one name per key"),
                 )
-            if key.public not in revoked:
+            elif key.public not in revoked:
                 valid[key.public] = key
     return Known(valid, revoked)
 

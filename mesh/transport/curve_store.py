@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -22,6 +22,7 @@ from mesh.transport.curve_files import (
     SECRET,
     BadKeys,
     KeyPair,
+    Known,
     PublicKey,
     check_directory,
     check_name,
@@ -39,94 +40,135 @@ NEXT: Final = ".next"
 
 
 def make(directory: Path, name: str) -> KeyPair:
-    """A key for a name that has none.
+    """A key for a name that has none. Errors as `make_each`."""
+    (pair,) = make_each(directory, [name])
+    return pair
+
+
+def make_each(directory: Path, names: Sequence[str]) -> Iterator[KeyPair]:
+    """A key for each name: all names are looked at before the first key is made, and each is told when it is made.
 
     Raises:
-        BadKeys: the name is none, it has a key already, or the directory is not fit for keys.
+        BadKeys: a name is none or has a key already, or the directory is not fit for keys.
     """
-    pair = new_pair(name)
+    names = [check_name(name) for name in dict.fromkeys(names)]
     with _changing(directory):
-        if (directory / f"{name}{PUBLIC}").exists():
-            raise BadKeys(f"{name!r} has a key in {directory} already: `mesh keys rotate {name}` gives it another")
-        if (directory / f"{name}{SECRET}").exists():
-            pair = read_secret(directory, name)  # a `make` that broke off here is finished
-        else:
-            _write_secret(directory, pair, SECRET)
-        _write_public(directory, name, [PublicKey(name, pair.public, _now())])
-    return pair
+        for name in names:
+            if (directory / f"{name}{PUBLIC}").exists():
+                raise BadKeys(f"{name!r} has a key in {directory} already: `mesh keys rotate {name}` gives it another")
+        # A `make` that broke off after the secret file is finished.
+        begun = {name: read_secret(directory, name) for name in names if (directory / f"{name}{SECRET}").exists()}
+        for name in names:
+            pair = begun.get(name)
+            if pair is None:
+                pair = new_pair(name)
+                _write_secret(directory, pair, SECRET)
+            _write_public(directory, name, [PublicKey(name, pair.public, _now())])
+            yield pair
 
 
 def rotate(directory: Path, name: str) -> KeyPair:
-    """Another key for a name; the one that it has stays valid, as retiring, until it is revoked.
-
-    Raises:
-        BadKeys: it has no key here, or two already.
-    """
-    with _changing(directory):
-        _recover(directory, name)
-        now = read_public(directory, name)
-        if not now:
-            raise BadKeys(f"{name!r} has no key in {directory}: `mesh keys make {name}` makes one")
-        if any(key.retiring for key in now):
-            raise BadKeys(
-                f"{name!r} is being rotated already: restart what uses it, then end the old key with "
-                f"`mesh keys revoke {name} --retiring`"
-            )
-        pair = new_pair(name)
-        _write_secret(directory, pair, SECRET + NEXT)
-        _write_public(
-            directory, name, [PublicKey(name, pair.public, _now()), *(replace(key, retiring=True) for key in now)]
-        )
-        _recover(directory, name)
+    """Another key for a name; the one that it has stays valid, as retiring. Errors as `rotate_each`."""
+    (pair,) = rotate_each(directory, [name])
     return pair
 
 
-def revoke(directory: Path, which: str, *, retiring: bool = False) -> list[PublicKey]:
-    """End keys: all of a name, only its retiring one, or the one whose digits begin like `which`.
+def rotate_each(directory: Path, names: Sequence[str]) -> Iterator[KeyPair]:
+    """Another key for each name; the one that it has stays valid, as retiring, until it is revoked. All names are
+    looked at before the first is given another, and each is told when it has it.
+
+    Raises:
+        BadKeys: one has no key here, or two already.
+    """
+    names = [check_name(name) for name in dict.fromkeys(names)]
+    with _changing(directory):
+        before: dict[str, list[PublicKey]] = {}
+        for name in names:
+            _recover(directory, name)
+            now = before[name] = read_public(directory, name)
+            if not now:
+                raise BadKeys(f"{name!r} has no key in {directory}: `mesh keys make {name}` makes one")
+            if any(key.retiring for key in now):
+                raise BadKeys(
+                    f"{name!r} is being rotated already: restart what uses it, then end the old key with "
+                    f"`mesh keys revoke {name} --retiring`"
+                )
+        for name, now in before.items():
+            pair = new_pair(name)
+            _write_secret(directory, pair, SECRET + NEXT)
+            _write_public(
+                directory, name, [PublicKey(name, pair.public, _now()), *(replace(key, retiring=True) for key in now)]
+            )
+            _recover(directory, name)
+            yield pair
+
+
+def revoke(directory: Path, *which: str, retiring: bool = False) -> list[PublicKey]:
+    """End keys, each of `which` being a name, or the first digits of one key: all keys of a name, only its retiring
+    one, or that key. What cannot be taken back is done for all of them or for none.
 
     Returns:
         The keys that were ended.
 
     Raises:
-        BadKeys: nothing is called so.
+        BadKeys: nothing is called so, and nothing was ended.
     """
     with _changing(directory):
         known = read_known(directory)
-        chosen = [key for key in known.valid.values() if key.name == which and (key.retiring or not retiring)]
-        if not chosen and len(which) >= 8 and not retiring:
-            chosen = [key for key in known.valid.values() if key.public.hex().startswith(which.lower())]
-        if not chosen:
-            names = sorted({key.name for key in known.valid.values()})
-            what = "retiring key" if retiring else "valid key"
-            raise BadKeys(f"{directory} has no {what} {which[:80]!r}; it knows {', '.join(names) or 'nobody'}")
-        ended = [replace(key, revoked=_now()) for key in chosen]
-        # First it is refused, then it is forgotten: between the two it is refused already.
-        _write(
-            directory / REVOKED,
-            _text(
-                "Keys that are nobody any more. Copy this to every host.",
-                [*read_revoked(directory), *ended],
-                named=True,
-            ),
-        )
+        chosen: dict[bytes, PublicKey] = {}
+        for each in which:
+            chosen |= {key.public: key for key in _choose(directory, known, each, retiring)}
+        ended = [replace(key, revoked=_now()) for key in chosen.values()]
+        left: dict[str, list[PublicKey]] = {}
         for name in {key.name for key in ended}:
             _recover(directory, name)
-            left = [key for key in read_public(directory, name) if key.public not in {each.public for each in ended}]
-            if left:
-                _write_public(directory, name, left)
+            left[name] = [key for key in read_public(directory, name) if key.public not in chosen]
+        revoked = [*read_revoked(directory), *ended]
+        # First it is refused, then it is forgotten: between the two it is refused already.
+        head = "Keys that are nobody any more. Copy this to every host."
+        _write(directory / REVOKED, _text(head, revoked, named=True))
+        for name, keys in left.items():
+            if keys:
+                _write_public(directory, name, keys)
             else:
                 (directory / f"{name}{PUBLIC}").unlink()
-            secret = directory / f"{name}{SECRET}"
-            if secret.exists() and read_secret(directory, name).public in {key.public for key in ended}:
-                secret.unlink()
+            if not keys or _holds(directory, name, chosen):
+                (directory / f"{name}{SECRET}").unlink(missing_ok=True)
     return ended
 
 
-def listed(directory: Path) -> list[PublicKey]:
-    """Every key that the directory knows: the valid ones by name, newest first, then the revoked ones."""
-    known = read_known(directory)
+def _choose(directory: Path, known: Known, which: str, retiring: bool) -> list[PublicKey]:
+    chosen = [key for key in known.valid.values() if key.name == which and (key.retiring or not retiring)]
+    if not chosen and len(which) >= 8 and not retiring:
+        chosen = [key for key in known.valid.values() if key.public.hex().startswith(which.lower())]
+    if not chosen:
+        names = sorted({key.name for key in known.valid.values()})
+        what = "retiring key" if retiring else "valid key"
+        raise BadKeys(
+            f"{directory} has no {what} {which[:80]!r}, so nothing was revoked; it knows {', '.join(names) or 'nobody'}"
+        )
+    return chosen
+
+
+def _holds(directory: Path, name: str, keys: Collection[bytes]) -> bool:
+    """Whether the secret here is that of one of these keys. One that cannot be read is no reason to stop half-way."""
+    try:
+        return (directory / f"{name}{SECRET}").exists() and read_secret(directory, name).public in keys
+    except BadKeys:
+        return False
+
+
+def listed(directory: Path) -> tuple[list[PublicKey], list[tuple[Path, BadKeys]]]:
+    """Every key that the directory knows: the valid ones by name, newest first, then the revoked ones; and the files
+    that cannot be used, with why.
+
+    Raises:
+        BadKeys: there is no directory, or others may write to it.
+    """
+    broken: list[tuple[Path, BadKeys]] = []
+    known = read_known(directory, lambda path, exc: broken.append((path, exc)))
     valid = sorted(known.valid.values(), key=lambda key: (key.name, key.retiring))
-    return [*valid, *sorted(known.revoked.values(), key=lambda key: (key.name, key.revoked))]
+    return [*valid, *sorted(known.revoked.values(), key=lambda key: (key.name, key.revoked))], broken
 
 
 def has_secret(directory: Path, key: PublicKey) -> bool:

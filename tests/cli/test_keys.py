@@ -67,6 +67,47 @@ def test_the_list_shows_states_and_where_secrets_are(project: Path, capsys: pyte
     assert "secret" not in {key for row in listed for key in row}
 
 
+def test_the_list_shows_all_that_can_be_read_and_what_is_wrong_with_the_rest(
+    project: Path, capsys: pytest.CaptureFixture[str]
+):
+    """One broken file hides neither the other keys nor itself; the exit code says that there is one."""
+    run(["keys", "make", "hub", "orders", "mail", "old"])
+    run(["keys", "revoke", "old"])
+    (project / "keys/orders.public").write_text("not toml [")
+    (project / "keys/mail.public").chmod(0o666)
+    capsys.readouterr()
+    assert run(["keys", "list"]) == exits.FAILED
+    told = capsys.readouterr()
+    assert [line.split()[0] for line in told.out.splitlines()[2:]] == ["hub", "old", "mail", "orders"]
+    assert told.out.count("UNREADABLE") == 2
+    assert "orders.public: is no file of keys" in told.err
+    assert "others may write it" in told.err
+    assert run(["keys", "list", "--json"]) == exits.FAILED
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert rows["orders"]["state"] == "UNREADABLE"
+    assert "is no file of keys" in rows["orders"]["problem"]
+    (project / "keys/revoked.keys").write_text("")
+    assert run(["keys", "list"]) == exits.FAILED
+    assert "revoked.keys" in capsys.readouterr().err
+
+
+def test_no_name_is_revoked_when_one_is_not_known(project: Path, capsys: pytest.CaptureFixture[str]):
+    """It cannot be taken back: all or nothing, and the message says which."""
+    run(["keys", "make", "hub", "greeting"])
+    capsys.readouterr()
+    assert run(["keys", "revoke", "greeting", "client"]) == exits.FAILED
+    told = capsys.readouterr()
+    assert "no valid key 'client', so nothing was revoked; it knows greeting, hub" in told.err
+    assert "`mesh keys list`" in told.err
+    assert told.out == ""
+    assert not (project / "keys/revoked.keys").exists()
+    assert run(["keys", "revoke", "greeting", "hub"]) == exits.OK
+    assert [line.split()[:2] for line in capsys.readouterr().out.splitlines()] == [
+        ["revoked", "greeting"],
+        ["revoked", "hub"],
+    ]
+
+
 def test_rotating_says_what_comes_next(project: Path, capsys: pytest.CaptureFixture[str]):
     """And refuses to go ahead of those who must follow."""
     run(["keys", "make", "orders"])

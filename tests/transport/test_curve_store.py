@@ -205,10 +205,41 @@ def test_after_a_revocation_the_name_may_have_a_new_key(keys: Path):
 def test_revoking_what_is_not_there(keys: Path):
     """It says who is."""
     curve_store.make(keys, "orders")
-    with pytest.raises(BadKeys, match=r"no valid key 'mail'; it knows orders"):
+    with pytest.raises(BadKeys, match=r"no valid key 'mail', so nothing was revoked; it knows orders"):
         curve_store.revoke(keys, "mail")
     with pytest.raises(BadKeys, match="no retiring key 'orders'"):
         curve_store.revoke(keys, "orders", retiring=True)
+
+
+def test_what_cannot_be_taken_back_is_done_for_all_names_or_for_none(keys: Path):
+    """A typing mistake in the second name revokes nothing of the first; names that are all known end together."""
+    first, second = curve_store.make(keys, "orders"), curve_store.make(keys, "mail")
+    with pytest.raises(BadKeys, match="no valid key 'clinet', so nothing was revoked"):
+        curve_store.revoke(keys, "orders", "clinet")
+    assert set(read_known(keys).valid) == {first.public, second.public}
+    assert (keys / "orders.secret").exists()
+    assert not (keys / "revoked.keys").exists()
+    ended = curve_store.revoke(keys, "orders", shown(second.public), "orders")
+    assert [key.name for key in ended] == ["orders", "mail"]
+    assert not read_known(keys).valid
+
+
+def test_making_and_rotating_look_at_every_name_first(keys: Path):
+    """What the second name does not allow does not leave the first one changed."""
+    made = curve_store.make(keys, "orders")
+    for each, names in ((curve_store.make_each, ["mail", "orders"]), (curve_store.rotate_each, ["orders", "mail"])):
+        with pytest.raises(BadKeys):
+            list(each(keys, names))
+    assert set(read_known(keys).valid) == {made.public}
+    assert sorted(path.name for path in keys.iterdir()) == ["orders.public", "orders.secret"]
+
+
+def test_a_secret_that_has_leaked_into_an_unusable_file_is_revoked_all_the_same(keys: Path):
+    """Readable by others is why one revokes: that must not stop it half-way, after revoked.keys was written."""
+    made = curve_store.make(keys, "orders")
+    (keys / "orders.secret").chmod(0o644)
+    assert [key.public for key in curve_store.revoke(keys, "orders")] == [made.public]
+    assert [path.name for path in keys.iterdir()] == ["revoked.keys"]
 
 
 # --- files that are refused ---------------------------------------------------------------------------
