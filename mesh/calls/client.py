@@ -2,7 +2,7 @@
 
 Owns: from a target to an answer: sending, waiting for an instance, failing over, giving up.
 Leaves to others: links (pool), choosing an instance (choosing), the decision table (failover), who waits (waiting),
-who lives (discovery), bytes (signature, protocol).
+words for who cannot be reached (unreached), who lives (discovery), bytes (signature, protocol).
 
 The way of a call is synchronous from `call` to the socket's outbox and back from the socket to the future: one
 decision each time something happens, no task and no timer of its own.
@@ -11,11 +11,11 @@ decision each time something happens, no task and no timer of its own.
 from __future__ import annotations
 
 import asyncio
-import difflib
 import random
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
+from mesh.calls import unreached
 from mesh.calls.answers import decode_any
 from mesh.calls.checks import LONGEST_S, bounded, check_meta, check_trace, split_target
 from mesh.calls.choosing import choose, choose_beyond, choose_with_credit
@@ -38,7 +38,6 @@ from mesh.errors import (
     Overloaded,
     TooLarge,
     Unavailable,
-    UnknownService,
 )
 from mesh.policy.budget import RetryBudget
 from mesh.protocol.caller import Caller
@@ -314,13 +313,13 @@ class Client:
         elif order.trouble is not None and order.trouble.code == "overloaded":
             self._finish(request, order.trouble)
         elif order.instance is not None and self._is_gone(group, order.instance):
-            listed = order.instance in group.handles
-            gone = f"{order.instance} cannot be reached" if listed else f"no instance {order.instance} is known"
-            self._finish(request, order.trouble or Unavailable(f"{order.route.target}: {gone}"))
+            self._finish(request, order.trouble or unreached.gone(order, group.handles.get(order.instance)))
         elif table.certain and group.name != WORKER and not table.known(group.name):
-            self._finish(
-                request, UnknownService(f"no service {group.name!r} is known{_near(group.name, table.services())}")
-            )
+            self._finish(request, unreached.unknown(group.name, table.services()))
+        elif group.refused:
+            self._finish(request, unreached.refused(order, list(group.handles.values())))
+        elif not group.handles and self._agent.refused:
+            self._finish(request, unreached.no_hub(order, self._agent.refused))
         elif self._waiting.full:
             self._finish(request, Overloaded(f"{len(self._waiting)} calls wait for an instance already"))
         else:
@@ -466,9 +465,3 @@ class Client:
             timer.cancel()
         self._pool.close()
         self._expiries.close()
-
-
-def _near(name: str, names: list[str]) -> str:
-    """` (did you mean …?)`, when something is near."""
-    near = difflib.get_close_matches(name, names, 1)
-    return f"; did you mean {near[0]!r}?" if near else ""

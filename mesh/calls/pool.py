@@ -22,7 +22,8 @@ from mesh.protocol.codec import Buffer
 from mesh.protocol.link import Link
 from mesh.protocol.messages import END, ERROR, GOODBYE, ITEM, REFUSED, REPLY, WELCOME
 from mesh.telemetry.logs import get_logger
-from mesh.transport.contract import Channel, Transport
+from mesh.transport.contract import Channel, Refusal, Transport
+from mesh.transport.refusals import IN_A_ROW
 
 log = get_logger("mesh.calls")
 
@@ -126,8 +127,13 @@ class Group:
         """Why an instance that discovery lists cannot be reached, to stand behind a message; "" when none is known."""
         for handle in self.handles.values():
             if handle.peer.trouble:
-                return f": {handle.peer.endpoint.partition('?')[0]}: {handle.peer.trouble}"
+                return f": {handle.peer.place}: {handle.peer.trouble}"
         return ""
+
+    @property
+    def refused(self) -> bool:
+        """Whether keys allow no link to any of its instances: waiting for one is in vain until somebody mends them."""
+        return bool(self.handles) and all(handle.peer.refused for handle in self.handles.values())
 
     def refresh(self) -> None:
         """Work out anew who is ready."""
@@ -149,6 +155,7 @@ class Peer:
         "_flushed",
         "_pool",
         "_redial",
+        "_refusals",
         "caller",
         "calls",
         "connections",
@@ -171,6 +178,7 @@ class Peer:
         self._pool = pool
         self._channel: Channel | None = None
         self._failures = 0
+        self._refusals = 0  # how many of the last failures, without a break, keys are to blame for
         self._flushed = 0  # the last call id that was handed to the socket
         self._redial: Timer | None = None
 
@@ -185,6 +193,16 @@ class Peer:
     def unreachable(self) -> bool:
         """Whether it was dialled again after the link was lost, in vain: on one host, the process is gone."""
         return not self.open and self._failures > 1
+
+    @property
+    def refused(self) -> bool:
+        """Whether keys do not allow the link. It is dialled again all the same: somebody may mend them."""
+        return not self.open and self._refusals >= IN_A_ROW
+
+    @property
+    def place(self) -> str:
+        """Its endpoint as people read it."""
+        return self.endpoint.partition("?")[0]
 
     @property
     def credit_left(self) -> int:
@@ -237,7 +255,7 @@ class Peer:
             elif kind == REFUSED:
                 calls.pop(message[1]).refused(message[2])
             elif kind == WELCOME:
-                self._failures = 0
+                self._failures = self._refusals = 0
                 self.trouble = ""
                 self._turn(True)
             elif kind == GOODBYE:
@@ -261,6 +279,7 @@ class Peer:
         self.caller = self._pool.new_caller()
         self._flushed = 0
         self._failures += 1
+        self._refusals = self._refusals + 1 if isinstance(reason, Refusal) else 0
         orphans, self.calls = self.calls, {}
         if self.open:
             self._turn(False)

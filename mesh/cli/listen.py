@@ -14,7 +14,6 @@ import msgspec
 
 from mesh.cli import arguments, exits, loop, setting
 from mesh.cli.output import json_option, note, wants_json, write_json
-from mesh.errors import Unavailable
 from mesh.events.event import Event
 from mesh.service.decorators import on
 from mesh.service.service import Service
@@ -44,7 +43,7 @@ async def _listen(topics: tuple[str, ...], count: int | None, timeout: float | N
     try:
         await worker.start()
         if not await worker.node.agent.wait_synced(loop.SYNC_S):
-            raise Unavailable(f"no hub answers at {', '.join(settings.mesh.hubs)}")
+            raise loop.unheard(worker.node)
         note(f"listening to {', '.join(topics)}; Ctrl-C stops")
         seen = 0
         try:

@@ -53,16 +53,20 @@ async def connected(wait_s: float = SYNC_S) -> AsyncIterator[Node]:
     """A node that knows who runs.
 
     Raises:
-        Unavailable: no hub has answered within `wait_s`.
+        Unavailable: no hub has answered within `wait_s`; at once when keys do not allow it.
     """
     from mesh.cli import setting
     from mesh.service.connect import connect
 
-    settings = setting.settings()
-    async with connect(settings, wait_s=wait_s) as node:
+    async with connect(setting.settings(), wait_s=wait_s) as node:
         if not node.agent.synced:
-            told = [
-                f"{hub.endpoint} ({hub.reason})" if hub.reason else hub.endpoint for hub in node.agent.hubs_status()
-            ]
-            raise Unavailable(f"no hub answers at {', '.join(told)}")
+            raise unheard(node)
         yield node
+
+
+def unheard(node: Node) -> Unavailable:
+    """The error for a node that no hub has answered, with what is known of each of them."""
+    from mesh.transport.refusals import KeysRefused
+
+    told = [f"{hub.endpoint} ({hub.reason})" if hub.reason else hub.endpoint for hub in node.agent.hubs_status()]
+    return (KeysRefused if node.agent.refused else Unavailable)(f"no hub answers at {', '.join(told)}")

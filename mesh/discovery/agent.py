@@ -23,6 +23,7 @@ from mesh.errors import SetupError
 from mesh.policy.backoff import Backoff
 from mesh.telemetry.logs import get_logger
 from mesh.transport.contract import Transport
+from mesh.transport.refusals import IN_A_ROW
 
 log = get_logger("mesh.discovery")
 
@@ -128,8 +129,9 @@ class Agent:
         await self._until(lambda: all(uplink.stopped for uplink in self._uplinks), self._leave_timeout_s)
 
     async def wait_synced(self, timeout: float) -> bool:
-        """Wait until `synced`, at most `timeout` seconds; whether it is."""
-        return await self._until(lambda: self.synced, timeout)
+        """Wait until `synced`, at most `timeout` seconds, or until keys turn out not to allow it; whether it is."""
+        await self._until(lambda: self.synced or bool(self.refused), timeout)
+        return self.synced
 
     async def wait_heard(self, timeout: float) -> bool:
         """Wait until every hub has told who lives, at most `timeout` seconds; whether each has."""
@@ -175,6 +177,15 @@ class Agent:
     def hubs_status(self) -> list[HubStatus]:
         """Each configured hub, in the order of configuration."""
         return [uplink.status() for uplink in self._uplinks]
+
+    @property
+    def refused(self) -> str:
+        """Why keys allow no link to a hub, with its endpoint, when no hub can be reached; "" when keys are not the
+        matter, or some hub may still answer."""
+        refused = [each for each in self._uplinks if each.refusals >= IN_A_ROW]
+        if not refused or any(each.open or each.failures < IN_A_ROW for each in self._uplinks):
+            return ""
+        return f"{refused[0].endpoint}: {refused[0].reason}"
 
     @property
     def hearing(self) -> bool:

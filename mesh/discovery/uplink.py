@@ -40,7 +40,7 @@ from mesh.protocol.messages import (
     WELCOME,
 )
 from mesh.telemetry.logs import get_logger
-from mesh.transport.contract import Buffer, Channel, Transport
+from mesh.transport.contract import Buffer, Channel, Refusal, Transport
 
 log = get_logger("mesh.discovery")
 
@@ -112,6 +112,8 @@ class Uplink:
         self.leaving: set[tuple[str, int]] = set()
         self.failures = 0
         self.reason = ""
+        #: How many of the last connections, without a break, keys did not allow.
+        self.refusals = 0
         self._heard_at: float | None = None
         self._known = False  # whether it has ever answered
         self._missed = False
@@ -181,6 +183,7 @@ class Uplink:
             # It lasted. One that is cut as soon as it has begun is no success, however often it succeeds.
             self.failures = 0
         self.failures += 1
+        self.refusals = self.refusals + 1 if isinstance(reason, Refusal) else 0
         if self.failures == 1 and not self._stopped:
             # Once per absence, not once per attempt.
             self._missed = True
@@ -237,6 +240,7 @@ class Uplink:
 
     def heard(self) -> None:
         """The hub sent a snapshot."""
+        self.refusals = 0
         if self._heard_at is None:
             self._heard_at = self.clock.now()
             self._known = True

@@ -18,6 +18,13 @@ Buffer = bytes | bytearray | memoryview
 Message = Sequence[Buffer]
 
 
+class Refusal(str):
+    """Why a link could not stand when keys, at this end or at the other, did not allow it: the reason that
+    `Session.lost` is given. Somebody has to mend them; until then, to dial again is in vain."""
+
+    __slots__ = ()
+
+
 class Session(Protocol):
     """The upper half of one connection. The transport calls it; it never raises but ProtocolViolation.
 
@@ -34,7 +41,8 @@ class Session(Protocol):
         """Every message that waits to leave, in order; asked after `wake`, seldom more than once a tick. Empties it."""
 
     def lost(self, reason: str) -> None:
-        """The connection is gone, with whatever was under way. Called exactly once, last, also after `close`."""
+        """The connection is gone, with whatever was under way. Called exactly once, last, also after `close`. The
+        reason is a `Refusal` when keys kept it from standing."""
 
 
 class Channel(Protocol):

@@ -8,13 +8,14 @@ ipc stays bare: its sockets lie in a directory that only their user may enter.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Final
 
 import zmq
 
 from mesh.errors import SetupError
-from mesh.transport.curve_files import ADVICE, PublicKey, shown
+from mesh.transport.curve_files import ADVICE, KEY_BYTES, PUBLIC, PublicKey, shown
 from mesh.transport.curve_ring import Keyring
 from mesh.transport.curve_zap import DOMAIN
 from mesh.transport.endpoints import Endpoint
@@ -54,6 +55,15 @@ def dress_dialler(socket: Socket, ring: Keyring, expected: bytes) -> None:
     socket.setsockopt(zmq.CURVE_SERVERKEY, expected)
 
 
+def dress_knock(socket: Socket, ring: Keyring | None) -> None:
+    """Before connect, to a listener whom this process does not believe: let its log say so, and give away nothing.
+
+    It is asked to prove a key that nobody has. So it ends the handshake at the first word, which is not yet about who
+    we are, and says that a peer expects another key. Without keys of our own it says that a peer came without one."""
+    if ring is not None:
+        dress_dialler(socket, ring, os.urandom(KEY_BYTES))
+
+
 def with_key(endpoint: str, ring: Keyring | None) -> str:
     """The endpoint as others are told of it: behind a tcp one stands the key that answers there."""
     if ring is None or not endpoint.startswith("tcp://"):
@@ -79,7 +89,11 @@ def explain_stranger(event: int, error: int, ring: Keyring | None) -> tuple[str,
         return "no_key", "a peer came without a key: set keys.dir in its mesh.toml"
     if error == zmq.PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC and ring is not None:
         own = f"{ring.own.name!r} ({shown(ring.own.public)})"
-        return "other_key_expected", f"a peer expects another key here than {own}: its directory of keys is old"
+        return (
+            "other_key_expected",
+            f"a peer expects another key here than {own}, or knows none: "
+            f"copy {ring.own.name}{PUBLIC} to its directory of keys",
+        )
     return None
 
 
@@ -87,7 +101,7 @@ class Expectation:
     """Whom one dialler expects at one endpoint: the key that the endpoint names, or else one of the hubs' keys.
 
     Attributes:
-        trouble: why dialling is useless, with what to do; "" when it is not.
+        trouble: why no link can come of it, with what to do; "" when one can. The other end is told by a `dress_knock`.
         keys: those to try, in order.
     """
 

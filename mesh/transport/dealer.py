@@ -14,14 +14,34 @@ import zmq
 
 from mesh.errors import ProtocolViolation
 from mesh.telemetry.logs import get_logger
-from mesh.transport.contract import Buffer, MakeSession
-from mesh.transport.curve import Expectation, dress_dialler
+from mesh.transport.contract import Buffer, MakeSession, Refusal
+from mesh.transport.curve import Expectation, dress_dialler, dress_knock
 from mesh.transport.curve_files import PublicKey
 from mesh.transport.monitor import REASONS, Monitor
 from mesh.transport.refusals import Refusals
 from mesh.transport.sockets import CUT, EARLY_FLUSH, PROOF, Context, Edge, LinkOptions, make
 
 log = get_logger("mesh.transport")
+
+#: How long a listener that this process does not believe has to hear so; its caller is told after that at the latest.
+#: A knock takes three ways there and back, so two hosts that are 80 ms apart.
+KNOCK_S = 0.25
+
+
+class Knock:
+    """The session of a dial that only tells the other end that it is not believed. See contract.Session."""
+
+    def opened(self) -> None:
+        pass
+
+    def receive(self, frames: list[Buffer]) -> None:
+        pass
+
+    def data_to_send(self) -> list[list[Buffer]]:
+        return []
+
+    def lost(self, reason: str) -> None:
+        pass
 
 
 class DealerChannel:
@@ -73,9 +93,14 @@ class DealerChannel:
         self._standing = False
         self._woken: asyncio.Handle | None = None
         self._wakes = 0
-        self._connect_timer: asyncio.TimerHandle | None = self._loop.call_later(
-            options.connect_timeout_s, self._gone, f"no connection within {options.connect_timeout_s:g} s"
-        )
+        if expected.trouble:
+            self._refusals.note("no_such_key", self.peer, expected.trouble, endpoint=expected.where.where)
+            within_s = min(KNOCK_S, options.connect_timeout_s)
+            late: str = Refusal(expected.trouble)
+        else:
+            within_s = options.connect_timeout_s
+            late = f"no connection within {within_s:g} s"
+        self._connect_timer: asyncio.TimerHandle | None = self._loop.call_later(within_s, self._gone, late)
         self._connect()
         try:
             self._session = make_session(self)
@@ -83,9 +108,6 @@ class DealerChannel:
             self._cancel_connect_timer()
             self._drop_socket(linger_ms=0)
             raise
-        if expected.trouble:
-            # As if it had been dialled: `dial` tells of malformed endpoints only, all else comes through `lost`.
-            self._woken = self._loop.call_soon(self._useless)
 
     def _connect(self) -> None:
         """One attempt: with the next of the keys that the other end may have."""
@@ -97,12 +119,13 @@ class DealerChannel:
         # -1, and no IMMEDIATE: with either, libzmq 4.3.5 ends the pipe on disconnection and throws away what came but
         # is unread, the last replies of a worker that leaves (tests/contract: …linger…). We close long before an hour.
         self._socket.setsockopt(zmq.RECONNECT_IVL, 3_600_000)
-        if self._key is not None and self._expected.ring is not None:
+        if self._expected.trouble:
+            dress_knock(self._socket, self._expected.ring)
+        elif self._key is not None and self._expected.ring is not None:
             dress_dialler(self._socket, self._expected.ring, self._key.public)
         self._monitor = Monitor(self._socket, self._heard)
         self._edge = Edge(self._socket, self._read)
-        if not self._expected.trouble:
-            self._socket.connect(self._expected.where.where)
+        self._socket.connect(self._expected.where.where)
 
     # --- what the session asks ------------------------------------------------------------------------
 
@@ -128,7 +151,10 @@ class DealerChannel:
     def _heard(self, event: int, value: int, _endpoint: str) -> None:
         if self._socket.closed:
             return
-        if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+        if self._expected.trouble:
+            # It has been knocked at, and nothing else was to come of it, whatever it says.
+            self._gone(Refusal(self._expected.trouble))
+        elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             self._standing = True
             self._cancel_connect_timer()
             if self._key is not None:
@@ -165,12 +191,7 @@ class DealerChannel:
         word, sentence = explained
         if word:
             self._refusals.note(word, self.peer, sentence, endpoint=self._expected.where.where)
-        return sentence
-
-    def _useless(self) -> None:
-        self._woken = None
-        self._refusals.note("no_such_key", self.peer, self._expected.trouble, endpoint=self._expected.where.where)
-        self._gone(self._expected.trouble)
+        return Refusal(sentence)
 
     def keys_changed(self) -> None:
         """End the link if the other end's key is not valid any more."""

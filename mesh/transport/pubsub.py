@@ -42,11 +42,14 @@ class ZmqPublisher:
         forget: Callable[[ZmqPublisher], None],
         ring: Keyring | None,
         refusals: Refusals,
+        knock: Callable[[str], object],
     ) -> None:
+        """`knock(endpoint)` says here and there that this process does not believe who listens there."""
         self._forget = forget
         self._options = options
         self._ring = ring
         self._refusals = refusals
+        self._knock = knock
         #: Whom we were told to reach, and of these the ones that libzmq was told of, by what it calls them.
         self._wanted: dict[str, None] = {}
         self._connected: dict[str, tuple[str, Expectation]] = {}
@@ -70,7 +73,7 @@ class ZmqPublisher:
     def _reach(self, endpoint: str, where: Endpoint) -> None:
         expected = Expectation(where, self._ring)
         if expected.trouble:
-            self._refusals.note("no_such_key", endpoint, expected.trouble, endpoint=where.where)
+            self._knock(endpoint)
             return
         # One socket, and to libzmq one connection for each address: a newer key there ends the link with the older.
         if where.where in self._connected:

@@ -1,6 +1,6 @@
 """Links that keys did not allow: counted each time, said once.
 
-Owns: the counter, and when the same thing is said again.
+Owns: the counter, when the same thing is said again, and the error for whoever needed the link.
 Leaves to others: what is wrong with a link (curve), who hears it through the session (dealer, router).
 """
 
@@ -10,8 +10,10 @@ from collections import OrderedDict
 from typing import Any, Final
 
 from mesh.clock import Clock, LoopClock
+from mesh.errors import Unavailable
 from mesh.telemetry.logs import get_logger
 from mesh.telemetry.metrics import Recorder
+from mesh.transport.curve_files import ADVICE
 
 log = get_logger("mesh.transport")
 
@@ -19,6 +21,18 @@ log = get_logger("mesh.transport")
 AGAIN_S: Final = 60.0
 #: Different troubles that are remembered; a flood of strangers forgets the oldest, and is said more often.
 MOST: Final = 1024
+
+
+#: One that is told in the middle of a handshake may be a peer that just died; so many in a row are a matter of keys.
+#: Diallers come to them in half a second (calls.pool and discovery.agent back off from 0.05 and 0.1 s), and the
+#: directory of keys is looked at again in between.
+IN_A_ROW: Final = 3
+
+
+class KeysRefused(Unavailable):
+    """Keys allow no link to whom it takes: waiting is in vain until somebody mends them. On the wire: Unavailable."""
+
+    advice = ADVICE
 
 
 class Refusals:

@@ -26,7 +26,7 @@ from mesh.transport.curve_guard import EVENTS as GUARDED
 from mesh.transport.curve_guard import Guard
 from mesh.transport.curve_ring import Keyring, ring_for
 from mesh.transport.curve_zap import Zap
-from mesh.transport.dealer import DealerChannel
+from mesh.transport.dealer import DealerChannel, Knock
 from mesh.transport.endpoints import Claim, Endpoint, ensure_run_dir, parse, sweep
 from mesh.transport.monitor import FAILED, WATCHED, Monitor
 from mesh.transport.pubsub import ZmqPublisher, ZmqSubscriber
@@ -121,9 +121,15 @@ class ZmqTransport:
 
     def publisher(self) -> Publisher:
         self._check_open()
-        publisher = ZmqPublisher(self._context, self._options, self._owned.discard, self._ring, self._refusals)
+        publisher = ZmqPublisher(
+            self._context, self._options, self._owned.discard, self._ring, self._refusals, self._knock
+        )
         self._owned.add(publisher)
         return publisher
+
+    def _knock(self, endpoint: str) -> None:
+        if not self._closing:
+            self.dial(endpoint, lambda _: Knock())
 
     def subscriber(self, endpoint: str, on_event: Callable[[str, Buffer], None]) -> Subscriber:
         self._check_open()

@@ -313,16 +313,64 @@ async def test_a_client_whose_key_is_unknown_is_told_why(secure: Secure, tmp_pat
 
 
 async def test_a_worker_whose_key_is_unknown_to_its_caller_is_named(secure: Secure, tmp_path: Path):
-    """The hub knows it, the caller does not: the call's error says so, instead of a deadline without a reason."""
-    curve_store.make(secure.keys, "gateway@host-2")
-    partial = tmp_path / "partial"
-    partial.mkdir(mode=0o700)
-    for name in ("hub.public", "client.public", "client.secret"):
-        (partial / name).write_text((secure.keys / name).read_text())
-        (partial / name).chmod(0o600)
-    await secure.worker()
+    """The hub knows it, the caller does not: calls say so, within a second and not at their deadline, and go through as
+    soon as the key is there. The worker's log tells as well."""
+    partial = some_keys(secure, tmp_path / "partial", "hub.public", "client.public", "client.secret")
+    worker = await secure.worker()
     n = await secure.client("client", keys__dir=str(partial))
-    with pytest.raises(
-        Unavailable, match=r"no instance of greeting within 0\.3 s: tcp://.*: its key \w+ is in no file of"
-    ):
-        await n.call("greeting.hello", "x", timeout=0.3)
+    for kind in ({}, {"instance": worker.instance_ids[0]}, {"key": "x"}):
+        async with asyncio.timeout(1.0):
+            with pytest.raises(
+                Unavailable,
+                match=rf"keys allow no link to {worker.identity}: tcp://127.*: its key \w+ is in no file of {partial}",
+            ) as caught:
+                await n.call("greeting.hello", "x", timeout=30.0, **kind)
+        assert (caught.value.to_wire()["code"], caught.value.retryable) == ("unavailable", True)
+    await until(lambda: refused(worker.node).get("other_key_expected"), "the worker has noticed", 1.0)
+    some_keys(secure, partial, "greeting.public")
+    await until(lambda: n.client.links("greeting") == 1, "it is believed now", 5.0)
+    assert await n.call("greeting.hello", "x") == "Hello, x!"
+
+
+async def test_a_caller_whose_key_is_unknown_to_its_callee_alone_is_told_within_a_second(
+    secure: Secure, tmp_path: Path
+):
+    """The hub lets it in; the worker does not, and says whose key it was; a call does not wait for its deadline."""
+    theirs = some_keys(secure, tmp_path / "theirs", "hub.public", "greeting.public", "greeting.secret")
+    worker = Worker([Greeting], secure.settings(keys__dir=str(theirs)))
+    secure._ends.append(worker.stop)
+    await worker.start()
+    n = await secure.client()
+    await until(lambda: n.instances("greeting"), "it is listed")
+    async with asyncio.timeout(1.0):
+        with pytest.raises(Unavailable, match=r"keys allow no link to .* it refuses this process's key 'client'"):
+            await n.call("greeting.hello", "x", timeout=30.0)
+    assert refused(worker.node)["unknown_key"] >= 1
+
+
+async def test_a_call_that_keys_keep_from_every_hub_says_so_within_a_second(secure: Secure, tmp_path: Path):
+    """Neither joining nor calling waits for what cannot come."""
+    theirs = some_keys(secure, tmp_path / "theirs", "client.public", "client.secret")
+    async with asyncio.timeout(1.0):
+        n = await secure.client("client", wait_s=30.0, keys__dir=str(theirs))
+        assert not n.agent.synced
+        with pytest.raises(Unavailable, match=r"keys allow no link to a hub: tcp://.*: no valid key of 'hub' is in"):
+            await n.call("greeting.hello", "x", timeout=30.0)
+    some_keys(secure, theirs, "hub.public")
+    await until(lambda: n.agent.synced, "it is let in now", 5.0)
+    assert n.agent.refused == ""
+
+
+def some_keys(secure: Secure, to: Path, *files: str) -> Path:
+    """A directory with these files of the mesh's keys."""
+    to.mkdir(mode=0o700, exist_ok=True)
+    for name in files:
+        (to / name).touch(0o600)
+        (to / name).write_text((secure.keys / name).read_text())
+    return to
+
+
+def refused(node: Node) -> dict[str, float]:
+    """Links refused so far, by reason."""
+    samples = node.recorder.snapshot()["counters"]
+    return {one["labels"]["reason"]: one["value"] for one in samples if one["name"] == "links_refused"}

@@ -11,6 +11,7 @@ import pytest
 from curve_keys import Yard, until
 
 from mesh.transport import curve_store
+from mesh.transport.contract import Refusal
 from mesh.transport.curve import Unprotected
 from mesh.transport.curve_files import BadKeys, read_known, shown
 
@@ -204,8 +205,8 @@ async def test_a_listener_that_holds_another_key_is_told_so(yard: Yard, capsys):
     assert not accepted
 
 
-async def test_an_endpoint_with_a_key_that_is_nobodys_is_not_dialled(yard: Yard):
-    """A record may name any key: only one that this process believes is connected to."""
+async def test_an_endpoint_with_a_key_that_is_nobodys_gets_no_link(yard: Yard, capsys):
+    """A record may name any key: only one that this process believes is talked to. The other end's log says so, too."""
     yard.make("orders", "gateway")
     near = yard.process("orders")
     listener, accepted = await yard.listen(near)
@@ -216,6 +217,60 @@ async def test_an_endpoint_with_a_key_that_is_nobodys_is_not_dialled(yard: Yard)
     await until(lambda: client.reasons, "told", ONE_SECOND)
     assert "was revoked on" in client.reasons[0]
     assert yard.refused(late) == {"no_such_key": 1}
+    await until(lambda: yard.refused(near) == {"other_key_expected": 1}, "the listener has noticed", ONE_SECOND)
+    assert "a peer expects another key here than 'orders'" in capsys.readouterr().err
+    assert not accepted
+
+
+async def test_a_listener_whose_public_key_is_missing_here_is_told(yard: Yard, tmp_path: Path, capsys):
+    """Of a caller's link, of a publisher's, and of a hub that has no key here: each end says it by name, within a
+    second."""
+    yard.make("orders", "hub", "gateway")
+    theirs = tmp_path / "theirs"
+    curve_store.make(theirs, "gateway")
+    near, hub, far = yard.process("orders"), yard.process("hub"), yard.process("gateway", theirs)
+    listener, accepted = await yard.listen(near)
+    inbox = near.subscriber("tcp://127.0.0.1:*", lambda topic, frame: None)
+    far.publisher().connect(inbox.endpoint)
+    client = yard.dial(far, listener.endpoint)
+    await until(lambda: client.reasons, "told", ONE_SECOND)
+    assert isinstance(client.reasons[0], Refusal)
+    assert client.reasons[0].endswith(f"is in no file of {theirs}: copy its NAME.public there")
+    await until(lambda: yard.refused(near) == {"other_key_expected": 2}, "both were noticed", ONE_SECOND)
+    assert yard.refused(far) == {"no_such_key": 2}
+    assert "a peer expects another key here than 'orders'" in capsys.readouterr().err
+    hubs, _ = await yard.listen(hub)
+    again = yard.dial(far, hubs.endpoint.partition("?")[0])
+    await until(lambda: again.reasons, "told", ONE_SECOND)
+    assert again.reasons[0].startswith("no valid key of 'hub'")
+    await until(lambda: yard.refused(hub) == {"other_key_expected": 1}, "the hub has noticed", ONE_SECOND)
+    assert not accepted
+
+
+async def test_who_is_not_believed_and_has_gone_silent_is_not_waited_for(yard: Yard):
+    """It is told that it is not believed as far as it listens; the caller hears of it within a second all the same."""
+    yard.make("orders", "gateway")
+    stranger = curve_store.make(yard.keys.with_name("theirs"), "orders")
+    with socket.socket() as mute:
+        mute.bind(("127.0.0.1", 0))
+        mute.listen()
+        port = mute.getsockname()[1]
+        client = yard.dial(yard.process("gateway"), f"tcp://127.0.0.1:{port}?key={stranger.public.hex()}")
+        await until(lambda: client.reasons, "told", ONE_SECOND)
+    assert "is in no file of" in client.reasons[0]
+
+
+async def test_a_knock_gives_nothing_away(yard: Yard, tmp_path: Path):
+    """Who listens with a key that is not believed gets no link, even with a key that is made up: nor is one opened to a
+    listener that asks for no key."""
+    yard.make("orders", "gateway")
+    stranger = curve_store.make(tmp_path / "theirs", "orders")
+    listener, accepted = await yard.listen(yard.process(None))
+    client = yard.dial(yard.process("gateway"), f"{listener.endpoint}?key={stranger.public.hex()}")
+    naked = yard.dial(yard.process(None), f"{listener.endpoint}?key={stranger.public.hex()}")
+    await until(lambda: client.reasons and naked.reasons, "told", ONE_SECOND)
+    assert not client.is_open
+    assert not naked.is_open
     assert not accepted
 
 
