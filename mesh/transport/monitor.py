@@ -7,7 +7,9 @@ Leaves to others: what to do about them (dealer, router, pubsub).
 from __future__ import annotations
 
 import struct
+from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
 import zmq
 
@@ -45,10 +47,11 @@ REASONS = {
 class Monitor:
     """Watches one socket; must be made before it binds or connects, and closed before it is closed."""
 
-    __slots__ = ("_edge", "_heard", "_pair", "_watched")
+    __slots__ = ("_ahead", "_edge", "_heard", "_pair", "_watched")
 
     def __init__(self, socket: Socket, heard: Callable[[int, int, str], None], events: int = WATCHED) -> None:
         """`heard(event, value, endpoint)`: value is a file descriptor or an error number, as libzmq has it."""
+        self._ahead: deque[tuple[int, int, str]] = deque()
         self._watched = socket
         self._heard = heard
         self._pair: Socket = socket.get_monitor_socket(events)
@@ -56,12 +59,23 @@ class Monitor:
         self._edge = Edge(self._pair, self._read)
 
     def _read(self) -> None:
+        self._heard(*(self._ahead.popleft() if self._ahead else self._take()))
+
+    def _take(self) -> tuple[int, int, str]:
         frames = self._pair.recv_multipart(zmq.NOBLOCK)
         event, value = _EVENT.unpack(frames[0])
-        self._heard(event, value, frames[1].decode("utf-8", "replace"))
+        return event, value, frames[1].decode("utf-8", "replace")
+
+    def has(self, event: int, value: int) -> bool:
+        """Whether this has happened already and is still to be told; asked from inside of `heard`."""
+        with suppress(zmq.Again):
+            while True:
+                self._ahead.append(self._take())
+        return any(each[0] == event and each[1] == value for each in self._ahead)
 
     def close(self) -> None:
         """Stop watching; harmless the second time."""
+        self._ahead.clear()
         self._edge.close()
         if not self._watched.closed:
             self._watched.disable_monitor()

@@ -21,18 +21,19 @@ from mesh.errors import AddressInUse, BadEndpoint, SetupError
 from mesh.telemetry.metrics import Recorder
 from mesh.transport.advertise import advertised
 from mesh.transport.contract import Buffer, Listener, MakeSession, Publisher, Subscriber
-from mesh.transport.curve import Expectation, check_exposed, dress_listener, explain_stranger, with_key
+from mesh.transport.curve import Expectation, check_exposed, dress_listener, with_key
 from mesh.transport.curve_guard import EVENTS as GUARDED
 from mesh.transport.curve_guard import Guard
 from mesh.transport.curve_ring import Keyring, ring_for
 from mesh.transport.curve_zap import Zap
 from mesh.transport.dealer import DealerChannel, Knock
 from mesh.transport.endpoints import Claim, Endpoint, ensure_run_dir, parse, sweep
-from mesh.transport.monitor import FAILED, WATCHED, Monitor
+from mesh.transport.monitor import WATCHED, Monitor
 from mesh.transport.pubsub import ZmqPublisher, ZmqSubscriber
 from mesh.transport.refusals import Refusals
 from mesh.transport.router import RouterListener
 from mesh.transport.sockets import Context, LinkOptions, Socket, make
+from mesh.transport.strangers import Strangers
 
 #: A monitored link takes three of a context's sockets; libzmq's default of 1,023 would end at 340 links.
 MAX_SOCKETS = 65_535
@@ -98,9 +99,10 @@ class ZmqTransport:
         socket = make(self._context, zmq.ROUTER, self._options, endpoint)
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         listener: RouterListener | None = None
+        strangers = Strangers(self._ring, self._refusals)
 
         def heard(event: int, value: int, at: str) -> None:
-            self._note_stranger(event, value, at)
+            strangers.heard(monitor, event, value, at)
             if listener is not None:
                 listener.heard(event, value, at)
 
@@ -137,10 +139,12 @@ class ZmqTransport:
         socket = make(self._context, zmq.SUB, self._options, endpoint)
         socket.setsockopt(zmq.RCVHWM, 10_000)
         guard: Guard | None = None
+        strangers = Strangers(self._ring, self._refusals)
         monitor: Monitor | None = None
 
         def heard(event: int, value: int, at: str) -> None:
-            self._note_stranger(event, value, at)
+            if monitor is not None:
+                strangers.heard(monitor, event, value, at)
             if guard is not None:
                 guard.heard(event, value)
 
@@ -165,13 +169,6 @@ class ZmqTransport:
         if self._ring is None or not bound.startswith("tcp://"):
             return None
         return Guard(self._ring, bound)
-
-    def _note_stranger(self, event: int, value: int, at: str) -> None:
-        """Say who came to a bound socket and was not let in, as far as keys are the matter."""
-        if event in FAILED and at.startswith("tcp://"):
-            explained = explain_stranger(event, value, self._ring)
-            if explained is not None:
-                self._refusals.note(explained[0], at, explained[1], endpoint=at)
 
     def _bind_socket(self, socket: Socket, where: Endpoint) -> tuple[str, str, Claim | None]:
         """Bind without taking a live endpoint away; the address as bound, the one that others are told, and the claim

@@ -8,12 +8,15 @@ import socket
 from pathlib import Path
 
 import pytest
+import zmq
 from curve_keys import Yard, until
 
 from mesh.transport import curve_store
 from mesh.transport.contract import Refusal
 from mesh.transport.curve import Unprotected
 from mesh.transport.curve_files import BadKeys, read_known, shown
+from mesh.transport.refusals import Refusals
+from mesh.transport.strangers import Strangers
 
 ONE_SECOND = 1.0
 
@@ -285,6 +288,47 @@ async def test_what_goes_on_is_said_once(yard: Yard, capsys):
     await until(lambda: sum(yard.refused(near).values()) == 5, "counted")
     said = capsys.readouterr().err
     assert all(said.count(words) <= 1 for words in ("a peer came without a key", "a peer ended the handshake"))
+
+
+async def test_who_was_not_let_in_is_said_with_the_address_it_came_from(yard: Yard, capsys):
+    """Each host is said, however many there are."""
+    yard.make("orders")
+    near = yard.process("orders")
+    listener, _ = await yard.listen(near, "tcp://127.0.0.2:*")
+    where = listener.endpoint.partition("?")[0]
+    port = int(where.rpartition(":")[2])
+    for number, host in enumerate(("127.0.0.3", "127.0.0.4"), 1):
+        _, scanner = await asyncio.open_connection("127.0.0.2", port, local_addr=(host, 0))
+        await until(lambda: listener._guard._behind, "the listener knows of it")
+        scanner.close()
+        await until(lambda n=number: yard.refused(near).get("hung_up") == n, "counted", ONE_SECOND)
+    said = [line for line in capsys.readouterr().err.splitlines() if "a peer ended the handshake" in line]
+    assert [line.partition("peer=")[2].split()[0] for line in said] == ["127.0.0.3", "127.0.0.4"]
+    assert all(f"endpoint={where}" in line for line in said)
+
+
+async def test_an_address_that_may_be_anothers_by_now_is_not_said(yard: Yard):
+    """The end of a connection that is known already has given its descriptor's number free: it names nobody."""
+    yard.make("orders")
+    refusals = Refusals()
+    strangers = Strangers(yard.process("orders")._ring, refusals)
+    said: list[dict[str, str]] = []
+    refusals.note = lambda word, who, text, **fields: said.append(fields)
+
+    class Late:
+        def __init__(self, ended: bool) -> None:
+            self.has = lambda event, value: ended
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        at = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+        with socket.create_connection(server.getsockname(), source_address=("127.0.0.3", 0)):
+            connection, _ = server.accept()
+            with connection:
+                for ended in (False, True):
+                    strangers.heard(Late(ended), zmq.EVENT_ACCEPTED, connection.fileno(), at)
+                    strangers.heard(Late(ended), zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL, 0, at)
+                    strangers.heard(Late(ended), zmq.EVENT_DISCONNECTED, connection.fileno(), at)
+    assert said == [{"endpoint": at, "peer": "127.0.0.3"}, {"endpoint": at}]
 
 
 async def test_garbage_is_no_matter_of_keys(yard: Yard):
