@@ -194,8 +194,14 @@ def test_rules_are_read_with_their_lines(project):
     empty = load(env={}).access
     assert empty is not None
     assert empty.allow == ()
+    shown = {row.key: (row.value, row.origin) for row in origins(env={})}
+    assert shown["access.allow"] == ("nobody may call anything", "mesh.toml:1")
+    (root / "mesh.toml").write_text('[[access.serve]]\nworker = "orders"\nservice = "orders"\n')
+    assert {row.key: row.value for row in origins(env={})}["access.allow"] == "nobody may call anything"
     (root / "mesh.toml").write_text("")
     assert load(env={}).access is None
+    shown = {row.key: (row.value, row.origin) for row in origins(env={})}
+    assert shown["access.allow"] == ("everybody may call everything", "default")
 
 
 def test_who_may_run_what_is_read_alike(project):

@@ -54,7 +54,13 @@ def listed(settings: Settings, sources: Mapping[str, str]) -> list[Origin]:
         add_all(f"services.{service}", SERVICE, own)
         for key, value in own.config.items():
             add(f"services.{service}.config.{key}", value, hidden(value), "the service's own")
-    if settings.access is not None:
+    if settings.access is None:
+        rows.append(Origin("access.allow", "everybody may call everything", "default", "who may call what"))
+    else:
+        if not settings.access.allow:
+            # What is declared and empty denies, and nothing else would show it.
+            origin = sources.get("access", "default")
+            rows.append(Origin("access.allow", "nobody may call anything", origin, "who may call what"))
         for number, rule in enumerate(settings.access.allow):
             rows.append(Origin(f"access.allow.{number}", str(rule), rule.place, "who may call what"))
         for number, served in enumerate(settings.access.serve):
