@@ -38,8 +38,8 @@ async def _listen(topics: tuple[str, ...], count: int | None, timeout: float | N
 
     # Bounded, so that a terminal that stands still costs events and not memory.
     heard: asyncio.Queue[Event] = asyncio.Queue(10_000)
-    settings = setting.settings()
-    worker = Worker([_listener(topics, heard)], settings)
+    # A command as any other, by its key and in rules, though it registers a service for as long as it listens.
+    worker = Worker([_listener(topics, heard)], setting.settings(), role="client")
     try:
         await worker.start()
         if not await worker.node.agent.wait_synced(loop.SYNC_S):

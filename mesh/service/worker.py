@@ -86,8 +86,12 @@ class Worker:
         clock: Clock | None = None,
         rng: random.Random | None = None,
         engines: Makers | None = None,
+        role: str = "",
     ) -> None:
-        """Raises:
+        """Args:
+        role: what the process is to others, in rules and by its key; the name of its first class when it is "".
+
+        Raises:
         SetupError: no classes, two of one name, or a class that cannot work as it is declared.
         """
         names = [cls.name for cls in classes]
@@ -98,7 +102,7 @@ class Worker:
                 raise SetupError(f"two of the classes are named {name!r}: run them in workers of their own")
         self.stage = Stage.NEW
         self.settings = settings
-        self.identity = ids.instance_id(names[0])
+        self.identity = ids.instance_id(role or names[0])
         self.node = Node(settings, identity=self.identity, transport=transport, clock=clock, rng=rng, engines=engines)
         self.services: list[Service] = [cls() for cls in classes]
         self.instance_ids: list[str] = []
@@ -180,7 +184,8 @@ class Worker:
         records: list[Instance] = []
         for service in self.services:
             # The first instance has its worker's name: one name fewer to learn where a worker runs one service.
-            own = self.identity if not records else ids.instance_id(service.name)
+            first = not records and self.identity.startswith(f"{service.name}-")
+            own = self.identity if first else ids.instance_id(service.name)
             records.append(
                 record(
                     type(service),

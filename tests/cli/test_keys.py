@@ -222,6 +222,9 @@ def test_a_mesh_with_keys_from_the_first_command_to_a_revoked_client(secured: Pa
     assert done.returncode == exits.REFUSED
     assert "'client' may not call greeting.add: no [[access.allow]] of greeting-" in done.stderr
     assert "call forbidden" in (secured / "run.log").read_text()
+    # A command as any other: its key is `client`. Nobody emits anything.
+    done = mesh(secured, "listen", "--timeout", "0.1")
+    assert done.returncode == exits.OK, done.stderr
 
     text = (secured / "mesh.toml").read_text()
     (secured / "naked.toml").write_text(text.partition("[keys]")[0])
@@ -245,6 +248,28 @@ def test_a_mesh_with_keys_from_the_first_command_to_a_revoked_client(secured: Pa
     done = mesh(secured, "call", "greeting.hello", "x")
     assert done.returncode == exits.FAILED
     assert "there is no secret key of 'client' here" in done.stderr
+
+
+def test_a_missing_key_of_the_callee_is_told_at_once_on_both_sides(secured: Path):
+    """`mesh call` does not wait for its deadline, says what is missing where, and what to do; so does the worker's
+    log."""
+    (secured / "keys/greeting.public").rename(secured / "greeting.public")
+    began = time.monotonic()
+    done = mesh(secured, "call", "greeting.hello", "x", "--timeout", "25")
+    assert time.monotonic() - began < 20.0  # most of it is Python's start, on a machine that has more to do
+    assert done.returncode == exits.UNAVAILABLE
+    assert "greeting.hello: keys allow no link to greeting-" in done.stderr
+    assert "is in no file of" in done.stderr
+    assert "`mesh keys list` shows the keys" in done.stderr
+    assert "`mesh up`" not in done.stderr
+    until(lambda: "a peer expects another key here than 'greeting'" in (secured / "run.log").read_text(), "both say it")
+
+
+def test_an_empty_access_table_is_shown(project: Path, capsys: pytest.CaptureFixture[str]):
+    """It denies everything, so it must be seen."""
+    (project / "mesh.toml").write_text("[access]\n")
+    assert run(["config", "access"]) == exits.OK
+    assert "nobody may call anything" in capsys.readouterr().out
 
 
 def test_a_hub_for_other_hosts_needs_keys(project: Path):
