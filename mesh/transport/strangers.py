@@ -28,6 +28,8 @@ class Strangers:
         self._refusals = refusals
         #: Descriptor -> address of the peer, where it is certain.
         self._addresses: dict[int, str] = {}
+        #: By word: the last address that it was said of.
+        self._last: dict[str, str] = {}
         #: (word, sentence, our endpoint) of a failed handshake, until the end of its connection says whose it was.
         self._failed: tuple[str, str, str] | None = None
 
@@ -51,7 +53,10 @@ class Strangers:
         if self._failed is not None:
             (word, sentence, at), self._failed = self._failed, None
             known = {"peer": peer} if peer else {}
-            self._refusals.note(word, f"{at} {peer}", sentence, endpoint=at, **known)
+            if peer:
+                self._last[word] = peer
+            # One whose address was missed is likely the one that keeps trying: no news beside what was said of it.
+            self._refusals.note(word, f"{at} {peer or self._last.get(word, '')}", sentence, endpoint=at, **known)
 
 
 def peer_address(fd: int, endpoint: str) -> str:
