@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh.config import Settings, find_file, load, origins
+from mesh.config import Settings, find_file, load, origins, project_root, usable
 from mesh.config.places import places
 from mesh.config.values import read_duration, read_size, show_duration, show_size
 from mesh.errors import ConfigError
@@ -31,6 +31,32 @@ def wrong(env: dict[str, str] | None = None, **flags: object) -> str:
     with pytest.raises(ConfigError) as caught:
         load(env=env or {}, flags=flags)
     return caught.value.message
+
+
+# --- what is left ---------------------------------------------------------------------------------------
+
+
+def test_what_is_right_can_be_used_when_something_is_wrong(project):
+    """Each complaint is that of `load`; the rest holds, and has its places."""
+    root = project('[mesh]\nrun_dir = "sockets"\n[gateway]\nport = "80a"\n[services.shop]\nclass = "shop:Shop"\nx = 1')
+    found = usable(env={})
+    assert "\n".join(found.complaints) == wrong()
+    assert [line.partition(": ")[0] for line in found.complaints] == ["mesh.toml:4", "mesh.toml:7"]
+    assert found.settings.mesh.run_dir == root / "sockets"
+    assert found.settings.gateway.port == 8080
+    assert found.settings.services["shop"].classes == ["shop:Shop"]
+    assert (found.place("services.shop.class"), found.place("gateway.host")) == ("mesh.toml:6", "mesh.toml")
+    assert found.read
+
+
+def test_of_a_file_that_is_no_toml_the_project_is_left(project):
+    """Nobody knows then what else it says."""
+    root = project("[gateway\n")
+    found = usable(env={})
+    assert (found.read, found.settings.root) == (False, root)
+    assert found.complaints == [wrong()]
+    assert project_root({}) == root
+    assert project_root({"MESH_CONFIG": str(root / "a/other.toml")}) == root / "a"
 
 
 # --- reading ------------------------------------------------------------------------------------------

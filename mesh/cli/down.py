@@ -15,12 +15,20 @@ def command(conf: str | None) -> None:
     """Stop everything; leave no process and no socket behind.
 
     Each process finishes what it has, within its own stop timeout. What a crash left behind is cleaned up, too.
+
+    It goes by supervisord.conf: a mesh.toml in which something is wrong keeps nothing from being stopped.
     """
     from mesh.supervision.down import take_down
 
     layout = setting.layout(conf)
+    found = setting.usable()
+    for complaint in found.complaints:
+        note(complaint)
+    if found.complaints:
+        note("supervisord.conf tells what is to be stopped; mend mesh.toml before the next `mesh up`")
+    run_dir = found.settings.mesh.run_dir if found.read else layout.socket.parent
     with progress("stopping") as tell:
-        down = take_down(layout, setting.settings().mesh.run_dir, tell=tell)
+        down = take_down(layout, run_dir, tell=tell)
     if wants_json():
         write_json(
             {

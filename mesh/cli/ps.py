@@ -9,7 +9,7 @@ import click
 
 from mesh.cli import exits, loop, setting
 from mesh.cli.output import for_people, json_option, note, wants_json, write_json, write_table
-from mesh.errors import ConfigError, Unavailable
+from mesh.errors import ConfigError, MeshError, SetupError, Unavailable
 from mesh.telemetry import crashes
 
 if TYPE_CHECKING:
@@ -31,14 +31,26 @@ class NothingRuns(Unavailable):
 @click.option("--conf", metavar="FILE", help="The supervisord.conf; the project's own by default.")
 @json_option
 def command(methods: bool, conf: str | None) -> int:
-    """Show what runs, and where: every instance that a hub knows, and every process of this host's supervisor."""
+    """Show what runs, and where: every instance that a hub knows, and every process of this host's supervisor.
+
+    With a mesh.toml in which something is wrong, or keys that cannot be read, no hub can be asked: then what supervisor
+    knows is shown, and what is wrong.
+    """
+    found = setting.usable()
     processes, silent = _processes(conf)
-    troubles = [each for each in crashes.read(setting.settings().mesh.run_dir) if each.looping]
+    troubles = [each for each in crashes.read(found.settings.mesh.run_dir) if each.looping]
     trouble = ""
+    wrong: MeshError | None = None
     instances: list[Instance] = []
     hubs: list[dict[str, Any]] = []
     try:
+        if found.complaints:
+            raise ConfigError("\n".join(found.complaints))
         instances, hubs = loop.run(_registry())
+    except (ConfigError, SetupError) as exc:
+        if methods or not processes:
+            raise
+        wrong = exc
     except Unavailable as exc:
         if not processes:
             raise NothingRuns(f"nothing runs here: {exc.message}, and {silent or 'no supervisord either'}") from exc
@@ -57,10 +69,12 @@ def command(methods: bool, conf: str | None) -> int:
             }
         )
     else:
-        _write(instances, processes)
+        _write(instances, processes, found.settings.mesh.host)
     if not methods:
         for crash in troubles:
             note(f"{crash.told()}" + (f"; it last said: {crash.words}" if crash.words else ""))
+    if wrong:
+        raise wrong
     if trouble:
         note(trouble)
     return exits.UNAVAILABLE if trouble else exits.OK
@@ -98,8 +112,7 @@ def _processes(conf: str | None) -> tuple[list[Process], str]:
         control.close()
 
 
-def _write(instances: list[Instance], processes: list[Process]) -> None:
-    host = setting.settings().mesh.host
+def _write(instances: list[Instance], processes: list[Process], host: str) -> None:
     by_pid = {process.pid: process for process in processes if process.pid}
     seen: set[str] = set()
     rows: list[tuple[str, ...]] = []

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mesh.config import Settings
+    from mesh.config import Settings, Usable
     from mesh.supervision.layout import Layout
 
 CONF = "supervisord.conf"
@@ -26,6 +26,20 @@ def settings(**flags: Any) -> Settings:
     return load(flags={name.replace("__", ".", 1): value for name, value in flags.items()})
 
 
+def usable() -> Usable:
+    """As much of them as can be read, and what is wrong: for commands that look, and that clean up."""
+    from mesh.config import usable as read
+
+    return read()
+
+
+def conf_file(conf: str | None) -> Path:
+    """Where the supervisord.conf is that `--conf` names, or the project's; mesh.toml need not be right for that."""
+    from mesh.config import project_root
+
+    return Path(conf) if conf else project_root() / CONF
+
+
 def layout(conf: str | None) -> Layout:
     """The supervisord.conf that `--conf` names, or the project's.
 
@@ -34,4 +48,4 @@ def layout(conf: str | None) -> Layout:
     """
     from mesh.supervision import layout as layouts
 
-    return layouts.read(Path(conf) if conf else settings().root / CONF)
+    return layouts.read(conf_file(conf))

@@ -4,7 +4,7 @@ Owns: nothing itself; re-exports the tree (config.settings) and its reading (con
 """
 
 from mesh.config.access import AccessRule, AccessSettings, ServeRule
-from mesh.config.load import FILE_NAME, find_file, load, origins
+from mesh.config.load import FILE_NAME, Usable, find_file, load, origins, project_root, usable
 from mesh.config.origins import Origin
 from mesh.config.settings import (
     AutoscaleSettings,
@@ -36,8 +36,11 @@ __all__ = [
     "ServeRule",
     "ServiceSettings",
     "Settings",
+    "Usable",
     "WorkerSettings",
     "find_file",
     "load",
     "origins",
+    "project_root",
+    "usable",
 ]

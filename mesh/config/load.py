@@ -1,7 +1,7 @@
 """From mesh.toml, the environment and flags to Settings, remembering where each value came from.
 
-Owns: the order (flag over environment over file over default), finding the file, `${NAME}`, and that all that is wrong
-is told at once.
+Owns: the order (flag over environment over file over default), finding the file, `${NAME}`, that all that is wrong is
+told at once, and what is left of settings in which something is.
 Leaves to others: the keys (config.settings, config.entries), how a value is written (config.values), line numbers
 (config.places), words for what is wrong (config.complaints), values that contradict each other (config.together).
 """
@@ -13,7 +13,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -58,7 +58,44 @@ def load(
     Raises:
         ConfigError: with one line for each wrong key or value.
     """
-    return _Loading(path, env, flags).settings
+    return _Loading(path, env, flags).settings()
+
+
+def project_root(env: Mapping[str, str] | None = None) -> Path:
+    """The project's directory, whatever its mesh.toml holds: where that stands, or the current one without it."""
+    file = _named(None, os.environ if env is None else env)
+    return file.parent if file else Path.cwd()
+
+
+class Usable(NamedTuple):
+    """What can be used of settings in which something may be wrong: for commands that look and that clean up.
+
+    Attributes:
+        settings: what is wrong or cannot be read has its default in them.
+        complaints: one line for each wrong key or value, as `load` tells them; empty when nothing is wrong.
+        places: dotted key -> where its value came from, "mesh.toml:14", for those that are no defaults.
+        read: False when the file is there and nothing of it could be read.
+    """
+
+    settings: Settings
+    complaints: list[str]
+    places: Mapping[str, str]
+    read: bool = True
+
+    def place(self, key: str) -> str:
+        """Where a key stands, or would."""
+        return self.places.get(key, FILE_NAME)
+
+
+def usable(
+    path: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    flags: Mapping[str, Any] | None = None,
+) -> Usable:
+    """Read the settings as far as they go. Arguments as `load`; it raises nothing of what that would."""
+    loading = _Loading(path, env, flags)
+    settings = loading.build()
+    return Usable(settings, loading.problems, loading.sources, loading.read)
 
 
 def origins(
@@ -68,7 +105,7 @@ def origins(
 ) -> list[Origin]:
     """Every key with its value and where that came from, in the order of the tree. Arguments and errors as `load`."""
     loading = _Loading(path, env, flags)
-    return listed(loading.settings, loading.sources)
+    return listed(loading.settings(), loading.sources)
 
 
 class _Loading:
@@ -82,19 +119,29 @@ class _Loading:
         self.sources: dict[str, str] = {}
         self.lines: dict[Key, int] = {}
         self.access: AccessSettings | None = None
+        self.read = True
 
-        named = path or (Path(self.env[FILE_VARIABLE]) if self.env.get(FILE_VARIABLE) else None)
-        self.file = named.absolute() if named else find_file()
+        self.file = _named(path, self.env)
         self.root = self.file.parent if self.file else Path.cwd()
         self.shown_file = _shown(self.file) if self.file else FILE_NAME
 
         if self.file:
-            self._read_file(self.file)
+            try:
+                self._read_file(self.file)
+            except ConfigError as exc:
+                self.problems.append(exc.message)
+                self.read = False
         self._read_env()
         self._read_flags(flags or {})
-        if self.problems:
-            raise ConfigError("\n".join(self.problems))
-        self.settings = self._build()
+
+    def settings(self) -> Settings:
+        """Raises ConfigError, as `load`."""
+        self._check()
+        settings = self.build()
+        self._check()
+        return settings
+
+    def _check(self) -> None:
         if self.problems:
             raise ConfigError("\n".join(self.problems))
 
@@ -291,7 +338,8 @@ class _Loading:
     def _problem(self, place: str, dotted: str, what: str) -> None:
         self.problems.append(f"{place}: {dotted}: {what}")
 
-    def _build(self) -> Settings:
+    def build(self) -> Settings:
+        """The settings; what was wrong is as if nobody had said it."""
         values = self.values
         mesh = values["mesh"]
         for key, default in (("run_dir", "run"), ("log_dir", "logs")):
@@ -315,6 +363,11 @@ class _Loading:
             place = next((self.sources[key] for key in found.keys if key in self.sources), "default")
             self._problem(place, found.key, found.what)
         return settings
+
+
+def _named(path: Path | None, env: Mapping[str, str]) -> Path | None:
+    named = path or (Path(env[FILE_VARIABLE]) if env.get(FILE_VARIABLE) else None)
+    return named.absolute() if named else find_file()
 
 
 def _shown(file: Path) -> str:
