@@ -1,7 +1,7 @@
 """Whose exception it was that ended a command: of a service's own code, or of mesh.
 
-Owns: telling the two apart, and what is shown of each.
-Leaves to others: errors that mesh raises on purpose (report), exit codes (exits).
+Owns: telling the two apart, and what is shown of each; a limit of memory that was reached is the fault of neither.
+Leaves to others: errors that mesh raises on purpose (report), exit codes (exits), the limit itself (confine).
 
 A service that cannot be imported, or whose `started` raises, is the commonest fault of all, and its author needs what
 Python always shows: the lines that led there. The way from the command line to the service's first line is left out.
@@ -9,6 +9,7 @@ Python always shows: the lines that led there. The way from the command line to 
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import sysconfig
@@ -17,6 +18,7 @@ from traceback import FrameSummary, StackSummary, TracebackException
 from typing import Final, NamedTuple
 
 import mesh
+from mesh.cli.confine import has_room, memory_limit
 
 _MESH: Final = str(Path(mesh.__file__).parent) + os.sep
 #: Where mesh hands over to a service: importing its module, making it, and its `started`.
@@ -29,6 +31,9 @@ _DOORS: Final = {
 #: Python's own: on the way to whoever uses it, and never at fault.
 _PYTHON: Final = tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib")})
 _INSTALLED: Final = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
+
+#: Of Python's threads, and of the dynamic linker.
+_NO_MEMORY: Final = ("can't start new thread", "failed to map segment", "cannot allocate memory")
 
 
 class Place(NamedTuple):
@@ -48,18 +53,36 @@ class Place(NamedTuple):
 
 
 def tell(error: Exception) -> bool:
-    """Write to stderr what happened, the line to repeat last; whether it was in a service's own code."""
+    """Write to stderr what happened, the line to repeat last; whether it was a service's own fault, or its limit's."""
     told = TracebackException.from_exception(error)
     frames = _behind_the_door(told.stack)
     place = _place(frames, error)
+    # Python's compiler, out of memory, complains of what it read. A service's own words are believed.
+    limit = memory_limit() if _starved(error) or (place is None and not has_room()) else ""
     if place is not None:
         told.stack = StackSummary.from_list(frames)
     for line in "".join(told.format()).splitlines():
         sys.stderr.write(f"      {line}\n")
     words = (error.msg if isinstance(error, SyntaxError) else str(error)) or "without a word"
     what = f"{type(error).__name__}: {words}"
-    sys.stderr.write(f"mesh: {place}: {what}\n" if place is not None else f"mesh: {what}; this is a bug in mesh\n")
-    return place is not None
+    if limit:
+        what = f"{type(error).__name__}: it needs more memory than {limit}"
+    elif place is None:
+        what += "; this is a bug in mesh"
+    sys.stderr.write(f"mesh: {place}: {what}\n" if place is not None else f"mesh: {what}\n")
+    return place is not None or bool(limit)
+
+
+def _starved(error: BaseException) -> bool:
+    """Whether it says, in one of the ways in which that is said, that there is no memory left."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, MemoryError) or getattr(seen, "errno", None) == errno.ENOMEM:
+            return True
+        if any(words in str(seen) for words in _NO_MEMORY):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
 
 
 def _behind_the_door(stack: StackSummary) -> list[FrameSummary]:

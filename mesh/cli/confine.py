@@ -1,24 +1,33 @@
 """What supervisor cannot give a process: an environment file, and limits to what it may take.
 
-Owns: the options for both, reading such a file, and setting the limits on this process.
-Leaves to others: which there are to be ([services.NAME] in mesh.toml, supervision.programs).
+Owns: the options for both, setting the limits on this process, and what a limit is called for people.
+Leaves to others: reading such a file (config.env_file), which limits there are to be ([services.NAME] in mesh.toml,
+supervision.programs).
 """
 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
 
+from mesh.config.env_file import read_env_file
 from mesh.errors import ConfigError, SetupError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_LINE: Final = re.compile(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*?)\s*")
+#: What a worker takes beyond its own code until it is ready: measured 28 MiB, 24 of them the stacks of two threads of
+#: libzmq and of one of Python. libzmq ends the process where it cannot have them, with no word of memory.
+ROOM_BYTES: Final = 32 * 2**20
+
+
+class TooLittleMemory(SetupError):
+    """A limit of memory leaves no room for what every worker needs."""
+
+    code = "too_little_memory"
 
 
 def confine_options(command: F) -> F:
@@ -26,7 +35,10 @@ def confine_options(command: F) -> F:
 
     def read(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
         if value:
-            os.environ.update(read_env_file(Path(value)))
+            try:
+                os.environ.update(read_env_file(Path(value)))
+            except ConfigError as exc:
+                raise ConfigError(exc.message, details={"key": "env_file"}) from exc
 
     def limit(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> None:
         for each in value:
@@ -54,46 +66,14 @@ def confine_options(command: F) -> F:
     )(command)
 
 
-def read_env_file(path: Path) -> dict[str, str]:
-    """The variables in a file: NAME=value, one on each line, perhaps in quotes or after `export`; # begins a comment.
-
-    Raises:
-        ConfigError: it cannot be read, or a line is of another form; the line is named, not shown: it may be secret.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as exc:
-        why = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8"
-        raise ConfigError(f"{path}: the environment file cannot be read: {why}") from exc
-    found = {}
-    for number, line in enumerate(lines, start=1):
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
-        match = _LINE.fullmatch(line)
-        if match is None:
-            raise ConfigError(f"{path}:{number}: not NAME=value")
-        found[match[1]] = _unquoted(match[2], f"{path}:{number}")
-    return found
-
-
-def _unquoted(value: str, where: str) -> str:
-    quote = value[:1]
-    if quote in ("'", '"'):
-        end = value.find(quote, 1)
-        rest = value[end + 1 :].strip()
-        if end < 0 or (rest and not rest.startswith("#")):
-            raise ConfigError(f"{where}: the quote at its beginning is not closed at its end")
-        return value[1:end]
-    return re.split(r"\s#", value, maxsplit=1)[0].rstrip()
-
-
 def _set(what: str, limit: str, number: int) -> None:
     try:
         import resource
 
         resource.setrlimit(getattr(resource, limit), (number, number))
     except (ImportError, ValueError, OSError) as exc:
-        raise SetupError(f"--limit {what}={number}: the operating system refuses: {exc}") from exc
+        message = f"--limit {what}={number}: the operating system refuses: {exc}"
+        raise SetupError(message, details={"key": what}) from exc
 
 
 def _memory(number: int) -> None:
@@ -110,3 +90,39 @@ def _nice(number: int) -> None:
 
 
 LIMITS: Final[Mapping[str, Callable[[int], None]]] = {"memory": _memory, "files": _files, "nice": _nice}
+
+
+def memory_limit() -> str:
+    """The limit of this process's memory, for people, and where it was said; "" when there is none."""
+    try:
+        import resource
+
+        soft, _ = resource.getrlimit(resource.RLIMIT_DATA)
+    except ImportError:
+        return ""
+    if soft == resource.RLIM_INFINITY:
+        return ""
+    group = os.environ.get("SUPERVISOR_GROUP_NAME", "")
+    where = f"[services.{group}] memory in mesh.toml" if group else "--limit memory"
+    return f"the {soft / 2**20:.0f} MiB of {where}"
+
+
+def has_room() -> bool:
+    """Whether this process may still take what every worker needs beside its own code."""
+    try:
+        bytearray(ROOM_BYTES)
+    except MemoryError:
+        return False
+    return True
+
+
+def check_room() -> None:
+    """See that a limit of memory leaves room for a worker, once its own code is there.
+
+    Raises:
+        TooLittleMemory: it does not.
+    """
+    limit = memory_limit()
+    if limit and not has_room():
+        need = f"a worker needs {ROOM_BYTES // 2**20} MiB beside its own code"
+        raise TooLittleMemory(f"{limit} are too little: {need}", details={"key": "memory"})

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mesh.cli import loop, process, setting
-from mesh.cli.confine import confine_options
+from mesh.cli import exits, loop, process, setting
+from mesh.cli.confine import check_room, confine_options
 from mesh.cli.output import json_option, note
 from mesh.errors import SetupError
 
@@ -28,9 +28,10 @@ class NoSuchService(SetupError):
 @click.command("run")
 @click.argument("services", nargs=-1, metavar="[MODULE:CLASS]...")
 @click.option("--reload", is_flag=True, help="Start again whenever a source file changes.")
+@click.option("--check", is_flag=True, help="Only import them, and see whether the limits leave room to begin.")
 @confine_options
 @json_option
-def command(services: tuple[str, ...], reload: bool) -> int:
+def command(services: tuple[str, ...], reload: bool, check: bool) -> int:
     """Run services in this process, until SIGTERM or Ctrl-C; then finish what is in hand and leave.
 
     Without a CLASS every service of the module runs; a file's name serves as well. Without arguments, what
@@ -40,17 +41,24 @@ def command(services: tuple[str, ...], reload: bool) -> int:
       mesh run services.greeting:Greeting --reload
       mesh run greeting.py
     """
+    if check and services:
+        load(services)
+        check_room()
+        return exits.OK
     settings = setting.settings()
     words = services or tuple(settings.mesh.services)
     if not words:
         raise click.UsageError("name a service, like `mesh run services.greeting:Greeting`")
-    if reload:
+    if reload and not check:
         from mesh.cli.reload import watch
 
         return watch(words, settings)
     from mesh.service import worker
 
     classes = load(words)
+    check_room()
+    if check:
+        return exits.OK
     process.prepare(settings, ",".join(each.name for each in classes))
     if sys.stderr.isatty():
         names = ", ".join(each.name for each in classes)

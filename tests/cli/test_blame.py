@@ -73,3 +73,44 @@ def test_a_service_that_is_installed_is_a_service(mesh: Mesh, tmp_path: Path):
     done = mesh("run", "shop", cwd=tmp_path, env={"PYTHONPATH": str(installed)})
     assert done.returncode == exits.FAILED
     assert done.stderr.splitlines()[-1] == "mesh: site-packages/shop.py:2: KeyError: 'x'"
+
+
+@pytest.mark.parametrize(
+    ("memory", "says"),
+    [
+        # Python cannot even read what a worker is made of.
+        (20, "mesh: MemoryError: it needs more memory than the 20 MiB of [services.broken] memory in mesh.toml"),
+        # libzmq would end the process.
+        (40, "mesh: the 40 MiB of [services.broken] memory in mesh.toml are too little: a worker needs 32 MiB beside"),
+        (100, "mesh: broken.py:5, in started: MemoryError: it needs more memory than the 100 MiB of [services.broken]"),
+    ],
+)
+def test_a_limit_of_memory_is_no_bug(mesh: Mesh, tmp_path: Path, memory: int, says: str):
+    """Which limit it was is said, however far the worker came."""
+    source = STARTED.replace('int("x")', "self.much = bytearray(200 * 2**20)").replace("class", "import os\nclass")
+    (tmp_path / "broken.py").write_text(source)
+    (tmp_path / "mesh.toml").write_text("")
+    env = {"SUPERVISOR_GROUP_NAME": "broken"}
+    done = mesh("run", "broken.py", "--limit", f"memory={memory * 2**20}", cwd=tmp_path, env=env)
+    assert done.returncode == exits.FAILED, done.stderr
+    assert done.stderr.splitlines()[-1].startswith(says)
+
+
+def test_what_goes_wrong_under_a_limit_is_not_always_the_limits_fault(mesh: Mesh, tmp_path: Path):
+    """A service's own words are believed."""
+    (tmp_path / "broken.py").write_text(STARTED)
+    (tmp_path / "mesh.toml").write_text("")
+    done = mesh("run", "broken.py", "--limit", f"memory={2**30}", cwd=tmp_path)
+    assert done.stderr.splitlines()[-1].startswith("mesh: broken.py:4, in started: ValueError: invalid literal")
+
+
+def test_check_goes_as_far_as_a_worker_without_a_hub(mesh: Mesh, tmp_path: Path):
+    """It imports, looks at limits, and leaves nothing behind."""
+    (tmp_path / "broken.py").write_text(STARTED)
+    (tmp_path / "mesh.toml").write_text("[wrong")
+    done = mesh("run", "--check", "broken.py", "--limit", f"memory={2**30}", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (exits.OK, "")
+    assert not (tmp_path / "run").exists()
+    done = mesh("run", "--check", "broken:Nobody", cwd=tmp_path)
+    assert done.returncode == exits.FAILED
+    assert "broken has no service 'Nobody'; it has Broken" in done.stderr

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mesh.cli.confine import read_env_file
+from mesh.config.env_file import read_env_file
 from mesh.errors import ConfigError
 
 SHOW = """
