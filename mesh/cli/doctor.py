@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Final
 
 import click
@@ -21,14 +20,15 @@ def command(conf: str | None) -> int:
 
     The exit code is 1 when something is wrong (✗), 0 when it is only worth knowing (!).
     """
-    from mesh.supervision.doctor import BAD, GOOD, ODD, Finding, examine
+    from mesh.supervision.doctor import examine
+    from mesh.supervision.finding import BAD, GOOD, ODD, Finding
 
     process.quiet()
-    settings = setting.settings()
+    project = setting.usable()
     found: list[Finding] = []
 
     async def look() -> None:
-        async for finding in examine(Path(conf) if conf else settings.root / setting.CONF, settings):
+        async for finding in examine(setting.conf_file(conf), project, named=conf is not None):
             found.append(finding)
             if not wants_json():
                 _tell(finding.grade, finding.about, finding.told, finding.mend)

@@ -1,23 +1,20 @@
 """What is wrong with a set-up, and how to mend it.
 
-Owns: the questions, in an order in which an early answer explains the later ones.
-Leaves to others: everything that is looked at, and the words on the screen (cli.doctor). It changes nothing.
+Owns: the order of the questions, in which an early answer explains the later ones, and those about supervisor and the
+registry. It changes nothing.
+Leaves to others: everything that is looked at; the machine (doctor_machine), what mesh.toml names (doctor_values), the
+services (doctor_services), other hosts (doctor_hosts); the words on the screen (cli.doctor).
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-import shutil
-import socket
-import stat
-import subprocess
-import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
-from mesh.config import Settings
+from mesh.config import Settings, Usable
 from mesh.discovery.agent import HEARD
 from mesh.errors import ConfigError, MeshError, SetupError, Unavailable
 from mesh.service.connect import connect
@@ -25,6 +22,10 @@ from mesh.supervision import family
 from mesh.supervision import layout as layouts
 from mesh.supervision.control import RUNNING, Control, Process, Silent
 from mesh.supervision.doctor_hosts import hosts, runs_here
+from mesh.supervision.doctor_machine import machine, port
+from mesh.supervision.doctor_services import services
+from mesh.supervision.doctor_values import values
+from mesh.supervision.finding import BAD, GOOD, ODD, Finding
 from mesh.supervision.journal import brief
 from mesh.supervision.layout import Layout
 from mesh.supervision.readiness import Readiness
@@ -33,64 +34,49 @@ from mesh.supervision.roster import of as roster_of
 from mesh.supervision.standing import release_of
 from mesh.supervision.up import get
 from mesh.telemetry import crashes
+from mesh.transport.curve_files import BadKeys
 
-GOOD: Final = "good"
-ODD: Final = "odd"
-BAD: Final = "bad"
-
-#: A link takes five files; a gateway with a thousand connections and twenty workers takes 1,100.
-FILES: Final = 4096
-#: What supervisor asks of the kernel for the gateways' socket.
-BACKLOG: Final = 4096
-#: Below it, logs and the store's files soon have no room.
-FREE_BYTES: Final = 500 * 2**20
 FIRST_WORD_S: Final = 2.0
-IMPORT_S: Final = 20.0
-#: The longest name that a socket in the run directory gets: "NAME-1f8fcb51-events.sock.lock", NAME a service's.
-SOCKET_NAME: Final = len("-12345678-events.sock")
-PATH_BYTES: Final = 107
 
 
-class Finding(NamedTuple):
-    """The answer to one question.
+async def examine(conf: Path, found: Usable, *, named: bool = False) -> AsyncIterator[Finding]:
+    """Ask all questions.
 
-    Attributes:
-        grade: GOOD, ODD (it works, and may surprise) or BAD.
-        about: what was looked at.
-        told: what was seen.
-        mend: what to do; "" when nothing is to be done.
+    Args:
+        found: the settings as far as they can be read; what is wrong with them is told first.
+        named: somebody named `conf`; so `mesh up` does not write it.
     """
-
-    grade: str
-    about: str
-    told: str
-    mend: str = ""
-
-
-async def examine(conf: Path, settings: Settings) -> AsyncIterator[Finding]:
-    """Ask all questions."""
-    yield Finding(GOOD, "mesh.toml", str(settings.file) if settings.file else "none here or above: defaults")
-    for finding in _machine(settings):
+    settings = found.settings
+    for complaint in found.complaints:
+        about, _, told = complaint.partition(": ")
+        yield Finding(BAD, about, told, "mend it; until then hubs, and what is to run, are not looked at")
+    if not found.complaints:
+        yield Finding(GOOD, "mesh.toml", str(settings.file) if settings.file else "none here or above: defaults")
+    for finding in machine(settings):
         yield finding
-    try:
-        layout = layouts.read(conf)
-        roster = roster_of(layout, settings)
-    except ConfigError as exc:
-        yield Finding(BAD, "supervisord.conf", exc.message, "README.md and the project's own supervisord.conf show one")
-        return
-    yield Finding(GOOD, "supervisord.conf", str(layout.conf))
+    layout, roster, told_of = _project(conf, found, named)
+    for finding in told_of:
+        yield finding
+    env = _environment(layout)
+    for finding in values(found, env, _roles(layout, roster)):
+        yield finding
+    async for finding in services(found, {name: roster.count(name) for name in roster.roles} if roster else {}, env):
+        yield finding
+    if found.complaints:
+        roster = None
     if roster is not None:
-        async for finding in _imports(roster, settings):
-            yield finding
         for finding in _files(roster):
             yield finding
+    if layout is None:
+        yield port(settings)
+        return
     control = Control(layout.socket)
     try:
         if not control.alive():
             for finding in _down(layout, settings):
                 yield finding
             return
-        async for finding in _up(layout, settings, roster, control):
+        async for finding in _up(layout, found, roster, control):
             yield finding
     except Silent as exc:
         pid = family.recorded(layout.pidfile)
@@ -99,107 +85,39 @@ async def examine(conf: Path, settings: Settings) -> AsyncIterator[Finding]:
         control.close()
 
 
-# --- the machine ----------------------------------------------------------------------------------------
-
-
-def _machine(settings: Settings) -> Iterator[Finding]:
-    yield from _run_dir(settings)
-    for about, directory in (("logs", settings.mesh.log_dir), ("store", settings.store.dir)):
-        yield from _room(about, directory)
-    try:
-        import resource
-
-        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    except ImportError:
-        return
-    if hard != resource.RLIM_INFINITY and hard < FILES:
-        yield Finding(
-            ODD, "open files", f"at most {hard} in one process", "raise LimitNOFILE, or `ulimit -Hn`, to 65536"
-        )
-    else:
-        yield Finding(GOOD, "open files", "as many as wanted" if hard == resource.RLIM_INFINITY else f"up to {hard}")
-    try:
-        backlog = int(Path("/proc/sys/net/core/somaxconn").read_text())
-    except (OSError, ValueError):
-        return
-    if backlog < BACKLOG:
-        mend = f"sysctl -w net.core.somaxconn={BACKLOG}"
-        yield Finding(ODD, "backlog", f"the kernel keeps {backlog} connections that wait for a gateway", mend)
-
-
-def _run_dir(settings: Settings) -> Iterator[Finding]:
-    path = settings.mesh.run_dir
-    longest = max((len(name) for name in settings.services), default=0)
-    length = len(os.fsencode(path)) + 1 + max(longest, len("gateway")) + SOCKET_NAME
-    if length > PATH_BYTES:
-        mend = "set mesh.run_dir to a directory with a shorter path"
-        yield Finding(BAD, "run directory", f"{path}: its sockets' paths have {length} bytes of {PATH_BYTES}", mend)
-        return
-    try:
-        found = path.stat()
-    except FileNotFoundError:
-        yield Finding(GOOD, "run directory", f"{path}: not there yet; `mesh up` makes it")
-        return
-    except OSError as exc:
-        yield Finding(BAD, "run directory", f"{path}: {exc.strerror}", "set mesh.run_dir to a directory of your own")
-        return
-    if found.st_uid != os.geteuid():
-        mend = f"run commands as that user, or `chown {os.geteuid()} {path}`"
-        yield Finding(BAD, "run directory", f"{path} belongs to user {found.st_uid}, you are {os.geteuid()}", mend)
-    elif found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        mode = f"{stat.S_IMODE(found.st_mode):04o}"
-        yield Finding(BAD, "run directory", f"{path} is open to others (mode {mode})", f"chmod 700 {path}")
-    else:
-        yield Finding(GOOD, "run directory", str(path))
-
-
-def _room(about: str, directory: Path) -> Iterator[Finding]:
-    there = next(each for each in (directory, *directory.parents) if each.exists())
-    free = shutil.disk_usage(there).free
-    if free < FREE_BYTES:
-        yield Finding(BAD, about, f"{free // 2**20} MiB are free at {there}", "make room, or name another directory")
-    elif directory.exists() and not os.access(directory, os.W_OK | os.X_OK):
-        yield Finding(BAD, about, f"{directory} cannot be written to", f"chown it to user {os.geteuid()}")
-    else:
-        yield Finding(GOOD, about, f"{directory}, {free / 2**30:.1f} GiB free")
-
-
 # --- what is to run -------------------------------------------------------------------------------------
 
 
-async def _imports(roster: Roster, settings: Settings) -> AsyncIterator[Finding]:
-    """Whether each class can be found, by an interpreter of its own: a service's module may do anything."""
-    for name, role in roster.roles.items():
-        service = settings.services.get(name)
-        if service is None or not service.classes:
-            continue
-        code = "import sys; from mesh.cli.run import load; load(sys.argv[1:])"
-        try:
-            done = await asyncio.to_thread(
-                subprocess.run,
-                [sys.executable, "-c", code, *service.classes],
-                cwd=settings.root,
-                env={**os.environ, **service.environment},
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                timeout=IMPORT_S,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            yield Finding(BAD, role.table, f"importing it takes more than {IMPORT_S:g} s", "do that work in `started`")
-            continue
-        if done.returncode:
-            words = (done.stderr.strip() or done.stdout.strip() or f"exit status {done.returncode}").splitlines()[-1]
-            yield Finding(BAD, role.table, f"{', '.join(service.classes)}: {words}", "`mesh run` shows all of it")
-        elif service.env_file and not (settings.root / service.env_file).is_file():
-            yield Finding(BAD, role.table, f"env_file: there is no {service.env_file}", "make it, or leave the key out")
-        else:
-            yield Finding(GOOD, role.table, f"{', '.join(service.classes)}, {_workers(roster.count(name))}")
+def _project(conf: Path, found: Usable, named: bool) -> tuple[Layout | None, Roster | None, list[Finding]]:
+    """What supervisor is told, as far as it can be read, and what is to be said of that."""
+    settings = found.settings
+    asked = not found.read or any(service.classes for service in settings.services.values())
+    missing = asked and not named and not conf.exists()
+    try:
+        layout = layouts.planned(conf) if missing else layouts.read(conf)
+    except ConfigError as exc:
+        mend = "README.md and the project's own supervisord.conf show one"
+        return None, None, [Finding(BAD, "supervisord.conf", exc.message, mend)]
+    told = f"{layout.conf}: not there yet; `mesh up` writes it" if missing else str(layout.conf)
+    try:
+        return layout, roster_of(layout, settings), [Finding(GOOD, "supervisord.conf", told)]
+    except ConfigError as exc:
+        about = "supervisord.conf" if exc.message.startswith(str(layout.conf)) else "mesh.toml"
+        return layout, None, [Finding(BAD, about, exc.message, "mend what it names; `mesh up` refuses it, too")]
 
 
-def _workers(count: int) -> str:
-    return "1 worker" if count == 1 else f"{count} workers"
+def _environment(layout: Layout | None) -> Mapping[str, str]:
+    """What supervisord's children inherit; what they would, if it was started from here."""
+    pid = family.recorded(layout.pidfile) if layout is not None else 0
+    return (family.environment(pid) if pid else {}) or os.environ
+
+
+def _roles(layout: Layout | None, roster: Roster | None) -> list[str]:
+    """Those of this host's processes that are no workers: each has a key by that name."""
+    found = {program.verb for program in layout.programs} if layout is not None else set()
+    return sorted(
+        found & {"hub", "store", "gateway"} | ({"gateway"} if roster and "gateway" in roster.roles else set())
+    )
 
 
 def _files(roster: Roster) -> Iterator[Finding]:
@@ -230,22 +148,14 @@ def _down(layout: Layout, settings: Settings) -> Iterator[Finding]:
         yield Finding(BAD, "supervisord", told, f"`mesh down` ends it; its log is {layout.logfile}")
         return
     yield Finding(ODD, "supervisord", "does not run", "`mesh up` starts everything")
-    gateway = settings.gateway
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((gateway.host, gateway.port))
-        except OSError as exc:
-            told = f"{gateway.host}:{gateway.port}: {exc.strerror}"
-            yield Finding(BAD, "HTTP", told, "stop whoever listens there, or change gateway.port")
-        else:
-            yield Finding(GOOD, "HTTP", f"{gateway.host}:{gateway.port} is free")
+    yield port(settings)
 
 
 # --- while it runs --------------------------------------------------------------------------------------
 
 
-async def _up(layout: Layout, settings: Settings, roster: Roster | None, control: Control) -> AsyncIterator[Finding]:
+async def _up(layout: Layout, found: Usable, roster: Roster | None, control: Control) -> AsyncIterator[Finding]:
+    settings = found.settings
     try:
         if roster is not None:
             control.check_plugin()
@@ -256,18 +166,22 @@ async def _up(layout: Layout, settings: Settings, roster: Roster | None, control
         yield Finding(BAD, "supervisord", exc.message, "`mesh down && mesh up`")
         return
     yield Finding(GOOD, "supervisord", f"pid {control.pid()}, {len(processes)} processes")
+    looping = {crash.process: crash for crash in crashes.read(settings.mesh.run_dir) if crash.looping}
     for process in processes:
-        if process.state == "STOPPED":
-            yield Finding(
-                ODD, process.name, "was stopped by hand", f"`supervisorctl start {process.name}`, or `mesh up`"
-            )
+        logs = f"`mesh logs {process.name}`"
+        if crash := looping.get(process.name):
+            yield Finding(BAD, process.name, crash.what() + _last(crash.words), logs)
+        elif process.state == "STOPPED":
+            # By hand, or by a command that broke off: nobody wrote down which.
+            yield Finding(ODD, process.name, "is stopped", f"`supervisorctl start {process.name}`, or `mesh up`")
         elif process.state not in (RUNNING, "STARTING", "STOPPING"):
-            yield Finding(BAD, process.name, _why_not(process, control), f"`mesh logs {process.name}`; then `mesh up`")
-    for crash in crashes.read(settings.mesh.run_dir):
-        if crash.looping:
-            yield Finding(BAD, crash.process, crash.told() + _last(crash.words), f"`mesh logs {crash.process}`")
-    async for finding in _registry(layout, settings, processes):
-        yield finding
+            yield Finding(BAD, process.name, _why_not(process, control), f"{logs}; then `mesh up`")
+    if not found.complaints:
+        try:
+            async for finding in _registry(layout, settings, processes):
+                yield finding
+        except BadKeys:
+            pass  # told of keys.dir already
     if roster is not None:
         for finding in _alike(roster, processes):
             yield finding

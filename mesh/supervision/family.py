@@ -69,6 +69,16 @@ def command(pid: int) -> str:
     return " ".join(os.fsdecode(word) for word in words if word)
 
 
+def environment(pid: int) -> dict[str, str]:
+    """What it was started with; empty when nobody tells."""
+    try:
+        entries = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return {}
+    pairs = (os.fsdecode(entry).partition("=") for entry in entries if entry)
+    return {name: value for name, equals, value in pairs if equals}
+
+
 def directory(pid: int) -> Path | None:
     """Where it works, with no link in the path; None when nobody tells."""
     try:

@@ -140,13 +140,21 @@ def read(conf: Path) -> Layout:
     return _Reading(Path(os.path.abspath(conf))).layout()
 
 
+def planned(conf: Path) -> Layout:
+    """What `write_default` would put there. Errors as `read`."""
+    return _Reading(Path(os.path.abspath(conf)), DEFAULT).layout()
+
+
 class _Reading:
     """One file and those that it includes, while they are read."""
 
-    def __init__(self, conf: Path) -> None:
+    def __init__(self, conf: Path, text: Path | None = None) -> None:
+        """Args:
+        text: the file to read in its place.
+        """
         self.conf = conf
         self._parser = configparser.RawConfigParser(inline_comment_prefixes=(";", "#"), strict=False)
-        self._take(conf)
+        self._take(text or conf)
         self._own = {section: dict(self._parser[section]) for section in self._parser.sections()}
         self._directory: Path | None = None
         for pattern in self._value("include", "files", "").split():

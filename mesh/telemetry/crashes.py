@@ -44,10 +44,12 @@ class Crash(msgspec.Struct, frozen=True, omit_defaults=True):
 
     def told(self, now: float | None = None) -> str:
         """A line for people."""
+        return f"{self.process} {self.what(now)}"
+
+    def what(self, now: float | None = None) -> str:
+        """The same, where its name has been said."""
         now = time.time() if now is None else now
-        text = (
-            f"{self.process} ends again and again: {self.short} times in {max(1, round(self.last_at - self.since))} s"
-        )
+        text = f"ends again and again: {self.short} times in {max(1, round(self.last_at - self.since))} s"
         text += f", {self.how}" if self.how else ""
         if self.next_at > now:
             text += f"; next try in {max(1, round(self.next_at - now))} s"

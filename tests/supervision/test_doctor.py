@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import socket
 
-from mesh.supervision.doctor import BAD, GOOD, ODD, Finding, examine
+import pytest
+
+from mesh.config import usable
+from mesh.supervision.doctor import examine
+from mesh.supervision.finding import BAD, GOOD, ODD, Finding
+from mesh.telemetry import crashes
+
+
+def told(project) -> list[Finding]:
+    """All that is found, in order."""
+
+    async def look() -> list[Finding]:
+        found = usable(project.root / "mesh.toml")
+        return [each async for each in examine(project.root / "supervisord.conf", found)]
+
+    return asyncio.run(look())
 
 
 def examined(project) -> dict[str, Finding]:
-    """The last finding about each thing; those that are good only when nothing else is said."""
-
-    async def look() -> list[Finding]:
-        return [each async for each in examine(project.root / "supervisord.conf", project.settings)]
-
-    found = asyncio.run(look())
+    """The last finding about each thing; those that are good only when nothing else is said. No line numbers."""
+    found = [each._replace(about=re.sub(r"^mesh\.toml:\d+: ", "", each.about)) for each in told(project)]
     return {each.about: each for each in sorted(found, key=lambda each: (GOOD, ODD, BAD).index(each.grade))}
 
 
@@ -47,13 +59,108 @@ def test_what_keeps_a_set_from_starting_is_found_beforehand(project):
         taken.listen()
         found = examined(project)
     assert found["run directory"].mend == f"chmod 700 {project.run}"
-    assert found["[services.greeting]"].told == "env_file: there is no secrets.env"
-    assert "svc has no service 'Third'; it has Greeting, Second" in found["[services.second]"].told
+    missing = f"{project.root}/secrets.env: the environment file cannot be read: No such file or directory"
+    assert found["services.greeting.env_file"].told == missing
+    third = found["services.second.class"]
+    assert third.told == "svc:Third: svc has no service 'Third'; it has Greeting, Second"
+    assert third.mend == "name one that is there"
     assert found["HTTP"].mend == "stop whoever listens there, or change gateway.port"
 
 
+def test_each_key_that_leads_nowhere_is_found(project):
+    """One does not hide another: the key, its line, what is wrong, and what to do."""
+    more = """
+        user = "nosuchuser"
+        env_file = "secrets.env"
+        files = 1000000000
+        memory = "40MiB"
+        [services.greeting.config]
+        password = { secret = "env:MESH_TEST_NOPE" }
+        [services.broken]
+        class = "broken"
+        [keys]
+        dir = "keys"
+    """
+    project.write(more=more)
+    (project.root / "broken.py").write_text("import os\nraise ValueError('not today')\n")
+    bad = {each.about.partition(": ")[2]: each for each in told(project) if each.about.startswith("mesh.toml:")}
+    assert {key: (each.told, each.mend) for key, each in bad.items()} == {
+        "services.greeting.user": ("there is no user nosuchuser", "make that user, or leave the key out"),
+        "services.greeting.env_file": (
+            f"{project.root}/secrets.env: the environment file cannot be read: No such file or directory",
+            "mend that file, or leave the key out",
+        ),
+        "services.greeting.files": (
+            "--limit files=1000000000: the operating system refuses: not allowed to raise maximum limit",
+            "ask for fewer, raise LimitNOFILE or `ulimit -Hn`, or leave the key out",
+        ),
+        "services.greeting.memory": (
+            "the 40 MiB of [services.greeting] memory in mesh.toml are too little: "
+            "a worker needs 32 MiB beside its own code",
+            "give them more, or leave the key out",
+        ),
+        "services.greeting.config.password": (
+            "the environment has no MESH_TEST_NOPE",
+            "set it in [services.greeting] env_file, or where supervisord is started",
+        ),
+        "services.broken.class": (
+            "broken.py:2: ValueError: not today",
+            "`mesh run --check broken` shows all of it",
+        ),
+        "keys.dir": (
+            f"{project.root}/keys: No such file or directory",
+            "make keys there with `mesh keys make`, or mend keys.dir",
+        ),
+    }
+    lines = (project.root / "mesh.toml").read_text().splitlines()
+    for key, each in bad.items():
+        line = int(each.about.partition(": ")[0].removeprefix("mesh.toml:"))
+        assert lines[line - 1].split()[0] == key.rpartition(".")[2]
+
+
+def test_a_secret_of_the_environment_file_is_there(project):
+    """Workers have it, though nobody else does."""
+    (project.root / "secrets.env").write_text("MESH_TEST_NOPE=x\n")
+    secret = '[services.greeting.config]\npassword = { secret = "env:MESH_TEST_NOPE" }'
+    project.write(more=f'env_file = "secrets.env"\n{secret}')
+    assert [each.about for each in told(project) if each.grade != GOOD] == ["supervisord"]
+
+
+def test_a_mesh_toml_in_which_something_is_wrong_is_a_finding(project):
+    """With its line; what does not hang on it is looked at all the same."""
+    text = (project.root / "mesh.toml").read_text()
+    (project.root / "mesh.toml").write_text(text.replace("replicas = 1", 'replicas = "one"'))
+    found = examined(project)
+    assert found["mesh.toml:3"].told == 'gateway.replicas: "one" is not a whole number (0–1024)'
+    assert found["[services.greeting]"].told == "svc:Greeting, 2 workers"
+    assert found["HTTP"].grade == GOOD
+    (project.root / "mesh.toml").write_text("[gateway")
+    assert "not valid TOML" in examined(project)["mesh.toml:1"].told
+
+
+def test_a_supervisord_conf_that_is_not_there_yet_is_no_fault(project):
+    """`mesh up` writes it, and what it would say is looked at."""
+    conf = project.root / "supervisord.conf"
+    conf.unlink()
+    found = examined(project)
+    assert found["supervisord.conf"] == Finding(GOOD, "supervisord.conf", f"{conf}: not there yet; `mesh up` writes it")
+    assert (found["HTTP"].grade, found["supervisord"].grade) == (GOOD, ODD)
+    assert not conf.exists()
+
+
+def test_a_crash_loop_is_told_once(project, monkeypatch: pytest.MonkeyPatch):
+    """By the name of the process, which is in the line once."""
+    project.up()
+    project.command("supervisorctl", "stop", "watch")
+    crash = crashes.Crash("greeting:greeting_0", 5, short=5, looping=True, since=1.0, last_at=4.0, words="oh no")
+    monkeypatch.setattr(crashes, "read", lambda run_dir: [crash])
+    project.command("supervisorctl", "stop", "greeting:greeting_0")
+    found = [each for each in told(project) if each.about == "greeting:greeting_0"]
+    assert [each.told for each in found] == ["ends again and again: 5 times in 3 s; it last said: oh no"]
+
+
 def test_a_supervisord_conf_that_lacks_something_is_told(project):
-    """And nothing else is asked then."""
+    """In its own words."""
     conf = project.root / "supervisord.conf"
     conf.write_text(conf.read_text().replace("[include]\nfiles=run/programs/*.conf\n", ""))
     found = examined(project)
@@ -73,7 +180,7 @@ def test_what_is_wrong_with_a_set_that_runs_is_found(project):
     assert found["greeting:greeting_1"] == Finding(
         ODD,
         "greeting:greeting_1",
-        "was stopped by hand",
+        "is stopped",
         "`supervisorctl start greeting:greeting_1`, or `mesh up`",
     )
     assert found["greeting"].mend == "`mesh roll greeting`"
@@ -97,7 +204,5 @@ def test_the_command_line_exits_with_what_it_found(project):
     project.write(more='class = "nowhere:Nobody"'.replace("class", "env_file"))
     done = project.command("mesh", "doctor", check=False)
     assert done.returncode == 1
-    assert (
-        "✗ [services.greeting]: env_file: there is no nowhere:Nobody\n    → make it, or leave the key out"
-        in done.stdout
-    )
+    assert "✗ mesh.toml:9: services.greeting.env_file: " in done.stdout
+    assert "\n    → mend that file, or leave the key out" in done.stdout

@@ -1,0 +1,128 @@
+"""Whether each service's workers could begin: their classes, environment file and limits.
+
+Owns: having a process of its own try it, as a worker would (`mesh run --check`), and finding out which key is at fault.
+Leaves to others: the trying itself (cli.run, cli.confine), whose fault an exception is (cli.blame).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from mesh.config import ServiceSettings, Usable
+from mesh.supervision.doctor_values import about
+from mesh.supervision.finding import BAD, GOOD, Finding
+
+IMPORT_S: Final = 20.0
+
+#: What to do about each key of a service that keeps its workers from beginning.
+_MENDS: Final = {
+    "class": "name one that is there",
+    "env_file": "mend that file, or leave the key out",
+    "memory": "give them more, or leave the key out",
+    "files": "ask for fewer, raise LimitNOFILE or `ulimit -Hn`, or leave the key out",
+    "nice": "leave the key out",
+}
+
+
+class _Tried(NamedTuple):
+    """How a try ended.
+
+    Attributes:
+        key: which of the service's keys is at fault; "" when none of them is known to be.
+        words: why; "" when it went well.
+    """
+
+    key: str
+    words: str
+
+
+async def services(found: Usable, counts: Mapping[str, int], env: Mapping[str, str]) -> AsyncIterator[Finding]:
+    """Try each.
+
+    Args:
+        counts: how many workers there are to be of each; as declared where it is not known.
+        env: the environment that supervisord has, or would have.
+    """
+    for name, service in found.settings.services.items():
+        if not service.classes:
+            continue
+        findings = [each async for each in _try(found, name, service, env)]
+        for each in findings:
+            yield each
+        if not findings:
+            count = counts.get(name, service.replicas)
+            workers = "1 worker" if count == 1 else f"{count} workers"
+            yield Finding(GOOD, f"[services.{name}]", f"{', '.join(service.classes)}, {workers}")
+
+
+async def _try(found: Usable, name: str, service: ServiceSettings, env: Mapping[str, str]) -> AsyncIterator[Finding]:
+    """What keeps its workers from beginning: all of it, for each key that is at fault is left out of the next try."""
+    options = _options(service, found.settings.root)
+    env = {**env, **service.environment, "SUPERVISOR_GROUP_NAME": name}
+    while True:
+        tried = await _run(found, service, [word for words in options.values() for word in words], env)
+        if tried.words and not tried.key and "memory" in options:
+            # Whatever it says of itself: what works without the limit fails by the limit.
+            others = [word for key, words in options.items() if key != "memory" for word in words]
+            if not (await _run(found, service, others, env)).words:
+                tried = _Tried("memory", tried.words)
+        if not tried.words:
+            return
+        key = tried.key or "class"
+        mend = _MENDS[key] if tried.key else f"`mesh run --check {' '.join(service.classes)}` shows all of it"
+        yield Finding(BAD, about(found, f"services.{name}.{key}"), tried.words, mend)
+        if key not in options:
+            return
+        del options[key]
+
+
+def _options(service: ServiceSettings, root: Path) -> dict[str, list[str]]:
+    """By the key that asks for it, what a worker's command line says."""
+    options = {}
+    if service.env_file:
+        options["env_file"] = ["--env-file", str(root / service.env_file)]
+    for key, value in (("memory", service.memory_bytes), ("files", service.files), ("nice", service.nice)):
+        if value:
+            options[key] = ["--limit", f"{key}={value}"]
+    return options
+
+
+async def _run(found: Usable, service: ServiceSettings, options: list[str], env: Mapping[str, str]) -> _Tried:
+    try:
+        done = await asyncio.to_thread(
+            subprocess.run,
+            [sys.executable, "-m", "mesh.cli.main", "run", "--check", "--json", *options, *service.classes],
+            cwd=found.settings.root,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=IMPORT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return _Tried("", f"importing it takes more than {IMPORT_S:g} s; do that work in `started`")
+    if not done.returncode:
+        return _Tried("", "")
+    return _read(done.stderr.strip() or done.stdout.strip() or f"exit status {done.returncode}")
+
+
+def _read(said: str) -> _Tried:
+    """What it said last is why: an error of mesh in JSON, or a line about whose exception it was."""
+    last = said.splitlines()[-1]
+    if last.startswith('{"error"'):
+        try:
+            error: dict[str, Any] = msgspec.json.decode(last)["error"]
+        except (msgspec.DecodeError, KeyError):
+            return _Tried("", last)
+        key = error.get("details", {}).get("key") or ("class" if error.get("code") == "no_such_service" else "")
+        return _Tried(key if key in _MENDS else "", str(error.get("message", "")))
+    return _Tried("", last.removeprefix("mesh: "))
