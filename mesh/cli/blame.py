@@ -61,15 +61,15 @@ def tell(error: Exception) -> bool:
     limit = memory_limit() if _starved(error) or (place is None and not has_room()) else ""
     if place is not None:
         told.stack = StackSummary.from_list(frames)
-    for line in "".join(told.format()).splitlines():
-        sys.stderr.write(f"      {line}\n")
+    lines = "".join(f"      {line}\n" for line in "".join(told.format()).splitlines())
     words = (error.msg if isinstance(error, SyntaxError) else str(error)) or "without a word"
     what = f"{type(error).__name__}: {words}"
     if limit:
         what = f"{type(error).__name__}: it needs more memory than {limit}"
     elif place is None:
         what += "; this is a bug in mesh"
-    sys.stderr.write(f"mesh: {place}: {what}\n" if place is not None else f"mesh: {what}\n")
+    # At once: whoever follows the log shall not read half of it.
+    sys.stderr.write(lines + (f"mesh: {place}: {what}\n" if place is not None else f"mesh: {what}\n"))
     return place is not None or bool(limit)
 
 

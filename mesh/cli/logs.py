@@ -109,7 +109,7 @@ def _paths(conf: str | None) -> dict[str, Path]:
 def _write(lines: Iterable[Line], width: int) -> None:
     for line in lines:
         if wants_json():
-            write_json({**(line.fields or {"event": line.text}), "process": line.process})
+            write_json({**(line.fields or {"level": line.level, "event": line.text}), "process": line.process})
         else:
             click.echo(shown(line, width))
 

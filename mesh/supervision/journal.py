@@ -10,7 +10,7 @@ import heapq
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -30,7 +30,8 @@ class Line(NamedTuple):
     Attributes:
         at: seconds since 1970; that of the line before for one without a time of its own, such as a traceback's.
         process: the name of its file: "greeting_0", "hub".
-        level: "debug", "info", "warning", "error" or "critical"; as the line before where it says none.
+        level: "debug", "info", "warning", "error" or "critical"; as the line before where it says none, and "error" of
+            the lines in which `mesh` says why a process ended.
         fields: what it says, by name, when it is JSON; else {}.
         text: the line itself.
     """
@@ -79,6 +80,9 @@ _LEVELS: Final = {
     "TRAC": "debug",
     "BLAT": "debug",
 }
+#: How a process of mesh says why it ended: `mesh: …`, with a traceback before it or advice behind it, indented.
+_END: Final = "mesh: "
+_BESIDE_END: Final = " " * 6
 
 
 class _File:
@@ -133,7 +137,8 @@ class _File:
         return self._lines(lines)
 
     def _lines(self, lines: list[bytes]) -> list[Line]:
-        return [self._line(line.decode("utf-8", "replace").rstrip("\r")) for line in lines if line.strip()]
+        read = [self._line(line.decode("utf-8", "replace").rstrip("\r")) for line in lines if line.strip()]
+        return _with_ends(read)
 
     def _line(self, text: str) -> Line:
         fields: dict[str, Any] = {}
@@ -145,10 +150,30 @@ class _File:
             if isinstance(found, dict):
                 fields = found
         elif match := _OWN.match(text):
-            fields = {"ts": f"{match[1]}.{match[2]}", "level": _LEVELS[match[3]], "event": text[match.end() :]}
+            fields = {"ts": _in_utc(f"{match[1]}.{match[2]}"), "level": _LEVELS[match[3]], "event": text[match.end() :]}
         self._at = _time_of(fields) or self._at
         self._level = str(fields.get("level", self._level if not fields else "info"))
         return Line(self._at, self.process, self._level, fields, text)
+
+
+def _with_ends(lines: list[Line]) -> list[Line]:
+    """The lines, those of an end as errors: what was written together is read together."""
+    ends = {at for at, line in enumerate(lines) if not line.fields and line.text.startswith(_END)}
+    for step in (-1, 1):
+        for end in tuple(ends):
+            at = end + step
+            while 0 <= at < len(lines) and not lines[at].fields and lines[at].text.startswith(_BESIDE_END):
+                ends.add(at)
+                at += step
+    return [line._replace(level="error") if at in ends else line for at, line in enumerate(lines)]
+
+
+def _in_utc(local: str) -> str:
+    """A local time in the form that lines of mesh have: RFC 3339, in UTC."""
+    try:
+        return datetime.fromisoformat(local).astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    except ValueError:
+        return local
 
 
 def _time_of(fields: dict[str, Any]) -> float:

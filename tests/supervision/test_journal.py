@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,39 @@ def test_supervisords_own_lines_are_read(logs: Path):
     (line,) = Journal(files(logs)).last(5)
     assert (line.level, line.fields["event"]) == ("warning", "exited: hub (exit status 1; not expected)")
     assert line.at % 60 == 1.5
+
+
+def test_all_times_have_one_form(logs: Path, monkeypatch: pytest.MonkeyPatch):
+    """RFC 3339 in UTC, wherever supervisord is."""
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        (logs / "supervisord.log").write_text(
+            "2026-11-22 11:00:01,500 INFO success: hub\n2026-99-22 11:00:01,500 INFO x\n"
+        )
+        first, odd = Journal(files(logs)).last(5)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert first.fields["ts"] == stamp(1.5)
+    assert odd.fields["ts"] == "2026-99-22 11:00:01.500"
+
+
+def test_why_a_process_ended_is_an_error(logs: Path):
+    """What `mesh` says of it, with the traceback before and the advice behind; nothing else that is plain."""
+    end = (
+        "loading\n"
+        "      Traceback (most recent call last):\n"
+        '        File "svc.py", line 4, in started\n'
+        "mesh: svc.py:4, in started: ValueError: no\n"
+        "      some advice\n"
+        "again\n"
+        "      not of an end\n"
+    )
+    (logs / "a.log").write_text(event(1, "begun") + end + event(2, "begun"))
+    found = told(list(keep(Journal(files(logs)).last(20), "error")))
+    assert [line.split()[1] for line in found] == ["Traceback", "File", "mesh:", "some"]
+    assert found[2] == "a mesh: svc.py:4, in started: ValueError: no"
 
 
 def test_one_trace_through_all_processes(logs: Path):
