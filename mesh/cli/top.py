@@ -39,6 +39,7 @@ def command(every: float, once: bool, conf: str | None) -> int:
     """Show live what this host's processes do: calls, times, processor, memory, and what they write.
 
     Keys: arrows select, s sorts, / filters, g shows services or processes, l logs, + and - scale, r restarts, q quits.
+    What would stop a process asks first.
     Into a pipe, with --once or --json it is a table, or a line of JSON for each look.
     """
     process.quiet()

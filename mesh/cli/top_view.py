@@ -93,8 +93,8 @@ HELP: Final = (
     ("g", "services, or each process"),
     ("/", "show only names with this in them"),
     ("l", "logs: of the selected, of all, none"),
-    ("+ -", "scale the selected service"),
-    ("r", "restart the selected, one by one"),
+    ("+ -", "scale the selected service; - asks before it stops a worker"),
+    ("r", "restart the selected, one by one; asks first"),
     ("p", "pause"),
     ("q", "quit"),
 )
@@ -130,8 +130,8 @@ class Screen:
         self.said = ""
         #: What is being typed after "/", or None.
         self.typing: str | None = None
-        #: A restart that waits for its "y".
-        self.asked: Row | None = None
+        #: What waits for its "y": it lets a process leave.
+        self.asked: Order | None = None
 
     # --- rows ---------------------------------------------------------------------------------------------
 
@@ -166,15 +166,18 @@ class Screen:
             return None
         if self.asked is not None:
             asked, self.asked, self.said = self.asked, None, ""
-            return Order("restart", asked) if key == "y" else None
+            return asked if key == "y" else None
         if key in ("q", "\x03", "\x04"):
             return Order("quit")
         row = self.row(frame)
         if key in ("+", "=", "-") and row is not None:
-            return Order("scale", row, -1 if key == "-" else 1)
+            order = Order("scale", row, -1 if key == "-" else 1)
+            if key == "-" and any(each.running for each in frame.processes if each.group == row.group):
+                self.asked, self.said = order, f"stop one of {row.group}? y"
+                return None
+            return order
         if key == "r" and row is not None:
-            self.asked = row
-            self.said = f"restart {row.name}? y"
+            self.asked, self.said = Order("restart", row), f"restart {row.name}? y"
             return None
         step = _STEPS.get(key)
         if step is not None:

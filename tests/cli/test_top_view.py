@@ -105,15 +105,26 @@ def test_keys_move_sort_filter_and_group():
 
 
 def test_orders_name_what_is_selected():
-    """+ and - scale its service; r restarts it after a y, and after nothing else."""
+    """+ and - scale its service, r restarts it; what lets a process leave asks for a y, and takes nothing else."""
     screen = Screen()
     screen.selected = "greeting"
     order = screen.press("+", FRAME)
     assert order is not None
     assert (order.kind, order.row.group if order.row else "", order.change) == ("scale", "greeting", 1)
+    assert screen.press("-", FRAME) is None
+    assert screen.said == "stop one of greeting? y"
+    assert screen.press("-", FRAME) is None
+    assert screen.press("y", FRAME) is None
+    screen.press("-", FRAME)
+    order = screen.press("y", FRAME)
+    assert order is not None
+    assert (order.kind, order.row.group if order.row else "", order.change) == ("scale", "greeting", -1)
+    screen.selected = "reports"
+    # None of them runs: nothing is lost.
     order = screen.press("-", FRAME)
     assert order is not None
     assert order.change == -1
+    screen.selected = "greeting"
     assert screen.press("r", FRAME) is None
     assert screen.said == "restart greeting? y"
     assert screen.press("n", FRAME) is None
