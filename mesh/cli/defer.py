@@ -50,7 +50,8 @@ async def _defer(target: str, words: tuple[str, ...], options: Options, wait: fl
         service, _, name = target.rpartition(".")
         record = next((one.tasks[name] for one in n.instances(service) if name in one.tasks), None)
         positional, named = arguments.read(words, record.params if record else None)
-        job: Job[Any] = await n.durable.defer(target, tuple(positional), named, options)
+        async with loop.awaiting_store(n):
+            job: Job[Any] = await n.durable.defer(target, tuple(positional), named, options)
         if wait is None:
             if wants_json():
                 write_json({"id": job.id, "task": target})

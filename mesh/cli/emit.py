@@ -37,5 +37,5 @@ def command(topic: str, words: tuple[str, ...], key: str | None, meta: tuple[str
 
 
 async def _emit(topic: str, data: Any, key: str | None, meta: dict[str, str] | None) -> None:
-    async with loop.connected() as n:
+    async with loop.stored() as n:
         await n.emit(topic, data, key=key, meta=meta)

@@ -39,7 +39,7 @@ def read(pattern: str, after: int, limit: int) -> None:
 
 
 async def _read(pattern: str, after: int, limit: int) -> None:
-    async with loop.connected() as n:
+    async with loop.stored() as n:
         while limit > 0:
             page = await n.durable.engines.events.read(
                 pattern, after=after, limit=min(limit, PAGE), timeout_s=n.durable.timeout_s
@@ -87,7 +87,7 @@ def replay(subscription: str, offset: int | None, since: str | None) -> None:
     since_at = None if since is None else _instant(since)
 
     async def again() -> int:
-        async with loop.connected() as n:
+        async with loop.stored() as n:
             return await n.durable.engines.events.replay(
                 subscription, offset=offset, since_at=since_at, timeout_s=n.durable.timeout_s
             )
@@ -128,7 +128,7 @@ def subscriptions() -> None:
 
 
 async def _subscriptions() -> list[QueueInfo]:
-    async with loop.connected() as n:
+    async with loop.stored() as n:
         queues = await n.durable.tasks.queues(timeout_s=n.durable.timeout_s)
         return [queue for queue in queues if queue.patterns]
 
@@ -162,7 +162,7 @@ def abandon(subscription: str, yes: bool) -> None:
         click.confirm(f"end {subscription}, and drop {dropped}?", abort=True, err=True)
 
     async def end() -> int:
-        async with loop.connected() as n:
+        async with loop.stored() as n:
             return await n.durable.engines.events.abandon(subscription, timeout_s=n.durable.timeout_s)
 
     count = loop.run(end())

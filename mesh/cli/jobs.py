@@ -33,7 +33,7 @@ def show(id: str, wait: float | None) -> int:
 
 
 async def _show(id: str, wait: float | None) -> JobInfo:
-    async with loop.connected() as n:
+    async with loop.stored() as n:
         if wait:
             return await n.job(id).wait(wait)
         found = await n.durable.tasks.job(id, timeout_s=n.durable.timeout_s)
@@ -51,7 +51,7 @@ def cancel(ids: tuple[str, ...]) -> None:
 
 
 async def _cancel(ids: tuple[str, ...]) -> None:
-    async with loop.connected() as n:
+    async with loop.stored() as n:
         for id in ids:
             info = await n.job(id).cancel()
             if wants_json():

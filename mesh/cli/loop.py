@@ -1,6 +1,6 @@
 """Running a command's coroutine, and being connected while it runs.
 
-Owns: the event loop of commands (uvloop where it is installed), and the first word of a hub.
+Owns: the event loop of commands (uvloop where it is installed), the first word of a hub, and saying what is waited for.
 Leaves to others: everything on the loop.
 """
 
@@ -21,6 +21,8 @@ T = TypeVar("T")
 
 # A hub on this host answers in milliseconds; one on another, after a connect and a retry.
 SYNC_S = 2.0
+# Nobody wonders before; a store that is being replaced is back by then.
+STORE_S = 1.0
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
@@ -70,3 +72,33 @@ def unheard(node: Node) -> Unavailable:
 
     told = [f"{hub.endpoint} ({hub.reason})" if hub.reason else hub.endpoint for hub in node.agent.hubs_status()]
     return (KeysRefused if node.agent.refused else Unavailable)(f"no hub answers at {', '.join(told)}")
+
+
+@asynccontextmanager
+async def stored() -> AsyncIterator[Node]:
+    """`connected`, for what the store answers."""
+    async with connected() as node, awaiting_store(node):
+        yield node
+
+
+@asynccontextmanager
+async def awaiting_store(node: Node) -> AsyncIterator[None]:
+    """Say on stderr what is waited for, while no store is there to answer."""
+    telling = asyncio.create_task(_tell_of_store(node), name="mesh.waiting")
+    try:
+        yield
+    finally:
+        telling.cancel()
+        await asyncio.gather(telling, return_exceptions=True)
+
+
+async def _tell_of_store(node: Node) -> None:
+    from mesh.cli.output import note
+    from mesh.engines.sqlite.messages import SERVICE
+
+    while True:
+        await node.clock.sleep(STORE_S)
+        if not node.instances(SERVICE):
+            break
+    wait = f"{node.durable.timeout_s:g} s"
+    note(f"no store answers; waiting for one up to {wait} (`mesh up` starts it; `mesh logs store` shows why it ended)")

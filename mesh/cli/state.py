@@ -20,7 +20,7 @@ def command(ctx: click.Context) -> None:
         return
 
     async def look() -> list[tuple[str, int]]:
-        async with loop.connected() as n:
+        async with loop.stored() as n:
             return await n.durable.engines.state.namespaces(timeout_s=n.durable.timeout_s)
 
     found = loop.run(look())
@@ -40,7 +40,7 @@ def get(namespace: str, key: str) -> int:
     """Print the value of a key; exit code 1 when it is absent."""
 
     async def look() -> tuple[Any, str]:
-        async with loop.connected() as n:
+        async with loop.stored() as n:
             value = await n.state(namespace).get(key)
             return value[0], value[1]
 
@@ -66,7 +66,7 @@ def set_(namespace: str, key: str, value: str, etag: str | None, ttl: float | No
     """Write a key. VALUE is JSON, or text; @file is a file's content."""
 
     async def write() -> str:
-        async with loop.connected() as n:
+        async with loop.stored() as n:
             return await n.state(namespace).set(key, arguments.value(value), etag=etag, ttl=ttl)
 
     made = loop.run(write())
@@ -84,7 +84,7 @@ def delete(namespace: str, key: str, etag: str | None) -> None:
     """Take a key away, whether or not it is there."""
 
     async def remove() -> None:
-        async with loop.connected() as n:
+        async with loop.stored() as n:
             await n.state(namespace).delete(key, etag=etag)
 
     loop.run(remove())
@@ -103,7 +103,7 @@ def keys(namespace: str, prefix: str, limit: int | None, values: bool) -> None:
 
 async def _keys(namespace: str, prefix: str, limit: int | None, values: bool) -> None:
     left = limit
-    async with loop.connected() as n:
+    async with loop.stored() as n:
         async for key, value in n.state(namespace).items(prefix=prefix):
             if left is not None:
                 if left == 0:

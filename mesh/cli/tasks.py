@@ -36,7 +36,7 @@ def command(ctx: click.Context) -> None:
 
 
 async def _queues() -> list[QueueInfo]:
-    async with loop.connected() as n:
+    async with loop.stored() as n:
         return await n.durable.tasks.queues(timeout_s=n.durable.timeout_s)
 
 
@@ -94,7 +94,7 @@ def list_(queue: str | None, limit: int) -> None:
 
 
 async def _list(queue: str | None, limit: int) -> None:
-    async with loop.connected() as n:
+    async with loop.stored() as n:
         names = [queue] if queue else [one.name for one in await _all(n) if one.dead]
         rows: list[tuple[str, ...]] = []
         for name in names:
@@ -123,7 +123,7 @@ def show(id: str) -> int:
     """Show a dead letter: its arguments, its last error, and where that was raised."""
 
     async def look() -> JobInfo:
-        async with loop.connected() as n:
+        async with loop.stored() as n:
             found = await n.durable.tasks.job(id, timeout_s=n.durable.timeout_s)
             if found is None:
                 raise UnknownJob(f"no job has the id {id}, or it is no longer kept")
@@ -146,7 +146,7 @@ def requeue(queue: str, ids: tuple[str, ...], everything: bool) -> None:
     _check(ids, everything)
 
     async def mend() -> int:
-        async with loop.connected() as n:
+        async with loop.stored() as n:
             return await n.durable.tasks.requeue(queue, ids, timeout_s=n.durable.timeout_s)
 
     _tell("requeued", queue, loop.run(mend()))
@@ -165,7 +165,7 @@ def drop(queue: str, ids: tuple[str, ...], everything: bool, yes: bool) -> None:
         click.confirm(f"forget every dead task of {queue}?", abort=True, err=True)
 
     async def forget() -> int:
-        async with loop.connected() as n:
+        async with loop.stored() as n:
             return await n.durable.tasks.drop(queue, ids, timeout_s=n.durable.timeout_s)
 
     _tell("dropped", queue, loop.run(forget()))

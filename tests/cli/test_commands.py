@@ -92,6 +92,17 @@ def test_without_a_hub_every_command_says_so(mesh: Mesh, tmp_path: Path):
     assert "nothing runs here" in done.stderr
 
 
+@pytest.mark.parametrize("words", [("tasks",), ("jobs", "show", "x"), ("events", "read"), ("state",)])
+def test_what_waits_for_a_store_says_so(mesh: Mesh, words: tuple[str, ...]):
+    """After a second, to whoever reads stderr. (The last try begins up to a second before the time is over.)"""
+    done = mesh(*words, env={"MESH_TASKS_DEFER_TIMEOUT": "3s"})
+    assert done.returncode == exits.UNAVAILABLE
+    first, second, *_ = done.stderr.splitlines()
+    assert first.startswith("no store answers; waiting for one up to 3 s (`mesh up` starts it; `mesh logs store`")
+    assert second.startswith("mesh: no store could be reached in time")
+    assert done.stdout == ""
+
+
 # --- ps -----------------------------------------------------------------------------------------------
 
 
