@@ -55,10 +55,13 @@ _LEFT_OUT: Final = frozenset({"ts", "level", "event", "process", "role", "except
 def command(names: tuple[str, ...], follow: bool, lines: int, level: str, trace: str, conf: str | None) -> int:
     """Show what the processes of this host have written, all together and in order; or those named.
 
-    A NAME is a service, or one process of it: greeting, greeting:greeting_0, gateway, hub, supervisord.
+    A NAME is a service, or one process of it: greeting, greeting:greeting_0, gateway, hub, supervisord. What is wrong
+    with mesh.toml is told, and keeps no log from being shown.
     """
     from mesh.supervision.journal import Journal, chosen, keep
 
+    for complaint in setting.usable().complaints:
+        note(complaint)
     paths = _paths(conf)
     wanted = chosen(names, paths)
     if not wanted:
@@ -87,7 +90,7 @@ def _paths(conf: str | None) -> dict[str, Path]:
     from mesh.supervision.control import Control
     from mesh.supervision.journal import files
 
-    settings = setting.settings()
+    log_dir = setting.usable().settings.mesh.log_dir
     more: list[str] = []
     try:
         layout = setting.layout(conf)
@@ -103,7 +106,7 @@ def _paths(conf: str | None) -> dict[str, Path]:
             note("no supervisord runs here; these are the logs that are left") if not wants_json() else None
         finally:
             control.close()
-    return {name: path for name, path in files(settings.mesh.log_dir, more).items() if path.exists()}
+    return {name: path for name, path in files(log_dir, more).items() if path.exists()}
 
 
 def _write(lines: Iterable[Line], width: int) -> None:

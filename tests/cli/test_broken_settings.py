@@ -83,3 +83,13 @@ def test_ps_shows_what_supervisor_knows_and_then_what_is_wrong(
     shown = capsys.readouterr()
     assert shown.out == ""
     assert says in shown.err
+
+
+def test_logs_are_shown(broken: Path, capsys: Capture):
+    """They may say why."""
+    (broken / "logs").mkdir()
+    (broken / "logs/hub.log").write_text("mesh: no\n")
+    assert run(["logs", "--level", "error"]) == exits.OK
+    shown = capsys.readouterr()
+    assert shown.out.strip() == "hub  mesh: no"
+    assert shown.err.splitlines()[0] == COMPLAINT
