@@ -53,15 +53,14 @@ def values(found: Usable, env: Env, roles: Iterable[str]) -> Iterator[Finding]:
 def _keys(found: Usable, roles: Iterable[str]) -> Iterator[Finding]:
     settings = found.settings
     told: set[str] = set()
-    # Of the environment, a secret may be supervisord's alone; then only its processes can say whether they have it.
+    # As a client too: this is one, and so is every command.
     for role in ("client", *roles):
         try:
             ring_for(settings.keys, role, settings.mesh.host)
         except MeshError as exc:
             if exc.message not in told:
                 told.add(exc.message)
-                what, _, mend = exc.message.rpartition(": ")
-                yield Finding(BAD, about(found, "keys.dir"), what or mend, mend)
+                yield Finding(BAD, about(found, "keys.dir"), exc.message, "`mesh keys list` shows what is there")
     if not told:
         yield Finding(GOOD, "keys", str(settings.keys.dir))
 

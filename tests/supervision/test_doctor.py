@@ -108,8 +108,8 @@ def test_each_key_that_leads_nowhere_is_found(project):
             "`mesh run --check broken` shows all of it",
         ),
         "keys.dir": (
-            f"{project.root}/keys: No such file or directory",
-            "make keys there with `mesh keys make`, or mend keys.dir",
+            f"{project.root}/keys: No such file or directory: make keys there with `mesh keys make`, or mend keys.dir",
+            "`mesh keys list` shows what is there",
         ),
     }
     lines = (project.root / "mesh.toml").read_text().splitlines()
