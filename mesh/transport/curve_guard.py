@@ -10,7 +10,6 @@ connection ended by the other side, and cleans up as it always does.
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Collection
 from typing import Final, NamedTuple
@@ -19,6 +18,7 @@ import zmq
 
 from mesh.transport.curve_ring import Keyring
 from mesh.transport.endpoints import parse
+from mesh.transport.sockets import borrowed
 
 #: Of the monitor: what a guard must hear beside what is watched anyway.
 EVENTS: Final = zmq.EVENT_ACCEPTED
@@ -93,8 +93,7 @@ class Guard:
         """Shut a connection down; libzmq closes the descriptor when it notices."""
         self._behind.pop(fd, None)
         try:
-            # A descriptor of our own for the same connection: closing it leaves libzmq's open.
-            with socket.socket(fileno=os.dup(fd)) as connection:
+            with borrowed(fd) as connection:
                 # The monitor tells of an end a little later than the descriptor's number is free for somebody else's
                 # file. What has our listener's port is one of its connections, at worst one that connects again.
                 if connection.getsockname()[1] == self._port:

@@ -7,8 +7,11 @@ Leaves to others: what is read (dealer, router, pubsub), where to bind (endpoint
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from socket import socket as PlainSocket
 
 import zmq
 
@@ -74,6 +77,23 @@ def allow_ipv6(socket: Socket, endpoint: str) -> None:
     """Before bind or connect to an IPv6 address. Not for all: an IPv4 one is then reported as ::ffff:127.0.0.1."""
     if "[" in endpoint:
         socket.setsockopt(zmq.IPV6, 1)
+
+
+@contextmanager
+def borrowed(fd: int) -> Iterator[PlainSocket]:
+    """A descriptor of our own for the connection behind one of libzmq's; that one stays open when this is closed.
+
+    Raises:
+        OSError: there is no connection behind it any more.
+    """
+    own = os.dup(fd)
+    try:
+        connection = PlainSocket(fileno=own)
+    except OSError:  # the number is a file's by now
+        os.close(own)
+        raise
+    with connection:
+        yield connection
 
 
 class Edge:

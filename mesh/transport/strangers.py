@@ -9,15 +9,13 @@ that one's (4.3.5, stream_engine_base.cpp: error), and it was told of the beginn
 
 from __future__ import annotations
 
-import os
-import socket
-
 import zmq
 
 from mesh.transport.curve import explain_stranger
 from mesh.transport.curve_ring import Keyring
 from mesh.transport.monitor import FAILED, Monitor
 from mesh.transport.refusals import Refusals
+from mesh.transport.sockets import borrowed
 
 
 class Strangers:
@@ -62,8 +60,7 @@ class Strangers:
 def peer_address(fd: int, endpoint: str) -> str:
     """Where a connection of the listener at `endpoint` comes from; "" when it is no such connection any more."""
     try:
-        # A descriptor of our own for the same connection: closing it leaves libzmq's open.
-        with socket.socket(fileno=os.dup(fd)) as connection:
+        with borrowed(fd) as connection:
             if connection.getsockname()[1] == int(endpoint.rpartition(":")[2]):
                 return str(connection.getpeername()[0])
     except (OSError, IndexError, TypeError, ValueError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from mesh.transport.contract import Refusal
 from mesh.transport.curve import Unprotected
 from mesh.transport.curve_files import BadKeys, read_known, shown
 from mesh.transport.refusals import Refusals
-from mesh.transport.strangers import Strangers
+from mesh.transport.strangers import Strangers, peer_address
 
 ONE_SECOND = 1.0
 
@@ -365,3 +366,11 @@ async def test_no_secret_is_in_any_log_line_or_error(yard: Yard, caplog, capsys)
         curve_store.read_secret(yard.keys, "gateway")
     for secret in secrets:
         assert all(secret.hex() not in text and repr(secret) not in text for text in [*texts, str(caught.value)])
+
+
+def test_a_number_that_is_a_files_by_now_is_left_alone(tmp_path: Path):
+    """Asked whose connection it is, when it is none any more: nobody's, and no descriptor is left open for it."""
+    with (tmp_path / "file").open("w") as file:
+        before = sorted(os.listdir("/proc/self/fd"))
+        assert peer_address(file.fileno(), "tcp://127.0.0.1:1") == ""
+        assert sorted(os.listdir("/proc/self/fd")) == before
