@@ -43,7 +43,8 @@ def command(names: tuple[str, ...], conf: str | None, timeout: float, settle: fl
     that waits already: writers wait for a tenth of a second.
 
     At the first that does not become ready, everything goes back: what was replaced gets its earlier settings and
-    release again. Then the exit code is 1, and the last lines say which one it was and what it wrote.
+    release again. Then the exit code is 1, and the last lines say which one it was and what it wrote. Ctrl-C and
+    SIGTERM lead back as well; a second one ends it where it stands, and `mesh up` brings all in line.
     """
     from mesh.supervision.roll import roll
 

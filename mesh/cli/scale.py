@@ -30,8 +30,8 @@ DECLARED = "declared"
 def command(changes: tuple[str, ...], conf: str | None, timeout: float) -> None:
     """Change how many workers a service has, or how many gateways there are; without arguments, show it.
 
-    New ones are waited for until they answer; if one does not, all of them leave again. Those that are too many finish
-    what they have, then leave. No other process is touched.
+    New ones start some at a time, two a core, and are waited for until they answer; if one does not, or after Ctrl-C,
+    all of them leave again. Those that are too many finish what they have, then leave. No other process is touched.
 
     \b
       mesh scale greeting=5 thumbnails=1 gateway=3
