@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import configparser
+import fcntl
 import importlib.util
+import os
 import shutil
 import subprocess
 import sys
+import time
 import tomllib
 from pathlib import Path
 from types import ModuleType
@@ -211,3 +214,22 @@ def test_an_error_in_json_is_told_in_words():
     assert files.told('{"error": {"code": "x", "message": "no", "details": {"tail": ["a"]}}}') == "no\n  | a"
     assert files.told("Traceback …\n") == "Traceback …"
     assert files.told('{"error": 1}') == '{"error": 1}'
+
+
+def test_one_run_at_a_time_builds(tmp_path: Path):
+    """Two environments that are deployed at once share a directory of wheels: the second one waits."""
+    with bundle.alone(tmp_path), open(tmp_path / ".lock") as other, pytest.raises(BlockingIOError):
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with open(tmp_path / ".lock") as other:
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_what_another_run_may_still_bring_to_its_hosts_is_kept(tmp_path: Path):
+    """Beyond the last three only what nobody has used for an hour goes."""
+    now = time.time()
+    for age_s in (0, 60, 120, 180, 240, 2 * bundle.IN_USE_S):
+        path = tmp_path / f"code-{age_s:.0f}.tar"
+        path.touch()
+        os.utime(path, (now - age_s, now - age_s))
+    bundle._forget_old(tmp_path, "code", tmp_path / "code-0.tar")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"code-{age_s}.tar" for age_s in (0, 120, 180, 240, 60)]

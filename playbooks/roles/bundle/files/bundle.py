@@ -11,6 +11,7 @@ for that is not built yet. The second run of the same sources builds nothing.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import hashlib
 import io
 import json
@@ -21,8 +22,10 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import time
 import tomllib
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,6 +34,8 @@ GLIBC: Final = (28, 27, 26, 24, 17, 12, 5)
 LEFT_OUT: Final = frozenset({"__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache"})
 #: Tar files of each kind, and wheels of the project, that stay in the build directory.
 KEPT: Final = 3
+#: What was used since is not removed: it may still be on its way to the hosts of another run.
+IN_USE_S: Final = 3600.0
 
 
 class BundleError(Exception):
@@ -66,6 +71,19 @@ def bundle(asked: argparse.Namespace) -> dict[str, Any]:
         if not (project / name).exists():
             raise BundleError(f"{project / name} is not there; mesh_code lists what is deployed beside the wheel")
     asked.build.mkdir(parents=True, exist_ok=True)
+    with alone(asked.build):
+        return _build(asked, project, described)
+
+
+@contextmanager
+def alone(build: Path) -> Iterator[None]:
+    """One run at a time builds there; another one waits, and finds what it needs built. Who dies lets go."""
+    with open(build / ".lock", "w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _build(asked: argparse.Namespace, project: Path, described: dict[str, Any]) -> dict[str, Any]:
     wheel, wheel_is_new = _wheel(project, asked.build)
     wheels, wheels_are_new = _wheelhouse(asked, described, wheel)
     pip = next(wheels.glob("pip-*.whl"))
@@ -91,13 +109,13 @@ def _wheel(project: Path, build: Path) -> tuple[Path, bool]:
     for name in _packages(project):
         sources += [(str(path.relative_to(project)), path) for path in _files(project / name)]
     directory = build / f"own-{_digest_of(sources)}"
-    if not directory.exists():
+    fresh = not directory.exists()
+    if fresh:
         _into(directory, ["wheel", "--no-deps", str(project)])
-        wheels = sorted(build.glob("own-*"), key=lambda path: path.stat().st_mtime, reverse=True)
-        for old in wheels[KEPT:]:
-            shutil.rmtree(old)
-        return next(directory.glob("*.whl")), True
-    return next(directory.glob("*.whl")), False
+    os.utime(directory)
+    for old in _old(build.glob("own-*")):
+        shutil.rmtree(old)
+    return next(directory.glob("*.whl")), fresh
 
 
 def _packages(project: Path) -> list[str]:
@@ -148,8 +166,7 @@ def _into(directory: Path, words: list[str]) -> None:
             why = "\n".join(line for line in done.stderr.splitlines() if not line.startswith("WARNING"))[-2000:]
             raise BundleError(f"pip {verb} failed on the control machine:\n{why.strip()}")
         os.chmod(new, 0o755)
-        if not directory.exists():  # another run was not faster
-            os.rename(new, directory)
+        os.rename(new, directory)
     finally:
         shutil.rmtree(new, ignore_errors=True)
 
@@ -196,9 +213,14 @@ def _write(target: Path, entries: list[tuple[str, Path]]) -> None:
 
 def _forget_old(build: Path, kind: str, current: Path) -> None:
     os.utime(current)
-    bundles = sorted(build.glob(f"{kind}-*.tar"), key=lambda path: path.stat().st_mtime, reverse=True)
-    for old in bundles[KEPT:]:
+    for old in _old(build.glob(f"{kind}-*.tar")):
         old.unlink()
+
+
+def _old(paths: Iterable[Path]) -> list[Path]:
+    """What is neither among the last that were used nor in use now, perhaps by another run that brings it to hosts."""
+    used = sorted(((path.stat().st_mtime, path) for path in paths), reverse=True)
+    return [path for at, path in used[KEPT:] if time.time() - at > IN_USE_S]
 
 
 if __name__ == "__main__":
