@@ -99,7 +99,9 @@ async def fit(crew: Crew, name: str, count: int, patience_s: float) -> Scaled:
         try:
             for some in _waves(sorted(joining)):
                 waiting -= set(some)
-                crew.keep(role, {number: text for number, text in texts.items() if number not in waiting})
+                # Those that supervisord knows keep their place, whichever wave is theirs: they may be trying to start.
+                there = {number: text for number, text in texts.items() if number not in waiting or number in known}
+                crew.keep(role, there)
                 crew.start(role, some)
                 await crew.ready(role, some, patience_s)
         except (SetupError, Unavailable):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import threading
 import urllib.request
 from collections.abc import Coroutine, Iterator
@@ -13,9 +15,13 @@ from typing import Any
 import pytest
 from supervision_project import until
 
+from mesh.config import usable
 from mesh.errors import LockTaken, SetupError
-from mesh.supervision.control import Control
+from mesh.supervision import control as controls
+from mesh.supervision import scale as scaling
+from mesh.supervision.control import Control, Silent
 from mesh.supervision.crew import Interrupted, StartFailed
+from mesh.supervision.doctor import examine
 from mesh.supervision.roll import RollFailed, roll
 from mesh.supervision.roster import Roster
 from mesh.supervision.scale import NoSuchRole, scale
@@ -267,6 +273,55 @@ def test_scaling_that_fails_stops_nobody_who_is_in_a_crash_loop(project):
     assert "greeting:greeting_2" not in project.states()
     project.trouble("", "greeting_0")
     until(lambda: project.states()["greeting:greeting_0"] == "RUNNING")
+
+
+def test_many_new_ones_come_in_waves(project, monkeypatch: pytest.MonkeyPatch):
+    """No wave starts before the one before it is ready; one that is in a crash loop meanwhile keeps its place."""
+    monkeypatch.setattr(scaling, "_waves", lambda numbers: [[one] for one in numbers])
+    project.trouble("broken", "greeting_1")
+    project.kill(project.pids()["greeting:greeting_1"])
+    until(lambda: project.states()["greeting:greeting_1"] == "BACKOFF")
+    project.command("supervisorctl", "stop", "greeting:greeting_0", check=False)
+    with pytest.raises(StartFailed, match="greeting:greeting_1 does not become ready"):
+        scaled(project, greeting=3)
+    # The third was never begun.
+    assert "greeting:greeting_2" not in project.states()
+    project.trouble("", "greeting_1")
+    until(lambda: project.states()["greeting:greeting_1"] == "RUNNING")
+    scaled(project, greeting=3)
+    assert "greeting:greeting_2" in project.pids()
+
+
+def test_more_than_memory_holds_is_refused(project, monkeypatch: pytest.MonkeyPatch):
+    """One digit too many starts nothing, and is not kept."""
+    before = project.pids()
+    monkeypatch.setattr(scaling, "_free_bytes", lambda: 3 * scaling.WORKER_BYTES)
+    with pytest.raises(SetupError, match=r"greeting=20: 18 more take 450 MB before they do anything, and 75 MB are"):
+        scaled(project, greeting=20)
+    assert project.pids() == before
+    assert Roster(project.layout, project.settings).count("greeting") == 2
+
+
+def test_a_supervisord_that_is_silent_is_not_taken_for_none(project, monkeypatch: pytest.MonkeyPatch):
+    """It was stopped by a signal: nothing is written down as done, and the doctor knows what to do."""
+    monkeypatch.setattr(controls, "ANSWER_S", 0.5)
+    supervisord = project.supervisord()
+    os.kill(supervisord, signal.SIGSTOP)
+    try:
+        with pytest.raises(Silent, match="takes connections and has not answered for"):
+            scaled(project, greeting=4)
+        found = asyncio.run(_findings(project))
+    finally:
+        os.kill(supervisord, signal.SIGCONT)
+    assert [each.grade for each in found if each.about == "supervisord"] == ["bad"]
+    (mend,) = (each.mend for each in found if each.about == "supervisord")
+    assert f"`kill -CONT {supervisord}`" in mend
+    assert Roster(project.layout, project.settings).count("greeting") == 2
+
+
+async def _findings(project):
+    found = usable(project.root / "mesh.toml")
+    return [each async for each in examine(project.root / "supervisord.conf", found)]
 
 
 def test_scaling_that_is_interrupted_goes_back(project):
