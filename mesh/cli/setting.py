@@ -5,6 +5,7 @@ Owns: which supervisord.conf is meant. Leaves to others: reading it (supervision
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,10 +35,19 @@ def usable() -> Usable:
 
 
 def conf_file(conf: str | None) -> Path:
-    """Where the supervisord.conf is that `--conf` names, or the project's; mesh.toml need not be right for that."""
-    from mesh.config import project_root
+    """Where the supervisord.conf is that `--conf` names, or the project's; mesh.toml need not be right for that.
 
-    return Path(conf) if conf else project_root() / CONF
+    Raises:
+        ConfigError: another user of the machine controls the one that was found.
+    """
+    from mesh.config import FILE_VARIABLE, check_found, project_root
+
+    if conf:
+        return Path(conf)
+    found = project_root() / CONF
+    if found.exists() and not os.environ.get(FILE_VARIABLE):
+        check_found(found, "--conf FILE", os.environ)
+    return found
 
 
 def layout(conf: str | None) -> Layout:

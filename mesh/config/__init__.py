@@ -4,7 +4,7 @@ Owns: nothing itself; re-exports the tree (config.settings) and its reading (con
 """
 
 from mesh.config.access import AccessRule, AccessSettings, ServeRule
-from mesh.config.load import FILE_NAME, Usable, find_file, load, origins, project_root, usable
+from mesh.config.load import FILE_NAME, FILE_VARIABLE, Usable, find_file, load, origins, project_root, usable
 from mesh.config.origins import Origin
 from mesh.config.settings import (
     AutoscaleSettings,
@@ -19,9 +19,11 @@ from mesh.config.settings import (
     Settings,
     WorkerSettings,
 )
+from mesh.config.trust import check_found
 
 __all__ = [
     "FILE_NAME",
+    "FILE_VARIABLE",
     "AccessRule",
     "AccessSettings",
     "AutoscaleSettings",
@@ -38,6 +40,7 @@ __all__ = [
     "Settings",
     "Usable",
     "WorkerSettings",
+    "check_found",
     "find_file",
     "load",
     "origins",

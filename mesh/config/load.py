@@ -25,11 +25,13 @@ from mesh.config.places import Key, places
 from mesh.config.secrets import HIDDEN, marked
 from mesh.config.settings import ServiceSettings, Settings
 from mesh.config.together import contradictions
+from mesh.config.trust import check_found
 from mesh.errors import ConfigError
 
 FILE_NAME = "mesh.toml"
 #: Names a file to read instead of the one that is found by looking upwards.
 FILE_VARIABLE = "MESH_CONFIG"
+_HOW_TO_NAME = f"--config FILE or {FILE_VARIABLE}"
 
 _VARIABLE = re.compile(r"\$(\$?)\{([A-Za-z_][A-Za-z0-9_]*)(?::([^}]*))?\}")
 
@@ -62,8 +64,15 @@ def load(
 
 
 def project_root(env: Mapping[str, str] | None = None) -> Path:
-    """The project's directory, whatever its mesh.toml holds: where that stands, or the current one without it."""
-    file = _named(None, os.environ if env is None else env)
+    """The project's directory, whatever its mesh.toml holds: where that stands, or the current one without it.
+
+    Raises:
+        ConfigError: another user of the machine controls the mesh.toml that was found.
+    """
+    env = os.environ if env is None else env
+    file = _named(None, env)
+    if file and not env.get(FILE_VARIABLE):
+        check_found(file, _HOW_TO_NAME, env)
     return file.parent if file else Path.cwd()
 
 
@@ -127,6 +136,8 @@ class _Loading:
 
         if self.file:
             try:
+                if path is None and not self.env.get(FILE_VARIABLE):
+                    check_found(self.file, _HOW_TO_NAME, self.env)
                 self._read_file(self.file)
             except ConfigError as exc:
                 self.problems.append(exc.message)
