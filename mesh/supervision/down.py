@@ -72,9 +72,9 @@ def _ask_to_stop(layout: Layout) -> int:
         pid = control.pid()
         control.shutdown()
     except ShuttingDown:
-        return family.recorded(layout.pidfile)
+        return _supervisord(layout)
     except Unavailable:
-        pid = family.recorded(layout.pidfile)
+        pid = _supervisord(layout)
         if pid:
             # It lives and does not answer: the other way to ask, which also reaches one that was stopped.
             _signal(pid, signal.SIGTERM)
@@ -82,6 +82,11 @@ def _ask_to_stop(layout: Layout) -> int:
     finally:
         control.close()
     return pid
+
+
+def _supervisord(layout: Layout) -> int:
+    """Its pid by its pid file or, when that was deleted with the run directory, by the processes that it started."""
+    return family.recorded(layout.pidfile) or family.supervisord_of(layout.server_url, layout.root)
 
 
 def _wait(layout: Layout, pids: set[int], until: float, tell: Tell) -> None:

@@ -60,6 +60,19 @@ def recorded(pidfile: Path) -> int:
     return pid if alive(pid) and "supervisord" in command(pid) else 0
 
 
+def supervisord_of(server_url: str, root: Path) -> int:
+    """The supervisord of a project whose pid file is gone: the parent of its children, or one that works in `root`.
+
+    0 when there is none.
+    """
+    parents = {parent(member.pid) for member in members(server_url)}
+    here = root.resolve()
+    for pid in _pids():
+        if "supervisord" in command(pid) and alive(pid) and (pid in parents or directory(pid) == here):
+            return pid
+    return 0
+
+
 def command(pid: int) -> str:
     """Its command line, words separated by a space; "" when there is none."""
     try:

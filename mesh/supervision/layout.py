@@ -19,6 +19,9 @@ from mesh.errors import ConfigError
 #: sun_path holds 107 bytes and a zero; supervisord first binds "<file>.<its pid>" (a pid has up to 7 digits).
 LONGEST_SOCKET = 107 - len(".4194304")
 
+#: The directory of the file, in its values.
+_HERE = "%(here)s"
+
 #: The commands whose processes are in the registry when they are ready.
 REGISTERED = ("run", "gateway", "store")
 
@@ -157,8 +160,9 @@ class _Reading:
         self._take(text or conf)
         self._own = {section: dict(self._parser[section]) for section in self._parser.sections()}
         self._directory: Path | None = None
-        for pattern in self._value("include", "files", "").split():
-            self._include(Path(os.path.abspath(conf.parent / pattern)))
+        for pattern in self._parser.get("include", "files", fallback="").split():
+            self._include(pattern)
+        self._check_here()
 
     def _take(self, path: Path) -> None:
         try:
@@ -173,14 +177,26 @@ class _Reading:
         except (OSError, UnicodeDecodeError, configparser.Error) as exc:
             raise ConfigError(f"{path}: cannot be read: {str(exc).splitlines()[0]}") from exc
 
-    def _include(self, pattern: Path) -> None:
-        if pattern.name == "*.conf" and self._directory is None:
-            self._directory = pattern.parent
-        for path in sorted(glob.glob(str(pattern))):
+    def _include(self, files: str) -> None:
+        here = str(self.conf.parent)
+        if Path(files).name == "*.conf" and self._directory is None:
+            self._directory = Path(os.path.abspath(Path(here, files.replace(_HERE, here)))).parent
+        # Only what the file itself says is a pattern; the project's path may contain the same characters.
+        for path in sorted(glob.glob(os.path.join(glob.escape(here), files.replace(_HERE, glob.escape(here))))):
             self._take(Path(path))
 
+    def _check_here(self) -> None:
+        here = str(self.conf.parent)
+        uses = any(_HERE in value for section in self._own.values() for value in section.values())
+        if "%" in here and uses:
+            raise ConfigError(
+                f"{self.conf}: supervisor cannot run a project in {here}: it takes the % in this path for a format; "
+                "rename the directory",
+                details={"path": here},
+            )
+
     def _value(self, section: str, key: str, default: str) -> str:
-        return self._parser.get(section, key, fallback=default).strip().replace("%(here)s", str(self.conf.parent))
+        return self._parser.get(section, key, fallback=default).strip().replace(_HERE, str(self.conf.parent))
 
     def _path(self, section: str, key: str, default: str) -> Path:
         return Path(os.path.abspath(self.conf.parent / self._value(section, key, default)))

@@ -15,24 +15,32 @@ supervisord loads it by [rpcinterface:mesh], supervisor's own way of adding meth
   supervisord's own handlers. It would be waited for until it is killed; here it is told again.
 - supervisor starts a process that lived longer than startsecs again at once, for ever. `mesh.hold` makes it wait.
 - supervisor keeps to itself which signal ended a process, and how one ended that died in its first second.
+- supervisor takes the project's own path for a part of the pattern in [include]: in a directory named "shop[old]" it
+  finds no program files. Here that part is escaped.
+- supervisor opens its logs, its control socket and its pid file once. Deleted while it runs, they are made again (see
+  runtime_files).
 - A log has the words of earlier releases as well. `mesh.words` gives those since somebody started the process.
 """
 
 from __future__ import annotations
 
+import glob
 import math
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
 from supervisor import events
+from supervisor import options as supervisor_options
 from supervisor.options import split_namespec
 from supervisor.states import STOPPED_STATES, ProcessStates
 from supervisor.xmlrpc import Faults, RPCError
 
 from mesh.errors import MeshError
+from mesh.supervision.runtime_files import RuntimeFiles
 
 #: Of the methods below; `mesh` asks for it, since a supervisord outlives the release that it was started with.
 VERSION: Final = 1
@@ -70,6 +78,7 @@ class Plugin:
         supervisord.options.waitpid = self._reap
         #: Those that were told to stop a second time: once is enough, a worker takes the next for an order to hurry.
         self._told_again: set[int] = set()
+        self._files = RuntimeFiles(supervisord, lambda: _write_programs(supervisord))
         events.subscribe(events.ProcessStateStartingEvent, self._starting)
         events.subscribe(events.ProcessStateExitedEvent, self._ended)
         events.subscribe(events.ProcessStateBackoffEvent, self._ended)
@@ -185,6 +194,7 @@ class Plugin:
         process.spawnerr = why
 
     def _starting(self, event: Any) -> None:
+        self._restore(lambda: self._files.prepare(event.process))
         if event.from_state not in (ProcessStates.EXITED, ProcessStates.BACKOFF):
             try:
                 self._logged[_name_of(event.process)] = os.path.getsize(_log_of(event.process))
@@ -194,7 +204,15 @@ class Plugin:
         if hasattr(group, "socket_manager") and group.config.name not in self._sockets:
             self._sockets[group.config.name] = group.socket_manager.get_socket()
 
+    def _restore(self, step: Callable[[], None]) -> None:
+        # An exception here would end supervisord: a full disk, for instance, must not.
+        try:
+            step()
+        except (OSError, MeshError) as exc:
+            self._supervisord.options.logger.warn(f"a file or directory that was deleted cannot be made again: {exc}")
+
     def _tick(self, event: Any) -> None:
+        self._restore(self._files.check)
         self._close_unserved()
         groups = self._supervisord.process_groups.values()
         processes = [process for group in groups for process in group.processes.values()]
@@ -277,12 +295,41 @@ def make(supervisord: Any, **_: str) -> Plugin:
     return Plugin(supervisord)
 
 
+class _Glob:
+    """The module `glob` as supervisor reads [include] with it, but that the project's path means itself."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = f"{root}{os.sep}"
+
+    def glob(self, pattern: str) -> list[str]:
+        if pattern.startswith(self._root):
+            pattern = glob.escape(self._root) + pattern.removeprefix(self._root)
+        return glob.glob(pattern)
+
+
+def _roster(layout: Any) -> Any:
+    from mesh.config import FILE_NAME, FILE_VARIABLE, load
+    from mesh.supervision.roster import Roster
+
+    own = layout.root / FILE_NAME
+    named = FILE_VARIABLE in os.environ or not own.is_file()
+    return Roster(layout, load(None if named else own))
+
+
+def _write_programs(supervisord: Any) -> None:
+    """Write the program files again while everything runs: as many copies as there are."""
+    from mesh.supervision import layout as layouts
+
+    roster = _roster(layouts.read(Path(supervisord.options.configfile)))
+    for name, group in supervisord.process_groups.items():
+        if name in roster.roles:
+            roster.choose(name, len(group.processes))
+    roster.refresh()
+
+
 def _take_in(supervisord: Any) -> None:
     # Here, not above: what is needed once shall not stay in the way of an import error's message.
-    from mesh.config import FILE_NAME, load
-    from mesh.config.load import FILE_VARIABLE
     from mesh.supervision import layout as layouts
-    from mesh.supervision.roster import Roster
 
     options = supervisord.options
     layout = layouts.read(Path(options.configfile))
@@ -291,9 +338,8 @@ def _take_in(supervisord: Any) -> None:
     first = [str(layout.root / ".venv" / "bin"), str(Path(sys.executable).parent)]
     rest = [each for each in os.environ.get("PATH", os.defpath).split(os.pathsep) if each not in first]
     os.environ["PATH"] = os.pathsep.join([*first, *rest])
-    own = layout.root / FILE_NAME
-    named = FILE_VARIABLE in os.environ or not own.is_file()
-    Roster(layout, load(None if named else own)).refresh()
+    _roster(layout).refresh()
+    supervisor_options.glob = _Glob(layout.root)
     options.process_config(do_usage=False)
     new = {config.name: config for config in options.process_group_configs}
     for name, group in list(supervisord.process_groups.items()):

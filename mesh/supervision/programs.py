@@ -293,7 +293,10 @@ def _mesh(settings: Settings) -> str:
 def _plain(value: str, where: str) -> str:
     """`value` so that supervisor reads it as it is."""
     if _COMMENT.search(value):
-        raise ConfigError(f'{where}: supervisor cannot be told of "{value}": it holds a line break, " ;" or " #"')
+        raise ConfigError(
+            f'{where}: supervisor cannot read "{value}": it takes " ;" and " #" for the beginning of a comment, and a '
+            "line break for the end of the value; rename it"
+        )
     return value.replace("%", "%%")
 
 

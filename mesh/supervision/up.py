@@ -133,22 +133,29 @@ class _Rise:
             await asyncio.sleep(LOOK_EVERY_S)
 
     async def _alive(self) -> bool:
-        """Whether a supervisord runs. One that is stopping is waited for: it ends, or (`supervisorctl reload`) it comes
-        back, and in between nobody answers."""
-        leaving = family.recorded(self._layout.pidfile)
+        """Whether a supervisord runs and takes orders.
+
+        One that lives and does not is waited for: it is stopping, or it comes back (`supervisorctl reload`), or its
+        control socket was deleted and it makes another (see runtime_files).
+        """
+        pid = family.recorded(self._layout.pidfile)
+        pid = pid or family.supervisord_of(self._layout.server_url, self._layout.root)
         while True:
             try:
                 self._control.pid()
             except Silent:
                 raise
             except Unavailable as exc:
-                if not isinstance(exc, ShuttingDown) and not family.alive(leaving):
+                if not isinstance(exc, ShuttingDown) and not family.alive(pid):
                     return False
             else:
                 return True
             if now() >= self._until:
-                raise Unavailable(f"the supervisord at {self._layout.socket} (pid {leaving}) is still stopping")
-            self._tell("waiting for supervisord to stop")
+                raise Unavailable(
+                    f"the supervisord at {self._layout.socket} (pid {pid}) runs and takes no orders; "
+                    "`mesh down && mesh up` starts a new one"
+                )
+            self._tell(f"waiting for supervisord (pid {pid})")
             await asyncio.sleep(LOOK_EVERY_S)
 
     # --- a supervisord that runs --------------------------------------------------------------------------

@@ -93,10 +93,13 @@ def parse(text: str, *, dialling: bool = False) -> Endpoint:
     kind, separator, rest = text.partition("://")
     if not separator:
         raise BadEndpoint(f"{text!r} has no kind: {_SHAPES}")
-    if "\0" in rest or any(char.isspace() for char in rest):
-        raise BadEndpoint(f"{text!r} holds white space or a zero byte: {_SHAPES}")
+    if any(ord(char) < 32 or ord(char) == 127 for char in rest):
+        raise BadEndpoint(f"{text!r} contains a control character: {_SHAPES}")
     if kind == "ipc":
+        # A path may contain spaces, as that of a project in "My shop" does.
         return _parse_ipc(text, rest)
+    if any(char.isspace() for char in rest):
+        raise BadEndpoint(f"{text!r} contains white space: {_SHAPES}")
     if kind == "tcp":
         return _parse_tcp(text, rest, dialling=dialling)
     if kind == "mem":

@@ -184,9 +184,9 @@ class Project:
 class Made:
     """Make a project, and clean up after it."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, prefix: str = "mesh-") -> None:
         # Not tmp_path: a unix socket's path has room for 107 characters.
-        self.root = Path(tempfile.mkdtemp(prefix="mesh-")).resolve()
+        self.root = Path(tempfile.mkdtemp(prefix=prefix)).resolve()
         monkeypatch.chdir(self.root)
         for name in [name for name in os.environ if name.startswith("MESH_")]:
             monkeypatch.delenv(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import os
 import signal
 import socket
 import subprocess
@@ -148,7 +149,9 @@ def plugged():
     process.group = group
     events.clear()
     try:
-        options = types.SimpleNamespace(waitpid=lambda: (process.pid, signal.SIGKILL))
+        options = types.SimpleNamespace(
+            waitpid=lambda: (process.pid, signal.SIGKILL), logfile=None, pidfile=os.devnull, httpservers=[]
+        )
         yield plugins.Plugin(types.SimpleNamespace(process_groups={"gateway": group}, options=options)), process
     finally:
         listener.close()
