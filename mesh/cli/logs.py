@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from collections.abc import Iterable
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from mesh.cli import exits, setting
+from mesh.cli import exits, loop, process, setting
 from mesh.cli.output import json_option, note, wants_json, write_json
 from mesh.errors import ConfigError, Unavailable
 
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 EVERY_S: Final = 0.2
 #: How often new files are looked for: a service may have been scaled up.
 FILES_EVERY_S: Final = 2.0
+#: How often processes without a file are asked.
+RECENT_EVERY_S: Final = 0.5
+#: How long to wait for a hub that knows them.
+FIRST_WORD_S: Final = 1.0
 
 _COLOURS: Final = ("cyan", "green", "magenta", "blue", "bright_cyan", "bright_green", "bright_magenta", "bright_blue")
 _LEVELS: Final = {"debug": "bright_black", "warning": "yellow", "error": "red", "critical": "red"}
@@ -57,6 +62,9 @@ def command(names: tuple[str, ...], follow: bool, lines: int, level: str, trace:
 
     A NAME is a service, or one process of it: greeting, greeting:greeting_0, gateway, hub, supervisord. What is wrong
     with mesh.toml is told, and keeps no log from being shown.
+
+    Where no supervisor keeps log files, the processes in the registry are asked for their last lines; a hub that was
+    started by hand writes to its terminal only.
     """
     from mesh.supervision.journal import Journal, chosen, keep
 
@@ -65,7 +73,10 @@ def command(names: tuple[str, ...], follow: bool, lines: int, level: str, trace:
     paths = _paths(conf)
     wanted = chosen(names, paths)
     if not wanted:
-        there = ", ".join(sorted({_COPY.sub("", name) for name in paths})) or "none"
+        services = loop.run(_recent(names, follow, lines, level, trace))
+        if services is None:
+            return exits.OK
+        there = ", ".join(sorted({*(_COPY.sub("", name) for name in paths), *services})) or "none"
         raise click.UsageError(f"no log of {' or '.join(names) or 'any process'} is here; there are: {there}")
     shown = {name: paths[name] for name in wanted}
     width = max(len(name) for name in shown)
@@ -84,6 +95,28 @@ def command(names: tuple[str, ...], follow: bool, lines: int, level: str, trace:
             fresh = {name: now[name] for name in chosen(names, now)}
         _write(keep(journal.new(fresh), level, trace), width)
     return exits.OK
+
+
+async def _recent(names: tuple[str, ...], follow: bool, lines: int, level: str, trace: str) -> set[str] | None:
+    """Show the lines of processes that write to no file; None when it did, else the services that there are."""
+    from mesh.supervision.journal import keep
+    from mesh.supervision.recent_journal import RecentJournal
+
+    process.quiet()
+    try:
+        async with loop.connected(FIRST_WORD_S) as node:
+            journal = RecentJournal(node, names)
+            width = max((len(each.id) for each in journal.chosen()), default=0)
+            if not width:
+                return {each.service for each in RecentJournal(node, ()).chosen()}
+            found = list(keep(await journal.new(), level, trace))
+            _write(found[-lines:] if lines else (), width)
+            while follow:
+                await asyncio.sleep(RECENT_EVERY_S)
+                _write(keep(await journal.new(), level, trace), width)
+            return None
+    except (Unavailable, ConfigError):
+        return set()
 
 
 def _paths(conf: str | None) -> dict[str, Path]:

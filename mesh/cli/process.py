@@ -17,8 +17,11 @@ FILES: Final = 65_536
 
 def prepare(settings: Settings, role: str) -> None:
     """Make this process ready to serve; `role` names it in each of its log lines."""
-    from mesh.telemetry import logs
+    from mesh.telemetry import logs, recent_lines
 
+    if "SUPERVISOR_ENABLED" not in os.environ:
+        # No log file: `mesh logs` asks the process itself.
+        recent_lines.keep()
     logs.configure(
         settings.log.level,
         settings.log.format,

@@ -59,3 +59,17 @@ def layout(conf: str | None) -> Layout:
     from mesh.supervision import layout as layouts
 
     return layouts.read(conf_file(conf))
+
+
+def layout_if_any(conf: str | None) -> Layout | None:
+    """As `layout`; None where `--conf` names none and the project has none: services may well run without supervisor.
+
+    Raises:
+        ConfigError: there is one, and it is wrong.
+    """
+    file = conf_file(conf)
+    if conf is None and not file.exists():
+        return None
+    from mesh.supervision import layout as layouts
+
+    return layouts.read(file)

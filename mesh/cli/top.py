@@ -41,16 +41,18 @@ def command(every: float, once: bool, conf: str | None) -> int:
     Keys: arrows select, s sorts, / filters, g shows services or processes, l logs, + and - scale, r restarts, q quits.
     What would stop a process asks first.
     Into a pipe, with --once or --json it is a table, or a line of JSON for each look.
+
+    Processes that were started by hand, without supervisor, are shown as the registry knows them.
     """
     process.quiet()
-    layout, settings = setting.layout(conf), setting.settings()
+    layout, settings = setting.layout_if_any(conf), setting.settings()
     plain = once or wants_json() or not (sys.stdin.isatty() and sys.stdout.isatty())
     if plain:
         return loop.run(_print(layout, settings, every, once or not wants_json()))
     return loop.run(_Top(layout, settings, every).run())
 
 
-async def _print(layout: Layout, settings: Settings, every: float, once: bool) -> int:
+async def _print(layout: Layout | None, settings: Settings, every: float, once: bool) -> int:
     from rich.console import Console
 
     from mesh.cli.top_view import Screen, table
@@ -89,7 +91,7 @@ def _as_data(row: Row) -> dict[str, object]:
 class _Top:
     """One session at a terminal."""
 
-    def __init__(self, layout: Layout, settings: Settings, every: float) -> None:
+    def __init__(self, layout: Layout | None, settings: Settings, every: float) -> None:
         from mesh.cli.top_view import Screen
 
         self._layout = layout
@@ -166,6 +168,9 @@ class _Top:
         from mesh.supervision.scale import scale
 
         assert order.row is not None
+        if self._layout is None:
+            self._screen.said = "no supervisord.conf here: what was started by hand is stopped and started by hand"
+            return
         name, group = order.row.name, order.row.group
         try:
             if order.kind == "scale":

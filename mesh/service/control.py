@@ -1,4 +1,4 @@
-"""What every process that answers calls can be asked, whatever it runs: `$worker.metrics` and `$worker.info`.
+"""What every process that answers calls can be asked, whatever it runs: `$worker.metrics`, `.info` and `.logs`.
 
 Owns: these methods. Leaves to others: answering them (calls.server), asking (gateway, command line).
 """
@@ -8,15 +8,30 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from mesh.calls.client import WORKER
 from mesh.calls.method import Method
 from mesh.calls.signature import Signature
+from mesh.telemetry import recent_lines
 
 if TYPE_CHECKING:
     from mesh.service.node import Node
 
 #: Never limited by a service's gate, so that a full worker can still be seen.
 CONTROL_LIMIT = 64
+
+
+class RecentLog(msgspec.Struct, frozen=True):
+    """What `$worker.logs` answers.
+
+    Attributes:
+        next: what to ask `since` for next time.
+        lines: JSON lines, oldest first; none of a process that writes to a file.
+    """
+
+    next: int
+    lines: list[str]
 
 
 def control_methods(node: Node) -> list[Method]:
@@ -30,8 +45,13 @@ def control_methods(node: Node) -> list[Method]:
         """What this process is and has in hand."""
         return describe(node)
 
+    async def logs(since: int = 0) -> RecentLog:
+        """The last log lines of a process that writes to no file."""
+        recent = recent_lines.recent
+        return RecentLog(*recent.since(since)) if recent is not None else RecentLog(0, [])
+
     methods = []
-    for run in (metrics, info):
+    for run in (metrics, info, logs):
         target = f"{WORKER}.{run.__name__}"
         signature = Signature(run, target, bound=True)
         methods.append(

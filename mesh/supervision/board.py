@@ -15,6 +15,7 @@ from mesh.config import Settings
 from mesh.config.settings import cores
 from mesh.errors import ConfigError, MeshError, Unavailable
 from mesh.service.node import Node
+from mesh.supervision import unsupervised
 from mesh.supervision.control import RUNNING, Control, Process
 from mesh.supervision.journal import Journal, Line, chosen, files
 from mesh.supervision.layout import Layout
@@ -75,14 +76,15 @@ class Board:
     """Looks again and again.
 
     Args:
+        layout: the project's supervisord.conf; None without one: then only the registry tells what runs.
         node: a connected node; it may be without a hub.
     """
 
-    def __init__(self, layout: Layout, settings: Settings, node: Node) -> None:
+    def __init__(self, layout: Layout | None, settings: Settings, node: Node) -> None:
         self._layout = layout
         self._settings = settings
         self._node = node
-        self._control = Control(layout.socket)
+        self._control = Control(layout.socket) if layout is not None else None
         self._sampler = Sampler(node)
         self._cpu = host_cpu_s()
         self._names: tuple[str, ...] = ()
@@ -90,8 +92,9 @@ class Board:
         self._lines: list[Line] = []
 
     def close(self) -> None:
-        """Let go of supervisord."""
-        self._control.close()
+        """Close the connection to supervisord."""
+        if self._control is not None:
+            self._control.close()
 
     async def look(self, names: Iterable[str] = (), lines: int = 0) -> Frame:
         """What there is to see now; rates are those since the look before.
@@ -103,9 +106,12 @@ class Board:
         trouble = ""
         processes: list[Process] = []
         try:
-            processes = self._control.processes()
+            if self._control is not None:
+                processes = self._control.processes()
         except Unavailable as exc:
             trouble = f"{exc.message}; `mesh up` starts everything"
+        host = self._settings.mesh.host
+        processes += unsupervised.processes(self._node.table, host, {process.pid for process in processes})
         samples = await self._sampler.look(process.pid for process in processes)
         looping = {each.process for each in crashes.read(self._settings.mesh.run_dir) if each.looping}
         if not trouble and not self._node.agent.synced:
@@ -130,6 +136,8 @@ class Board:
 
     def counts(self) -> dict[str, int]:
         """How many copies there are to be of what can be scaled."""
+        if self._layout is None:
+            return {}
         try:
             roster = roster_of(self._layout, self._settings)
         except ConfigError:

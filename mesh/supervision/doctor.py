@@ -18,7 +18,7 @@ from mesh.config import Settings, Usable
 from mesh.discovery.agent import HEARD
 from mesh.errors import ConfigError, MeshError, SetupError, Unavailable
 from mesh.service.connect import connect
-from mesh.supervision import family
+from mesh.supervision import family, unsupervised
 from mesh.supervision import layout as layouts
 from mesh.supervision.control import RUNNING, Control, Process, Silent
 from mesh.supervision.doctor_hosts import hosts, runs_here
@@ -37,6 +37,8 @@ from mesh.telemetry import crashes
 from mesh.transport.curve_files import BadKeys
 
 FIRST_WORD_S: Final = 2.0
+#: What to do about a process that is registered and does not answer.
+BLOCKED: Final = "its event loop is blocked: use `await`, or offload; `py-spy dump` shows where it is"
 
 
 async def examine(conf: Path, found: Usable, *, named: bool = False) -> AsyncIterator[Finding]:
@@ -68,7 +70,8 @@ async def examine(conf: Path, found: Usable, *, named: bool = False) -> AsyncIte
         for finding in _files(roster):
             yield finding
     if layout is None:
-        yield port(settings)
+        async for finding in _unsupervised(found):
+            yield finding
         return
     control = Control(layout.socket)
     try:
@@ -93,6 +96,9 @@ def _project(conf: Path, found: Usable, named: bool) -> tuple[Layout | None, Ros
     settings = found.settings
     asked = not found.read or any(service.classes for service in settings.services.values())
     missing = asked and not named and not conf.exists()
+    if not asked and not named and not conf.exists():
+        told = "none here: supervisor runs nothing, and [services] of mesh.toml names no `class` to run"
+        return None, None, [Finding(GOOD, "supervisord.conf", told)]
     try:
         layout = layouts.planned(conf) if missing else layouts.read(conf)
     except ConfigError as exc:
@@ -131,6 +137,44 @@ def _files(roster: Roster) -> Iterator[Finding]:
         if count != role.declared:
             told = f"{count} were chosen by `mesh scale` or autoscaling, mesh.toml says {role.declared}"
             yield Finding(GOOD, name, told)
+
+
+# --- without supervisor ---------------------------------------------------------------------------------
+
+
+async def _unsupervised(found: Usable) -> AsyncIterator[Finding]:
+    """What was started by hand, as the registry knows it."""
+    settings = found.settings
+    if found.complaints:
+        yield port(settings)
+        return
+    gateways = 0
+    async with connect(settings, wait_s=FIRST_WORD_S) as node:
+        for hub in node.agent.hubs_status():
+            if hub.view in HEARD:
+                yield Finding(GOOD, "hub", f"{hub.endpoint} answers")
+            else:
+                why = f": {hub.reason}" if hub.reason else ""
+                yield Finding(ODD, "hub", f"{hub.endpoint} does not answer{why}", "`mesh hub` runs one by hand")
+        readiness = Readiness(node)
+        here = unsupervised.processes(node.table, settings.mesh.host)
+        answering = await readiness.answering(each.pid for each in here)
+        for each in here:
+            gateways += each.program == "gateway"
+            if each.pid in answering:
+                yield Finding(GOOD, each.name, f"pid {each.pid} answers")
+            else:
+                yield Finding(BAD, each.name, f"pid {each.pid} is in the registry and does not answer", BLOCKED)
+    if gateways:
+        yield await _ready(f"http://{settings.gateway.host}:{settings.gateway.port}", "`mesh logs gateway`")
+    else:
+        yield port(settings)
+
+
+async def _ready(http: str, mend: str) -> Finding:
+    status = await asyncio.to_thread(get, http + "/readyz")
+    told = f"{http}/readyz answers {status}" if status else f"{http} does not answer"
+    return Finding(GOOD, "HTTP", told) if status == 200 else Finding(BAD, "HTTP", told, mend)
 
 
 # --- while nothing runs ---------------------------------------------------------------------------------
@@ -186,9 +230,7 @@ async def _up(layout: Layout, found: Usable, roster: Roster | None, control: Con
         for finding in _alike(roster, processes):
             yield finding
     if layout.http:
-        status = await asyncio.to_thread(get, layout.http + "/readyz")
-        told = f"{layout.http}/readyz answers {status}" if status else f"{layout.http} does not answer"
-        yield Finding(GOOD if status == 200 else BAD, "HTTP", told, "" if status == 200 else "`mesh logs gateway`")
+        yield await _ready(layout.http, "`mesh logs gateway`")
 
 
 def _why_not(process: Process, control: Control) -> str:
@@ -229,8 +271,7 @@ async def _registry(layout: Layout, settings: Settings, processes: list[Process]
                 mend = f"`mesh logs {each.name}`: it may wait for a service that it needs"
                 yield Finding(BAD, each.name, f"runs for {each.up_s:.0f} s and is not in the registry", mend)
             elif each.pid not in answering:
-                mend = "something holds its loop up: use `await`, or offload; py-spy dump shows where it is"
-                yield Finding(BAD, each.name, "is in the registry and does not answer", mend)
+                yield Finding(BAD, each.name, "is in the registry and does not answer", BLOCKED)
         if asked and len(answering) == len(asked):
             yield Finding(GOOD, "registry", f"all {len(asked)} processes that should be there answer")
 

@@ -184,9 +184,14 @@ def _time_of(fields: dict[str, Any]) -> float:
         return 0.0
 
 
+def read_line(process: str, text: str) -> Line:
+    """One line that a process wrote, by itself."""
+    return _File(process, Path())._line(text)
+
+
 def brief(text: str) -> str:
     """What a line says, in a few words: the event of one in JSON, with the last line of its exception."""
-    line = _File("", Path())._line(text)
+    line = read_line("", text)
     event = str(line.fields.get("event", "")) or text.strip()
     exception = str(line.fields.get("exception", "")).strip().splitlines()
     return f"{event}: {exception[-1]}" if exception else event

@@ -21,6 +21,7 @@ import msgspec
 
 from mesh.clock import Clock, LoopClock
 from mesh.errors import ConfigError
+from mesh.telemetry import recent_lines
 from mesh.telemetry.traces import current
 
 # structlog imports rich for tracebacks that mesh does not draw: 5 MB of private memory and 60 ms in each worker, of 45
@@ -215,6 +216,9 @@ def _process(logger: Any, method: str, event: EventDict) -> str:
     if name:
         line["logger"] = name
     line.update(event)
+    if recent_lines.recent is not None:
+        # Before it is rendered for people, which changes it.
+        recent_lines.recent.add(_json(dict(line)))
     return setup.render(line)
 
 
