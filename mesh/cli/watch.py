@@ -22,8 +22,11 @@ def command() -> None:
     It is started by [eventlistener:watch] in supervisord.conf.
     """
     from mesh.supervision.control import Control
+    from mesh.supervision.roster import of as roster_of
     from mesh.supervision.watch import Watch, listen
+    from mesh.supervision.watch_metrics import ROLE, WatchMetrics
     from mesh.telemetry import crashes
+    from mesh.telemetry.published import withdraw
 
     url = os.environ.get("SUPERVISOR_SERVER_URL", "")
     if not url.startswith("unix://") or sys.stdin.isatty():
@@ -33,10 +36,16 @@ def command() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     control = Control(Path(url.removeprefix("unix://")))
     run_dir = settings.mesh.run_dir
-    programs = setting.layout(None).programs
+    layout = setting.layout(None)
+    programs = layout.programs
     ground = {name for program in programs if program.verb in ("hub", "store") for name in program.processes}
+    roster = roster_of(layout, settings)
+    metrics = WatchMetrics(
+        control, run_dir, lambda: {name: roster.count(name) for name in roster.roles} if roster is not None else {}
+    )
     try:
-        listen(Watch(control, run_dir, ground), sys.stdin.buffer, sys.stdout.buffer)
+        listen(Watch(control, run_dir, ground, metrics=metrics), sys.stdin.buffer, sys.stdout.buffer)
     finally:
         crashes.remove(run_dir)
+        withdraw(run_dir, ROLE)
         control.close()

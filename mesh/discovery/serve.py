@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from typing import Final
 
 from mesh import ids
 from mesh.clock import LoopClock
@@ -16,9 +17,20 @@ from mesh.discovery.hub import Hub
 from mesh.errors import AddressInUse, BadEndpoint, SetupError
 from mesh.policy.access import Access
 from mesh.telemetry.logs import get_logger
+from mesh.telemetry.metrics import Recorder
+from mesh.telemetry.published import EVERY_S, publish, withdraw
 from mesh.transport.zmq_transport import from_settings
 
 log = get_logger("mesh.hub")
+
+
+#: Fields of registry.Counts that are shown, and what each counts.
+_COUNTED: Final = {
+    "registered": "Registrations of instances.",
+    "left": "Instances that left by themselves.",
+    "expired": "Instances whose lease ended: their process died, hung or was cut off.",
+    "refused": "Registrations that the hub refused.",
+}
 
 
 async def serve(settings: Settings, endpoint: str = "") -> None:
@@ -35,7 +47,8 @@ async def serve(settings: Settings, endpoint: str = "") -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    transport = from_settings(settings, "hub")
+    recorder = Recorder()
+    transport = from_settings(settings, "hub", recorder)
     hub = Hub(
         transport,
         LoopClock(),
@@ -44,16 +57,42 @@ async def serve(settings: Settings, endpoint: str = "") -> None:
         lease_s=settings.discovery.lease_s,
         access=Access((), settings.access.serve) if settings.access is not None else None,
     )
+    publishing: asyncio.Task[None] | None = None
     try:
         at = await _listen(hub, [endpoint] if endpoint else settings.mesh.hubs)
         log.info("ready", hub=hub.identity, endpoint=at)
+        publishing = asyncio.create_task(_publish(hub, recorder, settings), name="mesh.hub.metrics")
         await stopping.wait()
         log.info("stopping", hub=hub.identity)
     finally:
+        if publishing is not None:
+            publishing.cancel()
+            await asyncio.gather(publishing, return_exceptions=True)
+            withdraw(settings.mesh.run_dir, hub.identity)
         await hub.stop()
         await transport.close()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
+
+
+async def _publish(hub: Hub, recorder: Recorder, settings: Settings) -> None:
+    """Write the hub's metrics every few seconds: it answers no calls, so nobody could ask for them."""
+    recorder.gauge("hub_instances", lambda: hub.stats().instances, "Instances that the hub has registered.")
+    recorder.gauge("hub_links", lambda: hub.stats().links, "Workers, gateways and clients connected to the hub.")
+    recorder.gauge("hub_watchers", lambda: hub.stats().watchers, "Those of them that follow the registry.")
+    recorder.gauge("hub_learning", lambda: hub.stats().learning, "Whether the hub is in its first lease after a start.")
+    failed = False
+    while True:
+        for name, help in _COUNTED.items():
+            recorder.counter(f"hub_{name}", help).value = getattr(hub.stats().counts, name)
+        try:
+            publish(settings.mesh.run_dir, "hub", hub.identity, recorder.snapshot())
+            failed = False
+        except OSError as exc:
+            if not failed:
+                log.warning("metrics could not be published", error=str(exc))
+            failed = True
+        await asyncio.sleep(EVERY_S)
 
 
 async def _listen(hub: Hub, endpoints: list[str]) -> str:

@@ -1,6 +1,7 @@
 """/metrics for the whole host: one address for Prometheus, whichever gateway answers.
 
-Owns: asking every worker of this host at once, and not waiting for the one that hangs.
+Owns: asking every worker of this host at once, not waiting for the one that hangs, and taking in what processes that
+answer no calls have published.
 Leaves to others: counting (telemetry.metrics), the text format (telemetry.exposition).
 """
 
@@ -8,12 +9,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final
 
 from mesh.errors import MeshError
 from mesh.gateway.ports import Node
 from mesh.gateway.reply import Reply
 from mesh.telemetry.metrics import render
+from mesh.telemetry.published import published
 
 #: Prometheus gives up after 10 s by default; a worker whose loop is stuck for a second is news by itself.
 ANSWER_S: Final = 1.0
@@ -38,19 +41,49 @@ def workers_of(node: Node, host: str) -> dict[str, tuple[str, Labels]]:
     }
 
 
-async def metrics_reply(node: Node, host: str) -> Reply:
-    """The page. A worker that does not answer in time is left out and counted; `mesh_worker_up` says 0 for it."""
+async def metrics_reply(node: Node, host: str, run_dir: Path | None = None) -> Reply:
+    """The page. A worker that does not answer in time is left out and counted; `mesh_worker_up` says 0 for it.
+
+    Args:
+        run_dir: where processes that answer no calls (hub, supervisor's watch) publish their metrics.
+    """
     workers = workers_of(node, host)
     _, own = workers.pop(node.identity, ("", {"host": host, "worker": node.identity, "service": "gateway"}))
     others = sorted(workers.items())
     snapshots = await asyncio.gather(*(_ask(node, instance) for _, (instance, _) in others))
     pages: list[tuple[Mapping[str, str], Mapping[str, Any] | None]] = [(own, node.recorder.snapshot())]
-    pages += [(labels, snapshot) for (_, (_, labels)), snapshot in zip(others, snapshots, strict=True)]
+    for (worker, (_, labels)), snapshot in zip(others, snapshots, strict=True):
+        pages.append((_named(worker, labels, snapshot), snapshot))
+    if run_dir is not None:
+        pages += [
+            ({"host": host, "worker": each.identity, "service": each.role}, each.snapshot)
+            for each in published(run_dir)
+        ]
+    _forget(workers)
     if len(pages) > RENDER_HERE:
         body, content_type = await asyncio.to_thread(render, pages)
     else:
         body, content_type = render(pages)
     return Reply(body, content_type)
+
+
+#: The process names of workers that have answered once: one that hangs is shown under the name that it had.
+_names: Final[dict[str, str]] = {}
+
+
+def _named(worker: str, labels: Labels, snapshot: Mapping[str, Any] | None) -> Labels:
+    if snapshot is None:
+        return {**labels, "process": _names.get(worker, "")}
+    identity = snapshot.get("identity")
+    name = identity.get("name") if isinstance(identity, Mapping) else ""
+    if isinstance(name, str) and name:
+        _names[worker] = name
+    return labels
+
+
+def _forget(workers: Mapping[str, Any]) -> None:
+    for gone in set(_names).difference(workers):
+        del _names[gone]
 
 
 async def _ask(node: Node, instance: str) -> Mapping[str, Any] | None:

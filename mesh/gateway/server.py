@@ -350,7 +350,7 @@ class Gateway:
                 return Reply(status=204, extra=b"Allow: %b\r\n" % allow.encode())
             raise MethodNotAllowed(f"{request.method} {path}: not allowed here", details={"allow": allow})
         if path == "/metrics":
-            return await metrics_reply(self.node, self.settings.mesh.host)
+            return await metrics_reply(self.node, self.settings.mesh.host, self.settings.mesh.run_dir)
         if path == "/livez":
             return self.health.live_reply(verbose=_is_verbose(query))
         if path == "/readyz":

@@ -16,6 +16,7 @@ from mesh.discovery.record import Instance
 from mesh.errors import SetupError
 from mesh.service.members import check, claim
 from mesh.service.verbs import DurableVerbs, Room
+from mesh.telemetry.metrics import Recorder
 
 #: Names that begin so are the framework's own processes'.
 OWN: Final = "mesh-"
@@ -27,6 +28,9 @@ class Verbs(Protocol):
 
     @property
     def rpc(self) -> Any: ...
+
+    @property
+    def recorder(self) -> Recorder: ...
 
     def call(self, target: str, /, *args: Any, **kwargs: Any) -> Awaitable[Any]: ...
 
@@ -131,6 +135,11 @@ class Service(DurableVerbs):
     @node.setter
     def node(self, node: Verbs) -> None:
         self._node = node
+
+    @property
+    def metrics(self) -> Recorder:
+        """Counters and gauges on the host's Prometheus page: `self.metrics.counter("orders").add()`. docs/metrics.md"""
+        return self.node.recorder
 
     @property
     def rpc(self) -> Any:

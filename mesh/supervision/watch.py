@@ -20,6 +20,7 @@ from mesh.errors import MeshError
 from mesh.policy.crashloop import GROUND_S, LOOPING, STEADY_S, Lives
 from mesh.supervision.control import Control
 from mesh.supervision.journal import brief
+from mesh.supervision.watch_metrics import WatchMetrics
 from mesh.telemetry import crashes
 from mesh.telemetry.crashes import Crash
 from mesh.telemetry.logs import get_logger
@@ -53,6 +54,7 @@ class Watch:
         run_dir: where others read of crashes.
         ground: the processes that others stand on.
         wall: seconds since 1970.
+        metrics: told of starts and ends, and asked to look at each tick; None counts nothing.
     """
 
     def __init__(
@@ -61,7 +63,9 @@ class Watch:
         run_dir: Path,
         ground: Collection[str] = (),
         wall: Callable[[], float] = time.time,
+        metrics: WatchMetrics | None = None,
     ) -> None:
+        self._metrics = metrics
         self._control = control
         self._run_dir = run_dir
         self._ground = ground
@@ -86,6 +90,8 @@ class Watch:
             watched.started_at = self._wall()
             watched.runs = True
             watched.next_at = 0.0
+            if self._metrics is not None:
+                self._metrics.started(full)
         elif name in _ENDED:
             self._ended(full, watched)
         elif name in ("PROCESS_STATE_STOPPED", "PROCESS_STATE_FATAL"):
@@ -105,6 +111,8 @@ class Watch:
         watched.last_at = now
         watched.next_at = now + waits_s if waits_s else 0.0
         watched.how = _how(status)
+        if self._metrics is not None:
+            self._metrics.ended(full, watched.how)
         watched.words = self._words(full)
         about = {"process": full, "lived_s": round(lived_s, 1), "how": watched.how, "last_words": watched.words}
         if lives.state == LOOPING:
@@ -122,6 +130,8 @@ class Watch:
                     log.info("crash loop is over", process=full)
                 self._calm(full, watched, watched.lives.steady)
         self._write()
+        if self._metrics is not None:
+            self._metrics.look([full for full, watched in self._known.items() if watched.lives.state == LOOPING])
 
     def _calm(self, full: str, watched: _Watched, step: Callable[[], None]) -> None:
         if watched.lives.state == LOOPING:

@@ -17,6 +17,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Metric, ge
 from prometheus_client.registry import Collector
 
 from mesh.telemetry.snapshot import (
+    ForeignFamily,
     MethodSample,
     NamedSample,
     ProcessSample,
@@ -51,8 +52,9 @@ def render(snapshots: Iterable[tuple[Mapping[str, str], Mapping[str, Any] | None
     It is work for the processor, some 8 µs a line: with hundreds of instances give it to a thread.
 
     Args:
-        snapshots: for each process its labels (for example worker, host, service, instance) and what
-            `Recorder.snapshot` returned there; None for one that did not answer.
+        snapshots: for each process its labels (for example worker, host, service) and what `Recorder.snapshot`
+            returned there; None for one that did not answer. `worker` is an id that changes with each start: samples
+            carry `process` in its place, the name that supervisor gives, and `mesh_build_info` has both.
             One that is malformed (another release, a broken peer) is left out, and `mesh_worker_up` says 0 for both.
 
     Returns:
@@ -94,17 +96,29 @@ class _Page(Collector):
     def __init__(self) -> None:
         self._up: dict[LabelSet, int] = {}
         self._calls: dict[LabelSet, _Calls] = {}
+        self._info: dict[LabelSet, int] = {}
+        #: Kind, help and values by sample name of each metric that is an application's own.
+        self._foreign: dict[str, tuple[str, str, dict[tuple[str, LabelSet], float]]] = {}
         #: Kind, help and values of each counter or gauge, by its full name.
         self._named: dict[str, tuple[str, str, dict[LabelSet, float]]] = {}
 
     def add(self, labels: Mapping[str, str], snapshot: Mapping[str, Any] | None) -> None:
-        mine = {_label_name(name): str(value) for name, value in labels.items()}
         taken = _read(snapshot)
+        mine = {_label_name(name): str(value) for name, value in labels.items()}
+        # Series carry a name that outlives a restart; the id that does not stands on mesh_build_info alone.
+        worker = mine.pop("worker", "")
+        if not mine.get("process"):
+            mine["process"] = (taken.identity.name if taken is not None else "") or worker
         # A process that answered under one of two equal label sets is up.
         key = _key(mine)
         self._up[key] = max(self._up.get(key, 0), taken is not None)
         if taken is None:
             return
+        identity = taken.identity
+        about = {"worker": worker, "version": identity.version, "release": identity.release, "python": identity.python}
+        self._info[_key({**mine, **about})] = 1
+        for family in taken.foreign:
+            self._add_foreign(mine, family)
         for sample in taken.methods:
             own = {"side": sample.side, "service": sample.service, "method": sample.method}
             self._calls.setdefault(_key({**mine, **own}), _Calls()).add(sample, taken.bounds)
@@ -114,6 +128,16 @@ class _Page(Collector):
                 if name_is_well_formed(each.name) and not name_is_taken(each.name):
                     self._add_named(kind, mine, each)
         self._add_process(mine, taken.process)
+
+    def _add_foreign(self, mine: dict[str, str], family: ForeignFamily) -> None:
+        if family.name.startswith(PREFIX):
+            return
+        kind, _, values = self._foreign.setdefault(family.name, (family.type, family.help or family.name, {}))
+        if kind == family.type:
+            for name, labels, value in family.samples:
+                # Not through _label_name: an application's `le` and `quantile` belong to its histograms and summaries.
+                key = name, _key({**mine, **labels})
+                values[key] = values.get(key, 0) + value
 
     def _add_process(self, mine: dict[str, str], process: ProcessSample) -> None:
         for name, kind, text, field in _PROCESS:
@@ -137,6 +161,10 @@ class _Page(Collector):
         for key, value in self._up.items():
             up.add_sample(up.name, dict(key), value)
         yield up
+        info = Metric("mesh_build_info", "Which release each process runs, and its worker id.", "gauge")
+        for key, value in self._info.items():
+            info.add_sample(info.name, dict(key), value)
+        yield info
         yield from self._collect_calls()
         for name, (kind, text, values) in sorted(self._named.items()):
             family = Metric(name, text or name.removeprefix(PREFIX).replace("_", " "), kind)
@@ -144,6 +172,11 @@ class _Page(Collector):
             for key, number in values.items():
                 family.add_sample(name + suffix, dict(key), number)
             yield family
+        for name, (kind, text, samples) in sorted(self._foreign.items()):
+            foreign = Metric(name, text, kind)
+            for (sample, key), number in samples.items():
+                foreign.add_sample(sample, dict(key), number)
+            yield foreign
 
     def _collect_calls(self) -> Iterator[Metric]:
         total = Metric("mesh_requests", "Calls that ended, well or badly.", "counter")

@@ -15,9 +15,18 @@ from typing import Any, Final
 import msgspec
 
 from mesh.clock import Clock, LoopClock
+from mesh.telemetry.foreign import foreign_families
+from mesh.telemetry.identity import this_process
 from mesh.telemetry.logs import get_logger
 from mesh.telemetry.process import read_process
-from mesh.telemetry.snapshot import MethodSample, NamedSample, Snapshot, name_is_taken, name_is_well_formed
+from mesh.telemetry.snapshot import (
+    MethodSample,
+    NamedSample,
+    Snapshot,
+    name_is_taken,
+    name_is_well_formed,
+    reserved_ending,
+)
 
 #: Upper bounds in seconds: from a call within one host to the default deadline, two or three per decade.
 BOUNDS: Final = (
@@ -132,7 +141,7 @@ class Recorder:
         self._counters: dict[tuple[str, Labels], Counter] = {}
         self._gauges: dict[tuple[str, Labels], Callable[[], float]] = {}
         self._help: dict[str, str] = {}
-        self._gauge_errors = self.counter("gauge_errors", "Gauges that raised when they were asked.")
+        self._gauge_errors = self.counter("metric_errors", "Gauges that raised when they were read.")
         # Gauges that have been complained of: once is enough, a page is fetched every few seconds.
         self._broken: set[str] = set()
 
@@ -154,12 +163,14 @@ class Recorder:
         """The counter of that name and those labels; always the same object for the same ones.
 
         Args:
-            name: small letters, digits and `_`; without `mesh_` before and `_total` behind it, which Prometheus sees.
+            name: small letters, digits and `_`, without the prefix `mesh_`, which Prometheus sees. `_total` at its end
+                is Prometheus's own suffix for counters: "orders" and "orders_total" are one counter.
             help: one line on what is counted.
 
         Raises:
             ValueError: a name is not of that form, is taken by mesh or Prometheus, or is a gauge's already.
         """
+        name = name.removesuffix("_total")
         key = (name, tuple(sorted(labels.items())))
         counter = self._counters.get(key)
         if counter is None:
@@ -187,7 +198,7 @@ class Recorder:
         Args:
             name: as for `counter`.
             fn: quick, and called on the event loop. When it raises, the gauge is left out of that snapshot, and the
-                counter `gauge_errors` tells; the first time it is logged.
+                counter `metric_errors` tells; the first time it is logged.
 
         Raises:
             ValueError: a name is not of that form, is taken by mesh or Prometheus, or is a counter's already.
@@ -204,6 +215,8 @@ class Recorder:
             bounds=list(BOUNDS),
             process=read_process(self._clock.now() - self._began_at),
             methods=[stats.sample() for stats in self._methods.values()],
+            identity=this_process(),
+            foreign=foreign_families(),
             counters=[
                 NamedSample(name, counter.value, dict(labels), self._help.get(name, ""))
                 for (name, labels), counter in self._counters.items()
@@ -233,8 +246,15 @@ class Recorder:
         for each in (name, *labels):
             if not name_is_well_formed(each):
                 raise ValueError(f'"{each}" cannot name a metric or label; use small letters, digits and "_"')
+        if ending := reserved_ending(name):
+            raise ValueError(
+                f'metric "{name}": names do not end in "{ending}", which Prometheus adds by itself '
+                "to counters, histograms and summaries; leave it out"
+            )
         if name_is_taken(name):
-            raise ValueError(f'metric "{name}" has a meaning of its own on the Prometheus page; choose another name')
+            raise ValueError(
+                f'metric "{name}": mesh shows a metric of this name for every process; choose another name'
+            )
         if any(name == taken for taken, _ in others):
             raise ValueError(f'metric "{name}" is counted and gauged; give one of them another name')
 

@@ -13,11 +13,13 @@ from typing import Final
 
 import msgspec
 
+from mesh.telemetry.identity import ProcessIdentity
+
 _WELL_FORMED: Final = re.compile(r"[a-z][a-z0-9_]*", re.ASCII)
-#: What the page says of every process and method by itself, and the endings that Prometheus' text gives a meaning.
-_TAKEN: Final = re.compile(
-    r"worker_up|in_flight|requests?|requests?_.*|process_.*|.*_(total|count|sum|bucket|created|info)", re.ASCII
-)
+#: What the page says of every process and method by itself.
+_TAKEN: Final = re.compile(r"worker_up|build_info|in_flight|requests?|requests?_.*|process_.*", re.ASCII)
+#: Endings to which Prometheus' text gives a meaning.
+_ENDING: Final = re.compile(r".*(_total|_count|_sum|_bucket|_created|_info)", re.ASCII)
 
 
 def name_is_well_formed(name: str) -> bool:
@@ -27,7 +29,13 @@ def name_is_well_formed(name: str) -> bool:
 
 def name_is_taken(name: str) -> bool:
     """Whether a counter or gauge of that name would be mistaken for something else on the page."""
-    return _TAKEN.fullmatch(name) is not None
+    return _TAKEN.fullmatch(name) is not None or bool(reserved_ending(name))
+
+
+def reserved_ending(name: str) -> str:
+    """The ending of a name that Prometheus keeps for itself ("_total"); "" when it has none."""
+    match = _ENDING.fullmatch(name)
+    return match[1] if match else ""
 
 
 class MethodSample(msgspec.Struct, frozen=True):
@@ -78,6 +86,20 @@ class ProcessSample(msgspec.Struct, frozen=True):
     open_fds: int | None = None
 
 
+class ForeignFamily(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One metric of prometheus_client's own registry, which an application or a library of it uses.
+
+    Attributes:
+        type: as Prometheus has it: "counter", "gauge", "histogram", "summary", …
+        samples: (name, labels, value).
+    """
+
+    name: str
+    type: str
+    help: str
+    samples: list[tuple[str, dict[str, str], float]]
+
+
 class Snapshot(msgspec.Struct, frozen=True):
     """Everything that one process measured. `bounds` are the upper bounds of the buckets, in seconds, rising."""
 
@@ -86,3 +108,5 @@ class Snapshot(msgspec.Struct, frozen=True):
     methods: list[MethodSample] = []
     counters: list[NamedSample] = []
     gauges: list[NamedSample] = []
+    identity: ProcessIdentity = ProcessIdentity()
+    foreign: list[ForeignFamily] = []

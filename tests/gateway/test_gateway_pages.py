@@ -78,9 +78,9 @@ async def test_metrics_are_those_of_every_process_of_the_host(shop: Front) -> No
     told = await shop.get("/metrics")
     assert told.kind.startswith("text/plain")
     text = told.body.decode()
-    assert re.search(r'mesh_requests_total\{[^}]*side="http"[^}]*worker="gateway-1"\} 1', text)
-    assert re.search(r'mesh_requests_total\{[^}]*side="server"[^}]*worker="worker-shop-1"\} 1', text)
-    assert re.search(r'mesh_worker_up\{[^}]*worker="stuck"\} 0', text)
+    assert re.search(r'mesh_requests_total\{[^}]*process="gateway-1"[^}]*side="http"[^}]*\} 1', text)
+    assert re.search(r'mesh_requests_total\{[^}]*process="worker-shop-1"[^}]*side="server"[^}]*\} 1', text)
+    assert re.search(r'mesh_worker_up\{[^}]*process="stuck"[^}]*\} 0', text)
     assert "otherhost" not in text
     assert "far" not in text
     assert re.search(r'mesh_metrics_unanswered_total\{[^}]*reason="deadline_exceeded"[^}]*\} 1', text)

@@ -100,7 +100,7 @@ def test_a_gauge_that_raises_spoils_nothing_else(recorder, capsys):
     for asked in (1, 2):
         found = taken(recorder)
         assert [g.name for g in found.gauges] == ["whole"]
-        assert {c.name: c.value for c in found.counters} == {"gauge_errors": asked}
+        assert {c.name: c.value for c in found.counters} == {"metric_errors": asked}
     assert capsys.readouterr().err.count("gauge raised") == 1
 
 
@@ -133,7 +133,7 @@ def test_labels_and_codes_cannot_fill_the_memory_either(clock):
 
 
 @pytest.mark.parametrize(
-    "name", ["", "Links", "links-open", "1st", "lost_total", "requests", "in_flight", "process_fds", "a_bucket"]
+    "name", ["", "Links", "links-open", "1st", "lost_count", "requests", "in_flight", "process_fds", "a_bucket"]
 )
 def test_a_name_that_prometheus_would_misread_is_refused(recorder, name):
     """The defect is told where the metric is made, not when the page is read."""
@@ -141,6 +141,15 @@ def test_a_name_that_prometheus_would_misread_is_refused(recorder, name):
         recorder.count(name)
     with pytest.raises(ValueError, match="name"):
         recorder.gauge(name, lambda: 0)
+
+
+def test_the_suffix_that_prometheus_gives_counters_may_be_written(recorder):
+    """One counter, with or without it; a gauge is no counter."""
+    recorder.count("lost_total", 2)
+    recorder.count("lost", 1)
+    assert [(c.name, c.value) for c in taken(recorder).counters if c.name == "lost"] == [("lost", 3)]
+    with pytest.raises(ValueError, match="_total"):
+        recorder.gauge("lost_total", lambda: 0)
 
 
 def test_a_name_is_a_counter_or_a_gauge(recorder):
