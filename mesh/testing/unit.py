@@ -29,6 +29,7 @@ from mesh.service.rpc import Rpc
 from mesh.service.service import Service
 from mesh.service.verbs import DurableVerbs
 from mesh.telemetry.logs import get_logger
+from mesh.telemetry.metrics import Recorder
 from mesh.testing.fakes import Behaviour, Fake, Recorded
 from mesh.testing.unit_durable import DeferredTask, UnitDurable
 
@@ -62,6 +63,8 @@ class FakeNode(DurableVerbs):
         """
         self.identity = "unit"
         self.clock: Clock = clock or LoopClock()
+        #: What the service counts by `self.metrics`.
+        self.recorder = Recorder(self.clock)
         self.calls: list[Recorded] = []
         self.emitted: list[Emitted] = []
         self.fakes: dict[str, Fake] = {}
