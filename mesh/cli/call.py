@@ -11,7 +11,7 @@ import click
 import msgspec
 
 from mesh.calls.signature import encode_arguments
-from mesh.cli import arguments, exits, loop
+from mesh.cli import arguments, completion, exits, loop
 from mesh.cli.output import json_option, note, wants_json, write_json, write_value
 from mesh.errors import MeshError
 from mesh.service.calling import Options
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @click.command("call")
-@click.argument("target", metavar="SERVICE.METHOD")
+@click.argument("target", metavar="SERVICE.METHOD", shell_complete=completion.methods)
 @click.argument("words", nargs=-1, metavar="[ARGUMENT]...")
 @click.option("--timeout", type=arguments.Span(), metavar="SPAN", help="The deadline: 2, 250ms, 1m.")
 @click.option("--stream", is_flag=True, help="Expect a stream, also of a method that the registry does not know.")

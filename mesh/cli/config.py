@@ -6,11 +6,12 @@ from typing import Any
 
 import click
 
+from mesh.cli import completion
 from mesh.cli.output import json_option, note, wants_json, write_json, write_table
 
 
 @click.command("config")
-@click.argument("keys", nargs=-1, metavar="[KEY]...")
+@click.argument("keys", nargs=-1, metavar="[KEY]...", shell_complete=completion.settings)
 @click.option("--about", is_flag=True, help="Say what each key is for.")
 @json_option
 def command(keys: tuple[str, ...], about: bool) -> None:

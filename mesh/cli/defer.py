@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from mesh.cli import arguments, exits, loop
+from mesh.cli import arguments, completion, exits, loop
 from mesh.cli.jobs import write_job
 from mesh.cli.output import json_option, note, wants_json, write_json
 from mesh.tasks.deferring import Options
@@ -14,7 +14,7 @@ from mesh.tasks.job import Job
 
 
 @click.command("defer")
-@click.argument("target", metavar="SERVICE.TASK")
+@click.argument("target", metavar="SERVICE.TASK", shell_complete=completion.tasks)
 @click.argument("words", nargs=-1, metavar="[ARGUMENT]...")
 @click.option("--key", default="", metavar="TEXT", help="Of two jobs of a task with one key, only the first is made.")
 @click.option("--order", default="", metavar="TEXT", help="Jobs of a task with one order run one after the other.")

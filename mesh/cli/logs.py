@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from mesh.cli import exits, loop, process, setting
+from mesh.cli import completion, exits, loop, process, setting
 from mesh.cli.output import json_option, note, wants_json, write_json
 from mesh.errors import ConfigError, Unavailable
 
@@ -37,7 +37,7 @@ _LEFT_OUT: Final = frozenset({"ts", "level", "event", "process", "role", "except
 
 
 @click.command("logs")
-@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=completion.services)
 @click.option("-f", "--follow", is_flag=True, help="Go on with what is written from now on, until Ctrl-C.")
 @click.option(
     "-n",

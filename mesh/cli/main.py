@@ -40,6 +40,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "shell": ("shell", "A Python prompt with `await` and a connected `n`."),
     "config": ("config", "Show each setting, and where it comes from."),
     "keys": ("keys", "Make, list, rotate and revoke the keys that secure links."),
+    "completion": ("completion", "Print the script that completes commands, services and methods in a shell."),
     "bench": ("bench", "Measure this machine's mesh beside its peers."),
     "hub": ("hub", "Run the hub, which keeps the registry."),
     "store": ("store", "Run the store, which keeps what is durable; back it up, check it."),

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from mesh.discovery.record import Instance
     from mesh.supervision.control import Process
 
+#: Names of mesh's own services begin so; their methods are for mesh itself.
+OWN = "mesh-"
+
 # A listing is worth a short wait; without a hub it shows what supervisor knows.
 WAIT_S = 1.5
 
@@ -28,9 +31,10 @@ class NothingRuns(Unavailable):
 
 @click.command("ps")
 @click.option("--methods", is_flag=True, help="List the methods of each service instead.")
+@click.option("--all", "everything", is_flag=True, help="With --methods: those of mesh's own services as well.")
 @click.option("--conf", metavar="FILE", help="The supervisord.conf; the project's own by default.")
 @json_option
-def command(methods: bool, conf: str | None) -> int:
+def command(methods: bool, everything: bool, conf: str | None) -> int:
     """Show what runs, and where: every instance that a hub knows, and every process of this host's supervisor.
 
     With a mesh.toml in which something is wrong, or keys that cannot be read, no hub can be asked: then what supervisor
@@ -58,7 +62,7 @@ def command(methods: bool, conf: str | None) -> int:
     if silent:
         trouble = f"{silent}; only the hubs were asked"
     if methods:
-        _write_methods(instances)
+        _write_methods(instances if everything else [each for each in instances if not each.service.startswith(OWN)])
     elif wants_json():
         write_json(
             {

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import click
 
-from mesh.cli import loop, process, setting
+from mesh.cli import completion, loop, process, setting
 from mesh.cli.output import json_option, note, progress, wants_json, write_json
 
 
 @click.command("roll")
-@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=completion.services)
 @click.option("--conf", metavar="FILE", help="The supervisord.conf; the project's own by default.")
 @click.option(
     "--timeout",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mesh.cli import loop, process, setting
+from mesh.cli import completion, loop, process, setting
 from mesh.cli.output import json_option, note, progress, wants_json, write_json, write_table
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ DECLARED = "declared"
 
 
 @click.command("scale")
-@click.argument("changes", nargs=-1, metavar="[NAME=N]...")
+@click.argument("changes", nargs=-1, metavar="[NAME=N]...", shell_complete=completion.scalable)
 @click.option("--conf", metavar="FILE", help="The supervisord.conf; the project's own by default.")
 @click.option(
     "--timeout",

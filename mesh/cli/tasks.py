@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mesh.cli import exits, loop
+from mesh.cli import completion, exits, loop
 from mesh.cli.jobs import plain, when, write_job
 from mesh.cli.output import for_people, json_option, note, wants_json, write_json, write_table
 from mesh.errors import UnknownJob
@@ -85,7 +85,7 @@ def dead() -> None:
 
 
 @dead.command("list")
-@click.argument("queue", required=False, metavar="[SERVICE.TASK]")
+@click.argument("queue", required=False, metavar="[SERVICE.TASK]", shell_complete=completion.tasks)
 @click.option("--limit", default=50, type=click.IntRange(1), show_default=True, help="At most so many of each queue.")
 @json_option
 def list_(queue: str | None, limit: int) -> None:
@@ -137,7 +137,7 @@ def show(id: str) -> int:
 
 
 @dead.command("requeue")
-@click.argument("queue", metavar="SERVICE.TASK")
+@click.argument("queue", metavar="SERVICE.TASK", shell_complete=completion.tasks)
 @click.argument("ids", nargs=-1, metavar="[ID]...")
 @click.option("--all", "everything", is_flag=True, help="All that are dead in this queue.")
 @json_option
@@ -153,7 +153,7 @@ def requeue(queue: str, ids: tuple[str, ...], everything: bool) -> None:
 
 
 @dead.command("drop")
-@click.argument("queue", metavar="SERVICE.TASK")
+@click.argument("queue", metavar="SERVICE.TASK", shell_complete=completion.tasks)
 @click.argument("ids", nargs=-1, metavar="[ID]...")
 @click.option("--all", "everything", is_flag=True, help="All that are dead in this queue.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
