@@ -45,6 +45,9 @@ BACKLOG: Final = 4096
 #: milliseconds and then gets Connection: close; only who is really idle is closed unasked.
 IDLE_GRACE_S: Final = 0.5
 
+#: How long a stream may go on while draining before an EventSource is told to connect again.
+STREAM_GRACE_S: Final = 1.0
+
 #: How often draining looks again.
 LOOK_S: Final = 0.05
 
@@ -155,7 +158,9 @@ async def _first_word(gateway: Gateway, signals: Signals) -> None:
 async def drain(gateway: Gateway, server: web.Server, accepting: asyncio.AbstractServer) -> None:
     """Stop accepting, answer what is in hand, and close every connection without a reset.
 
-    Takes at most `gateway.drain_s`; then what is still under way is ended with an error that the client can read.
+    Streams of Server-Sent Events that have not ended by themselves after STREAM_GRACE_S are ended with a hint to
+    connect again, so that a release does not wait for them. Takes at most `gateway.drain_s`; then what is still under
+    way is ended with an error that the client can read.
     """
     clock = gateway.node.clock
     gateway.health.draining = True
@@ -164,8 +169,12 @@ async def drain(gateway: Gateway, server: web.Server, accepting: asyncio.Abstrac
         await asyncio.sleep(0)
     accepting.close()
     begun_at = clock.now()
-    over_at = begun_at + gateway.settings.gateway.drain_s
+    drain_s = gateway.settings.gateway.drain_s
+    over_at = begun_at + drain_s
+    streams_over_at = begun_at + min(STREAM_GRACE_S, drain_s / 2)
     while server.connections and clock.now() < over_at:
+        if clock.now() >= streams_over_at:
+            gateway.connections.end_streams()
         # Grace first: closing unasked is for those who have nothing to say.
         if clock.now() - begun_at >= IDLE_GRACE_S and not await gateway.connections.close_idle(server):
             break

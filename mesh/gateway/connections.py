@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import select
-from typing import Final
+from typing import Final, Protocol
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
@@ -23,12 +23,25 @@ from aiohttp.web_protocol import RequestHandler
 TURNS: Final = 6
 
 
+class Leaving(Protocol):
+    """What is asked of a stream."""
+
+    def leave(self) -> None: ...
+
+
 class Connections:
     """The connections of one `web.Server`."""
 
     def __init__(self) -> None:
         #: Those with a request in hand. The handler adds and discards: it is on the path of every request.
         self.busy: set[RequestHandler] = set()
+        #: Streams that are being written.
+        self.streams: set[Leaving] = set()
+
+    def end_streams(self) -> None:
+        """Have each stream ended whose client knows how to connect again."""
+        for stream in list(self.streams):
+            stream.leave()
 
     async def close_idle(self, server: web.Server) -> int:
         """Close every connection that has no request in hand and none coming in.

@@ -7,6 +7,7 @@ Leaves to others: where the text comes from and what its place is called (bindin
 
 from __future__ import annotations
 
+import math
 import re
 from base64 import b64decode
 from collections.abc import Callable, Mapping
@@ -113,7 +114,11 @@ def _integer(text: str) -> int:
 def _number(text: str) -> float:
     if not _NUMBER.match(text):
         raise ValueError(f"{_shown(text)} is not a number")
-    return float(text)
+    value = float(text)
+    if math.isinf(value):
+        # As JSON it would be null, which is another value.
+        raise ValueError(f"{_shown(text)} is beyond the range of a 64-bit float")
+    return value
 
 
 def _boolean(text: str) -> bool:

@@ -20,7 +20,7 @@ from aiohttp import hdrs, web
 from multidict import istr
 
 from mesh.config import Settings
-from mesh.errors import MeshError, MethodNotAllowed, TooLarge, Unavailable, UnknownRoute, UnknownService
+from mesh.errors import Draining, MeshError, MethodNotAllowed, TooLarge, Unavailable, UnknownRoute, UnknownService
 from mesh.gateway.answers import to_reply
 from mesh.gateway.binding import Binding, Call, relocate
 from mesh.gateway.body import SlowBody, read_body
@@ -38,7 +38,7 @@ from mesh.gateway.ports import MethodStats, Node
 from mesh.gateway.problems import Unforeseen, problem_reply
 from mesh.gateway.reply import Reply
 from mesh.gateway.routes import VERBS, Route, Routes, allow_header
-from mesh.gateway.sse import StreamReply
+from mesh.gateway.sse import END_ID, StreamReply
 from mesh.gateway.status import status
 from mesh.telemetry.logs import get_logger
 from mesh.telemetry.traces import accept as accept_trace
@@ -50,6 +50,7 @@ _log = get_logger(__name__)
 _TIMEOUT: Final = istr("X-Request-Timeout")
 _TRACEPARENT: Final = istr("traceparent")
 _REQUEST_ID: Final = istr("X-Request-Id")
+_LAST_EVENT_ID: Final = istr("Last-Event-ID")
 _IDEMPOTENCY_KEY: Final = istr("Idempotency-Key")
 _READABLE: Final = frozenset({"GET", "HEAD"})
 _OWN: Final = frozenset({"/livez", "/readyz", "/metrics", "/mesh", "/openapi.json", *PAGES})
@@ -314,9 +315,13 @@ class Gateway:
             extra=extra,
             keep_alive=not self.health.draining,
         )
+        streams = self.connections.streams
         try:
             if request.method == "HEAD":
                 return reply.head_only(), ""
+            if form == "sse" and request.headers.get(_LAST_EVENT_ID) == END_ID:
+                return reply.over(), ""
+            streams.add(reply)
             # Without a timeout of its own a stream has the node's default for streams.
             items = self.node.stream_raw(to.target, body, encoding, timeout=timeout, trace=trace)
             try:
@@ -328,6 +333,11 @@ class Gateway:
         except ConnectionError:
             # The client left while it was waited for: there is nobody to tell.
             return reply, "cancelled"
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if not reply.left or task is None or task.uncancel():
+                raise
+            return reply, Draining.code
         except Exception as exc:
             if not reply.begun:
                 raise
@@ -338,6 +348,7 @@ class Gateway:
             reply.fail(error, trace)
             return reply, error.code
         finally:
+            streams.discard(reply)
             reply.stop()
         return reply, ""
 

@@ -17,7 +17,7 @@ from aiohttp import web
 from aiohttp.http import HttpVersion11
 
 from mesh.clock import Clock, Timer
-from mesh.errors import MeshError
+from mesh.errors import Draining, MeshError
 from mesh.gateway.answers import json_of
 from mesh.gateway.media import NDJSON_TYPE, SSE_TYPE, StreamForm
 from mesh.gateway.ports import Answer
@@ -26,6 +26,13 @@ from mesh.gateway.reply import Reply, date_line, head_of
 
 #: A client that listens to a slow stream is told within this time that it is connected.
 HEAD_WAIT_S: Final = 1.0
+
+#: The id of a stream's last event. A request with this Last-Event-ID is answered 204, which ends an EventSource.
+#: Source: HTML Living Standard, 9.2.3, "Processing model".
+END_ID: Final = "mesh-end"
+
+#: Tells an EventSource how long to wait before it connects again, in milliseconds.
+_RETRY: Final = b"retry: 1000\n\n"
 
 #: Proxies commonly cut what is silent for 60 s, some for 30.
 BEAT_S: Final = 15.0
@@ -70,6 +77,9 @@ class StreamReply:
         self._buffer = bytearray()
         self._flush_asked = False
         self._loop = asyncio.get_running_loop()
+        self._task = asyncio.current_task()
+        #: `leave` has ended it, and cancelled the task that reads the stream.
+        self.left = False
         self._active_at = clock.now()
         self._timer: Timer | None = clock.call_at(self._active_at + HEAD_WAIT_S, self._beat)
 
@@ -91,6 +101,11 @@ class StreamReply:
         if self._request.protocol.writing_paused:
             await self._request.writer.drain()
 
+    def over(self) -> Reply:
+        """The answer to an EventSource that has had the whole stream and connects again: it is to stop."""
+        self.stop()
+        return Reply(status=204, extra=self._extra)
+
     def head_only(self) -> Reply:
         """The answer to a HEAD: the stream itself is not opened."""
         self.stop()
@@ -99,15 +114,22 @@ class StreamReply:
     def end(self) -> None:
         """The stream has ended well."""
         if self._form == "sse":
-            # Without it an EventSource would connect again and run the method anew.
-            self._buffer += b"event: end\ndata: {}\n\n"
+            # An EventSource connects again after every answer, and names the last id: then it is told to stop.
+            self._buffer += b"id: %b\nevent: end\ndata: {}\n\n" % END_ID.encode()
         self._finish()
 
     def fail(self, error: MeshError, trace: str | None = None) -> None:
         """The stream has broken after the head left: the last thing that the client reads is the problem."""
         body = problem_json(error, trace)
         if self._form == "sse":
-            self._buffer += b"event: error\ndata: %b\n\n" % body
+            if isinstance(error, Draining):
+                # Its worker leaves, as in each release: no error, the client connects again and finds another.
+                self._buffer += _RETRY
+            elif error.retryable:
+                self._buffer += b"event: error\ndata: %b\n\n%b" % (body, _RETRY)
+            else:
+                # To try again would fail again, for ever.
+                self._buffer += b"id: %b\nevent: error\ndata: %b\n\n" % (END_ID.encode(), body)
             self._finish()
         elif self._form == "ndjson":
             self._buffer += b'{"error":%b}\n' % body
@@ -119,6 +141,20 @@ class StreamReply:
             self.keep_alive = False
             if self._request.transport is not None:
                 self._request.transport.close()
+
+    def leave(self) -> None:
+        """End Server-Sent Events before the stream does, because this gateway leaves: the client is to connect again.
+
+        The task that reads the stream is cancelled. Other forms go on: their clients would take the end for the end of
+        the stream.
+        """
+        if self._form != "sse" or self._over:
+            return
+        self.left = True
+        self._buffer += _RETRY
+        self._finish()
+        if self._task is not None:
+            self._task.cancel()
 
     def stop(self) -> None:
         """Nothing more will be sent. Harmless after `end` and `fail`; must be called at last."""

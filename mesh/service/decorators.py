@@ -22,6 +22,7 @@ from mesh.errors import MeshError
 from mesh.events.topics import check_pattern
 from mesh.schedules.contract import Missed
 from mesh.schedules.plan import Every, Plan
+from mesh.service.http_sources import HttpSource
 from mesh.tasks.options import (
     Attempts,
     Duration,
@@ -175,7 +176,19 @@ class _Http:
 
     A path is "/hello/{name}": words and whole-word parameters; a last "{rest...}" takes the remainder. `status` is that
     of a success (200 to 299), `produces` the Content-Type of the answer when it is not the usual one.
+
+    Where a parameter comes from follows from its type (docs/http.md); a marker says otherwise:
+    `visit: Annotated[Visit, http.Field]`.
+
+    Attributes:
+        Body: the parameter is the whole body.
+        Query: it is in the query string.
+        Field: it is a member of the JSON object that the body is.
     """
+
+    Body: Final = HttpSource("body")
+    Query: Final = HttpSource("query")
+    Field: Final = HttpSource("field")
 
     def get(self, path: str, *, status: int = 200, produces: str = "") -> Callable[[F], F]:
         """Answer GET. It must change nothing: a gateway repeats it when an answer is lost."""

@@ -15,14 +15,14 @@ from weakref import WeakKeyDictionary
 from mesh.calls.declared import BadDeclaration, Parameter
 from mesh.calls.method import Method
 from mesh.calls.signature import Signature
-from mesh.discovery.record import Instance, MethodRecord, RouteRecord, Source, Subscription, TaskRecord
+from mesh.discovery.record import Instance, MethodRecord, RouteRecord, Subscription, TaskRecord
 from mesh.events.event import Decode, Event, Handler, decoder
 from mesh.service.decorators import RouteMark, path_parameters
+from mesh.service.http_sources import sources
 from mesh.service.members import Member, members
 from mesh.service.service import Service
 
 #: Verbs whose requests have no body worth reading (RFC 9110, section 9.3).
-_BODILESS: Final = ("GET", "DELETE")
 
 
 class Timer(NamedTuple):
@@ -184,28 +184,6 @@ def record(
     )
 
 
-def sources(verb: str, path: str, parameters: tuple[Parameter, ...]) -> dict[str, Source]:
-    """Where a route finds each parameter.
-
-    - A name in the path: the path.
-    - GET and DELETE: everything else in the query.
-    - POST, PUT and PATCH: the one parameter of bytes, or else the one structured parameter (Struct, dataclass,
-      TypedDict, dict, list), is the whole body, and the others are in the query. Otherwise all are members of a
-      JSON object.
-    """
-    in_path = path_parameters(path)
-    rest = [parameter for parameter in parameters if parameter.name not in in_path]
-    found: dict[str, Source] = dict.fromkeys((p.name for p in parameters if p.name in in_path), "path")
-    bodies = [p for p in rest if p.shape != "scalar"]
-    if verb in _BODILESS:
-        found.update(dict.fromkeys((p.name for p in rest), "query"))
-    elif len(bodies) == 1:
-        found.update({p.name: "body" if p is bodies[0] else "query" for p in rest})
-    else:
-        found.update(dict.fromkeys((p.name for p in rest), "field"))
-    return {parameter.name: found[parameter.name] for parameter in parameters}
-
-
 def _method_record(member: Member, signature: Signature) -> MethodRecord:
     rpc = member.rpc
     assert rpc is not None
@@ -237,7 +215,7 @@ def _task_record(member: Member, signature: Signature) -> TaskRecord:
 
 
 def _route_record(mark: RouteMark, member: Member, signature: Signature) -> RouteRecord:
-    found = sources(mark.verb, mark.path, signature.parameters)
+    found = sources(mark.verb, path_parameters(mark.path), signature.parameters, signature.label)
     for parameter in signature.parameters:
         if found[parameter.name] == "path" and parameter.shape != "scalar":
             raise BadDeclaration(

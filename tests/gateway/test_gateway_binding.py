@@ -74,6 +74,8 @@ def test_text_becomes_what_the_schema_asks_for() -> None:
         ("٣", "", "path.width"),
         ("1", "ratio=big", "query.ratio"),
         ("1", "ratio=nan", "query.ratio"),
+        ("1", "ratio=1e400", "query.ratio"),
+        ("1", "ratio=-1e999", "query.ratio"),
         ("1", "ratio=", "query.ratio"),
         ("1", "crop=maybe", "query.crop"),
         ("1", "crop=1&crop=0", "query.crop"),

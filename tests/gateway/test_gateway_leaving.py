@@ -86,6 +86,7 @@ async def start() -> AsyncIterator[Start]:
 
 
 GET = b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n"
+LINES = b"GET %b HTTP/1.1\r\nHost: x\r\nAccept: application/x-ndjson\r\n\r\n"
 
 
 async def test_sigterm_answers_what_is_in_hand_and_leaves_with_0(start: Start) -> None:
@@ -111,11 +112,29 @@ async def test_what_does_not_end_in_time_is_told_so(start: Start) -> None:
     call = await gateway.connect(GET % b"/sleeps")
     stream = await gateway.connect(GET % b"/count/1000000?gap=0.01")
     await stream.readuntil(b"data: 1\n")
+    lines = await gateway.connect(LINES % b"/count/1000000?gap=0.01")
+    await lines.readuntil(b"\n1\n")
     gateway.child.send_signal(signal.SIGTERM)
     told = await call.read()
     assert told.startswith(b"HTTP/1.1 503")
     assert b'"code":"draining"' in told
-    assert b"event: error\ndata: {" in await stream.read()
+    # An EventSource is told to connect again; a reader of lines, that the stream was cut.
+    assert (await stream.read()).endswith(b"retry: 1000\n\n\r\n0\r\n\r\n")
+    assert b'{"error":{' in await lines.read()
+    assert await gateway.ends() == 0
+
+
+async def test_an_open_event_source_does_not_hold_a_release_up(start: Start) -> None:
+    """It is ended long before the drain is over, with a hint and no error; one that ends by itself is left alone."""
+    gateway = await start(DRAIN="60")
+    endless = await gateway.connect(GET % b"/count/1000000?gap=0.01")
+    short = await gateway.connect(GET % b"/count/30?gap=0.01")
+    await endless.readuntil(b"data: 1\n")
+    gateway.child.send_signal(signal.SIGTERM)
+    assert (await short.read()).endswith(b"id: mesh-end\nevent: end\ndata: {}\n\n\r\n0\r\n\r\n")
+    told = await endless.read()
+    assert told.endswith(b"retry: 1000\n\n\r\n0\r\n\r\n")
+    assert b"event: error" not in told
     assert await gateway.ends() == 0
 
 

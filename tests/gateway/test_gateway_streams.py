@@ -14,6 +14,7 @@ from gateway_shop import open_shop
 from mesh.calls.answers import Answer
 from mesh.clock import ManualClock
 from mesh.discovery.record import RouteRecord
+from mesh.errors import Draining, MeshError, Overloaded, RemoteError
 from mesh.protocol.messages import JSON
 
 GET = b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -81,6 +82,43 @@ async def test_an_error_in_the_middle_is_the_last_event(shop: Front) -> None:
     assert msgspec.json.decode(told.body.splitlines()[-1])["error"]["status"] == 409
     samples = {each["method"]: each for each in shop.node.recorder.snapshot()["methods"] if each["side"] == "http"}
     assert samples["breaks"]["errors"] == {"out_of_stock": 2}
+
+
+async def test_an_event_source_that_had_the_whole_stream_is_told_to_stop(shop: Front) -> None:
+    """It connects again after every answer; 204 ends it, and the method does not run a second time."""
+    told = await shop.get("/count/1")
+    assert b"id: mesh-end\nevent: end\n" in told.body
+    asked = len(shop.node.calls)
+    told = await shop.get("/count/1", headers={"Last-Event-ID": "mesh-end", "Accept": "text/event-stream"})
+    assert (told.status, told.body) == (204, b"")
+    assert len(shop.node.calls) == asked
+    # Only there: another id, and another form of the stream, are answered as ever.
+    assert (await shop.get("/count/1", headers={"Last-Event-ID": "7"})).status == 200
+    lines = {"Last-Event-ID": "mesh-end", "Accept": "application/x-ndjson"}
+    assert (await shop.get("/count/1", headers=lines)).body == b"0\n"
+
+
+async def test_an_event_source_does_not_repeat_what_fails_for_good(front: Front) -> None:
+    """An error that would come again ends it; after one that may pass it tries again; of a leaving worker it hears
+    nothing."""
+    errors: dict[str, MeshError] = {
+        "final": RemoteError("broken"),
+        "passing": Overloaded("full"),
+        "leaving": Draining("the worker leaves"),
+    }
+
+    async def breaks(how: str) -> AsyncIterator[int]:
+        yield 1
+        raise errors[how]
+
+    front.node.serve("s", [RouteRecord("GET", "/breaks/{how}", "breaks", {"how": "path"})], breaks=breaks)
+    bodies = {how: (await front.get(f"/breaks/{how}")).body for how in errors}
+    assert b"id: mesh-end\nevent: error\n" in bodies["final"]
+    assert b"retry:" not in bodies["final"]
+    assert b"event: error\n" in bodies["passing"]
+    assert bodies["passing"].endswith(b"retry: 1000\n\n")
+    assert b"mesh-end" not in bodies["passing"]
+    assert bodies["leaving"] == b"data: 1\n\nretry: 1000\n\n"
 
 
 async def test_an_error_in_the_middle_of_bytes_cuts_the_answer(front: Front) -> None:
@@ -188,4 +226,4 @@ class TestWaiting:
         assert await reader.readuntil(b": beat\n\n")
         go.set()
         assert await reader.readuntil(b"data: 1\n\n")
-        assert await reader.readuntil(b"event: end\ndata: {}\n\n")
+        assert await reader.readuntil(b"id: mesh-end\nevent: end\ndata: {}\n\n")

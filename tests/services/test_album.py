@@ -91,7 +91,7 @@ async def followed(http: aiohttp.ClientSession, address: str) -> list[dict[str, 
     async with asyncio.timeout(PATIENCE_S), http.get(address, headers={"Accept": "text/event-stream"}) as told:
         assert (told.status, told.content_type) == (200, "text/event-stream")
         events = (await told.text()).removesuffix("\n\n").split("\n\n")
-    assert events.pop() == "event: end\ndata: {}"
+    assert events.pop() == "id: mesh-end\nevent: end\ndata: {}"
     return [json.loads(event.removeprefix("data: ")) for event in events if not event.startswith(":")]
 
 
