@@ -8,6 +8,7 @@ Leaves to others: hearing from hubs (discovery.agent), draining (app), seeing cr
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -69,14 +70,19 @@ class Health:
         """/livez: this process answers, so it lives."""
         return Reply(b"[+] http: answering\nlive\n" if verbose else b"live\n", _TEXT)
 
-    def ready_reply(self, *, verbose: bool = False) -> Reply:
-        """/readyz: 200 or 503, with a line per check when asked for or when one fails, and one per crash loop."""
+    def ready_reply(self, *, verbose: bool = False, conflicts: Iterable[object] = ()) -> Reply:
+        """/readyz: 200 or 503, with a line per check when asked for or when one fails, and one per crash loop.
+
+        Args:
+            conflicts: of routes; they change nothing, and are listed when asked for.
+        """
         checks = self.checks()
         ready = all(check.passed for check in checks)
         lines = [f"[{'+' if check.passed else '-'}] {check.name}: {check.told}" for check in checks]
         shown = lines if verbose or not ready else []
         looping = [each.told() for each in crashes.read(self._run_dir) if each.looping] if self._run_dir else []
         shown += [f"[!] supervisor: {told}" for told in looping]
+        shown += [f"[!] route: {each}" for each in conflicts] if verbose else []
         text = "\n".join([*shown, "ready" if ready else "not ready"]) + "\n"
         extra = b"" if ready else b"Retry-After: 1\r\n"
         return Reply(text.encode(), _TEXT, 200 if ready else 503, extra)

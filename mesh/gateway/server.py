@@ -365,7 +365,8 @@ class Gateway:
         if path == "/livez":
             return self.health.live_reply(verbose=_is_verbose(query))
         if path == "/readyz":
-            return self.health.ready_reply(verbose=_is_verbose(query))
+            verbose = _is_verbose(query)
+            return self.health.ready_reply(verbose=verbose, conflicts=self.catalog.routes.conflicts if verbose else ())
         if path == "/mesh":
             return Reply(msgspec.json.format(msgspec.json.encode(self.status()), indent=2) + b"\n", JSON_TYPE)
         if path == "/openapi.json":

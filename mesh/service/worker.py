@@ -25,6 +25,7 @@ from mesh.clock import Clock
 from mesh.config import Settings
 from mesh.config.secrets import revealed
 from mesh.discovery.record import Instance
+from mesh.discovery.route_conflicts import ConflictLog
 from mesh.engines.choose import Makers
 from mesh.errors import MeshError, SetupError, Unavailable
 from mesh.events.inbox import Inbox
@@ -200,6 +201,9 @@ class Worker:
                 )
             )
         self.instance_ids = [one.id for one in records]
+        if any(one.routes for one in records):
+            conflicts = ConflictLog([one.service for one in records], lambda: self.node.table)
+            self.node.agent.on_change(conflicts.on_change)
         self.node.agent.register(*records)
 
     # --- running ------------------------------------------------------------------------------------------

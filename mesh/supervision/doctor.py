@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
 from mesh.config import Settings, Usable
 from mesh.discovery.agent import HEARD
+from mesh.discovery.record import Instance
+from mesh.discovery.route_conflicts import route_conflicts
 from mesh.errors import ConfigError, MeshError, SetupError, Unavailable
 from mesh.service.connect import connect
 from mesh.supervision import family, unsupervised
@@ -156,6 +158,8 @@ async def _unsupervised(found: Usable) -> AsyncIterator[Finding]:
             else:
                 why = f": {hub.reason}" if hub.reason else ""
                 yield Finding(ODD, "hub", f"{hub.endpoint} does not answer{why}", "`mesh hub` runs one by hand")
+        for finding in _routes(node.table):
+            yield finding
         readiness = Readiness(node)
         here = unsupervised.processes(node.table, settings.mesh.host)
         answering = await readiness.answering(each.pid for each in here)
@@ -169,6 +173,12 @@ async def _unsupervised(found: Usable) -> AsyncIterator[Finding]:
         yield await _ready(f"http://{settings.gateway.host}:{settings.gateway.port}", "`mesh logs gateway`")
     else:
         yield port(settings)
+
+
+def _routes(instances: Iterable[Instance]) -> Iterator[Finding]:
+    for conflict in route_conflicts(instances):
+        told = f"declared by {' and '.join(conflict.services)}; only one of them answers"
+        yield Finding(BAD, f"{conflict.verb} {conflict.path}", told, "give one of them another path")
 
 
 async def _ready(http: str, mend: str) -> Finding:
@@ -261,6 +271,8 @@ async def _registry(layout: Layout, settings: Settings, processes: list[Process]
                 yield Finding(BAD, "hub", f"{hub.endpoint} does not answer{why}", mend)
         if not readiness.heard:
             return
+        for finding in _routes(node.table):
+            yield finding
         for word in await hosts(node):
             yield Finding({True: GOOD, None: ODD, False: BAD}[word.good], *word[1:])
         asked = [each for each in processes if each.state == RUNNING and verbs.get(each.program) in layouts.REGISTERED]

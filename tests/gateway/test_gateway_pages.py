@@ -95,6 +95,10 @@ async def test_mesh_shows_what_runs(shop: Front) -> None:
     assert {"verb": "GET", "path": "/hello/{name}", "method": "hello"} in by_name["shop"]["routes"]
     assert told["conflicts"] == [{"verb": "GET", "path": "/page", "served_by": "ashop", "ignored": "shop"}]
     assert told["gateway"]["ready"] is True
+    ready = await shop.get("/readyz?verbose")
+    assert ready.status == 200
+    assert b"[!] route: GET /page: declared by shop, but served by ashop" in ready.body
+    assert b"route" not in (await shop.get("/readyz")).body
     assert told["hubs"] == [{"endpoint": "ipc:///run/hub.sock", "state": "learned"}]
 
 
