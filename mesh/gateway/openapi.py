@@ -175,7 +175,12 @@ class _Document:
             identifier, number = f"{name}.{number}", number + 1
         self._ids.add(identifier)
         summary, _, rest = method.doc.strip().partition("\n")
-        operation: Schema = {"operationId": identifier, "tags": [service]}
+        # The page shows a method that has a route of its own only once.
+        operation: Schema = {
+            "operationId": identifier,
+            "tags": [service],
+            "x-mesh-target": f"{service}.{method.name}",
+        }
         if summary:
             operation["summary"] = summary
         if rest.strip():

@@ -194,3 +194,10 @@ async def test_the_root_leads_to_the_documentation(front: Front) -> None:
     """Unless a service has it."""
     told = await front.get("/")
     assert (told.status, told.headers["Location"]) == (302, "/docs")
+
+
+async def test_the_document_tells_which_operations_are_one_method(shop: Front) -> None:
+    """So that the page can show a method that has a route of its own only once."""
+    paths = (await shop.get("/openapi.json")).json["paths"]
+    assert paths["/hello/{name}"]["get"]["x-mesh-target"] == "shop.hello"
+    assert paths["/rpc/shop/hello"]["post"]["x-mesh-target"] == "shop.hello"

@@ -112,8 +112,14 @@ function exampleOf(schema, depth = 0) {
 
 // --- one operation --------------------------------------------------------------------------------
 
+/** A path that may break behind a slash, and nowhere else. */
 function pathParts(path) {
-  return path.split(/(\{[^}]+\})/).map((part) => (part.startsWith("{") ? el("i", {}, part) : part));
+  return path.split(/(\{[^}]+\}|\/)/).flatMap((part) => (part === "/" ? [part, el("wbr")] : part.startsWith("{") ? el("i", {}, part) : part));
+}
+
+/** Text of a docstring: what stands in backticks is code. */
+function prose(text) {
+  return text.split(/(``[^`]+``|`[^`]+`)/).map((part) => (part.startsWith("`") ? el("code", {}, part.replaceAll("`", "")) : part));
 }
 
 function operationView(entry) {
@@ -126,7 +132,7 @@ function operationView(entry) {
       el("span", { class: "verb " + verb }, verb.toUpperCase()),
       el("span", { class: "path" }, ...pathParts(path)),
       streams ? el("span", { class: "badge" }, "stream") : null,
-      el("span", { class: "says" }, operation.summary || ""),
+      el("span", { class: "says" }, ...prose(operation.summary || "")),
     ),
   );
   view.addEventListener("toggle", () => {
@@ -145,7 +151,7 @@ function answerContent(operation) {
 function inside({ verb, path, operation }) {
   const form = new Map();
   const parts = [];
-  if (operation.description) parts.push(el("p", {}, operation.description));
+  if (operation.description) parts.push(el("p", {}, ...prose(operation.description)));
   const parameters = (operation.parameters || []).map(deref);
   if (parameters.length) parts.push(el("div", {}, el("h3", {}, "Parameters"), parameterTable(parameters, form)));
   const body = operation.requestBody ? bodyEditor(deref(operation.requestBody)) : null;
@@ -167,7 +173,7 @@ function parameterTable(parameters, form) {
         "tr", {},
         el("td", {}, el("code", {}, parameter.name), parameter.required ? el("span", { class: "must", title: "required" }, " *") : null,
           el("span", { class: "note" }, parameter.in)),
-        el("td", {}, el("span", { class: "type" }, typeOf(schema)), note ? el("span", { class: "note" }, note) : null),
+        el("td", {}, el("span", { class: "type" }, typeOf(schema)), note ? el("span", { class: "note" }, ...prose(note)) : null),
         el("td", { class: "value" }, input),
       );
     })),
@@ -349,12 +355,16 @@ async function run({ method, address, headers, body }, signal, result) {
 
 // --- the page -------------------------------------------------------------------------------------
 
+/** Every operation; a method that has a route of its own is not shown a second time as /rpc/…. */
 function entries() {
   const all = [];
+  const routed = new Set(Object.entries(spec.paths).filter(([path]) => !path.startsWith("/rpc/"))
+    .flatMap(([, item]) => VERBS.map((verb) => item[verb] && item[verb]["x-mesh-target"])));
   for (const [path, item] of Object.entries(spec.paths)) {
     for (const verb of VERBS) {
       const operation = item[verb];
-      if (operation) all.push({ verb, path, operation, service: (operation.tags || ["other"])[0], id: operation.operationId });
+      if (!operation || (path.startsWith("/rpc/") && routed.has(operation["x-mesh-target"]))) continue;
+      all.push({ verb, path, operation, service: (operation.tags || ["other"])[0], id: operation.operationId });
     }
   }
   return all;
@@ -383,7 +393,7 @@ function draw() {
       el("span", { class: "verb " + entry.verb }, entry.verb.toUpperCase()),
       el("span", { class: "path" }, entry.path.replace(`/rpc/${tag.name}/`, "/rpc/…/")))))));
     sections.push(el("section", { class: "service" }, el("h2", {}, tag.name),
-      tag.description ? el("p", { class: "quiet" }, tag.description) : null, mine.map(operationView)));
+      tag.description ? el("p", { class: "quiet" }, ...prose(tag.description)) : null, mine.map(operationView)));
   }
   const empty = el("p", { class: "quiet" }, words.length ? "Nothing fits." : "No service runs yet. Start one with: mesh run services.greeting:Greeting");
   $("index").replaceChildren(...index);
