@@ -70,30 +70,30 @@ def command(names: tuple[str, ...], follow: bool, lines: int, level: str, trace:
 
     for complaint in setting.usable().complaints:
         note(complaint)
-    paths = _paths(conf)
-    wanted = chosen(names, paths)
+    found_here = paths(conf)
+    wanted = chosen(names, found_here)
     if not wanted:
         services = loop.run(_recent(names, follow, lines, level, trace))
         if services is None:
             return exits.OK
-        there = ", ".join(sorted({*(_COPY.sub("", name) for name in paths), *services})) or "none"
+        there = ", ".join(sorted({*(_COPY.sub("", name) for name in found_here), *services})) or "none"
         raise click.UsageError(f"no log of {' or '.join(names) or 'any process'} is here; there are: {there}")
-    shown = {name: paths[name] for name in wanted}
+    shown = {name: found_here[name] for name in wanted}
     width = max(len(name) for name in shown)
     journal = Journal(shown)
     # A level or a trace may be rare: then more is read, so that something of it is shown.
     reach = lines if not lines or (level == "debug" and not trace) else max(lines, 10_000)
     found = list(keep(journal.last(reach), level, trace))
-    _write(found[-lines:] if lines else (), width)
+    write(found[-lines:] if lines else (), width)
     looked_at = time.monotonic()
     while follow:
         time.sleep(EVERY_S)
         fresh: dict[str, Path] = {}
         if time.monotonic() - looked_at >= FILES_EVERY_S:
             looked_at = time.monotonic()
-            now = _paths(conf)
+            now = paths(conf)
             fresh = {name: now[name] for name in chosen(names, now)}
-        _write(keep(journal.new(fresh), level, trace), width)
+        write(keep(journal.new(fresh), level, trace), width)
     return exits.OK
 
 
@@ -110,16 +110,17 @@ async def _recent(names: tuple[str, ...], follow: bool, lines: int, level: str, 
             if not width:
                 return {each.service for each in RecentJournal(node, ()).chosen()}
             found = list(keep(await journal.new(), level, trace))
-            _write(found[-lines:] if lines else (), width)
+            write(found[-lines:] if lines else (), width)
             while follow:
                 await asyncio.sleep(RECENT_EVERY_S)
-                _write(keep(await journal.new(), level, trace), width)
+                write(keep(await journal.new(), level, trace), width)
             return None
     except (Unavailable, ConfigError):
         return set()
 
 
-def _paths(conf: str | None) -> dict[str, Path]:
+def paths(conf: str | None, *, quiet: bool = False) -> dict[str, Path]:
+    """The log files of this host's processes, by process; `quiet`: say nothing of a missing supervisord."""
     from mesh.supervision.control import Control
     from mesh.supervision.journal import files
 
@@ -136,13 +137,14 @@ def _paths(conf: str | None) -> dict[str, Path]:
         try:
             more += [process.log for process in control.processes()]
         except Unavailable:
-            note("no supervisord runs here; these are the logs that are left") if not wants_json() else None
+            if not wants_json() and not quiet:
+                note("no supervisord runs here; these are the logs that are left")
         finally:
             control.close()
     return {name: path for name, path in files(log_dir, more).items() if path.exists()}
 
 
-def _write(lines: Iterable[Line], width: int) -> None:
+def write(lines: Iterable[Line], width: int) -> None:
     for line in lines:
         if wants_json():
             write_json({**(line.fields or {"level": line.level, "event": line.text}), "process": line.process})

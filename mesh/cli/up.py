@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from mesh.cli import loop, process, setting
+from mesh.cli import exits, loop, process, setting
 from mesh.cli.output import for_people, json_option, note, progress, wants_json, write_json, write_table
 
 if TYPE_CHECKING:
@@ -26,8 +26,11 @@ _SHOWN: Final = ("service", "id", "worker", "version", "host", "pid", "endpoint"
     metavar="SECONDS",
     help="How long to wait until everything answers.",
 )
+@click.option(
+    "--foreground", is_flag=True, help="Stay, show what is written, and stop everything on SIGTERM or Ctrl-C."
+)
 @json_option
-def command(conf: str | None, timeout: float) -> None:
+def command(conf: str | None, timeout: float, foreground: bool) -> int:
     """Start everything under supervisor and wait until it answers.
 
     What runs is what mesh.toml asks for: each [services.NAME] with a `class`, in as many workers as its `replicas` say
@@ -48,11 +51,21 @@ def command(conf: str | None, timeout: float) -> None:
         note(f"wrote {own}, which tells supervisor what to do; mesh.toml says what runs")
     layout = setting.layout(conf)
     process.quiet()
-    with progress("starting") as tell:
-        up = loop.run(bring_up(layout, settings, patience_s=timeout, tell=tell))
+    following = None
+    if foreground:
+        from mesh.cli.foreground import Foreground
+
+        following = Foreground(conf)
+    try:
+        with progress("starting") as tell:
+            up = loop.run(bring_up(layout, settings, patience_s=timeout, tell=tell))
+    except BaseException:
+        if following:
+            following.give_up(layout, settings.mesh.run_dir)
+        raise
     if wants_json():
         write_json(_as_data(up))
-        return
+        return following.follow(layout, settings.mesh.run_dir) if following else exits.OK
     write_table(
         ("process", "state", "pid", "up", "instance", "log"),
         [
@@ -73,7 +86,11 @@ def command(conf: str | None, timeout: float) -> None:
         note(f"{name} runs as an earlier mesh.toml had it; `mesh roll {name}` brings the new one")
     if up.http:
         note(f"try:  curl {up.http}{up.path}")
+    if following:
+        note("stop: Ctrl-C")
+        return following.follow(layout, settings.mesh.run_dir)
     note("stop: mesh down")
+    return exits.OK
 
 
 def _as_data(up: Up) -> dict[str, Any]:

@@ -1,0 +1,110 @@
+"""`mesh up --foreground`: stay, show what all processes write, and stop everything on SIGTERM or Ctrl-C.
+
+For containers and for process managers that want one process to watch. As the first process of a container it also
+reaps processes whose parents have ended.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Final
+
+from mesh.cli import exits, logs
+from mesh.cli.output import note
+from mesh.errors import MeshError
+
+if TYPE_CHECKING:
+    from mesh.supervision.journal import Journal
+    from mesh.supervision.layout import Layout
+
+#: How often supervisord itself is looked at.
+LOOK_EVERY_S: Final = 1.0
+
+
+class Foreground:
+    """Made before anything is started, so that what processes write at their start is shown, too."""
+
+    def __init__(self, conf: str | None) -> None:
+        from mesh.supervision.journal import Journal
+
+        self._conf = conf
+        self._stopping = threading.Event()
+        paths = logs.paths(conf, quiet=True)
+        self._journal: Journal = Journal(paths)
+        self._journal.last(0)
+
+    def give_up(self, layout: Layout, run_dir: Path) -> None:
+        """Something did not start, or a signal came before everything had: stop what did."""
+        from mesh.supervision.down import take_down
+
+        self._show()
+        take_down(layout, run_dir)
+
+    def _told(self, number: int, frame: FrameType | None) -> None:
+        self._stopping.set()
+
+    def follow(self, layout: Layout, run_dir: Path) -> int:
+        """Show what is written until a signal comes or supervisord ends; then stop everything.
+
+        Returns:
+            The exit code: 0 after a signal, 1 when supervisord ended by itself or something could not be stopped.
+        """
+        from mesh.supervision import family
+        from mesh.supervision.down import take_down
+
+        # Here: while everything starts, a signal ends the start (loop.run), and `give_up` follows.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._told)
+        pid = family.recorded(layout.pidfile)
+        look_at = time.monotonic() + LOOK_EVERY_S
+        code = exits.OK
+        while not self._stopping.wait(logs.EVERY_S):
+            self._show()
+            if time.monotonic() >= look_at:
+                look_at = time.monotonic() + LOOK_EVERY_S
+                _reap()
+                if not family.alive(pid):
+                    # `supervisorctl reload` keeps the pid; `mesh down && mesh up` from elsewhere does not.
+                    pid = family.recorded(layout.pidfile)
+                    if not pid:
+                        note("supervisord has ended; stopping what is left")
+                        code = exits.FAILED
+                        break
+        trouble: list[MeshError] = []
+
+        def stop() -> None:
+            try:
+                take_down(layout, run_dir)
+            except MeshError as exc:
+                trouble.append(exc)
+
+        stopper = threading.Thread(target=stop, name="mesh-down")
+        stopper.start()
+        while stopper.is_alive():
+            stopper.join(logs.EVERY_S)
+            self._show()
+            _reap()
+        self._show()
+        if trouble:
+            raise trouble[0]
+        note("down")
+        return code
+
+    def _show(self) -> None:
+        found = logs.paths(self._conf, quiet=True)
+        width = max((len(name) for name in found), default=0)
+        logs.write(self._journal.new(found), width)
+
+
+def _reap() -> None:
+    """Reap what has ended: supervisord is a daemon, and in a container the first process inherits orphans."""
+    try:
+        while os.waitpid(-1, os.WNOHANG) != (0, 0):
+            pass
+    except ChildProcessError:
+        pass
