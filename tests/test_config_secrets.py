@@ -204,6 +204,67 @@ def test_rules_are_read_with_their_lines(project):
     assert shown["access.allow"] == ("everybody may call everything", "default")
 
 
+def test_rights_on_durable_data_are_read(project):
+    """Beside or instead of a service; an array for state means both, and [access] names operators."""
+    project("""
+        [access]
+        operators = ["operator", "admin-*"]
+
+        [[access.allow]]
+        caller = "orders"
+        tasks = "mail.*"
+        events = { publish = ["order.#"], subscribe = "payment.*" }
+        state = { read = ["carts*"], write = "orders" }
+        locks = ["orders.*"]
+        schedules = ["orders.*"]
+
+        [[access.allow]]
+        caller = "mail"
+        state = ["letters"]
+    """)
+    access = load(env={}).access
+    assert access is not None
+    assert access.operators == ("operator", "admin-*")
+    assert access.allow == (
+        AccessRule(
+            callers=("orders",),
+            tasks=("mail.*",),
+            publish=("order.#",),
+            subscribe=("payment.*",),
+            reads=("carts*",),
+            writes=("orders",),
+            locks=("orders.*",),
+            schedules=("orders.*",),
+            place="mesh.toml:5",
+        ),
+        AccessRule(callers=("mail",), reads=("letters",), writes=("letters",), place="mesh.toml:13"),
+    )
+    assert {row.key: row.value for row in origins(env={})}["access.operators"] == "operator, admin-*"
+
+
+@pytest.mark.parametrize(
+    ("lines", "key"),
+    [
+        ('events = ["order.#"]', "events"),
+        ("events = {}", "events"),
+        ('events = { publishes = "order.#" }', "events.publishes"),
+        ('events = { publish = "order*" }', "events.publish"),
+        ('events = { publish = "order..made" }', "events.publish"),
+        ('state = { read = "carts", delete = "carts" }', "state.delete"),
+        ("state = 3", "state"),
+        ("tasks = []", "tasks"),
+        ('task = "mail.send"\nlocks = "x"', "task"),
+        ('methods = "get"\nlocks = "x"', "methods"),
+        ("", ""),
+    ],
+)
+def test_a_right_that_is_none_is_told(project, lines: str, key: str):
+    """With its key; a rule that gives nothing is one, too."""
+    project(f'[[access.allow]]\ncaller = "a"\n{lines}\n')
+    (told,) = wrong()
+    assert told.partition(": ")[2].startswith(f"access.allow[0]{'.' if key else ''}{key}: ")
+
+
 def test_who_may_run_what_is_read_alike(project):
     """[[access.serve]], with errors of the same form."""
     root = project('[[access.serve]]\nworker = "orders"\nservice = ["orders", "stock"]\n')

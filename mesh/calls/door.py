@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from mesh.errors import Forbidden
-from mesh.policy.access import Access
+from mesh.policy.access import Access, remedy
 from mesh.telemetry.logs import get_logger
 from mesh.telemetry.metrics import Recorder
 
@@ -61,9 +61,10 @@ class Door:
         service, _, method = target.rpartition(".")
         if self._access.allows(caller, service, method):
             return None
+        rule = remedy(caller, service=service, methods=method)
         # Once for each link and target: it is remembered.
-        log.warning("call forbidden", caller=caller, target=target[:200], peer=conversation.callee.peer)
+        log.warning("call forbidden", caller=caller, target=target[:200], peer=conversation.callee.peer, rule=rule)
         return Forbidden(
             f"{caller[:100]!r} may not call {target[:200]}: no [[access.allow]] of {self._identity} allows it",
-            details={"caller": caller[:100], "target": target[:200]},
+            details={"caller": caller[:100], "target": target[:200], "rule": rule},
         )

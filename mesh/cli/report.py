@@ -47,6 +47,8 @@ def tell(error: MeshError, as_json: bool) -> None:
     sys.stderr.write(f"{red}mesh: {lines[0]}{plain}\n")
     for line in lines[1:]:
         sys.stderr.write(f"{red}      {line}{plain}\n")
+    if rule := error.details.get("rule"):
+        sys.stderr.write(f"{dim}      to allow it, add {rule}{plain}\n")
     tail = error.details.get("tail")
     if tail:
         sys.stderr.write(f"the end of {error.details.get('log', 'its log')}:\n")

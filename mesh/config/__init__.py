@@ -3,7 +3,7 @@
 Owns: nothing itself; re-exports the tree (config.settings) and its reading (config.load).
 """
 
-from mesh.config.access import AccessRule, AccessSettings, ServeRule
+from mesh.config.access import OPERATOR, AccessRule, AccessSettings, ServeRule
 from mesh.config.load import FILE_NAME, FILE_VARIABLE, Usable, find_file, load, origins, project_root, usable
 from mesh.config.origins import Origin
 from mesh.config.settings import (
@@ -24,6 +24,7 @@ from mesh.config.trust import check_found
 __all__ = [
     "FILE_NAME",
     "FILE_VARIABLE",
+    "OPERATOR",
     "AccessRule",
     "AccessSettings",
     "AutoscaleSettings",

@@ -1,7 +1,8 @@
-"""[access]: who may call what and who may run what, as it is written.
+"""[access]: who may call, defer, publish, read, write, lock, run and administer what, as it is written.
 
 Owns: the shapes of rules, reading their tables, and errors that name the line.
-Leaves to others: deciding (policy.access), lines of keys (config.places), the rest of the file (config.load).
+Leaves to others: deciding (policy.access, engines.authorization), lines of keys (config.places), the rest of the file
+(config.load).
 """
 
 from __future__ import annotations
@@ -15,27 +16,54 @@ from msgspec import Struct
 #: (path of the key, what is wrong with it)
 Tell = Callable[[tuple[str, ...], str], None]
 
+#: The role of the `mesh` commands, and the name of their key.
+OPERATOR: Final = "operator"
+
 _WANTED: Final = 'a name, a pattern like "get*", or an array of them'
+_TOPICS: Final = 'a topic, a pattern like "order.*" or "order.#", or an array of them'
 
 
 class AccessRule(Struct, frozen=True, kw_only=True):
-    """One [[access.allow]]: these callers may call these methods of these services. Each is a name or a pattern, in
-    which * is any text and ? any character.
+    """One [[access.allow]]: what these callers may do. Each entry is a name or a pattern, in which * is any text and ?
+    any character; those of `publish` and `subscribe` are patterns of topics.
 
     Attributes:
-        callers: names of keys; of a process without one (over ipc), its role: gateway, client, or its first service.
-        methods: ("*",), which is all of them, when the table names none.
+        callers: names of keys; of a process without one (over ipc), its role: gateway, client, operator, or its first
+            service.
+        services, methods: what they may call, and defer. `methods` is ("*",), which is all of them, when the table
+            names none.
+        tasks: "service.task" that they may defer, beside those of `services`.
+        publish, subscribe: topics of durable events.
+        reads, writes: namespaces of state.
+        locks, schedules: by name.
         place: where it was written, "mesh.toml:14".
     """
 
     callers: tuple[str, ...]
-    services: tuple[str, ...]
+    services: tuple[str, ...] = ()
     methods: tuple[str, ...] = ("*",)
+    tasks: tuple[str, ...] = ()
+    publish: tuple[str, ...] = ()
+    subscribe: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ()
+    writes: tuple[str, ...] = ()
+    locks: tuple[str, ...] = ()
+    schedules: tuple[str, ...] = ()
     place: str = ""
 
     def __str__(self) -> str:
-        callers, services = ", ".join(self.callers), ", ".join(self.services)
-        return f"{callers} → {services}: {', '.join(self.methods)}"
+        parts = [f"{', '.join(self.services)}: {', '.join(self.methods)}"] if self.services else []
+        named = {
+            "tasks": self.tasks,
+            "events.publish": self.publish,
+            "events.subscribe": self.subscribe,
+            "state.read": self.reads,
+            "state.write": self.writes,
+            "locks": self.locks,
+            "schedules": self.schedules,
+        }
+        parts += [f"{key} {', '.join(patterns)}" for key, patterns in named.items() if patterns]
+        return f"{', '.join(self.callers)} → {'; '.join(parts)}"
 
 
 class ServeRule(Struct, frozen=True, kw_only=True):
@@ -50,25 +78,50 @@ class ServeRule(Struct, frozen=True, kw_only=True):
 
 
 class AccessSettings(Struct, frozen=True, kw_only=True):
-    """[access]: rules. Once it is declared, a call that none of them allows is denied.
+    """[access]: rules. Once it is declared, whatever none of them allows is denied.
 
     Attributes:
-        serve: who may run what; everybody may run everything while it is empty.
+        serve: who may run what. While it is empty, hubs let every process run every service, and the store lets a
+            process run the service that it is named after.
+        operators: callers that may do everything, as the `mesh` commands do.
     """
 
     allow: tuple[AccessRule, ...] = ()
     serve: tuple[ServeRule, ...] = ()
+    operators: tuple[str, ...] = (OPERATOR,)
 
 
 class _Key(NamedTuple):
-    """A key of a rule: the attribute that holds it, and whether it must be there."""
+    """A key of a rule.
 
-    attribute: str
-    required: bool = True
+    Attributes:
+        attribute: holds what is written; of an array in the place of a table, the attributes of all its `parts` do.
+        required: it must be there.
+        parts: keys of the table that it may be.
+        array: it may be an array although it has parts, which then all get it.
+        topics: its patterns are patterns of topics.
+    """
+
+    attribute: str = ""
+    required: bool = False
+    parts: Mapping[str, str] = {}
+    array: bool = True
+    topics: bool = False
 
 
-_ALLOW: Final = {"caller": _Key("callers"), "service": _Key("services"), "methods": _Key("methods", required=False)}
-_SERVE: Final = {"worker": _Key("workers"), "service": _Key("services")}
+_ALLOW: Final = {
+    "caller": _Key("callers", required=True),
+    "service": _Key("services"),
+    "methods": _Key("methods"),
+    "tasks": _Key("tasks"),
+    "events": _Key(parts={"publish": "publish", "subscribe": "subscribe"}, array=False, topics=True),
+    "state": _Key(parts={"read": "reads", "write": "writes"}),
+    "locks": _Key("locks"),
+    "schedules": _Key("schedules"),
+}
+#: One of these makes a rule say something.
+_GRANTS: Final = ("service", "tasks", "events", "state", "locks", "schedules")
+_SERVE: Final = {"worker": _Key("workers", required=True), "service": _Key("services", required=True)}
 
 
 def read_access(table: Any, tell: Tell, place: Callable[[tuple[str, ...]], str]) -> AccessSettings:
@@ -77,11 +130,19 @@ def read_access(table: Any, tell: Tell, place: Callable[[tuple[str, ...]], str])
         tell((), "is a table: write [access], and a [[access.allow]] for each rule")
         return AccessSettings()
     for key in table:
-        if key not in ("allow", "serve"):
-            tell((key,), "no such key; [access] holds rules, each a table [[access.allow]] or [[access.serve]]")
+        if key not in ("allow", "serve", "operators"):
+            tell(
+                (key,),
+                "no such key; [access] holds rules, each a table [[access.allow]] or [[access.serve]], and "
+                "operators = [...]",
+            )
+    operators: tuple[str, ...] | None = (OPERATOR,)
+    if "operators" in table:
+        # An empty array is meant: nobody administers, from anywhere.
+        operators = () if table["operators"] == [] else _patterns(table["operators"], ("operators",), tell)
     allow = [AccessRule(**read, place=place(at)) for at, read in _rules(table, "allow", _ALLOW, tell)]
     serve = [ServeRule(**read, place=place(at)) for at, read in _rules(table, "serve", _SERVE, tell)]
-    return AccessSettings(allow=tuple(allow), serve=tuple(serve))
+    return AccessSettings(allow=tuple(allow), serve=tuple(serve), operators=operators or ())
 
 
 def _rules(
@@ -102,31 +163,80 @@ def _rules(
 def _read_rule(
     rule: dict[str, Any], at: tuple[str, ...], keys: Mapping[str, _Key], tell: Tell
 ) -> dict[str, tuple[str, ...]] | None:
+    wrong = _unknown(rule, at, keys, tell)
+    read: dict[str, tuple[str, ...]] = {}
+    for name, key in keys.items():
+        if name not in rule:
+            if key.required:
+                tell(at, f"has no {name}: write {name} = {_WANTED}")
+                wrong = True
+            continue
+        found = _read_key(name, key, rule[name], (*at, name), tell)
+        if found is None:
+            wrong = True
+        else:
+            read |= found
+    if keys is _ALLOW:
+        if not any(name in rule for name in _GRANTS):
+            tell(at, f"has no service: write service = {_WANTED}, or one of {', '.join(_GRANTS[1:])}")
+            wrong = True
+        elif "methods" in rule and "service" not in rule:
+            tell((*at, "methods"), "belongs to a service: name it, service = ...")
+            wrong = True
+    return None if wrong else read
+
+
+def _unknown(table: dict[str, Any], at: tuple[str, ...], keys: Mapping[str, Any], tell: Tell) -> bool:
+    """Whether there are keys that it does not have; each is told."""
     wrong = False
-    for key in rule:
+    for key in table:
         if key not in keys:
             near = difflib.get_close_matches(key, keys, n=1)
             tell((*at, key), f"no such key; {f'did you mean {near[0]}?' if near else 'known are ' + ', '.join(keys)}")
             wrong = True
-    read = {}
-    for key, (attribute, required) in keys.items():
-        if key not in rule:
-            if required:
-                tell(at, f"has no {key}: write {key} = {_WANTED}")
-                wrong = True
-            continue
-        value = rule[key]
-        patterns = [value] if isinstance(value, str) else value
-        if (
-            not isinstance(patterns, list)
-            or not patterns
-            or not all(isinstance(each, str) and each.strip() for each in patterns)
-        ):
-            tell((*at, key), f"is not {_WANTED}")
-            wrong = True
-        elif key == "methods" and any("." in each for each in patterns):
-            tell((*at, key), 'holds a "."; write the method alone, its service has a key of its own')
-            wrong = True
-        else:
-            read[attribute] = tuple(each.strip() for each in patterns)
-    return None if wrong else read
+    return wrong
+
+
+def _read_key(name: str, key: _Key, value: Any, at: tuple[str, ...], tell: Tell) -> dict[str, tuple[str, ...]] | None:
+    """attribute → patterns; None when something was wrong with them."""
+    if not key.parts:
+        patterns = _patterns(value, at, tell)
+        if patterns is not None and name == "methods" and any("." in each for each in patterns):
+            tell(at, 'holds a "."; write the method alone, its service has a key of its own')
+            return None
+        return None if patterns is None else {key.attribute: patterns}
+    if isinstance(value, dict) and value:
+        wrong = _unknown(value, at, key.parts, tell)
+        read: dict[str, tuple[str, ...]] = {}
+        for part, attribute in key.parts.items():
+            if part in value:
+                patterns = _patterns(value[part], (*at, part), tell, topics=key.topics)
+                if patterns is None:
+                    wrong = True
+                else:
+                    read[attribute] = patterns
+        return None if wrong else read
+    if not key.array or isinstance(value, dict):
+        tell(at, f"is a table: write {name} = {{ {', '.join(f'{part} = [...]' for part in key.parts)} }}")
+        return None
+    patterns = _patterns(value, at, tell)
+    return None if patterns is None else dict.fromkeys(key.parts.values(), patterns)
+
+
+def _patterns(value: Any, at: tuple[str, ...], tell: Tell, *, topics: bool = False) -> tuple[str, ...] | None:
+    """One or many; None, and told, when they are something else."""
+    patterns = [value] if isinstance(value, str) else value
+    if (
+        not isinstance(patterns, list)
+        or not patterns
+        or not all(isinstance(each, str) and each.strip() for each in patterns)
+    ):
+        tell(at, f"is not {_TOPICS if topics else _WANTED}")
+        return None
+    found = tuple(each.strip() for each in patterns)
+    for each in found if topics else ():
+        # What else a word may be is checked where topics are compiled (events.topics).
+        if any(not word or (len(word) > 1 and ("*" in word or "#" in word)) for word in each.split(".")):
+            tell(at, f'{each!r} is no pattern of topics: words with dots between, * for one word, # for any, "order.#"')
+            return None
+    return found

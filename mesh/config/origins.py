@@ -63,6 +63,8 @@ def listed(settings: Settings, sources: Mapping[str, str]) -> list[Origin]:
             rows.append(Origin("access.allow", "nobody may call anything", origin, "who may call what"))
         for number, rule in enumerate(settings.access.allow):
             rows.append(Origin(f"access.allow.{number}", str(rule), rule.place, "who may call what"))
+        operators = ", ".join(settings.access.operators) or "none"
+        rows.append(Origin("access.operators", operators, sources.get("access", "default"), "who may do everything"))
         for number, served in enumerate(settings.access.serve):
             rows.append(Origin(f"access.serve.{number}", str(served), served.place, "who may run what"))
     return rows

@@ -145,7 +145,9 @@ class KeySettings(Struct, frozen=True, kw_only=True):
     dir: Annotated[
         Path | None, PATH_OR_NONE, "key files; with it, tcp is encrypted and both ends prove who they are"
     ] = None
-    name: Annotated[str, TEXT, "this process's key; when absent its role: hub, gateway, client, or its service"] = ""
+    name: Annotated[
+        str, TEXT, "this process's key; when absent its role: hub, gateway, operator, client, or its service"
+    ] = ""
     secret: Annotated[Secret | None, SECRET, "where its secret key is, if it is not in a file of `dir`"] = None
     hub: Annotated[str, TEXT, "name of the keys that hubs have"] = "hub"
 
@@ -177,11 +179,19 @@ class StoreSettings(Struct, frozen=True, kw_only=True):
     """[store]: the process that owns the files of the embedded engine."""
 
     dir: Annotated[Path, PATH, "its files; private to the user"] = field(default_factory=lambda: Path.cwd() / "data")
+    backups: Annotated[
+        Path | None, PATH_OR_NONE, "where `mesh store backup` writes, and nowhere else; `dir`/backups when absent"
+    ] = None
     lease_s: Annotated[float, DURATION, "a worker that is silent for so long has lost its tasks"] = field(
         default=10.0, name="lease"
     )
     cache_bytes: Annotated[int, SIZE, "memory for pages of the database"] = field(default=32 * 2**20, name="cache")
     backlog: Annotated[int, whole(1), "units that may wait for the disk; more are refused as overloaded"] = 100_000
+
+    @property
+    def backups_dir(self) -> Path:
+        """Where backups are written."""
+        return self.backups if self.backups is not None else self.dir / "backups"
 
 
 class TaskSettings(Struct, frozen=True, kw_only=True):

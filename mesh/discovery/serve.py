@@ -55,7 +55,7 @@ async def serve(settings: Settings, endpoint: str = "") -> None:
         identity=ids.instance_id("hub"),
         epoch=ids.epoch(),
         lease_s=settings.discovery.lease_s,
-        access=Access((), settings.access.serve) if settings.access is not None else None,
+        access=Access.of(settings.access),
     )
     publishing: asyncio.Task[None] | None = None
     try:

@@ -147,7 +147,7 @@ class Node(CallVerbs, DurableVerbs):
             credit=calls.credit,
             max_body=calls.max_body_bytes,
             traceback_on_wire=calls.traceback_on_wire,
-            access=Access(self.settings.access.allow) if self.settings.access is not None else None,
+            access=Access.of(self.settings.access),
         )
         self.server.host(control_methods(self), CONTROL_LIMIT, CONTROL_LIMIT)
         bound = await self.server.start(endpoint or self.transport.endpoint(self.identity))
