@@ -25,12 +25,12 @@ _dir_option = click.option("--dir", "directory", metavar="DIR", help="This direc
 def command() -> None:
     """Make, list, rotate and revoke the keys that secure links between hosts.
 
-    A key has a name, by which others know whoever holds it: that of a service, gateway, hub, or client (the command
-    line); or one for each host, as in orders@host-1. NAME.secret goes where NAME runs, and nowhere else; NAME.public
-    and revoked.keys go to every host. Running processes see both within a second.
+    A key has a name, by which others know its holder: that of a service, gateway, hub, operator (the command line) or
+    client (`mesh.connect`); or one for each host, as in orders@host-1. NAME.secret goes where NAME runs, and nowhere
+    else; NAME.public and revoked.keys go to every host. Running processes see both within a second.
 
     \b
-      mesh keys make hub gateway client orders
+      mesh keys make hub gateway operator orders
       mesh keys rotate orders; mesh roll orders; mesh keys revoke orders --retiring
     """
 

@@ -34,12 +34,13 @@ def command(topics: tuple[str, ...], count: int | None, timeout: float | None) -
 
 
 async def _listen(topics: tuple[str, ...], count: int | None, timeout: float | None) -> int:
+    from mesh.config import OPERATOR
     from mesh.service.worker import Worker
 
     # Bounded, so that a terminal that stands still costs events and not memory.
     heard: asyncio.Queue[Event] = asyncio.Queue(10_000)
-    # A command as any other, by its key and in rules, though it registers a service for as long as it listens.
-    worker = Worker([_listener(topics, heard)], setting.settings(), role="client")
+    # A command as any other, by its key and in rules, although it registers a service while it listens.
+    worker = Worker([_listener(topics, heard)], setting.settings(), role=OPERATOR)
     try:
         await worker.start()
         if not await worker.node.agent.wait_synced(loop.SYNC_S):

@@ -58,9 +58,10 @@ async def connected(wait_s: float = SYNC_S) -> AsyncIterator[Node]:
         Unavailable: no hub has answered within `wait_s`; at once when keys do not allow it.
     """
     from mesh.cli import setting
+    from mesh.config import OPERATOR
     from mesh.service.connect import connect
 
-    async with connect(setting.settings(), wait_s=wait_s) as node:
+    async with connect(setting.settings(), wait_s=wait_s, role=OPERATOR) as node:
         if not node.agent.synced:
             raise unheard(node)
         yield node

@@ -56,10 +56,11 @@ async def _print(layout: Layout | None, settings: Settings, every: float, once: 
     from rich.console import Console
 
     from mesh.cli.top_view import Screen, table
+    from mesh.config import OPERATOR
     from mesh.service.connect import connect
     from mesh.supervision.board import Board
 
-    async with connect(settings, wait_s=FIRST_WORD_S) as node:
+    async with connect(settings, wait_s=FIRST_WORD_S, role=OPERATOR) as node:
         board = Board(layout, settings, node)
         try:
             await board.look()
@@ -107,11 +108,12 @@ class _Top:
         from rich.live import Live
 
         from mesh.cli.top_view import draw
+        from mesh.config import OPERATOR
         from mesh.service.connect import connect
         from mesh.supervision.board import Board
 
         console = Console(highlight=False)
-        async with connect(self._settings, wait_s=FIRST_WORD_S) as node:
+        async with connect(self._settings, wait_s=FIRST_WORD_S, role=OPERATOR) as node:
             board = Board(self._layout, self._settings, node)
             try:
                 with _raw(self._keys), Live(console=console, screen=True, auto_refresh=False) as live:

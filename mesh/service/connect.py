@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from mesh import config
+from mesh import config, ids
 from mesh.config import Settings
 from mesh.service.node import Node
 
@@ -23,6 +23,7 @@ async def connect(
     hubs: Sequence[str] | None = None,
     flags: Mapping[str, Any] | None = None,
     wait_s: float = 2.0,
+    role: str = "client",
 ) -> AsyncIterator[Node]:
     """Join the mesh as a client: `async with mesh.connect() as n: await n.call("greeting.hello", "x")`.
 
@@ -32,6 +33,7 @@ async def connect(
         hubs: endpoints of hubs, instead of the configured ones.
         flags: dotted keys and values that win over file and environment.
         wait_s: how long to wait for a hub's first word. Without one the node goes on: calls wait in their deadline.
+        role: what the process is to others, in rules and by its key. Commands of operators are "operator".
 
     Raises:
         ConfigError: a key or value is wrong; the message names the line.
@@ -41,7 +43,7 @@ async def connect(
         if hubs is not None:
             wanted["mesh.hubs"] = list(hubs)
         settings = config.load(path, flags=wanted)
-    node = Node(settings)
+    node = Node(settings, identity=ids.instance_id(role))
     try:
         await node.start(wait_s)
         yield node

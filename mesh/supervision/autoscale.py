@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable
 from typing import NamedTuple
 
-from mesh.config import ServiceSettings, Settings
+from mesh.config import OPERATOR, ServiceSettings, Settings
 from mesh.config.settings import cores
 from mesh.errors import LockTaken, MeshError, Unavailable
 from mesh.policy.backoff import Backoff
@@ -70,7 +70,7 @@ async def advise(layout: Layout, settings: Settings) -> AsyncIterator[list[Advic
     memories = dict.fromkeys(rules, Memory())
     control = Control(layout.socket)
     try:
-        async with connect(settings) as node:
+        async with connect(settings, role=OPERATOR) as node:
             sampler = Sampler(node)
             while True:
                 advices = []

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapp
 from contextlib import asynccontextmanager
 
 from mesh.clock import LoopClock
-from mesh.config import Settings
+from mesh.config import OPERATOR, Settings
 from mesh.errors import SetupError, Unavailable
 from mesh.service.connect import connect
 from mesh.supervision.control import IDLE, RUNNING, Control, Process
@@ -270,7 +270,7 @@ async def at_work(layout: Layout, settings: Settings, tell: Tell = lambda text: 
     try:
         with roster.lock():
             control.check_plugin()
-            async with connect(settings, wait_s=FIRST_WORD_S) as node:
+            async with connect(settings, wait_s=FIRST_WORD_S, role=OPERATOR) as node:
                 yield Crew(roster, control, Readiness(node), tell)
     finally:
         control.close()

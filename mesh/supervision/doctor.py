@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from mesh.config import Settings, Usable
+from mesh.config import OPERATOR, Settings, Usable
 from mesh.discovery.agent import HEARD
 from mesh.discovery.record import Instance
 from mesh.discovery.route_conflicts import route_conflicts
@@ -151,7 +151,7 @@ async def _unsupervised(found: Usable) -> AsyncIterator[Finding]:
         yield port(settings)
         return
     gateways = 0
-    async with connect(settings, wait_s=FIRST_WORD_S) as node:
+    async with connect(settings, wait_s=FIRST_WORD_S, role=OPERATOR) as node:
         for hub in node.agent.hubs_status():
             if hub.view in HEARD:
                 yield Finding(GOOD, "hub", f"{hub.endpoint} answers")
@@ -258,7 +258,7 @@ def _last(words: str) -> str:
 
 async def _registry(layout: Layout, settings: Settings, processes: list[Process]) -> AsyncIterator[Finding]:
     verbs = {program.group: program.verb for program in layout.programs}
-    async with connect(settings, wait_s=FIRST_WORD_S) as node:
+    async with connect(settings, wait_s=FIRST_WORD_S, role=OPERATOR) as node:
         readiness = Readiness(node)
         await node.agent.wait_heard(FIRST_WORD_S)  # `connect` waits for the first of them
         for hub in node.agent.hubs_status():

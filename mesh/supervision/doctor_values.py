@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from mesh.config import Usable
+from mesh.config import OPERATOR, Usable
 from mesh.config.env_file import read_env_file
 from mesh.config.secrets import Secret
 from mesh.errors import ConfigError, MeshError
@@ -53,8 +53,8 @@ def values(found: Usable, env: Env, roles: Iterable[str]) -> Iterator[Finding]:
 def _keys(found: Usable, roles: Iterable[str]) -> Iterator[Finding]:
     settings = found.settings
     told: set[str] = set()
-    # As a client too: this is one, and so is every command.
-    for role in ("client", *roles):
+    # As an operator too: every command is one.
+    for role in (OPERATOR, *roles):
         try:
             ring_for(settings.keys, role, settings.mesh.host)
         except MeshError as exc:

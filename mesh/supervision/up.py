@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from mesh.config import Settings
+from mesh.config import OPERATOR, Settings
 from mesh.discovery.record import Instance
 from mesh.errors import AddressInUse, LockTaken, SetupError, Unavailable
 from mesh.service.connect import connect
@@ -117,7 +117,8 @@ class _Rise:
     async def _see(self, stack: AsyncExitStack) -> Readiness:
         """Connected as late as possible: a node that dials a hub which starts in this moment dials twice."""
         if self._readiness is None:
-            self._readiness = Readiness(await stack.enter_async_context(connect(self._settings, wait_s=FIRST_WORD_S)))
+            connecting = connect(self._settings, wait_s=FIRST_WORD_S, role=OPERATOR)
+            self._readiness = Readiness(await stack.enter_async_context(connecting))
         return self._readiness
 
     async def _lock(self, stack: AsyncExitStack, roster: Roster) -> None:

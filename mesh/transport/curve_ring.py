@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from mesh.clock import Clock, LoopClock, Timer
-from mesh.config import KeySettings
+from mesh.config import OPERATOR, KeySettings
 from mesh.errors import ConfigError
 from mesh.telemetry.logs import get_logger
 from mesh.transport.curve_files import (
@@ -23,6 +23,7 @@ from mesh.transport.curve_files import (
     KeyPair,
     Known,
     PublicKey,
+    check_directory,
     check_name,
     from_hex,
     public_of,
@@ -216,6 +217,9 @@ def ring_for(settings: KeySettings, role: str, host: str) -> Keyring | None:
     """The keys that the configuration gives to a process of this role: its name is keys.name, or else the role with
     the host's name behind it, or else the role. None without keys.dir.
 
+    A command of an operator takes the key of a client when there is none of an operator: sets of keys that are older
+    than that role have it.
+
     Raises:
         BadKeys, ConfigError: its key is missing, or cannot be used.
     """
@@ -225,7 +229,10 @@ def ring_for(settings: KeySettings, role: str, host: str) -> Keyring | None:
 
 
 def _own(settings: KeySettings, directory: Path, role: str, host: str) -> KeyPair:
-    names: Sequence[str] = [settings.name] if settings.name else [f"{role}@{host}", role]
+    roles = (OPERATOR, "client") if role == OPERATOR else (role,)
+    names: Sequence[str] = (
+        [settings.name] if settings.name else [name for one in roles for name in (f"{one}@{host}", one)]
+    )
     if settings.secret is not None:
         try:
             secret = from_hex(settings.secret.reveal(), "keys.secret")
@@ -239,4 +246,11 @@ def _own(settings: KeySettings, directory: Path, role: str, host: str) -> KeyPai
     for name in names[:-1]:
         if (directory / f"{check_name(name)}{SECRET}").exists():
             return read_secret(directory, name)
+    check_directory(directory)
+    if names[0] == f"{OPERATOR}@{host}" and not (directory / f"{names[-1]}{SECRET}").exists():
+        raise BadKeys(
+            f"{directory}: there is no secret key of {OPERATOR!r} here, and there is no secret key of 'client' here, "
+            f"which commands take without it: make one, `mesh keys make {OPERATOR}`, or set keys.name to one that is "
+            "there"
+        )
     return read_secret(directory, names[-1])

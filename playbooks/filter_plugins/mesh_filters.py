@@ -141,14 +141,16 @@ def secret_keys(paths: Sequence[str], names: Sequence[str], host: str) -> list[s
 def bearers(names: Sequence[str], merged: Mapping[str, Any], programs: Sequence[str], host: str) -> dict[str, Any]:
     """What a host replaces when these names have other keys: {"all": whether everything, "names": else which}.
 
-    A key is named for what runs: hub, gateway, mesh-store, a service. One of another name may be anybody's.
+    A key is named for what runs: hub, gateway, mesh-store, a service. One of another name may be anybody's. Those of
+    clients and operators belong to commands, which end by themselves.
     """
     found: list[str] = []
     known = {"gateway", *programs, *merged.get("services", {})}
     for name in names:
         base, _, where = name.partition("@")
         base = {"mesh-store": "store"}.get(base, base)
-        if where in ("", host) and base != "client" and not (base in ("hub", "store") and base not in programs):
+        elsewhere = base in ("hub", "store") and base not in programs
+        if where in ("", host) and base not in ("client", "operator") and not elsewhere:
             found.append(base)
     return {"all": not known.issuperset(found), "names": sorted(set(found))}
 

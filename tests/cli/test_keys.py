@@ -250,6 +250,16 @@ def test_a_mesh_with_keys_from_the_first_command_to_a_revoked_client(secured: Pa
     assert "there is no secret key of 'client' here" in done.stderr
 
 
+def test_operators_have_a_key_of_their_own(secured: Path):
+    """Until it is made, commands have the client's, and its rights; then they may do everything."""
+    done = mesh(secured, "call", "greeting.add", "1", "2")
+    assert done.returncode == exits.REFUSED
+    assert "mesh keys make operator" in done.stderr
+    assert run(["keys", "make", "operator"]) == exits.OK
+    done = mesh(secured, "call", "greeting.add", "1", "2")
+    assert (done.returncode, json.loads(done.stdout)["sum"]) == (exits.OK, 3), done.stderr
+
+
 def test_a_missing_key_of_the_callee_is_told_at_once_on_both_sides(secured: Path):
     """`mesh call` does not wait for its deadline, says what is missing where, and what to do; so does the worker's
     log."""
