@@ -261,6 +261,11 @@ class Dispatch:
             return set()
         return {(id, attempt) for id, (attempt, owner, _) in self._leases.items() if owner is party}
 
+    def queue_of(self, id: str) -> str:
+        """The queue of a job that is leased; "" for any other."""
+        lease = self._leases.get(id)
+        return lease[2].name if lease is not None else ""
+
     def forget_leases(self) -> None:
         """Nobody holds anything: what is held will be told anew."""
         for id, (attempt, _, _) in tuple(self._leases.items()):

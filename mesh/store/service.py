@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Final, TypeVar
 
-from mesh.calls.context import current
 from mesh.engines.contract import Outcome, Unit
 from mesh.engines.sqlite import vitals
 from mesh.engines.sqlite.core import Core, Turn
@@ -28,11 +27,12 @@ from mesh.locks.contract import Grant
 from mesh.policy.access import Access
 from mesh.schedules.contract import Schedule
 from mesh.service.decorators import rpc
+from mesh.service.members import members
 from mesh.service.node import Node
 from mesh.service.service import Service
 from mesh.state.contract import Entry
 from mesh.store import measures
-from mesh.store.admission import Admission
+from mesh.store.admission import Admission, check_table
 from mesh.store.aside import in_thread
 from mesh.store.attending import Attending
 from mesh.store.chores import Deaths, Delayed, Deliveries, Locks, Sweeping, Unknown
@@ -75,23 +75,34 @@ class Store(Service):
         self.clock = clock
         self.host = settings.mesh.host
         self.began_at = clock.now()
+        check_table([member.name for member in members(Store) if member.rpc is not None])
         self.core = Core(
             settings.store.dir,
             cache_bytes=settings.store.cache_bytes,
             retention_s=settings.events.retention_s,
         )
         await open_in_turn(self.core, self.wait_s, clock)
-        self.admission = (
-            Admission(Access(settings.access.allow), node.recorder, node.identity)
-            if settings.access is not None
-            else None
-        )
         self.dispatch = Dispatch()
         self.sessions = Sessions(
             settings.store.lease_s, pid_space=vitals.pid_space(), born=vitals.born, dead=vitals.dead
         )
         self.watches = Watches()
         self.lines = LockQueues(clock)
+        access = Access.of(settings.access)
+        self.admission = (
+            Admission(
+                access,
+                node.recorder,
+                node.identity,
+                core=self.core,
+                clock=clock,
+                dispatch=self.dispatch,
+                sessions=self.sessions,
+                watches=self.watches,
+            )
+            if access is not None
+            else None
+        )
         self.attending = Attending(self.core, clock, self.sessions, self.dispatch, self.watches, self.damaged)
         chores: Sequence[Chore] = (
             Deaths(self.sessions, self.dispatch, self.attending.gone),
@@ -153,12 +164,23 @@ class Store(Service):
             self.damaged(error)
             raise
 
+    def _may(self, operation: str, *names: str) -> None:
+        """Raises:
+        Forbidden: [access] does not let the caller do this with one of these names (engines.authorization).
+        """
+        if self.admission is not None:
+            self.admission.check(operation, *names)
+
+    def _shown(self, operation: str) -> Callable[[str], bool]:
+        """Which names a listing shows to the caller."""
+        return self.admission.shown(operation) if self.admission is not None else lambda name: True
+
     # --- units and sessions -------------------------------------------------------------------------------------
 
     @rpc
     async def apply(self, units: list[Unit]) -> list[Outcome]:
         """Do each of them, whole or not at all; the outcomes in order, when they are durable."""
-        refused = self.admission.refusals(units, current()) if self.admission is not None else None
+        refused = self.admission.refusals(units) if self.admission is not None else None
         if not refused:
             return await self.turns.apply(units)
         done = iter(await self.turns.apply([unit for place, unit in enumerate(units) if place not in refused]))
@@ -167,6 +189,8 @@ class Store(Service):
     @rpc
     async def work(self, offer: Offer) -> AsyncIterator[Push]:
         """A worker's standing order: leases, as its credit allows."""
+        if self.admission is not None:
+            self.admission.attach(offer)
         stream = await self.attending.attach(offer)
         try:
             async for push in stream.items():
@@ -177,16 +201,22 @@ class Store(Service):
     @rpc(idempotent=True)
     async def renew(self, session: str) -> bool:
         """A worker lives; whether its session is known."""
+        if self.admission is not None:
+            self.admission.session(session)
         return self.sessions.renew(session, self.clock.now())
 
     @rpc(idempotent=True)
     async def stop(self, session: str) -> bool:
         """A worker wants no more leases; whether its session is known."""
+        if self.admission is not None:
+            self.admission.session(session)
         return self.attending.stop(session)
 
     @rpc(idempotent=True)
     async def leave(self, session: str) -> bool:
         """A worker is done: what it still holds goes to others at once. Whether its session was known."""
+        if self.admission is not None:
+            self.admission.session(session)
         return await self.attending.leave(session)
 
     # --- jobs ---------------------------------------------------------------------------------------------------
@@ -194,7 +224,7 @@ class Store(Service):
     @rpc(idempotent=True)
     async def watch(self, name: str) -> AsyncIterator[Over]:
         """Jobs that are over, of those that are followed under this name."""
-        watch = self.watches.open(name)
+        watch = self.admission.open_watch(name) if self.admission is not None else self.watches.open(name)
         try:
             async for news in watch.items(lambda job: self._job(job, forgotten=True)):
                 yield news
@@ -208,8 +238,11 @@ class Store(Service):
         if watch is None:
             # Its stream was lost; the next one has another name.
             return
-        for job in jobs:
-            info = self._job(job, forgotten=True)
+        if self.admission is not None:
+            self.admission.watch(watch)
+        infos = {job: self._job(job, forgotten=True) for job in jobs}
+        self._may("follow", *{info.queue for info in infos.values() if info is not None})
+        for job, info in infos.items():
             if info is None or info.status in ("done", "dead", "cancelled"):
                 watch.over(job)
             else:
@@ -220,6 +253,8 @@ class Store(Service):
         """Nobody waits for these any more."""
         watch = self.watches.find(name)
         if watch is not None:
+            if self.admission is not None:
+                self.admission.watch(watch)
             self.watches.unfollow(watch, jobs)
 
     def _job(self, id: str, *, forgotten: bool = False) -> JobInfo | None:
@@ -229,17 +264,24 @@ class Store(Service):
     @rpc(idempotent=True)
     async def find(self, id: str) -> JobInfo | None:
         """A job as it stands; null when there is none."""
-        return self._job(id)
+        info = self._job(id)
+        if info is not None:
+            self._may("find", info.queue)
+        return info
 
     @rpc(idempotent=True)
     async def cancel(self, id: str) -> JobInfo:
         """Cancel a job that is not over."""
+        info = self._job(id) if self.admission is not None else None
+        if info is not None:
+            self._may("cancel", info.queue)
         return await self.turns.do(lambda turn: turn.cancel(id))
 
     @rpc(idempotent=True)
     async def queues(self) -> list[QueueInfo]:
         """Every queue as it stands."""
-        return self.list_queues()
+        shown = self._shown("queues")
+        return [info for info in self.list_queues() if shown(info.name)]
 
     def list_queues(self) -> list[QueueInfo]:
         """Every queue with its workers."""
@@ -249,17 +291,20 @@ class Store(Service):
     @rpc(idempotent=True)
     async def jobs(self, queue: str, status: Status, after: str = "", limit: int = 100) -> list[JobInfo]:
         """A page of jobs of a queue, oldest first."""
+        self._may("jobs", queue)
         with self._reading():
             return self.core.jobs(queue, status, after=after, limit=bounded(limit), wall=self.clock.wall())
 
     @rpc
     async def requeue(self, queue: str, ids: list[str]) -> int:
         """Dead jobs run again: these, or all of the queue. How many."""
+        self._may("requeue", queue)
         return await self._steps(lambda turn: turn.requeue(queue, ids, limit=STEP), bool(ids))
 
     @rpc
     async def drop(self, queue: str, ids: list[str]) -> int:
         """Forget dead jobs: these, or all of the queue. How many."""
+        self._may("drop", queue)
         return await self._steps(lambda turn: turn.drop(queue, ids, limit=STEP), bool(ids))
 
     async def _steps(self, act: Callable[[Turn], int], at_once: bool) -> int:
@@ -276,16 +321,19 @@ class Store(Service):
     @rpc
     async def replay(self, subscription: str, offset: int | None = None, since_at: float | None = None) -> int:
         """Deliver again to a subscription what stands in the log from there on; how many events."""
+        self._may("replay", subscription)
         return await self.logbook.replay(subscription, offset, since_at)
 
     @rpc
     async def abandon(self, subscription: str) -> int:
         """End a subscription that no worker has any more; how many deliveries went with it."""
+        self._may("abandon", subscription)
         return await self.logbook.abandon(subscription)
 
     @rpc(idempotent=True)
     async def read(self, pattern: str, after: int = 0, limit: int = 100) -> list[LoggedEvent]:
         """A page of the log."""
+        self._may("read", pattern)
         return await self.logbook.read(pattern, after, bounded(limit))
 
     # --- state --------------------------------------------------------------------------------------------------
@@ -293,12 +341,14 @@ class Store(Service):
     @rpc(idempotent=True)
     async def get(self, namespace: str, keys: list[str]) -> list[Entry | None]:
         """Entries in the order of the keys."""
+        self._may("get", namespace)
         with self._reading():
             return self.core.get(namespace, keys, self.clock.wall())
 
     @rpc(idempotent=True)
     async def page(self, namespace: str, prefix: str = "", after: str = "", limit: int = 100) -> list[Entry]:
         """A page of entries in the order of their keys."""
+        self._may("page", namespace)
         with self._reading():
             return self.core.page(namespace, prefix=prefix, after=after, limit=bounded(limit), wall=self.clock.wall())
 
@@ -306,26 +356,32 @@ class Store(Service):
     async def namespaces(self) -> list[tuple[str, int]]:
         """(namespace, how many keys)."""
         with self._reading():
-            return self.core.namespaces(self.clock.wall())
+            found = self.core.namespaces(self.clock.wall())
+        shown = self._shown("namespaces")
+        return [(name, count) for name, count in found if shown(name)]
 
     # --- schedules ----------------------------------------------------------------------------------------------
 
     @rpc(idempotent=True)
     async def declare(self, schedules: list[Schedule]) -> list[Schedule]:
         """Schedules as they stand, after these were made known."""
+        self._may("declare", *(one.name for one in schedules))
         return await self.turns.do(lambda turn: turn.declare_schedules(schedules))
 
     @rpc(idempotent=True)
     async def schedules(self) -> list[Schedule]:
         """All schedules."""
         with self._reading():
-            return self.core.schedules()
+            found = self.core.schedules()
+        shown = self._shown("schedules")
+        return [one for one in found if shown(one.name)]
 
     # --- locks --------------------------------------------------------------------------------------------------
 
     @rpc(idempotent=True)
     async def acquire(self, name: str, owner: str, ttl_s: float, wait_s: float) -> Grant:
         """Hold a lock, after waiting for at most `wait_s`."""
+        self._may("acquire", name)
         give_up_at = self.clock.now() + wait_s
 
         def act(turn: Turn) -> Grant:
@@ -356,24 +412,29 @@ class Store(Service):
     @rpc(idempotent=True)
     async def renew_lock(self, name: str, owner: str, ttl_s: float) -> Grant:
         """Hold it for longer."""
+        self._may("renew_lock", name)
         return await self.turns.do(lambda turn: turn.renew_lock(name, owner, ttl_s))
 
     @rpc(idempotent=True)
     async def release(self, name: str, owner: str) -> bool:
         """Let go of it; whether it was this owner's."""
+        self._may("release", name)
         return await self.turns.do(lambda turn: turn.release_lock(name, owner))
 
     @rpc(idempotent=True)
     async def locks(self) -> list[Grant]:
         """What is held now."""
         with self._reading():
-            return self.core.locks(self.clock.wall())
+            found = self.core.locks(self.clock.wall())
+        shown = self._shown("locks")
+        return [grant for grant in found if shown(grant.name)]
 
     # --- the files ----------------------------------------------------------------------------------------------
 
     @rpc(timeout="1h")
     async def backup(self, path: str, overwrite: bool = False) -> BackupInfo:
         """Copy the data, as it stands at one instant, to a file of this host."""
+        self._may("backup", "backup")
         if not os.path.isabs(path):
             raise BadRequest(f"{path!r} is no absolute path; this process has a working directory of its own")
         made = await in_thread(lambda: self.core.backup(Path(path), overwrite=overwrite))
@@ -382,11 +443,13 @@ class Store(Service):
     @rpc(timeout="1h", idempotent=True)
     async def check(self) -> list[str]:
         """Read all of the data; what is wrong with it, in sentences."""
+        self._may("check", "check")
         return await in_thread(self.core.check)
 
     @rpc(idempotent=True)
     async def info(self) -> StoreInfo:
         """The store as it stands."""
+        self._may("info", "info")
         return measures.info(self)
 
 

@@ -22,12 +22,17 @@ MOST_BYTES: Final = 1024 * 1024
 
 
 class Watch:
-    """One process that waits for jobs."""
+    """One process that waits for jobs.
 
-    __slots__ = ("_ended", "_over", "_waiter", "follows", "name")
+    Attributes:
+        owner: the caller that opened it, as [access] knows it; "" where nothing is authorized.
+    """
 
-    def __init__(self, name: str) -> None:
+    __slots__ = ("_ended", "_over", "_waiter", "follows", "name", "owner")
+
+    def __init__(self, name: str, owner: str = "") -> None:
         self.name = name
+        self.owner = owner
         self.follows: set[str] = set()
         self._over: dict[str, None] = {}
         self._ended = False
@@ -93,9 +98,9 @@ class Watches:
         """How many jobs are waited for."""
         return len(self._by_job)
 
-    def open(self, name: str) -> Watch:
+    def open(self, name: str, owner: str = "") -> Watch:
         """A process begins to watch."""
-        watch = self._watches[name] = Watch(name)
+        watch = self._watches[name] = Watch(name, owner)
         return watch
 
     def close(self, watch: Watch) -> None:

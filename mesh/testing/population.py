@@ -10,21 +10,28 @@ import asyncio
 import random
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 from mesh import ids
 from mesh.clock import Clock, ManualClock, settle
 from mesh.config import Settings
+from mesh.engines.authorization import Authorization, Refusal
+from mesh.engines.choose import Makers
 from mesh.engines.memory import Memory, MemoryEngine
 from mesh.errors import SetupError, Unavailable
+from mesh.policy.access import Access
 from mesh.service.node import Node
 from mesh.service.service import Service
 from mesh.service.worker import Worker
+from mesh.telemetry.logs import get_logger
 from mesh.testing.fake_process import FakeProcess
 from mesh.testing.fakes import Fake
 from mesh.testing.faults import Target
 from mesh.testing.hosts import Host
 from mesh.testing.process import ClientProcess, FakeWorker, HubProcess, Process, WorkerProcess
+
+log = get_logger("mesh.testing")
 
 #: Real seconds in which processes must have heard of each other; nothing here takes one on an idle machine.
 PATIENCE_S: Final = 10.0
@@ -51,12 +58,21 @@ class Population:
             unknown_after_s=settings.tasks.unknown_after_s,
             retention_s=settings.events.retention_s,
         )
-        self._engines = {"memory": self._engine}
+        access = Access.of(settings.access)
+        self._authorization = (
+            Authorization(access, "the test", subscription=self.memory.subscribed, denied=_denied)
+            if access is not None
+            else None
+        )
         self._engine_lost = False
 
-    def _engine(self) -> MemoryEngine:
+    def _engines(self, role: str) -> Makers:
+        """How a process of this role makes its engine in memory."""
+        return {"memory": partial(self._engine, role)}
+
+    def _engine(self, role: str) -> MemoryEngine:
         """One more process's way to what all of them share."""
-        engine = MemoryEngine(self.memory)
+        engine = MemoryEngine(self.memory, self._authorization, role)
         if self._engine_lost:
             engine.cut()
         return engine
@@ -100,7 +116,12 @@ class Population:
         """Raises: what its start raises; it is gone then."""
         transport = self._host.transport(self._settings)
         worker = Worker(
-            classes, self._settings, transport=transport, clock=self._clock, rng=self._rng(), engines=self._engines
+            classes,
+            self._settings,
+            transport=transport,
+            clock=self._clock,
+            rng=self._rng(),
+            engines=self._engines(classes[0].name if classes else ""),
         )
         process = WorkerProcess(worker)
         self.processes.append(process)
@@ -125,7 +146,7 @@ class Population:
             transport=transport,
             clock=self._clock,
             rng=self._rng(),
-            engines=self._engines,
+            engines=self._engines(identity.rpartition("-")[0] or "client"),
         )
 
     # --- who there is -------------------------------------------------------------------------------------
@@ -225,6 +246,11 @@ class Population:
         self.memory.close()
         self._host.close()
         return errors
+
+
+def _denied(refusal: Refusal, fresh: bool) -> None:
+    if fresh:
+        log.warning("forbidden", caller=refusal.caller, right=refusal.right, target=refusal.target)
 
 
 def _instances(process: Process) -> list[str]:

@@ -11,17 +11,19 @@ from collections.abc import Awaitable, Sequence
 from typing import Final, TypeVar
 
 from mesh import ids
+from mesh.engines.authorization import Authorization
 from mesh.engines.contract import CAPABILITIES, Capability, Outcome, Unit
+from mesh.engines.guarded import Guard, GuardedEvents, GuardedLocks, GuardedSchedules, GuardedState, GuardedTasks
 from mesh.engines.memory.locks import taken
 from mesh.engines.memory.memory import Memory
 from mesh.engines.memory.sessions import SessionState
 from mesh.errors import Conflict, DeadlineExceeded, Unavailable
-from mesh.events.log import LoggedEvent, NewEvent
+from mesh.events.log import EventLog, LoggedEvent, NewEvent
 from mesh.events.topics import Matcher, check_pattern
-from mesh.locks.contract import Grant
-from mesh.schedules.contract import Advance, Schedule
-from mesh.state.contract import Entry, Write
-from mesh.tasks.contract import JobInfo, NewTask, Offer, QueueInfo, Receiver, Settlement, Status, Ticket
+from mesh.locks.contract import Grant, Locks
+from mesh.schedules.contract import Advance, Schedule, Schedules
+from mesh.state.contract import Entry, StateStore, Write
+from mesh.tasks.contract import JobInfo, NewTask, Offer, QueueInfo, Receiver, Settlement, Status, Tasks, Ticket
 
 T = TypeVar("T")
 
@@ -33,18 +35,29 @@ class MemoryEngine:
     offers: Final[frozenset[Capability]] = frozenset(CAPABILITIES)
     together: Final[frozenset[Capability]] = frozenset(CAPABILITIES)
 
-    def __init__(self, memory: Memory) -> None:
+    def __init__(self, memory: Memory, authorization: Authorization | None = None, caller: str = "") -> None:
+        """Args:
+        authorization: what [access] lets `caller`, the process that has this engine, do; None: everything.
+        """
         self._memory = memory
         self._way = Way(memory)
         self._sessions: list[MemorySession] = []
-        self.tasks = MemoryTasks(self._way, self._sessions)
-        self.events = MemoryEvents(self._way)
-        self.state = MemoryState(self._way)
-        self.schedules = MemorySchedules(self._way)
-        self.locks = MemoryLocks(self._way)
+        tasks: Tasks = MemoryTasks(self._way, self._sessions)
+        events: EventLog = MemoryEvents(self._way)
+        state: StateStore = MemoryState(self._way)
+        schedules: Schedules = MemorySchedules(self._way)
+        locks: Locks = MemoryLocks(self._way)
+        self._guard = guard = Guard(authorization, caller, tasks, memory.owners) if authorization is not None else None
+        self.tasks = GuardedTasks(tasks, guard) if guard else tasks
+        self.events = GuardedEvents(events, guard) if guard else events
+        self.state = GuardedState(state, guard) if guard else state
+        self.schedules = GuardedSchedules(schedules, guard) if guard else schedules
+        self.locks = GuardedLocks(locks, guard) if guard else locks
 
     async def commit(self, unit: Unit, *, timeout_s: float) -> Outcome:
         """See Engine."""
+        if self._guard is not None:
+            await self._guard.unit(unit, timeout_s)
         await self._way.clear(timeout_s)
         return self._memory.commit(unit)
 

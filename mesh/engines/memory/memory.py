@@ -66,6 +66,8 @@ class Memory:
         self._retention_s = retention_s
         self._units: dict[str, tuple[float, Outcome]] = {}
         self._subscriptions: dict[str, QueueState] = {}
+        #: session → the caller that it belongs to, where callers are authorized (engines.guarded).
+        self.owners: dict[str, str] = {}
         self._waiting: dict[str, list[asyncio.Future[JobInfo]]] = {}
         self._sweep_at = self.clock.now() + SWEEP_S
 
@@ -108,6 +110,10 @@ class Memory:
             queue.position = self.log.last
             if start == "all":
                 self._deliver_from(queue, 0)
+
+    def subscribed(self, name: str) -> bool:
+        """Whether that is a durable subscription."""
+        return name in self._subscriptions
 
     def replay(self, name: str, offset: int | None, since_at: float | None) -> int:
         """See EventLog.replay."""

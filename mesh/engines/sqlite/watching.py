@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextvars import Context
 from typing import Final
 
@@ -19,7 +19,7 @@ from mesh.calls.expiry import Expiries
 from mesh.clock import Clock
 from mesh.engines.sqlite.asking import Asker, answer_of, passing
 from mesh.engines.sqlite.messages import DAY_S, FOLLOW, UNFOLLOW, WATCH, Over, encode
-from mesh.errors import Cancelled, DeadlineExceeded, MeshError, Unavailable, UnknownJob
+from mesh.errors import Cancelled, DeadlineExceeded, Forbidden, MeshError, Unavailable, UnknownJob
 from mesh.policy.backoff import Backoff
 from mesh.tasks.contract import JobInfo
 from mesh.telemetry.logs import get_logger
@@ -135,6 +135,15 @@ class Watching:
                         UnknownJob(f"there is no job {job}: it never was, or it was forgotten after its time")
                     )
 
+    def _refused(self, jobs: Sequence[str], error: Forbidden) -> None:
+        """One of these jobs may not be looked at: if it is alone its waits end, else all of them are asked for anew."""
+        if len(jobs) > 1:
+            self._new.update((job, None) for job in jobs if job in self._waiting)
+            return
+        for waiting in self._take(jobs[0]):
+            if not waiting.done():
+                waiting.set_exception(error)
+
     def _take(self, job: str) -> Iterable[Waiting]:
         # Told once, the store follows it no longer.
         self._new.pop(job, None)
@@ -182,16 +191,20 @@ class Watching:
             self._telling = self._loop.create_task(self._tell_all(), name="mesh.watch tell", context=self._context)
 
     async def _tell_all(self) -> None:
+        most = MOST_IDS
         while self._name and (self._new or self._old):
             name = self._name
             target, said = (FOLLOW, self._new) if self._new else (UNFOLLOW, self._old)
-            some = list(said)[:MOST_IDS]
+            some = list(said)[:most]
             for job in some:
                 del said[job]
             try:
                 await self._asker.call(
                     target, encode((name, some)), timeout=ASK_S, idempotent=False, decode=_read_nothing
                 )
+            except Forbidden as error:
+                self._refused(some, error)
+                most = max(1, len(some) // 2)
             except MeshError as error:
                 if not passing(error) and not isinstance(error, Cancelled):
                     log.error("the store does not follow jobs", reason=error.message)
