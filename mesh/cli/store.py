@@ -9,13 +9,15 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import click
+import msgspec
 
-from mesh.cli import exits, loop, process, report, setting
+from mesh.cli import backup_file, exits, loop, process, report, setting
 from mesh.cli.output import for_people, json_option, note, progress, wants_json, write_json, write_table
-from mesh.errors import MeshError
+from mesh.errors import MeshError, SetupError
 
 if TYPE_CHECKING:
     from mesh.engines.sqlite.client import StoreAdmin
@@ -63,18 +65,33 @@ def command(ctx: click.Context, wait: float) -> int | None:
 
 
 @command.command("backup", short_help="Copy all data to PATH while the store goes on.")
-@click.argument("path", metavar="PATH")
+@click.argument("path", metavar="[PATH]", required=False)
 @click.option("--overwrite", is_flag=True, help="Replace the file when it is there.")
 @json_option
-def backup(path: str, overwrite: bool) -> int:
+def backup(path: str | None, overwrite: bool) -> int:
     """Copy all data to PATH while the store goes on: one file, as everything stood at one instant.
+
+    The store writes the copy to its directory of backups ([store] backups), and to no other place. From there this
+    command moves it to PATH, as your own user. Without PATH it stays there.
 
     The copy is checked before it gets its name. To use it: stop the store, and put it in the place of the file that
     `mesh store info` names.
     """
-    path = os.path.abspath(path)
-    with progress(f"copying to {path}"):
-        made = loop.run(_ask(lambda admin: admin.backup(path, overwrite=overwrite)))
+    target = Path(os.path.abspath(path)) if path is not None else None
+    if target is not None:
+        backup_file.check_target(target, overwrite=overwrite)
+    settings = setting.settings()
+    with progress(f"copying to {target or settings.store.backups_dir}"):
+        made = loop.run(_ask(lambda admin: admin.backup()))
+        if target is not None:
+            if made.host != settings.mesh.host:
+                raise SetupError(
+                    f"the backup is {made.path} on host {made.host}: this command moves files of its own host only"
+                )
+            # By this configuration, and not by the answer: it says which file of this host is removed.
+            source = settings.store.backups_dir / os.path.basename(made.path)
+            backup_file.move(source, target, size_bytes=made.size_bytes, overwrite=overwrite)
+            made = msgspec.structs.replace(made, path=str(target))
     if wants_json():
         write_json(made)
     else:

@@ -10,10 +10,8 @@ address. Processes ask it through mesh.engines.sqlite.client, and never by hand.
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, ClassVar, Final, TypeVar
 
 from mesh.engines.contract import Outcome, Unit
@@ -35,6 +33,7 @@ from mesh.store import measures
 from mesh.store.admission import Admission, check_table
 from mesh.store.aside import in_thread
 from mesh.store.attending import Attending
+from mesh.store.backups import Backups
 from mesh.store.chores import Deaths, Delayed, Deliveries, Locks, Sweeping, Unknown
 from mesh.store.dispatch import Dispatch
 from mesh.store.logbook import STEP, Logbook
@@ -81,6 +80,7 @@ class Store(Service):
             cache_bytes=settings.store.cache_bytes,
             retention_s=settings.events.retention_s,
         )
+        self.backups = Backups(self.core, settings.store.backups_dir, clock, self.host)
         await open_in_turn(self.core, self.wait_s, clock)
         self.dispatch = Dispatch()
         self.sessions = Sessions(
@@ -432,13 +432,10 @@ class Store(Service):
     # --- the files ----------------------------------------------------------------------------------------------
 
     @rpc(timeout="1h")
-    async def backup(self, path: str, overwrite: bool = False) -> BackupInfo:
-        """Copy the data, as it stands at one instant, to a file of this host."""
+    async def backup(self, name: str = "") -> BackupInfo:
+        """Copy the data, as it stands at one instant, to a new file in the store's directory of backups."""
         self._may("backup", "backup")
-        if not os.path.isabs(path):
-            raise BadRequest(f"{path!r} is no absolute path; this process has a working directory of its own")
-        made = await in_thread(lambda: self.core.backup(Path(path), overwrite=overwrite))
-        return BackupInfo(path=str(made.path), size_bytes=made.size_bytes, schema=made.schema, seconds=made.seconds)
+        return await self.backups.make(name)
 
     @rpc(timeout="1h", idempotent=True)
     async def check(self) -> list[str]:

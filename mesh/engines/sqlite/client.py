@@ -276,9 +276,13 @@ class StoreAdmin:
     def __init__(self, line: Line) -> None:
         self._ask = line.ask
 
-    async def backup(self, path: str, *, overwrite: bool = False, timeout_s: float = LONG_S) -> BackupInfo:
-        """Copy the data to a file of the store's host while it goes on."""
-        info: BackupInfo = await self._ask("backup", path, overwrite, timeout_s=timeout_s, read=_backup)
+    async def backup(self, name: str = "", *, timeout_s: float = LONG_S) -> BackupInfo:
+        """Copy the data to a new file in the store's directory of backups while it goes on.
+
+        Args:
+            name: of the file; "" for one that names the instant.
+        """
+        info: BackupInfo = await self._ask("backup", name, timeout_s=timeout_s, read=_backup)
         return info
 
     async def check(self, *, timeout_s: float = LONG_S) -> list[str]:

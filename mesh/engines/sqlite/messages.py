@@ -56,12 +56,14 @@ class BackupInfo(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         path: where it is, on the store's host.
         schema: the version of its tables.
+        host: the store's.
     """
 
     path: str
     size_bytes: int
     schema: int
     seconds: float
+    host: str = ""
 
 
 class StoreInfo(msgspec.Struct, frozen=True, kw_only=True):

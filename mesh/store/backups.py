@@ -1,0 +1,88 @@
+"""The store's directory of backups: the only place of its host that a caller can have it write to.
+
+Owns: which names a backup may have, the directory, and that nothing in it is overwritten.
+Leaves to others: copying (engines.sqlite.backup), who may ask (admission), bringing the copy elsewhere (cli, as the
+operator's own user).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import time
+from pathlib import Path
+from typing import Final
+
+from mesh.clock import Clock
+from mesh.engines.sqlite.core import Core
+from mesh.engines.sqlite.messages import BackupInfo
+from mesh.errors import BadRequest, SetupError
+from mesh.store.aside import in_thread
+
+#: A file name alone: no directory, no hidden file, nothing that a shell or a terminal reads otherwise.
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+
+
+class Backups:
+    """The backups of one store."""
+
+    def __init__(self, core: Core, directory: Path, clock: Clock, host: str) -> None:
+        """`directory`: [store] backups; made with mode 0700 when the first backup is."""
+        self._core = core
+        self._directory = directory
+        self._clock = clock
+        self._host = host
+        self._making: set[str] = set()
+
+    async def make(self, name: str = "") -> BackupInfo:
+        """Copy the data, as it stands at one instant, to a new file.
+
+        Args:
+            name: of the file; "" for one that names the instant.
+
+        Raises:
+            BadRequest: that is not a file name, or it is being made.
+            SetupError: there is such a file, the directory cannot be used, or the copy failed.
+        """
+        name = name or _stamped(self._clock.wall())
+        if not _NAME.fullmatch(name):
+            raise BadRequest(
+                f"{name[:100]!r} is no name for a backup: letters, digits and . _ - (200 at most, no directory). It is "
+                f"written to {self._directory}, which [store] backups names"
+            )
+        if name in self._making:
+            raise BadRequest(f"backup {name!r} is being made already")
+        self._making.add(name)
+        try:
+            made = await in_thread(lambda: self._core.backup(self._place(name)))
+        finally:
+            self._making.discard(name)
+        return BackupInfo(
+            path=str(made.path),
+            size_bytes=made.size_bytes,
+            schema=made.schema,
+            seconds=made.seconds,
+            host=self._host,
+        )
+
+    def _place(self, name: str) -> Path:
+        directory = self._directory
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            seen = directory.stat()
+        except OSError as exc:
+            raise SetupError(
+                f"store.backups: {directory}: {exc.strerror or exc}; name a directory for backups"
+            ) from exc
+        # Who may write there could place a link under the next name.
+        if seen.st_uid not in (os.geteuid(), 0) or stat.S_IMODE(seen.st_mode) & 0o022:
+            raise SetupError(
+                f"store.backups: others than this user may write to {directory}: `chmod go-w` it, or name another one"
+            )
+        return directory / name
+
+
+def _stamped(wall: float) -> str:
+    """ "mesh-20261130T080915.042Z.db"."""
+    return f"mesh-{time.strftime('%Y%m%dT%H%M%S', time.gmtime(wall))}.{int(wall * 1000) % 1000:03d}Z.db"
