@@ -25,11 +25,13 @@ class MeshError(Exception):
         status: the HTTP status a gateway answers with.
         retryable: whether the same request may succeed later or elsewhere.
         details: small map of plain values, for example `{"path": "$.name"}`.
+        from_call: a call or stream ended with it; False when the running code raised it.
     """
 
     code: str = "error"
     status: int = 500
     retryable: bool = False
+    from_call: bool = False
     #: One line of advice, shown by the command line under the message.
     advice: ClassVar[str] = ""
 
@@ -377,14 +379,18 @@ def from_wire(wire: Mapping[str, Any]) -> MeshError:
     details = wire.get("details")
     details = details if isinstance(details, Mapping) else None
     known = BY_CODE.get(code)
-    if known is not None:
-        return known(message, details=details)
     status = wire.get("status")
-    return RemoteError(
-        message,
-        type_name=str(wire.get("type") or "Exception"),
-        code=code,
-        status=status if isinstance(status, int) and 400 <= status <= 599 else 500,
-        retryable=wire.get("retry") is True,
-        details=details,
+    error = (
+        known(message, details=details)
+        if known is not None
+        else RemoteError(
+            message,
+            type_name=str(wire.get("type") or "Exception"),
+            code=code,
+            status=status if isinstance(status, int) and 400 <= status <= 599 else 500,
+            retryable=wire.get("retry") is True,
+            details=details,
+        )
     )
+    error.from_call = True
+    return error

@@ -1,13 +1,15 @@
 """What a handler may know of the call that it answers, and what its own calls inherit.
 
 Owns: the context variable, and how long may be waited under it.
-Leaves to others: setting it (server), reading it (client, events, logs).
+Leaves to others: setting it (handling), reading it (client, events, logs).
 """
 
 from __future__ import annotations
 
 from contextvars import ContextVar
 from typing import Protocol
+
+from mesh.telemetry import traces
 
 
 class CallContext(Protocol):
@@ -17,10 +19,14 @@ class CallContext(Protocol):
         target: "service.method".
         caller: identity of the process that called, as it says.
         user: name of the key that this process proved to hold; "" where links have no keys (ipc).
-        deadline_at: the instant at which the caller stops waiting; calls made now end no later.
-        trace: W3C traceparent, or None.
+        deadline_at: the instant at which the caller stops waiting; calls made now end no later. Infinite once the
+            handler has returned: what it left running in the background has no deadline of the caller's any more.
+        trace: W3C traceparent of this run of the handler, a span of its own in the caller's trace; None until the
+            first call, event or log line of a handler whose caller sent none.
         meta: the caller's metadata.
     """
+
+    trace: str | None
 
     @property
     def target(self) -> str: ...
@@ -31,8 +37,6 @@ class CallContext(Protocol):
     @property
     def deadline_at(self) -> float: ...
     @property
-    def trace(self) -> str | None: ...
-    @property
     def meta(self) -> dict[str, str]: ...
 
 
@@ -42,6 +46,19 @@ CURRENT: ContextVar[CallContext | None] = ContextVar("mesh_call", default=None)
 def current() -> CallContext | None:
     """The call that the running handler answers; None outside one."""
     return CURRENT.get()
+
+
+def begin_trace() -> str:
+    """The trace of the call that is being answered, begun now when its caller sent none; "" outside of a call."""
+    call = CURRENT.get()
+    if call is None:
+        return ""
+    if not call.trace:
+        call.trace = traces.root()
+    return call.trace
+
+
+traces.begin_with(begin_trace)
 
 
 def patience(now: float, most_s: float) -> float:

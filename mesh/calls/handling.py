@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from mesh.calls.context import CURRENT
+from mesh.calls.failures import Failure, failure_of, location
 from mesh.calls.method import Method
 from mesh.calls.offload import Offload, RefusedInChild
 from mesh.calls.running import Hosted, Running
@@ -20,6 +21,7 @@ from mesh.clock import Clock
 from mesh.errors import Cancelled, DeadlineExceeded, Draining, MeshError, Overloaded, RemoteError
 from mesh.policy.limits import REFUSE, RUN, Gate
 from mesh.telemetry.logs import get_logger
+from mesh.telemetry.traces import accept, child
 from mesh.telemetry.traces import current as TRACE
 
 log = get_logger("mesh.calls")
@@ -29,6 +31,9 @@ CALLER_GONE: Final = "caller gone"
 BY_CALLER: Final = "cancelled"
 DEADLINE: Final = "deadline"
 STOPPING: Final = "stopping"
+
+#: What a handler's context says once it has returned: what it left running ends when it likes.
+NEVER: Final = float("inf")
 
 
 class Handling:
@@ -43,8 +48,13 @@ class Handling:
         max_body: int,
         traceback_on_wire: bool,
         ended: Callable[[], None],
+        slow_s: float = NEVER,
+        debug: bool = False,
     ) -> None:
-        """`ended` is called after a call's last word, once `leaving` is set."""
+        """Args:
+        ended: called after a call's last word, once `leaving` is set.
+        slow_s: calls that take so long are logged; `debug`: all others are, too, at that level.
+        """
         self.leaving = False
         self._now = clock.now
         self._identity = identity
@@ -52,6 +62,9 @@ class Handling:
         self._max_body = max_body
         self._traceback_on_wire = traceback_on_wire
         self._ended = ended
+        self._slow_s = slow_s
+        # One comparison for each call decides both.
+        self._told_s = 0.0 if debug else slow_s
         self._loop = asyncio.get_running_loop()
 
     # --- from admission to a task --------------------------------------------------------------------------
@@ -96,10 +109,15 @@ class Handling:
         if not task.done():
             running.task = task
 
+    def _launch_queued(self, running: Running) -> None:
+        running.waited_s = self._now() - running.began_at
+        self._launch(running)
+
     async def _run_call(self, running: Running) -> None:
         running.begun = True
         CURRENT.set(running)
         if running.trace:
+            running.trace = child(accept(running.trace))
             TRACE.set(running.trace)
         hosted = running.hosted
         method = hosted.method
@@ -122,10 +140,14 @@ class Handling:
             else:
                 # _end without its calls: the way of nearly all.
                 conversation.running.pop(running.id, None)
-                hosted.stats.end(self._now() - running.began_at)
+                running.deadline_at = NEVER
+                took_s = self._now() - running.began_at
+                hosted.stats.end(took_s)
+                if took_s >= self._told_s:
+                    self._tell(running, took_s, "")
                 following = hosted.service_gate.release()
                 if following is not None:
-                    self._launch(following)
+                    self._launch_queued(following)
             conversation.callee.reply(running.id, body, encoding)
             conversation.channel.wake()
 
@@ -141,6 +163,7 @@ class Handling:
         running.begun = True
         CURRENT.set(running)
         if running.trace:
+            running.trace = child(accept(running.trace))
             TRACE.set(running.trace)
         method = running.hosted.method
         outflow = running.outflow
@@ -170,43 +193,65 @@ class Handling:
     def _failed(self, running: Running, exc: BaseException) -> None:
         """The handler's last word is an error: say it, and log what only we know."""
         callee = running.conversation.callee
-        error: MeshError
+        unexpected = False
         if isinstance(exc, RefusedInChild):
             cause = exc.__cause__
-            error = cause if isinstance(cause, MeshError) else exc
+            error: MeshError = cause if isinstance(cause, MeshError) else exc
             self._end(running, error.code)
             callee.refuse(running.id, error)
         else:
-            error = self._as_error(running, exc)
+            error, unexpected = self._failure(running, exc)
             self._end(running, error.code)
             callee.error(running.id, error)
         running.conversation.channel.wake()
         if isinstance(exc, (KeyboardInterrupt, SystemExit)):
             raise exc
-        if not isinstance(exc, (asyncio.CancelledError, MeshError)):
+        if unexpected:
             # Last: whatever a log does with somebody's exception, the caller has its answer.
             log.error(
                 "handler failed",
                 target=running.target,
                 caller=running.caller,
+                error=f"{error.type_name}: {error.message}",
+                at=location(exc, running.hosted.method.run),
                 exc_info=(type(exc), exc, exc.__traceback__),
             )
 
-    def _as_error(self, running: Running, exc: BaseException) -> MeshError:
-        if isinstance(exc, asyncio.CancelledError):
-            if running.stopped == DEADLINE:
-                return DeadlineExceeded(
-                    f"{running.target}: no answer within {running.deadline_at - running.began_at:.2g} s"
-                )
-            if running.stopped == STOPPING:
-                return Draining(f"{running.target}: {self._identity} stopped before it was done")
-            return Cancelled(f"{running.target}: cancelled")
-        if isinstance(exc, MeshError):
-            return exc
-        details = None
-        if self._traceback_on_wire:
-            details = {"traceback": _trace(exc)}
-        return RemoteError(_show(exc), type_name=type(exc).__name__, details=details)
+    def _failure(self, running: Running, exc: BaseException) -> Failure:
+        if isinstance(exc, asyncio.CancelledError) and running.stopped:
+            return Failure(self._stopped(running), False)
+        method = running.hosted.method
+        if isinstance(exc, MeshError) and (method.service.startswith(("mesh-", "$")) or method.name.startswith("$")):
+            # The framework's own methods raise what they mean.
+            return Failure(exc, exc.status == 500 and not exc.from_call)
+        failure = failure_of(exc, running.target)
+        if self._traceback_on_wire and failure.error.__cause__ is not None and not failure.error.from_call:
+            failure.error.details["traceback"] = _trace(exc)
+        return failure
+
+    def _stopped(self, running: Running) -> MeshError:
+        """The error for a handler that was told to stop."""
+        if running.stopped == DEADLINE:
+            return DeadlineExceeded(
+                f"{running.target}: no answer within {running.deadline_at - running.began_at:.2g} s"
+            )
+        if running.stopped == STOPPING:
+            return Draining(f"{running.target}: {self._identity} stopped before it was done")
+        return Cancelled(f"{running.target}: cancelled")
+
+    def _tell(self, running: Running, took_s: float, code: str) -> None:
+        """One line about a call that was slow; about every one when the log is to have all there is."""
+        if running.hosted.method.stream:
+            return
+        line = log.warning if took_s >= self._slow_s else log.debug
+        line(
+            "slow call" if took_s >= self._slow_s else "call",
+            target=running.target,
+            caller=running.caller,
+            took_s=round(took_s, 6),
+            waited_s=round(running.waited_s, 6),
+            code=code or "ok",
+        )
 
     # --- stopping -------------------------------------------------------------------------------------------
 
@@ -220,10 +265,10 @@ class Handling:
             running.task.cancel()
             if not running.begun:
                 # Cancelled before its first step, a task never runs: its last word is ours, its place to be given on.
-                self._refuse(running, self._as_error(running, asyncio.CancelledError()))
+                self._refuse(running, self._stopped(running))
                 self._give_back(hosted)
             return
-        error = self._as_error(running, asyncio.CancelledError())
+        error = self._stopped(running)
         if hosted.gate is not None and hosted.gate.withdraw(running):
             self._refuse(running, error)
         elif hosted.service_gate.withdraw(running):
@@ -255,7 +300,7 @@ class Handling:
     def _give_back(self, hosted: Hosted) -> None:
         following = hosted.service_gate.release()
         if following is not None:
-            self._launch(following)
+            self._launch_queued(following)
         if hosted.gate is not None:
             self._pass_on(hosted.gate)
 
@@ -266,24 +311,21 @@ class Handling:
             return
         verdict = following.hosted.service_gate.admit(following)
         if verdict is RUN:
-            self._launch(following)
+            self._launch_queued(following)
         elif verdict is REFUSE:
             self._refuse(following, Overloaded(f"{following.target}: the service is full in {self._identity}"))
             self._pass_on(gate)
 
     def _settle(self, running: Running, code: str) -> None:
         running.conversation.running.pop(running.id, None)
-        running.hosted.stats.end(self._now() - running.began_at, code)
+        took_s = self._now() - running.began_at
+        running.hosted.stats.end(took_s, code)
+        if took_s >= self._told_s:
+            self._tell(running, took_s, code)
+        if running.hold is None or running.hold.done():
+            running.deadline_at = NEVER
         if self.leaving:
             self._ended()
-
-
-def _show(exc: BaseException) -> str:
-    """The exception's sentence. Somebody's own `__str__` may raise; the caller is owed an answer all the same."""
-    try:
-        return str(exc)
-    except Exception as own:
-        return f"(its message cannot be shown: {type(own).__name__})"
 
 
 def _trace(exc: BaseException) -> str:

@@ -102,6 +102,8 @@ class Offload:
             raise RefusedInChild(error.message) from error
         if isinstance(error, RemoteError) and second:
             log.error("offloaded handler failed", target=target, error=str(error), exception=second)
+        else:
+            error.from_call = False  # the handler's own word, only from another process
         raise error
 
     def _renew(self, broken: ProcessPoolExecutor | None) -> None:

@@ -87,10 +87,10 @@ class Call(asyncio.Future[Any]):
             try:
                 value = self.decode(message[2], message[3] if len(message) > 3 else 0)
             except MeshError as error:
-                self.set_exception(error)
+                self.fail(error)
             except Exception as exc:
                 # A type's own checks may raise anything; the calls behind this one must not pay for it.
-                self.set_exception(BadReply(f"{self.order.route.target}: the answer was refused: {exc!r}"))
+                self.fail(BadReply(f"{self.order.route.target}: the answer was refused: {exc!r}"))
             else:
                 self.set_result(value)
 
@@ -116,6 +116,7 @@ class Call(asyncio.Future[Any]):
     def fail(self, error: MeshError) -> None:
         """End with an error, if it has not ended."""
         if not self.done():
+            error.from_call = True
             self.set_exception(error)
 
     def expire(self) -> None:
@@ -221,6 +222,8 @@ class Flow:
     def _end(self, error: MeshError | None) -> None:
         if not self._ended:
             self._ended = True
+            if error is not None:
+                error.from_call = True
             self._error = error
             self._wake()
 

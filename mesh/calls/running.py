@@ -41,6 +41,7 @@ class Running(msgspec.Struct, eq=False):
         begun: its handler's task has had its first step.
         stopped: why its handler was told to stop, "" while it was not.
         hold: what runs in a pool and cannot be stopped there.
+        waited_s: how long it was queued before its handler began.
     """
 
     conversation: Conversation
@@ -61,6 +62,7 @@ class Running(msgspec.Struct, eq=False):
     stopped: str = ""
     credited: asyncio.Future[None] | None = None
     hold: Any = None
+    waited_s: float = 0.0
 
     @property
     def user(self) -> str:

@@ -111,9 +111,12 @@ class Server:
         max_body: int,
         traceback_on_wire: bool = False,
         access: Access | None = None,
+        slow_s: float = float("inf"),
+        debug: bool = False,
     ) -> None:
         """Args:
         access: who may call what; None: everybody everything.
+        slow_s, debug: which calls are logged; see Handling.
         """
         self._transport = transport
         self._now = clock.now
@@ -140,6 +143,8 @@ class Server:
             max_body=max_body,
             traceback_on_wire=traceback_on_wire,
             ended=self.look_whether_drained,
+            slow_s=slow_s,
+            debug=debug,
         )
 
     # --- set-up -------------------------------------------------------------------------------------------

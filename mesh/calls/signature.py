@@ -140,6 +140,7 @@ class Signature:
             named = {name: value for name, value, by_name in zip(names, values, place, strict=True) if by_name}
             return run(*positional, **named)
 
+        in_order.__wrapped__ = run  # type: ignore[attr-defined]  # where it is defined, for the log
         return in_order
 
     def _decode(self, body: Buffer, encoding: int) -> tuple[Any, ...]:

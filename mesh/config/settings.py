@@ -89,6 +89,7 @@ class CallSettings(Struct, frozen=True, kw_only=True):
         default=64 * 2**20, name="max_body"
     )
     traceback_on_wire: Annotated[bool, FLAG, "send a handler's traceback to the caller"] = False
+    check_results: Annotated[bool, FLAG, "check that a handler's answer is what its annotation promises"] = True
 
 
 class LinkSettings(Struct, frozen=True, kw_only=True):
@@ -159,6 +160,9 @@ class LogSettings(Struct, frozen=True, kw_only=True):
     format: Annotated[
         LogFormat, choice("auto", "console", "json"), "auto is console on a terminal, JSON lines elsewhere"
     ] = "auto"
+    slow_s: Annotated[float, DURATION, "calls that take longer are logged as a warning"] = field(
+        default=1.0, name="slow"
+    )
 
 
 EngineName = Literal["sqlite", "memory"]

@@ -28,7 +28,7 @@ from mesh.protocol.codec import MAX_BIN, SEAL_BYTES, one
 from mesh.protocol.messages import EVENT, MSGPACK
 from mesh.telemetry.logs import get_logger
 from mesh.telemetry.metrics import Recorder
-from mesh.telemetry.traces import current
+from mesh.telemetry.traces import in_force
 from mesh.transport.contract import Publisher, Transport
 
 log = get_logger("mesh.events")
@@ -191,7 +191,7 @@ class Bus:
         if meta is not None:
             check_meta(meta)
         who = self._listeners()
-        trace = current.get() if trace is None else trace
+        trace = in_force() if trace is None else trace
         services = who.services.match(topic)
         endpoints = who.endpoints.match(topic)
         if endpoints:

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
+from mesh.calls.failures import failure_of, location
 from mesh.calls.method import Method
 from mesh.errors import BadArguments, MeshError, ProtocolViolation, Unavailable
 from mesh.events.bus import DELIVER
@@ -193,15 +194,25 @@ class Inbox:
 
     async def _run(self, handler: Handler, parcel: Parcel) -> None:
         # A task has a context of its own: this trace is in force for this handler only.
-        traces.current.set(parcel.trace)
+        traces.current.set(traces.child(parcel.trace))
         try:
-            await handler.run(_event(handler, parcel))
-        except BadArguments as exc:
+            event = _event(handler, parcel)
+        except Exception as exc:
+            # A type's own checks may raise anything.
             self._failed.add()
-            log.warning("event of the wrong type", topic=parcel.topic, publisher=parcel.publisher, error=exc.message)
-        except Exception:
+            error = exc.message if isinstance(exc, MeshError) else repr(exc)
+            log.warning("event of the wrong type", topic=parcel.topic, publisher=parcel.publisher, error=error)
+            return
+        try:
+            await handler.run(event)
+        except BaseException as exc:
+            task = asyncio.current_task()
+            if isinstance(exc, asyncio.CancelledError) and task is not None and task.cancelling():
+                raise
             self._failed.add()
-            log.exception("handler of an event failed", handler=handler.label, topic=parcel.topic)
+            _log_failure(handler, parcel.topic, exc)
+            if not isinstance(exc, Exception | asyncio.CancelledError):
+                raise
 
 
 def _event(handler: Handler, parcel: Parcel) -> Event:
@@ -255,10 +266,34 @@ def _method(service: str, matcher: Matcher[Handler]) -> Method:
 async def _run_all(handlers: Sequence[Handler], events: Sequence[Event]) -> None:
     """All of them, each to its end, whatever the others do; then the first error, if any."""
     if len(handlers) == 1:
-        await handlers[0].run(events[0])
+        handler, event = handlers[0], events[0]
+        try:
+            await handler.run(event)
+        except Exception as exc:
+            raise _told(handler, exc) from exc
         return
     runs = (handler.run(event) for handler, event in zip(handlers, events, strict=True))
     outcomes = await asyncio.gather(*runs, return_exceptions=True)
-    for outcome in outcomes:
-        if isinstance(outcome, BaseException):
-            raise outcome
+    failed = [(each, out) for each, out in zip(handlers, outcomes, strict=True) if isinstance(out, BaseException)]
+    for handler, outcome in failed[1:]:
+        _log_failure(handler, events[0].topic, outcome)
+    for handler, outcome in failed:
+        raise _told(handler, outcome) if isinstance(outcome, Exception) else outcome
+
+
+def _told(handler: Handler, exc: Exception) -> Exception:
+    """What the emitter is told of a handler that raised; its own mistakes are not the emitter's."""
+    failure = failure_of(exc, handler.label)
+    return failure.error.with_traceback(exc.__traceback__) if isinstance(exc, MeshError) else exc
+
+
+def _log_failure(handler: Handler, topic: str, exc: BaseException) -> None:
+    failure = failure_of(exc, handler.label)
+    log.error(
+        "handler of an event failed",
+        handler=handler.label,
+        topic=topic,
+        error=f"{failure.error.type_name}: {failure.error.message}",
+        at=location(exc, handler.run),
+        exc_info=(type(exc), exc, exc.__traceback__),
+    )

@@ -253,4 +253,5 @@ def _handling(run: Callable[..., Any], parameters: tuple[Parameter, ...]) -> Cal
                 positional.append(value)
         return run(*positional, **named)
 
+    handle.__wrapped__ = run  # type: ignore[attr-defined]  # where it is defined, for the log
     return handle

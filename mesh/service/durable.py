@@ -40,7 +40,7 @@ from mesh.tasks.gathering import Gathering
 from mesh.tasks.job import Group, Job
 from mesh.telemetry.logs import get_logger
 from mesh.telemetry.metrics import Recorder
-from mesh.telemetry.traces import current as TRACE
+from mesh.telemetry.traces import in_force
 
 log = get_logger("mesh.durable")
 
@@ -205,7 +205,7 @@ class Durable:
             key=key or "",
             at=self.clock.wall(),
             publisher=self._publisher,
-            trace=TRACE.get(),
+            trace=in_force(),
             meta=meta or {},
         )
         block = collecting()

@@ -148,6 +148,8 @@ class Node(CallVerbs, DurableVerbs):
             max_body=calls.max_body_bytes,
             traceback_on_wire=calls.traceback_on_wire,
             access=Access.of(self.settings.access),
+            slow_s=self.settings.log.slow_s,
+            debug=self.settings.log.level == "debug",
         )
         self.server.host(control_methods(self), CONTROL_LIMIT, CONTROL_LIMIT)
         bound = await self.server.start(endpoint or self.transport.endpoint(self.identity))

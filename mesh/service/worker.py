@@ -21,6 +21,7 @@ from functools import partial
 from typing import Any
 
 from mesh import ids
+from mesh.calls.failures import failure_of, location
 from mesh.clock import Clock
 from mesh.config import Settings
 from mesh.config.secrets import revealed
@@ -34,6 +35,7 @@ from mesh.service.describe import Timer, handlers, methods, record, timers
 from mesh.service.node import Node
 from mesh.service.service import Service
 from mesh.service.shift import Shift
+from mesh.telemetry import traces
 from mesh.telemetry.logs import get_logger
 from mesh.transport.contract import Transport
 
@@ -221,14 +223,24 @@ class Worker:
             stats.begin()
             code = ""
             self._busy_timers.add(asyncio.current_task())
+            # Each run is a trace of its own.
+            traces.current.set(traces.root())
             try:
                 await timer.run()
-            except asyncio.CancelledError:
-                stats.end(clock.now() - began_at, "cancelled")
-                raise
-            except Exception as exc:
-                code = exc.code if isinstance(exc, MeshError) else "handler_error"
-                log.exception("timer failed", target=timer.label)
+            except BaseException as exc:
+                if isinstance(exc, asyncio.CancelledError) and _is_cancelled():
+                    stats.end(clock.now() - began_at, "cancelled")
+                    raise
+                failure = failure_of(exc, timer.label)
+                code = failure.error.code
+                log.exception(
+                    "timer failed",
+                    target=timer.label,
+                    error=f"{failure.error.type_name}: {failure.error.message}",
+                    at=location(exc, timer.run),
+                )
+                if not isinstance(exc, Exception | asyncio.CancelledError):
+                    raise
             finally:
                 self._busy_timers.discard(asyncio.current_task())
             stats.end(clock.now() - began_at, code)
@@ -307,6 +319,12 @@ class Worker:
                 log.exception("stopped hook failed", service=service.name)
         await self._inbox.close(cancel=True)
         await self.node.close()
+
+
+def _is_cancelled() -> bool:
+    """Whether the task that runs was cancelled itself, and not only what it waited for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 async def _cancel(tasks: list[asyncio.Task[None]]) -> None:

@@ -22,7 +22,7 @@ from mesh.protocol.messages import MSGPACK
 from mesh.tasks.contract import DEFAULT_PRIORITY, PRIORITIES, NewTask
 from mesh.tasks.job import Decode, Job
 from mesh.tasks.options import Duration, due_at, span
-from mesh.telemetry.traces import current as TRACE
+from mesh.telemetry.traces import in_force
 
 #: Characters of a `key` and of an `order`.
 MAX_KEY: Final = 1024
@@ -115,7 +115,7 @@ def new_task(target: Target, body: bytes, options: Options, now: float) -> NewTa
             body,
             priority=target.priority,
             keep_s=target.keep_s,
-            trace=TRACE.get(),
+            trace=in_force(),
         )
     queue = target.queue
     priority = target.priority if options.priority is None else options.priority
@@ -137,7 +137,7 @@ def new_task(target: Target, body: bytes, options: Options, now: float) -> NewTa
         priority=priority,
         due_at=due_at(queue, options.delay, options.at, now),
         keep_s=target.keep_s if options.keep is None else span(queue, "keep", options.keep),
-        trace=TRACE.get(),
+        trace=in_force(),
         meta=options.meta or {},
         timeout_s=0.0 if options.timeout is None else span(queue, "timeout", options.timeout),
     )

@@ -10,6 +10,7 @@ How many attempts run at once is said to the engine when the worker attaches (`Q
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections.abc import Iterable, Sequence
 from contextvars import copy_context
@@ -17,6 +18,7 @@ from typing import Final
 
 from mesh.calls.context import CURRENT
 from mesh.calls.expiry import Expiries
+from mesh.calls.failures import failure_of, location, reduced
 from mesh.calls.offload import Offload, RefusedInChild
 from mesh.clock import Clock
 from mesh.errors import BadRequest, Conflict, DeadlineExceeded, LeaseLost, MeshError, TooLarge
@@ -28,7 +30,7 @@ from mesh.tasks.telling import MOST_ERROR, code, sentence, trace
 from mesh.tasks.verdicts import judge
 from mesh.telemetry.logs import get_logger
 from mesh.telemetry.metrics import Recorder
-from mesh.telemetry.traces import accept
+from mesh.telemetry.traces import accept, child
 from mesh.telemetry.traces import current as TRACE
 
 log = get_logger("mesh.tasks")
@@ -129,7 +131,7 @@ class Runner:
             lease=lease,
             target=lease.queue,
             deadline_at=now + timeout_s,
-            trace=accept(lease.trace) or None,
+            trace=child(accept(lease.trace)),
             meta=lease.meta,
             runner=self,
             work=work or _NOTHING,
@@ -162,8 +164,7 @@ class Runner:
     async def _run(self, attempt: Attempt, work: Work) -> None:
         attempt.begun = True
         CURRENT.set(attempt)
-        if attempt.trace:
-            TRACE.set(attempt.trace)
+        TRACE.set(attempt.trace or "")
         while True:
             try:
                 if attempt.conflicts:
@@ -245,6 +246,7 @@ class Runner:
             self._bury(attempt, "undecodable", str(exc))
             return
         work = attempt.work
+        failure = failure_of(exc, attempt.target)
         ruling = judge(
             exc,
             failed=attempt.lease.tries,
@@ -253,10 +255,19 @@ class Runner:
             fatal=work.fatal,
             rnd=self._random(),
         )
-        told = {"target": attempt.target, "job": attempt.job, "attempt": attempt.attempt, "error": sentence(exc)}
+        exc = reduced(exc)
+        if isinstance(exc, asyncio.CancelledError):
+            exc = failure.error.with_traceback(exc.__traceback__)
+        told = {
+            "target": attempt.target,
+            "job": attempt.job,
+            "attempt": attempt.attempt,
+            "error": sentence(exc),
+            "at": location(exc, work.run),
+        }
         if ruling.verdict == "dead":
             self._dead.add()
-            log.error("task is dead", **told, exc_info=None if isinstance(exc, MeshError) else exc)
+            log.error("task is dead", **told, exc_info=exc if failure.unexpected else None)
         else:
             self._retried.add()
             log.warning("task failed, it will be tried again", **told, after_s=round(ruling.delay_s, 3))
@@ -311,6 +322,8 @@ class Runner:
 
     def _over(self, attempt: Attempt, code: str) -> None:
         """The last of it here."""
+        # What the handler left running in the background has no deadline of the attempt's any more.
+        attempt.deadline_at = math.inf
         if self._forget(attempt):
             attempt.stats.end(self._now() - attempt.began_at, code)
 

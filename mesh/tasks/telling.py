@@ -1,7 +1,7 @@
 """What is kept of an exception: its sentence, its traceback, its code.
 
-Owns: their length, and that somebody's own exception cannot break the telling of it.
-Leaves to others: where it is kept (a settlement), and what follows from it (verdicts).
+Owns: their length, and that an exception whose own methods raise cannot break the telling of it.
+Leaves to others: the text (calls.failures), where it is kept (a settlement), and what follows from it (verdicts).
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import traceback
 from typing import Final
 
+from mesh.calls.failures import text_of
 from mesh.errors import MeshError
 
 #: What is kept of a traceback, from its end: that is where the error is.
@@ -18,11 +19,7 @@ MOST_ERROR: Final = 2000
 
 def sentence(exc: BaseException) -> str:
     """`ValueError: no such order`."""
-    try:
-        text = exc.message if isinstance(exc, MeshError) else str(exc)
-    # Its own `__str__` may raise anything; the dead letter is owed a line all the same.
-    except Exception as own:
-        text = f"(its message cannot be shown: {type(own).__name__})"
+    text = text_of(exc)
     name = exc.type_name if isinstance(exc, MeshError) else type(exc).__name__
     return _text(f"{name}: {text}")[:MOST_ERROR]
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from mesh.calls.failures import leaves_of
 from mesh.calls.signature import BadResult
 from mesh.errors import ServiceError, TooLarge
 from mesh.policy.backoff import Backoff
@@ -82,10 +83,13 @@ def judge(
         failed: tries that ended badly, this one included (`Lease.tries`).
         rnd: a fresh random number, 0 ≤ rnd < 1.
     """
-    if isinstance(exc, USELESS) or (fatal and isinstance(exc, fatal)):
+    # Of a group (a TaskGroup's), each exception counts: what one of them makes useless, all of them do.
+    raised = (exc, *leaves_of(exc)) if isinstance(exc, BaseExceptionGroup) else (exc,)
+    if any(isinstance(each, USELESS) or (fatal and isinstance(each, fatal)) for each in raised):
         return Ruling("dead", "failed")
     if failed > retries:
         return Ruling("dead", "failed")
-    if isinstance(exc, Retry) and exc.delay_s is not None:
-        return Ruling("retry", delay_s=exc.delay_s)
+    delays = [each.delay_s for each in raised if isinstance(each, Retry) and each.delay_s is not None]
+    if delays:
+        return Ruling("retry", delay_s=max(delays))
     return Ruling("retry", delay_s=backoff.delay(failed, rnd))

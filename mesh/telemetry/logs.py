@@ -22,7 +22,7 @@ import msgspec
 from mesh.clock import Clock, LoopClock
 from mesh.errors import ConfigError
 from mesh.telemetry import recent_lines
-from mesh.telemetry.traces import current
+from mesh.telemetry.traces import in_force
 
 # structlog imports rich for tracebacks that mesh does not draw: 5 MB of private memory and 60 ms in each worker, of 45
 # MB and a second. Hidden for the length of this import, it does without. Where rich is there already, it costs nothing.
@@ -207,7 +207,7 @@ def _process(logger: Any, method: str, event: EventDict) -> str:
         "event": event.pop("event", ""),
         **setup.bound,
     }
-    trace = current.get()
+    trace = in_force()
     if trace:
         line["trace_id"] = trace[3:35]
         line["span_id"] = trace[36:52]

@@ -92,6 +92,24 @@ def child(parent: str | None = None, bits: Bits = random.getrandbits) -> str:
     return parent[:36] + _span(bits) + parent[52:]
 
 
+def in_force() -> str:
+    """The traceparent of the work at hand, begun now when its caller sent none; "" outside of any."""
+    return current.get() or _begin()
+
+
+def begin_with(begin: Callable[[], str]) -> None:
+    """Let `begin` make the trace of what is being answered; for the room that knows what that is (calls.context)."""
+    global _begin
+    _begin = begin
+
+
+def _nothing_is_answered() -> str:
+    return ""
+
+
+_begin: Callable[[], str] = _nothing_is_answered
+
+
 def _span(bits: Bits) -> str:
     # Not a format string: that takes half as long again, and one is made for every call.
     return (bits(64) or 1).to_bytes(8, "big").hex()

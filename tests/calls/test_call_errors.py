@@ -109,10 +109,11 @@ async def test_a_framework_error_of_a_handler_comes_back_as_what_it_is(m: Mesh):
         await m.call("faulty.framework")
 
 
-async def test_a_handler_that_cancels_itself_is_cancelled_and_nothing_else(m: Mesh):
-    """The caller is told; it is not itself cancelled."""
-    with pytest.raises(mesh.Cancelled):
+async def test_a_handler_that_cancels_itself_has_failed(m: Mesh):
+    """Nobody cancelled the call; and its caller is not cancelled itself."""
+    with pytest.raises(mesh.RemoteError) as caught:
         await m.call("faulty.cancels_itself")
+    assert (caught.value.code, caught.value.status, caught.value.type_name) == ("handler_error", 500, "CancelledError")
 
 
 async def test_an_unknown_method_is_refused_with_the_nearest(m: Mesh):

@@ -135,7 +135,7 @@ async def test_a_failing_handler_harms_no_other():
 
 
 async def test_a_handler_runs_in_the_trace_of_its_event():
-    """And a malformed trace is none."""
+    """In a span of its own; after a malformed trace in a new one."""
     seen: list[str] = []
 
     async def run(event: Event) -> None:
@@ -147,7 +147,10 @@ async def test_a_handler_runs_in_the_trace_of_its_event():
     inbox.receive("a", one(EVENT, "p", 1, "a", 0, b"\x01", MSGPACK, trace, {}))
     inbox.receive("a", one(EVENT, "p", 2, "a", 0, b"1", JSON, "garbage"))
     await settle()
-    assert seen == [trace, ""]
+    assert (seen[0][:36], seen[0][52:]) == (trace[:36], trace[52:])
+    assert seen[0] != trace
+    assert len(seen[1]) == len(trace)
+    assert seen[1][:36] != trace[:36]
 
 
 async def test_a_flood_is_dropped_past_a_bound():

@@ -1,0 +1,76 @@
+"""What the log has of calls: slow ones, and the trace and span of every line."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from calls_patience import until
+
+import mesh
+from mesh.testing import Mesh
+
+#: A call that is never answered fails its test soon.
+pytestmark = pytest.mark.timeout(30)
+
+
+class Sleeper(mesh.Service):
+    """Takes its time."""
+
+    @mesh.rpc(concurrency=1)
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
+async def test_a_slow_call_leaves_one_line_with_its_durations(log: Any):
+    """What is quick leaves none at that level; the time in the queue is told apart."""
+    async with Mesh(Sleeper, settings={"log.slow": 0.05}) as m:
+        await asyncio.gather(m.call("sleeper.sleep", 0.08), m.call("sleeper.sleep", 0.0))
+        await m.call("sleeper.sleep", 0.0)
+        first, second = log.lines("slow call")
+        assert [line["target"] for line in (first, second)] == ["sleeper.sleep"] * 2
+        assert first["level"] == "warning"
+        assert first["took_s"] >= 0.08
+        assert first["waited_s"] == 0
+        assert second["waited_s"] >= 0.05
+        with pytest.raises(mesh.DeadlineExceeded):
+            await m.call("sleeper.sleep", 1.0, timeout=0.06)
+        await until(lambda: len(log.lines("slow call")) == 3)
+        # By the caller's deadline or the callee's own, whichever was noticed first.
+        assert log.lines("slow call")[2]["code"] in ("deadline_exceeded", "cancelled")
+
+
+class Depot(mesh.Service):
+    @mesh.rpc
+    async def item(self) -> None:
+        raise ValueError("the shelf is broken")
+
+
+class Desk(mesh.Service):
+    @mesh.rpc
+    async def ask(self) -> None:
+        self.log.info("asking")
+        await self.call("depot.item")
+
+
+async def test_every_hop_has_a_span_of_its_own_in_one_trace(log: Any):
+    """Also when the first caller brought no trace."""
+    async with Mesh(Desk, Depot) as m:
+        with pytest.raises(mesh.RemoteError):
+            await m.call("desk.ask")
+        (desk,) = log.lines("asking")
+        (depot,) = log.lines("handler failed")
+        assert depot["target"] == "depot.item"
+        assert depot["trace_id"] == desk["trace_id"]
+        assert depot["span_id"] != desk["span_id"]
+
+
+async def test_every_call_leaves_a_line_at_the_level_debug(log: Any):
+    """With the trace of the caller."""
+    async with Mesh(Sleeper, settings={"log.level": "debug"}) as m:
+        await m.node.call_raw("sleeper.sleep", b"\x91\x00", 0, trace="00-" + "ab" * 16 + "-" + "cd" * 8 + "-01")
+        (line,) = log.lines("call")
+        assert (line["target"], line["level"], line["code"]) == ("sleeper.sleep", "debug", "ok")
+        assert line["trace_id"] == "ab" * 16
+        assert line["span_id"] != "cd" * 8
