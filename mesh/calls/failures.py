@@ -89,7 +89,10 @@ def is_own_fault(error: MeshError) -> bool:
     """
     if not isinstance(error, _OF_THE_CALLER) and error.code not in _CODES:
         return False
-    return not isinstance(error, _OF_THE_DATA) and (error.from_call or _raised_in_mesh(error))
+    if isinstance(error, _OF_THE_DATA) or error.from_call:
+        return error.from_call and not isinstance(error, _OF_THE_DATA)
+    # A bad result that was found here is this handler's own already.
+    return error.code != "bad_result" and _raised_in_mesh(error)
 
 
 def reduced(exc: BaseException) -> BaseException:

@@ -33,6 +33,7 @@ class Method(msgspec.Struct, frozen=True, gc=False):
         queue: how many more may wait when `concurrency` is reached.
         offload: where it runs: on the loop, in a thread, or in a process.
         reference: ("package.module", "Class", "method") for a process to find it again; empty unless offloaded.
+        check_result: a process that runs it refuses an answer that is not what the annotation promises.
     """
 
     target: str
@@ -49,3 +50,4 @@ class Method(msgspec.Struct, frozen=True, gc=False):
     queue: int = 0
     offload: Offload = ""
     reference: tuple[str, str, str] | tuple[()] = ()
+    check_result: bool = True

@@ -65,8 +65,8 @@ class Offload:
             self._thread_pool = ThreadPoolExecutor(self._threads, thread_name_prefix="mesh-offload")
         return self._thread_pool.submit(contextvars.copy_context().run, run, *args)
 
-    def in_process(self, reference: Reference, body: Any, encoding: int) -> Future[ChildAnswer]:
-        """Run a method in a child process; see `unpack` for its answer."""
+    def in_process(self, reference: Reference, body: Any, encoding: int, check: bool = True) -> Future[ChildAnswer]:
+        """Run a method in a child process; see `unpack` for its answer, which is checked there if `check`."""
         self._check_open()
         if self._process_pool is None:
             # spawn: a ZeroMQ context and an event loop do not survive a fork.
@@ -75,10 +75,10 @@ class Offload:
             )
         pool = self._process_pool
         try:
-            future = pool.submit(_in_child, reference, bytes(body), encoding)
+            future = pool.submit(_in_child, reference, bytes(body), encoding, check)
         except BrokenProcessPool:
             self._renew(pool)
-            return self.in_process(reference, body, encoding)
+            return self.in_process(reference, body, encoding, check)
         self._pools[future] = pool
         return future
 
@@ -169,14 +169,15 @@ def _find(reference: Reference) -> tuple[Callable[..., Any], Signature]:
     return found
 
 
-def _in_child(reference: Reference, body: bytes, encoding: int) -> ChildAnswer:
+def _in_child(reference: Reference, body: bytes, encoding: int, check: bool) -> ChildAnswer:
     try:
         run, signature = _find(reference)
         args = signature.decode_args(body, encoding)
     except MeshError as error:
         return "refused", error.to_wire(), None
     try:
-        encoded, used = signature.encode_result(run(*args), encoding)
+        encode = signature.encode_checked if check else signature.encode_result
+        encoded, used = encode(run(*args), encoding)
         return "ok", bytes(encoded), used
     except MeshError as error:
         return "error", error.to_wire(), None

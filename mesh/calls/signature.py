@@ -16,7 +16,8 @@ import msgspec
 from msgspec.structs import astuple
 
 from mesh.calls.declared import BadDeclaration, Parameter, is_binary, read, returned, schema_of
-from mesh.errors import BadArguments, ServiceError
+from mesh.calls.results import cannot_be_sent, checker, exact_type
+from mesh.errors import BadArguments
 from mesh.protocol.messages import JSON, MSGPACK, RAW
 
 Buffer = bytes | bytearray | memoryview
@@ -35,12 +36,6 @@ _BINARY: Final = (bytes, bytearray, memoryview)
 # How a RAW body becomes an argument of each type; bytes(b"") of bytes is the same object, not a copy.
 _BLOBS: Final[dict[Any, Callable[[Any], Any]]] = {bytes: bytes, bytearray: bytearray, memoryview: memoryview}
 _BINARY_SCHEMA: Final = {"type": "string", "contentMediaType": "application/octet-stream"}
-
-
-class BadResult(ServiceError):
-    """A handler returned something that cannot be sent."""
-
-    code = "bad_result"
 
 
 class Signature:
@@ -89,6 +84,8 @@ class Signature:
         self._named = msgspec.msgpack.Decoder(named).decode
         self._json_array = msgspec.json.Decoder(array).decode
         self._json_named = msgspec.json.Decoder(named).decode
+        self._exact = exact_type(self.returns)
+        self._check = checker(self.label, self.returns)
 
     # --- bodies ---------------------------------------------------------------------------------
 
@@ -123,10 +120,22 @@ class Signature:
                 return _pack(value), MSGPACK
             return _ENCODE[JSON](value), JSON
         except Exception as exc:
-            raise BadResult(
-                f"{self.label} returned {_named_type(value)}, which cannot be sent: {_short(exc)}. "
-                "Return plain values, msgspec Structs, dataclasses or bytes."
-            ) from exc
+            raise cannot_be_sent(self.label, value, exc) from exc
+
+    def encode_checked(self, value: Any, encoding: int) -> tuple[Buffer, int]:
+        """`encode_result`, of what the annotation promises.
+
+        Raises:
+            BadResult: the value cannot be sent, or is of another type than the annotation promises.
+        """
+        if type(value) is self._exact and encoding == MSGPACK:
+            try:
+                return _pack(value), MSGPACK
+            except Exception as exc:
+                raise cannot_be_sent(self.label, value, exc) from exc
+        body, used = self.encode_result(value, encoding)
+        self._check(value, body, used)
+        return body, used
 
     def by_position(self, run: Callable[..., Any]) -> Callable[..., Any]:
         """`run` itself, or, when some parameters are keyword-only, a wrapper that takes all values in order."""

@@ -50,6 +50,7 @@ class RpcMark(msgspec.Struct, frozen=True):
     concurrency: int = 0
     queue: int = 0
     offload: Offload = ""
+    check_result: bool | None = None
 
 
 class RouteMark(msgspec.Struct, frozen=True):
@@ -122,6 +123,7 @@ def rpc(
     concurrency: int = 0,
     queue: int | None = None,
     offload: Offload = "",
+    check_result: bool | None = None,
 ) -> Callable[[F], F]: ...
 def rpc(
     function: F | None = None,
@@ -132,6 +134,7 @@ def rpc(
     concurrency: int = 0,
     queue: int | None = None,
     offload: Offload = "",
+    check_result: bool | None = None,
 ) -> F | Callable[[F], F]:
     """Let a method be called from other processes. An `async def` is a call, with `yield` in it a stream.
 
@@ -141,6 +144,8 @@ def rpc(
         concurrency: how many may run at once in one worker; 0 means as many as the service may.
         queue: how many more may wait when `concurrency` is reached; then callers are told `overloaded` at once.
         offload: run a plain `def` in a "thread" or a "process" while the loop goes on.
+        check_result: whether an answer (of a stream: an item) that is not what the annotation promises is refused, as
+            `bad_result`; None takes `calls.check_results`.
 
     Raises:
         BadDeclaration: an option is not one of these.
@@ -159,6 +164,7 @@ def rpc(
         concurrency=concurrency,
         queue=(DEFAULT_QUEUE if queue is None else queue) if concurrency else 0,
         offload=offload,
+        check_result=check_result,
     )
 
     def decorate(target: F) -> F:

@@ -60,8 +60,11 @@ def typed(cls: type[Service]) -> tuple[Typed, ...]:
     return known
 
 
-def methods(service: Service) -> list[Method]:
+def methods(service: Service, *, check_results: bool = True) -> list[Method]:
     """What the server answers for this instance.
+
+    Args:
+        check_results: as [calls] check_results.
 
     Raises:
         BadDeclaration: an annotation cannot be resolved, or a type cannot travel.
@@ -72,6 +75,7 @@ def methods(service: Service) -> list[Method]:
         rpc = member.rpc
         if rpc is None:
             continue
+        check = check_results if rpc.check_result is None else rpc.check_result
         found.append(
             Method(
                 target=f"{cls.name}.{member.name}",
@@ -79,7 +83,7 @@ def methods(service: Service) -> list[Method]:
                 name=member.name,
                 run=signature.by_position(getattr(service, member.name)),
                 decode_args=signature.decode_args,
-                encode_result=signature.encode_result,
+                encode_result=signature.encode_checked if check else signature.encode_result,
                 stream=signature.stream,
                 asynchronous=signature.asynchronous,
                 idempotent=rpc.idempotent,
@@ -88,6 +92,7 @@ def methods(service: Service) -> list[Method]:
                 queue=rpc.queue,
                 offload=rpc.offload,
                 reference=(cls.__module__, cls.__qualname__, member.name) if rpc.offload else (),
+                check_result=check,
             )
         )
     return found

@@ -46,6 +46,7 @@ def task(
     priority: int = DEFAULT_PRIORITY,
     fatal: Fatal = (),
     offload: Offload = "",
+    check_result: bool | None = None,
 ) -> Callable[[F], F]: ...
 def task(
     function: F | None = None,
@@ -63,6 +64,7 @@ def task(
     priority: int = DEFAULT_PRIORITY,
     fatal: Fatal = (),
     offload: Offload = "",
+    check_result: bool | None = None,
 ) -> F | Callable[[F], F]:
     """Let a method be deferred: it runs later, surely, in some instance of its service. It may stand with `@rpc`.
 
@@ -85,6 +87,8 @@ def task(
         fatal: exceptions after which no other attempt is made.
         offload: run a plain `def` in a "thread" or a "process" while the loop goes on. Neither can be stopped: a
             timeout or a cancellation ends the attempt, not the computation.
+        check_result: whether an answer that is not what the annotation promises is refused; None takes
+            `calls.check_results`.
 
     Raises:
         BadDeclaration: an option is not one of these.
@@ -105,7 +109,7 @@ def task(
     if offload not in ("", "thread", "process"):
         raise BadDeclaration(f'@task: offload is "thread" or "process", not {offload!r}')
     keep_s = None if keep is None else read_seconds("@task: keep", keep)
-    mark = TaskMark(attempts, keep_s, priority, offload)
+    mark = TaskMark(attempts, keep_s, priority, offload, check_result)
 
     def decorate(target: F) -> F:
         marks = marks_on(target, "@task")

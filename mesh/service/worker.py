@@ -28,7 +28,7 @@ from mesh.config.secrets import revealed
 from mesh.discovery.record import Instance
 from mesh.discovery.route_conflicts import ConflictLog
 from mesh.engines.choose import Makers
-from mesh.errors import MeshError, SetupError, Unavailable
+from mesh.errors import SetupError, Unavailable
 from mesh.events.inbox import Inbox
 from mesh.policy.limits import Gate
 from mesh.service.describe import Timer, handlers, methods, record, timers
@@ -133,7 +133,7 @@ class Worker:
         """
         self._step("start")
         settings = self.settings
-        server_methods = [methods(service) for service in self.services]
+        server_methods = [methods(service, check_results=settings.calls.check_results) for service in self.services]
         event_methods = [self._inbox.add(handlers(service)) for service in self.services]
         shift = self.shift = Shift(self.node, self.services)
         await self.node.start()

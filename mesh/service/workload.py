@@ -37,8 +37,11 @@ class Workload(NamedTuple):
     schedules: list[Recurring]
 
 
-def workload(services: Sequence[Service], settings: TaskSettings) -> Workload:
+def workload(services: Sequence[Service], settings: TaskSettings, *, check_results: bool = True) -> Workload:
     """The workload of these instances together.
+
+    Args:
+        check_results: as [calls] check_results.
 
     Raises:
         BadDeclaration: a method cannot work as it is declared.
@@ -47,14 +50,14 @@ def workload(services: Sequence[Service], settings: TaskSettings) -> Workload:
     for service in services:
         for each in typed(type(service)):
             if each.member.task is not None:
-                _add_task(load, service, each, settings)
+                _add_task(load, service, each, settings, check_results)
         for member in members(type(service)):
             if member.durable:
                 _add_subscription(load, service, member, settings)
     return load
 
 
-def _add_task(load: Workload, service: Service, each: Typed, settings: TaskSettings) -> None:
+def _add_task(load: Workload, service: Service, each: Typed, settings: TaskSettings, check_results: bool) -> None:
     member, signature = each
     mark = member.task
     assert mark is not None
@@ -62,12 +65,13 @@ def _add_task(load: Workload, service: Service, each: Typed, settings: TaskSetti
     name = f"{cls.name}.{member.name}"
     retries, timeout_s, slots = mark.attempts.filled(settings)
     keep_s = settings.keep_s if mark.keep_s is None else mark.keep_s
+    check = check_results if mark.check_result is None else mark.check_result
     load.tasks.append(
         Work(
             queue=name,
             run=signature.by_position(getattr(service, member.name)),
             read=reader(signature),
-            write=writer(signature),
+            write=writer(signature, check=check),
             retries=retries,
             backoff=mark.attempts.backoff,
             timeout_s=timeout_s,
@@ -75,6 +79,7 @@ def _add_task(load: Workload, service: Service, each: Typed, settings: TaskSetti
             asynchronous=signature.asynchronous,
             offload=mark.offload,
             reference=(cls.__module__, cls.__qualname__, member.name) if mark.offload else (),
+            check_result=check,
         )
     )
     load.task_queues.append(_queue(name, mark.attempts, slots))

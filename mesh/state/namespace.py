@@ -333,7 +333,7 @@ class Namespace(Generic[T]):
 
     def put(self, key: str, value: Any, *, etag: str | None = None, ttl: Duration | None = None) -> Write:
         """A `set`, for `transaction`."""
-        body = encode(self.name, check_key(self.name, key), value)
+        body = encode(self.name, check_key(self.name, key), value, self._hint)
         if len(body) + PER_WRITE + 4 * (len(key) + len(self.name)) > self._most:
             raise TooLarge(
                 f"{self._at(key)}: the value is {len(body)} bytes long; {self._most} are allowed for it and its key "

@@ -39,20 +39,29 @@ class Value(NamedTuple, Generic[T]):
 ABSENT: Value[Any] = Value(None, "")
 
 
-def encode(namespace: str, key: str, value: Any) -> bytes:
-    """The bytes of a value.
+def encode(namespace: str, key: str, value: Any, hint: Any = Any) -> bytes:
+    """The bytes of a value; `hint` is the type that the namespace is read as.
 
     Raises:
-        BadArguments: it is of a type that MessagePack cannot say.
+        BadArguments: it is of a type that MessagePack cannot say, or not of the type that would be read.
     """
     try:
-        return _pack(value)
+        body = _pack(value)
     # A type's own conversion may raise anything.
     except Exception as exc:
         raise BadArguments(
             f'state "{namespace}", key "{key}": a value of type {type(value).__qualname__} cannot be kept: {exc}. '
             "Keep plain values, msgspec Structs, dataclasses or bytes."
         ) from exc
+    if hint is not Any:
+        try:
+            _decoder(hint)(body)
+        except Exception as exc:
+            raise BadArguments(
+                f'state "{namespace}", key "{key}": a value of type {type(value).__qualname__} is not '
+                f"{_named(hint)}, as this namespace is read: {exc}"
+            ) from exc
+    return body
 
 
 def decode(namespace: str, key: str, body: bytes, hint: Any) -> Any:

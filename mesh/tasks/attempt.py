@@ -26,7 +26,6 @@ from mesh.tasks.contract import Lease
 from mesh.tasks.deferring import PRIOR_META
 from mesh.telemetry.metrics import MethodStats
 
-_NIL: Final = b"\xc0"
 _pack: Final = msgspec.msgpack.Encoder().encode
 Buffer = bytes | bytearray | memoryview
 
@@ -41,7 +40,7 @@ class Work(msgspec.Struct, frozen=True):
         write: the answer to MessagePack. Raises BadResult.
         asynchronous: `run` gives an awaitable.
         retries, backoff, timeout_s, fatal: see mesh.tasks.options.
-        offload, reference: see mesh.calls.method.
+        offload, reference, check_result: see mesh.calls.method.
     """
 
     queue: str
@@ -55,6 +54,7 @@ class Work(msgspec.Struct, frozen=True):
     asynchronous: bool = True
     offload: method.Offload = ""
     reference: tuple[str, str, str] | tuple[()] = ()
+    check_result: bool = True
 
 
 class Stop(Enum):
@@ -130,12 +130,16 @@ def arguments_of(lease: Lease) -> bytes:
     return lease.body
 
 
-def writer(signature: Signature) -> Callable[[Any], bytes]:
-    """How the answer of a task is kept: always MessagePack, so that it can become an argument of the next step."""
-    encode = signature.encode_result
+def writer(signature: Signature, *, check: bool = True) -> Callable[[Any], bytes]:
+    """How the answer of a task is kept: always MessagePack, so that it can become an argument of the next step.
+
+    Args:
+        check: refuse an answer that is not what the annotation promises.
+    """
+    encode = signature.encode_checked if check else signature.encode_result
 
     def write(value: Any) -> bytes:
-        return _NIL if value is None else as_msgpack(*encode(value, MSGPACK))
+        return as_msgpack(*encode(value, MSGPACK))
 
     return write
 
@@ -160,7 +164,7 @@ async def run_offloaded(offload: Offload | None, attempt: Attempt) -> bytes:
         attempt.hold = offload.in_thread(work.run, attempt.values)
         return work.write(await asyncio.wrap_future(attempt.hold))
     assert len(work.reference) == 3
-    attempt.hold = offload.in_process(work.reference, arguments_of(lease), lease.encoding)
+    attempt.hold = offload.in_process(work.reference, arguments_of(lease), lease.encoding, work.check_result)
     return as_msgpack(*await offload.unpack(attempt.hold, work.queue))
 
 

@@ -83,12 +83,14 @@ class TaskMark(msgspec.Struct, frozen=True):
     Attributes:
         keep_s: how long a finished job is kept when its `defer` does not say; None takes the configured time.
         priority: of a job when its `defer` does not say.
+        check_result: whether the answer must be what the annotation promises; None takes the configured rule.
     """
 
     attempts: Attempts = Attempts()
     keep_s: float | None = None
     priority: int = DEFAULT_PRIORITY
     offload: Offload = ""
+    check_result: bool | None = None
 
 
 def read_attempts(

@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from mesh.calls.failures import leaves_of
-from mesh.calls.signature import BadResult
+from mesh.calls.results import BadResult
 from mesh.errors import ServiceError, TooLarge
 from mesh.policy.backoff import Backoff
 from mesh.tasks.contract import Reason, Verdict

@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from mesh.calls.answers import typed_decoder
 from mesh.calls.signature import Signature
 from mesh.errors import BadArguments, SetupError
 from mesh.protocol.messages import MSGPACK, RAW
@@ -56,7 +55,6 @@ class Behaviour:
             raise SetupError(f"fake {target}: the real method is {kind}")
         self.stream = real.stream if real is not None else self.stream
         self._form = real or Signature(_anything, target, bound=True)
-        self._check = typed_decoder(target, real.returns) if real is not None else None
 
     def decode(self, body: Any, encoding: int) -> Arguments:
         """The arguments in a body.
@@ -83,12 +81,9 @@ class Behaviour:
         """The answer as it travels.
 
         Raises:
-            BadResult: it cannot travel. BadReply: the real method would never answer it.
+            BadResult: it cannot travel, or the real method would never answer it.
         """
-        body, used = self._form.encode_result(value, encoding)
-        if self._check is not None:
-            self._check(body, used)
-        return body, used
+        return self._form.encode_checked(value, encoding)
 
     async def answer(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Do it once."""

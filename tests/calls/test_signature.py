@@ -18,7 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mesh.calls.declared import BadDeclaration
-from mesh.calls.signature import BadResult, Signature, encode_arguments, typed_result
+from mesh.calls.results import BadResult
+from mesh.calls.signature import Signature, encode_arguments, typed_result
 from mesh.errors import BadArguments
 from mesh.protocol.messages import JSON, MSGPACK, RAW
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import mesh
-from mesh.calls.signature import BadResult
+from mesh.calls.results import BadResult
 from mesh.errors import BadArguments, RemoteError, TooLarge, Unavailable, UnknownService
 from mesh.policy.backoff import Backoff
 from mesh.tasks.verdicts import judge

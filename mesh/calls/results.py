@@ -1,0 +1,172 @@
+"""Whether an answer is what the handler's annotation promises.
+
+Owns: the check, compiled once for each method, and the words for what does not fit.
+Leaves to others: encoding (signature), whether answers are checked (service.describe).
+
+An exact `int` for `-> int` costs one comparison. A small answer of another type is decoded as a typed caller would
+decode it, which takes about a tenth of a microsecond; of a large one the items are looked at, but not the fields of
+each Struct in it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+
+from mesh.errors import ServiceError
+from mesh.protocol.messages import JSON, RAW
+
+#: Types whose exact values need no further look. (bytes are not among them: they travel in a form of their own.)
+EXACT: Final = (int, str, float, bool, type(None))
+#: Bytes of an answer that is decoded to be checked: to decode a large list of Structs takes five times as long as to
+#: encode it.
+SMALL: Final = 4096
+
+#: (value, body, encoding) -> None; raises what is wrong with the value.
+Check = Callable[[Any, Any, int], None]
+
+
+class BadResult(ServiceError):
+    """A handler returned something that cannot be sent, or that its annotation does not promise."""
+
+    code = "bad_result"
+
+
+def exact_type(hint: Any) -> Any:
+    """The type whose exact values fit `hint` without a further look; a type of no value when there is none."""
+    if hint is None:
+        return type(None)
+    return hint if hint in EXACT else _Never
+
+
+def checker(label: str, hint: Any) -> Check:
+    """The check of answers of the type `hint`; `label` names the method in errors.
+
+    It raises BadResult; for NaN and infinities in JSON too, which has no words for them.
+    """
+    if hint is Any:
+        return _check_nothing(label)
+    packed = msgspec.msgpack.Decoder(hint).decode
+    text = msgspec.json.Decoder(hint).decode
+
+    def check(value: Any, body: Any, encoding: int) -> None:
+        try:
+            if encoding == RAW:
+                # Raw bytes fit where bytes are promised, and where anything else is, they do not.
+                msgspec.convert(bytes(value), hint)
+                return
+            if encoding == JSON and b"null" in body:
+                _refuse_what_is_not_finite(label, value)
+            if len(body) > SMALL:
+                try:
+                    msgspec.convert(value, hint)
+                    return
+                except Exception:
+                    pass  # the encoded form decides
+            text(body) if encoding == JSON else packed(body)
+        except BadResult:
+            raise
+        # A type's own checks may raise anything.
+        except Exception as exc:
+            raise _unlike(label, value, hint, exc) from None
+
+    return check
+
+
+def cannot_be_sent(label: str, value: Any, exc: Exception) -> BadResult:
+    """The error for an answer that has no form on the wire."""
+    if awaited := _awaitable(value):
+        if inspect.iscoroutine(value):
+            value.close()  # or Python would warn of it a second time, with less to go by
+        return BadResult(
+            f"{label} returned {awaited}, not its result: forgot await?", details={"got": type(value).__name__}
+        )
+    reason = str(exc) if isinstance(exc, TypeError) else f"{type(exc).__name__}: {exc}"
+    return BadResult(
+        f"{label} returned a value of type {type(value).__qualname__}, which cannot be sent: {reason[:200]}. "
+        "Return plain values, msgspec Structs, dataclasses or bytes.",
+        details={"got": type(value).__name__},
+    )
+
+
+def _unlike(label: str, value: Any, hint: Any, exc: Exception) -> BadResult:
+    expected, got = shown(hint), type(value).__qualname__
+    what, _, where = str(exc).rpartition(" - at ")
+    path = where.strip("`") if what else "$"
+    reason = (what or where).replace("`", "")[:200]
+    inside = f" ({reason} at {path[:100]})" if path != "$" else "" if reason.startswith("Expected") else f" ({reason})"
+    return BadResult(
+        f"{label} returned a value of type {got}, its annotation promises {expected}{inside}",
+        details={"expected": expected, "got": got, "path": path[:100]},
+    )
+
+
+def shown(hint: Any) -> str:
+    """A type as its author wrote it."""
+    if hint is None or hint is type(None):
+        return "None"
+    if isinstance(hint, type) and not getattr(hint, "__args__", None):
+        return hint.__qualname__
+    return str(hint).replace("typing.", "")
+
+
+def _check_nothing(label: str) -> Check:
+    def check(value: Any, body: Any, encoding: int) -> None:
+        if encoding == JSON and b"null" in body:
+            _refuse_what_is_not_finite(label, value)
+
+    return check
+
+
+def _refuse_what_is_not_finite(label: str, value: Any) -> None:
+    """JSON would say null for NaN and infinities, and its reader could not tell."""
+    found = _not_finite(value, "$")
+    if found is not None:
+        number, path = found
+        raise BadResult(
+            f"{label} returned {number!r} (at {path}), which JSON cannot say: return None where there is no number",
+            details={"got": repr(number), "path": path},
+        )
+
+
+def _not_finite(value: Any, path: str) -> tuple[float, str] | None:
+    if isinstance(value, float):
+        return None if math.isfinite(value) else (value, path)
+    if isinstance(value, str | bytes | int) or value is None:
+        return None
+    items: Any = ()
+    if isinstance(value, dict):
+        items = ((f"{path}.{key}", each) for key, each in value.items())
+    elif isinstance(value, list | tuple | set | frozenset):
+        items = ((f"{path}[{number}]", each) for number, each in enumerate(value))
+    elif isinstance(value, msgspec.Struct):
+        items = ((f"{path}.{name}", getattr(value, name, None)) for name in value.__struct_fields__)
+    elif hasattr(value, "__dataclass_fields__"):
+        items = ((f"{path}.{name}", getattr(value, name, None)) for name in value.__dataclass_fields__)
+    for inner, each in items:
+        if (found := _not_finite(each, inner)) is not None:
+            return found
+    return None
+
+
+def _awaitable(value: Any, deep: int = 2) -> str:
+    """What was not awaited, in words; "" when nothing was forgotten. Lists are looked into, `deep` levels of them."""
+    if inspect.iscoroutine(value):
+        return f"the coroutine {value.__qualname__}()"
+    if inspect.isasyncgen(value) or hasattr(value, "__anext__"):
+        return f"a stream ({type(value).__name__})"
+    if inspect.isawaitable(value):
+        return f"a {type(value).__name__}"
+    if isinstance(value, dict):
+        value = list(value.values())
+    if deep and isinstance(value, list | tuple | set):
+        return next((found for each in value if (found := _awaitable(each, deep - 1))), "")
+    return ""
+
+
+class _Never:
+    """The type of no value."""
