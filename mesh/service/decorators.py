@@ -17,6 +17,7 @@ from typing import Any, Final, Literal, TypeVar, overload
 import msgspec
 
 from mesh.calls.declared import BadDeclaration
+from mesh.calls.failures import defined_at
 from mesh.calls.method import Offload
 from mesh.errors import MeshError
 from mesh.events.topics import check_pattern
@@ -386,13 +387,49 @@ def _route(verb: str, path: str, status: int, produces: str) -> Callable[[F], F]
 def marks_on(target: Any, what: str) -> Marks:
     """The function's own marks. Decorators apply from the bottom up, so each inserts in front: order is as read."""
     if not inspect.isfunction(target):
-        kind = type(target).__name__
-        raise BadDeclaration(f"{what} must stand over a plain method (put it beneath @{kind} or leave that out)")
+        raise BadDeclaration(f"{what} {_misplaced(target)}")
     marks = marks_of(target)
     if marks is None:
         marks = Marks()
         setattr(target, _ATTRIBUTE, marks)
+        _note(target)
     return marks
+
+
+def unclaimed(cls: type) -> list[Callable[..., Any]]:
+    """The functions in the body of this class that were marked and that no class has been asked about before."""
+    _, functions = _UNCLAIMED.pop((cls.__module__, cls.__qualname__), (0, []))
+    return functions
+
+
+#: By module and class, whose body runs now: which run of it, and the functions that were marked in it. What another
+#: decorator then takes the place of would be lost without a word.
+_UNCLAIMED: Final[dict[tuple[str, str], tuple[int, list[Callable[..., Any]]]]] = {}
+
+
+def _note(function: Callable[..., Any]) -> None:
+    owner = function.__qualname__.rpartition(".")[0]
+    frame = inspect.currentframe()
+    while frame is not None and frame.f_locals.get("__qualname__") != owner:
+        frame = frame.f_back
+    if frame is not None and owner:
+        key = (function.__module__, owner)
+        run, functions = _UNCLAIMED.get(key, (0, []))
+        # A body that ended with an error leaves its functions behind; another run of it is not to find them.
+        _UNCLAIMED[key] = (id(frame), [*functions, function] if run == id(frame) else [function])
+
+
+def _misplaced(target: Any) -> str:
+    """What is wrong with marking something other than a function, and what to write."""
+    function = getattr(target, "__func__", None) or getattr(target, "fget", None) or getattr(target, "func", None)
+    at = f" ({place})" if (place := defined_at(function)) else ""
+    if isinstance(target, type):
+        return f"marks methods, and {target.__qualname__} is a class: write it over a method of the class"
+    kind = type(target).__name__
+    if isinstance(target, staticmethod | classmethod | property):
+        name = getattr(function, "__qualname__", "the method")
+        return f"cannot mark a {kind}: write {name} as a plain method with self, without @{kind}{at}"
+    return f"must stand over a plain method, not {target!r}: write `async def` and call it there{at}"[:400]
 
 
 def _name(target: Any) -> str:

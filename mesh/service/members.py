@@ -15,7 +15,8 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from mesh.calls.declared import BadDeclaration
-from mesh.service.decorators import Marks, RpcMark, marks_of, path_parameters
+from mesh.calls.failures import defined_at
+from mesh.service.decorators import Marks, RpcMark, marks_of, path_parameters, unclaimed
 from mesh.tasks.options import TaskMark
 
 #: What the Service class itself uses: a method of this name would take it away from the service's own code.
@@ -37,6 +38,13 @@ RESERVED: Final = frozenset(
         "rpc",
     }
     | {"scatter", "started", "stopped", "stream", "version"}
+    | {"atomic", "batch", "chain", "defer", "group", "job", "lock", "state", "step"}
+)
+
+
+#: Among them, what a service's own code calls on `self`: a value of this name would hide it.
+VERBS: Final = frozenset(
+    {"call", "emit", "instances", "map", "rpc", "scatter", "stream"}
     | {"atomic", "batch", "chain", "defer", "group", "job", "lock", "state", "step"}
 )
 
@@ -96,28 +104,79 @@ def check(cls: type) -> None:
     Raises:
         BadDeclaration: the message names class and method.
     """
+    _check_lost(cls)
     routes: dict[tuple[str, str, bool], str] = {}
     for member in members(cls):
-        where = f"{cls.__qualname__}.{member.name}"
-        if member.name in RESERVED or member.name.startswith("_"):
-            reason = "is the Service class's own" if member.name in RESERVED else "begins with _"
-            raise BadDeclaration(f"{where}: the name {reason}; choose another")
-        for offload in {mark.offload for mark in (member.rpc, member.task) if mark is not None and mark.offload}:
-            _check_offload(member, where, cls, offload)
-        _check_uncalled(member, where)
-        _check_durable(member, where)
-        for route in member.marks.routes:
-            takes = _parameters(member.function)
-            for name in path_parameters(route.path):
-                if name not in takes:
-                    has = ", ".join(takes) or "none"
-                    raise BadDeclaration(f"{where}: path {route.path!r} has {{{name}}}, the method takes {has}")
-            # A call and a stream may share an address: whoever asks for Server-Sent Events gets the stream.
-            stream = inspect.isasyncgenfunction(inspect.unwrap(member.function))
-            key = (route.verb, re.sub(r"\{\w+", "{", route.path), stream)
-            other = routes.setdefault(key, where)
-            if other is not where:
-                raise BadDeclaration(f"{where}: {route.verb} {route.path} is the route of {other} already")
+        try:
+            _check(member, cls, routes)
+        except BadDeclaration as exc:
+            place = defined_at(member.function)
+            raise BadDeclaration(f"{exc.message} ({place})" if place else exc.message) from exc.__cause__
+
+
+def _check_lost(cls: type) -> None:
+    """A decorator that stands over a mark and returns something else would take the method away without a word."""
+    for base in cls.__mro__:
+        for function in unclaimed(base):
+            name = function.__name__
+            there = vars(base).get(name)
+            if _holds(there, function) and marks_of(there) is not None:
+                continue
+            where = f"{cls.__qualname__}.{name} ({defined_at(function)})"
+            if isinstance(there, staticmethod | classmethod | property):
+                kind = type(there).__name__
+                raise BadDeclaration(f"{where}: a method that is called has self: leave out @{kind}")
+            if inspect.isfunction(there) and marks_of(there) is None and there.__qualname__ != function.__qualname__:
+                raise BadDeclaration(
+                    f"{where}: the decorator over its mark returns {there.__qualname__}, which has no mark: "
+                    "use functools.wraps there, or write the mark on top"
+                )
+            if inspect.isfunction(there):
+                raise BadDeclaration(f"{where}: another {name} further down takes its place ({defined_at(there)})")
+            raise BadDeclaration(
+                f"{where}: a decorator over its mark made {there!r} of it: write the mark on top"[:400]
+            )
+
+
+def _holds(there: Any, function: Callable[..., Any]) -> bool:
+    """Whether an attribute is the function, or a wrapper that carries its marks (functools.wraps).
+
+    The same source run twice is the same function: what an earlier run that failed has left behind is not lost.
+    """
+    if not inspect.isfunction(there):
+        return False
+    try:
+        wrapped = inspect.unwrap(there)
+    except ValueError:
+        return False
+    return wrapped is function or there.__code__ is function.__code__ or _code(wrapped) is function.__code__
+
+
+def _code(function: Any) -> Any:
+    return getattr(function, "__code__", None)
+
+
+def _check(member: Member, cls: type, routes: dict[tuple[str, str, bool], str]) -> None:
+    where = f"{cls.__qualname__}.{member.name}"
+    if member.name in RESERVED or member.name.startswith("_"):
+        reason = "is the Service class's own" if member.name in RESERVED else "begins with _"
+        raise BadDeclaration(f"{where}: the name {reason}; choose another")
+    for offload in {mark.offload for mark in (member.rpc, member.task) if mark is not None and mark.offload}:
+        _check_offload(member, where, cls, offload)
+    _check_uncalled(member, where)
+    _check_durable(member, where)
+    for route in member.marks.routes:
+        takes = _parameters(member.function)
+        for name in path_parameters(route.path):
+            if name not in takes:
+                has = ", ".join(takes) or "none"
+                raise BadDeclaration(f"{where}: path {route.path!r} has {{{name}}}, the method takes {has}")
+        # A call and a stream may share an address: whoever asks for Server-Sent Events gets the stream.
+        stream = inspect.isasyncgenfunction(inspect.unwrap(member.function))
+        key = (route.verb, re.sub(r"\{\w+", "{", route.path), stream)
+        other = routes.setdefault(key, where)
+        if other is not where:
+            raise BadDeclaration(f"{where}: {route.verb} {route.path} is the route of {other} already")
 
 
 def _check_offload(member: Member, where: str, cls: type, offload: str) -> None:
