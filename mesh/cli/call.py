@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
+from mesh.calls.checks import Duration
 from mesh.calls.signature import encode_arguments
-from mesh.cli import arguments, completion, exits, loop
+from mesh.cli import arguments, completion, exits, loop, tracing
 from mesh.cli.output import json_option, note, wants_json, write_json, write_value
+from mesh.cli.tracing import trace_option
 from mesh.errors import MeshError
 from mesh.service.calling import Options
 
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 @click.option("--instance", metavar="ID", help="Ask this instance and no other.")
 @click.option("--meta", multiple=True, metavar="NAME=VALUE", help="Metadata of the call; may be repeated.")
 @click.option("--output", metavar="FILE", help="Write a binary answer there.")
+@trace_option
 @json_option
 def command(
     target: str,
@@ -41,6 +44,7 @@ def command(
     instance: str | None,
     meta: tuple[str, ...],
     output: str | None,
+    verbose: bool,
 ) -> int:
     """Call a method and print its answer; a stream's items as one JSON line each.
 
@@ -56,6 +60,7 @@ def command(
     if everyone and (stream or key or instance):
         raise click.UsageError("--all goes with none of --stream, --key, --instance")
     options = Options(timeout, key, instance, arguments.pairs(meta, "--meta") or None)
+    tracing.begin(verbose)
     return loop.run(_call(target, words, options, stream=stream, everyone=everyone, output=output))
 
 
@@ -86,7 +91,7 @@ async def _call(
     return exits.OK
 
 
-async def _scatter(n: Node, target: str, positional: list[Any], named: dict[str, Any], timeout: float | None) -> int:
+async def _scatter(n: Node, target: str, positional: list[Any], named: dict[str, Any], timeout: Duration | None) -> int:
     failed = False
     for outcome in await n.scatter(target, *positional, timeout=timeout, **named):
         told: dict[str, Any] = {"instance": outcome.instance.id}

@@ -6,9 +6,10 @@ from typing import Any
 
 import click
 
-from mesh.cli import arguments, completion, exits, loop
+from mesh.cli import arguments, completion, exits, loop, tracing
 from mesh.cli.jobs import write_job
 from mesh.cli.output import json_option, note, wants_json, write_json
+from mesh.cli.tracing import trace_option
 from mesh.tasks.deferring import Options
 from mesh.tasks.job import Job
 
@@ -21,6 +22,7 @@ from mesh.tasks.job import Job
 @click.option("--delay", type=arguments.Span(), metavar="SPAN", help="Not before this time has passed: 30s, 5m, 2d.")
 @click.option("--priority", type=click.IntRange(0, 9), help="0 to 9; the higher goes first.")
 @click.option("--wait", type=arguments.Span(), metavar="SPAN", help="Wait so long for its end, and show its answer.")
+@trace_option
 @json_option
 def command(
     target: str,
@@ -30,8 +32,9 @@ def command(
     delay: float | None,
     priority: int | None,
     wait: float | None,
+    verbose: bool,
 ) -> int:
-    """Have a task done later, surely; print the id of its job when that is durable.
+    """Enqueue a background task; print the id of its job when that is durable.
 
     An ARGUMENT is a value, or name=value, as for `mesh call`:
 
@@ -42,6 +45,7 @@ def command(
     """
     if "." not in target:
         raise click.UsageError(f"{target!r} names no task: write SERVICE.TASK")
+    tracing.begin(verbose)
     return loop.run(_defer(target, words, Options(key=key, order=order, delay=delay, priority=priority), wait))
 
 

@@ -6,8 +6,9 @@ from typing import Any
 
 import click
 
-from mesh.cli import arguments, loop
+from mesh.cli import arguments, loop, tracing
 from mesh.cli.output import json_option, note, wants_json, write_json
+from mesh.cli.tracing import trace_option
 
 
 @click.command("emit")
@@ -15,8 +16,9 @@ from mesh.cli.output import json_option, note, wants_json, write_json
 @click.argument("words", nargs=-1, metavar="[DATA]...")
 @click.option("--key", metavar="TEXT", help="Equal keys go to the same instance of a service.")
 @click.option("--meta", multiple=True, metavar="NAME=VALUE", help="Metadata of the event; may be repeated.")
+@trace_option
 @json_option
-def command(topic: str, words: tuple[str, ...], key: str | None, meta: tuple[str, ...]) -> None:
+def command(topic: str, words: tuple[str, ...], key: str | None, meta: tuple[str, ...], verbose: bool) -> None:
     """Tell everybody who listens to TOPIC that something happened.
 
     DATA is one JSON value (or text), or name=value words that make a map:
@@ -29,6 +31,7 @@ def command(topic: str, words: tuple[str, ...], key: str | None, meta: tuple[str
     if (positional and named) or len(positional) > 1:
         raise click.UsageError("give one value, or name=value words, not both")
     data: Any = named or (positional[0] if positional else None)
+    tracing.begin(verbose)
     loop.run(_emit(topic, data, key, arguments.pairs(meta, "--meta") or None))
     if wants_json():
         write_json({"topic": topic, "data": data})
