@@ -6,10 +6,14 @@ Owns: the limits of targets, timeouts and metadata. Leaves to others: arguments 
 from __future__ import annotations
 
 import math
-from typing import Final
+from typing import Any, Final
 
+from mesh.config.values import read_seconds
 from mesh.errors import BadRequest
 from mesh.protocol.deadline import MAX_BUDGET_MS
+
+#: Seconds, or text with a unit: 2.5, "2s", "250ms", "1m30s".
+Duration = float | int | str
 
 #: No "service.method" is longer, in characters.
 MAX_TARGET: Final = 500
@@ -32,6 +36,20 @@ def split_target(target: str) -> tuple[str, str]:
     if not target.isprintable() or len(target) > MAX_TARGET:
         raise BadRequest(f"{target[:100]!r} is no target: it cannot be written")
     return service, method
+
+
+def seconds(what: str, option: str, value: Any) -> float:
+    """A duration in seconds.
+
+    Raises:
+        BadRequest: it is none; the message names `what` it was for, and the option.
+    """
+    try:
+        return read_seconds(value)
+    except ValueError as exc:
+        raise BadRequest(
+            f'{what}: {option}={value!r} is not a time: write seconds, or text like "250ms", "2s" or "1m30s"'[:300]
+        ) from exc
 
 
 def bounded(target: str, deadline_at: float, now: float) -> float:

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from mesh.calls import unreached
 from mesh.calls.answers import decode_any
-from mesh.calls.checks import LONGEST_S, bounded, check_meta, check_trace, split_target
+from mesh.calls.checks import LONGEST_S, Duration, bounded, check_meta, check_trace, seconds, split_target
 from mesh.calls.choosing import choose, choose_beyond, choose_with_credit
 from mesh.calls.context import CURRENT, begin_trace
 from mesh.calls.expiry import Expiries
@@ -107,7 +107,7 @@ class Client:
         body: Any,
         encoding: int = 0,
         *,
-        timeout: float | None = None,
+        timeout: Duration | None = None,
         key: str | None = None,
         instance: str | None = None,
         meta: dict[str, str] | None = None,
@@ -120,8 +120,8 @@ class Client:
         Args:
             target: "service.method".
             body: the encoded arguments, as `encoding` says.
-            timeout: seconds; None takes the method's own, then the configured default. A call made by a handler ends
-                no later than the call that the handler answers.
+            timeout: seconds, or text like "2s"; None takes the method's own, then the configured one. A call made by
+                a handler ends no later than the call that the handler answers.
             key: calls with the same key prefer the same instance.
             instance: this instance and no other.
             meta: travels beside the call; strings to strings, 16 KiB at most.
@@ -138,6 +138,8 @@ class Client:
             route.refresh()
         if timeout is None:
             timeout = self._settings.timeout_s if route.timeout_s is None else route.timeout_s
+        elif type(timeout) is not float:
+            timeout = seconds(target, "timeout", timeout)
         order = Order(route, body, encoding, now + timeout, now, now, route.idempotent, trace, meta, key, instance)
         call = Call(loop=self._loop)
         call.client = self
@@ -153,7 +155,7 @@ class Client:
         body: Any,
         encoding: int = 0,
         *,
-        timeout: float | None = None,
+        timeout: Duration | None = None,
         key: str | None = None,
         instance: str | None = None,
         meta: dict[str, str] | None = None,
@@ -168,6 +170,8 @@ class Client:
             route.refresh()
         if timeout is None:
             timeout = self._settings.stream_timeout_s if route.timeout_s is None else route.timeout_s
+        elif type(timeout) is not float:
+            timeout = seconds(target, "timeout", timeout)
         order = Order(route, body, encoding, now + timeout, now, now, route.idempotent, trace, meta, key, instance)
         flow = Flow(self, order, decode)
         self._begin(flow, order, now, idempotent)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import importlib
 import multiprocessing
 import os
 import threading
@@ -23,6 +22,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait
 from typing import Any
 
+from mesh.calls.importing import module_of
 from mesh.calls.signature import Signature
 from mesh.errors import MeshError, RemoteError, Unavailable, from_wire
 from mesh.telemetry.logs import get_logger
@@ -161,7 +161,7 @@ def _find(reference: Reference) -> tuple[Callable[..., Any], Signature]:
     found = _found.get(reference)
     if found is None:
         module, class_name, method = reference
-        cls = getattr(importlib.import_module(module), class_name)
+        cls = getattr(module_of(module), class_name)
         function = getattr(cls, method)
         # An instance without a node: an offloaded method computes, and has its arguments and its class to do so.
         run = getattr(cls.__new__(cls), method)

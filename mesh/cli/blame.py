@@ -23,10 +23,10 @@ from mesh.cli.confine import has_room, memory_limit
 _MESH: Final = str(Path(mesh.__file__).parent) + os.sep
 #: Where mesh hands over to a service: importing its module, making it, and its `started`.
 _DOORS: Final = {
-    (_MESH + os.path.join("cli", "run.py"), "_load"),
-    (_MESH + os.path.join("service", "worker.py"), "__init__"),
-    (_MESH + os.path.join("service", "worker.py"), "<listcomp>"),
-    (_MESH + os.path.join("service", "worker.py"), "start"),
+    (_MESH + os.path.join("cli", "loading.py"), "_module"),
+    (_MESH + os.path.join("calls", "importing.py"), "load_file"),
+    (_MESH + os.path.join("service", "service.py"), "make"),
+    (_MESH + os.path.join("service", "service.py"), "run_hook"),
 }
 #: Python's own: on the way to whoever uses it, and never at fault.
 _PYTHON: Final = tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib")})

@@ -7,6 +7,7 @@ Leaves to others: the commands (one module each), messages (report), codes (exit
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import signal
 import sys
@@ -32,7 +33,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "call": ("call", "Call a method and print its answer."),
     "emit": ("emit", "Tell everybody who listens that something happened."),
     "listen": ("listen", "Print events as they come."),
-    "defer": ("defer", "Have a task done later, surely."),
+    "defer": ("defer", "Enqueue a background task."),
     "tasks": ("tasks", "Show queues of tasks; look after dead letters."),
     "jobs": ("jobs", "Look at a job, wait for it, cancel it."),
     "events": ("events", "Read the log of durable events; deliver from it again."),
@@ -158,6 +159,10 @@ def run(argv: Sequence[str] | None = None) -> int:
 
 def main() -> NoReturn:
     """The console script `mesh`."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower() not in ("utf-8", "utf8"):
+            # An ASCII locale has no "→": shown by its code, it is no reason to fail.
+            stream.reconfigure(errors="backslashreplace")
     code = run()
     if code == exits.INTERRUPTED:
         # To the shell, a command that Ctrl-C ended is one that the signal ended: loops stop, too.

@@ -21,7 +21,7 @@ def read_env_file(path: Path) -> dict[str, str]:
         ConfigError: it cannot be read, or a line is of another form; the line is named, not shown: it may be secret.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as exc:
         why = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8"
         raise ConfigError(f"{path}: the environment file cannot be read: {why}") from exc

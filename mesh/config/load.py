@@ -160,7 +160,8 @@ class _Loading:
 
     def _read_file(self, file: Path) -> None:
         try:
-            text = file.read_text(encoding="utf-8")
+            # utf-8-sig: editors of some systems write a byte order mark in front.
+            text = file.read_text(encoding="utf-8-sig")
         except FileNotFoundError:
             raise ConfigError(f"{self.shown_file}: there is no such file") from None
         except UnicodeDecodeError as exc:

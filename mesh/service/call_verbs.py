@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from mesh.calls.answers import Outcome, as_answer, decode_any
+from mesh.calls.checks import Duration, seconds
 from mesh.calls.client import Client
 from mesh.calls.request import Call, Decode, Stream
 from mesh.calls.signature import encode_arguments
@@ -43,7 +44,7 @@ class CallVerbs:
         target: str,
         /,
         *args: Any,
-        timeout: float | None = None,
+        timeout: Duration | None = None,
         key: str | None = None,
         instance: str | None = None,
         meta: dict[str, str] | None = None,
@@ -56,8 +57,8 @@ class CallVerbs:
         Args:
             target: "service.method".
             args, kwargs: as the method takes them.
-            timeout: seconds; None takes the method's own, then the configured one. Never longer than what is left of
-                the call that is being answered.
+            timeout: seconds, or text like "2s"; None takes the method's own, then the configured one. Never longer than
+                what is left of the call that is being answered.
             key: calls with the same key go to the same instance, as long as it lives.
             instance: only this instance.
             meta: strings that travel beside the call.
@@ -73,7 +74,7 @@ class CallVerbs:
         target: str,
         /,
         *args: Any,
-        timeout: float | None = None,
+        timeout: Duration | None = None,
         key: str | None = None,
         instance: str | None = None,
         meta: dict[str, str] | None = None,
@@ -89,7 +90,7 @@ class CallVerbs:
         body: bytes,
         encoding: int,
         *,
-        timeout: float | None = None,
+        timeout: Duration | None = None,
         key: str | None = None,
         instance: str | None = None,
         meta: dict[str, str] | None = None,
@@ -116,7 +117,7 @@ class CallVerbs:
         body: bytes,
         encoding: int,
         *,
-        timeout: float | None = None,
+        timeout: Duration | None = None,
         key: str | None = None,
         instance: str | None = None,
         meta: dict[str, str] | None = None,
@@ -137,7 +138,9 @@ class CallVerbs:
             decode=as_answer,
         )
 
-    async def scatter(self, target: str, /, *args: Any, timeout: float | None = None, **kwargs: Any) -> list[Outcome]:
+    async def scatter(
+        self, target: str, /, *args: Any, timeout: Duration | None = None, **kwargs: Any
+    ) -> list[Outcome]:
         """Ask every instance of a service at once: the value or the error of each, in the order of the registry.
 
         Waits for a first instance as a call does.
@@ -171,7 +174,7 @@ class CallVerbs:
         target: str,
         items: Iterable[Any],
         *,
-        timeout: float | None = None,
+        timeout: Duration | None = None,
         at_once: int = 256,
     ) -> list[Any]:
         """One call for each item, shared out over the instances; the answers in the order of the items.
@@ -179,7 +182,7 @@ class CallVerbs:
         Args:
             target: a method that takes an item as its one positional argument.
             items: read as calls end, so it may be long.
-            timeout: seconds for each call.
+            timeout: of each call; seconds, or text like "2s".
             at_once: how many calls are under way at most.
 
         Raises:
@@ -205,7 +208,7 @@ class CallVerbs:
     def using(
         self,
         *,
-        timeout: float | None = None,
+        timeout: Duration | None = None,
         key: str | None = None,
         instance: str | None = None,
         meta: dict[str, str] | None = None,
@@ -239,12 +242,13 @@ class CallVerbs:
 
     # --- who is there -------------------------------------------------------------------------------------
 
-    async def wait_for(self, service: str, timeout: float) -> None:
+    async def wait_for(self, service: str, timeout: Duration) -> None:
         """Return when an instance of the service can be called.
 
         Raises:
-            Unavailable: none was within `timeout` seconds.
+            Unavailable: none was within `timeout`, which is in seconds, or text like "2s".
         """
+        timeout = seconds(f"wait_for({service!r})", "timeout", timeout)
         self.client.use(service)
         deadline_at = self.clock.now() + timeout
         while not self.client.links(service):

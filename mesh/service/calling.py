@@ -10,13 +10,14 @@ from typing import Protocol
 import msgspec
 
 from mesh.calls.answers import decode_any
+from mesh.calls.checks import Duration
 from mesh.calls.request import Call, Decode, Stream
 
 
 class Options(msgspec.Struct, frozen=True):
     """How calls are made; see Client.call for each."""
 
-    timeout: float | None = None
+    timeout: Duration | None = None
     key: str | None = None
     instance: str | None = None
     meta: dict[str, str] | None = None

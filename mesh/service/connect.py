@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mesh import config, ids
+from mesh.calls.checks import Duration, seconds
 from mesh.config import Settings
 from mesh.service.node import Node
 
@@ -22,7 +23,7 @@ async def connect(
     path: Path | None = None,
     hubs: Sequence[str] | None = None,
     flags: Mapping[str, Any] | None = None,
-    wait_s: float = 2.0,
+    wait_s: Duration = 2.0,
     role: str = "client",
 ) -> AsyncIterator[Node]:
     """Join the mesh as a client: `async with mesh.connect() as n: await n.call("greeting.hello", "x")`.
@@ -45,7 +46,7 @@ async def connect(
         settings = config.load(path, flags=wanted)
     node = Node(settings, identity=ids.instance_id(role))
     try:
-        await node.start(wait_s)
+        await node.start(seconds("connect", "wait_s", wait_s))
         yield node
     finally:
         await node.close()

@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 from weakref import WeakKeyDictionary
 
 from mesh.calls.declared import BadDeclaration, Parameter
+from mesh.calls.importing import reference_of
 from mesh.calls.method import Method
 from mesh.calls.signature import Signature
 from mesh.discovery.record import Instance, MethodRecord, RouteRecord, Subscription, TaskRecord
@@ -91,7 +92,7 @@ def methods(service: Service, *, check_results: bool = True) -> list[Method]:
                 concurrency=rpc.concurrency,
                 queue=rpc.queue,
                 offload=rpc.offload,
-                reference=(cls.__module__, cls.__qualname__, member.name) if rpc.offload else (),
+                reference=reference_of(cls, member.name) if rpc.offload else (),
                 check_result=check,
             )
         )

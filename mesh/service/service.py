@@ -1,22 +1,28 @@
 """The base class of every service: what its author writes, and the verbs that stand on `self`.
 
-Owns: names and their defaults, refusing a class that cannot work, and passing verbs on to the node.
+Owns: names and their defaults, refusing a class that cannot work, making its instance, passing verbs on to the node.
 Leaves to others: running it (worker), calls and events (node), the durable verbs (verbs), what it tells of itself
 (describe).
 """
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import re
 from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Final, Protocol
+from typing import Any, ClassVar, Final, Literal, Protocol, Self, TypeVar
 
 from mesh.calls.declared import BadDeclaration
 from mesh.discovery.record import Instance
 from mesh.errors import SetupError
-from mesh.service.members import check, claim
+from mesh.service.members import VERBS, check, claim
 from mesh.service.verbs import DurableVerbs, Room
+from mesh.tasks.options import Duration
 from mesh.telemetry.metrics import Recorder
+
+S = TypeVar("S", bound="Service")
+Hook = Literal["started", "draining", "stopped"]
 
 #: Names that begin so are the framework's own processes'.
 OWN: Final = "mesh-"
@@ -39,13 +45,13 @@ class Verbs(Protocol):
     def scatter(self, target: str, /, *args: Any, **kwargs: Any) -> Awaitable[Any]: ...
 
     def map(
-        self, target: str, items: Iterable[Any], *, timeout: float | None = None, at_once: int = 256
+        self, target: str, items: Iterable[Any], *, timeout: Duration | None = None, at_once: int = 256
     ) -> Awaitable[list[Any]]: ...
 
     def using(
         self,
         *,
-        timeout: float | None = None,
+        timeout: Duration | None = None,
         key: str | None = None,
         instance: str | None = None,
         meta: dict[str, str] | None = None,
@@ -86,7 +92,7 @@ class Service(DurableVerbs):
         needs: services that must be there before this one is ready.
         concurrency: how many calls may run at once in one worker; None takes the configured number.
         queue: how many more may wait; None takes the configured number.
-        config: the values under `[services.<name>.config]` of mesh.toml.
+        config: the values under `[services.<name>.config]` of mesh.toml, over those that the class gives.
         log: a logger that names the service in every line.
         node: the node of the worker that runs it.
     """
@@ -111,20 +117,52 @@ class Service(DurableVerbs):
             cls.name = snake_case(cls.__name__)
         cls._made_name = given is None
         _check_attributes(cls)
+        _check_hooks(cls)
         check(cls)
         claim(cls, Service)
 
     _made_name: ClassVar[bool] = False
 
-    async def started(self) -> None:
-        """Runs before the first call is taken. An error stops the worker."""
+    @classmethod
+    def named(cls, name: str) -> type[Self]:
+        """This class as a service of another name: `n.rpc[Orders.named("eu")]`, `Mesh(Orders.named("eu"))`.
 
-    def draining(self) -> None:
-        """Runs when the worker begins to leave: nothing new is taken, what runs goes on. End here what would run for
-        ever."""
+        A section `[services.eu]` of mesh.toml that names one class runs it so.
+
+        Raises:
+            BadDeclaration: it is not a service name.
+        """
+        if name == cls.name:
+            return cls
+        known: dict[str, type[Self]] = cls.__dict__.get("_named") or {}
+        found = known.get(name)
+        if found is None:
+            # It looks like the class itself: a process of the offload pool finds it by its module and name.
+            own = {"name": name, "__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
+            found = known[name] = type(cls.__name__, (cls,), own)
+            cls._named = known
+        return found
+
+    _named: ClassVar[dict[str, Any]] = {}
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # A function may stand in for a verb (a test's mock); anything else would only hide it.
+        if name in VERBS and not callable(value):
+            raise AttributeError(f"{type(self).__qualname__}: {_hides(f'self.{name}', name)}")
+        object.__setattr__(self, name, value)
+
+    async def started(self) -> None:
+        """Runs before the first call is taken; may be a plain `def`. An error stops the worker."""
+
+    def draining(self) -> Awaitable[None] | None:
+        """Runs when the worker begins to leave; may be an `async def`.
+
+        Nothing new is taken, what runs goes on: end here what would run for ever. It has as long as the calls in hand,
+        `worker.stop_timeout`.
+        """
 
     async def stopped(self) -> None:
-        """Runs after the last call was answered."""
+        """Runs after the last call was answered; may be a plain `def`."""
 
     @property
     def node(self) -> Verbs:
@@ -159,10 +197,21 @@ class Service(DurableVerbs):
         return self.node.scatter(target, *args, **kwargs)
 
     def map(
-        self, target: str, items: Iterable[Any], *, timeout: float | None = None, at_once: int = 256
+        self, target: str, items: Iterable[Any], *, timeout: Duration | None = None, at_once: int = 256
     ) -> Awaitable[list[Any]]:
         """One call for each item, shared out over the instances; the answers in order. See `Node.map`."""
         return self.node.map(target, items, timeout=timeout, at_once=at_once)
+
+    def using(
+        self,
+        *,
+        timeout: Duration | None = None,
+        key: str | None = None,
+        instance: str | None = None,
+        meta: dict[str, str] | None = None,
+    ) -> Any:
+        """`self.rpc` with these options for each call: `await self.using(timeout="2s").users.get(7)`."""
+        return self.node.using(timeout=timeout, key=key, instance=instance, meta=meta)
 
     def instances(self, service: str) -> Sequence[Instance]:
         """The instances of a service that are known now."""
@@ -185,14 +234,78 @@ class Service(DurableVerbs):
         return self.node._durable
 
 
+def make(cls: type[S]) -> S:
+    """The instance that a worker runs.
+
+    Raises:
+        BadDeclaration: `__init__` takes arguments, or sets what the worker gives.
+    """
+    try:
+        inspect.signature(cls).bind()
+    except TypeError as exc:
+        raise BadDeclaration(
+            f"{cls.__qualname__}: a worker makes its instance without arguments, but __init__ has {exc}; "
+            "take settings from self.config in `started`"
+        ) from None
+    service = cls()
+    if "config" in vars(service):
+        raise BadDeclaration(
+            f"{cls.__qualname__}: __init__ sets self.config, which the worker replaces with "
+            f"[services.{cls.name}.config] of mesh.toml. Choose another name, or give defaults in the class: "
+            "config = {…}"
+        )
+    return service
+
+
+async def run_hook(service: Service, hook: Hook) -> None:
+    """Run `started`, `draining` or `stopped`, `async def` or plain, whatever attributes the instance has."""
+    try:
+        told = getattr(type(service), hook)(service)
+        if inspect.isawaitable(told):
+            await told
+    except asyncio.CancelledError as exc:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        raise SetupError(f"{type(service).__qualname__}.{hook}: something that it awaited was cancelled") from exc
+
+
 def snake_case(name: str) -> str:
     """`TextStats` → `text_stats`, `HTTPProxy` → `http_proxy`."""
     parted = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name)
     return parted.lower().strip("_")
 
 
+def _hides(what: str, name: str) -> str:
+    return f"{what} would hide the service's own {name}; choose another name, like {what}_ or self._{name}"
+
+
+def _check_hooks(cls: type[Service]) -> None:
+    for name in ("started", "draining", "stopped"):
+        hook = inspect.getattr_static(cls, name)
+        where = f"{cls.__qualname__}.{name}"
+        if not inspect.isfunction(hook):
+            raise BadDeclaration(f"{where} runs in a worker's life: write `async def {name}(self)`, not {hook!r}"[:300])
+        if inspect.isasyncgenfunction(hook) or inspect.isgeneratorfunction(hook):
+            raise BadDeclaration(f"{where}: it has a `yield`, which nobody asks for more: write `stopped` for the end")
+        if any(p.default is p.empty for p in list(_own_parameters(hook))[1:]):
+            raise BadDeclaration(f"{where} is given no arguments but self")
+
+
+def _own_parameters(function: Any) -> Iterable[inspect.Parameter]:
+    kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return (each for each in inspect.signature(function).parameters.values() if each.kind not in kinds)
+
+
 def _check_attributes(cls: type[Service]) -> None:
     where = cls.__qualname__
+    for name in sorted(VERBS & vars(cls).keys()):
+        if not callable(getattr(cls, name, None)):
+            raise BadDeclaration(f"{where}: {_hides(f'{where}.{name}', name)}")
+    if not isinstance(cls.config, Mapping):
+        raise BadDeclaration(
+            f"{where}: config is a map, the defaults of [services.{cls.name}.config], not {cls.config!r}"[:300]
+        )
     if not isinstance(cls.name, str) or not _NAME.fullmatch(cls.name):
         raise BadDeclaration(
             f"{where}: name {cls.name!r} is not a service name "

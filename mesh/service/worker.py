@@ -33,7 +33,7 @@ from mesh.events.inbox import Inbox
 from mesh.policy.limits import Gate
 from mesh.service.describe import Timer, handlers, methods, record, timers
 from mesh.service.node import Node
-from mesh.service.service import Service
+from mesh.service.service import Service, make, run_hook
 from mesh.service.shift import Shift
 from mesh.telemetry import traces
 from mesh.telemetry.logs import get_logger
@@ -107,7 +107,7 @@ class Worker:
         self.settings = settings
         self.identity = ids.instance_id(role or names[0])
         self.node = Node(settings, identity=self.identity, transport=transport, clock=clock, rng=rng, engines=engines)
-        self.services: list[Service] = [cls() for cls in classes]
+        self.services: list[Service] = [make(cls) for cls in classes]
         self.instance_ids: list[str] = []
         self._gates: dict[str, Gate[Any]] = {}
         self._inbox = Inbox(recorder=self.node.recorder)
@@ -142,18 +142,20 @@ class Worker:
         await self._wait_for_needs()
         for service in self.services:
             self._began.append(service)
-            await service.started()
+            await run_hook(service, "started")
         endpoint = await self.node.listen()
         server = self.node.server
         assert server is not None
         for service, mine, events in zip(self.services, server_methods, event_methods, strict=True):
-            limits = settings.services.get(service.name)
+            # Of the class: an attribute of the instance may have any of these names.
+            cls = type(service)
+            limits = settings.services.get(cls.name)
             calls = settings.calls
-            concurrency = service.concurrency or (limits.concurrency if limits else calls.concurrency)
-            queue = (limits.queue if limits else calls.queue) if service.queue is None else service.queue
-            gate = self._gates[service.name] = server.host([*mine, *events], concurrency, queue)
+            concurrency = cls.concurrency or (limits.concurrency if limits else calls.concurrency)
+            queue = (limits.queue if limits else calls.queue) if cls.queue is None else cls.queue
+            gate = self._gates[cls.name] = server.host([*mine, *events], concurrency, queue)
             waiting = partial(getattr, gate, "waiting")
-            self.node.recorder.gauge("calls_waiting", waiting, "Calls that wait for a place.", service=service.name)
+            self.node.recorder.gauge("calls_waiting", waiting, "Calls that wait for a place.", service=cls.name)
         if self._inbox.wanted:
             self._inbox.open(self.node.transport, self.node.transport.endpoint(f"{self.identity}-events"))
         self._register(endpoint)
@@ -166,29 +168,31 @@ class Worker:
         self._tasks.append(asyncio.create_task(self._report_load(), name="mesh.load"))
 
     def _prepare(self, service: Service) -> None:
-        limits = self.settings.services.get(service.name)
+        cls = type(service)
+        limits = self.settings.services.get(cls.name)
         service.node = self.node
-        service.config = revealed(limits.config) if limits else {}
-        service.log = get_logger(f"services.{service.name}", service=service.name)
+        service.config = {**cls.config, **(revealed(limits.config) if limits else {})}
+        if "log" not in vars(service):
+            service.log = get_logger(f"services.{cls.name}", service=cls.name)
 
     async def _wait_for_needs(self) -> None:
-        mine = {service.name for service in self.services}
+        mine = {type(service).name for service in self.services}
         for service in self.services:
-            for need in service.needs:
+            for need in type(service).needs:
                 # Services of one worker may need each other: they come up together.
                 while need not in mine:
                     try:
                         await self.node.wait_for(need, SAY_AGAIN_S)
                         break
                     except Unavailable:
-                        log.warning("waiting for a service that is needed", service=service.name, needs=need)
+                        log.warning("waiting for a service that is needed", service=type(service).name, needs=need)
 
     def _register(self, endpoint: str) -> None:
         records: list[Instance] = []
         for service in self.services:
             # The first instance has its worker's name: one name fewer to learn where a worker runs one service.
-            first = not records and self.identity.startswith(f"{service.name}-")
-            own = self.identity if first else ids.instance_id(service.name)
+            first = not records and self.identity.startswith(f"{type(service).name}-")
+            own = self.identity if first else ids.instance_id(type(service).name)
             records.append(
                 record(
                     type(service),
@@ -199,7 +203,7 @@ class Worker:
                     pid=os.getpid(),
                     endpoint=endpoint,
                     events=self._inbox.endpoint,
-                    places=self._gates[service.name].concurrency,
+                    places=self._gates[type(service).name].concurrency,
                 )
             )
         self.instance_ids = [one.id for one in records]
@@ -251,7 +255,7 @@ class Worker:
         while True:
             await self.node.clock.sleep(LOAD_EVERY_S)
             for service, instance_id in zip(self.services, self.instance_ids, strict=True):
-                self.node.agent.update_load(instance_id, self._gates[service.name].load)
+                self.node.agent.update_load(instance_id, self._gates[type(service).name].load)
 
     # --- stopping -----------------------------------------------------------------------------------------
 
@@ -263,16 +267,20 @@ class Worker:
         if server is not None:
             # Peers first: they hear it within a millisecond and stop sending. The hubs' news follows.
             server.goodbye(reason)
-        for service in self._began:
-            try:
-                service.draining()
-            except Exception:
-                log.exception("draining hook failed", service=service.name)
+        hooks = [asyncio.create_task(self._run_draining(service)) for service in self._began]
+        # A step each before anything else, so that a hook has told its handlers to end before they are waited for.
+        await asyncio.sleep(0)
         timeout_s = self.settings.worker.stop_timeout_s
-        # Calls and tasks in the same time; neither waits for the other's news to arrive.
-        tasks_done, finished = await asyncio.gather(self._drain_tasks(timeout_s), self._drain_calls(timeout_s))
+        # Calls, tasks and hooks in the same time; none waits for the others.
+        tasks_done, finished, hooks_done = await asyncio.gather(
+            self._drain_tasks(timeout_s), self._drain_calls(timeout_s), self._finish(hooks, timeout_s)
+        )
+        if not hooks_done:
+            log.warning("stop timeout over, a draining hook is cut off")
+            await _cancel(hooks)
         # A timer's run is in hand like a call; it gets what is left of the same time, and is cut off like one.
-        timers_done = await self._finish_timers(timeout_s if finished else 0.0)
+        busy = [task for task in self._busy_timers if task is not None]
+        timers_done = await self._finish(busy, timeout_s if finished else 0.0)
         finished = finished and timers_done and tasks_done
         await self._inbox.close(cancel=not finished)
         if not finished and server is not None:
@@ -291,9 +299,17 @@ class Worker:
         await self.shift.close()
         return finished
 
-    async def _finish_timers(self, timeout_s: float) -> bool:
-        """Wait for timers that are in the middle of a run; whether they were done in time."""
-        busy = {task for task in self._busy_timers if task is not None}
+    async def _run_draining(self, service: Service) -> None:
+        try:
+            await run_hook(service, "draining")
+        except Exception:
+            log.exception("draining hook failed", service=type(service).name)
+
+    async def _finish(self, tasks: Sequence[asyncio.Task[None]], timeout_s: float) -> bool:
+        """Wait for what is in the middle of a run; whether all of it was done in time."""
+        busy = {task for task in tasks if not task.done()}
+        if not busy:
+            return True
         limit = asyncio.create_task(self.node.clock.sleep(timeout_s), name="mesh.stop-timeout")
         try:
             while busy and not limit.done():
@@ -314,9 +330,9 @@ class Worker:
             await self.shift.close()
         for service in reversed(self._began):
             try:
-                await service.stopped()
+                await run_hook(service, "stopped")
             except Exception:
-                log.exception("stopped hook failed", service=service.name)
+                log.exception("stopped hook failed", service=type(service).name)
         await self._inbox.close(cancel=True)
         await self.node.close()
 
@@ -384,7 +400,7 @@ async def run(
         asked.cancel()
         starting.result()
         settle_memory()
-        log.info("ready", worker=worker.identity, services=[service.name for service in worker.services])
+        log.info("ready", worker=worker.identity, services=[type(service).name for service in worker.services])
         if on_ready is not None:
             on_ready(worker)
         await stopping.wait()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from mesh.calls.importing import reference_of
 from mesh.config.settings import TaskSettings
 from mesh.events.event import Decode, Event
 from mesh.schedules.driver import Recurring
@@ -78,7 +79,7 @@ def _add_task(load: Workload, service: Service, each: Typed, settings: TaskSetti
             fatal=mark.attempts.fatal,
             asynchronous=signature.asynchronous,
             offload=mark.offload,
-            reference=(cls.__module__, cls.__qualname__, member.name) if mark.offload else (),
+            reference=reference_of(cls, member.name) if mark.offload else (),
             check_result=check,
         )
     )

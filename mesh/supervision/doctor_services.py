@@ -67,16 +67,18 @@ async def _try(found: Usable, name: str, service: ServiceSettings, env: Mapping[
     options = _options(service, found.settings.root)
     env = {**env, **service.environment, "SUPERVISOR_GROUP_NAME": name}
     while True:
-        tried = await _run(found, service, [word for words in options.values() for word in words], env)
+        tried = await _run(found, name, service, [word for words in options.values() for word in words], env)
         if tried.words and not tried.key and "memory" in options:
             # Whatever it says of itself: what works without the limit fails by the limit.
             others = [word for key, words in options.items() if key != "memory" for word in words]
-            if not (await _run(found, service, others, env)).words:
+            if not (await _run(found, name, service, others, env)).words:
                 tried = _Tried("memory", tried.words)
         if not tried.words:
             return
         key = tried.key or "class"
-        mend = _MENDS[key] if tried.key else f"`mesh run --check {' '.join(service.classes)}` shows all of it"
+        mend = (
+            _MENDS[key] if tried.key else f"`mesh run --check --as {name} {' '.join(service.classes)}` shows all of it"
+        )
         yield Finding(BAD, about(found, f"services.{name}.{key}"), tried.words, mend)
         if key not in options:
             return
@@ -94,11 +96,24 @@ def _options(service: ServiceSettings, root: Path) -> dict[str, list[str]]:
     return options
 
 
-async def _run(found: Usable, service: ServiceSettings, options: list[str], env: Mapping[str, str]) -> _Tried:
+async def _run(
+    found: Usable, name: str, service: ServiceSettings, options: list[str], env: Mapping[str, str]
+) -> _Tried:
     try:
         done = await asyncio.to_thread(
             subprocess.run,
-            [sys.executable, "-m", "mesh.cli.main", "run", "--check", "--json", *options, *service.classes],
+            [
+                sys.executable,
+                "-m",
+                "mesh.cli.main",
+                "run",
+                "--check",
+                "--json",
+                "--as",
+                name,
+                *options,
+                *service.classes,
+            ],
             cwd=found.settings.root,
             env=env,
             stdin=subprocess.DEVNULL,

@@ -196,7 +196,7 @@ def _service(name: str, service: ServiceSettings, settings: Settings, priority: 
             raise ConfigError(f'services.{name}.class: "{each}" is no MODULE:CLASS, like "services.greeting:Greeting"')
     if service.user and os.geteuid() != 0:
         raise ConfigError(f"services.{name}.user: only root may run a worker as {service.user}; leave it out")
-    words = [_mesh(settings), "run", *service.classes]
+    words = [_mesh(settings), "run", "--as", name, *service.classes]
     if service.env_file:
         # Read by the worker when it starts: what is secret in it is copied nowhere, and a restart takes what is new.
         words += ["--env-file", str(settings.root.resolve() / service.env_file)]

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
+from mesh.calls.checks import Duration as Duration
 from mesh.calls.declared import BadDeclaration
 from mesh.calls.method import Offload
 from mesh.config import values
@@ -22,8 +23,6 @@ from mesh.errors import BadArguments
 from mesh.policy.backoff import Backoff
 from mesh.tasks.contract import DEFAULT_PRIORITY, PRIORITIES
 
-#: Seconds, or text with a unit: 2.5, "2s", "250ms", "1m30s".
-Duration = float | int | str
 #: Exceptions after which trying again is useless.
 Fatal = type[Exception] | Iterable[type[Exception]]
 

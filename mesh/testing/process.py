@@ -75,7 +75,7 @@ class WorkerProcess(Process):
     """A worker."""
 
     def __init__(self, worker: Worker) -> None:
-        super().__init__(tuple(service.name for service in worker.services), worker.node.transport)
+        super().__init__(tuple(type(service).name for service in worker.services), worker.node.transport)
         self.worker = worker
         self.node: Node = worker.node
 

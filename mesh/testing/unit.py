@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from mesh.calls.answers import Outcome, decode_any
+from mesh.calls.checks import Duration, seconds
 from mesh.calls.request import Decode
 from mesh.calls.signature import encode_arguments
 from mesh.clock import Clock, LoopClock
@@ -26,7 +27,7 @@ from mesh.protocol.codec import MAX_BIN
 from mesh.protocol.messages import MSGPACK
 from mesh.service.calling import Options
 from mesh.service.rpc import Rpc
-from mesh.service.service import Service
+from mesh.service.service import Service, make
 from mesh.service.verbs import DurableVerbs
 from mesh.telemetry.logs import get_logger
 from mesh.telemetry.metrics import Recorder
@@ -96,13 +97,15 @@ class FakeNode(DurableVerbs):
         target: str,
         /,
         *args: Any,
-        timeout: float | None = None,
+        timeout: Duration | None = None,
         key: str | None = None,
         instance: str | None = None,
         meta: dict[str, str] | None = None,
         **kwargs: Any,
     ) -> asyncio.Future[Any]:
         """As `Node.call`; time-outs are not kept."""
+        if timeout is not None:
+            timeout = seconds(target, "timeout", timeout)
         body = encode_arguments(args, kwargs, target)
         begun: asyncio.Future[Any] = self.begin_call(target, body, Options(timeout, key, instance, meta))
         return begun
@@ -112,18 +115,22 @@ class FakeNode(DurableVerbs):
         target: str,
         /,
         *args: Any,
-        timeout: float | None = None,
+        timeout: Duration | None = None,
         key: str | None = None,
         instance: str | None = None,
         meta: dict[str, str] | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[Any]:
         """As `Node.stream`."""
+        if timeout is not None:
+            timeout = seconds(target, "timeout", timeout)
         body = encode_arguments(args, kwargs, target)
         items: AsyncIterator[Any] = self.begin_stream(target, body, Options(timeout, key, instance, meta))
         return items
 
-    async def scatter(self, target: str, /, *args: Any, timeout: float | None = None, **kwargs: Any) -> list[Outcome]:
+    async def scatter(
+        self, target: str, /, *args: Any, timeout: Duration | None = None, **kwargs: Any
+    ) -> list[Outcome]:
         """As `Node.scatter`, of one instance."""
         instance = Instance(service=target.rpartition(".")[0], id=f"{target.rpartition('.')[0]}-fake", epoch=1)
         try:
@@ -134,7 +141,7 @@ class FakeNode(DurableVerbs):
             return [Outcome(instance, error=error)]
 
     async def map(
-        self, target: str, items: Iterable[Any], *, timeout: float | None = None, at_once: int = 256
+        self, target: str, items: Iterable[Any], *, timeout: Duration | None = None, at_once: int = 256
     ) -> list[Any]:
         """One after the other, in order. See `Node.map`."""
         return [await self.call(target, item, timeout=timeout) for item in items]
@@ -166,7 +173,7 @@ class FakeNode(DurableVerbs):
     def using(
         self,
         *,
-        timeout: float | None = None,
+        timeout: Duration | None = None,
         key: str | None = None,
         instance: str | None = None,
         meta: dict[str, str] | None = None,
@@ -259,9 +266,9 @@ def unit(
         config: the values under [services.<name>.config].
         clock: what `self.node.clock` is; real time when None.
     """
-    made = service()
+    made = make(service)
     made.node = node or FakeNode(*fakes, clock=clock)
-    made.config = dict(config or {})
+    made.config = {**service.config, **(config or {})}
     made.log = get_logger(f"services.{service.name}", service=service.name)
     return made
 

@@ -261,7 +261,7 @@ def _read(path: Path, *, private: bool = False) -> list[dict[str, Any]]:
     finally:
         os.close(fd)
     try:
-        tree = tomllib.loads(raw.decode())
+        tree = tomllib.loads(raw.decode("utf-8-sig"))
     except (UnicodeDecodeError, tomllib.TOMLDecodeError):
         raise BadKeys(f"{path}: is no file of keys (not valid TOML)") from None
     entries = tree.get("key")

@@ -105,7 +105,7 @@ def test_each_key_that_leads_nowhere_is_found(project):
         ),
         "services.broken.class": (
             "broken.py:2: ValueError: not today",
-            "`mesh run --check broken` shows all of it",
+            "`mesh run --check --as broken broken` shows all of it",
         ),
         "keys.dir": (
             f"{project.root}/keys: No such file or directory: make keys there with `mesh keys make`, or mend keys.dir",

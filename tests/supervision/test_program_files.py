@@ -100,7 +100,7 @@ def test_supervisor_reads_what_was_meant(tmp_path: Path):
     assert [process.name for process in groups["zebra"].process_configs] == ["zebra_0", "zebra_1"]
     second = groups["zebra"].process_configs[1]
     assert second.command == (
-        f"mesh run animals:Zebra animals:Horse --env-file '{tmp_path}/zebra env' "
+        f"mesh run --as zebra animals:Zebra animals:Horse --env-file '{tmp_path}/zebra env' "
         "--limit memory=536870912 --limit files=4096 --limit nice=5"
     )
     assert second.directory == str(tmp_path)
@@ -150,7 +150,7 @@ def test_a_release_keeps_its_directory_and_its_command(tmp_path: Path):
     current.symlink_to("releases/2")
     second = roles(load(current / "mesh.toml", env={}))["greeting"].text(0)
     assert f"directory={tmp_path}/releases/1\n" in first
-    assert f"command={tmp_path}/releases/1/.venv/bin/mesh run a:A\n" in first
+    assert f"command={tmp_path}/releases/1/.venv/bin/mesh run --as greeting a:A\n" in first
     assert second == first.replace("releases/1", "releases/2").replace(str(tmp_path / "current"), str(current))
 
 

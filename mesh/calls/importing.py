@@ -1,0 +1,57 @@
+"""Modules that are loaded from a file, by its place and not by a name that another module may have.
+
+Owns: loading them, and finding them again in a process of the offload pool.
+Leaves to others: which file is meant (cli.loading).
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+import zlib
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final
+
+#: How the names of such modules begin.
+_PREFIX: Final = "mesh_file_"
+
+
+def load_file(path: Path) -> ModuleType:
+    """The module in a file, loaded once. Modules beside it can be imported by name, unless another has the name first.
+
+    Raises:
+        whatever the module raises.
+    """
+    path = path.resolve()
+    name = f"{_PREFIX}{path.stem}_{zlib.crc32(str(path).encode()):08x}"
+    known = sys.modules.get(name)
+    if known is not None:
+        return known
+    # Last: a file called like a module of the standard library must not take its place.
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None, f"{path} is a .py file"
+    assert spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def reference_of(cls: type, method: str) -> tuple[str, str, str]:
+    """By what another process finds a method of a class again: module (a name or a file), class, method."""
+    module = cls.__module__
+    if module.startswith(_PREFIX):
+        module = str(sys.modules[module].__file__)
+    return module, cls.__qualname__, method
+
+
+def module_of(reference: str) -> Any:
+    """The module of such a reference."""
+    return load_file(Path(reference)) if reference.endswith(".py") else importlib.import_module(reference)
