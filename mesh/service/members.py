@@ -44,7 +44,7 @@ RESERVED: Final = frozenset(
 
 #: Among them, what a service's own code calls on `self`: a value of this name would hide it.
 VERBS: Final = frozenset(
-    {"call", "emit", "instances", "map", "rpc", "scatter", "stream"}
+    {"call", "emit", "instances", "map", "metrics", "rpc", "scatter", "stream"}
     | {"atomic", "batch", "chain", "defer", "group", "job", "lock", "state", "step"}
 )
 

@@ -1,19 +1,26 @@
-"""A fake as a process of the mesh: registered, called over the transport, recorded.
+"""A fake as a process of the mesh: registered, called over the transport, given tasks, recorded.
 
-Owns: the fake's node, its record in the registry, and its methods as the server runs them.
+Owns: the fake's node, its record in the registry, its methods as the server runs them, and its tasks as a worker does.
 Leaves to others: what it does (fakes), its life (population).
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import functools
+from collections.abc import AsyncIterator, Callable
 from typing import Any
+
+import msgspec
 
 from mesh.calls.context import CURRENT
 from mesh.calls.method import Method
 from mesh.discovery.record import Instance, MethodRecord
+from mesh.service.decorators import marks_on
 from mesh.service.describe import record
+from mesh.service.members import members
 from mesh.service.node import Node
+from mesh.service.service import Service
+from mesh.service.shift import Shift
 from mesh.testing.fakes import Arguments, Behaviour, Fake, Recorded
 
 
@@ -25,6 +32,8 @@ class FakeProcess:
         self.node = node
         self.id = node.identity
         self._endpoint = ""
+        self._shifts: list[Shift] = []
+        self._offered: set[str] = set()
 
     async def start(self) -> None:
         """Answer, and be found."""
@@ -33,12 +42,53 @@ class FakeProcess:
         self._tell()
         self.fake.on_change(self._tell)
 
+    async def close(self) -> None:
+        """Give back what tasks it has, and leave."""
+        for shift in self._shifts:
+            await shift.close()
+        await self.node.close()
+
+    def abandon(self) -> None:
+        """Stop without a word to the engine, as one that is killed."""
+        for shift in self._shifts:
+            shift.abandon("killed")
+
     def _tell(self) -> None:
         server = self.node.server
         assert server is not None
         calls = self.node.settings.calls
-        server.host(map(self._method, self.fake.behaviours.values()), calls.concurrency, calls.queue)
+        called = [each for each in self.fake.behaviours.values() if each.called]
+        server.host(map(self._method, called), calls.concurrency, calls.queue)
         self.node.agent.register(self._record())
+        tasks = {name for name, each in self.fake.behaviours.items() if each.deferred} - self._offered
+        if tasks:
+            self._offered |= tasks
+            shift = Shift(self.node, [self._stand_in(tasks)])
+            self._shifts.append(shift)
+            shift.begin()
+
+    def _stand_in(self, tasks: set[str]) -> Service:
+        """An instance of the real class that has these tasks and no others, each doing what the fake says."""
+        cls = self.fake.cls
+        assert cls is not None, "only a real class tells what is a task"
+        body: dict[str, Any] = {"name": cls.name, "__module__": cls.__module__}
+        for member in members(cls):
+            # An override without marks takes a method back.
+            body[member.name] = _nothing
+            if member.name in tasks:
+                assert member.task is not None
+                body[member.name] = self._task(member.name, member.function)
+                marks_on(body[member.name], "fake").task = msgspec.structs.replace(member.task, offload="")
+        return object.__new__(type(cls.__name__, (cls,), body))
+
+    def _task(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        async def run(service: Any, *args: Any, **kwargs: Any) -> Any:
+            behaviour = self.fake.behaviours[name]
+            self._note(behaviour, (args, kwargs))
+            return await behaviour.answer(args, kwargs)
+
+        functools.update_wrapper(run, real, updated=())
+        return run
 
     def _record(self) -> Instance:
         place = {"id": self.id, "epoch": self.node.epoch, "worker": self.id, "endpoint": self._endpoint}
@@ -78,3 +128,7 @@ class FakeProcess:
         call = CURRENT.get()
         meta, caller = (dict(call.meta), call.caller) if call is not None else ({}, "")
         self.fake.calls.append(Recorded(behaviour.target, *given, meta, caller))
+
+
+async def _nothing(service: Any) -> None:
+    """In the place of a method that is not faked."""

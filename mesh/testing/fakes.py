@@ -45,10 +45,18 @@ class Recorded(msgspec.Struct, frozen=True):
 class Behaviour:
     """What one method of a fake does."""
 
-    def __init__(self, target: str, does: Any, real: Signature | None = None) -> None:
+    def __init__(
+        self, target: str, does: Any, real: Signature | None = None, *, called: bool = True, deferred: bool = False
+    ) -> None:
+        """Args:
+        real: of the method that it stands in for; None when nothing is known of that.
+        called, deferred: whether that can be called, and whether it is a task.
+        """
         self.target = target
         self.does = does
         self.real = real
+        self.called = called
+        self.deferred = deferred
         self.stream = inspect.isasyncgenfunction(does) or inspect.isgeneratorfunction(does)
         if real is not None and real.stream is not self.stream and callable(does) and not _is_error(does):
             kind = "a stream: write `async def` with `yield`" if real.stream else "a call: write no `yield`"
@@ -151,7 +159,7 @@ class Fake:
         """Say what methods do from now on."""
         for name, does in methods.items():
             target = f"{self.name}.{name}"
-            self.behaviours[name] = Behaviour(target, does, self._signature(name, target))
+            self.behaviours[name] = self._behaviour(name, target, does)
         self._changed()
 
     def calls_of(self, method: str) -> list[Recorded]:
@@ -163,16 +171,16 @@ class Fake:
         """Call `callback` whenever the methods have become others."""
         self._changed = callback
 
-    def _signature(self, name: str, target: str) -> Signature | None:
+    def _behaviour(self, name: str, target: str, does: Any) -> Behaviour:
         if self.cls is None:
-            return None
+            return Behaviour(target, does)
         member = self._real.get(name)
-        if member is None or member.rpc is None:
-            known = ", ".join(sorted(found.name for found in self._real.values() if found.rpc is not None))
-            raise SetupError(
-                f"fake {target}: {self.cls.__qualname__} has no such @rpc method; it has {known or 'none'}"
-            )
-        return Signature(member.function, target, owner=self.cls)
+        if member is None or (member.rpc is None and member.task is None):
+            fit = [found.name for found in self._real.values() if found.rpc is not None or found.task is not None]
+            known = ", ".join(sorted(fit)) or "none"
+            raise SetupError(f"fake {target}: {self.cls.__qualname__} has no such @rpc method or @task; it has {known}")
+        real = Signature(member.function, target, owner=self.cls)
+        return Behaviour(target, does, real, called=member.rpc is not None, deferred=member.task is not None)
 
 
 async def _anything() -> Any:

@@ -1,7 +1,7 @@
 """Settings of a mesh under test: the defaults, engines in memory, and what the test says, whatever mesh.toml and
 environment say.
 
-Owns: dotted keys, those of single services among them.
+Owns: dotted keys and maps of them, those of single services among them.
 Leaves to others: what each key means (config).
 """
 
@@ -25,13 +25,15 @@ def settings_for(overrides: Mapping[str, Any], *, hubs: Sequence[str], run_dir: 
     """The settings.
 
     Args:
-        overrides: "calls.timeout": 2.0, "services.mail.concurrency": 1, "services.mail.config.sender": "me". A number
-            has the unit of its attribute: seconds, bytes. "access.allow": a list of tables, as [[access.allow]].
+        overrides: "calls.timeout": 2.0, "services.mail.concurrency": 1, "services.mail.config.sender": "me"; or maps as
+            in mesh.toml, {"calls": {"timeout": 2.0}}; both together. A number has the unit of its attribute: seconds,
+            bytes. "access.allow": a list of tables, as [[access.allow]].
         hubs, run_dir: of this mesh; they need not be such as a file may say.
 
     Raises:
         ConfigError: a key or value is wrong.
     """
+    overrides = _dotted(overrides)
     flags = {f"engines.{capability}": "memory" for capability in CAPABILITIES}
     flags |= {key: value for key, value in overrides.items() if not key.startswith(("services.", "access."))}
     # The empty file: a test must not depend on the directory that it is started in.
@@ -40,6 +42,24 @@ def settings_for(overrides: Mapping[str, Any], *, hubs: Sequence[str], run_dir: 
     services = _services({key: value for key, value in overrides.items() if key.startswith("services.")}, settings)
     access = _access({key: value for key, value in overrides.items() if key.startswith("access.")})
     return msgspec.structs.replace(settings, mesh=mesh, services=services, access=access, root=run_dir, file=None)
+
+
+def _dotted(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Maps taken apart into dotted keys. What is under a service's `config` may be maps itself."""
+    found: dict[str, Any] = {}
+
+    def take(key: str, value: Any) -> None:
+        parts = key.split(".")
+        is_value = len(parts) > 3 and parts[0] == "services" and parts[2] == "config"
+        if not isinstance(value, Mapping) or is_value:
+            found[key] = value
+            return
+        for name, each in value.items():
+            take(f"{key}.{name}", each)
+
+    for key, value in overrides.items():
+        take(key, value)
+    return found
 
 
 def _access(overrides: Mapping[str, Any]) -> AccessSettings | None:

@@ -105,6 +105,14 @@ class FakeWorker(Process):
         self.running = running
         self.node: Node = running.node
 
+    async def _bury(self) -> None:
+        self.running.abandon()
+        self.node.client.close()
+        await self.running.close()
+
+    async def _close(self) -> None:
+        await self.running.close()
+
 
 class HubProcess(Process):
     """A hub."""

@@ -240,6 +240,8 @@ class FakeNode(DurableVerbs):
         behaviour = fake.behaviours.get(method)
         if behaviour is None:
             raise UnknownMethod(f"the fake of {service} has no method {method!r}: give it {method}=…")
+        if not behaviour.called:
+            raise UnknownMethod(f"{target} is a task: it is deferred, not called")
         return behaviour
 
     def _note(self, behaviour: Behaviour, body: bytes, options: Options) -> tuple[tuple[Any, ...], dict[str, Any]]:

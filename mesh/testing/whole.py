@@ -62,7 +62,8 @@ class Mesh(DurableView):
         transport: "memory", or "ipc" for real sockets in a private directory.
         clock: real time when None. A ManualClock stands still until `advance`; it needs transport="memory".
         seed: of all that is drawn at random: choices between instances, retries, drops.
-        settings: dotted keys over the defaults, "calls.timeout": 2.0; mesh.toml and the environment are not read.
+        settings: over the defaults, by dotted keys, {"calls.timeout": 2.0}, or as in mesh.toml, {"calls": {"timeout":
+            "2s"}}; mesh.toml and the environment are not read.
 
         Raises:
             SetupError: the parts do not fit together. ConfigError: a setting is wrong.

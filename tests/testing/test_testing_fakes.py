@@ -130,7 +130,7 @@ async def test_a_service_is_tested_with_its_neighbours_faked():
 
 async def test_a_fake_of_a_class_keeps_to_its_declaration():
     """Methods, arguments, answers, and what the registry tells of them."""
-    with pytest.raises(SetupError, match=r"fake users\.git: Users has no such @rpc method; it has all, get"):
+    with pytest.raises(SetupError, match=r"fake users\.git: Users has no such @rpc method or @task; it has all, get"):
         Fake(Users, git=None)
     with pytest.raises(SetupError, match="the real method is a stream"):
         Fake(Users, all=list)
@@ -206,3 +206,48 @@ async def test_a_fake_can_be_struck_by_faults():
         await m.faults.kill(mail)
         with pytest.raises(mesh.LinkLost):
             await call
+
+
+class Payments(mesh.Service):
+    """Has a task, one with a plain function, and a method that is not faked."""
+
+    @mesh.task(retries=0)
+    async def charge(self, order: str, amount: int = 1) -> str:
+        raise AssertionError("the real one")
+
+    @mesh.task(offload="thread")
+    def refund(self, order: str) -> str:
+        raise AssertionError("the real one")
+
+    @mesh.rpc
+    async def total(self) -> int:
+        raise AssertionError("the real one")
+
+    @mesh.cron("* * * * *")
+    async def tidy(self) -> None:
+        raise AssertionError("the real one")
+
+
+async def test_a_fake_stands_in_for_tasks():
+    """It is given them by the engine, and its answer, or what it raises, is the job's end."""
+    m = Mesh(clock=ManualClock())
+    fake = m.fake(Payments, charge=lambda order, amount: f"charged {order}", refund=ValueError("no"), total=7)
+    async with m:
+        job = await m.defer(Payments.charge, "o1")
+        await m.idle()
+        assert await job.result(1) == "charged o1"
+        assert fake.calls_of("charge")[0].args == ("o1", 1)
+        assert m.calls_of("payments.charge")[0].args == ("o1", 1)
+        assert await m.call("payments.total") == 7
+        with pytest.raises(mesh.UnknownMethod):
+            await m.call("payments.charge", "o1")
+        fake.does(charge=ValueError("no money"))
+        await m.defer("payments.charge", "o2")
+        await m.idle()
+        assert [dead.error for dead in await m.dead()] == ["ValueError: no money"]
+        fake.does(charge=lambda order, amount: 3)
+        await m.defer(Payments.charge, "o3")
+        await m.idle()
+        assert "its annotation promises str" in max((dead.error for dead in await m.dead()), key=len)
+    with pytest.raises(SetupError, match="has no such @rpc method or @task; it has charge, refund, tidy, total"):
+        Fake(Payments, chrage=None)
