@@ -8,20 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from datetime import datetime
-from typing import Any, ParamSpec, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar, TypeVarTuple, overload
 
+from mesh.errors import BadArguments
 from mesh.locks.lock import Lock
 from mesh.service.atomic import Atomic
 from mesh.state.namespace import Namespace
 from mesh.tasks import canvas
 from mesh.tasks.batch import Batch
 from mesh.tasks.canvas import Part, Step
-from mesh.tasks.deferring import Options, options
+from mesh.tasks.deferring import NO_OPTIONS, Options, options
 from mesh.tasks.job import Group, Job
 from mesh.tasks.options import Duration
 
+if TYPE_CHECKING:
+    from mesh.service.service import Service
+
 T = TypeVar("T")
 P = ParamSpec("P")
+Ts = TypeVarTuple("Ts")
+# Of `Orders.charge`, whose first parameter is the service.
+S = TypeVar("S", bound="Service")
 
 #: What may stand where a step is wanted: a step, a chain or group of them, or a task that takes no arguments.
 Parts = Part | Callable[..., Any] | str
@@ -68,9 +75,9 @@ class DurableVerbs:
     @overload
     def defer(
         self,
-        task: Callable[..., Awaitable[T]],
+        task: Step,
         /,
-        *args: Any,
+        *,
         key: str = ...,
         delay: Duration | None = ...,
         at: datetime | float | None = ...,
@@ -79,14 +86,45 @@ class DurableVerbs:
         keep: Duration | None = ...,
         timeout: Duration | None = ...,
         meta: dict[str, str] | None = ...,
-        **kwargs: Any,
+    ) -> Awaitable[Job[Any]]: ...
+    @overload
+    def defer(
+        self,
+        task: Callable[P, Awaitable[T]],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
     ) -> Awaitable[Job[T]]: ...
     @overload
     def defer(
         self,
-        task: Callable[..., T],
+        task: Callable[Concatenate[S, P], Awaitable[T]],
         /,
-        *args: Any,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> Awaitable[Job[T]]: ...
+    @overload
+    def defer(
+        self,
+        task: Callable[P, T],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> Awaitable[Job[T]]: ...
+    @overload
+    def defer(
+        self,
+        task: Callable[Concatenate[S, P], T],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> Awaitable[Job[T]]: ...
+    @overload
+    def defer(
+        self,
+        task: Callable[[*Ts], Awaitable[T]],
+        /,
+        *args: *Ts,
         key: str = ...,
         delay: Duration | None = ...,
         at: datetime | float | None = ...,
@@ -95,9 +133,53 @@ class DurableVerbs:
         keep: Duration | None = ...,
         timeout: Duration | None = ...,
         meta: dict[str, str] | None = ...,
-        **kwargs: Any,
     ) -> Awaitable[Job[T]]: ...
+    @overload
     def defer(
+        self,
+        task: Callable[[S, *Ts], Awaitable[T]],
+        /,
+        *args: *Ts,
+        key: str = ...,
+        delay: Duration | None = ...,
+        at: datetime | float | None = ...,
+        priority: int | None = ...,
+        order: str = ...,
+        keep: Duration | None = ...,
+        timeout: Duration | None = ...,
+        meta: dict[str, str] | None = ...,
+    ) -> Awaitable[Job[T]]: ...
+    @overload
+    def defer(
+        self,
+        task: Callable[[*Ts], T],
+        /,
+        *args: *Ts,
+        key: str = ...,
+        delay: Duration | None = ...,
+        at: datetime | float | None = ...,
+        priority: int | None = ...,
+        order: str = ...,
+        keep: Duration | None = ...,
+        timeout: Duration | None = ...,
+        meta: dict[str, str] | None = ...,
+    ) -> Awaitable[Job[T]]: ...
+    @overload
+    def defer(
+        self,
+        task: Callable[[S, *Ts], T],
+        /,
+        *args: *Ts,
+        key: str = ...,
+        delay: Duration | None = ...,
+        at: datetime | float | None = ...,
+        priority: int | None = ...,
+        order: str = ...,
+        keep: Duration | None = ...,
+        timeout: Duration | None = ...,
+        meta: dict[str, str] | None = ...,
+    ) -> Awaitable[Job[T]]: ...
+    def defer(  # type: ignore[misc]  # it takes what any overload does
         self,
         task: Any,
         /,
@@ -115,11 +197,12 @@ class DurableVerbs:
         """Do this later, surely: `job = await self.defer(self.charge, order.id, delay="5m")`.
 
         It is durable when the `await` returns. A parameter of the task that is named like an option here is passed by
-        position, or with `step` and `chain`.
+        position, or in a step: `self.defer(self.step(self.charge, key="k"), delay="5m")`. A type checker checks the
+        arguments; beside options, those that are given by position or in a step.
 
         Args:
-            task: a method marked @task (`self.charge`, or `Orders.charge` of another service), or its name,
-                "orders.charge".
+            task: a method marked @task (`self.charge`, or `Orders.charge` of another service), its name,
+                "orders.charge", or a step with its arguments.
             args, kwargs: as the task takes them. When the method itself is given, they are checked here.
             key: of two jobs of one task with the same key only the first is made; the second `defer` gives that one.
                 Known for as long as the first is kept.
@@ -136,7 +219,12 @@ class DurableVerbs:
             Unwritable: the disk takes nothing. TryLater: the engine was away for `tasks.defer_timeout`; nothing was
             done. Uncertain: it may have been done; with a key, deferring again is harmless. Raised when awaited.
         """
-        return self._durable.defer(task, args, kwargs, options(key, delay, at, priority, order, keep, timeout, meta))
+        how = options(key, delay, at, priority, order, keep, timeout, meta)
+        if type(task) is Step:
+            if args or kwargs:
+                raise BadArguments("a step has its arguments already: self.defer(self.step(self.charge, order), key=…)")
+            return self._durable.defer(task.task, task.args, task.kwargs, task.how if how is NO_OPTIONS else how)
+        return self._durable.defer(task, args, kwargs, how)
 
     def batch(self) -> Batch:
         """Many tasks in one commit: `async with self.batch() as b: b.defer(…)`. A block that raises defers nothing.
