@@ -212,7 +212,7 @@ def test_an_unknown_key_offers_the_nearest_right_one(project):
     project("[gatway]\nport = 80\n")
     assert wrong() == "mesh.toml:1: gatway: no such table; did you mean gateway?"
     project("[log]\nzzz = 1\n")
-    assert wrong() == "mesh.toml:2: log.zzz: no such key; known are level, format"
+    assert wrong() == "mesh.toml:2: log.zzz: no such key; known are level, format, slow"
 
 
 def test_a_unit_in_the_key_is_answered_with_the_key_without_it(project):
