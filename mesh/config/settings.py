@@ -38,6 +38,8 @@ from mesh.config.values import (
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["auto", "console", "json"]
+RpcMode = Literal["exposed", "all", "off"]
+AccessLog = Literal["off", "json", "combined"]
 
 
 def cores() -> int:
@@ -138,6 +140,31 @@ class GatewaySettings(Struct, frozen=True, kw_only=True):
         default=5.0, name="drain"
     )
     replicas: Annotated[int, whole(0, 1024), "gateways that supervisor runs, on one listening socket"] = 2
+    hosts: Annotated[list[str], TEXTS, 'more host names to answer for, such as "shop.example" or "*.shop.example"'] = []
+    origins: Annotated[list[str], TEXTS, 'other sites whose pages may send, such as "https://app.example"'] = []
+    rpc: Annotated[RpcMode, choice("exposed", "all", "off"), 'what /rpc and /tasks reach; "all" is for development'] = (
+        "exposed"
+    )
+    debug: Annotated[bool, FLAG, "show the text of failures to clients; for development"] = False
+    max_body_total_bytes: Annotated[int, SIZE, "request bodies held in memory at once"] = field(
+        default=256 * 2**20, name="max_body_total"
+    )
+    max_connections: Annotated[int, whole(1), "open connections of one gateway"] = 8192
+    max_connections_per_client: Annotated[
+        int, whole(0), "open connections from one address, other than loopback and `proxies`; 0: no limit"
+    ] = 256
+    proxies: Annotated[
+        list[str], TEXTS, "addresses and networks of reverse proxies, which have no limit of their own"
+    ] = []
+    header_timeout_s: Annotated[float, DURATION, "how long a client may take to send the head of a request"] = field(
+        default=10.0, name="header_timeout"
+    )
+    min_body_rate_bytes: Annotated[int, SIZE, "the least bytes per second of a body that takes longer than 5 s"] = (
+        field(default=256, name="min_body_rate")
+    )
+    access_log: Annotated[
+        AccessLog, choice("off", "json", "combined"), "one line per request; slow and failed ones are logged anyway"
+    ] = "off"
 
 
 class KeySettings(Struct, frozen=True, kw_only=True):
@@ -160,7 +187,7 @@ class LogSettings(Struct, frozen=True, kw_only=True):
     format: Annotated[
         LogFormat, choice("auto", "console", "json"), "auto is console on a terminal, JSON lines elsewhere"
     ] = "auto"
-    slow_s: Annotated[float, DURATION, "calls that take longer are logged as a warning"] = field(
+    slow_s: Annotated[float, DURATION, "calls and HTTP requests that take longer are logged as a warning"] = field(
         default=1.0, name="slow"
     )
 

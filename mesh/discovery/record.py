@@ -47,6 +47,7 @@ class RouteRecord(msgspec.Struct, omit_defaults=True, frozen=True):
         sources: where each parameter comes from, by parameter name.
         status: the HTTP status of a success.
         produces: Content-Type of the answer; "" means application/json (application/octet-stream for a binary one).
+        forms: a body of bytes may be an HTML form, which the method reads itself.
     """
 
     verb: str
@@ -55,6 +56,7 @@ class RouteRecord(msgspec.Struct, omit_defaults=True, frozen=True):
     sources: dict[str, Source] = {}
     status: int = 200
     produces: str = ""
+    forms: bool = False
 
 
 class Subscription(msgspec.Struct, omit_defaults=True, frozen=True):

@@ -16,9 +16,9 @@ from urllib.parse import parse_qsl
 import msgspec
 
 from mesh.discovery.record import MethodRecord, RouteRecord
-from mesh.errors import BadArguments, MeshError, UnsupportedMedia
+from mesh.errors import BadArguments, MeshError
 from mesh.gateway.convert import Convert, convert, converter, is_bytes, is_many
-from mesh.gateway.media import Kind
+from mesh.gateway.media import Kind, check_body_kind
 from mesh.protocol.messages import JSON, MSGPACK, RAW
 
 _encode_json = msgspec.json.Encoder().encode
@@ -54,6 +54,7 @@ class Binding:
     __slots__ = (
         "_bytes",
         "_fields",
+        "_forms",
         "_only",
         "_path",
         "_plain",
@@ -79,6 +80,7 @@ class Binding:
         self._whole = whole[0] if whole else ""
         self._whole_required = self._whole in required
         self._bytes = bool(whole) and is_bytes(_properties(method).get(whole[0], {}), method.params)
+        self._forms = route.forms
         # A body of bytes that is the method's only parameter needs no envelope at all.
         self._only = self._bytes and len(_properties(method)) == 1
         self.reads_body = bool(whole or self._fields)
@@ -110,6 +112,8 @@ class Binding:
         if self._query:
             read_query(query, self._query, arguments)
         if self._bytes:
+            if body and not self._forms:
+                check_body_kind(kind, binary=True)
             if self._only:
                 return body, RAW
             # An empty body means "left out" only where leaving out is allowed; the worker knows the default.
@@ -121,7 +125,7 @@ class Binding:
                 self._read_msgpack(body, arguments)
                 return _encode_msgpack(arguments), MSGPACK
             if kind != "json" and body:
-                raise UnsupportedMedia("the body must be JSON; send it with Content-Type: application/json")
+                check_body_kind(kind, binary=False)
             self._read_json(body, arguments)
         return _encode_json(arguments), JSON
 
@@ -216,10 +220,9 @@ class RpcBinding:
             return b"{}", JSON
         if kind == "msgpack":
             return (body, MSGPACK) if body else (b"\x80", MSGPACK)
-        if not self._bytes:
-            if not body:
-                return b"{}", JSON
-            raise UnsupportedMedia("the body must be JSON; send it with Content-Type: application/json")
+        if not body and (kind != "other" or not self._bytes):
+            return b"{}", JSON
+        check_body_kind(kind, binary=bool(self._bytes))
         if self._only:
             return body, RAW
         arguments: dict[str, Any] = {}

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-Kind = Literal["json", "msgpack", "other"]
+from mesh.errors import UnsupportedMedia
+
+#: "form" is what an HTML form sends unasked; "none" is a body without a Content-Type.
+Kind = Literal["json", "msgpack", "form", "none", "other"]
 StreamForm = Literal["sse", "ndjson", "raw"]
 
 JSON_TYPE: Final = "application/json"
@@ -22,7 +25,9 @@ _MSGPACK: Final = frozenset({MSGPACK_TYPE, "application/x-msgpack", "application
 _NDJSON: Final = frozenset({NDJSON_TYPE, "application/ndjson", "application/jsonl", "application/x-jsonlines"})
 #: What asks for a stream by name.
 STREAM_TYPES: Final = _NDJSON | {SSE_TYPE}
-_FORM: Final = "application/x-www-form-urlencoded"
+_JSON: Final = frozenset({JSON_TYPE, "text/json"})
+_FORMS: Final = frozenset({"application/x-www-form-urlencoded", "multipart/form-data"})
+_AS_JSON: Final = "Content-Type: application/json (curl --json, or -H 'Content-Type: application/json' with -d)"
 
 
 def essence(value: str) -> str:
@@ -30,27 +35,37 @@ def essence(value: str) -> str:
     return value.partition(";")[0].strip().lower()
 
 
-def kind_of(content_type: str | None, *, from_page: bool = False) -> Kind:
-    """How to read a body.
-
-    Args:
-        content_type: the header, or None when there is none: then it is JSON.
-        from_page: the request carries an Origin, so a web page made it.
-    """
-    if content_type is None or content_type == JSON_TYPE:
+def kind_of(content_type: str | None) -> Kind:
+    """How to read a body, by its Content-Type header."""
+    if content_type == JSON_TYPE:
         return "json"
-    name = essence(content_type)
-    if name == JSON_TYPE or name == "" or name == "text/json":
-        return "json"
-    if name.startswith("application/") and name.endswith("+json"):
+    name = essence(content_type or "")
+    if not name:
+        return "none"
+    if name in _JSON or (name.startswith("application/") and name.endswith("+json")):
         return "json"
     if name in _MSGPACK:
         return "msgpack"
-    # `curl -d` says form when it sends JSON. A page of another site may send a form unasked, but not JSON:
-    # reading its form as JSON would let any page call any method.
-    if name == _FORM and not from_page:
-        return "json"
-    return "other"
+    return "form" if name in _FORMS else "other"
+
+
+def check_body_kind(kind: Kind, *, binary: bool) -> None:
+    """Refuse a body that nothing here reads.
+
+    A form is never read as JSON or as a file: any page may send one without asking, and its envelope is not the file.
+
+    Args:
+        binary: the body is a parameter of bytes, as it is; otherwise it must be JSON or MessagePack.
+
+    Raises:
+        UnsupportedMedia: the body's type is not accepted.
+    """
+    if kind == "form":
+        wanted = "the bytes themselves, with their own Content-Type" if binary else f"JSON, with {_AS_JSON}"
+        raise UnsupportedMedia(f"HTML forms are not accepted; send {wanted}")
+    if kind not in ("json", "msgpack") and not binary:
+        found = "has no Content-Type" if kind == "none" else "is neither JSON nor MessagePack"
+        raise UnsupportedMedia(f"the body {found}; send JSON with {_AS_JSON}")
 
 
 def accepts(accept: str | None, names: frozenset[str]) -> bool:

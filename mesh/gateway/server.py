@@ -38,6 +38,7 @@ from mesh.gateway.ports import MethodStats, Node
 from mesh.gateway.problems import Unforeseen, problem_reply
 from mesh.gateway.reply import Reply
 from mesh.gateway.routes import VERBS, Route, Routes, allow_header
+from mesh.gateway.sites import SAFE, Sites
 from mesh.gateway.sse import END_ID, StreamReply
 from mesh.gateway.status import status
 from mesh.telemetry.logs import get_logger
@@ -55,6 +56,9 @@ _IDEMPOTENCY_KEY: Final = istr("Idempotency-Key")
 _READABLE: Final = frozenset({"GET", "HEAD"})
 _OWN: Final = frozenset({"/livez", "/readyz", "/metrics", "/mesh", "/openapi.json", *PAGES})
 
+#: Answered under any host name: load balancers and supervisors ask for these by address. They tell nothing else.
+_PROBED: Final = frozenset({"/livez", "/readyz"})
+
 #: An idle keep-alive connection is kept open for so long. Longer than the usual 60 s of a proxy in front, so that it
 #: is the proxy that closes.
 KEEP_ALIVE_S: Final = 75.0
@@ -69,6 +73,7 @@ class Gateway:
         self.catalog = Catalog(node.table)
         self.health = Health(node.agent, settings.mesh.run_dir)
         self.connections = Connections()
+        self.sites = Sites(settings)
         self.jobs = Jobs(node.durable, self.catalog)
         self._started_at = node.clock.wall()
         self._timeout_s = settings.gateway.timeout_s
@@ -119,6 +124,13 @@ class Gateway:
             extra = b"traceparent: %b\r\n" % trace.encode()
             if _REQUEST_ID in headers:
                 extra += read_request_id(headers[_REQUEST_ID])
+            if self.sites.shares:
+                extra += self.sites.shared(request)
+            host = headers.get(hdrs.HOST)
+            if host not in self.sites.known and request.raw_path.partition("?")[0] not in _PROBED:
+                self.sites.check_host(host)
+            if request.method not in SAFE:
+                self.sites.check_origin(request)
             reply = await self._answer(request, trace, extra)
         except MeshError as exc:
             reply = problem_reply(exc, trace)
@@ -141,6 +153,8 @@ class Gateway:
     async def _answer(self, request: web.BaseRequest, trace: str, extra: bytes) -> Reply | StreamReply:
         path, _, query = request.raw_path.partition("?")
         if not path.startswith("/"):
+            if path != "*":
+                self.sites.check_target(request)
             path, query = _odd_form(request, path)
         if path in _OWN:
             reply = await self._page(request, path, query)
@@ -291,8 +305,7 @@ class Gateway:
 
     @staticmethod
     def _kind(request: web.BaseRequest) -> Kind:
-        headers = request.headers
-        return kind_of(headers.get(hdrs.CONTENT_TYPE), from_page=hdrs.ORIGIN in headers)
+        return kind_of(request.headers.get(hdrs.CONTENT_TYPE))
 
     async def _stream(
         self,

@@ -61,6 +61,7 @@ class RouteMark(msgspec.Struct, frozen=True):
     path: str
     status: int = 200
     produces: str = ""
+    forms: bool = False
 
 
 class DurableMark(msgspec.Struct, frozen=True):
@@ -182,7 +183,9 @@ class _Http:
     """Routes: the method answers HTTP at a gateway, and calls as if `@rpc` stood there too.
 
     A path is "/hello/{name}": words and whole-word parameters; a last "{rest...}" takes the remainder. `status` is that
-    of a success (200 to 299), `produces` the Content-Type of the answer when it is not the usual one.
+    of a success (200 to 299), `produces` the Content-Type of the answer when it is not the usual one. With
+    `forms`, a method whose body is `bytes` also receives HTML forms (multipart/form-data,
+    application/x-www-form-urlencoded), as they were sent: it reads the envelope itself. Without it they are refused.
 
     Where a parameter comes from follows from its type (docs/http.md); a marker says otherwise:
     `visit: Annotated[Visit, http.Field]`.
@@ -201,17 +204,17 @@ class _Http:
         """Answer GET. It must change nothing: a gateway repeats it when an answer is lost."""
         return _route("GET", path, status, produces)
 
-    def post(self, path: str, *, status: int = 200, produces: str = "") -> Callable[[F], F]:
+    def post(self, path: str, *, status: int = 200, produces: str = "", forms: bool = False) -> Callable[[F], F]:
         """Answer POST."""
-        return _route("POST", path, status, produces)
+        return _route("POST", path, status, produces, forms)
 
-    def put(self, path: str, *, status: int = 200, produces: str = "") -> Callable[[F], F]:
+    def put(self, path: str, *, status: int = 200, produces: str = "", forms: bool = False) -> Callable[[F], F]:
         """Answer PUT."""
-        return _route("PUT", path, status, produces)
+        return _route("PUT", path, status, produces, forms)
 
-    def patch(self, path: str, *, status: int = 200, produces: str = "") -> Callable[[F], F]:
+    def patch(self, path: str, *, status: int = 200, produces: str = "", forms: bool = False) -> Callable[[F], F]:
         """Answer PATCH."""
-        return _route("PATCH", path, status, produces)
+        return _route("PATCH", path, status, produces, forms)
 
     def delete(self, path: str, *, status: int = 200, produces: str = "") -> Callable[[F], F]:
         """Answer DELETE."""
@@ -365,7 +368,7 @@ def path_parameters(path: str) -> list[str]:
     return names
 
 
-def _route(verb: str, path: str, status: int, produces: str) -> Callable[[F], F]:
+def _route(verb: str, path: str, status: int, produces: str, forms: bool = False) -> Callable[[F], F]:
     what = f"@http.{verb.lower()}({path!r})"
     try:
         path_parameters(path)
@@ -375,7 +378,7 @@ def _route(verb: str, path: str, status: int, produces: str) -> Callable[[F], F]
         raise BadDeclaration(f"{what}: status {status!r} is not that of a success (200 to 299)")
     if produces and not re.fullmatch(r"[\w.+-]+/[\w.+-]+(\s*;\s*[^\x00-\x1f]+)?", produces):
         raise BadDeclaration(f"{what}: produces {produces!r} is not a Content-Type")
-    mark = RouteMark(verb, path, status, produces)
+    mark = RouteMark(verb, path, status, produces, bool(forms))
 
     def decorate(target: F) -> F:
         marks_on(target, what).routes.insert(0, mark)

@@ -227,7 +227,7 @@ def _route_record(mark: RouteMark, member: Member, signature: Signature) -> Rout
             raise BadDeclaration(
                 f'{signature.label}: "{parameter.name}" is in the path {mark.path!r}, where only single values can be'
             )
-    return RouteRecord(mark.verb, mark.path, member.name, found, mark.status, mark.produces)
+    return RouteRecord(mark.verb, mark.path, member.name, found, mark.status, mark.produces, mark.forms)
 
 
 def _doc(thing: Any) -> str:

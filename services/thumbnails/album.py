@@ -128,7 +128,7 @@ class Albums(mesh.Service):
 
     # --- handing over -------------------------------------------------------------------------------------
 
-    @http.post("/albums", status=202)
+    @http.post("/albums", status=202, forms=True)
     @rpc(idempotent=True, concurrency=UNPACKED_AT_ONCE, queue=UNPACKED_LATER)
     async def create(self, images: bytes, width: Side = 256, height: Side = 256) -> Progress:
         """Hand over many images: multipart/form-data (`curl -F image=@a.jpg -F image=@b.jpg`), a zip or tar archive

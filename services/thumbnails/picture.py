@@ -162,7 +162,7 @@ def _what_it_is(data: bytes) -> str:
     if not data:
         return "there is nothing in it, where an image should be"
     if data[:2] == b"--":
-        return "a form is no image: send the file itself (curl --data-binary @photo.jpg)"
+        return "a form is no image: send the file itself (curl -H 'Content-Type: image/jpeg' --data-binary @photo.jpg)"
     return f"these {len(data):,} bytes are no image that can be read; what is read: {', '.join(READ)}"
 
 

@@ -121,21 +121,11 @@ async def test_a_large_body_comes_and_goes_whole(shop: Front) -> None:
 
 
 async def test_rpc_takes_an_object_an_array_or_nothing(shop: Front) -> None:
-    """And what `curl -d` sends without a word about its type."""
+    """Named arguments, positional ones, and no body at all."""
     assert (await shop.post("/rpc/shop/hello", b'{"name": "a"}')).json == "Hello, a!"
     assert (await shop.post("/rpc/shop/hello", b'["b"]')).json == "Hello, b!"
     assert (await shop.post("/rpc/shop/search")).json == {"q": "", "limit": 10}
-    told = await shop.post("/rpc/shop/hello", b'{"name": "c"}', "application/x-www-form-urlencoded")
-    assert told.json == "Hello, c!"
     assert shop.node.calls[-1]["idempotent"] is None
-
-
-async def test_a_form_from_a_web_page_is_not_read_as_json(shop: Front) -> None:
-    """Any page may send a form anywhere; only what a browser asks permission for counts as JSON."""
-    told = await shop.post(
-        "/rpc/shop/hello", b'{"name": "c"}', "application/x-www-form-urlencoded", Origin="http://elsewhere"
-    )
-    assert (told.status, told.json["code"]) == (415, "unsupported_media")
 
 
 @pytest.mark.parametrize(
@@ -267,7 +257,7 @@ async def test_a_body_past_the_limit_is_413_before_it_is_read(shop: Front) -> No
 
 async def test_a_client_that_asks_first_is_told_to_go_on(shop: Front) -> None:
     """curl waits a second for 100 Continue before a large body; one that is too large is refused instead."""
-    head = b"POST /measure HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n"
+    head = b"POST /measure HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n"
     reader, writer = await shop.raw(head % 3)
     assert await reader.readline() == b"HTTP/1.1 100 Continue\r\n"
     writer.write(b"abc")
@@ -279,14 +269,14 @@ async def test_a_client_that_asks_first_is_told_to_go_on(shop: Front) -> None:
 async def test_a_slow_body_is_given_up_within_the_requests_time(shop: Front) -> None:
     """408, so that a client that stalls holds nothing for ever."""
     reader, _ = await shop.raw(
-        b"POST /measure HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nX-Request-Timeout: 30ms\r\n\r\nab"
+        b"POST /measure HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nX-Request-Timeout: 30ms\r\n\r\nab"
     )
     assert b"408" in await reader.readline()
 
 
 async def test_a_client_that_leaves_cancels_its_call(shop: Front) -> None:
     """What nobody waits for is not done."""
-    _, writer = await shop.raw(b"GET /sleeps HTTP/1.1\r\nHost: x\r\n\r\n")
+    _, writer = await shop.raw(b"GET /sleeps HTTP/1.1\r\nHost: localhost\r\n\r\n")
     await eventually(lambda: shop.node.calls, "the call began")
     writer.close()
     await eventually(lambda: shop.node.cancelled == ["shop.sleeps"], "the call was cancelled")
@@ -303,9 +293,9 @@ async def test_a_client_that_leaves_cancels_its_call(shop: Front) -> None:
         b"GET / HTTP/9.9\r\n\r\n",
         b"\x00" * 4096,
         b"GET /" + b"a" * 20000 + b" HTTP/1.1\r\n\r\n",
-        b"POST /measure HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n",
-        b"POST /measure HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n",
-        b"POST /measure HTTP/1.1\r\nHost: x\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc",
+        b"POST /measure HTTP/1.1\r\nHost: localhost\r\nContent-Length: -5\r\n\r\n",
+        b"POST /measure HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n",
+        b"POST /measure HTTP/1.1\r\nHost: localhost\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc",
     ],
 )
 async def test_garbage_on_the_port_harms_nobody(shop: Front, garbage: bytes, caplog: pytest.LogCaptureFixture) -> None:
@@ -321,10 +311,10 @@ async def test_garbage_on_the_port_harms_nobody(shop: Front, garbage: bytes, cap
     assert (await shop.get("/hello/x")).status == 200
 
 
-@pytest.mark.parametrize("target", [b"http://x/hello/y?z=1", b"/hello/y#frag", b"*"])
+@pytest.mark.parametrize("target", [b"http://localhost/hello/y?z=1", b"/hello/y#frag", b"*"])
 async def test_odd_request_targets_are_understood_or_refused(shop: Front, target: bytes) -> None:
     """The absolute form of a proxy is the path; nothing is an internal error."""
-    reader, _ = await shop.raw(b"GET %b HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" % target)
+    reader, _ = await shop.raw(b"GET %b HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n" % target)
     told = await reader.read()
     assert told.split()[1] in (b"200", b"400", b"404")
     if target.startswith(b"http:"):
@@ -337,13 +327,13 @@ async def test_old_and_closing_clients_get_what_they_asked_for(shop: Front) -> N
     assert b"Connection: close" in await reader.read()
     reader, writer = await shop.raw(b"GET /hello/x HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
     assert b"Connection: keep-alive" in await reader.readuntil(b'x!"')
-    writer.write(b"GET /hello/x HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    writer.write(b"GET /hello/x HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
     assert b"Connection: close" in await reader.read()
 
 
 async def test_pipelined_requests_are_answered_in_order(shop: Front) -> None:
     """Two requests in one packet, two answers."""
-    one = b"GET /hello/%b HTTP/1.1\r\nHost: x\r\n\r\n"
+    one = b"GET /hello/%b HTTP/1.1\r\nHost: localhost\r\n\r\n"
     reader, _ = await shop.raw(one % b"a" + one % b"b")
     told = await reader.readuntil(b'b!"')
     assert told.index(b"a!") < told.index(b"b!")

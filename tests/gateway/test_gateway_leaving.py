@@ -85,8 +85,8 @@ async def start() -> AsyncIterator[Start]:
         child._transport.close()  # type: ignore[attr-defined]
 
 
-GET = b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n"
-LINES = b"GET %b HTTP/1.1\r\nHost: x\r\nAccept: application/x-ndjson\r\n\r\n"
+GET = b"GET %b HTTP/1.1\r\nHost: localhost\r\n\r\n"
+LINES = b"GET %b HTTP/1.1\r\nHost: localhost\r\nAccept: application/x-ndjson\r\n\r\n"
 
 
 async def test_sigterm_answers_what_is_in_hand_and_leaves_with_0(start: Start) -> None:

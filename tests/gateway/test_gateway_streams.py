@@ -17,7 +17,7 @@ from mesh.discovery.record import RouteRecord
 from mesh.errors import Draining, MeshError, Overloaded, RemoteError
 from mesh.protocol.messages import JSON
 
-GET = b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n"
+GET = b"GET %b HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 @pytest.fixture

@@ -1,0 +1,269 @@
+"""Which host names this gateway answers for, and which web pages may make it do something.
+
+Owns: checking Host (against DNS rebinding), Origin and Sec-Fetch-Site (against cross-site request forgery), and the
+CORS headers for the origins that `[gateway] origins` lists.
+Leaves to others: what the request means (server).
+
+The default hosts are the address that the gateway listens on, the names of loopback, and, when it listens beyond
+loopback, the addresses and names of this machine; `[gateway] hosts` adds to them. A page on a host name outside this
+list cannot reach the gateway, even if its name resolves to the gateway's address.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+from typing import Final, NamedTuple
+
+from aiohttp import hdrs, web
+from multidict import istr
+
+from mesh.config import Settings
+from mesh.errors import BadRequest, ConfigError
+
+SEC_FETCH_SITE: Final = istr("Sec-Fetch-Site")
+_REQUEST_METHOD: Final = istr("Access-Control-Request-Method")
+
+#: Methods that change nothing by definition (RFC 9110, section 9.2.1) and that links and images may therefore use.
+SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+
+#: The values of Sec-Fetch-Site with which the gateway's own pages, or a typed address, send.
+_OWN_SITE: Final = frozenset({"same-origin", "none"})
+
+#: Accepted Host values that are remembered; a pattern may accept any number of them.
+MOST_KNOWN: Final = 256
+
+_HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,252}))(?::([0-9]{0,5}))?")
+_ORIGIN: Final = re.compile(r"(https?)://([^/?#@\s]+)")
+_PORTS: Final = {"http": "80", "https": "443"}
+
+
+class WrongHost(BadRequest):
+    """The request is for a host name that this gateway does not answer for."""
+
+    code = "wrong_host"
+    status = 421
+
+
+class CrossSite(BadRequest):
+    """A web page of another site sent the request; nothing was done."""
+
+    code = "cross_site"
+    status = 403
+
+
+class _Authority(NamedTuple):
+    """Host and port, in the form in which equal ones are equal; port "" stands for the scheme's default."""
+
+    host: str
+    port: str
+
+
+def read_authority(text: str) -> _Authority | None:
+    """`Shop.Example.:8080` → ("shop.example", "8080"); None when it is not a host, or carries user information."""
+    found = _HOST.fullmatch(text)
+    if found is None or (found[2] and int(found[2]) > 65535):
+        return None
+    return _Authority(_plain_host(found[1]), (found[2] or "").lstrip("0"))
+
+
+def _plain_host(host: str) -> str:
+    host = host.lower().removesuffix(".")
+    address = _address(host)
+    return str(address) if address is not None else host
+
+
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        address = ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+class _Names:
+    """Host names and patterns of them: `*.example.com` is every name below example.com, `*` is every name."""
+
+    def __init__(self, names: list[str], key: str) -> None:
+        self.everything = "*" in names
+        self.exact: set[str] = set()
+        self.below: tuple[str, ...] = ()
+        for name in names:
+            pattern = name.removeprefix("*.")
+            authority = read_authority(pattern) if name != "*" else _Authority("*", "")
+            if authority is None or authority.port:
+                raise ConfigError(
+                    f'{key}: "{name}" is not a host name; write "shop.example", "*.shop.example" or "*", without a port'
+                )
+            if pattern != name:
+                self.below += ("." + authority.host,)
+            else:
+                self.exact.add(authority.host)
+
+    def __contains__(self, host: str) -> bool:
+        return self.everything or host in self.exact or (bool(self.below) and host.endswith(self.below))
+
+
+class Sites:
+    """The rules of one gateway.
+
+    Raises:
+        ConfigError: `gateway.hosts` or `gateway.origins` holds something that is neither a name nor a pattern.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        gateway = settings.gateway
+        bound = _plain_host(gateway.host)
+        address = _address(bound)
+        self._on_loopback = bound == "localhost" or (address is not None and address.is_loopback)
+        self._names = _Names(gateway.hosts, "gateway.hosts")
+        self._names.exact |= {bound, "localhost"}
+        self._names.below += (".localhost",)
+        if not self._on_loopback:
+            machine = _plain_host(socket.gethostname())
+            own = {machine, machine.partition(".")[0], _plain_host(settings.mesh.host)}
+            own.add(_plain_host(settings.mesh.advertise))
+            self._names.exact |= own - {""}
+        self._origins = frozenset(_read_origin(origin) for origin in gateway.origins)
+        self._any_origin = "*" in self._origins
+        self.shares = bool(self._origins)
+        #: Host headers as they came that have been accepted: what nearly every request has needs one look.
+        self.known: set[str] = set()
+
+    # --- hosts ----------------------------------------------------------------------------------
+
+    def check_host(self, host: str | None) -> None:
+        """Refuse a request for a host that is not this gateway's.
+
+        Args:
+            host: the Host header; None, which HTTP/1.0 allows and no browser sends, is accepted.
+
+        Raises:
+            BadRequest: it is malformed.
+            WrongHost: it is another host.
+        """
+        if host in self.known or host is None:
+            return
+        authority = read_authority(host)
+        if authority is None:
+            raise BadRequest(f"Host: {host[:80]!a} is not a host name with an optional port", details=_HOST_DETAILS)
+        if not self._is_own(authority.host):
+            raise WrongHost(
+                f'this gateway does not answer for the host "{authority.host[:80]}"; '
+                "add it to gateway.hosts in mesh.toml, or send the request to a host that is listed there"
+            )
+        if len(self.known) >= MOST_KNOWN:
+            self.known.clear()
+        self.known.add(host)
+
+    def check_target(self, request: web.BaseRequest) -> None:
+        """Refuse an absolute request target, `GET http://host/path`, for another host.
+
+        Raises:
+            BadRequest: its host is malformed or carries user information.
+            WrongHost: it is another host.
+        """
+        found = re.match(r"https?://([^/?#]*)", request.raw_path, re.IGNORECASE)
+        if found is None:
+            raise BadRequest("the request target must be a path, or begin with http://", details={"path": "target"})
+        self.check_host(found[1])
+
+    def _is_own(self, host: str) -> bool:
+        if host in self._names:
+            return True
+        address = _address(host)
+        if address is None:
+            return False
+        return address.is_loopback or (not self._on_loopback and _is_local(address))
+
+    # --- origins --------------------------------------------------------------------------------
+
+    def check_origin(self, request: web.BaseRequest) -> None:
+        """Refuse a request that a page of another site has made, unless `gateway.origins` lists that site.
+
+        To be asked for methods outside SAFE.
+
+        Raises:
+            CrossSite: it has.
+        """
+        headers = request.headers
+        origin = headers.get(hdrs.ORIGIN)
+        site = headers.get(SEC_FETCH_SITE)
+        if origin is None and site is None:
+            return
+        if origin is not None and self._is_listed(origin):
+            return
+        if site is not None and site not in _OWN_SITE:
+            raise CrossSite(
+                "the request comes from a page of another site; list its origin in gateway.origins to allow it"
+            )
+        if origin is not None and not _is_same(origin, headers.get(hdrs.HOST, "")):
+            raise CrossSite(
+                f'the request comes from the origin "{origin[:80]}", which is not this host; '
+                "list it in gateway.origins to allow it"
+            )
+
+    def _is_listed(self, origin: str) -> bool:
+        return self.shares and (self._any_origin or origin.lower() in self._origins)
+
+    def shared(self, request: web.BaseRequest) -> bytes:
+        """The header lines that let a page of a listed origin read the answer; empty for every other request."""
+        if not self.shares:
+            return b""
+        origin = request.headers.get(hdrs.ORIGIN)
+        if origin is None or not self._is_listed(origin) or not origin.isascii() or not origin.isprintable():
+            return b"Vary: Origin\r\n"
+        lines = b"Access-Control-Allow-Origin: %b\r\nVary: Origin\r\n" % origin.encode()
+        if request.method == "OPTIONS" and _REQUEST_METHOD in request.headers:
+            lines += _PREFLIGHT
+        return lines
+
+
+_HOST_DETAILS: Final = {"path": "header.Host"}
+
+_PREFLIGHT: Final = (
+    b"Access-Control-Allow-Methods: GET, HEAD, POST, PUT, PATCH, DELETE\r\n"
+    b"Access-Control-Allow-Headers: Content-Type, Content-Encoding, Idempotency-Key, Last-Event-ID, "
+    b"X-Request-Timeout, X-Request-Id, traceparent\r\n"
+    b"Access-Control-Max-Age: 600\r\n"
+)
+
+
+def _read_origin(text: str) -> str:
+    """One entry of gateway.origins, as a browser sends it."""
+    if text in ("*", "null"):
+        return text
+    found = _ORIGIN.fullmatch(text.lower())
+    authority = read_authority(found[2]) if found else None
+    if found is None or authority is None:
+        raise ConfigError(
+            f'gateway.origins: "{text}" is not an origin; write "https://app.example", "http://localhost:3000" or "*"'
+        )
+    scheme = found[1]
+    return f"{scheme}://{found[2].removesuffix(':' + _PORTS[scheme])}"
+
+
+def _is_same(origin: str, host: str) -> bool:
+    """Whether an Origin is of the host that the request is for. `null`, of sandboxed pages and files, never is."""
+    found = _ORIGIN.fullmatch(origin)
+    if found is None:
+        return False
+    ours, theirs = read_authority(host), read_authority(found[2])
+    if ours is None or theirs is None or ours.host != theirs.host:
+        return False
+    default = _PORTS[found[1]]
+    return (ours.port or default) == (theirs.port or default)
+
+
+def _is_local(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    """Whether this machine has the address now: only then can a socket be bound to it."""
+    if address.is_unspecified or address.is_multicast:
+        return False
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.bind((str(address), 0))
+    except OSError:
+        return False
+    return True
