@@ -1,7 +1,7 @@
 """A request's body, read off the connection.
 
-Owns: the size limit, `Expect: 100-continue`, and how long a slow sender is waited for.
-Leaves to others: parsing HTTP (aiohttp), what the body means (binding).
+Owns: the limit on one body and on all of them together, `Expect: 100-continue`, and how slowly a body may come.
+Leaves to others: parsing HTTP (aiohttp), Content-Encoding (decompress), what the body means (binding).
 """
 
 from __future__ import annotations
@@ -10,61 +10,140 @@ import asyncio
 from typing import Final
 
 from aiohttp import hdrs, web
-from aiohttp.web_exceptions import HTTPRequestEntityTooLarge
 from aiohttp.web_protocol import RequestPayloadError
 
-from mesh.errors import BadRequest, TooLarge
+from mesh.errors import BadRequest, Overloaded, TooLarge
+from mesh.gateway.decompress import decompress, read_coding
 
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
+#: How long a body may come at any rate: a client on a bad line has moments without a byte.
+RATE_GRACE_S: Final = 5.0
+
+#: Digits of a Content-Length that is worth reading as a number; 10^18 bytes are too many for everybody.
+_LENGTH_DIGITS: Final = 18
+
 
 class BadBody(BadRequest):
-    """The body's framing or compression is broken, or the client closed before it was complete."""
+    """The body's framing is broken, or the client closed before it was complete."""
 
     code = "bad_body"
 
 
 class SlowBody(BadRequest):
-    """The body did not come within the request's time."""
+    """The body did not come within the request's time, or more slowly than gateway.min_body_rate."""
 
     code = "slow_body"
     status = 408
 
 
-async def read_body(request: web.BaseRequest, most: int, timeout: float) -> bytes:
-    """All of the body.
+class BodiesFull(Overloaded):
+    """The bodies of all requests together are at their limit; nothing was done."""
+
+
+class Request(web.BaseRequest):
+    """A request that knows how many bytes of the common limit its body takes."""
+
+    ATTRS = web.BaseRequest.ATTRS | frozenset(["held"])
+    held = 0
+
+
+class Bodies:
+    """The bodies that this gateway holds in memory.
 
     Args:
-        most: bytes that are accepted; what is announced as larger is refused before it is read.
-        timeout: seconds to wait for it.
-
-    Raises:
-        TooLarge: it is larger than `most`.
-        SlowBody: it did not come in time.
-        BadBody: it cannot be read.
+        most: bytes of one body, as it comes and once decoded.
+        most_together: bytes of all bodies, from their arrival until their request is answered.
+        rate: bytes per second that a body must come with after RATE_GRACE_S, on average.
     """
-    announced = request.headers.get(hdrs.CONTENT_LENGTH)
-    if announced is not None and announced.isdecimal() and int(announced) > most:
-        raise _too_large(most)
-    if hdrs.EXPECT in request.headers and request.headers[hdrs.EXPECT].lower() == "100-continue":
-        transport = request.transport
-        if transport is not None:
-            transport.write(_CONTINUE)
-    try:
-        if request.content.is_eof():
-            return await request.read()
-        async with asyncio.timeout(timeout):
-            return await request.read()
-    except HTTPRequestEntityTooLarge as exc:
-        raise _too_large(most) from exc
-    except TimeoutError as exc:
-        raise SlowBody(f"the body did not come within {timeout:g} s") from exc
-    except (RequestPayloadError, web.PayloadAccessError) as exc:
-        raise BadBody(f"the body cannot be read: {exc}") from exc
 
+    def __init__(self, most: int, most_together: int, rate: int) -> None:
+        self.most = most
+        self.most_together = most_together
+        self.rate = rate
+        #: Bytes of all bodies now.
+        self.held = 0
 
-def _too_large(most: int) -> TooLarge:
-    return TooLarge(
-        f"the body is larger than {most} bytes; gateway.max_body in mesh.toml raises the limit",
-        details={"limit_bytes": most},
-    )
+    def _take(self, request: Request, size: int) -> None:
+        if self.held + size > self.most_together:
+            raise BodiesFull(
+                f"the gateway holds {self.held} bytes of request bodies, and gateway.max_body_total is "
+                f"{self.most_together}; send it again later",
+                details={"retry_after_s": 1},
+            )
+        self.held += size
+        request.held += size
+
+    def release(self, request: Request) -> None:
+        """The request has been answered: its body counts no longer. Harmless when it has none."""
+        self.held -= request.held
+        request.held = 0
+
+    async def read(self, request: Request, timeout: float) -> bytes:
+        """All of the body, decoded. It counts until `release`.
+
+        Args:
+            timeout: seconds to wait for it.
+
+        Raises:
+            TooLarge: it is larger than the limit; what is announced as larger is refused before it is read.
+            BodiesFull: all bodies together are.
+            SlowBody: it did not come in time, or too slowly.
+            BadBody: its framing is broken.
+            BadEncoding, UnsupportedEncoding: it cannot be decoded.
+        """
+        headers = request.headers
+        content = request.content
+        coding = read_coding(headers[hdrs.CONTENT_ENCODING]) if hdrs.CONTENT_ENCODING in headers else ""
+        try:
+            if content.is_eof():
+                # All of it came with the head, as small bodies do.
+                data = content.read_nowait(-1)
+                if len(data) > self.most:
+                    raise self._too_large()
+                self._take(request, len(data))
+            else:
+                data = await self._receive(request, timeout)
+        except (RequestPayloadError, web.PayloadAccessError) as exc:
+            raise BadBody(f"the body cannot be read: {exc}") from exc
+        if coding:
+            packed = len(data)
+            data = await decompress(data, coding, self.most)
+            self._take(request, len(data) - packed)
+        return data
+
+    async def _receive(self, request: Request, timeout: float) -> bytes:
+        announced = request.headers.get(hdrs.CONTENT_LENGTH, "").lstrip("0")
+        if announced.isdecimal() and (len(announced) > _LENGTH_DIGITS or int(announced) > self.most):
+            raise self._too_large()
+        if hdrs.EXPECT in request.headers and request.headers[hdrs.EXPECT].lower() == "100-continue":
+            transport = request.transport
+            if transport is not None:
+                transport.write(_CONTINUE)
+        content = request.content
+        chunks: list[bytes] = []
+        size = 0
+        began_at = asyncio.get_running_loop().time()
+        over_at = began_at + timeout
+        try:
+            async with asyncio.timeout_at(min(over_at, began_at + RATE_GRACE_S)) as limit:
+                while chunk := await content.readany():
+                    size += len(chunk)
+                    if size > self.most:
+                        raise self._too_large()
+                    self._take(request, len(chunk))
+                    chunks.append(chunk)
+                    limit.reschedule(min(over_at, began_at + RATE_GRACE_S + size / self.rate))
+        except TimeoutError as exc:
+            waited = asyncio.get_running_loop().time() - began_at
+            raise SlowBody(
+                f"{size} bytes of the body came within {waited:.1f} s; the request's time is {timeout:g} s, and "
+                f"gateway.min_body_rate {self.rate} bytes per second"
+            ) from exc
+        return b"".join(chunks)
+
+    def _too_large(self) -> TooLarge:
+        return TooLarge(
+            f"the body is larger than {self.most} bytes; gateway.max_body in mesh.toml raises the limit",
+            details={"limit_bytes": self.most},
+        )

@@ -23,7 +23,7 @@ from mesh.config import Settings
 from mesh.errors import Draining, MeshError, MethodNotAllowed, TooLarge, Unavailable, UnknownRoute, UnknownService
 from mesh.gateway.answers import to_reply
 from mesh.gateway.binding import Binding, Call, relocate
-from mesh.gateway.body import SlowBody, read_body
+from mesh.gateway.body import Bodies, BodiesFull, Request, SlowBody
 from mesh.gateway.catalog import Catalog, Target
 from mesh.gateway.connections import Connections
 from mesh.gateway.docs import PAGES, docs_reply
@@ -63,6 +63,10 @@ _PROBED: Final = frozenset({"/livez", "/readyz"})
 #: is the proxy that closes.
 KEEP_ALIVE_S: Final = 75.0
 
+#: How long the rest of a body that nobody wants is read and thrown away, so that the client can read its answer before
+#: the connection closes.
+LINGER_S: Final = 1.0
+
 
 class Gateway:
     """One HTTP front end. `handler` is what a `web.Server` calls; `make_server` makes that."""
@@ -77,7 +81,8 @@ class Gateway:
         self.jobs = Jobs(node.durable, self.catalog)
         self._started_at = node.clock.wall()
         self._timeout_s = settings.gateway.timeout_s
-        self._most = settings.gateway.max_body_bytes
+        limits = settings.gateway
+        self.bodies = Bodies(limits.max_body_bytes, limits.max_body_total_bytes, limits.min_body_rate_bytes)
         self._stats: dict[str, MethodStats] = {}
         self._now = node.clock.now
         self._openapi: tuple[Routes | None, bytes] = (None, b"")
@@ -86,14 +91,14 @@ class Gateway:
         node.recorder.gauge(
             "http_connections_busy", lambda: len(self.connections.busy), "Connections with a request in hand."
         )
+        node.recorder.gauge("http_body_bytes", lambda: self.bodies.held, "Bytes of request bodies held in memory.")
 
     def make_server(self, **options: Any) -> web.Server:
         """The protocol factory for `loop.create_server`. Call it on the running loop."""
         loop = asyncio.get_running_loop()
-        most = self._most
 
-        def make(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
-            return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=most)
+        def make(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> Request:
+            return Request(message, payload, protocol, writer, task, loop)
 
         return web.Server(
             # A Reply has what aiohttp asks of an answer, without being a Response.
@@ -101,13 +106,16 @@ class Gateway:
             request_factory=make,
             # A client that goes away cancels what was done for it, down to the worker's handler.
             handler_cancellation=True,
+            # Bodies decodes, within its limits.
+            auto_decompress=False,
             access_log=None,
             logger=http_logger(self.node.recorder),
             keepalive_timeout=KEEP_ALIVE_S,
+            lingering_time=LINGER_S,
             **options,
         )
 
-    async def handler(self, request: web.BaseRequest) -> Reply | StreamReply:
+    async def handler(self, request: Request) -> Reply | StreamReply:
         """Answer one request, whatever it is. Raises nothing but cancellation."""
         protocol = request.protocol
         busy = self.connections.busy
@@ -134,7 +142,7 @@ class Gateway:
             reply = await self._answer(request, trace, extra)
         except MeshError as exc:
             reply = problem_reply(exc, trace)
-            if isinstance(exc, (TooLarge, SlowBody)):
+            if isinstance(exc, (TooLarge, SlowBody, BodiesFull)):
                 # What is left of the body is not read.
                 reply.keep_alive = False
             reply.extra += extra
@@ -144,13 +152,15 @@ class Gateway:
             reply.extra += extra
         finally:
             busy.discard(protocol)
+            if request.held:
+                self.bodies.release(request)
         if self.health.draining:
             reply.keep_alive = False
         return reply
 
     # --- which address --------------------------------------------------------------------------
 
-    async def _answer(self, request: web.BaseRequest, trace: str, extra: bytes) -> Reply | StreamReply:
+    async def _answer(self, request: Request, trace: str, extra: bytes) -> Reply | StreamReply:
         path, _, query = request.raw_path.partition("?")
         if not path.startswith("/"):
             if path != "*":
@@ -189,7 +199,7 @@ class Gateway:
 
     # --- tasks ----------------------------------------------------------------------------------
 
-    async def _durable(self, request: web.BaseRequest, path: str, query: str) -> Reply:
+    async def _durable(self, request: Request, path: str, query: str) -> Reply:
         verb = request.method
         if path.startswith("/jobs/"):
             return await self.jobs.job(verb, path[6:], query, msgpack=wants_msgpack(request.headers.get(hdrs.ACCEPT)))
@@ -223,9 +233,7 @@ class Gateway:
 
     # --- calls ----------------------------------------------------------------------------------
 
-    async def _rpc(
-        self, request: web.BaseRequest, path: str, query: str, trace: str, extra: bytes
-    ) -> Reply | StreamReply:
+    async def _rpc(self, request: Request, path: str, query: str, trace: str, extra: bytes) -> Reply | StreamReply:
         service, slash, method = path[5:].partition("/")
         if not slash or not method or "/" in method:
             raise UnknownRoute(f"{path}: call a method with POST /rpc/SERVICE/METHOD")
@@ -244,7 +252,7 @@ class Gateway:
 
     async def _call(
         self,
-        request: web.BaseRequest,
+        request: Request,
         to: Route | Target,
         values: list[str] | None,
         query: str,
@@ -289,7 +297,7 @@ class Gateway:
             stats.end(self._now() - began_at, code)
 
     async def _bind(
-        self, request: web.BaseRequest, to: Route | Target, values: list[str] | None, query: str, timeout: float | None
+        self, request: Request, to: Route | Target, values: list[str] | None, query: str, timeout: float | None
     ) -> Call:
         binding = to.binding
         if isinstance(binding, Binding):
@@ -300,16 +308,16 @@ class Gateway:
         body = await self._body(request, timeout)
         return binding.bind(query, body, self._kind(request))
 
-    async def _body(self, request: web.BaseRequest, timeout: float | None) -> bytes:
-        return await read_body(request, self._most, timeout if timeout is not None else self._timeout_s)
+    async def _body(self, request: Request, timeout: float | None) -> bytes:
+        return await self.bodies.read(request, timeout if timeout is not None else self._timeout_s)
 
     @staticmethod
-    def _kind(request: web.BaseRequest) -> Kind:
+    def _kind(request: Request) -> Kind:
         return kind_of(request.headers.get(hdrs.CONTENT_TYPE))
 
     async def _stream(
         self,
-        request: web.BaseRequest,
+        request: Request,
         to: Route | Target,
         body: bytes,
         encoding: int,
@@ -367,7 +375,7 @@ class Gateway:
 
     # --- the gateway's own pages ----------------------------------------------------------------
 
-    async def _page(self, request: web.BaseRequest, path: str, query: str) -> Reply:
+    async def _page(self, request: Request, path: str, query: str) -> Reply:
         if request.method not in _READABLE:
             allow = allow_header({"GET"})
             if request.method == "OPTIONS":
@@ -404,7 +412,7 @@ def _is_verbose(query: str) -> bool:
     return any(part.partition("=")[0] == "verbose" for part in query.split("&"))
 
 
-def _odd_form(request: web.BaseRequest, target: str) -> tuple[str, str]:
+def _odd_form(request: Request, target: str) -> tuple[str, str]:
     """Path and query of a request target that is no path: `http://host/path`, `*`."""
     if target == "*":
         return target, ""

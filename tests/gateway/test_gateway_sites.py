@@ -149,7 +149,7 @@ async def test_loopback_has_many_names(shop: Front, host: str) -> None:
 )
 async def test_a_malformed_host_is_a_400(shop: Front, host: str) -> None:
     """Without a guess at what was meant."""
-    reader, writer = await shop.raw(f"GET /hello/x HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+    reader, _ = await shop.raw(f"GET /hello/x HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
     assert (await reader.read()).startswith(b"HTTP/1.1 400 ")
 
 
