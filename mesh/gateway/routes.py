@@ -178,18 +178,19 @@ class Routes:
         Raises:
             UnknownRoute: nobody declares the path.
             MethodNotAllowed: it is declared for other verbs, which `details["allow"]` lists.
-            BadRequest: a segment is not UTF-8 once decoded.
+            BadRequest: a segment is not UTF-8 once decoded, or a parameter's value is unsafe as a file name.
         """
         parts = _parts(path)
         values: list[str] = []
         route = self._straight(parts, verb, values)
-        if route is not None:
-            return route, values
-        values.clear()
-        route = self._walk(self._root, parts, 0, verb, values)
+        if route is None:
+            values.clear()
+            route = self._walk(self._root, parts, 0, verb, values)
         if route is None and verb == "HEAD":
             route = self._walk(self._root, parts, 0, "GET", values)
         if route is not None:
+            if values and _may_climb(path):
+                _check_values(route, values)
             return route, values
         allowed = self._allowed(self._root, parts, 0)
         if allowed:
@@ -239,7 +240,7 @@ class Routes:
         if at.rests:
             found = at.rests.get(verb)
             if found is not None:
-                values.append(_rest(parts[index:]))
+                values.append("/".join(parts[index:]))
                 return found
         return None
 
@@ -255,12 +256,33 @@ class Routes:
         return allowed
 
 
-def _rest(parts: list[str]) -> str:
-    rest = "/".join(parts)
-    # A handler that joins the rest to a directory must not be led out of it. A segment may hold decoded slashes.
-    if ".." in rest.split("/"):
-        raise BadRequest('a path may not climb: remove ".."', details={"path": "path"})
-    return rest
+def _may_climb(path: str) -> bool:
+    """Whether a raw path holds anything that `_check_values` could refuse; plain ones, nearly all, need no look."""
+    return "%" in path or "/." in path or "//" in path or "\\" in path or path[-1] == "/"
+
+
+def _check_values(route: Route, values: list[str]) -> None:
+    """Refuse values of path parameters that would leave the directory that a handler joins them to.
+
+    A `{name}` is one segment: no slash, also none that was encoded as %2F, and neither `.` nor `..`. A `{rest...}` is
+    segments with single slashes between them, each of them such a one; as a whole it may be empty. Backslashes and NUL
+    are refused in both. Text with such characters belongs in the query or the body.
+
+    Raises:
+        BadRequest: one would.
+    """
+    rest = route.record.path.endswith("...}")
+    for index, value in enumerate(values):
+        steps = value.split("/") if rest and index == len(values) - 1 and value else (value,)
+        if any(step in _CLIMBING or "/" in step or "\\" in step or "\0" in step for step in steps) and value:
+            raise BadRequest(
+                f'path: {value[:80]!a} is not accepted: a segment may not be empty, "." or "..", nor hold a slash, a '
+                "backslash or NUL, also not percent-encoded; send such text in the query",
+                details={"path": "path"},
+            )
+
+
+_CLIMBING: Final = frozenset({"", ".", ".."})
 
 
 def _parts(path: str) -> list[str]:

@@ -67,9 +67,10 @@ def test_head_is_served_by_get_unless_somebody_declares_head() -> None:
 
 
 def test_segments_are_decoded_after_they_are_split() -> None:
-    """An encoded slash stays within its parameter; UTF-8 comes through, also unencoded."""
+    """An encoded slash is no separator; UTF-8 comes through, also unencoded."""
     table = routes("a GET /x/{id}", "a GET /grüße")
-    assert found(table, "GET", "/x/a%2Fb%20c") == ("a /x/{id}", ["a/b c"])
+    assert found(table, "GET", "/x/a%C3%BCb%20c") == ("a /x/{id}", ["aüb c"])
+    assert found(routes("a GET /x/{all...}"), "GET", "/x/a%2Fb/c") == ("a /x/{all...}", ["a/b/c"])
     assert found(table, "GET", "/x/%C3%BC") == ("a /x/{id}", ["ü"])
     assert found(table, "GET", "/gr%C3%BC%C3%9Fe") == ("a /grüße", [])
     assert found(table, "GET", "/x/100%") == ("a /x/{id}", ["100%"])
@@ -82,11 +83,52 @@ def test_a_segment_that_is_not_utf8_is_a_bad_request(path: str) -> None:
         routes("a GET /x/{id}").find("GET", path)
 
 
-@pytest.mark.parametrize("path", ["/f/../etc", "/f/a/%2e%2e/b", "/f/..%2Fetc"])
-def test_a_rest_does_not_climb(path: str) -> None:
-    """No spelling of ".." reaches a handler that may join the rest to a directory."""
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/f/../etc",
+        "/f/a/%2e%2e/b",
+        "/f/..%2Fetc",
+        "/f/%2E./x",
+        "/f//etc/hostname",
+        "/f/%2Fetc/hostname",
+        "/f/%2fetc",
+        "/f/a//b",
+        "/f/a/",
+        "/f/./a",
+        "/f/a/.",
+        "/f/..",
+        "/f/..%5C..%5Cx",
+        "/f/..\\x",
+        "/f/C:%5Cx",
+        "/f/a%00b",
+        "/f/%c0%ae%c0%ae/x",
+        "/f/%e0%80%af",
+    ],
+)
+def test_a_rest_stays_below_its_directory(path: str) -> None:
+    """No spelling of "..", of an absolute path or of another separator reaches a handler that joins it to a directory."""
     with pytest.raises(BadRequest):
         routes("a GET /f/{path...}").find("GET", path)
+
+
+@pytest.mark.parametrize(
+    "path", ["/n/..", "/n/%2e%2e", "/n/.", "/n/a%2Fb", "/n/%2Fetc", "/n/a%5Cb", "/n/a%00", "/n/\\x"]
+)
+def test_a_parameter_is_one_segment(path: str) -> None:
+    """Also once decoded: a handler may use it as a file's name."""
+    for declared in ("a GET /n/{name}", "a GET /n/{name}|b GET /n/{rest...}"):
+        with pytest.raises(BadRequest):
+            routes(*declared.split("|")).find("GET", path)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [("/f/.well-known/x..y/...", ".well-known/x..y/..."), ("/f/%252e%252e/x", "%2e%2e/x"), ("/f/a.b", "a.b")],
+)
+def test_names_with_dots_are_names(path: str, value: str) -> None:
+    """Decoded once, and only whole segments of dots are refused."""
+    assert found(routes("a GET /f/{path...}"), "GET", path) == ("a /f/{path...}", [value])
 
 
 def test_a_rest_may_be_empty_after_its_slash() -> None:
