@@ -10,10 +10,15 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
+
+from mesh.calls.signature import encode_arguments
+from mesh.protocol.messages import JSON, MSGPACK
 
 _NAMED = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.DOTALL)
 _KINDS: dict[type, str] = {
@@ -21,6 +26,7 @@ _KINDS: dict[type, str] = {
     bool: "boolean",
     int: "integer",
     float: "number",
+    Decimal: "number",
     list: "array",
     dict: "object",
 }
@@ -57,6 +63,43 @@ def read(words: Iterable[str], params: Mapping[str, Any] | None = None) -> tuple
     return positional, named
 
 
+def encode(
+    positional: list[Any], named: dict[str, Any], params: Mapping[str, Any] | None, target: str
+) -> tuple[bytes, int]:
+    """The body of a call and its encoding: JSON when a number has more digits than a float, else MessagePack.
+
+    Raises:
+        BadArguments: a value cannot be sent.
+    """
+    if not _is_exact((positional, named)):
+        names = list((params or {}).get("properties", {}))
+        if not named:
+            return _JSON.encode(positional), JSON
+        if len(positional) <= len(names):
+            return _JSON.encode({**dict(zip(names, positional, strict=False)), **named}), JSON
+    return encode_arguments(tuple(positional), named, target), MSGPACK
+
+
+_JSON = msgspec.json.Encoder(decimal_format="number")
+
+
+def exact_number(text: str) -> float | Decimal:
+    """A JSON number with a fraction or an exponent: a float, or a Decimal when a float would lose digits."""
+    number = float(text)
+    return number if Decimal(repr(number)) == Decimal(text) else Decimal(text)
+
+
+def _is_exact(value: Any) -> bool:
+    """Whether MessagePack says all numbers in the value as they were written."""
+    if isinstance(value, dict):
+        return all(map(_is_exact, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_is_exact, value))
+    if isinstance(value, int):
+        return -(2**63) <= value < 2**64
+    return not isinstance(value, Decimal)
+
+
 def value(text: str, schema: Mapping[str, Any] | None = None) -> Any:
     """What one word means; `schema` is the parameter's, None when it is not known."""
     if text.startswith("@@"):
@@ -70,7 +113,7 @@ def value(text: str, schema: Mapping[str, Any] | None = None) -> Any:
 
 def _json_or_text(text: str, schema: Mapping[str, Any] | None) -> Any:
     try:
-        read = json.loads(text)
+        read = json.loads(text, parse_float=exact_number)
     except ValueError:
         return text
     kinds = _kinds(schema)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
+from mesh.calls.answers import decode_any
 from mesh.calls.checks import Duration
-from mesh.calls.signature import encode_arguments
 from mesh.cli import arguments, completion, exits, loop, tracing
 from mesh.cli.output import json_option, note, wants_json, write_json, write_value
 from mesh.cli.tracing import trace_option
@@ -79,12 +79,19 @@ async def _call(
         if everyone:
             return await _scatter(n, target, positional, named, options.timeout)
         # Encoded here, so that a parameter may be called `timeout` or `key`, as an option is.
-        body = encode_arguments(tuple(positional), named, target)
+        body, encoding = arguments.encode(positional, named, record.params if record else None, target)
+        how: dict[str, Any] = {
+            "timeout": options.timeout,
+            "key": options.key,
+            "instance": options.instance,
+            "meta": options.meta,
+        }
         if stream or (record is not None and record.stream):
-            async for item in n.begin_stream(target, body, options):
-                write_json(_plain(item))
+            async for item in n.stream_raw(target, body, encoding, **how):
+                write_json(_plain(decode_any(item.body, item.encoding)))
             return exits.OK
-        answer = await n.begin_call(target, body, options)
+        raw = await n.call_raw(target, body, encoding, **how)
+        answer = decode_any(raw.body, raw.encoding)
     if isinstance(answer, bytes | bytearray | memoryview):
         return _write_binary(bytes(answer), output)
     write_value(_plain(answer))

@@ -55,7 +55,8 @@ async def _defer(target: str, words: tuple[str, ...], options: Options, wait: fl
         record = next((one.tasks[name] for one in n.instances(service) if name in one.tasks), None)
         positional, named = arguments.read(words, record.params if record else None)
         async with loop.awaiting_store(n):
-            job: Job[Any] = await n.durable.defer(target, tuple(positional), named, options)
+            body, _ = arguments.encode(positional, named, record.params if record else None, target)
+            job: Job[Any] = await n.durable.defer_encoded(target, body, options)
         if wait is None:
             if wants_json():
                 write_json({"id": job.id, "task": target})

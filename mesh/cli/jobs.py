@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from datetime import datetime
 from typing import Any
 
@@ -12,7 +13,9 @@ import msgspec
 from mesh.cli import arguments, exits, loop
 from mesh.cli.output import json_option, note, wants_json, write_json, write_value
 from mesh.errors import UnknownJob
+from mesh.protocol.messages import JSON
 from mesh.tasks.contract import JobInfo
+from mesh.tasks.deferring import encoding_of
 
 
 @click.group("jobs")
@@ -63,11 +66,13 @@ async def _cancel(ids: tuple[str, ...]) -> None:
 def plain(info: JobInfo) -> dict[str, Any]:
     """A job as plain values: arguments and answer decoded, nothing that is empty."""
     shown = {name: value for name, value in msgspec.to_builtins(info, builtin_types=(bytes,)).items() if value}
-    for name in ("body", "result"):
-        if name in shown:
-            shown[name] = value_of(shown[name])
+    if "result" in shown:
+        shown["result"] = value_of(shown["result"])
     if "body" in shown:
-        shown["arguments"] = shown.pop("body")
+        body = shown.pop("body")
+        shown["arguments"] = (
+            json.loads(body, parse_float=arguments.exact_number) if encoding_of(body) == JSON else value_of(body)
+        )
     return shown
 
 

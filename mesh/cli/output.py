@@ -36,9 +36,12 @@ def wants_json() -> bool:
     return bool(ctx and ctx.obj and ctx.obj.get("json"))
 
 
+_ENCODER = msgspec.json.Encoder(enc_hook=str, decimal_format="number")
+
+
 def write_json(value: Any) -> None:
     """One line of JSON on stdout, flushed: whoever reads along has it at once."""
-    line = msgspec.json.encode(value, enc_hook=str)
+    line = _ENCODER.encode(value)
     sys.stdout.write(line.decode() + "\n")
     sys.stdout.flush()
 

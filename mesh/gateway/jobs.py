@@ -10,7 +10,6 @@ job is kept. A request that is repeated with the same Idempotency-Key defers not
 from __future__ import annotations
 
 import re
-from base64 import b64decode
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -20,14 +19,15 @@ import msgspec
 
 from mesh.calls.answers import Answer
 from mesh.discovery.record import TaskRecord
-from mesh.errors import BadArguments, DeadlineExceeded, MethodNotAllowed, UnknownJob, UnknownRoute, UnsupportedMedia
+from mesh.errors import BadArguments, DeadlineExceeded, MethodNotAllowed, UnknownJob, UnknownRoute
 from mesh.gateway.answers import json_of
 from mesh.gateway.binding import MOST_PAIRS, unknown_argument
 from mesh.gateway.catalog import Catalog
 from mesh.gateway.convert import convert, converter, is_bytes
-from mesh.gateway.media import JSON_TYPE, MSGPACK_TYPE, Kind
+from mesh.gateway.media import JSON_TYPE, MSGPACK_TYPE, Kind, check_body_kind
 from mesh.gateway.ports import Durable
 from mesh.gateway.reply import Reply
+from mesh.gateway.schema_types import Arguments
 from mesh.protocol.messages import MSGPACK
 from mesh.tasks.contract import OVER, JobInfo
 from mesh.tasks.deferring import Options
@@ -48,6 +48,7 @@ class Jobs:
     def __init__(self, durable: Durable, catalog: Catalog) -> None:
         self._durable = durable
         self._catalog = catalog
+        self._known: dict[str, tuple[TaskRecord, Arguments]] = {}
 
     # --- deferring ----------------------------------------------------------------------------------------
 
@@ -84,10 +85,17 @@ class Jobs:
             if "key" in given:
                 raise BadArguments("query.key: there is an Idempotency-Key, too; send one of them", details=_at("key"))
             given["key"] = _key(idempotency)
-        args, kwargs = _arguments(record, told, body, kind)
-        job = await self._durable.defer(target, args, kwargs, _options(given))
+        arguments = _encoded(record, self._arguments(target, record), told, body, kind)
+        job = await self._durable.defer_encoded(target, arguments, _options(given))
         shown = {"id": job.id, "task": target, "job": f"/jobs/{job.id}"}
         return Reply(_encode_json(shown), JSON_TYPE, 202, f"Location: /jobs/{job.id}\r\n".encode())
+
+    def _arguments(self, target: str, record: TaskRecord) -> Arguments:
+        known = self._known.get(target)
+        # Another release may have brought another record.
+        if known is None or known[0] is not record:
+            known = self._known[target] = (record, Arguments(record.params))
+        return known[1]
 
     # --- jobs ---------------------------------------------------------------------------------------------
 
@@ -201,67 +209,53 @@ def _instant(text: str) -> datetime | float:
     return when
 
 
-def _arguments(
-    record: TaskRecord, told: Mapping[str, str], body: bytes, kind: Kind
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    properties: Mapping[str, Any] = record.params.get("properties", {})
-    if kind == "other" and body:
-        return (), _with_bytes(record, properties, told, body)
+def _encoded(record: TaskRecord, known: Arguments, told: Mapping[str, str], body: bytes, kind: Kind) -> bytes:
+    """The arguments as they are stored: what came, once it is known that a worker can read it.
+
+    Raises:
+        BadArguments: it cannot; `details["path"]` says where.
+        UnsupportedMedia: the body is neither JSON nor what the task takes.
+    """
+    binary = [name for name, schema in record.params.get("properties", {}).items() if is_bytes(schema, record.params)]
+    if body and kind not in ("json", "msgpack"):
+        check_body_kind(kind, binary=len(binary) == 1)
+        return _with_bytes(record, known.names, binary[0], told, body)
     for name in told:
         raise unknown_argument(f"query.{name}", name, OPTIONS)
-    value = _value(body, kind)
-    if isinstance(value, list):
-        return tuple(value), {}
-    if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
-        raise BadArguments(
-            "body: must be an object of named arguments, or an array of positional ones", details={"path": "body"}
-        )
-    for name in value:
-        if name not in properties:
-            raise unknown_argument(f"body.{name}", name, tuple(properties))
-    for name in record.params.get("required", ()):
-        if name not in value:
-            raise BadArguments(f"body.{name}: is missing", details={"path": f"body.{name}"})
-    if kind == "json":
-        for name, given in value.items():
-            if isinstance(given, str) and is_bytes(properties[name], record.params):
-                value[name] = _from_base64(name, given)
-    return (), value
+    if kind == "msgpack":
+        if body and body[0] >> 4 not in (8, 9) and body[0] not in _WIDE:
+            raise _no_arguments()
+        known.check_msgpack(body)
+        return body
+    text = body.strip(b" \t\r\n") or b"{}"
+    if text[:1] not in (b"{", b"["):
+        raise _no_arguments()
+    known.check_json(text)
+    return text
 
 
-def _value(body: bytes, kind: Kind) -> Any:
-    if not body.strip():
-        return {}
-    try:
-        return msgspec.msgpack.decode(body) if kind == "msgpack" else msgspec.json.decode(body)
-    except msgspec.DecodeError as exc:
-        form = "MessagePack" if kind == "msgpack" else "JSON"
-        raise BadArguments(f"body: is not {form} ({exc})", details={"path": "body"}) from exc
+#: The first bytes of the longer arrays and maps of MessagePack.
+_WIDE: Final = frozenset({0xDC, 0xDD, 0xDE, 0xDF})
 
 
-def _from_base64(name: str, text: str) -> bytes:
-    try:
-        return b64decode(text, validate=True)
-    except ValueError:
-        raise BadArguments(f"body.{name}: is not base64", details={"path": f"body.{name}"}) from None
+def _no_arguments() -> BadArguments:
+    return BadArguments(
+        "body: must be an object of named arguments, or an array of positional ones", details={"path": "body"}
+    )
 
 
-def _with_bytes(
-    record: TaskRecord, properties: Mapping[str, Any], told: Mapping[str, str], body: bytes
-) -> dict[str, Any]:
+def _with_bytes(record: TaskRecord, names: tuple[str, ...], blob: str, told: Mapping[str, str], body: bytes) -> bytes:
     """A body that is the one argument of bytes, with the others in the query."""
-    binary = [name for name, schema in properties.items() if is_bytes(schema, record.params)]
-    if len(binary) != 1:
-        raise UnsupportedMedia("the body must be JSON; send it with Content-Type: application/json")
-    found: dict[str, Any] = {binary[0]: body}
+    properties: Mapping[str, Any] = record.params["properties"]
+    found: dict[str, Any] = {blob: body}
     for name, text in told.items():
         if name not in properties or name in found:
-            raise unknown_argument(f"query.{name}", name, (*OPTIONS, *properties))
+            raise unknown_argument(f"query.{name}", name, (*OPTIONS, *names))
         found[name] = convert(text, converter(properties[name], record.params), f"query.{name}")
     for name in record.params.get("required", ()):
         if name not in found:
             raise BadArguments(f"query.{name}: is missing", details=_at(name))
-    return found
+    return _encode_msgpack(found)
 
 
 # --- showing --------------------------------------------------------------------------------------------

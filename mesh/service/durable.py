@@ -35,7 +35,7 @@ from mesh.state.namespace import Namespace
 from mesh.tasks.batch import Batch, Told, chain_jobs, group_jobs, handle
 from mesh.tasks.canvas import Part, compile
 from mesh.tasks.contract import NewTask, Settlement, Tasks, Ticket
-from mesh.tasks.deferring import MAX_KEY, Deferred, Options, arguments, new_task, weight
+from mesh.tasks.deferring import MAX_KEY, Deferred, Options, Target, arguments, check_size, new_task, weight
 from mesh.tasks.gathering import Gathering
 from mesh.tasks.job import Group, Job
 from mesh.telemetry.logs import get_logger
@@ -123,7 +123,21 @@ class Durable:
     def defer(self, task: Any, args: tuple[Any, ...], kwargs: dict[str, Any], how: Options) -> Deferred:
         """See DurableVerbs.defer."""
         target = self._find(task)
-        body = arguments(target, args, kwargs, self._max_bytes - AROUND)
+        return self._defer(target, arguments(target, args, kwargs, self._max_bytes - AROUND), how)
+
+    def defer_encoded(self, task: str, body: bytes, how: Options) -> Deferred:
+        """Defer a task with arguments that are encoded already.
+
+        Args:
+            body: an array or a map, in JSON (without white space in front) or in MessagePack.
+
+        Raises:
+            TooLarge: they are longer than a task's arguments may be.
+        """
+        target = self._find(task)
+        return self._defer(target, check_size(target, body, self._max_bytes - AROUND), how)
+
+    def _defer(self, target: Target, body: bytes, how: Options) -> Deferred:
         row = new_task(target, body, how, self.clock.wall())
         job = handle(self, row, target)
         deferred = Deferred(loop=asyncio.get_running_loop())

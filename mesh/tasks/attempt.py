@@ -23,7 +23,7 @@ from mesh.protocol.messages import MSGPACK, RAW
 from mesh.tasks.canvas import with_prior
 from mesh.tasks.context import TaskContext
 from mesh.tasks.contract import Lease
-from mesh.tasks.deferring import PRIOR_META
+from mesh.tasks.deferring import PRIOR_META, encoding_of
 from mesh.telemetry.metrics import MethodStats
 
 _pack: Final = msgspec.msgpack.Encoder().encode
@@ -114,7 +114,8 @@ def reader(signature: Signature) -> Callable[[Lease], tuple[Any, ...]]:
     decode = signature.decode_args
 
     def read(lease: Lease) -> tuple[Any, ...]:
-        return decode(arguments_of(lease), lease.encoding)
+        body = arguments_of(lease)
+        return decode(body, encoding_of(body))
 
     return read
 
@@ -164,7 +165,9 @@ async def run_offloaded(offload: Offload | None, attempt: Attempt) -> bytes:
         attempt.hold = offload.in_thread(work.run, attempt.values)
         return work.write(await asyncio.wrap_future(attempt.hold))
     assert len(work.reference) == 3
-    attempt.hold = offload.in_process(work.reference, arguments_of(lease), lease.encoding, work.check_result)
+    body = arguments_of(lease)
+    encoding = lease.encoding if lease.topic else encoding_of(body)
+    attempt.hold = offload.in_process(work.reference, body, encoding, work.check_result)
     return as_msgpack(*await offload.unpack(attempt.hold, work.queue))
 
 

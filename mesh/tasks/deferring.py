@@ -18,7 +18,7 @@ from mesh.calls.answers import decode_any
 from mesh.calls.checks import MAX_META, check_meta
 from mesh.calls.signature import encode_arguments
 from mesh.errors import BadArguments, TooLarge
-from mesh.protocol.messages import MSGPACK
+from mesh.protocol.messages import JSON, MSGPACK
 from mesh.tasks.contract import DEFAULT_PRIORITY, PRIORITIES, NewTask
 from mesh.tasks.job import Decode, Job
 from mesh.tasks.options import Duration, due_at, span
@@ -91,15 +91,32 @@ def arguments(target: Target, args: tuple[Any, ...], kwargs: dict[str, Any], max
         BadArguments: they cannot be sent, or are not what the task takes.
         TooLarge: they are longer than `max_bytes`.
     """
-    body = encode_arguments(args, kwargs, target.queue)
+    body = check_size(target, encode_arguments(args, kwargs, target.queue), max_bytes)
+    if target.check is not None:
+        target.check(body, MSGPACK)
+    return body
+
+
+def check_size(target: Target, body: bytes, max_bytes: int) -> bytes:
+    """The body itself. Raises TooLarge: it is longer than `max_bytes`."""
     if len(body) > max_bytes:
         raise TooLarge(
             f"the arguments of {target.queue} are {len(body):,} bytes long, {max_bytes:,} are allowed: "
             "keep them elsewhere and send where"
         )
-    if target.check is not None:
-        target.check(body, MSGPACK)
     return body
+
+
+def encoding_of(body: bytes) -> int:
+    """How the arguments of a task are encoded: JSON when they begin with `{` or `[`, else MessagePack.
+
+    Arguments are an array, a map or nothing. In MessagePack neither begins with these bytes, which are small integers
+    there, so a body tells its encoding and engines need not keep it.
+    """
+    return JSON if body[:1] in _JSON_STARTS else MSGPACK
+
+
+_JSON_STARTS: Final = (b"{", b"[")
 
 
 def new_task(target: Target, body: bytes, options: Options, now: float) -> NewTask:

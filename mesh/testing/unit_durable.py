@@ -16,10 +16,10 @@ from mesh.engines.choose import Engines
 from mesh.engines.collect import Collector, collecting
 from mesh.engines.memory import Memory, MemoryEngine
 from mesh.events.log import NewEvent
-from mesh.protocol.messages import MSGPACK
 from mesh.service.durable import Durable
 from mesh.tasks.batch import Told
 from mesh.tasks.contract import NewTask, Settlement, Ticket
+from mesh.tasks.deferring import encoding_of
 from mesh.telemetry.metrics import Recorder
 from mesh.testing.fakes import taken_apart
 
@@ -87,7 +87,7 @@ class UnitDurable(Durable):
 
     def _record(self, tasks: Sequence[NewTask]) -> None:
         for task in tasks:
-            args, kwargs = taken_apart(task.body, MSGPACK)
+            args, kwargs = taken_apart(task.body, encoding_of(task.body))
             self._deferred.append(
                 DeferredTask(task.queue, args, kwargs, task.key, task.order, task.priority, task.due_at, task)
             )

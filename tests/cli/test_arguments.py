@@ -8,7 +8,9 @@ from typing import Any
 import click
 import pytest
 
+from mesh.cli import arguments
 from mesh.cli.arguments import Span, pairs, read, value
+from mesh.protocol.messages import JSON, MSGPACK
 
 PARAMS = {
     "properties": {
@@ -94,3 +96,18 @@ def test_a_wrong_span_is_refused(text: str):
     """Nothing, and less than nothing, are no spans either."""
     with pytest.raises(click.BadParameter, match="not a span of time"):
         Span().convert(text, None, None)
+
+
+PRICED: dict[str, Any] = {"properties": {"id": {}, "price": {}}}
+
+
+def test_numbers_keep_their_digits() -> None:
+    """A number that a float cannot hold travels as JSON, as it was written; all others as before."""
+    price = "1234567890123456789.01"
+    positional, named = arguments.read([f'{{"price": {price}, "photo": [0.5]}}'])
+    body, encoding = arguments.encode(positional, named, None, "shop.charge")
+    assert (body, encoding) == (b'[{"price":1234567890123456789.01,"photo":[0.5]}]', JSON)
+    positional, named = arguments.read(["x", f"price={price}"], PRICED)
+    assert arguments.encode(positional, named, PRICED, "shop.charge")[0] == b'{"id":"x","price":1234567890123456789.01}'
+    assert arguments.encode([10**30], {}, None, "shop.charge") == (b"[1" + b"0" * 30 + b"]", JSON)
+    assert arguments.encode([0.1], {}, None, "shop.charge")[1] == MSGPACK

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from decimal import Decimal
 from typing import Any
 
 import aiohttp
@@ -14,6 +15,12 @@ import mesh
 from mesh.gateway import app
 from mesh.gateway.server import Gateway
 from mesh.testing import Mesh
+
+
+class Photo(msgspec.Struct):
+    pixels: bytes
+    labels: dict[int, str] = {}
+    price: Decimal = Decimal(0)
 
 
 class Shop(mesh.Service):
@@ -32,6 +39,15 @@ class Shop(mesh.Service):
     async def store(self, image: bytes, name: str = "") -> int:
         Shop.ran.append((image, name))
         return len(image)
+
+    @mesh.task
+    async def keep(self, photos: list[Photo], names: dict[int, str], price: Decimal) -> list[Any]:
+        Shop.ran.append((photos, names, price))
+        return [[photo.pixels for photo in photos], price]
+
+    @mesh.rpc
+    async def kept(self, photos: list[Photo], names: dict[int, str], price: Decimal) -> list[Any]:
+        return await self.keep(photos, names, price)
 
     @mesh.task
     async def wait(self) -> None:
@@ -99,6 +115,56 @@ async def test_bytes_as_the_body_and_as_base64(http: aiohttp.ClientSession) -> N
     _, location, _ = await defer(http, "/tasks/shop/store", json={"image": "/9g=", "name": "dog"})
     assert (await job(http, f"{location}?wait=10s"))["result"] == 2
     assert Shop.ran == [(b"\xff\xd8image", "cat"), (b"\xff\xd8", "dog")]
+
+
+KEPT = (
+    b'{"photos": [{"pixels": "/9g=", "labels": {"7": "cat"}, "price": 1234567890123456789.01}], '
+    b'"names": {"3": "x"}, "price": 1234567890123456789.01}'
+)
+PRICE = Decimal("1234567890123456789.01")
+
+
+@pytest.mark.parametrize("form", ["named", "positional", "msgpack"])
+async def test_arguments_reach_the_task_as_rpc_would_pass_them(http: aiohttp.ClientSession, form: str) -> None:
+    """Keys that are numbers, bytes within a struct, and every digit of a number: the body is passed on unread."""
+    photo = {"pixels": b"\xff\xd8", "labels": {7: "cat"}, "price": str(PRICE)}
+    body, kind = {
+        "named": (KEPT, "application/json"),
+        "positional": (b'[[{"pixels": "/9g=", "labels": {"7": "cat"}, "price": %b}], {"3": "x"}, %b]'
+                       % ((str(PRICE).encode(),) * 2), "application/json"),
+        "msgpack": (msgspec.msgpack.encode([[photo], {3: "x"}, str(PRICE)]), "application/msgpack"),
+    }[form]  # fmt: skip
+    sent = {"data": body, "headers": {"Content-Type": kind}}
+    async with http.post("/rpc/shop/kept", **sent) as answer:
+        assert answer.status == 200, await answer.text()
+    status, location, _ = await defer(http, "/tasks/shop/keep", **sent)
+    assert status == 202
+    assert (await job(http, f"{location}?wait=10s"))["result"] == [["/9g="], str(PRICE)]
+    assert Shop.ran[0] == Shop.ran[1] == ([Photo(b"\xff\xd8", {7: "cat"}, PRICE)], {3: "x"}, PRICE)
+
+
+@pytest.mark.parametrize(
+    ("body", "place"),
+    [
+        (KEPT.replace(b'"/9g="', b"5"), "body.photos[0].pixels"),
+        (KEPT.replace(b'"/9g="', b'"?"'), "body.photos[0].pixels"),
+        (KEPT.replace(b'"x"', b"1"), "body.names[...]"),
+        (KEPT.replace(b'"pixels"', b'"pixel"'), "body.photos[0].pixels"),
+        (b'{"photos": [], "names": {}, "price": "cheap"}', "body.price"),
+        (b'{"photos": [], "names": {}}', "body.price"),
+        (b"[[], {}]", "body"),
+        (b"[" * 1000 + b"]" * 1000, "body.photos"),
+        (b'{"photos": ' + b"[" * 1000 + b"]" * 1000 + b', "names": {}, "price": 1}', "body.photos[...]"),
+    ],
+)
+async def test_what_no_worker_could_read_is_refused_at_once(
+    http: aiohttp.ClientSession, body: bytes, place: str
+) -> None:
+    """A wrong type is a 400 with its place, not a job that ends as undecodable."""
+    status, _, told = await defer(http, "/tasks/shop/keep", data=body, headers={"Content-Type": "application/json"})
+    assert (status, told["code"]) == (400, "bad_arguments")
+    assert told["details"]["path"].partition("[")[0] == place.partition("[")[0]
+    assert Shop.ran == []
 
 
 async def test_the_same_idempotency_key_defers_once(http: aiohttp.ClientSession) -> None:

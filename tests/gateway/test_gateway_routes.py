@@ -107,7 +107,7 @@ def test_a_segment_that_is_not_utf8_is_a_bad_request(path: str) -> None:
     ],
 )
 def test_a_rest_stays_below_its_directory(path: str) -> None:
-    """No spelling of "..", of an absolute path or of another separator reaches a handler that joins it to a directory."""
+    """No spelling of "..", of an absolute path or of a separator reaches a handler that joins it to a directory."""
     with pytest.raises(BadRequest):
         routes("a GET /f/{path...}").find("GET", path)
 
