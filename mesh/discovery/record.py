@@ -25,6 +25,7 @@ class MethodRecord(msgspec.Struct, omit_defaults=True, frozen=True):
         idempotent: may be repeated on another instance when an answer is lost.
         timeout_s: the default deadline of a call to it; None takes the caller's default.
         binary: the answer is `bytes` and travels as it is, without JSON or MessagePack around it.
+        exposed: a gateway calls it for anyone at /rpc.
     """
 
     name: str
@@ -35,6 +36,7 @@ class MethodRecord(msgspec.Struct, omit_defaults=True, frozen=True):
     timeout_s: float | None = None
     binary: bool = False
     doc: str = ""
+    exposed: bool = False
 
 
 class RouteRecord(msgspec.Struct, omit_defaults=True, frozen=True):
@@ -75,6 +77,7 @@ class TaskRecord(msgspec.Struct, omit_defaults=True, frozen=True):
         keep_s: how long a finished job is kept when whoever defers does not say; None takes the deferrer's default.
         priority: of a job that is deferred without one.
         schedules: when the mesh defers it by itself: "0 3 * * * Asia/Tokyo", "every 10s".
+        exposed: a gateway defers it for anyone at /tasks.
     """
 
     name: str
@@ -85,6 +88,7 @@ class TaskRecord(msgspec.Struct, omit_defaults=True, frozen=True):
     keep_s: float | None = None
     priority: int = 5
     schedules: list[str] = []
+    exposed: bool = False
 
 
 class Instance(msgspec.Struct, omit_defaults=True, frozen=True):

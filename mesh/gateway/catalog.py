@@ -11,9 +11,10 @@ wait for it and not to be told 404. Another service that declares the same addre
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, Final, NamedTuple, TypeVar
 
+from mesh.config.settings import RpcMode
 from mesh.discovery.record import Instance, MethodRecord, RouteRecord, TaskRecord
 from mesh.errors import UnknownMethod, UnknownService
 from mesh.gateway.binding import RpcBinding
@@ -25,6 +26,9 @@ _log = get_logger(__name__)
 
 #: Services of the framework's own (mesh.store): nothing of theirs is to be reached over HTTP.
 OWN: Final = "mesh-"
+
+
+R = TypeVar("R", MethodRecord, TaskRecord)
 
 
 class Offer(NamedTuple):
@@ -82,8 +86,13 @@ class Target(NamedTuple):
 class Catalog:
     """The offers of all services that this gateway has ever heard of."""
 
-    def __init__(self, table: Table) -> None:
+    def __init__(self, table: Table, mode: RpcMode = "exposed") -> None:
+        """Args:
+        mode: which methods and tasks are reached by name: those that are exposed, all, or none ("off").
+        """
         self._table = table
+        self._mode = mode
+        self._advised: set[str] = set()
         self.offers: dict[str, Offer] = {}
         #: Grows with every change of an offer; for what is worked out from them.
         self.version = 0
@@ -140,49 +149,75 @@ class Catalog:
                 self._warned.add(conflict)
                 _log.warning("two services declare one route", conflict=str(conflict))
 
+    def methods(self, service: str) -> dict[str, MethodRecord]:
+        """The methods of a service that /rpc reaches."""
+        offer = self.offers.get(service)
+        return {} if offer is None else self._reached(offer.methods)
+
+    def tasks(self, service: str) -> dict[str, TaskRecord]:
+        """The tasks of a service that /tasks reaches."""
+        offer = self.offers.get(service)
+        return {} if offer is None else self._reached(offer.tasks)
+
+    def _reached(self, records: Mapping[str, R]) -> dict[str, R]:
+        if self._mode == "off":
+            return {}
+        return {name: record for name, record in records.items() if record.exposed or self._mode == "all"}
+
     def target(self, service: str, method: str) -> Target:
-        """A method to be called by name.
+        """A method to be called by name. What is not reached is answered as what does not exist.
 
         Raises:
-            UnknownService: no hub has told of it.
-            UnknownMethod: none of its instances has such a method.
+            UnknownService: no service with a method that is reached has this name.
+            UnknownMethod: none of its instances has such a method, or it is not reached.
         """
         name = f"{service}.{method}"
         target = self._targets.get(name)
         if target is None:
-            target = self._targets[name] = self._find(name, service, method)
+            record = self._find("method", service, method, self.methods)
+            target = self._targets[name] = Target(service, method, name, record, RpcBinding(record))
         return target
 
-    def _find(self, name: str, service: str, method: str) -> Target:
-        offer = self.offers.get(service)
-        if offer is None:
-            raise UnknownService(f"no service is called {_quoted(service)}{_nearest(service, self.offers)}")
-        record = offer.methods.get(method)
-        if record is None:
-            raise UnknownMethod(f"{service} has no method {_quoted(method)}{_nearest(method, offer.methods)}")
-        return Target(service, method, name, record, RpcBinding(record))
-
     def task(self, service: str, task: str) -> TaskRecord:
-        """A task to be deferred by name.
+        """A task to be deferred by name; see `target`.
 
         Raises:
-            UnknownService: no hub has told of it.
-            UnknownMethod: none of its instances has such a task.
+            UnknownService, UnknownMethod: as for a method.
         """
+        return self._find("task", service, task, self.tasks)
+
+    def _find(self, kind: str, service: str, name: str, reached: Callable[[str], dict[str, R]]) -> R:
+        known = reached(service)
+        record = known.get(name)
+        if record is not None:
+            return record
+        self._advise(kind, service, name)
+        if not known:
+            others = [each for each in self.offers if reached(each)]
+            raise UnknownService(f"no service is called {_quoted(service)}{_nearest(service, others)}")
+        raise UnknownMethod(f"{service} has no {kind} {_quoted(name)}{_nearest(name, known)}")
+
+    def _advise(self, kind: str, service: str, name: str) -> None:
+        """Tell the operator, once per name, that a name exists and is not exposed. The client is not told."""
         offer = self.offers.get(service)
-        if offer is None:
-            raise UnknownService(f"no service is called {_quoted(service)}{_nearest(service, self.offers)}")
-        record = offer.tasks.get(task)
-        if record is None:
-            raise UnknownMethod(f"{service} has no task {_quoted(task)}{_nearest(task, offer.tasks)}")
-        return record
+        target = f"{service}.{name}"
+        if offer is None or target in self._advised or name not in (offer.methods if kind == "method" else offer.tasks):
+            return
+        self._advised.add(target)
+        decorator = "@rpc(expose=True)" if kind == "method" else "@task(expose=True)"
+        _log.warning(
+            f"a {kind} was asked for that is not exposed",
+            target=target,
+            remedy=f'declare it with {decorator}, or set gateway.rpc = "all" for development',
+            mode=self._mode,
+        )
 
 
 def _quoted(name: str) -> str:
     return f'"{name}"' if len(name) <= 64 else f'"{name[:64]}…"'
 
 
-def _nearest(name: str, known: Mapping[str, Any]) -> str:
+def _nearest(name: str, known: Collection[str]) -> str:
     near = difflib.get_close_matches(name[:64], known, 1)
     if near:
         return f'; did you mean "{near[0]}"?'

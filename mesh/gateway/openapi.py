@@ -10,10 +10,11 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from mesh.discovery.record import MethodRecord
+from mesh.discovery.record import MethodRecord, TaskRecord
 from mesh.gateway.catalog import Catalog
 from mesh.gateway.convert import is_bytes
 from mesh.gateway.media import BINARY_TYPE, JSON_TYPE, NDJSON_TYPE, PROBLEM_TYPE, SSE_TYPE
+from mesh.gateway.openapi_tasks import DEFER_PARAMETERS, DEFERRED, JOB, job_operations
 from mesh.gateway.reply import phrase
 from mesh.gateway.routes import LITERAL, REST, Route, segment_kind, segments, shape
 
@@ -71,7 +72,10 @@ def document(catalog: Catalog, *, title: str, version: str) -> dict[str, Any]:
 class _Document:
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
+        self._has_tasks = any(catalog.tasks(service) for service in catalog.offers)
         self._components: dict[str, Schema] = {"Problem": _PROBLEM}
+        if self._has_tasks:
+            self._components |= {"Job": JOB, "Deferred": DEFERRED}
         self._paths: dict[str, dict[str, Any]] = {}
         # Templates that differ in names only are one path to OpenAPI.
         self._templates: dict[str, str] = {}
@@ -80,14 +84,19 @@ class _Document:
     def make(self, title: str, version: str) -> dict[str, Any]:
         for route in self._catalog.routes.routes:
             self._add_route(route)
+        routed = {route.service for route in self._catalog.routes.routes}
+        tags: list[Schema] = []
         for service, offer in sorted(self._catalog.offers.items()):
-            for name, method in offer.methods.items():
+            before = -1 if service in routed else len(self._ids)
+            for name, method in self._catalog.methods(service).items():
                 self._add_rpc(service, name, method)
-        tags = [
-            {"name": service, "description": offer.doc}
-            for service, offer in sorted(self._catalog.offers.items())
-            if offer.methods
-        ]
+            for name, task in self._catalog.tasks(service).items():
+                self._add_task(service, name, task)
+            if len(self._ids) > before:
+                tags.append({"name": service, "description": offer.doc})
+        if self._has_tasks:
+            tags.append({"name": "jobs", "description": "What became of the tasks that were deferred."})
+            self._paths["/jobs/{id}"] = job_operations("jobs")
         return {
             "openapi": "3.1.0",
             "info": {"title": title, "version": version, "description": "Every service of this mesh, over HTTP."},
@@ -143,7 +152,25 @@ class _Document:
 
     def _add_rpc(self, service: str, name: str, method: MethodRecord) -> None:
         operation = self._operation(service, method, f"rpc.{service}.{name}", 200, "")
-        schemas = self._properties(service, method)
+        self._add_arguments(operation, self._properties(service, method), method)
+        self._paths[f"/rpc/{service}/{name}"] = {"post": operation}
+
+    def _add_task(self, service: str, name: str, task: TaskRecord) -> None:
+        # A task is called as a method that answers with where its job is.
+        method = MethodRecord(name, params=task.params, doc=task.doc)
+        operation = self._operation(service, method, f"tasks.{service}.{name}", 202, "")
+        operation["responses"]["202"] = {
+            "description": "The task is durable. x-mesh-result is the schema of the result that its job will have.",
+            "headers": {"Location": {"description": "The job's address.", "schema": {"type": "string"}}},
+            "content": {JSON_TYPE: {"schema": {"$ref": _COMPONENT + "Deferred"}}},
+            "x-mesh-result": self._moved(service, task.returns, task.returns),
+        }
+        self._add_arguments(operation, self._properties(service, method), method)
+        operation["parameters"] = [*DEFER_PARAMETERS, *operation["parameters"][:-1]]
+        self._paths[f"/tasks/{service}/{name}"] = {"post": operation}
+
+    def _add_arguments(self, operation: Schema, schemas: dict[str, Schema], method: MethodRecord) -> None:
+        """The body with the arguments by name or by position, or with the one argument of bytes."""
         needed = [each for each in method.params.get("required", ()) if each in schemas]
         named: Schema = {"type": "object", "properties": schemas, "additionalProperties": False}
         if needed:
@@ -167,7 +194,6 @@ class _Document:
         operation["parameters"] = [*parameters, _TIMEOUT_PARAMETER]
         operation["requestBody"] = {"required": bool(needed), "content": content}
         self._fail(operation, _BODY_FAILURES)
-        self._paths[f"/rpc/{service}/{name}"] = {"post": operation}
 
     def _operation(self, service: str, method: MethodRecord, name: str, status: int, produces: str) -> Schema:
         identifier, number = name, 2

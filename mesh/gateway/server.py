@@ -74,7 +74,7 @@ class Gateway:
     def __init__(self, node: Node, settings: Settings) -> None:
         self.node = node
         self.settings = settings
-        self.catalog = Catalog(node.table)
+        self.catalog = Catalog(node.table, settings.gateway.rpc)
         self.health = Health(node.agent, settings.mesh.run_dir)
         self.connections = Connections()
         self.sites = Sites(settings)

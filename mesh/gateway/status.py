@@ -48,7 +48,7 @@ def status(node: Node, catalog: Catalog, health: Health, *, mesh: str, host: str
             {
                 "name": service,
                 "doc": offer.doc if (offer := catalog.offers.get(service)) else "",
-                "methods": sorted(offer.methods) if offer else [],
+                "methods": sorted(catalog.methods(service)),
                 "routes": by_service.get(service, []),
                 "instances": [_instance(each) for each in node.table.instances(service)],
             }

@@ -52,6 +52,7 @@ class RpcMark(msgspec.Struct, frozen=True):
     queue: int = 0
     offload: Offload = ""
     check_result: bool | None = None
+    expose: bool | None = None
 
 
 class RouteMark(msgspec.Struct, frozen=True):
@@ -126,6 +127,7 @@ def rpc(
     queue: int | None = None,
     offload: Offload = "",
     check_result: bool | None = None,
+    expose: bool | None = None,
 ) -> Callable[[F], F]: ...
 def rpc(
     function: F | None = None,
@@ -137,6 +139,7 @@ def rpc(
     queue: int | None = None,
     offload: Offload = "",
     check_result: bool | None = None,
+    expose: bool | None = None,
 ) -> F | Callable[[F], F]:
     """Let a method be called from other processes. An `async def` is a call, with `yield` in it a stream.
 
@@ -148,6 +151,8 @@ def rpc(
         offload: run a plain `def` in a "thread" or a "process" while the loop goes on.
         check_result: whether an answer (of a stream: an item) that is not what the annotation promises is refused, as
             `bad_result`; None takes `calls.check_results`.
+        expose: let anyone who reaches a gateway call it at POST /rpc/{service}/{method}. None takes the service's
+            `expose`, which is False unless its class says otherwise. A route reaches its method anyway.
 
     Raises:
         BadDeclaration: an option is not one of these.
@@ -167,6 +172,7 @@ def rpc(
         queue=(DEFAULT_QUEUE if queue is None else queue) if concurrency else 0,
         offload=offload,
         check_result=check_result,
+        expose=read_expose("@rpc", expose),
     )
 
     def decorate(target: F) -> F:
@@ -177,6 +183,13 @@ def rpc(
         return target
 
     return decorate if function is None else decorate(function)
+
+
+def read_expose(what: str, expose: bool | None) -> bool | None:
+    """The option itself. Raises BadDeclaration: it is not one of True, False and None."""
+    if expose is not None and type(expose) is not bool:
+        raise BadDeclaration(f"{what}: expose is True, False or None, not {expose!r}")
+    return expose
 
 
 class _Http:

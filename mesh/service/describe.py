@@ -173,14 +173,14 @@ def record(
         pid=pid,
         endpoint=endpoint,
         events=events,
-        methods={member.name: _method_record(member, signature) for member, signature in called},
+        methods={member.name: _method_record(cls, member, signature) for member, signature in called},
         routes=[_route_record(mark, member, signature) for member, signature in called for mark in member.marks.routes],
         subscriptions=[
             Subscription(topic=mark.topic, method=member.name, to=mark.to)
             for member, mark in heard
             if mark.durable is None
         ],
-        tasks={member.name: _task_record(member, signature) for member, signature in known if member.task is not None},
+        tasks={each.member.name: _task_record(cls, *each) for each in known if each.member.task is not None},
         durable=[
             Subscription(topic=mark.topic, method=member.name) for member, mark in heard if mark.durable is not None
         ],
@@ -190,7 +190,7 @@ def record(
     )
 
 
-def _method_record(member: Member, signature: Signature) -> MethodRecord:
+def _method_record(cls: type[Service], member: Member, signature: Signature) -> MethodRecord:
     rpc = member.rpc
     assert rpc is not None
     return MethodRecord(
@@ -202,10 +202,11 @@ def _method_record(member: Member, signature: Signature) -> MethodRecord:
         timeout_s=rpc.timeout_s,
         binary=signature.binary,
         doc=_doc(member.function),
+        exposed=cls.expose if rpc.expose is None else rpc.expose,
     )
 
 
-def _task_record(member: Member, signature: Signature) -> TaskRecord:
+def _task_record(cls: type[Service], member: Member, signature: Signature) -> TaskRecord:
     task = member.task
     assert task is not None
     return TaskRecord(
@@ -217,6 +218,7 @@ def _task_record(member: Member, signature: Signature) -> TaskRecord:
         keep_s=task.keep_s,
         priority=task.priority,
         schedules=[mark.plan.text for mark in member.marks.schedules],
+        exposed=cls.expose if task.expose is None else task.expose,
     )
 
 

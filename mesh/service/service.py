@@ -92,6 +92,8 @@ class Service(DurableVerbs):
         needs: services that must be there before this one is ready.
         concurrency: how many calls may run at once in one worker; None takes the configured number.
         queue: how many more may wait; None takes the configured number.
+        expose: let anyone who reaches a gateway call its methods and defer its tasks, unless `@rpc(expose=False)` or
+            `@task(expose=False)` says otherwise; routes are reached anyway.
         config: the values under `[services.<name>.config]` of mesh.toml, over those that the class gives.
         log: a logger that names the service in every line.
         node: the node of the worker that runs it.
@@ -103,6 +105,7 @@ class Service(DurableVerbs):
     needs: ClassVar[Sequence[str]] = ()
     concurrency: ClassVar[int | None] = None
     queue: ClassVar[int | None] = None
+    expose: ClassVar[bool] = False
 
     #: Given by the worker before `started`.
     config: Mapping[str, Any] = {}
@@ -322,6 +325,8 @@ def _check_attributes(cls: type[Service]) -> None:
         raise BadDeclaration(f"{where}: needs itself, so that it would never be ready")
     if not all(isinstance(part, str) for pair in cls.meta.items() for part in pair):
         raise BadDeclaration(f"{where}: meta maps text to text")
+    if type(cls.expose) is not bool:
+        raise BadDeclaration(f"{where}: expose {cls.expose!r} is neither True nor False")
     for limit, least in (("concurrency", 1), ("queue", 0)):
         value = getattr(cls, limit)
         if value is not None and (type(value) is not int or value < least):

@@ -13,7 +13,7 @@ from mesh.calls.declared import BadDeclaration
 from mesh.calls.method import Offload
 from mesh.schedules.contract import Missed
 from mesh.schedules.plan import Cron
-from mesh.service.decorators import marks_on, schedule
+from mesh.service.decorators import marks_on, read_expose, schedule
 from mesh.tasks.contract import DEFAULT_PRIORITY
 from mesh.tasks.options import (
     DEFAULT_BACKOFF,
@@ -47,6 +47,7 @@ def task(
     fatal: Fatal = (),
     offload: Offload = "",
     check_result: bool | None = None,
+    expose: bool | None = None,
 ) -> Callable[[F], F]: ...
 def task(
     function: F | None = None,
@@ -65,6 +66,7 @@ def task(
     fatal: Fatal = (),
     offload: Offload = "",
     check_result: bool | None = None,
+    expose: bool | None = None,
 ) -> F | Callable[[F], F]:
     """Let a method be deferred: it runs later, surely, in some instance of its service. It may stand with `@rpc`.
 
@@ -89,6 +91,8 @@ def task(
             timeout or a cancellation ends the attempt, not the computation.
         check_result: whether an answer that is not what the annotation promises is refused; None takes
             `calls.check_results`.
+        expose: let anyone who reaches a gateway defer it with POST /tasks/{service}/{task}. None takes the service's
+            `expose`, which is False unless its class says otherwise.
 
     Raises:
         BadDeclaration: an option is not one of these.
@@ -109,7 +113,7 @@ def task(
     if offload not in ("", "thread", "process"):
         raise BadDeclaration(f'@task: offload is "thread" or "process", not {offload!r}')
     keep_s = None if keep is None else read_seconds("@task: keep", keep)
-    mark = TaskMark(attempts, keep_s, priority, offload, check_result)
+    mark = TaskMark(attempts, keep_s, priority, offload, check_result, read_expose("@task", expose))
 
     def decorate(target: F) -> F:
         marks = marks_on(target, "@task")

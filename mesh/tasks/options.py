@@ -83,6 +83,7 @@ class TaskMark(msgspec.Struct, frozen=True):
         keep_s: how long a finished job is kept when its `defer` does not say; None takes the configured time.
         priority: of a job when its `defer` does not say.
         check_result: whether the answer must be what the annotation promises; None takes the configured rule.
+        expose: whether a gateway defers it for anyone; None takes the service's.
     """
 
     attempts: Attempts = Attempts()
@@ -90,6 +91,7 @@ class TaskMark(msgspec.Struct, frozen=True):
     priority: int = DEFAULT_PRIORITY
     offload: Offload = ""
     check_result: bool | None = None
+    expose: bool | None = None
 
 
 def read_attempts(

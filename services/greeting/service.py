@@ -16,6 +16,8 @@ class Greeting(mesh.Service):
 
     name = "greeting"
     version = "1.0"
+    # Also at POST /rpc/greeting/hello and /rpc/greeting/count. Without it, gateways reach only what has a route.
+    expose = True
 
     # Saying hello twice does no harm: when a worker dies before it has answered, another one is asked.
     @http.get("/hello/{name}")

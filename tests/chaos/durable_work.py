@@ -13,7 +13,7 @@ class Ledger(mesh.Service):
     """Each entry is written once, with the acknowledgement of its task; an event tells, and is counted."""
 
     # Few: so that work waits in the store, too, when something dies.
-    @mesh.task(slots=16, backoff="50ms..1s", keep="1d")
+    @mesh.task(slots=16, backoff="50ms..1s", keep="1d", expose=True)
     async def book(self, entry: str) -> None:
         task = mesh.current_task()
         assert task is not None

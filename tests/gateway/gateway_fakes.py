@@ -28,7 +28,7 @@ def record_of(name: str, function: Callable[..., Any], **declared: Any) -> Metho
         stream=signature.stream,
         binary=signature.binary,
         doc=function.__doc__ or "",
-        **declared,
+        **{"exposed": True, **declared},
     )
 
 

@@ -27,6 +27,7 @@ class Shop(mesh.Service):
     """Sells things."""
 
     name = "shop"
+    expose = True
     ran: list[Any] = []
     gate: asyncio.Event
 

@@ -25,6 +25,7 @@ class Greeting(Service):
     """Says hello."""
 
     name = "greeting"
+    expose = True
 
     @http.get("/hello/{name}")
     @rpc

@@ -23,6 +23,7 @@ class Shared(mesh.Service):
     """On every host: says which one answered."""
 
     name = "shared"
+    expose = True
 
     @mesh.rpc
     async def where(self, wait_s: float = 0.0) -> str:
@@ -56,12 +57,14 @@ class Lonely(Shared):
     """On one host only."""
 
     name = "lonely"
+    expose = True
 
 
 class Narrow(mesh.Service):
     """On every host, and each instance does one thing at a time."""
 
     name = "narrow"
+    expose = True
     concurrency = 1
 
     @mesh.rpc
@@ -74,6 +77,7 @@ class Chores(mesh.Service):
     """Tasks and durable events, on every host; the store is on one."""
 
     name = "chores"
+    expose = True
 
     @mesh.task
     async def chore(self, n: int) -> str:

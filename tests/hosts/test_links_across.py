@@ -64,7 +64,8 @@ def test_a_gateway_asks_its_own_host_first(site: Site):
 
     def get(service: str) -> str:
         url = f"http://127.0.0.1:8080/rpc/{service}/where"
-        code = f"import urllib.request as r; print(r.urlopen({url!r}, b'{{}}').read().decode())"
+        asked = f"r.Request({url!r}, b'{{}}', {{'Content-Type': 'application/json'}})"
+        code = f"import urllib.request as r; print(r.urlopen({asked}).read().decode())"
         return site.hosts["a"].run(sys.executable, "-c", code).stdout.strip()
 
     try:

@@ -399,7 +399,7 @@ function draw() {
   $("index").replaceChildren(...index);
   $("main").replaceChildren(
     el("h1", {}, spec.info.title),
-    el("p", { class: "quiet" }, `${(spec.tags || []).length} services, ${shown.length} operations. Every method also answers POST /rpc/{service}/{method}.`),
+    el("p", { class: "quiet" }, `${(spec.tags || []).length} services, ${shown.length} operations.`),
     ...(sections.length ? sections : [empty]),
   );
   open();
