@@ -12,7 +12,7 @@ from typing import Final
 from aiohttp import hdrs, web
 from aiohttp.web_protocol import RequestPayloadError
 
-from mesh.errors import BadRequest, Overloaded, TooLarge
+from mesh.errors import BadRequest, MeshError, Overloaded, TooLarge
 from mesh.gateway.decompress import decompress, read_coding
 
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -42,10 +42,20 @@ class BodiesFull(Overloaded):
 
 
 class Request(web.BaseRequest):
-    """A request that knows how many bytes of the common limit its body takes."""
+    """A request, and what is noted of it on its way.
 
-    ATTRS = web.BaseRequest.ATTRS | frozenset(["held"])
+    Attributes:
+        held: bytes that its body takes of the limit on all bodies.
+        body_bytes: length of its body, as it came.
+        target: "service.method" that it was for; "" for the gateway's own pages.
+        failure: what a stream ended with after its head was sent.
+    """
+
+    ATTRS = web.BaseRequest.ATTRS | frozenset(["body_bytes", "failure", "held", "target"])
     held = 0
+    body_bytes = 0
+    target = ""
+    failure: MeshError | None = None
 
 
 class Bodies:
@@ -106,6 +116,7 @@ class Bodies:
                 data = await self._receive(request, timeout)
         except (RequestPayloadError, web.PayloadAccessError) as exc:
             raise BadBody(f"the body cannot be read: {exc}") from exc
+        request.body_bytes = len(data)
         if coding:
             packed = len(data)
             data = await decompress(data, coding, self.most)

@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl, quote, unquote
 
 import msgspec
 
@@ -45,7 +45,8 @@ _ID: Final = re.compile(r"[\x21-\x7e]{1,128}")
 class Jobs:
     """What the gateway does with tasks and jobs."""
 
-    def __init__(self, durable: Durable, catalog: Catalog) -> None:
+    def __init__(self, durable: Durable, catalog: Catalog, *, debug: bool = False) -> None:
+        self._debug = debug
         self._durable = durable
         self._catalog = catalog
         self._known: dict[str, tuple[TaskRecord, Arguments]] = {}
@@ -88,7 +89,7 @@ class Jobs:
         arguments = _encoded(record, self._arguments(target, record), told, body, kind)
         job = await self._durable.defer_encoded(target, arguments, _options(given))
         shown = {"id": job.id, "task": target, "job": f"/jobs/{job.id}"}
-        return Reply(_encode_json(shown), JSON_TYPE, 202, f"Location: /jobs/{job.id}\r\n".encode())
+        return Reply(_encode_json(shown), JSON_TYPE, 202, f"Location: /jobs/{quote(job.id, safe='')}\r\n".encode())
 
     def _arguments(self, target: str, record: TaskRecord) -> Arguments:
         known = self._known.get(target)
@@ -109,7 +110,7 @@ class Jobs:
         if not _ID.fullmatch(id) or "/" in id:
             raise UnknownRoute(f"/jobs/{path[:100]}: a job is at /jobs/ID")
         if verb == "DELETE":
-            return _shown(await self._durable.tasks.cancel(id, timeout_s=self._durable.timeout_s), msgpack)
+            return self._shown(await self._durable.tasks.cancel(id, timeout_s=self._durable.timeout_s), msgpack)
         if verb not in ("GET", "HEAD"):
             allow = "DELETE, GET, HEAD, OPTIONS"
             if verb == "OPTIONS":
@@ -119,7 +120,16 @@ class Jobs:
         wait_s = span("job", "wait", told.pop("wait"), zero=True) if "wait" in told else 0.0
         for name in told:
             raise unknown_argument(f"query.{name}", name, ("wait",))
-        return _shown(await self._look(id, min(wait_s, LONGEST_WAIT_S)), msgpack)
+        return self._shown(await self._look(id, min(wait_s, LONGEST_WAIT_S)), msgpack)
+
+    def _shown(self, info: JobInfo, msgpack: bool) -> Reply:
+        shown = show(info, debug=self._debug)
+        result = info.result if info.status == "done" and info.result else None
+        if msgpack:
+            shown["result"] = msgspec.Raw(result) if result is not None else None
+            return Reply(_encode_msgpack(shown), MSGPACK_TYPE)
+        shown["result"] = msgspec.Raw(json_of(Answer(result, MSGPACK))) if result is not None else None
+        return Reply(_encode_json(shown), JSON_TYPE)
 
     async def _look(self, id: str, wait_s: float) -> JobInfo:
         tasks = self._durable.tasks
@@ -261,18 +271,22 @@ def _with_bytes(record: TaskRecord, names: tuple[str, ...], blob: str, told: Map
 # --- showing --------------------------------------------------------------------------------------------
 
 
-def _shown(info: JobInfo, msgpack: bool) -> Reply:
-    shown = show(info)
-    result = info.result if info.status == "done" and info.result else None
-    if msgpack:
-        shown["result"] = msgspec.Raw(result) if result is not None else None
-        return Reply(_encode_msgpack(shown), MSGPACK_TYPE)
-    shown["result"] = msgspec.Raw(json_of(Answer(result, MSGPACK))) if result is not None else None
-    return Reply(_encode_json(shown), JSON_TYPE)
+#: What the public reads of why a job is not done; the error's own text is in the log, and in `mesh jobs show`.
+_PUBLIC_REASONS: Final = {
+    "failed": "the task failed",
+    "undecodable": "its arguments cannot be read",
+    "unknown": "no worker knows the task",
+    "lost": "workers died while they ran it",
+    "upstream": "an earlier step failed",
+}
 
 
-def show(info: JobInfo) -> dict[str, Any]:
-    """A job as plain values, without its answer. Its arguments are nobody's business but the worker's."""
+def show(info: JobInfo, *, debug: bool = False) -> dict[str, Any]:
+    """A job as plain values, without its answer and its arguments.
+
+    Args:
+        debug: with the text of its error and the worker that runs it.
+    """
     shown: dict[str, Any] = {
         "id": info.id,
         "task": info.queue,
@@ -281,7 +295,9 @@ def show(info: JobInfo) -> dict[str, Any]:
         "priority": info.priority,
         "created_at": _time(info.created_at),
     }
-    said = {"key": info.key, "order": info.order, "worker": info.worker, "topic": info.topic}
+    said = {"key": info.key, "order": info.order}
+    if debug:
+        said |= {"worker": info.worker, "topic": info.topic}
     shown |= {name: text for name, text in said.items() if text}
     if info.status not in OVER and info.due_at:
         shown["due_at"] = _time(info.due_at)
@@ -294,7 +310,8 @@ def show(info: JobInfo) -> dict[str, Any]:
     if info.ends_at:
         shown["kept_until"] = _time(info.ends_at)
     if info.error or info.reason:
-        shown["error"] = {"reason": info.reason, "message": info.error}
+        message = info.error if debug else _PUBLIC_REASONS.get(info.reason, "the task failed")
+        shown["error"] = {"reason": info.reason, "message": message}
     return shown
 
 

@@ -1,17 +1,19 @@
 """Errors as `application/problem+json` (RFC 9457).
 
-Owns: the members of a problem, Retry-After and Allow. Pure.
-Leaves to others: the tree of errors with codes and statuses (mesh.errors), logging what nobody foresaw (server).
+Owns: the members of a problem, what of an error the public may read, Retry-After and Allow. Pure.
+Leaves to others: the tree of errors with codes and statuses (mesh.errors), logging what is not shown (request_log).
 """
 
 from __future__ import annotations
 
 import math
+import re
 from typing import Any, Final
 
 import msgspec
 
-from mesh.errors import MeshError
+from mesh.errors import Forbidden, MeshError, RemoteError, TryLater, Uncertain
+from mesh.gateway.decompress import READ, UnsupportedEncoding
 from mesh.gateway.media import PROBLEM_TYPE
 from mesh.gateway.reply import Reply, phrase
 
@@ -21,6 +23,23 @@ _encode: Final = msgspec.json.Encoder().encode
 RETRY_AFTER_S: Final = 1
 
 _WAIT: Final = frozenset({429, 503})
+_METHODS: Final = re.compile(r"[A-Z, ]{0,200}")
+
+#: What the public reads instead of an error's own text, by code. That text may name hosts, instances and addresses.
+_PUBLIC: Final = {
+    "unavailable": "the service cannot be reached now; send the request again later",
+    "overloaded": "there is as much work as is accepted; send the request again later",
+    "draining": "the server is restarting; send the request again later",
+    "try_later": "nothing was done; send the request again later",
+    "unwritable": "nothing can be stored now; send the request again later",
+    "lock_taken": "another request holds what this one needs; send it again later",
+    "link_lost": "the answer was lost; the request may have been carried out",
+    "uncertain": "the answer was lost; the request may have been carried out",
+    "deadline_exceeded": "there was no answer in time; the request may have been carried out",
+    "cancelled": "the request was cancelled; it may have been carried out in part",
+    "forbidden": "the gateway may not call this",
+}
+_FAILED: Final = "the request failed; the server's log has the reason under the trace id"
 
 
 class Unforeseen(MeshError):
@@ -30,52 +49,86 @@ class Unforeseen(MeshError):
     status = 500
 
     def __init__(self) -> None:
-        super().__init__("the gateway failed to answer; its log tells why")
+        super().__init__(_FAILED)
 
 
-def problem(error: MeshError, trace: str | None = None) -> dict[str, Any]:
-    """The members of the problem.
+def is_hidden(error: MeshError) -> bool:
+    """Whether the error's text is for the operator only.
+
+    It is when nobody wrote it for a client: an unexpected exception's, whatever its status became, and the framework's
+    own about instances and links. A service's own error with a code and a status other than 500 was declared for
+    clients, and so was everything that is the client's own mistake.
+    """
+    if isinstance(error, (TryLater, Uncertain, Forbidden)):
+        return True
+    status = error.status
+    return status >= 500 and (status == 500 or not isinstance(error, RemoteError) or error.code == "handler_error")
+
+
+def public_text(error: MeshError) -> str:
+    """The sentence that a client reads when the error's own is hidden."""
+    return _PUBLIC.get(error.code, _FAILED)
+
+
+class Problems:
+    """Makes problems of errors.
 
     Args:
-        trace: the traceparent of the request; its trace id finds the request in logs.
+        debug: show the text of every error, for development.
     """
-    members: dict[str, Any] = {
-        "type": "about:blank",
-        "title": phrase(error.status),
-        "status": error.status,
-        "detail": error.message,
-        "code": error.code,
-        "retryable": error.retryable,
-    }
-    if error.type_name != type(error).__name__:
-        # A handler's own exception, known here by name only.
-        members["exception"] = error.type_name
-    if error.details:
-        members["details"] = error.details
-    if trace is not None:
-        members["trace_id"] = trace[3:35]
-    return members
 
+    def __init__(self, *, debug: bool = False) -> None:
+        self.debug = debug
 
-def problem_json(error: MeshError, trace: str | None = None) -> bytes:
-    """The problem as JSON. Details that JSON cannot hold are left out."""
-    members = problem(error, trace)
-    try:
-        return _encode(members)
-    except (TypeError, ValueError):
-        members.pop("details", None)
-        members["detail"] = str(members["detail"]).encode("utf-8", "replace").decode()
-        return _encode(members)
+    def members(self, error: MeshError, trace: str | None = None) -> dict[str, Any]:
+        """The members of the problem.
 
+        Args:
+            trace: the traceparent of the request; its trace id finds the request in logs.
+        """
+        status = error.status if 400 <= error.status <= 599 else 500
+        hidden = not self.debug and is_hidden(error)
+        members: dict[str, Any] = {
+            "type": "about:blank",
+            "title": phrase(status),
+            "status": status,
+            "detail": public_text(error) if hidden else error.message,
+            "code": error.code,
+            "retryable": error.retryable,
+        }
+        if not hidden:
+            if error.type_name != type(error).__name__:
+                # A handler's own exception, known here by name only.
+                members["exception"] = error.type_name
+            if error.details:
+                members["details"] = error.details
+        if trace is not None:
+            members["trace_id"] = trace[3:35]
+        return members
 
-def problem_reply(error: MeshError, trace: str | None = None) -> Reply:
-    """The HTTP answer for an error."""
-    extra = b""
-    if error.status in _WAIT:
-        extra = b"Retry-After: %d\r\n" % _retry_after(error)
-    elif error.status == 405:
-        extra = f"Allow: {error.details.get('allow', '')}\r\n".encode("latin-1", "replace")
-    return Reply(problem_json(error, trace), PROBLEM_TYPE, error.status, extra)
+    def json(self, error: MeshError, trace: str | None = None) -> bytes:
+        """The problem as JSON. Details that JSON cannot hold are left out."""
+        members = self.members(error, trace)
+        try:
+            return _encode(members)
+        except (TypeError, ValueError, RecursionError):
+            members.pop("details", None)
+            members["detail"] = str(members["detail"]).encode("utf-8", "replace").decode()
+            return _encode(members)
+
+    def reply(self, error: MeshError, trace: str | None = None) -> Reply:
+        """The HTTP answer for an error."""
+        extra = b""
+        if error.status in _WAIT:
+            extra = b"Retry-After: %d\r\n" % _retry_after(error)
+        elif error.status == 405:
+            # A worker may have sent the error: nothing but names of methods reaches the head.
+            allow = str(error.details.get("allow", ""))
+            extra = f"Allow: {allow}\r\n".encode() if _METHODS.fullmatch(allow) else b""
+        elif isinstance(error, UnsupportedEncoding):
+            extra = f"Accept-Encoding: {READ}\r\n".encode()
+        status = error.status if 400 <= error.status <= 599 else 500
+        return Reply(self.json(error, trace), PROBLEM_TYPE, status, extra)
 
 
 def _retry_after(error: MeshError) -> int:

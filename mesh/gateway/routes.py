@@ -10,6 +10,7 @@ one may have it. A path that matches only for other verbs is a 405.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -48,8 +49,9 @@ class Route:
         self.target = f"{service}.{record.method}"
         self.record = record
         self.method = method
-        self.status = record.status
-        self.produces = record.produces
+        # Both go into the head of an answer, and the record came from a worker.
+        self.status = record.status if 200 <= record.status <= 299 else 200
+        self.produces = record.produces if _MEDIA_TYPE.fullmatch(record.produces) else ""
         self.binding = Binding(record, method)
         # A GET promises to change nothing, so it may be repeated elsewhere when an answer is lost.
         self.idempotent = True if record.verb == "GET" else None
@@ -75,6 +77,8 @@ class Conflict:
             f"give one of them another path"
         )
 
+
+_MEDIA_TYPE: Final = re.compile(r"[\w.+-]+/[\w.+-]+(?:[ \t]*;[ -~]+)?", re.ASCII)
 
 LITERAL: Final = 0
 PARAMETER: Final = 1

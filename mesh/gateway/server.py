@@ -16,15 +16,27 @@ from typing import Any, Final, cast
 from urllib.parse import unquote
 
 import msgspec
-from aiohttp import hdrs, web
+from aiohttp import hdrs
+from aiohttp.http import HttpVersion10, HttpVersion11
 from multidict import istr
 
 from mesh.config import Settings
-from mesh.errors import Draining, MeshError, MethodNotAllowed, TooLarge, Unavailable, UnknownRoute, UnknownService
+from mesh.errors import (
+    BadArguments,
+    Draining,
+    MeshError,
+    MethodNotAllowed,
+    TooLarge,
+    Unavailable,
+    UnknownRoute,
+    UnknownService,
+)
+from mesh.gateway.admission import Server, UnsupportedVersion, as_connection
 from mesh.gateway.answers import to_reply
 from mesh.gateway.binding import Binding, Call, relocate
 from mesh.gateway.body import Bodies, BodiesFull, Request, SlowBody
 from mesh.gateway.catalog import Catalog, Target
+from mesh.gateway.clients import Clients
 from mesh.gateway.connections import Connections
 from mesh.gateway.docs import PAGES, docs_reply
 from mesh.gateway.headers import read_request_id, read_timeout
@@ -35,8 +47,9 @@ from mesh.gateway.media import JSON_TYPE, STREAM_TYPES, Kind, accepts, kind_of, 
 from mesh.gateway.metrics import metrics_reply
 from mesh.gateway.openapi import document
 from mesh.gateway.ports import MethodStats, Node
-from mesh.gateway.problems import Unforeseen, problem_reply
+from mesh.gateway.problems import Problems, Unforeseen
 from mesh.gateway.reply import Reply
+from mesh.gateway.request_log import RequestLog
 from mesh.gateway.routes import VERBS, Route, Routes, allow_header
 from mesh.gateway.sites import SAFE, Sites
 from mesh.gateway.sse import END_ID, StreamReply
@@ -56,6 +69,8 @@ _IDEMPOTENCY_KEY: Final = istr("Idempotency-Key")
 _READABLE: Final = frozenset({"GET", "HEAD"})
 _OWN: Final = frozenset({"/livez", "/readyz", "/metrics", "/mesh", "/openapi.json", *PAGES})
 
+_SPOKEN: Final = frozenset({HttpVersion10, HttpVersion11})
+
 #: Answered under any host name: load balancers and supervisors ask for these by address. They tell nothing else.
 _PROBED: Final = frozenset({"/livez", "/readyz"})
 
@@ -72,16 +87,21 @@ class Gateway:
     """One HTTP front end. `handler` is what a `web.Server` calls; `make_server` makes that."""
 
     def __init__(self, node: Node, settings: Settings) -> None:
+        limits = settings.gateway
         self.node = node
         self.settings = settings
         self.catalog = Catalog(node.table, settings.gateway.rpc)
         self.health = Health(node.agent, settings.mesh.run_dir)
         self.connections = Connections()
         self.sites = Sites(settings)
-        self.jobs = Jobs(node.durable, self.catalog)
+        self.problems = Problems(debug=limits.debug)
+        self.jobs = Jobs(node.durable, self.catalog, debug=limits.debug)
+        self._clients = Clients(limits.proxies)
+        self.log = RequestLog(settings, self._clients, node.clock.now)
+        self._slow_s = self.log.slow_s
+        self._logs_every = self.log.every
         self._started_at = node.clock.wall()
         self._timeout_s = settings.gateway.timeout_s
-        limits = settings.gateway
         self.bodies = Bodies(limits.max_body_bytes, limits.max_body_total_bytes, limits.min_body_rate_bytes)
         self._stats: dict[str, MethodStats] = {}
         self._now = node.clock.now
@@ -93,16 +113,20 @@ class Gateway:
         )
         node.recorder.gauge("http_body_bytes", lambda: self.bodies.held, "Bytes of request bodies held in memory.")
 
-    def make_server(self, **options: Any) -> web.Server:
+    def make_server(self, **options: Any) -> Server:
         """The protocol factory for `loop.create_server`. Call it on the running loop."""
         loop = asyncio.get_running_loop()
 
         def make(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> Request:
             return Request(message, payload, protocol, writer, task, loop)
 
-        return web.Server(
+        return Server(
             # A Reply has what aiohttp asks of an answer, without being a Response.
             cast(Any, self.handler),
+            self.settings.gateway,
+            self._clients,
+            self.problems,
+            self.node.recorder,
             request_factory=make,
             # A client that goes away cancels what was done for it, down to the worker's handler.
             handler_cancellation=True,
@@ -117,12 +141,14 @@ class Gateway:
 
     async def handler(self, request: Request) -> Reply | StreamReply:
         """Answer one request, whatever it is. Raises nothing but cancellation."""
-        protocol = request.protocol
+        protocol = as_connection(request.protocol)
         busy = self.connections.busy
         busy.add(protocol)
+        began_at = self._now()
         extra = b""
         trace: str | None = None
-        reply: Reply | StreamReply
+        reply: Reply | StreamReply | None = None
+        error: MeshError | None = None
         try:
             headers = request.headers
             # Every request has a trace: without one at the edge, nothing behind it can be put together.
@@ -134,29 +160,62 @@ class Gateway:
                 extra += read_request_id(headers[_REQUEST_ID])
             if self.sites.shares:
                 extra += self.sites.shared(request)
-            host = headers.get(hdrs.HOST)
-            if host not in self.sites.known and request.raw_path.partition("?")[0] not in _PROBED:
-                self.sites.check_host(host)
-            if request.method not in SAFE:
-                self.sites.check_origin(request)
+            self._check(request)
             reply = await self._answer(request, trace, extra)
         except MeshError as exc:
-            reply = problem_reply(exc, trace)
-            if isinstance(exc, (TooLarge, SlowBody, BodiesFull)):
-                # What is left of the body is not read.
+            error = exc
+            reply = self.problems.reply(exc, trace)
+            if isinstance(exc, (TooLarge, SlowBody, BodiesFull)) or request.method == "CONNECT":
+                # What is left of the body, or what was to go through the tunnel, is not read.
                 reply.keep_alive = False
             reply.extra += extra
         except Exception:
             _log.exception("a request failed", verb=request.method, path=request.raw_path[:200])
-            reply = problem_reply(Unforeseen(), trace)
+            error = Unforeseen()
+            reply = self.problems.reply(error, trace)
             reply.extra += extra
         finally:
             busy.discard(protocol)
+            protocol.heard = False
             if request.held:
                 self.bodies.release(request)
+            seconds = self._now() - began_at
+            if (
+                reply is None
+                or seconds > self._slow_s
+                or reply.status >= 500
+                or error is not None
+                or request.failure is not None
+                or self._logs_every
+            ):
+                self._log_request(request, reply, seconds, error)
         if self.health.draining:
             reply.keep_alive = False
         return reply
+
+    def _check(self, request: Request) -> None:
+        """Refuse what is not to be looked at: another version of HTTP, another host, a page of another site."""
+        version = request.version
+        if version is not HttpVersion11 and version not in _SPOKEN:
+            raise UnsupportedVersion(f"HTTP/{version.major}.{version.minor} is not spoken here; send HTTP/1.1")
+        sites = self.sites
+        host = request.headers.get(hdrs.HOST)
+        if host not in sites.known and request.raw_path.partition("?")[0] not in _PROBED:
+            sites.check_host(host)
+        if request.method not in SAFE:
+            sites.check_origin(request)
+
+    def _log_request(
+        self, request: Request, reply: Reply | StreamReply | None, seconds: float, error: MeshError | None
+    ) -> None:
+        if reply is None:
+            # The client has gone, and the handler was cancelled.
+            self.log.write(request, 499, 0, seconds, None, slow=False)
+            return
+        size = reply.size if isinstance(reply, StreamReply) else len(reply.body)
+        # A stream lasts as long as it lasts, and a request for a job may ask to wait.
+        slow = seconds > self._slow_s and isinstance(reply, Reply) and not request.raw_path.startswith("/jobs/")
+        self.log.write(request, reply.status, size, seconds, error or request.failure, slow=slow)
 
     # --- which address --------------------------------------------------------------------------
 
@@ -217,6 +276,7 @@ class Gateway:
         target = f"{service}.{name}"
         stats = self.node.recorder.method("http", service, name)
         code = "cancelled"
+        request.target = target
         began_at = self._now()
         stats.begin()
         try:
@@ -264,6 +324,7 @@ class Gateway:
         if stats is None:
             stats = self._stats[to.target] = self.node.recorder.method("http", to.service, to.name)
         code = "cancelled"
+        request.target = to.target
         began_at = self._now()
         stats.begin()
         try:
@@ -300,13 +361,15 @@ class Gateway:
         self, request: Request, to: Route | Target, values: list[str] | None, query: str, timeout: float | None
     ) -> Call:
         binding = to.binding
-        if isinstance(binding, Binding):
-            if not binding.reads_body:
-                return binding.bind(values or [], query)
-            body = await self._body(request, timeout)
-            return binding.bind(values or [], query, body, self._kind(request))
-        body = await self._body(request, timeout)
-        return binding.bind(query, body, self._kind(request))
+        if isinstance(binding, Binding) and not binding.reads_body and not query:
+            return binding.bind(values or [], query)
+        body = await self._body(request, timeout) if not isinstance(binding, Binding) or binding.reads_body else b""
+        try:
+            if isinstance(binding, Binding):
+                return binding.bind(values or [], query, body, self._kind(request))
+            return binding.bind(query, body, self._kind(request))
+        except RecursionError:
+            raise BadArguments("the arguments are nested too deeply to be read", details={"path": "$"}) from None
 
     async def _body(self, request: Request, timeout: float | None) -> bytes:
         return await self.bodies.read(request, timeout if timeout is not None else self._timeout_s)
@@ -335,6 +398,7 @@ class Gateway:
             produces=to.produces,
             extra=extra,
             keep_alive=not self.health.draining,
+            problems=self.problems,
         )
         streams = self.connections.streams
         try:
@@ -366,6 +430,7 @@ class Gateway:
             if not isinstance(error, MeshError):
                 _log.exception("a stream failed", target=to.target)
                 error = Unforeseen()
+            request.failure = error
             reply.fail(error, trace)
             return reply, error.code
         finally:

@@ -21,7 +21,7 @@ from mesh.errors import Draining, MeshError
 from mesh.gateway.answers import json_of
 from mesh.gateway.media import NDJSON_TYPE, SSE_TYPE, StreamForm
 from mesh.gateway.ports import Answer
-from mesh.gateway.problems import problem_json
+from mesh.gateway.problems import Problems
 from mesh.gateway.reply import Reply, date_line, head_of
 
 #: A client that listens to a slow stream is told within this time that it is connected.
@@ -61,11 +61,13 @@ class StreamReply:
         produces: str = "",
         extra: bytes = b"",
         keep_alive: bool = True,
+        problems: Problems | None = None,
     ) -> None:
+        self._problems = problems or Problems()
         self._request = request
         self._clock = clock
         self._form = form
-        self._status = status
+        self.status = status
         self._type = produces if form == "raw" and produces else _TYPES[form]
         self._extra = extra
         self._chunked = request.version == HttpVersion11
@@ -73,6 +75,8 @@ class StreamReply:
         self.keep_alive = keep_alive and self._chunked and request.keep_alive
         self.begun = False
         self._head_sent = False
+        #: Bytes of the body that have been written.
+        self.size = 0
         self._over = False
         self._buffer = bytearray()
         self._flush_asked = False
@@ -109,7 +113,7 @@ class StreamReply:
     def head_only(self) -> Reply:
         """The answer to a HEAD: the stream itself is not opened."""
         self.stop()
-        return Reply(b"", self._type, self._status, self._extra)
+        return Reply(b"", self._type, self.status, self._extra)
 
     def end(self) -> None:
         """The stream has ended well."""
@@ -120,7 +124,7 @@ class StreamReply:
 
     def fail(self, error: MeshError, trace: str | None = None) -> None:
         """The stream has broken after the head left: the last thing that the client reads is the problem."""
-        body = problem_json(error, trace)
+        body = self._problems.json(error, trace)
         if self._form == "sse":
             if isinstance(error, Draining):
                 # Its worker leaves, as in each release: no error, the client connects again and finds another.
@@ -198,6 +202,7 @@ class StreamReply:
         if self._buffer:
             body = bytes(self._buffer)
             self._buffer.clear()
+            self.size += len(body)
             data += b"%x\r\n%b\r\n" % (len(body), body) if self._chunked else body
         if data:
             self._write(data)
@@ -213,7 +218,7 @@ class StreamReply:
         closing = b"" if self.keep_alive else b"Connection: close\r\n"
         # X-Accel-Buffering: nginx would otherwise keep events back until its buffer is full.
         return b"%bCache-Control: no-store\r\nX-Accel-Buffering: no\r\n%b%b%b%b\r\n" % (
-            head_of(self._status, self._type)[0],
+            head_of(self.status, self._type)[0],
             framing,
             self._extra,
             date_line(),

@@ -173,12 +173,6 @@ async def test_a_handlers_error_has_its_own_status_and_code(shop: Front) -> None
     }
 
 
-async def test_an_exception_of_a_handler_is_500_by_its_name(shop: Front) -> None:
-    """Type name and message, no traceback."""
-    told = await shop.post("/rpc/shop/fails")
-    assert (told.status, told.json["code"], told.json["exception"]) == (500, "handler_error", "ZeroDivisionError")
-
-
 async def test_overload_says_when_to_come_back(shop: Front) -> None:
     """503 with Retry-After in whole seconds, rounded up."""
     told = await shop.post("/rpc/shop/is_full")

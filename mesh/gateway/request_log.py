@@ -1,0 +1,115 @@
+"""The lines about requests: every one when `gateway.access_log` says so, slow and failed ones anyway.
+
+Owns: which request is logged, the fields of its line, and that a flood of failures does not become a flood of lines.
+Leaves to others: measuring (server), what a client is told (problems), finding lines by their trace (cli.logs).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from aiohttp import hdrs
+
+from mesh.config import Settings
+from mesh.errors import MeshError
+from mesh.gateway.body import Request
+from mesh.gateway.clients import Clients
+from mesh.gateway.problems import is_hidden
+from mesh.telemetry.logs import get_logger
+
+_log = get_logger(__name__)
+
+#: Failures logged per second; of more, the number is logged. A line costs some 20 µs, in a time of overload.
+MOST_PER_SECOND: Final = 100
+
+#: Characters of a path, and of an error's text, in one line.
+_LONGEST: Final = 500
+
+
+class RequestLog:
+    """What one gateway logs of its requests.
+
+    Args:
+        now: the monotonic clock, in seconds.
+    """
+
+    def __init__(self, settings: Settings, clients: Clients, now: Callable[[], float]) -> None:
+        self.slow_s = settings.log.slow_s
+        self.form = settings.gateway.access_log
+        self.every = self.form != "off"
+        self._clients = clients
+        self._now = now
+        self._second = 0
+        self._lines = 0
+        self._suppressed = 0
+
+    def write(
+        self, request: Request, status: int, size: int, seconds: float, error: MeshError | None, *, slow: bool
+    ) -> None:
+        """Log one request, if it is one to be logged.
+
+        Args:
+            size: bytes of the answer's body.
+            error: what it failed with, or was refused for.
+            slow: it took longer than `log.slow`, and not because it was meant to.
+        """
+        failed = status >= 500 or (error is not None and is_hidden(error))
+        if self.form == "combined":
+            sys.stdout.write(self._combined(request, status, size))
+            sys.stdout.flush()
+        if not (failed or slow):
+            if self.form == "json":
+                _log.info("request", **self._fields(request, status, size, seconds, None))
+            return
+        second = int(self._now())
+        if second != self._second:
+            self._second, self._lines = second, 0
+        self._lines += 1
+        if self._lines > MOST_PER_SECOND:
+            self._suppressed += 1
+            return
+        fields = self._fields(request, status, size, seconds, error)
+        if self._suppressed:
+            fields["suppressed"], self._suppressed = self._suppressed, 0
+        event = "request failed" if status >= 500 else "request refused" if failed else "slow request"
+        (_log.error if status == 500 else _log.warning)(event, **fields)
+
+    def _fields(
+        self, request: Request, status: int, size: int, seconds: float, error: MeshError | None
+    ) -> dict[str, Any]:
+        fields: dict[str, Any] = {
+            "method": request.method,
+            "path": request.raw_path.partition("?")[0][:_LONGEST],
+            "status": status,
+            "duration_ms": round(seconds * 1000, 2),
+            "client": self._clients.of(request),
+            "bytes_in": request.body_bytes,
+            "bytes_out": size,
+        }
+        if request.target:
+            fields["target"] = request.target
+        if error is not None:
+            fields["code"] = error.code
+            fields["error"] = str(error)[:_LONGEST]
+        return fields
+
+    def _combined(self, request: Request, status: int, size: int) -> str:
+        """The line of Apache's "combined" format."""
+        headers = request.headers
+        version = request.version
+        at = datetime.now(UTC).strftime("%d/%b/%Y:%H:%M:%S +0000")
+        asked = f"{request.method} {request.raw_path} HTTP/{version.major}.{version.minor}"
+        referrer, agent = headers.get(hdrs.REFERER, "-"), headers.get(hdrs.USER_AGENT, "-")
+        return (
+            f'{self._clients.of(request)} - - [{at}] "{_quoted(asked)}" {status} {size or "-"} '
+            f'"{_quoted(referrer)}" "{_quoted(agent)}"\n'
+        )
+
+
+def _quoted(text: str) -> str:
+    """Text within quotes: nothing in it ends the field or the line."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return escaped.encode("ascii", "backslashreplace").decode() if escaped.isprintable() else ascii(escaped)[1:-1]
