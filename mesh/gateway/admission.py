@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
@@ -217,8 +217,3 @@ class Server(web.Server):
                 connection.refuse(HeadTimeout("the head of the request did not come in time"))
         if self._addresses:
             self._sweep_timer = self._loop.call_later(self._sweep_every_s, self._sweep)
-
-
-def as_connection(protocol: RequestHandler) -> Connection:
-    """The connection behind a request of a `Server`."""
-    return cast(Connection, protocol)

@@ -48,13 +48,16 @@ class Request(web.BaseRequest):
         held: bytes that its body takes of the limit on all bodies.
         body_bytes: length of its body, as it came.
         target: "service.method" that it was for; "" for the gateway's own pages.
+        began_at, seconds: when it came, on the monotonic clock, and how long its call took; 0.0 until it is known.
         failure: what a stream ended with after its head was sent.
     """
 
-    ATTRS = web.BaseRequest.ATTRS | frozenset(["body_bytes", "failure", "held", "target"])
+    ATTRS = web.BaseRequest.ATTRS | frozenset(["began_at", "body_bytes", "failure", "held", "seconds", "target"])
     held = 0
     body_bytes = 0
     target = ""
+    began_at = 0.0
+    seconds = 0.0
     failure: MeshError | None = None
 
 

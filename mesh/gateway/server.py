@@ -11,6 +11,7 @@ multi-dict of headers, one write.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final, cast
 from urllib.parse import unquote
@@ -31,7 +32,7 @@ from mesh.errors import (
     UnknownRoute,
     UnknownService,
 )
-from mesh.gateway.admission import Server, UnsupportedVersion, as_connection
+from mesh.gateway.admission import Server, UnsupportedVersion
 from mesh.gateway.answers import to_reply
 from mesh.gateway.binding import Binding, Call, relocate
 from mesh.gateway.body import Bodies, BodiesFull, Request, SlowBody
@@ -61,6 +62,7 @@ from mesh.telemetry.traces import root as new_trace
 
 _log = get_logger(__name__)
 
+_HOST: Final = hdrs.HOST
 _TIMEOUT: Final = istr("X-Request-Timeout")
 _TRACEPARENT: Final = istr("traceparent")
 _REQUEST_ID: Final = istr("X-Request-Id")
@@ -94,6 +96,7 @@ class Gateway:
         self.health = Health(node.agent, settings.mesh.run_dir)
         self.connections = Connections()
         self.sites = Sites(settings)
+        self._hosts = self.sites.known
         self.problems = Problems(debug=limits.debug)
         self.jobs = Jobs(node.durable, self.catalog, debug=limits.debug)
         self._clients = Clients(limits.proxies)
@@ -115,11 +118,6 @@ class Gateway:
 
     def make_server(self, **options: Any) -> Server:
         """The protocol factory for `loop.create_server`. Call it on the running loop."""
-        loop = asyncio.get_running_loop()
-
-        def make(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> Request:
-            return Request(message, payload, protocol, writer, task, loop)
-
         return Server(
             # A Reply has what aiohttp asks of an answer, without being a Response.
             cast(Any, self.handler),
@@ -127,7 +125,7 @@ class Gateway:
             self._clients,
             self.problems,
             self.node.recorder,
-            request_factory=make,
+            request_factory=partial(Request, loop=asyncio.get_running_loop()),
             # A client that goes away cancels what was done for it, down to the worker's handler.
             handler_cancellation=True,
             # Bodies decodes, within its limits.
@@ -141,10 +139,10 @@ class Gateway:
 
     async def handler(self, request: Request) -> Reply | StreamReply:
         """Answer one request, whatever it is. Raises nothing but cancellation."""
-        protocol = as_connection(request.protocol)
+        protocol: Any = request.protocol
         busy = self.connections.busy
         busy.add(protocol)
-        began_at = self._now()
+        request.began_at = self._now()
         extra = b""
         trace: str | None = None
         reply: Reply | StreamReply | None = None
@@ -160,7 +158,12 @@ class Gateway:
                 extra += read_request_id(headers[_REQUEST_ID])
             if self.sites.shares:
                 extra += self.sites.shared(request)
-            self._check(request)
+            if (
+                request.version is not HttpVersion11
+                or headers.get(_HOST) not in self._hosts
+                or request.method not in SAFE
+            ):
+                self._check(request)
             reply = await self._answer(request, trace, extra)
         except MeshError as exc:
             error = exc
@@ -179,7 +182,7 @@ class Gateway:
             protocol.heard = False
             if request.held:
                 self.bodies.release(request)
-            seconds = self._now() - began_at
+            seconds = request.seconds or self._now() - request.began_at
             if (
                 reply is None
                 or seconds > self._slow_s
@@ -196,7 +199,7 @@ class Gateway:
     def _check(self, request: Request) -> None:
         """Refuse what is not to be looked at: another version of HTTP, another host, a page of another site."""
         version = request.version
-        if version is not HttpVersion11 and version not in _SPOKEN:
+        if version not in _SPOKEN:
             raise UnsupportedVersion(f"HTTP/{version.major}.{version.minor} is not spoken here; send HTTP/1.1")
         sites = self.sites
         host = request.headers.get(hdrs.HOST)
@@ -325,7 +328,6 @@ class Gateway:
             stats = self._stats[to.target] = self.node.recorder.method("http", to.service, to.name)
         code = "cancelled"
         request.target = to.target
-        began_at = self._now()
         stats.begin()
         try:
             headers = request.headers
@@ -355,7 +357,8 @@ class Gateway:
             code = Unforeseen.code
             raise
         finally:
-            stats.end(self._now() - began_at, code)
+            seconds = request.seconds = self._now() - request.began_at
+            stats.end(seconds, code)
 
     async def _bind(
         self, request: Request, to: Route | Target, values: list[str] | None, query: str, timeout: float | None
