@@ -12,11 +12,9 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final, cast
 from urllib.parse import unquote
 
-import msgspec
 from aiohttp import hdrs
 from aiohttp.http import HttpVersion10, HttpVersion11
 from multidict import istr
@@ -39,22 +37,19 @@ from mesh.gateway.body import Bodies, BodiesFull, Request, SlowBody
 from mesh.gateway.catalog import Catalog, Target
 from mesh.gateway.clients import Clients
 from mesh.gateway.connections import Connections
-from mesh.gateway.docs import PAGES, docs_reply
 from mesh.gateway.headers import read_request_id, read_timeout
 from mesh.gateway.health import Health
 from mesh.gateway.jobs import Jobs
 from mesh.gateway.malformed import http_logger
-from mesh.gateway.media import JSON_TYPE, STREAM_TYPES, Kind, accepts, kind_of, stream_form, wants_msgpack
-from mesh.gateway.metrics import metrics_reply
-from mesh.gateway.openapi import document
+from mesh.gateway.media import STREAM_TYPES, Kind, accepts, kind_of, stream_form, wants_msgpack
+from mesh.gateway.pages import OWN, Pages
 from mesh.gateway.ports import MethodStats, Node
 from mesh.gateway.problems import Problems, Unforeseen
 from mesh.gateway.reply import Reply
 from mesh.gateway.request_log import RequestLog
-from mesh.gateway.routes import VERBS, Route, Routes, allow_header
+from mesh.gateway.routes import VERBS, Route
 from mesh.gateway.sites import SAFE, Sites
 from mesh.gateway.sse import END_ID, StreamReply
-from mesh.gateway.status import status
 from mesh.telemetry.logs import get_logger
 from mesh.telemetry.traces import accept as accept_trace
 from mesh.telemetry.traces import current as current_trace
@@ -69,7 +64,6 @@ _REQUEST_ID: Final = istr("X-Request-Id")
 _LAST_EVENT_ID: Final = istr("Last-Event-ID")
 _IDEMPOTENCY_KEY: Final = istr("Idempotency-Key")
 _READABLE: Final = frozenset({"GET", "HEAD"})
-_OWN: Final = frozenset({"/livez", "/readyz", "/metrics", "/mesh", "/openapi.json", *PAGES})
 
 _SPOKEN: Final = frozenset({HttpVersion10, HttpVersion11})
 
@@ -94,6 +88,7 @@ class Gateway:
         self.settings = settings
         self.catalog = Catalog(node.table, settings.gateway.rpc)
         self.health = Health(node.agent, settings.mesh.run_dir)
+        self._pages = Pages(node, settings, self.catalog, self.health)
         self.connections = Connections()
         self.sites = Sites(settings)
         self._hosts = self.sites.known
@@ -103,12 +98,10 @@ class Gateway:
         self.log = RequestLog(settings, self._clients, node.clock.now)
         self._slow_s = self.log.slow_s
         self._logs_every = self.log.every
-        self._started_at = node.clock.wall()
         self._timeout_s = settings.gateway.timeout_s
         self.bodies = Bodies(limits.max_body_bytes, limits.max_body_total_bytes, limits.min_body_rate_bytes)
         self._stats: dict[str, MethodStats] = {}
         self._now = node.clock.now
-        self._openapi: tuple[Routes | None, bytes] = (None, b"")
         self._certain = False
         node.agent.on_change(self.catalog.on_change)
         node.recorder.gauge(
@@ -228,8 +221,8 @@ class Gateway:
             if path != "*":
                 self.sites.check_target(request)
             path, query = _odd_form(request, path)
-        if path in _OWN:
-            reply = await self._page(request, path, query)
+        if path in OWN:
+            reply = await self._pages.answer(request, path, query)
             reply.extra += extra
             return reply
         verb = request.method
@@ -441,43 +434,13 @@ class Gateway:
             reply.stop()
         return reply, ""
 
-    # --- the gateway's own pages ----------------------------------------------------------------
-
-    async def _page(self, request: Request, path: str, query: str) -> Reply:
-        if request.method not in _READABLE:
-            allow = allow_header({"GET"})
-            if request.method == "OPTIONS":
-                return Reply(status=204, extra=b"Allow: %b\r\n" % allow.encode())
-            raise MethodNotAllowed(f"{request.method} {path}: not allowed here", details={"allow": allow})
-        if path == "/metrics":
-            return await metrics_reply(self.node, self.settings.mesh.host, self.settings.mesh.run_dir)
-        if path == "/livez":
-            return self.health.live_reply(verbose=_is_verbose(query))
-        if path == "/readyz":
-            verbose = _is_verbose(query)
-            return self.health.ready_reply(verbose=verbose, conflicts=self.catalog.routes.conflicts if verbose else ())
-        if path == "/mesh":
-            return Reply(msgspec.json.format(msgspec.json.encode(self.status()), indent=2) + b"\n", JSON_TYPE)
-        if path == "/openapi.json":
-            return Reply(self.openapi(), JSON_TYPE)
-        return docs_reply(path)
-
     def status(self) -> dict[str, Any]:
         """What /mesh shows."""
-        mesh = self.settings.mesh
-        return status(self.node, self.catalog, self.health, mesh=mesh.name, host=mesh.host, started_at=self._started_at)
+        return self._pages.status()
 
     def openapi(self) -> bytes:
-        """The OpenAPI document, made anew only when an offer has changed."""
-        routes = self.catalog.routes
-        if self._openapi[0] is not routes:
-            made = document(self.catalog, title=self.settings.mesh.name, version=_version())
-            self._openapi = (routes, msgspec.json.encode(made))
-        return self._openapi[1]
-
-
-def _is_verbose(query: str) -> bool:
-    return any(part.partition("=")[0] == "verbose" for part in query.split("&"))
+        """The OpenAPI document."""
+        return self._pages.openapi()
 
 
 def _odd_form(request: Request, target: str) -> tuple[str, str]:
@@ -486,10 +449,3 @@ def _odd_form(request: Request, target: str) -> tuple[str, str]:
         return target, ""
     url = request.rel_url
     return url.raw_path or "/", url.raw_query_string
-
-
-def _version() -> str:
-    try:
-        return version("zeromesh")
-    except PackageNotFoundError:  # run from a tree that is not installed
-        return "0"
