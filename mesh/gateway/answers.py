@@ -64,7 +64,7 @@ def value_of(answer: Answer) -> Any:
             return msgspec.json.decode(answer.body)
         if answer.encoding == MSGPACK:
             return msgspec.msgpack.decode(answer.body)
-    except msgspec.DecodeError as exc:
+    except (msgspec.DecodeError, RecursionError) as exc:
         raise BadReply(f"the worker's answer cannot be read ({exc})") from exc
     return bytes(answer.body)
 
@@ -77,7 +77,11 @@ def json_of(answer: Answer) -> Buffer:
         return b'"%b"' % b64encode(answer.body)
     try:
         return _encode_json(value_of(answer))
-    except (TypeError, ValueError) as exc:  # maps whose keys JSON does not have, text that is not Unicode
+    except (
+        TypeError,
+        ValueError,
+        RecursionError,
+    ) as exc:  # maps whose keys JSON does not have, text that is not Unicode
         raise BadReply(
             f"the worker's answer has no form in JSON ({exc}); ask for it with Accept: {MSGPACK_TYPE}"
         ) from exc

@@ -20,7 +20,7 @@ _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 #: How long a body may come at any rate: a client on a bad line has moments without a byte.
 RATE_GRACE_S: Final = 5.0
 
-#: Digits of a Content-Length that is worth reading as a number; 10^18 bytes are too many for everybody.
+#: Digits of a Content-Length that is read as a number; longer ones exceed every limit.
 _LENGTH_DIGITS: Final = 18
 
 

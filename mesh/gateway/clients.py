@@ -1,4 +1,4 @@
-"""Whose connection it is: the address of a client, also behind a reverse proxy that is trusted.
+"""The address of the client behind a connection, also behind a reverse proxy that is trusted.
 
 Owns: `gateway.proxies`, and reading X-Forwarded-For of those. Pure.
 Leaves to others: limits by address (connections), the log (request_log).
@@ -13,7 +13,7 @@ from aiohttp import hdrs, web
 
 from mesh.errors import ConfigError
 
-#: Addresses whose verdict is remembered.
+#: Addresses for which the answer of `is_exempt` is kept.
 MOST_KNOWN = 4096
 
 
@@ -21,8 +21,8 @@ class Clients:
     """Addresses of clients.
 
     Args:
-        proxies: addresses and networks, such as "10.0.0.5" and "10.1.0.0/16", whose X-Forwarded-For is believed and
-            whose connections belong to many clients.
+        proxies: addresses and networks of trusted proxies, such as "10.0.0.5" and "10.1.0.0/16". Their X-Forwarded-For
+            is believed, and the limit per client does not hold for their connections.
 
     Raises:
         ConfigError: one of them is neither an address nor a network.
@@ -68,7 +68,7 @@ def _parsed(address: str) -> Any:
 
 
 def _is_loopback(address: str) -> bool:
-    # A Unix socket has no address: whoever connects there is on this machine.
+    # A connection over a Unix socket has no address; it comes from this machine.
     parsed = _parsed(address)
     return not address or (parsed is not None and parsed.is_loopback)
 

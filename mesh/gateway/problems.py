@@ -55,9 +55,9 @@ class Unforeseen(MeshError):
 def is_hidden(error: MeshError) -> bool:
     """Whether the error's text is for the operator only.
 
-    It is when nobody wrote it for a client: an unexpected exception's, whatever its status became, and the framework's
-    own about instances and links. A service's own error with a code and a status other than 500 was declared for
-    clients, and so was everything that is the client's own mistake.
+    Hidden are the texts of unexpected exceptions, and the framework's own about instances and links. An error that a
+    service declares with a code and a status other than 500 is meant for clients, and so is everything about the
+    client's own mistakes.
     """
     if isinstance(error, (TryLater, Uncertain, Forbidden)):
         return True

@@ -74,8 +74,7 @@ _PROBED: Final = frozenset({"/livez", "/readyz"})
 #: is the proxy that closes.
 KEEP_ALIVE_S: Final = 75.0
 
-#: How long the rest of a body that nobody wants is read and thrown away, so that the client can read its answer before
-#: the connection closes.
+#: How long the unread rest of a body is discarded, so that the client can read its answer before the connection closes.
 LINGER_S: Final = 1.0
 
 

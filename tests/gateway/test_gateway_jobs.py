@@ -168,6 +168,25 @@ async def test_what_no_worker_could_read_is_refused_at_once(
     assert Shop.ran == []
 
 
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/tasks/shop/charge", None),
+        ("/tasks/shop/charge", "text/plain"),
+        ("/tasks/shop/charge", "application/x-www-form-urlencoded"),
+        ("/tasks/shop/store", "multipart/form-data; boundary=x"),
+        ("/tasks/shop/store", "application/x-www-form-urlencoded"),
+    ],
+)
+async def test_a_body_of_another_type_is_a_415(http: aiohttp.ClientSession, path: str, kind: str | None) -> None:
+    """As at /rpc: nothing is deferred."""
+    headers = {"Content-Type": kind} if kind else {}
+    sent = {"data": b'{"order": "o"}', "headers": headers, "skip_auto_headers": ["Content-Type"]}
+    status, _, told = await defer(http, path, **sent)
+    assert (status, told["code"]) == (415, "unsupported_media")
+    assert Shop.ran == []
+
+
 async def test_the_same_idempotency_key_defers_once(http: aiohttp.ClientSession) -> None:
     """A repeated request is answered with the first job, also when it is done."""
     headers = {"Idempotency-Key": '"abc-1"'}
