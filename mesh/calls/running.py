@@ -12,6 +12,7 @@ import msgspec
 
 from mesh.calls.method import Method
 from mesh.policy.limits import Gate
+from mesh.protocol.messages import MSGPACK, MSGPACK_ANSWER
 from mesh.protocol.stream import Outflow
 from mesh.telemetry.metrics import MethodStats
 
@@ -63,6 +64,11 @@ class Running(msgspec.Struct, eq=False):
     credited: asyncio.Future[None] | None = None
     hold: Any = None
     waited_s: float = 0.0
+
+    def answer(self, form: str) -> None:
+        """Answer in another encoding than that of the arguments; an unknown form changes nothing."""
+        if form == MSGPACK_ANSWER:
+            self.encoding = MSGPACK
 
     @property
     def user(self) -> str:

@@ -30,7 +30,7 @@ from mesh.protocol.callee import Callee
 from mesh.protocol.codec import Buffer
 from mesh.protocol.deadline import from_budget
 from mesh.protocol.link import Link
-from mesh.protocol.messages import CALL, CANCEL, CREDIT, OPEN
+from mesh.protocol.messages import ANSWER, CALL, CANCEL, CREDIT, OPEN
 from mesh.protocol.stream import Outflow
 from mesh.telemetry.logs import get_logger
 from mesh.telemetry.metrics import Recorder
@@ -241,6 +241,9 @@ class Server:
                 self._refuse(conversation, running.id, error)
                 return
             running.body = None
+        if running.meta and ANSWER in running.meta:
+            # Only what the handler returns is encoded from here on.
+            running.answer(running.meta.pop(ANSWER))
         hosted.stats.in_flight += 1
         conversation.running[running.id] = running
         if self._sweeping is None:

@@ -162,6 +162,7 @@ class Node(Protocol):
         encoding: int,
         *,
         timeout: float | None = None,
+        meta: dict[str, str] | None = None,
         trace: str | None = None,
         idempotent: bool | None = None,
     ) -> Awaitable[Answer]: ...

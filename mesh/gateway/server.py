@@ -50,6 +50,7 @@ from mesh.gateway.request_log import RequestLog
 from mesh.gateway.routes import VERBS, Route
 from mesh.gateway.sites import SAFE, Sites
 from mesh.gateway.sse import END_ID, StreamReply
+from mesh.protocol.messages import ANSWER, MSGPACK, MSGPACK_ANSWER
 from mesh.telemetry.logs import get_logger
 from mesh.telemetry.traces import accept as accept_trace
 from mesh.telemetry.traces import current as current_trace
@@ -326,6 +327,7 @@ class Gateway:
             told = headers.get(_TIMEOUT)
             timeout = read_timeout(told) if told is not None else to.method.timeout_s
             body, encoding = await self._bind(request, to, values, query, timeout)
+            msgpack = wants_msgpack(headers.get(hdrs.ACCEPT))
             if to.method.stream:
                 reply, code = await self._stream(request, to, body, encoding, timeout, trace, extra)
                 return reply
@@ -334,10 +336,12 @@ class Gateway:
                 body,
                 encoding,
                 timeout=timeout if timeout is not None else self._timeout_s,
+                # JSON made into MessagePack here would have lost what JSON does not have: bytes, integer keys, NaN.
+                meta={ANSWER: MSGPACK_ANSWER} if msgpack and encoding != MSGPACK else None,
                 trace=trace,
                 idempotent=to.idempotent,
             )
-            answered = to_reply(answer, to.status, to.produces, msgpack=wants_msgpack(headers.get(hdrs.ACCEPT)))
+            answered = to_reply(answer, to.status, to.produces, msgpack=msgpack)
             answered.extra += extra
             code = ""
             return answered

@@ -50,6 +50,9 @@ MSGPACK: Final = 0
 JSON: Final = 1
 RAW: Final = 2
 ENCODINGS: Final = ("msgpack", "json", "raw")
+#: Metadata of a call that asks for its answer in another encoding than that of its arguments, and the one that may be.
+ANSWER: Final = "mesh.answer"
+MSGPACK_ANSWER: Final = "msgpack"
 
 _INT = int
 _BODY = (bytes, int)  # bytes here, or the number of the frame that holds it

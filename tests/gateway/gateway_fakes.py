@@ -15,6 +15,7 @@ from mesh.clock import Clock, LoopClock
 from mesh.discovery.record import Instance, MethodRecord, RouteRecord
 from mesh.discovery.table import Change, Table
 from mesh.errors import DeadlineExceeded, Draining, MeshError, RemoteError, UnknownService
+from mesh.protocol.messages import ANSWER, MSGPACK, MSGPACK_ANSWER
 from mesh.telemetry.metrics import Recorder
 
 
@@ -123,6 +124,8 @@ class FakeNode:
             await asyncio.wait([work, closing], timeout=options["timeout"], return_when=asyncio.FIRST_COMPLETED)
             if not work.done():
                 raise Draining("leaving") if self.closed.is_set() else DeadlineExceeded(f"{target} took too long")
+            if (options.get("meta") or {}).get(ANSWER) == MSGPACK_ANSWER:
+                encoding = MSGPACK
             return Answer(*signature.encode_result(work.result(), encoding))
         except asyncio.CancelledError:
             self.cancelled.append(target)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import tempfile
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import aiohttp
+import msgpack
 import pytest
 
 from mesh.clock import LoopClock
@@ -42,6 +46,17 @@ class Greeting(Service):
     @rpc
     async def cut(self, data: bytes, width: int = 2) -> bytes:
         return data[:width]
+
+    @http.post("/native")
+    @rpc(check_result=False)
+    async def native(self, text: str) -> Any:
+        return {
+            1: text.encode(),
+            "nan": math.nan,
+            "nested": {"raw": [b"\0\xff"]},
+            "when": datetime(2026, 11, 30, tzinfo=UTC),
+            (1, 2): "tuple",
+        }
 
     cancelled = False
 
@@ -101,3 +116,18 @@ async def test_http_crosses_the_mesh_and_comes_back(url: str) -> None:
         async with asyncio.timeout(10):
             while not Greeting.cancelled:  # noqa: ASYNC110  # nothing announces it
                 await asyncio.sleep(0.01)
+
+
+async def test_who_accepts_messagepack_gets_its_own_types(url: str) -> None:
+    """Bytes, integer and tuple keys, NaN: none of them goes by way of JSON, whatever the arguments were in."""
+    bodies = {"application/json": b'{"text": "x"}', "application/msgpack": msgpack.packb({"text": "x"})}
+    async with aiohttp.ClientSession() as session:
+        for kind, body in bodies.items():
+            headers = {"Accept": "application/msgpack", "Content-Type": kind}
+            async with session.post(f"{url}/native", data=body, headers=headers) as told:
+                assert (told.status, told.content_type) == (200, "application/msgpack")
+                value = msgpack.unpackb(await told.read(), strict_map_key=False, use_list=False)
+            assert value[1] == b"x"
+            assert math.isnan(value["nan"])
+            assert value["nested"] == {"raw": (b"\0\xff",)}
+            assert value[1, 2] == "tuple"
