@@ -19,7 +19,7 @@ from mesh.calls import unreached
 from mesh.calls.answers import decode_any
 from mesh.calls.checks import LONGEST_S, Duration, bounded, check_meta, check_trace, seconds, split_target
 from mesh.calls.choosing import choose, choose_beyond, choose_with_credit
-from mesh.calls.context import CURRENT, begin_trace
+from mesh.calls.context import CURRENT
 from mesh.calls.expiry import Expiries
 from mesh.calls.failover import FAILOVER, REFUSALS, Trouble, Verdict
 from mesh.calls.pool import Group, Handle, Pool
@@ -246,7 +246,7 @@ class Client:
             if outer.deadline_at < order.deadline_at:
                 order.deadline_at = outer.deadline_at
             if order.trace is None:
-                order.trace = outer.trace or begin_trace()
+                order.trace = outer.trace
         elif order.trace is None:
             order.trace = TRACE.get() or None
         if order.meta is not None:

@@ -21,8 +21,8 @@ class CallContext(Protocol):
         user: name of the key that this process proved to hold; "" where links have no keys (ipc).
         deadline_at: the instant at which the caller stops waiting; calls made now end no later. Infinite once the
             handler has returned: what it left running in the background has no deadline of the caller's any more.
-        trace: W3C traceparent of this run of the handler, a span of its own in the caller's trace; None until the
-            first call, event or log line of a handler whose caller sent none.
+        trace: W3C traceparent of this run of the handler, a span of its own in the caller's trace. When the caller sent
+            none, None until the handler's first log line, event or task begins one: a call alone is not worth one.
         meta: the caller's metadata.
     """
 

@@ -32,6 +32,9 @@ BY_CALLER: Final = "cancelled"
 DEADLINE: Final = "deadline"
 STOPPING: Final = "stopping"
 
+#: Lines about slow calls per second; those beyond are counted, and told with the next line.
+MOST_SLOW_LINES: Final = 10
+
 #: What a handler's context says once it has returned: what it left running ends when it likes.
 NEVER: Final = float("inf")
 
@@ -63,6 +66,8 @@ class Handling:
         self._traceback_on_wire = traceback_on_wire
         self._ended = ended
         self._slow_s = slow_s
+        self._telling_since = -NEVER
+        self._told = self._left_out = 0
         # One comparison for each call decides both.
         self._told_s = 0.0 if debug else slow_s
         self._loop = asyncio.get_running_loop()
@@ -241,17 +246,33 @@ class Handling:
 
     def _tell(self, running: Running, took_s: float, code: str) -> None:
         """One line about a call that was slow; about every one when the log is to have all there is."""
-        if running.hosted.method.stream:
+        slow = took_s >= self._slow_s
+        if running.hosted.method.stream or (slow and not self._may_tell()):
             return
-        line = log.warning if took_s >= self._slow_s else log.debug
+        line = log.warning if slow else log.debug
+        more = {"left_out": self._left_out} if slow and self._left_out else {}
+        if slow:
+            self._left_out = 0
         line(
-            "slow call" if took_s >= self._slow_s else "call",
+            "slow call" if slow else "call",
             target=running.target,
             caller=running.caller,
             took_s=round(took_s, 6),
             waited_s=round(running.waited_s, 6),
             code=code or "ok",
+            **more,
         )
+
+    def _may_tell(self) -> bool:
+        """Whether another line about a slow call may be written in this second: when everything is slow, a few tell."""
+        now = self._now()
+        if now - self._telling_since >= 1.0:
+            self._telling_since, self._told = now, 0
+        self._told += 1
+        if self._told > MOST_SLOW_LINES:
+            self._left_out += 1
+            return False
+        return True
 
     # --- stopping -------------------------------------------------------------------------------------------
 

@@ -18,6 +18,10 @@ pytestmark = pytest.mark.timeout(30)
 class Sleeper(mesh.Service):
     """Takes its time."""
 
+    @mesh.rpc
+    async def nap(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
     @mesh.rpc(concurrency=1)
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
@@ -74,3 +78,13 @@ async def test_every_call_leaves_a_line_at_the_level_debug(log: Any):
         assert (line["target"], line["level"], line["code"]) == ("sleeper.sleep", "debug", "ok")
         assert line["trace_id"] == "ab" * 16
         assert line["span_id"] != "cd" * 8
+
+
+async def test_many_slow_calls_leave_a_few_lines(log: Any):
+    """When everything is slow, the log is not what makes it slower; what was left out is counted."""
+    async with Mesh(Sleeper, settings={"log.slow": 0.001}) as m:
+        await asyncio.gather(*(m.call("sleeper.nap", 0.02) for _ in range(100)))
+        assert len(log.lines("slow call")) == 10
+        await asyncio.sleep(1.0)  # the second is over
+        await m.call("sleeper.nap", 0.02)
+        assert log.lines("slow call")[10]["left_out"] == 90
