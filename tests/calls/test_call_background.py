@@ -14,6 +14,8 @@ from mesh.testing import Mesh
 #: A call that is never answered fails its test soon.
 pytestmark = pytest.mark.timeout(30)
 
+TRACE = "00-" + "a" * 32 + "-" + "b" * 16 + "-01"
+
 
 class Starter(mesh.Service):
     """Leaves work behind."""
@@ -56,12 +58,13 @@ async def test_background_work_has_no_deadline_of_the_handler(how: str):
             await (await m.defer(Starter.begin_in_task)).result(5)
         elif how == "expired":
             with pytest.raises(mesh.DeadlineExceeded):
-                await m.call("starter.begin_and_hang", timeout=0.05)
+                await m.node.call_raw("starter.begin_and_hang", b"", 0, timeout=0.05, trace=TRACE)
         else:
-            await m.call("starter.begin", timeout=0.05)
+            await m.node.call_raw("starter.begin", b"", 0, timeout=0.05, trace=TRACE)
         await asyncio.sleep(0.08)  # past the deadline that it had
         service.going.set()
         answer, caller = await asyncio.wait_for(service.seen.get(), 5)
         assert answer["target"] == "echo.context"
-        assert len(answer["trace"]) == 55
+        assert how == "task" or answer["trace"][:36] == TRACE[:36]
+        assert len(answer["trace"]) == len(TRACE)
         assert caller == ("" if how == "task" else m.node.identity)
