@@ -18,7 +18,8 @@ USAGE: Final = 2
 UNAVAILABLE: Final = 3
 #: The request itself was refused: an unknown service or method, wrong arguments.
 REFUSED: Final = 4
-#: The store's data is damaged: a person must look at it. Supervisor is told not to start the store again.
+#: The store's files are damaged, changed by another program, or not those of the store that was there before: a person
+#: must look at them. Supervisor is told not to start the store again.
 UNSOUND: Final = 5
 #: Not foreseen: a bug in mesh.
 BUG: Final = 70

@@ -45,23 +45,57 @@ def command(ctx: click.Context, wait: float) -> int | None:
     It owns the files in [store] dir: tasks, durable events, state, schedules and locks. One store runs for a directory;
     a second one refuses to start. With a sub-command, ask the store that runs.
 
-    When the data turns out to be damaged it ends with exit code 5 and changes nothing: starting it anew would not help.
+    It ends with exit code 5, and is not started again, when a person must look: the data is damaged, another program
+    has changed its files, or they are not those of the store that was there before.
     """
     if ctx.invoked_subcommand is not None:
         return None
-    from mesh.store.running import run
+    from mesh.store import running
 
     settings = setting.settings()
     process.prepare(settings, "store")
     if sys.stderr.isatty():
         note(f"store · {settings.store.dir} · pid {os.getpid()} · Ctrl-C stops")
     try:
-        return loop.run(run(settings, wait))
+        return loop.run(running.run(settings, wait))
     except MeshError as error:
-        if error.code != "damaged_file":
+        from mesh.engines.sqlite.disk import Damaged
+
+        if not isinstance(error, Damaged):
             raise
         report.tell(error, as_json=wants_json())
+        running.outlast_start()
         return exits.UNSOUND
+
+
+@command.command("init", short_help="Make an empty store, or accept the one that is there.")
+@click.option("--replace", is_flag=True, help="Also when another store was there before, or one was and is gone.")
+@json_option
+def init(replace: bool) -> int:
+    """Make an empty store in [store] dir, or accept the one that is there as the store of this project.
+
+    The id of a store is noted beside its directory (for `data` in `data.id`), and a store does not start in an empty
+    directory, or with another store's files, when that note names one: its disk may only not be mounted. This command
+    refuses that, too; --replace says that it is meant. Nothing that is there is removed. The store must not run.
+    """
+    from mesh.engines.sqlite.core import Core
+    from mesh.engines.sqlite.disk import Damaged
+
+    core = Core(setting.settings().store.dir)
+    try:
+        core.open(replace=replace)
+    except Damaged as error:
+        report.tell(error, as_json=wants_json())
+        return exits.UNSOUND
+    try:
+        made = {"path": str(core.path), "id": core.id, "tasks": core.info().tasks, "events": core.info().events}
+    finally:
+        core.close()
+    if wants_json():
+        write_json(made)
+    else:
+        note(f"store {made['id']} in {made['path']}: {made['tasks']:,} tasks, {made['events']:,} events")
+    return exits.OK
 
 
 @command.command("backup", short_help="Copy all data to PATH while the store goes on.")
@@ -134,6 +168,7 @@ def info() -> int:
         write_json(found)
         return exits.OK
     rows = [
+        ("id", found.id),
         ("file", f"{found.path} on {found.host}, schema {found.schema}"),
         ("size", f"{_size(found.file_bytes)}, {_size(found.free_bytes)} of it free; log {_size(found.log_bytes)}"),
         ("rows", f"{found.tasks:,} tasks, {found.events:,} events"),

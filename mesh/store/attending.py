@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from mesh.clock import Clock
 from mesh.engines.sqlite.core import Core, Turn
-from mesh.engines.sqlite.disk import Damaged
+from mesh.engines.sqlite.disk import Fatal
 from mesh.engines.sqlite.messages import Push
 from mesh.store.dispatch import Dispatch
 from mesh.store.sessions import Sessions
@@ -39,7 +39,7 @@ class Attending:
         sessions: Sessions,
         dispatch: Dispatch,
         watches: Watches,
-        damaged: Callable[[Damaged], None],
+        damaged: Callable[[Fatal], None],
     ) -> None:
         """`damaged` is told when the file turns out not to be as it was written."""
         self._core = core
@@ -145,7 +145,7 @@ class Attending:
         """These jobs are over."""
         self._watches.over(jobs)
 
-    def damaged(self, error: Damaged) -> None:
+    def damaged(self, error: Fatal) -> None:
         """Nothing may be built on this file any more."""
         self._damaged(error)
 

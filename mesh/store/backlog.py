@@ -14,8 +14,8 @@ from typing import Any, Final, TypeVar
 
 from mesh.engines.contract import Outcome, Unit
 from mesh.engines.sqlite.core import Turn
-from mesh.engines.sqlite.disk import Damaged
-from mesh.errors import MeshError, Overloaded, RemoteError, Unavailable, Unwritable
+from mesh.engines.sqlite.disk import Fatal
+from mesh.errors import LinkLost, MeshError, Overloaded, RemoteError, Unavailable, Unwritable
 
 T = TypeVar("T")
 
@@ -182,7 +182,7 @@ class Backlog:
             return
         try:
             deed.value = deed.act(turn)
-        except (Unwritable, Damaged):
+        except (Unwritable, Fatal):
             raise
         except MeshError as error:
             deed.error = error
@@ -258,6 +258,22 @@ class Backlog:
             if not deed.answer.done():
                 deed.answer.set_exception(type(error)(error.message, details=error.details))
         self._end()
+
+    def doubtful(self) -> None:
+        """It may have been done, or not: callers are told what they are told of a link that broke. They ask the next
+        store, which knows what was done."""
+        if not self.tried:
+            self._take_all()
+        lost = "the store stops, and cannot tell whether this was done; the same may be sent again"
+        for batch, _ in self._tried:
+            if not batch.answer.done():
+                self.waiting -= len(batch.units)
+                batch.answer.set_exception(LinkLost(lost))
+        for deed in self._deeds:
+            if not deed.answer.done():
+                deed.answer.set_exception(LinkLost(lost))
+        self._tried.clear()
+        self._deeds.clear()
 
     def broken(self, exc: Exception) -> None:
         """Nothing of it was done, and nobody foresaw why. Whoever's fault it is, it must not cost the others: all of it

@@ -136,4 +136,5 @@ def info(store: Store) -> StoreInfo:
         free_bytes=file.free_bytes,
         tasks=file.tasks,
         events=file.events,
+        id=store.core.id,
     )

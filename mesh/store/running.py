@@ -7,11 +7,16 @@ from __future__ import annotations
 
 import os
 import signal
+import time
+from typing import Final
 
 from mesh.config import Settings
 from mesh.service import worker
 from mesh.service.worker import Worker
 from mesh.store.service import Store
+
+#: Of the store's program in supervisord.conf.
+STARTSECS: Final = 1.0
 
 
 async def run(settings: Settings, wait_s: float = 0.0) -> int:
@@ -41,6 +46,13 @@ async def run(settings: Settings, wait_s: float = 0.0) -> int:
         if store.fatal is not None:
             raise store.fatal
     return code
+
+
+def outlast_start() -> None:
+    """Before exit code 5: supervisor takes an end within `startsecs` for a failed start, and tries again whatever
+    the code was."""
+    if os.environ.get("SUPERVISOR_ENABLED"):
+        time.sleep(STARTSECS + 0.5)
 
 
 def _leave() -> None:

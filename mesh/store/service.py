@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Final, TypeVar
 from mesh.engines.contract import Outcome, Unit
 from mesh.engines.sqlite import vitals
 from mesh.engines.sqlite.core import Core, Turn
-from mesh.engines.sqlite.disk import Damaged
+from mesh.engines.sqlite.disk import Fatal
 from mesh.engines.sqlite.messages import SERVICE, BackupInfo, Over, Push, StoreInfo
 from mesh.errors import BadRequest, Draining, LockTaken
 from mesh.events.log import LoggedEvent
@@ -130,10 +130,10 @@ class Store(Service):
         return {task for instance in instances for task in instance.tasks} if instances else None
 
     #: Why the store cannot go on, once that is so; and what the process does about it.
-    fatal: Damaged | None = None
+    fatal: Fatal | None = None
     on_fatal: Callable[[], None] | None = None
 
-    def damaged(self, error: Damaged) -> None:
+    def damaged(self, error: Fatal) -> None:
         """The file is not as it was written: stop, before anything is built on it."""
         if self.fatal is None:
             self.fatal = error
@@ -155,12 +155,21 @@ class Store(Service):
             self.turns.close()
             self.lines.end(Draining(f"{SERVICE} has stopped"))
         self.core.close()
+        found = self.core.fatal
+        if found is not None and self.core.rescued:
+            self.log.warning("everything that was confirmed is in the database", path=str(self.core.path))
+            whole = f"{found.message}. Everything that was confirmed is in {self.core.path}"
+            self.fatal = type(found)(whole, details=found.details)
+        elif found is not None and self.fatal is None:
+            # Found at the very end, after the last transaction; the process is ending already.
+            self.log.critical("the files were changed", reason=found.message)
+            self.fatal = found
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
         try:
             yield
-        except Damaged as error:
+        except Fatal as error:
             self.damaged(error)
             raise
 

@@ -17,7 +17,7 @@ from typing import Final, Protocol, TypeVar
 from mesh.clock import Clock, Timer
 from mesh.engines.contract import Outcome, Unit
 from mesh.engines.sqlite.core import Core, Turn
-from mesh.engines.sqlite.disk import Damaged
+from mesh.engines.sqlite.disk import Fatal
 from mesh.errors import Unwritable
 from mesh.store.backlog import Backlog
 from mesh.store.dispatch import Dispatch
@@ -58,7 +58,7 @@ class After(Protocol):
     def leased(self, session: str, leases: list[Lease]) -> None: ...
     def stopping(self, session: str, id: str, attempt: int) -> None: ...
     def over(self, jobs: Sequence[str]) -> None: ...
-    def damaged(self, error: Damaged) -> None: ...
+    def damaged(self, error: Fatal) -> None: ...
 
 
 class Figures:
@@ -152,7 +152,7 @@ class Turns:
             return
         try:
             self._look()
-        except Damaged as error:
+        except Fatal as error:
             self._after.damaged(error)
         except Exception:
             # Outside of a turn nothing should fail; if it does, the store must not fall asleep over it.
@@ -203,8 +203,11 @@ class Turns:
             backlog.refused(error)
             self._start_over()
             return
-        except Damaged as error:
-            backlog.refused(error)
+        except Fatal as error:
+            if error.doubtful:
+                backlog.doubtful()
+            else:
+                backlog.refused(error)
             self._start_over()
             self._after.damaged(error)
             return

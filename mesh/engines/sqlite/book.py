@@ -13,11 +13,13 @@ import math
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
 from mesh.engines.sqlite import statements
+from mesh.engines.sqlite.disk import Fatal
+from mesh.engines.sqlite.guard import Guard
 from mesh.engines.sqlite.status import MOVES, READY, RUNNING, STATUSES, SUSPECT_LOST, SUSPECT_SORT
 from mesh.errors import BadRequest
 from mesh.events.topics import BadTopic, Matcher
@@ -25,6 +27,8 @@ from mesh.tasks.contract import Queue
 
 _SQL: Final = statements.named("book")
 _NEVER: Final = math.inf
+
+E = TypeVar("E")
 
 _said: Final = msgspec.msgpack.Decoder(Queue)
 _pack: Final = msgspec.msgpack.Encoder().encode
@@ -196,6 +200,8 @@ class Book:
         wall: the instant of this turn; turn: its identity.
         woken, over, stopping, freed: see Turn.
         broken: not even rolling back went well; the file must be opened again.
+        guard: watches the files; None when they can only be read.
+        fatal: why no turn may begin any more.
     """
 
     def __init__(self, path: Path, cursor: sqlite3.Cursor) -> None:
@@ -219,6 +225,8 @@ class Book:
         self.stopping: list[tuple[str, str, int]] = []
         self.freed: set[str] = set()
         self.broken = False
+        self.guard: Guard | None = None
+        self.fatal: Fatal | None = None
         self._saved: list[tuple[Lane, tuple[Any, ...]]] = []
         self._undo: list[tuple[Callable[..., object], tuple[Any, ...]]] = []
         self._numbers = (0, 0)
@@ -290,6 +298,12 @@ class Book:
         self.turn = None
         if self._saved or self._undo:
             self.resubscribe()
+
+    def failed(self, error: E) -> E:
+        """Remember an error after which nothing may be confirmed any more; any other is passed through."""
+        if isinstance(error, Fatal) and self.fatal is None:
+            self.fatal = error
+        return error
 
     def undo(self, act: Callable[..., object], *args: Any) -> None:
         """What to call should this turn fail."""

@@ -27,13 +27,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from mesh.engines.sqlite import identity
 from mesh.engines.sqlite.backup import Backup, backup, check
 from mesh.engines.sqlite.book import Book, matcher
-from mesh.engines.sqlite.disk import translate
+from mesh.engines.sqlite.disk import Damaged, Fatal, translate
 from mesh.engines.sqlite.file import FILE, Opened, open_file, pragma, schema
 from mesh.engines.sqlite.folder import Folder
+from mesh.engines.sqlite.guard import Guard
 from mesh.engines.sqlite.status import READY, RUNNING
-from mesh.engines.sqlite.turn import Rooms, Turn
+from mesh.engines.sqlite.turn import Rooms, Turn, checkpoint
 from mesh.errors import MeshError, SetupError, Unwritable
 from mesh.events.log import LoggedEvent
 from mesh.locks.contract import Grant
@@ -92,6 +94,9 @@ class Core:
         path: of the file.
         writable: False when the file could only be opened for reading; a turn then tries to open it again (every few
             seconds at most) and raises Unwritable while that fails. `reason` says why.
+        id: of the store, the same for all its copies; "" while it is not open.
+        fatal: after `close`: why nothing could be confirmed any more; see mesh.engines.sqlite.guard.
+        rescued: after `close`: the log had only lost its name, and all that was confirmed is in the database now.
     """
 
     def __init__(self, dir: Path, *, cache_bytes: int = 32 * 2**20, retention_s: float = 7 * 86400.0) -> None:
@@ -111,26 +116,40 @@ class Core:
         self._rooms_: Rooms | None = None
         self._busy = False
         self._reopen_at = 0.0
+        self.fatal: Fatal | None = None
+        self.rescued = False
+        self.id = ""
 
     # --- opening ----------------------------------------------------------------------------------------------
 
-    def open(self) -> None:
+    def open(self, *, replace: bool = False) -> None:
         """Take the folder (made with mode 0700 when it is not there), check the file, bring its schema up to date.
 
+        Args:
+            replace: also when another store was there before, or there was one and is none now.
+
         Raises:
+            WrongStore: it is not the store that was there before; see mesh.engines.sqlite.identity.
             SetupError: another process has it (its pid is named), the file is damaged, or it is of a newer version.
                 The message says what to do; the file is as it was.
         """
         self._folder.take()
+        dir = self.path.parent
         try:
-            self._load(open_file(self.path, self._cache_bytes))
+            if not replace:
+                identity.expect(dir)
+            self._load(open_file(self.path, self._cache_bytes), replace=replace)
         except BaseException:
             self._disconnect()
             self._folder.leave()
             raise
 
-    def _load(self, opened: Opened) -> None:
+    def _load(self, opened: Opened, *, replace: bool = False) -> None:
         self._connection = opened.connection
+        try:
+            self.id = identity.settle(opened.connection, self.path.parent, writable=opened.writable, replace=replace)
+        except sqlite3.Error as exc:
+            raise translate(exc, self.path) or exc from exc
         book = Book(self.path, opened.connection.cursor())
         rooms = Rooms(book, self._retention_s)
         try:
@@ -138,12 +157,17 @@ class Core:
             rooms.state.load()
         except sqlite3.Error as exc:
             raise translate(exc, self.path) or exc from exc
+        if opened.writable:
+            book.guard = Guard(self.path, opened.connection)
         self._rooms_ = rooms
         self.writable, self.reason = opened.writable, opened.reason
         self._reopen_at = time.monotonic() + _REOPEN_S
 
     def close(self) -> None:
-        """Let go of the file. Harmless the second time."""
+        """Let go of the file. Harmless the second time.
+
+        When `fatal` is set afterwards, another program has changed the files since the last commit.
+        """
         if self._rooms_ is not None and self.writable and not self._busy:
             # So that the next start need not look again at what no subscription wanted.
             with contextlib.suppress(MeshError, sqlite3.Error), self.turn(0.0):
@@ -153,10 +177,26 @@ class Core:
 
     def _disconnect(self) -> None:
         self.writable, self.reason = False, "it is not open"
-        self._rooms_ = None
+        rooms, self._rooms_ = self._rooms_, None
         connection, self._connection = self._connection, None
-        if connection is not None:
+        if connection is None:
+            return
+        guard = rooms.book.guard if rooms is not None else None
+        if rooms is None or guard is None:
             connection.close()
+            return
+        if rooms.book.fatal is None:
+            try:
+                guard.look()
+            except Damaged as exc:
+                rooms.book.failed(exc)
+        self.fatal = rooms.book.fatal
+        if guard.fault:
+            self.rescued = guard.rescue(connection)
+            guard.keep(connection)
+        else:
+            connection.close()
+        guard.close()
 
     @property
     def _rooms(self) -> Rooms:
@@ -174,6 +214,8 @@ class Core:
         """
         if self._busy:
             raise RuntimeError("a turn is under way: turns do not nest")
+        if self._rooms.book.fatal is not None:
+            raise self._rooms.book.fatal
         if not self.writable or self._rooms.book.broken:
             self._reopen()
         turn = Turn(self._rooms, wall, self._ended)
@@ -190,6 +232,8 @@ class Core:
             self._reopen_at = time.monotonic() + _REOPEN_S
             reason = self.reason
             self._disconnect()
+            if self.fatal is not None:
+                raise self.fatal
             try:
                 self._load(open_file(self.path, self._cache_bytes))
             except MeshError as exc:
@@ -202,9 +246,7 @@ class Core:
         """Nothing has happened for a while: bring the write-ahead log into the file. A few milliseconds."""
         if self._busy or not self.writable:
             return
-        how = "TRUNCATE" if self._log_bytes() > _LONG_LOG_BYTES else "PASSIVE"
-        with contextlib.suppress(sqlite3.Error):
-            self._rooms.book.execute(f"PRAGMA wal_checkpoint({how})").fetchall()
+        checkpoint(self._rooms.book, "TRUNCATE" if self._log_bytes() > _LONG_LOG_BYTES else "PASSIVE")
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[Rooms]:

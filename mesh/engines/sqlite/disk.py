@@ -23,12 +23,36 @@ _DISK: Final = {
     sqlite3.SQLITE_LOCKED: "another program writes to it: find it (`fuser`) and stop it",
 }
 _DAMAGE: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+#: Extended result codes.
+_UNSYNCED: Final = (sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_DIR_FSYNC)
 
 
-class Damaged(SetupError):
+class Fatal(MeshError):
+    """Nothing may be confirmed any more by this process.
+
+    Attributes:
+        doubtful: the transaction may be durable all the same, so its callers must not be told that it was not done.
+    """
+
+    code = "store_failed"
+    doubtful = False
+
+
+class Damaged(Fatal, SetupError):
     """The file is not as it was written; nothing may be built on it."""
 
     code = "damaged_file"
+
+
+class SyncFailed(Fatal):
+    """The operating system could not say that what was written is on the disk.
+
+    After a failed fsync the kernel forgets what it could not write, and the next fsync succeeds without it. So nothing
+    may be confirmed any more by this process; the next one writes the log anew before it uses it.
+    """
+
+    code = "sync_failed"
+    doubtful = True
 
 
 def damaged(path: Path, what: str) -> Damaged:
@@ -45,6 +69,12 @@ def translate(exc: sqlite3.Error, path: Path) -> MeshError | None:
     code = getattr(exc, "sqlite_errorcode", None)
     if code is None:
         return None
+    if code in _UNSYNCED:
+        return SyncFailed(
+            f"{path}: the disk has failed to store what was written to it ({exc}); nothing is confirmed after that. "
+            "See the kernel's log (`dmesg`) for the disk's fault; started again, the store recovers what was confirmed",
+            details={"path": str(path)},
+        )
     primary = code & 0xFF
     if primary in _DAMAGE:
         return damaged(path, str(exc))

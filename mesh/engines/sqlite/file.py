@@ -6,6 +6,7 @@ Leaves to others: who may open it (folder), what is in it (all the rest).
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 from pathlib import Path
@@ -72,7 +73,8 @@ def connect(path: Path, cache_bytes: int, *, mode: str = "rw", alone: bool = Fal
             # Debian's build overwrites what is deleted with zeros, at a third of the speed.
             "secure_delete = OFF",
             "trusted_schema = OFF",
-            f"wal_autocheckpoint = {CHECKPOINT_PAGES}",
+            # With the log's index in a file the core checkpoints by itself: it must know when the database is written.
+            f"wal_autocheckpoint = {CHECKPOINT_PAGES if alone else 0}",
             f"journal_size_limit = {LOG_BYTES}",
         ):
             connection.execute(f"PRAGMA {setting}").fetchall()
@@ -94,6 +96,7 @@ def open_file(path: Path, cache_bytes: int) -> Opened:
             f"{'.'.join(map(str, OLDEST_SQLITE))} or newer"
         )
     _make(path)
+    full = _store_log(path)
     failure: Exception | None = None
     for mode, alone in _ways(path):
         try:
@@ -102,7 +105,8 @@ def open_file(path: Path, cache_bytes: int) -> Opened:
             failure = _refuse_damage(exc, path)
             continue
         try:
-            return _begin(connection, path, mode)
+            opened = _begin(connection, path, mode)
+            return Opened(connection, False, full) if full else opened
         except sqlite3.Error as exc:
             connection.close()
             failure = _refuse_damage(exc, path)
@@ -135,10 +139,57 @@ def _make(path: Path) -> None:
     """
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        sync_directory(path.parent)
     except FileExistsError:
         return
     except OSError as exc:
         raise SetupError(f"there is no store at {path} yet, and none can be made: {exc.strerror}") from exc
+
+
+def _store_log(path: Path) -> str:
+    """Write what an earlier process left in the log anew, and wait until it is on the disk.
+
+    That process may have ended because an fsync failed. Such pages are in the kernel's memory and are not on the disk,
+    and no later fsync writes them: a log that continues after them would be lost with the next power failure.
+
+    Returns:
+        Why there is no room for it; "" when it is stored, or nothing can be written there at all.
+
+    Raises:
+        SetupError: the disk fails.
+    """
+    log = path.with_name(path.name + "-wal")
+    try:
+        fd = os.open(log, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        # There is none; or it cannot be written, which is found when the file is opened.
+        return ""
+    try:
+        at = 0
+        while part := os.pread(fd, 2**20, at):
+            at += os.pwrite(fd, part, at)
+        os.fsync(fd)
+    except OSError as exc:
+        if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+            return f"{log} cannot be stored: the disk is full, make room on it"
+        if exc.errno == errno.EROFS:
+            return ""
+        raise SetupError(
+            f"{log} cannot be stored: {exc.strerror}. See the kernel's log (`dmesg`) for the disk's fault, "
+            "then start again"
+        ) from exc
+    finally:
+        os.close(fd)
+    return ""
+
+
+def sync_directory(path: Path) -> None:
+    """Wait until the names in a directory are on the disk. Raises: OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _refuse_damage(exc: sqlite3.Error, path: Path) -> Exception:
@@ -163,6 +214,9 @@ def _begin(connection: sqlite3.Connection, path: Path, mode: str) -> Opened:
         )
     if version:
         _check_sound(connection, path)
+        if mode == "rw":
+            # A backup is one file without a log.
+            connection.execute("PRAGMA journal_mode = WAL").fetchall()
     if version == newest:
         reason = "" if mode == "rw" else "its disk takes nothing"
         return Opened(connection, *_probe(connection, path)) if not reason else Opened(connection, False, reason)

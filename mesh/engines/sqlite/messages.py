@@ -76,6 +76,7 @@ class StoreInfo(msgspec.Struct, frozen=True, kw_only=True):
         schema: the version of its tables.
         file_bytes, log_bytes, free_bytes: of the database, of its write-ahead log, and unused in the database.
         tasks, events: rows that are kept.
+        id: of this store, the same for all its backups.
     """
 
     path: str
@@ -94,6 +95,7 @@ class StoreInfo(msgspec.Struct, frozen=True, kw_only=True):
     free_bytes: int = 0
     tasks: int = 0
     events: int = 0
+    id: str = ""
 
 
 encode: Final = msgspec.msgpack.Encoder().encode

@@ -6,6 +6,7 @@ Leaves to others: what each act means (the rooms beside this one).
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections.abc import Callable, Sequence
 from types import TracebackType
@@ -15,8 +16,10 @@ from mesh.engines.contract import Outcome, Unit
 from mesh.engines.sqlite.book import Book
 from mesh.engines.sqlite.burial import Burial
 from mesh.engines.sqlite.deferring import Deferring
-from mesh.engines.sqlite.disk import translate
+from mesh.engines.sqlite.disk import Damaged, translate
 from mesh.engines.sqlite.ending import Ending
+from mesh.engines.sqlite.file import CHECKPOINT_PAGES
+from mesh.engines.sqlite.guard import Guard
 from mesh.engines.sqlite.jobs import Jobs
 from mesh.engines.sqlite.leasing import Leasing
 from mesh.engines.sqlite.locks import Locks
@@ -78,6 +81,31 @@ class Rooms:
             room.flush()
 
 
+def checkpoint(book: Book, how: str = "PASSIVE") -> None:
+    """Bring the log into the database. After an error that ends the store no turn begins any more."""
+    guard = book.guard
+    try:
+        if guard is not None:
+            guard.look()
+        book.execute(f"PRAGMA wal_checkpoint({how})").fetchall()
+    except sqlite3.Error as exc:
+        book.failed(translate(exc, book.path))
+    except Damaged as exc:
+        book.failed(exc)
+    else:
+        if guard is None:
+            return
+        try:
+            guard.checkpointed()
+        except Damaged as exc:
+            book.failed(exc)
+        return
+    if guard is not None:
+        # It may have come some way.
+        with contextlib.suppress(Damaged):
+            guard.checkpointed()
+
+
 class Turn:
     """One transaction. Nothing is durable before the `with` block has ended well.
 
@@ -110,12 +138,26 @@ class Turn:
     def __enter__(self) -> Turn:
         book = self._book
         try:
+            if book.guard is not None:
+                book.guard.ready()
             book.execute("BEGIN IMMEDIATE")
+        except Damaged as exc:
+            self._ended()
+            book.failed(exc)
+            raise
         except sqlite3.Error as exc:
             self._ended()
-            raise translate(exc, book.path) or exc from exc
+            raise book.failed(translate(exc, book.path)) or exc from exc
         book.begin(self.wall)
         self._rooms.begin()
+        if book.guard is not None:
+            try:
+                book.guard.begun()
+            except BaseException as exc:
+                self._rollback()
+                self._ended()
+                book.failed(exc)
+                raise
         self.woken = book.woken
         self.over = book.over
         self.stopping = book.stopping
@@ -131,6 +173,8 @@ class Turn:
                 try:
                     self._rooms.flush()
                     self._book.execute("COMMIT")
+                    if self._book.guard is not None:
+                        self._check(self._book.guard)
                     self._book.turn = None
                 except BaseException as at_commit:
                     failure = at_commit
@@ -141,11 +185,23 @@ class Turn:
         if failure is None:
             return
         if isinstance(failure, sqlite3.Error):
-            meant = translate(failure, self._book.path)
+            meant = self._book.failed(translate(failure, self._book.path))
             if meant is not None:
                 raise meant from failure
+        self._book.failed(failure)
         if exc is None:
             raise failure
+
+    def _check(self, guard: Guard) -> None:
+        """The transaction is in the log. Raises: Damaged: but that may not be what is found at the next start."""
+        try:
+            guard.committed()
+        except Damaged as damage:
+            damage.doubtful = True
+            raise
+        if guard.frames >= CHECKPOINT_PAGES:
+            # The commit is confirmed whatever becomes of this; a failure ends what comes after it.
+            checkpoint(self._book)
 
     def _rollback(self) -> None:
         book = self._book
@@ -153,6 +209,8 @@ class Turn:
             # SQLite may have rolled back by itself.
             if book.cursor.connection.in_transaction:
                 book.execute("ROLLBACK")
+            if book.guard is not None:
+                book.guard.rolled_back()
         except sqlite3.Error:
             book.broken = True
         book.rollback()

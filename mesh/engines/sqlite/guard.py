@@ -1,0 +1,332 @@
+"""Notices, before a commit is confirmed, that another program has changed, truncated, replaced or removed the files.
+
+Owns: what the files must look like from one commit to the next, and the errors that name what is wrong.
+Leaves to others: when to look (turn), stopping the store (mesh.store), what SQLite itself reports (disk).
+
+SQLite keeps writing to files that it has open, also after their names are gone: a commit succeeds, and nothing of it is
+there at the next start. So each transaction checks, in about 15 microseconds:
+
+=====================  =================================================================================
+database, log, index   the path still leads to the file that is open (device and inode)
+database               size and modification time are those after the last checkpoint, the only writer
+log and index, before  as they were after the last commit: no other program has committed
+log, after             its head is the one that SQLite has in use, it is not shorter than its frames, and the
+                       frame before the new ones is there: writing behind the end of a truncated file leaves zeros
+=====================  =================================================================================
+
+A descriptor of the database must not be opened here: closing it would drop the locks that SQLite has on the file
+(POSIX). The one of the index is closed only when SQLite has closed its own; the log is never locked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import sqlite3
+import struct
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from mesh.engines.sqlite.disk import Damaged
+from mesh.engines.sqlite.file import LOG_BYTES, pragma
+
+#: A frame of the log: its head and one page. The log itself has a head of its own.
+_LOG_HEAD: Final = 32
+_FRAME_HEAD: Final = 24
+#: The head of the index; see `Index`. https://sqlite.org/walformat.html, "The WAL-Index File Format".
+_INDEX: Final = struct.Struct("=8xI4xII8x8s")
+_BACKFILLED_AT: Final = 96
+#: A directory whose modification time is older than this has not changed since: file systems count in steps of up to
+#: ten milliseconds.
+_QUIET_NS: Final = 50_000_000
+
+#: Device, inode, size, modification time.
+Stamp = tuple[int, int, int, int]
+
+_OTHER: Final = (
+    "another program did this while the store was running, and the store has stopped before anything was confirmed "
+    "that could be lost. Find that program; "
+)
+
+
+class Index(NamedTuple):
+    """What the index says of the log.
+
+    Attributes:
+        commits: a counter of them. frames: of the log that are in use. pages: of the database. salts: of this log.
+    """
+
+    commits: int
+    frames: int
+    pages: int
+    salts: bytes
+
+
+_NO_INDEX: Final = Index(0, 0, 0, b"")
+
+
+class Guard:
+    """The files of one open connection.
+
+    Attributes:
+        frames: of the log, after the last commit; 0 when that is not known.
+        fault: what was found to be wrong; "" for nothing.
+    """
+
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        """The connection has read, so that SQLite has its files open.
+
+        Raises:
+            Damaged: a file was replaced while it was opened.
+        """
+        self._path: Final = str(path)
+        self._log_path: Final = f"{path}-wal"
+        self._index_path: Final = f"{path}-shm"
+        self._page_bytes: Final = int(pragma(connection, "page_size"))
+        self._frame_bytes: Final = _FRAME_HEAD + self._page_bytes
+        self.fault = ""
+        self._savable = False
+        self._folder = self._log = self._index = -1
+        # With locks for a single process the index is in memory, on a disk without room for it.
+        shared = pragma(connection, "locking_mode") == "normal"
+        try:
+            self._folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._database = _stamp(os.stat(self._path))
+            self._log = os.open(self._log_path, os.O_RDONLY | os.O_CLOEXEC)
+            self._log_before = _stamp(os.fstat(self._log))
+            if shared:
+                self._index = os.open(self._index_path, os.O_RDONLY | os.O_CLOEXEC)
+                self._index_is = _stamp(os.fstat(self._index))[:2]
+                self._index_bytes = os.fstat(self._index).st_size
+            opened = _open_files()
+            # SQLite's descriptor of the database, SQLite's and this one of the log.
+            if opened and not (opened.count(self._database[:2]) >= 1 and opened.count(self._log_before[:2]) >= 2):
+                raise self._error(self._path, "was replaced while the store opened it", "start the store again")
+        except OSError as exc:
+            self.close()
+            raise self._error(
+                str(exc.filename or path), f"cannot be watched ({exc.strerror})", "start the store again"
+            ) from exc
+        except Damaged:
+            self.close()
+            raise
+        self._quiet_at = 0
+        self._known = self._read_index()
+        self.frames = self._known.frames
+        self._last = self._frame(self.frames)
+
+    # --- a transaction ------------------------------------------------------------------------------------------
+
+    def ready(self) -> None:
+        """A transaction may begin. SQLite reads the index in memory, and a process that reads what is not in the file
+        any more is killed (SIGBUS).
+
+        Raises:
+            Damaged: the index was truncated.
+        """
+        if self._index >= 0 and os.fstat(self._index).st_size < self._index_bytes:
+            raise self._error(self._index_path, "was truncated by another program", self._restore(self._index_path))
+
+    def begun(self) -> None:
+        """A transaction has begun, and holds SQLite's lock.
+
+        Raises:
+            Damaged: another program has written to the database or its log.
+        """
+        if self._read_index() != self._known:
+            raise self._error(
+                self._path,
+                "was written to by another program",
+                "then check the data (`mesh store check`), and start the store again",
+            )
+        if _stamp(os.fstat(self._log)) != self._log_before:
+            raise self._log_changed()
+
+    def committed(self) -> None:
+        """A transaction is in the log; it may be confirmed when this returns.
+
+        Raises:
+            Damaged: a file is not the one that is open, or its contents were changed.
+        """
+        found = os.fstat(self._log)
+        size = found.st_size
+        # SQLite cuts a longer log to this size when it begins it anew.
+        if size < self._log_before[2] and size < LOG_BYTES:
+            raise self._log_changed()
+        if self._index >= 0:
+            before, self._known = self._known, self._read_index()
+            self.frames = frames = self._known.frames
+            if frames:
+                if size < _LOG_HEAD + frames * self._frame_bytes or os.pread(self._log, 8, 16) != self._known.salts:
+                    raise self._log_changed()
+                if self._known.salts == before.salts and self._frame(before.frames) != self._last:
+                    raise self._log_changed()
+                self._last = self._frame(frames)
+        elif size and os.lseek(self._log, 0, os.SEEK_HOLE) < size:
+            raise self._log_changed()
+        self._look_at_names(found.st_mtime_ns)
+        self._log_before = _stamp(found)
+        if self._index < 0:
+            self._database = self._stamp(self._path)
+
+    def rolled_back(self) -> None:
+        """A transaction has changed nothing, though parts of it may have been written to the log."""
+        if not self.fault:
+            self._log_before = _stamp(os.fstat(self._log))
+
+    def checkpointed(self) -> None:
+        """SQLite has brought the log into the database, in part or whole.
+
+        Raises:
+            Damaged: the database is shorter than what was written to it.
+        """
+        if self._index >= 0:
+            self._known = known = self._read_index()
+            self.frames = known.frames
+            self._last = self._frame(known.frames)
+            (filled,) = struct.unpack("=I", os.pread(self._index, 4, _BACKFILLED_AT))
+            if filled >= known.frames and self._stamp(self._path)[2] < known.pages * self._page_bytes:
+                raise self._database_changed()
+        self._database = self._stamp(self._path)
+        self._log_before = _stamp(os.fstat(self._log))
+
+    def look(self) -> None:
+        """Between transactions. Raises: Damaged."""
+        self._look_at_names(0)
+        if _stamp(os.fstat(self._log)) != self._log_before:
+            raise self._log_changed()
+
+    # --- the end ------------------------------------------------------------------------------------------------
+
+    def rescue(self, connection: sqlite3.Connection) -> bool:
+        """After an error: bring the log, which has lost only its name, into a database that is untouched.
+
+        Returns:
+            Whether everything that was ever confirmed is in the database now.
+        """
+        if not self._savable:
+            return False
+        try:
+            self.ready()
+            if self._stamp(self._path) != self._database:
+                return False
+            busy, frames, filled = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        except (OSError, sqlite3.Error, Damaged):
+            return False
+        return not busy and frames == filled
+
+    def close(self) -> None:
+        """Close the descriptors; the connection is closed already."""
+        self._folder = self._close(self._folder)
+        self._log = self._close(self._log)
+        self._index = self._close(self._index)
+
+    def keep(self, connection: sqlite3.Connection) -> None:
+        """Instead of closing a connection with files that are not its own any more: SQLite would write what is in its
+        log to a database that may be another one by now, and remove a log that is not its own. The process ends soon.
+        """
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
+
+    # --- looking ------------------------------------------------------------------------------------------------
+
+    def _look_at_names(self, now_ns: int) -> None:
+        """`now_ns`: the present in the file system's own time; 0 when it is not known."""
+        database = self._stamp(self._path)
+        # Without an index in a file SQLite itself decides when to write to the database.
+        if database != self._database and (self._index >= 0 or database[:2] != self._database[:2]):
+            raise self._database_changed()
+        # As long as the directory is as it was, no name in it has come, gone or changed.
+        changed_at = os.fstat(self._folder).st_mtime_ns
+        if changed_at == self._quiet_at:
+            return
+        # Until both are found to be in place: whatever is wrong with these names, the log itself is complete.
+        self._savable = True
+        if self._stamp(self._log_path)[:2] != self._log_before[:2]:
+            raise self._error(self._log_path, "was replaced by another file", self._restore(self._log_path))
+        if self._index >= 0 and self._stamp(self._index_path)[:2] != self._index_is:
+            raise self._error(self._index_path, "was replaced by another file", self._restore(self._index_path))
+        self._savable = False
+        if self._index >= 0:
+            self._index_bytes = os.fstat(self._index).st_size
+        self._quiet_at = changed_at if now_ns - changed_at > _QUIET_NS else 0
+
+    def _stamp(self, path: str) -> Stamp:
+        try:
+            return _stamp(os.stat(path))
+        except OSError as exc:
+            gone = isinstance(exc, FileNotFoundError | NotADirectoryError)
+            what = "was removed, or its directory was moved" if gone else f"cannot be reached: {exc.strerror}"
+            raise self._error(path, what, self._restore(path)) from exc
+
+    def _read_index(self) -> Index:
+        if self._index < 0:
+            return _NO_INDEX
+        # Nothing is there when the index was truncated.
+        head = os.pread(self._index, _INDEX.size, 0)
+        return Index._make(_INDEX.unpack(head)) if len(head) == _INDEX.size else _NO_INDEX
+
+    def _frame(self, number: int) -> bytes:
+        """A frame of the log, counted from 1; b"" for none."""
+        if not number:
+            return b""
+        return os.pread(self._log, self._frame_bytes, _LOG_HEAD + (number - 1) * self._frame_bytes)
+
+    # --- errors -------------------------------------------------------------------------------------------------
+
+    def _log_changed(self) -> Damaged:
+        return self._error(
+            self._log_path, "was truncated or written to by another program", self._restore(self._log_path)
+        )
+
+    def _database_changed(self) -> Damaged:
+        same = _same_file(self._path, self._database)
+        what = "was truncated, or overwritten in place" if same else "was replaced by another file"
+        return self._error(self._path, what, self._restore(self._path))
+
+    def _restore(self, path: str) -> str:
+        if path == self._path:
+            return (
+                f"if it was to be replaced by a backup: with the store stopped, remove {self._log_path} and "
+                f"{self._index_path}, copy the backup to {self._path} and start the store; otherwise move the "
+                "directory or the file back, or restore a backup"
+            )
+        return (
+            "move the directory or the file back if it was moved, then check the data (`mesh store check`) and start "
+            f"the store; restore a backup if that check fails. A {os.path.basename(path)} that was put there is not "
+            "the store's: remove it first"
+        )
+
+    def _error(self, path: str, what: str, remedy: str) -> Damaged:
+        self.fault = f"{path} {what}"
+        return Damaged(f"{self.fault}: {_OTHER}{remedy}", details={"path": path})
+
+    @staticmethod
+    def _close(fd: int) -> int:
+        if fd >= 0:
+            os.close(fd)
+        return -1
+
+
+def _stamp(found: os.stat_result) -> Stamp:
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _same_file(path: str, stamp: Stamp) -> bool:
+    try:
+        return _stamp(os.stat(path))[:2] == stamp[:2]
+    except OSError:
+        return False
+
+
+def _open_files() -> list[tuple[int, int]]:
+    """(device, inode) of every descriptor of this process; [] where the system does not tell."""
+    found = []
+    try:
+        for fd in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(OSError):
+                stat = os.fstat(int(fd))
+                found.append((stat.st_dev, stat.st_ino))
+    except OSError:
+        return []
+    return found
