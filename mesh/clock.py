@@ -32,6 +32,9 @@ class Clock(Protocol):
     def wall(self) -> float:
         """Seconds since 1970, for people and for other hosts."""
 
+    def boot(self) -> float:
+        """Monotonic seconds that also count while the host sleeps; for what other hosts rely on, like a lease."""
+
     def call_at(self, when: float, callback: Callable[..., object], *args: Any) -> Timer:
         """Run `callback(*args)` at the instant `when`, or as soon as possible after it."""
 
@@ -39,11 +42,20 @@ class Clock(Protocol):
         """Return after `seconds`."""
 
 
+def _boot() -> float:
+    return time.clock_gettime(_BOOT)
+
+
+# Linux; elsewhere the monotonic clock is the nearest that there is.
+_BOOT: int = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
 class LoopClock:
     """Real time, woken by the running event loop."""
 
     now = staticmethod(time.monotonic)
     wall = staticmethod(time.time)
+    boot = staticmethod(_boot)
 
     def call_at(self, when: float, callback: Callable[..., object], *args: Any) -> Timer:
         delay = when - time.monotonic()
@@ -70,6 +82,7 @@ class ManualClock:
 
     def __init__(self, start: float = 1000.0) -> None:
         self._now = start
+        self._set_by = 0.0
         self._order = itertools.count()
         self._timers: list[tuple[float, int, _HandTimer]] = []
 
@@ -78,7 +91,14 @@ class ManualClock:
 
     def wall(self) -> float:
         # A fixed day, so that whatever a test prints is the same every time.
-        return 1_700_000_000.0 + self._now
+        return 1_700_000_000.0 + self._now + self._set_by
+
+    def boot(self) -> float:
+        return self._now
+
+    def set_wall(self, by: float) -> None:
+        """Set the wall clock forward, or back (below 0), as an administrator or NTP does; time itself stands still."""
+        self._set_by += by
 
     def call_at(self, when: float, callback: Callable[..., object], *args: Any) -> Timer:
         timer = _HandTimer(callback, args)

@@ -43,6 +43,7 @@ ASK_AGAIN_S: Final = 0.05
 RELEASE_S: Final = 3.0
 #: What is being given back, so that it is not collected half way.
 _GIVING: Final[set[asyncio.Task[None]]] = set()
+UNCONFIRMED: Final = "no renewal was confirmed in time"
 #: Bytes of a name, in UTF-8.
 MOST_NAME: Final = 255
 
@@ -165,6 +166,7 @@ class _Hold:
         # Cancellations that were asked for before, which are not ours to swallow.
         self._cancelling = task.cancelling()
         self._why = ""
+        # By the clock that also counts while this host sleeps: the engine's host may be awake.
         self._until_at = 0.0
         self._timer: Timer | None = None
         self._renewing: asyncio.Task[None] | None = None
@@ -194,19 +196,19 @@ class _Hold:
         else:
             ends_at = call.deadline_at if call is not None else float("inf")
         while True:
-            asked_at = clock.now()
+            asked_at, booted_at = clock.now(), clock.boot()
             wait_s = max(0.0, min(ends_at - asked_at, ONE_WAIT_S))
             timeout_s = patience(asked_at, lock._timeout_s)
             try:
                 grant = await self._locks.acquire(
                     lock.name, owner, ttl_s=self._ttl_s, wait_s=wait_s, timeout_s=timeout_s
                 )
-                if clock.now() - asked_at > self._ttl_s / RENEWALS:
+                if clock.boot() - booted_at > self._ttl_s / RENEWALS:
                     # It was granted at some moment since; only an answer to what is asked now tells how long it lasts.
-                    asked_at = clock.now()
+                    booted_at = clock.boot()
                     grant = await self._locks.renew(lock.name, owner, ttl_s=self._ttl_s, timeout_s=self._ttl_s)
-                self._until_at = asked_at + self._ttl_s
-                if clock.now() < self._until_at:
+                self._until_at = booted_at + self._ttl_s
+                if clock.boot() < self._until_at:
                     return grant
             except LockLost:
                 # The answer came when the lock was over again; as if it had not been granted.
@@ -226,7 +228,8 @@ class _Hold:
     def _arm(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._clock.call_at(self._until_at, self._over, "no renewal was confirmed in time")
+        left_s = self._until_at - self._clock.boot()
+        self._timer = self._clock.call_at(self._clock.now() + left_s, self._over, UNCONFIRMED)
 
     async def _renew(self) -> None:
         """Renew until cancelled, or lost."""
@@ -236,10 +239,12 @@ class _Hold:
         next_s = period_s
         while True:
             await clock.sleep(next_s)
-            asked_at = clock.now()
+            asked_at = clock.boot()
             left_s = self._until_at - asked_at
             if left_s <= 0:
-                return  # the timer has seen it, or will at once
+                # The timer has seen it, unless this host slept in between: then its time stood still.
+                self._over(UNCONFIRMED)
+                return
             try:
                 await self._locks.renew(lock.name, self.held.owner, ttl_s=self._ttl_s, timeout_s=left_s)
             except LockLost as exc:

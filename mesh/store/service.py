@@ -19,7 +19,8 @@ from mesh.engines.sqlite import vitals
 from mesh.engines.sqlite.core import Core, Turn
 from mesh.engines.sqlite.disk import Fatal
 from mesh.engines.sqlite.messages import SERVICE, BackupInfo, Over, Push, StoreInfo
-from mesh.errors import BadRequest, Draining, LockTaken
+from mesh.engines.steady import SteadyClock
+from mesh.errors import BadRequest, Draining, LockTaken, Unwritable
 from mesh.events.log import LoggedEvent
 from mesh.locks.contract import Grant
 from mesh.policy.access import Access
@@ -39,6 +40,7 @@ from mesh.store.dispatch import Dispatch
 from mesh.store.logbook import STEP, Logbook
 from mesh.store.queueing import LockQueues
 from mesh.store.sessions import Sessions
+from mesh.store.shown import shown
 from mesh.store.standby import open_in_turn
 from mesh.store.turns import Chore, Turns
 from mesh.store.watches import Watches
@@ -60,6 +62,7 @@ class Store(Service):
 
     #: How long to wait for a folder that another store has.
     wait_s: ClassVar[float] = 0.0
+    clock: SteadyClock
     #: The file is open, and all parts are there.
     _begun = False
 
@@ -70,18 +73,18 @@ class Store(Service):
         node = self.node
         assert isinstance(node, Node)
         settings = node.settings
-        clock = node.clock
-        self.clock = clock
         self.host = settings.mesh.host
-        self.began_at = clock.now()
+        self.began_at = node.clock.now()
         check_table([member.name for member in members(Store) if member.rpc is not None])
         self.core = Core(
             settings.store.dir,
             cache_bytes=settings.store.cache_bytes,
             retention_s=settings.events.retention_s,
         )
-        self.backups = Backups(self.core, settings.store.backups_dir, clock, self.host)
-        await open_in_turn(self.core, self.wait_s, clock)
+        self.backups = Backups(self.core, settings.store.backups_dir, node.clock, self.host)
+        await open_in_turn(self.core, self.wait_s, node.clock)
+        clock = self.clock = SteadyClock(node.clock, self.core.time_mark(), vitals.boot_id())
+        self._keep_time()
         self.dispatch = Dispatch()
         self.sessions = Sessions(
             settings.store.lease_s, pid_space=vitals.pid_space(), born=vitals.born, dead=vitals.dead
@@ -122,6 +125,16 @@ class Store(Service):
         self._begun = True
         self.turns.wake()
         measures.register(node.recorder, self)
+
+    def _keep_time(self) -> None:
+        """Have the next store on this boot go on with the time of this one."""
+        clock = self.clock
+        if not clock.goes_on or self.core.time_mark() != clock.mark:
+            try:
+                with self.core.turn(clock.wall()) as turn:
+                    turn.keep_time(clock.mark, goes_on=clock.goes_on)
+            except Unwritable as error:
+                self.log.warning("the store's time cannot be kept", reason=error.message)
 
     def _registered_tasks(self, service: str) -> set[str] | None:
         node = self.node
@@ -268,7 +281,8 @@ class Store(Service):
 
     def _job(self, id: str, *, forgotten: bool = False) -> JobInfo | None:
         with self._reading():
-            return self.core.job(id, self.clock.wall(), forgotten=forgotten)
+            found = self.core.job(id, self.clock.wall(), forgotten=forgotten)
+        return shown(found, self.clock.ahead()) if found is not None else None
 
     @rpc(idempotent=True)
     async def find(self, id: str) -> JobInfo | None:
@@ -284,7 +298,7 @@ class Store(Service):
         info = self._job(id) if self.admission is not None else None
         if info is not None:
             self._may("cancel", info.queue)
-        return await self.turns.do(lambda turn: turn.cancel(id))
+        return shown(await self.turns.do(lambda turn: turn.cancel(id)), self.clock.ahead())
 
     @rpc(idempotent=True)
     async def queues(self) -> list[QueueInfo]:
@@ -302,7 +316,9 @@ class Store(Service):
         """A page of jobs of a queue, oldest first."""
         self._may("jobs", queue)
         with self._reading():
-            return self.core.jobs(queue, status, after=after, limit=bounded(limit), wall=self.clock.wall())
+            found = self.core.jobs(queue, status, after=after, limit=bounded(limit), wall=self.clock.wall())
+        ahead = self.clock.ahead()
+        return [shown(job, ahead) for job in found]
 
     @rpc
     async def requeue(self, queue: str, ids: list[str]) -> int:
@@ -331,7 +347,8 @@ class Store(Service):
     async def replay(self, subscription: str, offset: int | None = None, since_at: float | None = None) -> int:
         """Deliver again to a subscription what stands in the log from there on; how many events."""
         self._may("replay", subscription)
-        return await self.logbook.replay(subscription, offset, since_at)
+        since = None if since_at is None else since_at - self.clock.ahead()
+        return await self.logbook.replay(subscription, offset, since)
 
     @rpc
     async def abandon(self, subscription: str) -> int:
@@ -352,14 +369,18 @@ class Store(Service):
         """Entries in the order of the keys."""
         self._may("get", namespace)
         with self._reading():
-            return self.core.get(namespace, keys, self.clock.wall())
+            found = self.core.get(namespace, keys, self.clock.wall())
+        ahead = self.clock.ahead()
+        return [shown(entry, ahead) if entry is not None else None for entry in found]
 
     @rpc(idempotent=True)
     async def page(self, namespace: str, prefix: str = "", after: str = "", limit: int = 100) -> list[Entry]:
         """A page of entries in the order of their keys."""
         self._may("page", namespace)
         with self._reading():
-            return self.core.page(namespace, prefix=prefix, after=after, limit=bounded(limit), wall=self.clock.wall())
+            found = self.core.page(namespace, prefix=prefix, after=after, limit=bounded(limit), wall=self.clock.wall())
+        ahead = self.clock.ahead()
+        return [shown(entry, ahead) for entry in found]
 
     @rpc(idempotent=True)
     async def namespaces(self) -> list[tuple[str, int]]:
@@ -402,14 +423,14 @@ class Store(Service):
             return turn.acquire(name, owner, ttl_s)
 
         try:
-            return await self.turns.do(act)
+            return shown(await self.turns.do(act), self.clock.ahead())
         except LockTaken as taken:
             if wait_s <= 0:
                 raise
             waiter = self.lines.enter(name, owner, ttl_s, taken, give_up_at)
         self.turns.wake()
         try:
-            return await waiter.answer
+            return shown(await waiter.answer, self.clock.ahead())
         except asyncio.CancelledError:
             if waiter.answer.done() and not waiter.answer.cancelled() and waiter.answer.exception() is None:
                 # Granted while its caller left: the next one should not have to wait for the end of its time.
@@ -422,7 +443,7 @@ class Store(Service):
     async def renew_lock(self, name: str, owner: str, ttl_s: float) -> Grant:
         """Hold it for longer."""
         self._may("renew_lock", name)
-        return await self.turns.do(lambda turn: turn.renew_lock(name, owner, ttl_s))
+        return shown(await self.turns.do(lambda turn: turn.renew_lock(name, owner, ttl_s)), self.clock.ahead())
 
     @rpc(idempotent=True)
     async def release(self, name: str, owner: str) -> bool:
@@ -434,9 +455,10 @@ class Store(Service):
     async def locks(self) -> list[Grant]:
         """What is held now."""
         with self._reading():
-            found = self.core.locks(self.clock.wall())
-        shown = self._shown("locks")
-        return [grant for grant in found if shown(grant.name)]
+            held = self.core.locks(self.clock.wall())
+        may_read = self._shown("locks")
+        ahead = self.clock.ahead()
+        return [shown(grant, ahead) for grant in held if may_read(grant.name)]
 
     # --- the files ----------------------------------------------------------------------------------------------
 

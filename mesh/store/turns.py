@@ -18,6 +18,7 @@ from mesh.clock import Clock, Timer
 from mesh.engines.contract import Outcome, Unit
 from mesh.engines.sqlite.core import Core, Turn
 from mesh.engines.sqlite.disk import Fatal
+from mesh.engines.steady import SteadyClock
 from mesh.errors import Unwritable
 from mesh.store.backlog import Backlog
 from mesh.store.dispatch import Dispatch
@@ -90,6 +91,8 @@ class Turns:
         self._core = core
         self._clock = clock
         self._now = clock.now
+        # A clock that is not steady is the wall clock itself.
+        self._ahead = clock.ahead if isinstance(clock, SteadyClock) else lambda: 0.0
         self._dispatch = dispatch
         self._after = after
         self._chores = chores
@@ -189,7 +192,7 @@ class Turns:
         given: list[tuple[str, list[Lease]]] = []
         stop_at = now + BUDGET_S
         try:
-            with self._core.turn(wall) as turn:
+            with self._core.turn(wall, self._ahead()) as turn:
                 count = backlog.work(turn, lambda: self._now() >= stop_at)
                 if by_itself:
                     for chore in self._chores:

@@ -48,7 +48,7 @@ class NewTask(msgspec.Struct, array_like=True, frozen=True):
             one; when it is known, none of those that feed it is made either.
         order: jobs of one queue with the same order run one after the other, as they were deferred. "" for none.
         priority: 0 to 9; of what is ready, the higher goes first, and then the older.
-        due_at: not before this instant; 0 for at once.
+        due_at: not before this instant of the engine's wall clock; 0 for at once. Of older senders; see `delay_s`.
         keep_s: how long the finished job, its answer and its key are kept.
         waits: how many other tasks must be done first; it is `waiting` until then, and gets their answers as `prior`
             (nil for one that gave none).
@@ -58,6 +58,8 @@ class NewTask(msgspec.Struct, array_like=True, frozen=True):
         trace: W3C traceparent of what deferred it.
         meta: small map of text that travels with it.
         timeout_s: for one attempt, when this task is to have another than its queue; 0 for the queue's.
+        delay_s: not before so much time has passed since the engine got it, whatever its wall clock says; counts
+            instead of `due_at` when it is above 0.
     """
 
     id: str
@@ -75,6 +77,7 @@ class NewTask(msgspec.Struct, array_like=True, frozen=True):
     trace: str = ""
     meta: dict[str, str] = {}
     timeout_s: float = 0.0
+    delay_s: float = 0.0
 
 
 class Ticket(msgspec.Struct, array_like=True, frozen=True):
@@ -154,8 +157,9 @@ class Settlement(msgspec.Struct, array_like=True, frozen=True):
     Attributes:
         verdict: see Verdict.
         result: the answer (MessagePack) of what is done.
-        due_at: when to try again; 0 for at once.
+        due_at: when to try again, by the engine's wall clock; 0 for at once. Of older senders; see `delay_s`.
         reason, error, traceback: why not; kept with the job, shown to people.
+        delay_s: try again after so much time; counts instead of `due_at` when it is above 0.
     """
 
     id: str
@@ -166,6 +170,7 @@ class Settlement(msgspec.Struct, array_like=True, frozen=True):
     reason: Reason = ""
     error: str = ""
     traceback: str = ""
+    delay_s: float = 0.0
 
 
 class JobInfo(msgspec.Struct, frozen=True, kw_only=True):

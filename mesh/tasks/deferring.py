@@ -145,6 +145,7 @@ def new_task(target: Target, body: bytes, options: Options, now: float) -> NewTa
         check_meta(options.meta)
         if PRIOR_META in options.meta:
             raise BadArguments(f"{queue}: meta {PRIOR_META!r} is the framework's own")
+    not_before = due_at(queue, options.delay, options.at, now)
     return NewTask(
         id=ids.job_id(),
         queue=queue,
@@ -152,11 +153,12 @@ def new_task(target: Target, body: bytes, options: Options, now: float) -> NewTa
         key=options.key,
         order=options.order,
         priority=priority,
-        due_at=due_at(queue, options.delay, options.at, now),
+        due_at=not_before,
         keep_s=target.keep_s if options.keep is None else span(queue, "keep", options.keep),
         trace=in_force(),
         meta=options.meta or {},
         timeout_s=0.0 if options.timeout is None else span(queue, "timeout", options.timeout),
+        delay_s=max(0.0, not_before - now),
     )
 
 

@@ -275,7 +275,7 @@ class Runner:
             attempt,
             ruling.verdict,
             code=code(exc),
-            due_at=self._clock.wall() + ruling.delay_s if ruling.verdict == "retry" else 0.0,
+            delay_s=ruling.delay_s if ruling.verdict == "retry" else 0.0,
             reason=ruling.reason,
             error=sentence(exc),
             trace=trace(exc),
@@ -294,7 +294,7 @@ class Runner:
         *,
         code: str = "",
         result: bytes = b"",
-        due_at: float = 0.0,
+        delay_s: float = 0.0,
         reason: Reason = "",
         error: str = "",
         trace: str = "",
@@ -302,7 +302,9 @@ class Runner:
         """Acknowledge, with nothing else to commit."""
         attempt.settling = True
         lease = attempt.lease
-        settlement = Settlement(lease.id, lease.attempt, verdict, result, due_at, reason, error, trace)
+        # For a store of an older release, which knows no delays.
+        due_at = self._clock.wall() + delay_s if delay_s else 0.0
+        settlement = Settlement(lease.id, lease.attempt, verdict, result, due_at, reason, error, trace, delay_s)
 
         def heard(failure: MeshError | None) -> None:
             if failure is None:

@@ -14,14 +14,15 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from mesh import ids
-from mesh.clock import Clock
-from mesh.engines.chains import check_feeds, not_made
+from mesh.engines.chains import not_made
+from mesh.engines.checks import check_settlement, check_tasks
 from mesh.engines.memory.agenda import HAIR_S, Agenda
 from mesh.engines.memory.job import NIL, Job
 from mesh.engines.memory.queue import QueueState
-from mesh.errors import BadRequest, LeaseLost, UnknownJob
+from mesh.engines.steady import SteadyClock
+from mesh.errors import LeaseLost, UnknownJob
 from mesh.events.log import LoggedEvent
-from mesh.tasks.contract import OVER, PRIORITIES, NewTask, Reason, Settlement, Status, Ticket, Verdict
+from mesh.tasks.contract import OVER, NewTask, Reason, Settlement, Status, Ticket, Verdict
 
 #: How long the end of a job that is gone is remembered, so that saying it again is no error.
 REMEMBERED_S: Final = 600.0
@@ -38,7 +39,7 @@ class Jobs:
 
     def __init__(
         self,
-        clock: Clock,
+        clock: SteadyClock,
         agenda: Agenda,
         *,
         stir: Callable[[QueueState], object],
@@ -91,14 +92,7 @@ class Jobs:
         """Raises:
         BadRequest: one of them cannot be deferred, or what feeds what does not fit together.
         """
-        for task in tasks:
-            if not task.id or task.queue.count(".") < 1:
-                raise BadRequest(
-                    f'task {task.id!r} of queue {task.queue!r}: an id and a queue "service.task" are needed'
-                )
-            if task.priority not in PRIORITIES:
-                raise BadRequest(f"task {task.id} of {task.queue}: priority {task.priority!r} is none of 0 to 9")
-        check_feeds(tasks)
+        check_tasks(tasks, self.queues)
 
     def put_tasks(self, tasks: Sequence[NewTask]) -> list[Ticket]:
         """Make those that are new; the tickets of all."""
@@ -115,7 +109,9 @@ class Jobs:
             ticket = known.get(task.id) or Ticket(task.id, task.id not in dropped)
             tickets.append(ticket)
             if ticket.fresh:
-                self._make(Job(task, next(self._ages), wall))
+                job = Job(task, next(self._ages), wall)
+                job.due_at = self._due_at(task.due_at, task.delay_s)
+                self._make(job)
         return tickets
 
     def _first(self, task: NewTask, new_keys: dict[tuple[str, str], str]) -> str:
@@ -190,9 +186,11 @@ class Jobs:
 
         Raises:
             LeaseLost: one of them is not of the current attempt.
+            BadRequest: one says what no settlement can say.
         """
         said: dict[tuple[str, int], Verdict] = {}
         for each in settlements:
+            check_settlement(each)
             lease = (each.id, each.attempt)
             job = self.find(each.id)
             verdict = said.get(lease) or self._settled(job, lease)
@@ -225,7 +223,7 @@ class Jobs:
             elif each.verdict == "cancelled" or job.stopping:
                 self._end(job, "cancelled")
             else:
-                self._again(job, each.due_at, counts=each.verdict == "retry")
+                self._again(job, self._due_at(each.due_at, each.delay_s), counts=each.verdict == "retry")
 
     def release(self, job: Job) -> None:
         """Its session gives it back: the attempt does not count."""
@@ -249,6 +247,12 @@ class Jobs:
         """Give it up; it is kept for people to look at."""
         job.reason, job.error, job.traceback = reason, error, traceback
         self._end(job, "dead")
+
+    def _due_at(self, due_at: float, delay_s: float) -> float:
+        """In the engine's own time: an instant of the wall clock, or a time from now on; 0 for at once."""
+        if delay_s:
+            return self._clock.wall() + delay_s
+        return due_at - self._clock.ahead() if due_at else 0.0
 
     def _again(self, job: Job, due_at: float, *, counts: bool) -> None:
         self._leave(job)

@@ -11,6 +11,7 @@ from collections import deque
 from typing import Final
 
 from mesh.clock import Clock
+from mesh.engines.checks import check_lock
 from mesh.engines.memory.agenda import Agenda
 from mesh.errors import LockLost, LockTaken
 from mesh.locks.contract import Grant
@@ -45,6 +46,7 @@ class Locks:
 
     def take(self, name: str, owner: str, ttl_s: float) -> Grant | None:
         """A grant, if it can be given now: the lock is free and nobody waits, or it is this owner's."""
+        check_lock(name, owner, ttl_s)
         held = self.holder(name)
         if held is not None:
             return self._extend(held, ttl_s) if held.owner == owner else None
@@ -73,6 +75,7 @@ class Locks:
         """Raises:
         LockLost: it is not this owner's any more.
         """
+        check_lock(name, owner, ttl_s)
         held = self.holder(name)
         if held is None or held.owner != owner:
             raise LockLost(_lost(name, owner, held))

@@ -11,9 +11,9 @@ from bisect import bisect_left
 from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
-from mesh.errors import BadRequest
+from mesh.engines.checks import check_event
 from mesh.events.log import LoggedEvent, NewEvent
-from mesh.events.topics import Matcher, check_topic
+from mesh.events.topics import Matcher
 
 
 class Record(NamedTuple):
@@ -38,12 +38,10 @@ class Log:
 
     def look(self, events: Sequence[NewEvent]) -> None:
         """Raises:
-        BadTopic: one of them cannot be put down. BadRequest: one has no id.
+        BadRequest: one of them cannot be kept.
         """
         for event in events:
-            check_topic(event.topic)
-            if not event.id:
-                raise BadRequest(f"event {event.topic}: it has no id; make one with mesh.ids.job_id")
+            check_event(event)
 
     def put(self, event: NewEvent, wall: float) -> tuple[LoggedEvent, bool]:
         """(the event as it stands, whether it is new)."""

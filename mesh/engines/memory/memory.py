@@ -25,6 +25,7 @@ from mesh.engines.memory.queue import QueueState
 from mesh.engines.memory.schedules import Schedules
 from mesh.engines.memory.sessions import Sessions
 from mesh.engines.memory.state import State
+from mesh.engines.steady import SteadyClock
 from mesh.errors import BadRequest
 from mesh.events.log import LoggedEvent, NewEvent
 from mesh.events.topics import Matcher
@@ -52,7 +53,7 @@ class Memory:
         retention_s: float = 7 * 86400.0,
     ) -> None:
         """Args: see [store], [tasks] and [events] in mesh.toml."""
-        self.clock: Final[Clock] = clock or LoopClock()
+        self.clock: Final = SteadyClock(clock or LoopClock())
         self.agenda = Agenda(self.clock)
         self.state = State()
         self.locks = Locks(self.clock, self.agenda)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from mesh.engines.checks import check_schedule
 from mesh.errors import Conflict
 from mesh.schedules.contract import Advance, Schedule
 
@@ -24,6 +25,7 @@ class Schedules:
         """See mesh.schedules.contract.Schedules.declare."""
         stand: list[Schedule] = []
         for new in schedules:
+            check_schedule(new.name, new.last_at)
             known = self._known.get(new.name)
             if known is not None and known.plan == new.plan:
                 new = msgspec.structs.replace(new, last_at=known.last_at)
@@ -44,6 +46,7 @@ class Schedules:
                 raise Conflict(
                     f"schedule {each.name} {stands}; the advance assumes {each.from_at}", details={"name": each.name}
                 )
+            check_schedule(each.name, each.to_at)
             ahead[each.name] = each.to_at
 
     def put(self, advances: Sequence[Advance]) -> None:

@@ -15,8 +15,9 @@ from typing import Final
 
 import msgspec
 
+from mesh.engines.checks import check_write
 from mesh.errors import BadRequest, Conflict
-from mesh.state.contract import MAX_KEY, MAX_NAMESPACE, Entry, Write
+from mesh.state.contract import Entry, Write
 
 #: Whole numbers as every engine can keep them.
 _LEAST: Final = -(2**63)
@@ -112,7 +113,7 @@ class State:
         """
         sheet = Sheet()
         for write in writes:
-            _check(write)
+            check_write(write)
             place = (write.namespace, write.key)
             before = sheet.after[place] if place in sheet.after else self.get(*place, wall)
             after = _written(write, before, wall)
@@ -152,18 +153,6 @@ class Sheet:
 
 def _over(entry: Entry, wall: float) -> bool:
     return bool(entry.expires_at) and entry.expires_at <= wall
-
-
-def _check(write: Write) -> None:
-    for noun, text, most in (("namespace", write.namespace, MAX_NAMESPACE), ("key", write.key, MAX_KEY)):
-        try:
-            length = len(text.encode())
-        except UnicodeEncodeError as exc:
-            raise BadRequest(f"{noun} {text[:80]!a} is not text that UTF-8 can say") from exc
-        if not 1 <= length <= most:
-            raise BadRequest(f"{noun} {text[:80]!r} is {length} bytes long; 1 to {most} are allowed")
-    if write.verb not in ("set", "delete", "add"):
-        raise BadRequest(f"a write to {write.key!r} is set, delete or add, not {write.verb!r}")
 
 
 def _written(write: Write, before: Entry | None, wall: float) -> Entry | None:

@@ -197,7 +197,8 @@ class Book:
         held: id → the lease that is held on it; sessions: the same by session.
         seq, offset: the last that were given out.
         last_id: no job has an id that sorts after it. (The greatest there ever was: a job that goes leaves it.)
-        wall: the instant of this turn; turn: its identity.
+        wall: the instant of this turn, in the store's own time; turn: its identity.
+        ahead: how far the wall clock is ahead of that time.
         woken, over, stopping, freed: see Turn.
         broken: not even rolling back went well; the file must be opened again.
         guard: watches the files; None when they can only be read.
@@ -219,6 +220,7 @@ class Book:
         self.offset = 0
         self.last_id = ""
         self.wall = 0.0
+        self.ahead = 0.0
         self.turn: object = None
         self.woken: set[str] = set()
         self.over: list[str] = []
@@ -272,9 +274,10 @@ class Book:
 
     # --- a turn ---------------------------------------------------------------------------------------------
 
-    def begin(self, wall: float) -> None:
+    def begin(self, wall: float, ahead: float = 0.0) -> None:
         """A transaction begins."""
         self.wall = wall
+        self.ahead = ahead
         self.turn = object()
         self.woken = set()
         self.over = []
@@ -304,6 +307,16 @@ class Book:
         if isinstance(error, Fatal) and self.fatal is None:
             self.fatal = error
         return error
+
+    def due_at(self, due_at: float, delay_s: float) -> float:
+        """When something is due in the store's own time; 0 for at once.
+
+        Args:
+            due_at: an instant of the wall clock, or 0. delay_s: a time from now on, which counts when it is above 0.
+        """
+        if delay_s:
+            return self.wall + delay_s
+        return due_at - self.ahead if due_at else 0.0
 
     def undo(self, act: Callable[..., object], *args: Any) -> None:
         """What to call should this turn fail."""

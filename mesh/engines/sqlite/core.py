@@ -27,7 +27,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from mesh.engines.sqlite import identity
+from mesh.engines.sqlite import identity, statements
 from mesh.engines.sqlite.backup import Backup, backup, check
 from mesh.engines.sqlite.book import Book, matcher
 from mesh.engines.sqlite.disk import Damaged, Fatal, translate
@@ -44,6 +44,8 @@ from mesh.state.contract import Entry
 from mesh.tasks.contract import JobInfo, Queue, QueueInfo, Status
 
 __all__ = ["Backup", "Core", "FileInfo", "Held", "Turn"]
+
+_FACTS: Final = statements.named("facts")
 
 #: Between attempts to open a file for writing that could only be read.
 _REOPEN_S: Final = 5.0
@@ -206,8 +208,11 @@ class Core:
 
     # --- turns ------------------------------------------------------------------------------------------------
 
-    def turn(self, wall: float) -> Turn:
+    def turn(self, wall: float, ahead: float = 0.0) -> Turn:
         """A transaction, as a context manager; one at a time.
+
+        Args:
+            ahead: how far the wall clock is ahead of `wall`, the store's own time (mesh.engines.steady).
 
         Raises:
             Unwritable: the file can only be read.
@@ -218,7 +223,7 @@ class Core:
             raise self._rooms.book.fatal
         if not self.writable or self._rooms.book.broken:
             self._reopen()
-        turn = Turn(self._rooms, wall, self._ended)
+        turn = Turn(self._rooms, wall, self._ended, ahead)
         self._busy = True
         return turn
 
@@ -255,6 +260,12 @@ class Core:
             yield self._rooms
         except sqlite3.Error as exc:
             raise translate(exc, self.path) or exc from exc
+
+    def time_mark(self) -> str:
+        """As the last process kept it by `Turn.keep_time`; "" for none."""
+        with self._reading() as rooms:
+            row = rooms.book.execute(_FACTS["find"], ("clock",)).fetchone()
+            return str(row[0]) if row is not None else ""
 
     # --- tasks ------------------------------------------------------------------------------------------------
 

@@ -14,13 +14,13 @@ from typing import Any, Final
 
 import msgspec
 
-from mesh.engines.chains import check_feeds, not_made
+from mesh.engines.chains import not_made
+from mesh.engines.checks import check_tasks
 from mesh.engines.sqlite import statements
 from mesh.engines.sqlite.book import Book, Lane
 from mesh.engines.sqlite.status import BODY, CANCELLED, DELAYED, DONE, READY, RUNNING, WAITING
-from mesh.errors import BadRequest
 from mesh.events.log import NewEvent
-from mesh.tasks.contract import DEFAULT_PRIORITY, PRIORITIES, NewTask, Ticket
+from mesh.tasks.contract import DEFAULT_PRIORITY, NewTask, Ticket
 
 _SQL: Final = statements.named("tasks")
 _KNOWN: Final = _SQL["known"]
@@ -30,10 +30,6 @@ _INSERT_LEASED: Final = _SQL["insert_leased"]
 
 #: A larger body has a row of its own, so that it is not copied with each change of its job's status.
 INLINE_BYTES: Final = 1024
-#: Of names, keys and orders: they stand in indexes.
-MOST_CHARS: Final = 1024
-#: A hundred thousand years: what is later is a fault, and no float that a database could order.
-LATEST: Final = 3.2e12
 
 _pack: Final = msgspec.msgpack.Encoder().encode
 
@@ -133,33 +129,7 @@ class Deferring:
         """Raises:
         BadRequest: one of them cannot be deferred, or what feeds what does not fit together.
         """
-        chained = False
-        lanes = self._book.lanes
-        for task in tasks:
-            # A queue that is known has a name that was looked at.
-            if not is_name(task.id) or (task.queue not in lanes and not is_queue(task.queue)):
-                raise BadRequest(
-                    f'task {task.id[:80]!r} of queue {task.queue[:80]!r}: an id and a queue "service.task" are needed, '
-                    f"at most {MOST_CHARS} printable characters long"
-                )
-            if task.priority not in PRIORITIES:
-                raise BadRequest(f"task {task.id} of {task.queue}: priority {task.priority!r} is none of 0 to 9")
-            # Written so that a NaN is refused as well.
-            if not (0 <= task.due_at <= LATEST and 0 <= task.keep_s <= LATEST and 0 <= task.timeout_s <= LATEST):
-                raise BadRequest(
-                    f"task {task.id} of {task.queue}: due_at {task.due_at!r}, keep_s {task.keep_s!r} or timeout_s "
-                    f"{task.timeout_s!r} is no time"
-                )
-            if len(task.key) > MOST_CHARS or len(task.order) > MOST_CHARS:
-                raise BadRequest(f"task {task.id} of {task.queue}: a key or order is at most {MOST_CHARS} characters")
-            if task.waits or task.feeds:
-                chained = True
-                if not 0 <= task.place < 2**31:
-                    raise BadRequest(f"task {task.id} of {task.queue}: place {task.place!r} is no place in a list")
-        if len(tasks) > 1 and len({task.id for task in tasks}) < len(tasks):
-            raise BadRequest("a unit has two tasks with one id; make each with mesh.ids.job_id")
-        if chained:
-            check_feeds(tasks)
+        check_tasks(tasks, self._book.lanes)
 
     def put(self, tasks: Sequence[NewTask]) -> list[Ticket]:
         """Make those that are new; the tickets of all. One that was made before is told the same again."""
@@ -213,6 +183,7 @@ class Deferring:
             task.key
             or task.order
             or task.due_at
+            or task.delay_s
             or task.meta
             or task.timeout_s
             or task.feeds
@@ -229,7 +200,7 @@ class Deferring:
         if task.feeds:
             feeds = seqs[task.feeds] = seqs.get(task.feeds) or self._number()
         wall = book.wall
-        due_at = task.due_at
+        due_at = book.due_at(task.due_at, task.delay_s)
         status: int
         sort: float
         if task.waits:
@@ -389,16 +360,6 @@ class Deferring:
             self._book.executemany(_INSERT_READY, ready)
         if leased:
             self._book.executemany(_INSERT_LEASED, leased)
-
-
-def is_name(text: str) -> bool:
-    """Whether something may be known by this text."""
-    return 0 < len(text) <= MOST_CHARS and text.isprintable()
-
-
-def is_queue(text: str) -> bool:
-    """Whether a queue may have this name."""
-    return is_name(text) and "." in text
 
 
 def delivery_id(event: str, lane: Lane) -> str:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Final
 
+from mesh.engines.checks import check_lock
 from mesh.engines.sqlite import statements
 from mesh.engines.sqlite.book import Book
-from mesh.engines.sqlite.deferring import LATEST, MOST_CHARS
-from mesh.errors import BadRequest, LockLost, LockTaken
+from mesh.errors import LockLost, LockTaken
 from mesh.locks.contract import Grant
 
 _SQL: Final = statements.named("locks")
@@ -25,11 +25,11 @@ class Locks:
 
     def acquire(self, name: str, owner: str, ttl_s: float) -> Grant:
         """See Turn.acquire."""
-        _check(name, owner, ttl_s)
+        check_lock(name, owner, ttl_s)
         held = self.holder(name, self._book.wall)
         if held is None:
             tokens = self._book.execute(_SQL["token"]).fetchall()
-            return self._put(Grant(name, owner, tokens[0][0], self._book.wall + ttl_s))
+            return self._put(Grant(name, owner, tokens[0][0], self._book.wall + ttl_s), ttl_s)
         if held.owner != owner:
             raise LockTaken(
                 f"lock {name!r}: {held.owner} holds it",
@@ -39,7 +39,7 @@ class Locks:
 
     def renew(self, name: str, owner: str, ttl_s: float) -> Grant:
         """See Turn.renew_lock."""
-        _check(name, owner, ttl_s)
+        check_lock(name, owner, ttl_s)
         held = self.holder(name, self._book.wall)
         if held is None or held.owner != owner:
             now = f"{held.owner} has it" if held is not None else "its time was over, or it was released"
@@ -70,16 +70,12 @@ class Locks:
 
     def _extend(self, held: Grant, ttl_s: float) -> Grant:
         until_at = max(held.until_at, self._book.wall + ttl_s)
-        return self._put(Grant(held.name, held.owner, held.token, until_at))
+        return self._put(Grant(held.name, held.owner, held.token, until_at), ttl_s)
 
-    def _put(self, grant: Grant) -> Grant:
-        self._book.execute(_SQL["put"], (grant.name, grant.owner, grant.token, grant.until_at))
+    def grant_anew(self) -> None:
+        """Every holder has all of its time again, from now on."""
+        self._book.execute(_SQL["anew"], (self._book.wall,))
+
+    def _put(self, grant: Grant, ttl_s: float) -> Grant:
+        self._book.execute(_SQL["put"], (grant.name, grant.owner, grant.token, grant.until_at, ttl_s))
         return grant
-
-
-def _check(name: str, owner: str, ttl_s: float) -> None:
-    if not 0 < len(name) <= MOST_CHARS or not 0 < len(owner) <= MOST_CHARS or not 0 < ttl_s <= LATEST:
-        raise BadRequest(
-            f"lock {name[:80]!r}, owner {owner[:80]!r}, ttl_s {ttl_s!r}: a name, an owner (at most {MOST_CHARS} "
-            "characters) and a time above 0 are needed"
-        )

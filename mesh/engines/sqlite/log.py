@@ -11,14 +11,14 @@ from typing import Any, Final
 
 import msgspec
 
+from mesh.engines.checks import check_event
 from mesh.engines.sqlite import statements
 from mesh.engines.sqlite.book import Book, Lane
-from mesh.engines.sqlite.deferring import LATEST, MOST_CHARS, delivery_id, is_name
+from mesh.engines.sqlite.deferring import delivery_id
 from mesh.engines.sqlite.status import PROOF_S
 from mesh.engines.sqlite.subscriptions import Subscriptions
-from mesh.errors import BadRequest
 from mesh.events.log import LoggedEvent, NewEvent
-from mesh.events.topics import BadTopic, Matcher, check_topic
+from mesh.events.topics import Matcher
 
 _SQL: Final = statements.named("log")
 
@@ -74,17 +74,7 @@ class Log:
         BadRequest: a topic is malformed, an event has no id, or something in it cannot be kept.
         """
         for event in events:
-            try:
-                check_topic(event.topic)
-            except BadTopic as exc:
-                # Of the errors that callers know by name.
-                raise BadRequest(exc.message) from exc
-            if not is_name(event.id) or len(event.key) > MOST_CHARS:
-                raise BadRequest(
-                    f"event {event.topic}: an id and a key have at most {MOST_CHARS} (printable) characters"
-                )
-            if not 0 <= event.at <= LATEST or not 0 <= event.encoding < 2**31:
-                raise BadRequest(f"event {event.id} of {event.topic}: at {event.at!r}, encoding {event.encoding!r}")
+            check_event(event)
 
     def put(self, events: Sequence[NewEvent]) -> list[int]:
         """Append those that are new; the offsets of all."""

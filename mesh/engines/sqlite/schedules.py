@@ -11,10 +11,10 @@ from typing import Final
 
 import msgspec
 
+from mesh.engines.checks import check_schedule
 from mesh.engines.sqlite import statements
 from mesh.engines.sqlite.book import Book
-from mesh.engines.sqlite.deferring import LATEST
-from mesh.errors import BadRequest, Conflict
+from mesh.errors import Conflict
 from mesh.schedules.contract import Advance, Schedule
 
 _SQL: Final = statements.named("schedules")
@@ -30,8 +30,7 @@ class Schedules:
         """See mesh.schedules.contract.Schedules.declare."""
         stand: list[Schedule] = []
         for new in schedules:
-            if not new.name or not 0 <= new.last_at <= LATEST:
-                raise BadRequest(f"schedule {new.name!r}, last_at {new.last_at!r}: a name and an instant are needed")
+            check_schedule(new.name, new.last_at)
             known = self._find(new.name)
             if known is not None and known.plan == new.plan:
                 new = msgspec.structs.replace(new, last_at=known.last_at)
@@ -53,8 +52,7 @@ class Schedules:
                 raise Conflict(
                     f"schedule {each.name} {stands}; the advance assumes {each.from_at}", details={"name": each.name}
                 )
-            if not 0 <= each.to_at <= LATEST:
-                raise BadRequest(f"schedule {each.name}: to_at {each.to_at!r} is no instant")
+            check_schedule(each.name, each.to_at)
             ahead[each.name] = each.to_at
 
     def put(self, advances: Sequence[Advance]) -> None:

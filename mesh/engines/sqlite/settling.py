@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from mesh.engines.checks import check_settlement
 from mesh.engines.sqlite import statements
 from mesh.engines.sqlite.book import Book, Job
-from mesh.engines.sqlite.deferring import LATEST
 from mesh.engines.sqlite.ending import Ending
 from mesh.engines.sqlite.status import CANCELLED, FORGOTTEN, NAMES, RUNNING, VERDICTS
-from mesh.errors import BadRequest, LeaseLost
+from mesh.errors import LeaseLost
 from mesh.tasks.contract import Settlement
 
 _SQL: Final = statements.named("tasks")
@@ -50,8 +50,7 @@ class Settling:
         seen: list[Seen] = []
         said: dict[str, Settlement] = {}
         for each in settlements:
-            if each.verdict not in VERDICTS or not 0 <= each.due_at <= LATEST:
-                raise BadRequest(f"job {each.id}: {each.verdict!r}, due_at {each.due_at!r} is no settlement")
+            check_settlement(each)
             job = held.get(each.id)
             if job is None or job.attempt != each.attempt:
                 self._look_back(each)
@@ -92,9 +91,13 @@ class Settling:
                 ending.done(job, each.result)
             elif verdict == "retry":
                 ending.fail(job, each.reason, each.error, each.traceback)
-                ending.again(job, each.due_at, tries=job.tries, verdict=VERDICTS["retry"])
+                ending.again(
+                    job, self._book.due_at(each.due_at, each.delay_s), tries=job.tries, verdict=VERDICTS["retry"]
+                )
             elif verdict == "release":
-                ending.again(job, each.due_at, tries=job.tries - 1, verdict=VERDICTS["release"])
+                ending.again(
+                    job, self._book.due_at(each.due_at, each.delay_s), tries=job.tries - 1, verdict=VERDICTS["release"]
+                )
             elif verdict == "dead":
                 ending.bury(job, each.reason or "failed", each.error, each.traceback, verdict=VERDICTS["dead"])
             else:

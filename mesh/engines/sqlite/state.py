@@ -15,11 +15,11 @@ from typing import Any, Final
 
 import msgspec
 
+from mesh.engines.checks import check_write
 from mesh.engines.sqlite import statements
 from mesh.engines.sqlite.book import Book
-from mesh.engines.sqlite.deferring import LATEST
 from mesh.errors import BadRequest, Conflict
-from mesh.state.contract import MAX_KEY, MAX_NAMESPACE, Entry, Write
+from mesh.state.contract import Entry, Write
 
 _SQL: Final = statements.named("state")
 
@@ -142,7 +142,7 @@ class State:
         wall = self._book.wall
         sheet = Sheet()
         for write in writes:
-            _check(write)
+            check_write(write)
             place = (write.namespace, write.key)
             if place not in sheet.before:
                 space = self._spaces.get(write.namespace)
@@ -212,20 +212,6 @@ def _behind(prefix: str) -> str | None:
         if code <= 0x10FFFF:
             return prefix + chr(code)
     return None
-
-
-def _check(write: Write) -> None:
-    for noun, text, most in (("namespace", write.namespace, MAX_NAMESPACE), ("key", write.key, MAX_KEY)):
-        try:
-            length = len(text) if text.isascii() else len(text.encode())
-        except UnicodeEncodeError as exc:
-            raise BadRequest(f"{noun} {text[:80]!a} is not text that UTF-8 can say") from exc
-        if not 1 <= length <= most:
-            raise BadRequest(f"{noun} {text[:80]!r} is {length} bytes long; 1 to {most} are allowed")
-    if write.verb not in ("set", "delete", "add"):
-        raise BadRequest(f"a write to {write.key!r} is set, delete or add, not {write.verb!r}")
-    if not 0 <= write.ttl_s <= LATEST:
-        raise BadRequest(f"state {write.namespace}/{write.key}: ttl_s {write.ttl_s!r} is no time")
 
 
 def _written(write: Write, before: Entry | None, wall: float) -> Entry | None:

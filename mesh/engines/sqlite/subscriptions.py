@@ -12,9 +12,10 @@ from typing import Any, Final
 
 import msgspec
 
+from mesh.engines.checks import is_queue
 from mesh.engines.sqlite import statements
 from mesh.engines.sqlite.book import Book, Lane, matcher
-from mesh.engines.sqlite.deferring import Deferring, delivery_id, is_queue
+from mesh.engines.sqlite.deferring import Deferring, delivery_id
 from mesh.engines.sqlite.ending import Ending
 from mesh.engines.sqlite.status import CANCELLED, DELAYED, DONE, FORGOTTEN, READY, RUNNING, WAITING
 from mesh.errors import BadRequest

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Final, Protocol
 
 from mesh.engines.contract import Outcome, Unit
+from mesh.engines.sqlite import statements
 from mesh.engines.sqlite.book import Book
 from mesh.engines.sqlite.burial import Burial
 from mesh.engines.sqlite.deferring import Deferring
@@ -34,6 +35,8 @@ from mesh.errors import UnknownJob
 from mesh.locks.contract import Grant
 from mesh.schedules.contract import Schedule
 from mesh.tasks.contract import JobInfo, Lease, Queue
+
+_FACTS: Final = statements.named("facts")
 
 
 class _Room(Protocol):
@@ -120,16 +123,18 @@ class Turn:
         freed: names of locks that nobody holds any more.
     """
 
-    __slots__ = ("_book", "_ended", "_rooms", "freed", "over", "stopping", "wall", "woken")
+    __slots__ = ("_ahead", "_book", "_ended", "_rooms", "freed", "over", "stopping", "wall", "woken")
 
-    def __init__(self, rooms: Rooms, wall: float, ended: Callable[[], None]) -> None:
+    def __init__(self, rooms: Rooms, wall: float, ended: Callable[[], None], ahead: float = 0.0) -> None:
         """Args:
+        ahead: how far the wall clock is ahead of `wall`, which is the store's own time.
         ended: called when it is over, however it ended.
         """
         self._rooms = rooms
         self._book = rooms.book
         self._ended = ended
         self.wall = wall
+        self._ahead = ahead
         self.woken: set[str] = set()
         self.over: list[str] = []
         self.stopping: list[tuple[str, str, int]] = []
@@ -148,7 +153,7 @@ class Turn:
         except sqlite3.Error as exc:
             self._ended()
             raise book.failed(translate(exc, book.path)) or exc from exc
-        book.begin(self.wall)
+        book.begin(self.wall, self._ahead)
         self._rooms.begin()
         if book.guard is not None:
             try:
@@ -333,6 +338,17 @@ class Turn:
     def release_lock(self, name: str, owner: str) -> bool:
         """As Locks.release; the name is in `freed`."""
         return self._rooms.locks.release(name, owner)
+
+    def keep_time(self, mark: str, *, goes_on: bool) -> None:
+        """Remember the store's own time (mesh.engines.steady).
+
+        Args:
+            goes_on: False: nobody knows how much time has passed since the locks were granted, so each holder has
+                all of its time again.
+        """
+        self._book.execute(_FACTS["put"], ("clock", mark))
+        if not goes_on:
+            self._rooms.locks.grant_anew()
 
     # --- what is over -----------------------------------------------------------------------------------------
 

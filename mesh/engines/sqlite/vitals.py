@@ -13,6 +13,14 @@ from pathlib import Path
 BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
+def boot_id() -> str:
+    """What this boot of this host is known by, unlike any other; "" where the system does not tell."""
+    try:
+        return BOOT.read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
 def pid_space() -> str:
     """The pid namespace of this process, unlike that of any other host or boot; "" where the system does not tell."""
     try:

@@ -9,7 +9,10 @@ SELECT name, owner, token, until_at FROM locks WHERE until_at > ? ORDER BY name
 UPDATE marks SET value = value + 1 WHERE name = 'token' RETURNING value
 
 -- name: put
-INSERT OR REPLACE INTO locks (name, owner, token, until_at) VALUES (?, ?, ?, ?)
+INSERT OR REPLACE INTO locks (name, owner, token, until_at, ttl_s) VALUES (?, ?, ?, ?, ?)
+
+-- name: anew
+UPDATE locks SET until_at = ? + ttl_s
 
 -- name: release
 DELETE FROM locks WHERE name = ?
