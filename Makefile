@@ -79,7 +79,7 @@ wrk:
 .PHONY: hosts
 hosts: wrk
 	@if command -v sshd /usr/sbin/sshd >/dev/null && command -v ip >/dev/null && command -v ps >/dev/null \
-	    && command -v sudo >/dev/null && [ -x /usr/lib/systemd/systemd ]; then \
+	    && command -v sudo >/dev/null && [ -x /usr/lib/systemd/systemd ] && command -v faketime >/dev/null; then \
 	    :; \
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	    echo "installing what tests of several hosts need"; \
@@ -89,9 +89,9 @@ hosts: wrk
 	        printf '#!/bin/sh\nexit 101\n' >$$policy; chmod 755 $$policy; \
 	    fi; \
 	    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-	        openssh-server openssh-client iproute2 procps sudo systemd; } >/dev/null; \
+	        openssh-server openssh-client iproute2 procps sudo systemd faketime; } >/dev/null; \
 	else \
-	    wanted="openssh-server iproute2 procps sudo systemd"; \
+	    wanted="openssh-server iproute2 procps sudo systemd faketime"; \
 	    echo "one of $$wanted is missing, and only root can install it: apt install $$wanted"; \
 	fi
 

@@ -30,7 +30,11 @@ _PER_QUEUE: Final[tuple[tuple[str, str, Callable[[QueueInfo], float]], ...]] = (
     ("tasks_delayed", "Tasks that wait for their time.", lambda queue: queue.delayed),
     ("tasks_waiting", "Tasks that wait for other tasks.", lambda queue: queue.waiting),
     ("tasks_buried", "Tasks in the dead letters.", lambda queue: queue.dead),
-    ("tasks_finished", "Tasks that were done since the store started.", lambda queue: queue.done),
+    (
+        "tasks_finished",
+        "Tasks that were ever done; after kill -9 those of the last five seconds may be missing.",
+        lambda queue: queue.done,
+    ),
     ("tasks_oldest_seconds", "How long the oldest ready task has been ready.", lambda queue: queue.oldest_s),
     ("tasks_workers", "Workers that are attached to the queue.", lambda queue: queue.workers),
     ("events_backlog", "Kept events whose deliveries have not been made yet.", lambda queue: queue.backlog),
@@ -93,16 +97,16 @@ def register(recorder: Recorder, store: Store) -> None:
     figures = store.turns.figures
     queues = _Queues(store, recorder)
 
-    def longest() -> float:
-        most_s, figures.most_s = figures.most_s, 0.0
-        return most_s
-
     gauge = recorder.gauge
     gauge("store_queues", queues.look, "Queues and durable subscriptions that are known.")
     gauge("store_turns", lambda: figures.turns, "Commits since the store started.")
     gauge("store_turns_failed", lambda: figures.failures, "Turns that could not be written.")
     gauge("store_turn_seconds", lambda: figures.total_s, "Seconds that all turns took together.")
-    gauge("store_turn_longest_seconds", longest, "The longest turn since this was last asked.")
+    gauge(
+        "store_turn_longest_seconds",
+        lambda: figures.longest_s(store.clock.now()),
+        "The longest turn of the last 60 seconds.",
+    )
     gauge("store_units", lambda: figures.units, "Units that were committed since the store started.")
     gauge("store_leases", lambda: figures.leases, "Leases that were given since the store started.")
     gauge("store_batch_units", lambda: figures.units / max(1, figures.turns), "Units of one commit, on average.")

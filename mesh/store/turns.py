@@ -38,6 +38,9 @@ MOST_LEASES: Final = 2048
 PAUSE_S: Final = 0.5
 #: Between two turns that nobody asked for: what is due at once and does not end must not take all of the loop.
 SHORTEST_S: Final = 0.001
+#: The longest turn is told of the last minute, in steps of ten seconds.
+SLOT_S: Final = 10.0
+SLOTS: Final = 6
 #: After so long without a turn the core may tidy up.
 REST_S: Final = 1.0
 
@@ -65,7 +68,7 @@ class After(Protocol):
 class Figures:
     """What turns have done, for metrics."""
 
-    __slots__ = ("failures", "leases", "most_s", "total_s", "turns", "units")
+    __slots__ = ("_longest", "failures", "leases", "total_s", "turns", "units")
 
     def __init__(self) -> None:
         self.turns = 0
@@ -73,8 +76,21 @@ class Figures:
         self.units = 0
         self.leases = 0
         self.total_s = 0.0
-        #: The longest turn since it was last asked for.
-        self.most_s = 0.0
+        self._longest: dict[int, float] = {}
+
+    def took(self, seconds: float, now: float) -> None:
+        """A transaction ended at `now`."""
+        self.total_s += seconds
+        slot = int(now // SLOT_S)
+        if seconds > self._longest.get(slot, 0.0):
+            self._longest[slot] = seconds
+            for old in [each for each in self._longest if each <= slot - SLOTS]:
+                del self._longest[old]
+
+    def longest_s(self, now: float) -> float:
+        """The longest transaction of the last minute; asking changes nothing."""
+        first = int(now // SLOT_S) - SLOTS
+        return max((seconds for slot, seconds in self._longest.items() if slot > first), default=0.0)
 
 
 class Turns:
@@ -225,8 +241,7 @@ class Turns:
         figures.turns += 1
         figures.units += count
         figures.leases += sum(len(leases) for _, leases in given)
-        figures.total_s += took_s
-        figures.most_s = max(figures.most_s, took_s)
+        figures.took(took_s, now)
         if self.trouble and (count or given):
             log.info("the file takes what is written again")
             self.trouble = ""

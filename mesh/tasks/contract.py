@@ -220,7 +220,7 @@ class QueueInfo(msgspec.Struct, frozen=True, kw_only=True):
         rate_per_s, concurrency: the limits in force; 0 for none.
         patterns, position, backlog: of a durable subscription: its topics, the offset up to which its tasks were made,
             and how many kept events stand after that.
-        done: finished since the engine started.
+        done: finished ever, over restarts of the store (the engine in memory: since it started).
     """
 
     name: str

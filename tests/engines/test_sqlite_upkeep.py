@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import threading
@@ -335,3 +336,28 @@ def test_a_file_in_numbers(bench: Bench) -> None:
     assert (info.path, info.tasks, info.events, info.writable, info.reason) == (bench.core.path, 3, 1, True, "")
     assert info.size_bytes > 0
     assert info.wal_bytes > 0
+
+
+def test_how_many_jobs_were_done_outlives_a_restart(bench: Bench) -> None:
+    """Kept with each sweep, and when the store ends; what a failed turn counted is not."""
+
+    def done() -> int:
+        return next(queue.done for queue in bench.core.queues(bench.wall) if queue.name == QUEUE)
+
+    def work(count: int) -> None:
+        bench.defer(*(bench.task() for _ in range(count)))
+        bench.settle(*bench.claim())
+
+    work(3)
+    bench.core.close()
+    bench.core.open()
+    assert done() == 3
+    work(2)
+    with contextlib.suppress(KeyError), bench.core.turn(bench.wall) as turn:
+        turn.sweep()
+        raise KeyError
+    with bench.core.turn(bench.wall) as turn:
+        turn.sweep()
+    with contextlib.closing(sqlite3.connect(bench.core.path)) as other:
+        assert other.execute("SELECT sum(done) FROM queues").fetchone() == (5,)
+    assert done() == 5

@@ -98,7 +98,7 @@ class FakeCore:
         self.fails: Exception | None = None
         self.fails_at = "commit"
 
-    def turn(self, wall: float) -> FakeTurn:
+    def turn(self, wall: float, ahead: float = 0.0) -> FakeTurn:
         return FakeTurn(self, wall)
 
     def rest(self) -> None: ...

@@ -244,3 +244,13 @@ async def test_after_the_end_there_are_no_turns(store: Store) -> None:
     with pytest.raises(Unavailable):
         await store.turns.apply(units("v"))
     assert store.core.commits == 0
+
+
+async def test_asking_for_the_longest_turn_changes_nothing(store: Store) -> None:
+    """It is that of the last minute, however often and by whomever it is asked for."""
+    figures = store.turns.figures
+    for at, seconds in ((100.0, 0.2), (101.0, 0.5), (102.0, 0.1), (130.0, 0.3)):
+        figures.took(seconds, at)
+    assert [figures.longest_s(now) for now in (130.0, 130.0, 155.0)] == [0.5, 0.5, 0.5]
+    assert [figures.longest_s(now) for now in (165.0, 180.0, 250.0)] == [0.3, 0.3, 0.0]
+    assert figures.total_s == pytest.approx(1.1)

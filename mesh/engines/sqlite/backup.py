@@ -17,9 +17,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from mesh.engines.sqlite import statements
+from mesh.engines.sqlite import partials, statements
 from mesh.engines.sqlite.disk import translate
-from mesh.engines.sqlite.file import connect, read_only_modes, schema
+from mesh.engines.sqlite.file import connect, read_only_modes, schema, sync_directory
 from mesh.errors import SetupError
 
 _SQL: Final = statements.named("check")
@@ -48,19 +48,19 @@ def backup(source: Path, path: Path, *, overwrite: bool = False) -> Backup:
     with contextlib.suppress(OSError):
         if path.exists() and path.samefile(source):
             raise SetupError(f"{path} is the store's own file: name another one for the backup")
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.close(os.open(partial, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
-        version = _copy(source, partial)
-        _sync(partial)
-        if overwrite:
-            os.replace(partial, path)
-        else:
-            # Unlike a rename, it fails if somebody made the file meanwhile.
-            os.link(partial, path)
-            os.unlink(partial)
-        _sync(path.parent)
+        partials.remember(source.parent, path.parent)
+        partials.clean(path.parent)
+        with partials.partial(path) as partial:
+            version = _copy(source, partial)
+            _sync(partial)
+            if overwrite:
+                os.replace(partial, path)
+            else:
+                # Unlike a rename, it fails if another program made the file meanwhile.
+                os.link(partial, path)
+            sync_directory(path.parent)
         return Backup(path, path.stat().st_size, version, time.monotonic() - began)
     except OSError as exc:
         raise SetupError(f"no backup was made at {path}: {exc.strerror or exc}") from exc
@@ -68,10 +68,6 @@ def backup(source: Path, path: Path, *, overwrite: bool = False) -> Backup:
         raise SetupError(
             f"no backup was made at {path}: {exc}; is there room, and are the rights there right?"
         ) from exc
-    finally:
-        for beside in ("", "-journal", "-wal", "-shm"):
-            with contextlib.suppress(OSError):
-                os.unlink(f"{partial}{beside}")
 
 
 def _copy(source: Path, partial: Path) -> int:

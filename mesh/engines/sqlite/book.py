@@ -40,7 +40,7 @@ class Lane:
     Attributes:
         counts: jobs by status.
         suspects: how many of the ready ones must run alone.
-        done: finished since the file was opened.
+        done: jobs that were ever done; kept: the same, as the file knows it.
         due_at: not later than the first delayed one's time.
         ends_at: not later than the first instant at which a row may go.
         said: what a worker declared last, if ever one did.
@@ -55,6 +55,7 @@ class Lane:
         "done",
         "due_at",
         "ends_at",
+        "kept",
         "level",
         "name",
         "no",
@@ -72,6 +73,7 @@ class Lane:
         self.counts = [0] * STATUSES
         self.suspects = 0
         self.done = 0
+        self.kept = 0
         self.due_at = _NEVER
         self.ends_at = _NEVER
         self.said: Queue | None = None
@@ -242,9 +244,10 @@ class Book:
         self.seq = max(marks["seq"], execute(_SQL["last_seq"]).fetchone()[0] or 0)
         self.last_id = execute(_SQL["last_id"]).fetchone()[0] or ""
         self.offset = max(marks["offset"], execute(_SQL["last_offset"]).fetchone()[0] or 0)
-        for no, name, said, position, replays in execute(_SQL["queues"]).fetchall():
+        for no, name, said, position, replays, done in execute(_SQL["queues"]).fetchall():
             lane = self.by_no[no] = self.lanes[name] = Lane(no, name)
             lane.said = _said.decode(said) if said is not None else None
+            lane.done = lane.kept = done
             lane.position = position
             lane.replays = replays
             if lane.said is not None and lane.said.patterns:
@@ -359,6 +362,14 @@ class Book:
         lane.counts[after] += 1
         if after == READY:
             self.woken.add(lane.name)
+
+    def keep_done(self) -> None:
+        """Write how many jobs of each queue were ever done. Now and then: with every job it would cost a page more."""
+        for lane in self.lanes.values():
+            if lane.done != lane.kept:
+                self.execute(_SQL["keep_done"], (lane.done, lane.no))
+                self.undo(setattr, lane, "kept", lane.kept)
+                lane.kept = lane.done
 
     # --- leases ---------------------------------------------------------------------------------------------
 

@@ -27,7 +27,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from mesh.engines.sqlite import identity, statements
+from mesh.engines.sqlite import identity, partials, statements
 from mesh.engines.sqlite.backup import Backup, backup, check
 from mesh.engines.sqlite.book import Book, matcher
 from mesh.engines.sqlite.disk import Damaged, Fatal, translate
@@ -140,6 +140,8 @@ class Core:
         try:
             if not replace:
                 identity.expect(dir)
+            for each in {dir, *partials.directories(dir)}:
+                partials.clean(each)
             self._load(open_file(self.path, self._cache_bytes), replace=replace)
         except BaseException:
             self._disconnect()
@@ -174,6 +176,7 @@ class Core:
             # So that the next start need not look again at what no subscription wanted.
             with contextlib.suppress(MeshError, sqlite3.Error), self.turn(0.0):
                 self._rooms_.subscriptions.note()
+                self._rooms_.book.keep_done()
         self._disconnect()
         self._folder.leave()
 

@@ -67,13 +67,15 @@ class Folder:
     def _make(self) -> None:
         if self.dir.is_dir():
             return
+        missing = [each for each in (self.dir, *self.dir.parents) if not each.exists()]
         self.dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         # SQLite sees to what is in the folder; that there is one must outlive a loss of power, too.
-        parent = os.open(self.dir.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(parent)
-        finally:
-            os.close(parent)
+        for made in reversed(missing):
+            parent = os.open(made.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(parent)
+            finally:
+                os.close(parent)
 
     def leave(self) -> None:
         """Unlock it. Harmless the second time."""

@@ -357,4 +357,5 @@ class Turn:
         many; as many as `limit`: there may be more. Call it now and then, a few rows at a time.
         """
         self._rooms.flush()
+        self._book.keep_done()
         return self._rooms.sweep.sweep(limit)

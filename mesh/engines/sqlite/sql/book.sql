@@ -11,13 +11,16 @@ SELECT max(id) FROM tasks
 SELECT max("offset") FROM events
 
 -- name: queues
-SELECT no, name, said, position, replays FROM queues
+SELECT no, name, said, position, replays, done FROM queues
 
 -- name: add_queue
 INSERT INTO queues (name) VALUES (?)
 
 -- name: declare
 UPDATE queues SET said = ? WHERE no = ?
+
+-- name: keep_done
+UPDATE queues SET done = ? WHERE no = ?
 
 -- name: count
 SELECT queue, status, count(*), min(sort) FROM tasks INDEXED BY tasks_by_place GROUP BY queue, status
