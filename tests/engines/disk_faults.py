@@ -125,8 +125,9 @@ def _in_child(act: object) -> NoReturn:
     try:
         act()  # type: ignore[operator]
         code = 0
-    except MeshError:
+    except MeshError as exc:
         code = 1
+        print(f"{exc.code}: {exc.message}", file=sys.stderr, flush=True)
     except BaseException as exc:
         print(f"{type(exc).__name__}: {exc}", file=sys.stderr, flush=True)
     finally:

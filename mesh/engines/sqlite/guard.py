@@ -112,6 +112,7 @@ class Guard:
             self.close()
             raise
         self._quiet_at = 0
+        self._raw = b""
         self._known = self._read_index()
         self.frames = self._known.frames
         self._last = self._frame(self.frames)
@@ -134,13 +135,14 @@ class Guard:
         Raises:
             Damaged: another program has written to the database or its log.
         """
-        if self._read_index() != self._known:
+        if self._head() != self._raw:
             raise self._error(
                 self._path,
                 "was written to by another program",
                 "then check the data (`mesh store check`), and start the store again",
             )
-        if _stamp(os.fstat(self._log)) != self._log_before:
+        found = os.fstat(self._log)
+        if found.st_mtime_ns != self._log_before[3] or found.st_size != self._log_before[2]:
             raise self._log_changed()
 
     def committed(self) -> None:
@@ -259,11 +261,12 @@ class Guard:
             what = "was removed, or its directory was moved" if gone else f"cannot be reached: {exc.strerror}"
             raise self._error(path, what, self._restore(path)) from exc
 
-    def _read_index(self) -> Index:
-        if self._index < 0:
-            return _NO_INDEX
+    def _head(self) -> bytes:
         # Nothing is there when the index was truncated.
-        head = os.pread(self._index, _INDEX.size, 0)
+        return os.pread(self._index, _INDEX.size, 0) if self._index >= 0 else b""
+
+    def _read_index(self) -> Index:
+        head = self._raw = self._head()
         return Index._make(_INDEX.unpack(head)) if len(head) == _INDEX.size else _NO_INDEX
 
     def _frame(self, number: int) -> bytes:
