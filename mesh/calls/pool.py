@@ -13,10 +13,11 @@ from typing import Any, Protocol
 
 from mesh.clock import Clock, Timer
 from mesh.discovery.record import Instance
-from mesh.errors import BadEndpoint
+from mesh.errors import BadEndpoint, ProtocolViolation
 from mesh.policy.backoff import Backoff
 from mesh.policy.balance import Ewma
 from mesh.policy.balance_near import ANY, MISSES, busy, prefer
+from mesh.protocol.allowance import Allowance
 from mesh.protocol.caller import Caller
 from mesh.protocol.codec import Buffer
 from mesh.protocol.link import Link
@@ -150,6 +151,7 @@ class Peer:
     """One worker and the link to it, if there is one now. The session of transport.contract on the dialling side."""
 
     __slots__ = (
+        "_allowance",
         "_channel",
         "_failures",
         "_flushed",
@@ -176,6 +178,7 @@ class Peer:
         #: Why the last attempt to connect failed; "" since one has not.
         self.trouble = ""
         self._pool = pool
+        self._allowance = Allowance()
         self._channel: Channel | None = None
         self._failures = 0
         self._refusals = 0  # how many of the last failures, without a break, keys are to blame for
@@ -260,6 +263,10 @@ class Peer:
                 self._turn(True)
             elif kind == GOODBYE:
                 self._turn(False)
+        if self.caller.idle:
+            idle, self.caller.idle = self.caller.idle, 0
+            if not self._allowance.take(idle, self._pool.clock.now()):
+                raise ProtocolViolation("more messages than the calls on the link and its allowance cover")
         if self.caller.state is Link.LEAVING and not self.caller.calls:
             # Nothing is owed either way: closing first spares the leaving worker its wait. The pong that
             # acknowledges the goodbye is flushed by the close.

@@ -21,11 +21,13 @@ from mesh.clock import Clock, Timer
 from mesh.errors import (
     Forbidden,
     MeshError,
+    ProtocolViolation,
     ShapeMismatch,
     UnknownMethod,
 )
 from mesh.policy.access import Access
 from mesh.policy.limits import Gate
+from mesh.protocol.allowance import Allowance
 from mesh.protocol.callee import Callee
 from mesh.protocol.codec import Buffer
 from mesh.protocol.deadline import from_budget
@@ -48,12 +50,13 @@ _TAIL: Final = {CALL: 5, OPEN: 6}
 class Conversation:
     """One caller's link: the session of transport.contract on the accepting side."""
 
-    __slots__ = ("callee", "channel", "permits", "running", "server")
+    __slots__ = ("allowance", "callee", "channel", "permits", "running", "server")
 
     def __init__(self, server: Server, channel: Channel, callee: Callee) -> None:
         self.server = server
         self.channel = channel
         self.callee = callee
+        self.allowance = Allowance()
         self.running: dict[int, Running] = {}
         #: What the door has said of this caller, by target; empty without [access].
         self.permits: dict[str, Forbidden | None] = {}
@@ -83,6 +86,10 @@ class Conversation:
             elif server.leaving is not None:
                 # A hello to a worker that is leaving.
                 self.callee.goodbye(server.leaving)
+        if self.callee.idle:
+            idle, self.callee.idle = self.callee.idle, 0
+            if not self.allowance.take(idle, server.now()):
+                raise ProtocolViolation("more messages than the link's credit and allowance cover")
         if self.callee.owes:
             self.channel.wake()
         if self.callee.parted:
@@ -119,7 +126,7 @@ class Server:
         slow_s, debug: which calls are logged; see Handling.
         """
         self._transport = transport
-        self._now = clock.now
+        self.now = self._now = clock.now
         self._clock = clock
         self._identity = identity
         self._epoch = epoch

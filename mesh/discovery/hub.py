@@ -21,6 +21,7 @@ from mesh.discovery.registry import Counts, News, Registry
 from mesh.discovery.shapes import Shapes
 from mesh.errors import Forbidden, MeshError, ProtocolViolation, SetupError, TooLarge
 from mesh.policy.access import Access
+from mesh.protocol.allowance import FRAME, Allowance
 from mesh.protocol.codec import Reader, Writer
 from mesh.protocol.link import ACCEPTOR, CONNECTED, LOST, Link, check_version, step
 from mesh.protocol.messages import (
@@ -214,6 +215,7 @@ class Peer:
         self._sealed: list[list[Buffer]] = []
         self._largest = 0
         self._hears_loads = False
+        self._allowance = Allowance()
 
     # --- Session ----------------------------------------------------------------------------------
 
@@ -222,7 +224,11 @@ class Peer:
 
     def receive(self, frames: list[Buffer]) -> None:
         try:
-            for message in self._reader.read(frames):
+            messages = self._reader.read(frames)
+            # One message registers, renews or ends up to a thousand leases; a process sends one or two a second.
+            if not self._allowance.take(len(messages) + FRAME, self._hub.now()):
+                raise ProtocolViolation("more messages than a process has for a hub")
+            for message in messages:
                 act = ACTS.get((self._link, message[0]))
                 if act is None:
                     self._link = step(ACCEPTOR, self._link, message[0])

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from mesh.errors import Draining, MeshError, Overloaded, ProtocolViolation
+from mesh.protocol.allowance import FRAME
 from mesh.protocol.codec import INLINE_BYTES, Buffer, Reader, Writer, error_map, text_size
 from mesh.protocol.link import ACCEPTOR, CONNECTED, LOST, Link, check_version, step
 from mesh.protocol.messages import (
@@ -64,6 +65,7 @@ class Callee:
         state: where the link stands.
         peer: identity of the calling end, "" before its hello.
         calls: id -> state of every call that is owed a last word.
+        idle: messages that asked for nothing, since the server last looked (protocol.allowance).
     """
 
     __slots__ = (
@@ -73,6 +75,7 @@ class Callee:
         "_reader",
         "_writer",
         "calls",
+        "idle",
         "parted",
         "peer",
         "peer_epoch",
@@ -84,6 +87,7 @@ class Callee:
         self.peer = ""
         self.peer_epoch = 0
         self.parted = False
+        self.idle = 0
         self.calls: dict[int, int] = {}
         self._credit = credit
         self._identity = (identity, epoch, credit, max_body)
@@ -120,7 +124,8 @@ class Callee:
     def _receive(self, frames: list[Buffer]) -> list[list[Any]]:
         wanted: list[list[Any]] = []
         calls = self.calls
-        for message in self._reader.read(frames):
+        messages = self._reader.read(frames)
+        for message in messages:
             kind = message[0]
             if kind == CALL or kind == OPEN:
                 call = message[1]
@@ -128,23 +133,30 @@ class Callee:
                     calls[call] = RUNNING if kind == CALL else STREAMING
                     wanted.append(message)
                 else:
+                    self.idle += 1
                     self._decline(kind, call)
             elif kind == CANCEL or kind == CREDIT:
                 state = calls.get(message[1])
                 if state is None:
                     if self.state is Link.GREETING:
                         raise ProtocolViolation(f"{NAMES[kind]}: not legal while the link is {self.state.value}")
+                    self.idle += 1
                     continue  # it crossed our last word
                 after = CALLEE.get((state, kind))
                 if after is None:
                     raise ProtocolViolation(f"{NAMES[kind]}: call {message[1]} is not a stream")
                 calls[message[1]] = after
-                if after != state or kind == CREDIT:
+                if after != state or (kind == CREDIT and message[2]):
                     wanted.append(message)
+                else:
+                    self.idle += 1
             else:
+                self.idle += 1
                 self._link(kind, message)
                 if kind == HELLO:
                     wanted.append(message)
+        if not wanted:
+            self.idle += FRAME
         return wanted
 
     def _decline(self, kind: int, call: int) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from mesh.errors import ProtocolViolation
+from mesh.protocol.allowance import FRAME
 from mesh.protocol.codec import INLINE_BYTES, Buffer, Reader, Writer, text_size
 from mesh.protocol.link import CONNECTED, DIALLER, LOST, Link, check_version, step
 from mesh.protocol.messages import (
@@ -75,6 +76,7 @@ class Caller:
         credit: how many calls may be under way at once; 0 before the welcome.
         max_body: the largest body in bytes that the other end accepts.
         calls: id -> state of every call under way, those abandoned included.
+        idle: messages that answered nothing, since the pool last looked (protocol.allowance).
     """
 
     __slots__ = (
@@ -85,6 +87,7 @@ class Caller:
         "_writer",
         "calls",
         "credit",
+        "idle",
         "max_body",
         "peer",
         "peer_epoch",
@@ -96,6 +99,7 @@ class Caller:
         self.peer = ""
         self.peer_epoch = 0
         self.credit = 0
+        self.idle = 0
         self.max_body = 0
         self.calls: dict[int, int] = {}
         self._next = 0
@@ -198,7 +202,10 @@ class Caller:
         """
         wanted: list[list[Any]] = []
         calls = self.calls
-        for message in self._reader.read(frames):
+        messages = self._reader.read(frames)
+        if len(messages) < 2 and (not messages or messages[0][0] < REPLY):
+            self.idle += FRAME
+        for message in messages:
             kind = message[0]
             if kind >= REPLY:
                 call = message[1]
@@ -213,7 +220,10 @@ class Caller:
                     del calls[call]
                 if state != ABANDONED:
                     wanted.append(message)
+                else:
+                    self.idle += 1
             else:
+                self.idle += 1
                 self._link(kind, message)
                 wanted.append(message)
         return wanted

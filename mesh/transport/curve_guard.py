@@ -10,18 +10,15 @@ connection ended by the other side, and cleans up as it always does.
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Collection
 from typing import Final, NamedTuple
 
 import zmq
 
+from mesh.transport.connections import shut
 from mesh.transport.curve_ring import Keyring
 from mesh.transport.endpoints import parse
-from mesh.transport.sockets import borrowed
 
-#: Of the monitor: what a guard must hear beside what is watched anyway.
-EVENTS: Final = zmq.EVENT_ACCEPTED
 _USER: Final = "User-Id"  # ZAP's name for it, and libzmq's
 
 
@@ -42,7 +39,7 @@ class Guard:
 
     def __init__(self, ring: Keyring, endpoint: str) -> None:
         """`endpoint`: as the socket was bound."""
-        self._port = parse(endpoint).port
+        self._where = parse(endpoint)
         self._ring = ring
         #: Descriptor -> credential of whoever is behind it; "" before its first message.
         self._behind: dict[int, str] = {}
@@ -92,11 +89,4 @@ class Guard:
     def _cut(self, fd: int) -> None:
         """Shut a connection down; libzmq closes the descriptor when it notices."""
         self._behind.pop(fd, None)
-        try:
-            with borrowed(fd) as connection:
-                # The monitor tells of an end a little later than the descriptor's number is free for somebody else's
-                # file. What has our listener's port is one of its connections, at worst one that connects again.
-                if connection.getsockname()[1] == self._port:
-                    connection.shutdown(socket.SHUT_RDWR)
-        except (OSError, IndexError, TypeError):
-            pass  # it has ended by itself, and is something else now
+        shut(fd, self._where)

@@ -17,15 +17,31 @@ from mesh.telemetry.logs import get_logger
 from mesh.transport.contract import Buffer, MakeSession, Refusal
 from mesh.transport.curve import Expectation, dress_dialler, dress_knock
 from mesh.transport.curve_files import PublicKey
-from mesh.transport.monitor import REASONS, Monitor
+from mesh.transport.monitor import DIALLING, REASONS, Monitor
+from mesh.transport.pressure import Pressure, unsent_in
 from mesh.transport.refusals import Refusals
-from mesh.transport.sockets import CUT, EARLY_FLUSH, PROOF, Context, Edge, LinkOptions, make
+from mesh.transport.sockets import (
+    COUNTED_BYTES,
+    CUT,
+    EARLY_FLUSH,
+    MAX_BACKLOG_BYTES,
+    MESSAGE_BYTES,
+    PROOF,
+    WINDOW_BYTES,
+    Context,
+    Edge,
+    LinkOptions,
+    Socket,
+    make,
+)
 
 log = get_logger("mesh.transport")
 
 #: How long a listener that this process does not believe has to hear so; its caller is told after that at the latest.
 #: A knock takes three ways there and back, so two hosts that are 80 ms apart.
 KNOCK_S = 0.25
+#: How often a link that is closed is asked whether its last words have left.
+PARTING_LOOK_S = 0.005
 
 
 class Knock:
@@ -44,20 +60,57 @@ class Knock:
         pass
 
 
+class Parting:
+    """The socket of a link that was closed while its last words were still on their way.
+
+    It is closed when the kernel has handed them over, or abruptly when that takes too long. libzmq's own lingering
+    would stop reading the connection, and a peer that does not read either and closes then aborts the process with the
+    next heartbeat (see `pressure`).
+    """
+
+    def __init__(self, socket: Socket, fd: int, patience_s: float, forget: Callable[[Parting], None]) -> None:
+        self._socket = socket
+        self._fd = fd
+        self._forget = forget
+        self._loop = asyncio.get_running_loop()
+        self._until = self._loop.time() + patience_s
+        self._loop.call_later(PARTING_LOOK_S, self._look)
+
+    def _look(self) -> None:
+        left = self._until - self._loop.time()
+        if left > 0 and unsent_in(self._fd):
+            self._loop.call_later(PARTING_LOOK_S, self._look)
+        else:
+            self._socket.close(linger=max(0, int(left * 1000)))
+            self._forget(self)
+
+    def keys_changed(self) -> None:
+        """It is being closed anyway."""
+
+    def close(self) -> None:
+        """It closes by itself."""
+
+
 class DealerChannel:
     """See contract.Channel."""
 
     __slots__ = (
         "_backlog",
+        "_backlog_bytes",
         "_connect_timer",
         "_context",
         "_edge",
         "_expected",
+        "_fd",
         "_forget",
+        "_given_bytes",
+        "_keep",
         "_key",
         "_loop",
+        "_messages",
         "_monitor",
         "_options",
+        "_pressure",
         "_refusals",
         "_session",
         "_socket",
@@ -65,6 +118,7 @@ class DealerChannel:
         "_tries",
         "_wakes",
         "_woken",
+        "largest",
         "peer",
         "user",
     )
@@ -75,21 +129,30 @@ class DealerChannel:
         endpoint: str,
         make_session: MakeSession,
         options: LinkOptions,
-        forget: Callable[[DealerChannel], None],
+        forget: Callable[[DealerChannel | Parting], None],
+        keep: Callable[[Parting], None],
         expected: Expectation,
         refusals: Refusals,
+        pressure: Pressure,
     ) -> None:
         self.peer = endpoint
         self.user = ""
         self._context = context
         self._options = options
         self._forget = forget
+        self._keep = keep
         self._expected = expected
         self._refusals = refusals
         self._key: PublicKey | None = None
         self._tries = 0
         self._loop = asyncio.get_running_loop()
         self._backlog: deque[list[Buffer]] = deque()
+        self._backlog_bytes = 0
+        self._given_bytes = 0  # counted bytes given to libzmq since all was seen to be sent
+        self._messages = 0  # that came
+        self._fd = -1
+        self._pressure = pressure
+        self.largest = options.max_message_bytes
         self._standing = False
         self._woken: asyncio.Handle | None = None
         self._wakes = 0
@@ -123,7 +186,7 @@ class DealerChannel:
             dress_knock(self._socket, self._expected.ring)
         elif self._key is not None and self._expected.ring is not None:
             dress_dialler(self._socket, self._expected.ring, self._key.public)
-        self._monitor = Monitor(self._socket, self._heard)
+        self._monitor = Monitor(self._socket, self._heard, DIALLING)
         self._edge = Edge(self._socket, self._read)
         self._socket.connect(self._expected.where.where)
 
@@ -151,11 +214,14 @@ class DealerChannel:
     def _heard(self, event: int, value: int, _endpoint: str) -> None:
         if self._socket.closed:
             return
-        if self._expected.trouble:
+        if event == zmq.EVENT_CONNECTED:
+            self._fd = value
+        elif self._expected.trouble:
             # It has been knocked at, and nothing else was to come of it, whatever it says.
             self._gone(Refusal(self._expected.trouble))
         elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             self._standing = True
+            self._pressure.watch(self)
             self._cancel_connect_timer()
             if self._key is not None:
                 self.user = self._key.name
@@ -207,15 +273,36 @@ class DealerChannel:
         if self._woken is not None:
             self._woken.cancel()
             self._woken = None
-        self._drop_socket(linger_ms=int(self._options.linger_s * 1000) if self._standing else 0)
-        self._backlog.clear()
+        self._pressure.forget(self)
         self._forget(self)
+        if self._standing and not self._backlog and unsent_in(self._fd):
+            self._edge.close()
+            self._monitor.close()
+            self._keep(Parting(self._socket, self._fd, self._options.linger_s, self._forget))
+        else:
+            # The kernel has room for what libzmq's I/O thread still holds. A peer with a backlog takes nothing.
+            polite = self._standing and not self._backlog
+            self._drop_socket(linger_ms=int(self._options.linger_s * 1000) if polite else 0)
+        self._backlog.clear()
         self._session.lost(reason)
 
     def _drop_socket(self, linger_ms: int) -> None:
         self._edge.close()
         self._monitor.close()
         self._socket.close(linger=linger_ms)
+
+    # --- asked by the pressure watch ----------------------------------------------------------------------
+
+    def intake(self) -> dict[int, int]:
+        return {self._fd: self._messages} if self._fd >= 0 else {}
+
+    @property
+    def unread(self) -> bool:
+        return self._edge.unread
+
+    def relieve(self, fd: int, reason: str) -> None:
+        log.warning("peer fills the memory, link cut", peer=self.peer, reason=reason)
+        self._gone(reason)
 
     def _cancel_connect_timer(self) -> None:
         if self._connect_timer is not None:
@@ -235,6 +322,7 @@ class DealerChannel:
             raise zmq.Again
         if len(frames) == 1 and frames[0] == PROOF:
             return
+        self._messages += 1
         if self._backlog:
             self.wake()  # the pipe moved: what was refused for want of room may fit now
         try:
@@ -255,12 +343,15 @@ class DealerChannel:
         waiting = self._session.data_to_send()
         backlog = self._backlog
         if backlog:
-            backlog.extend(waiting)
+            self._defer(waiting)
             self._send_backlog()
             return
         send = self._socket.send
         for at, frames in enumerate(waiting):
             try:
+                size = len(frames[0]) if len(frames) == 1 else sum(map(len, frames))
+                if size > COUNTED_BYTES:
+                    self._count(size)
                 if len(frames) == 1:
                     send(frames[0], zmq.NOBLOCK)
                 else:
@@ -269,16 +360,36 @@ class DealerChannel:
                         send(frame, zmq.NOBLOCK | zmq.SNDMORE, copy=False)
                     send(frames[-1], zmq.NOBLOCK, copy=False)
             except zmq.Again:
-                backlog.extend(waiting[at:])
+                self._defer(waiting[at:])
                 self._retry_soon()
                 return
+
+    def _count(self, size: int) -> None:
+        """Before a message is given to libzmq; raises zmq.Again while too much waits there."""
+        if self._given_bytes > WINDOW_BYTES // 4 and not unsent_in(self._fd):
+            self._given_bytes = 0
+        if self._given_bytes + size > WINDOW_BYTES and self._given_bytes:
+            raise zmq.Again
+        self._given_bytes += size
+
+    def _defer(self, waiting: list[list[Buffer]]) -> None:
+        self._backlog.extend(waiting)
+        self._backlog_bytes += sum(sum(map(len, frames)) + MESSAGE_BYTES for frames in waiting)
+        if self._backlog_bytes > MAX_BACKLOG_BYTES:
+            log.warning("peer reads too slowly, link cut", peer=self.peer, waiting_bytes=self._backlog_bytes)
+            # Not at once: we may be inside of a call that puts something on this link.
+            self._loop.call_soon(self._gone, f"{self._backlog_bytes} bytes wait for a peer that does not read")
 
     def _send_backlog(self) -> None:
         backlog = self._backlog
         try:
             while backlog:
+                size = sum(map(len, backlog[0]))
+                if size > COUNTED_BYTES:
+                    self._count(size)
                 self._socket.send_multipart(backlog[0], zmq.NOBLOCK, copy=False)
                 backlog.popleft()
+                self._backlog_bytes -= size + MESSAGE_BYTES
         except zmq.Again:
             self._retry_soon()
 

@@ -31,6 +31,9 @@ WATCHED = (
     | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
     | zmq.EVENT_HANDSHAKE_FAILED_AUTH
 )
+#: Of a bound socket and of a dialling one: also the descriptors of their connections.
+ACCEPTING = WATCHED | zmq.EVENT_ACCEPTED
+DIALLING = WATCHED | zmq.EVENT_CONNECTED
 
 #: Source: zmq_socket_monitor(3): frame 1 is a 16-bit event and a 32-bit value, in the machine's byte order.
 _EVENT = struct.Struct("=HI")

@@ -9,17 +9,21 @@ publish without anybody having to find it first.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 
 import zmq
 
 from mesh.telemetry.logs import get_logger
+from mesh.transport.connections import Connections
 from mesh.transport.contract import Buffer
 from mesh.transport.curve import Expectation, dress_dialler
 from mesh.transport.curve_guard import Guard
 from mesh.transport.curve_ring import Keyring
 from mesh.transport.endpoints import Claim, Endpoint, parse
 from mesh.transport.monitor import Monitor
+from mesh.transport.pressure import Pressure
 from mesh.transport.refusals import Refusals
 from mesh.transport.sockets import Context, Edge, LinkOptions, Socket, allow_ipv6, make
 
@@ -30,6 +34,8 @@ log = get_logger("mesh.transport")
 TOKEN = b"\xff"
 #: Events that may wait for one subscriber before it loses some; gaps are counted at its end.
 HIGH_WATER = 10_000
+#: How long a subscriber goes on counting events by connection after it was asked for the counts.
+COUNTING_S = 1.0
 
 
 class ZmqPublisher:
@@ -165,10 +171,13 @@ class ZmqSubscriber:
         on_event: Callable[[str, Buffer], None],
         claim: Claim | None,
         forget: Callable[[ZmqSubscriber], None],
-        guard: Guard | None = None,
-        monitor: Monitor | None = None,
+        guard: Guard | None,
+        monitor: Monitor,
+        connections: Connections,
+        pressure: Pressure,
+        largest: int,
     ) -> None:
-        """Takes over a SUB socket that is bound already, with the guard of its keys and its monitor if it has them."""
+        """Takes over a SUB socket that is bound already, with its monitor, and the guard of its keys if it has one."""
         self.endpoint = endpoint
         self._socket = socket
         self._on_event = on_event
@@ -176,8 +185,16 @@ class ZmqSubscriber:
         self._forget = forget
         self._guard = guard
         self._monitor = monitor
+        self._connections = connections
+        self._pressure = pressure
+        self.largest = largest
+        #: Descriptor -> events that came from it. A SUB knows no peers, so this is counted only when it is asked for.
+        self._counts: dict[int, int] = {}
+        self._counting_until = 0.0
+        self._loop = asyncio.get_running_loop()
         socket.subscribe(TOKEN + endpoint.encode())
         self._edge = Edge(socket, self._read if guard is None else self._read_guarded)
+        pressure.watch(self)
 
     def subscribe(self, prefix: str) -> None:
         self._socket.subscribe(prefix.encode())
@@ -186,7 +203,38 @@ class ZmqSubscriber:
         self._socket.unsubscribe(prefix.encode())
 
     def _read(self) -> None:
-        self._take(self._socket.recv_multipart(zmq.NOBLOCK))
+        if self._counting_until:
+            self._read_counted()
+        else:
+            self._take(self._socket.recv_multipart(zmq.NOBLOCK))
+
+    def _read_counted(self) -> None:
+        frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
+        self._count(frames[0])
+        self._take([frame.bytes for frame in frames])
+
+    def _count(self, frame: zmq.Frame) -> None:
+        with suppress(zmq.ZMQError, TypeError, ValueError):
+            fd = int(frame.get(zmq.SRCFD))
+            self._counts[fd] = self._counts.get(fd, 0) + 1
+        if self._loop.time() > self._counting_until:
+            self._counting_until = 0.0
+
+    # --- asked by the pressure watch ----------------------------------------------------------------------
+
+    def intake(self) -> dict[int, int]:
+        self._counting_until = self._loop.time() + COUNTING_S
+        return {fd: self._counts.get(fd, 0) for fd in self._connections.descriptors}
+
+    @property
+    def unread(self) -> bool:
+        return self._edge.unread
+
+    def relieve(self, fd: int, reason: str) -> None:
+        """Its publisher connects again by itself; what it sent meanwhile is a gap."""
+        log.warning("publisher fills the memory, link cut", endpoint=self.endpoint, reason=reason)
+        self._counts.pop(fd, None)
+        self._connections.cut(fd)
 
     def _read_guarded(self) -> None:
         """A publisher is asked for with each message: it may say nothing for long, and a SUB knows no peers."""
@@ -194,6 +242,8 @@ class ZmqSubscriber:
         frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
         if self._guard.sender(frames[0]) is None:
             return
+        if self._counting_until:
+            self._count(frames[0])
         parts = [frame.bytes for frame in frames]
         if parts[0][:1] != TOKEN:  # which is a publisher's greeting, and has done its work
             self._take(parts)
@@ -216,9 +266,10 @@ class ZmqSubscriber:
 
     def close(self) -> None:
         if not self._socket.closed:
+            self._pressure.forget(self)
+            self._connections.close()
             self._edge.close()
-            if self._monitor is not None:
-                self._monitor.close()
+            self._monitor.close()
             self._socket.close(linger=0)
             if self._claim is not None:
                 self._claim.release()

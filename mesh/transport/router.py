@@ -18,17 +18,29 @@ import zmq
 
 from mesh.errors import ProtocolViolation
 from mesh.telemetry.logs import get_logger
+from mesh.transport.connections import Connections
 from mesh.transport.contract import Buffer, MakeSession, Session
 from mesh.transport.curve_guard import Guard, Sender
 from mesh.transport.endpoints import Claim
 from mesh.transport.monitor import Monitor
-from mesh.transport.sockets import CUT, EARLY_FLUSH, PROOF, Edge, LinkOptions, Socket
+from mesh.transport.pressure import Pressure, unsent_in
+from mesh.transport.sockets import (
+    COUNTED_BYTES,
+    CUT,
+    EARLY_FLUSH,
+    MAX_BACKLOG_BYTES,
+    MESSAGE_BYTES,
+    PROOF,
+    WINDOW_BYTES,
+    Edge,
+    LinkOptions,
+    Socket,
+)
 
 log = get_logger("mesh.transport")
 
-#: What may wait in our memory for one peer that does not read; past it the peer is cut. Replies are bounded by the
-#: credit of the link, so only a peer that asks for much and reads nothing comes here.
-MAX_BACKLOG_BYTES = 128 * 1024 * 1024
+#: How long a peer that is cut has to read why, before its connection is shut down.
+LAST_WORDS_S = 0.05
 #: When to prove a disconnection. The event comes from the I/O thread a moment before the ROUTER itself knows.
 PROOFS_S = (0.002, 0.02, 0.2, 1.0)
 #: How long to read on for what a gone peer had sent: others send without end, and it cannot be told apart from theirs.
@@ -51,8 +63,10 @@ class RouterChannel:
         "backlog_bytes",
         "credential",
         "fd",
+        "given_bytes",
         "gone",
         "ident",
+        "messages",
         "parting",
         "peer",
         "session",
@@ -70,6 +84,8 @@ class RouterChannel:
         self.peer = f"{self.user} {ident.hex()}".strip()
         self.backlog: deque[list[Buffer]] = deque()
         self.backlog_bytes = 0
+        self.given_bytes = 0  # counted bytes given to libzmq since all was seen to be sent
+        self.messages = 0  # that came
         self.woken = 0  # how often since the last flush; 0 when none is due
         self.parting = False  # it is gone, and what it had sent is being read
         self.gone = False
@@ -101,9 +117,14 @@ class RouterListener:
         options: LinkOptions,
         claim: Claim | None,
         forget: Callable[[RouterListener], None],
-        guard: Guard | None = None,
+        guard: Guard | None,
+        connections: Connections,
+        pressure: Pressure,
     ) -> None:
         """Takes over a socket that is bound already, with the guard of its keys if it has any."""
+        self.largest = options.largest_received
+        self._connections = connections
+        self._pressure = pressure
         self.endpoint = endpoint
         self._socket = socket
         self._accept = accept
@@ -114,14 +135,17 @@ class RouterListener:
         self._loop = asyncio.get_running_loop()
         self._peers: dict[bytes, RouterChannel] = {}
         self._by_fd: dict[int, bytes] = {}
-        self._gone: OrderedDict[bytes, None] = OrderedDict()
+        #: Peers that are gone, and whether one that went on was told so.
+        self._gone: OrderedDict[bytes, bool] = OrderedDict()
         self._woken: list[RouterChannel] = []
         self._flushing: asyncio.Handle | None = None
         self._proofs: set[asyncio.TimerHandle] = set()
         self._blocked: set[RouterChannel] = set()
+        self._closing = False
         self._retry: asyncio.TimerHandle | None = None
         self._edge = Edge(socket, self._read)
         self._monitor: Monitor | None = None
+        pressure.watch(self)
 
     def watch(self, monitor: Monitor) -> None:
         """Own the monitor that was made before the bind."""
@@ -152,6 +176,7 @@ class RouterListener:
             frames.append(socket.recv(zmq.NOBLOCK))
         while socket.getsockopt(zmq.RCVMORE):
             frames.append(socket.recv(zmq.NOBLOCK, copy=False).buffer)
+        channel.messages += 1
         try:
             channel.session.receive(frames or [NOTHING])
         except ProtocolViolation as violation:
@@ -172,6 +197,7 @@ class RouterListener:
             fd = -1
         channel = self._peers[ident] = RouterChannel(self, ident, fd, sender)
         if fd >= 0:
+            self._connections.spoke(fd)
             before = self._by_fd.get(fd)
             self._by_fd[fd] = ident
             if before is not None and before in self._peers:
@@ -215,6 +241,13 @@ class RouterListener:
     def _send(self, channel: RouterChannel, frames: list[Buffer]) -> bool:
         """Send one message; False when there is no room, or the peer turns out to be gone."""
         send = self._socket.send
+        size = len(frames[0]) if len(frames) == 1 else sum(map(len, frames))
+        if size > COUNTED_BYTES:
+            if channel.given_bytes > WINDOW_BYTES // 4 and not unsent_in(channel.fd):
+                channel.given_bytes = 0
+            if channel.given_bytes + size > WINDOW_BYTES and channel.given_bytes:
+                return False
+            channel.given_bytes += size
         try:
             send(channel.ident, zmq.NOBLOCK | zmq.SNDMORE)
             if len(frames) == 1:
@@ -238,7 +271,7 @@ class RouterListener:
     def _defer(self, channel: RouterChannel, waiting: list[list[Buffer]]) -> None:
         for frames in waiting:
             channel.backlog.append(frames)
-            channel.backlog_bytes += sum(map(len, frames))
+            channel.backlog_bytes += sum(map(len, frames)) + MESSAGE_BYTES
         if channel.backlog_bytes > MAX_BACKLOG_BYTES:
             log.warning("peer reads too slowly, link cut", peer=channel.peer, waiting_bytes=channel.backlog_bytes)
             self.cut(channel, f"{channel.backlog_bytes} bytes wait for a peer that does not read")
@@ -251,7 +284,7 @@ class RouterListener:
         self._retry = None
         for channel in list(self._blocked):
             while channel.backlog and not channel.gone and self._send(channel, channel.backlog[0]):
-                channel.backlog_bytes -= sum(map(len, channel.backlog.popleft()))
+                channel.backlog_bytes -= sum(map(len, channel.backlog.popleft())) + MESSAGE_BYTES
             if not channel.backlog or channel.gone:
                 self._blocked.discard(channel)
         if self._blocked:
@@ -262,7 +295,8 @@ class RouterListener:
     # --- peers that go ----------------------------------------------------------------------------------
 
     def heard(self, event: int, value: int, _endpoint: str) -> None:
-        """The monitor's events; of interest is only which descriptor was disconnected, and to a guard some more."""
+        """The monitor's events: which descriptor was accepted, and which disconnected."""
+        self._connections.heard(event, value)
         if self._guard is not None:
             self._guard.heard(event, value)
         if event == zmq.EVENT_DISCONNECTED and value in self._by_fd:
@@ -290,7 +324,7 @@ class RouterListener:
         self._guard.keys_changed({channel.fd for channel in self._peers.values()})
 
     def cut(self, channel: RouterChannel, reason: str) -> None:
-        """Send what the session still has to say, then treat the peer as gone; it is told if it goes on."""
+        """Send what the session still has to say, then treat the peer as gone, and end its connection."""
         for frames in channel.session.data_to_send():
             if channel.gone or not self._send(channel, frames):
                 break
@@ -298,10 +332,35 @@ class RouterListener:
             self._send(channel, [CUT])
         # Not at once: we may be inside of a drain.
         self._loop.call_soon(self._edge.look)
+        self._connections.cut_later(channel.fd, 0.0 if channel.backlog else LAST_WORDS_S)
         self._lose(channel, reason)
 
+    # --- asked by the pressure watch ---------------------------------------------------------------------
+
+    def intake(self) -> dict[int, int]:
+        peers = self._peers
+        counts = dict.fromkeys(self._connections.descriptors, 0)
+        for fd, ident in self._by_fd.items():
+            if ident in peers:
+                counts[fd] = peers[ident].messages
+        return counts
+
+    @property
+    def unread(self) -> bool:
+        return self._edge.unread
+
+    def relieve(self, fd: int, reason: str) -> None:
+        channel = self._peers.get(self._by_fd.get(fd, b""))
+        log.warning("peer fills the memory, link cut", peer=channel.peer if channel else "", reason=reason)
+        self._connections.cut(fd)
+        if channel is not None:
+            self._lose(channel, reason)
+
     def _refuse_again(self, ident: bytes) -> None:
-        # If it lives, it has not understood that it was cut: say it again.
+        # If it lives, it has not understood that it was cut: say it again, once.
+        if self._gone[ident]:
+            return
+        self._gone[ident] = True
         try:
             self._socket.send(ident, zmq.NOBLOCK | zmq.SNDMORE)
             self._socket.send(CUT, zmq.NOBLOCK)
@@ -328,7 +387,7 @@ class RouterListener:
         self._peers.pop(channel.ident, None)
         # What it had sent may still be unread. Met anew, it would have no hello, and take a descriptor that may be
         # another's by now.
-        self._gone[channel.ident] = None
+        self._gone[channel.ident] = False
         while len(self._gone) > REMEMBERED_GONE:
             self._gone.popitem(last=False)
         if self._by_fd.get(channel.fd) == channel.ident:
@@ -337,14 +396,32 @@ class RouterListener:
         channel.backlog.clear()
         channel.session.lost(reason)
 
+    async def _take_leave(self, patience_s: float) -> None:
+        """Wait until the kernel has handed over what was sent, and shut down the peers that do not take it.
+
+        While a socket lingers, libzmq reads its connections no more, and a peer that does not read either and closes
+        aborts the process with the next heartbeat: the same fault as at a receive limit.
+        """
+        end = self._loop.time() + patience_s
+        while late := [fd for fd in self._connections.descriptors if unsent_in(fd)]:
+            if self._loop.time() >= end:
+                for fd in late:
+                    self._connections.cut(fd)
+                return
+            await asyncio.sleep(0.005)
+
     async def close(self, linger_s: float = 0.0) -> None:
-        if self._socket.closed:
+        if self._socket.closed or self._closing:
             return
+        self._closing = True
         self._flush()
         for channel in list(self._peers.values()):
             for frames in channel.session.data_to_send():
                 if channel.gone or not self._send(channel, frames):
                     break
+        await self._take_leave(max(linger_s, self._options.linger_s))
+        self._pressure.forget(self)
+        self._connections.close()
         self._edge.close()
         if self._monitor is not None:
             self._monitor.close()

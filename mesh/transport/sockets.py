@@ -21,6 +21,16 @@ CUT = b"\xc1"
 #: Asks whether a peer is still there: the send fails when it is not, and whoever gets it drops it.
 PROOF = b"\xc1?"
 
+#: What may wait in our memory for one peer that does not read; past it the peer is cut. Answers are bounded by the
+#: credit of the link, so only a peer that asks for much and reads nothing comes here.
+MAX_BACKLOG_BYTES = 128 * 1024 * 1024
+#: What one message costs in that memory beside its bytes; small ones would otherwise count as nothing.
+MESSAGE_BYTES = 200
+#: Messages longer than this are counted when libzmq is given them; shorter ones are bounded by their number (SNDHWM).
+COUNTED_BYTES = 8 * 1024
+#: So many counted bytes are given to libzmq for one peer; more only when the kernel has sent all of it.
+WINDOW_BYTES = 64 * 1024 * 1024
+
 #: How many messages one drain takes before the loop's other work has its turn. A message holds a tick's worth of
 #: calls, so 64 of them are plenty; benchmarks/rpc.py shows no gain beyond 32.
 DRAIN_BUDGET = 64
@@ -42,6 +52,7 @@ class LinkOptions:
         heartbeat_timeout_s: silence after which it calls the connection dead.
         connect_timeout_s: how long a dialled connection may take to stand.
         max_message_bytes: a larger frame cuts the connection that it came on.
+        max_received_bytes: the same for sockets that peers connect to; None takes `max_message_bytes`.
         linger_s: how long a closed socket may still hand over what was sent.
     """
 
@@ -49,7 +60,13 @@ class LinkOptions:
     heartbeat_timeout_s: float = 3.0
     connect_timeout_s: float = 2.0
     max_message_bytes: int = 66 * 1024 * 1024
+    max_received_bytes: int | None = None
     linger_s: float = 0.25
+
+    @property
+    def largest_received(self) -> int:
+        """The largest frame that a bound ROUTER takes."""
+        return self.max_message_bytes if self.max_received_bytes is None else self.max_received_bytes
 
 
 def make(context: Context, kind: int, options: LinkOptions, endpoint: str = "") -> Socket:
@@ -57,6 +74,9 @@ def make(context: Context, kind: int, options: LinkOptions, endpoint: str = "") 
     socket = context.socket(kind)
     socket.linger = 0
     socket.setsockopt(zmq.MAXMSGSIZE, options.max_message_bytes)
+    # No limit: libzmq stops reading a connection at its limit, and aborts the process when the peer then closes and a
+    # heartbeat is due (libzmq #4841). What a peer may fill is bounded by `pressure` and by the sessions instead.
+    socket.setsockopt(zmq.RCVHWM, 0)
     socket.setsockopt(zmq.HEARTBEAT_IVL, int(options.heartbeat_s * 1000))
     socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, int(options.heartbeat_timeout_s * 1000))
     # The peer, too, forgets us when we fall silent: TTL is in units of 100 ms on the wire.
@@ -148,6 +168,14 @@ class Edge:
             return True
         events: int = self._socket.getsockopt(zmq.EVENTS)  # type: ignore[assignment]  # typed for every option
         return bool(events & zmq.POLLIN)
+
+    @property
+    def unread(self) -> bool:
+        """The same, for those who do not read on: asking consumes an edge, so a drain follows."""
+        more = self.more
+        if more and self._again is None:
+            self._again = self._loop.call_soon(self.drain)
+        return more
 
     def look(self) -> None:
         """After a send: an edge may have been consumed by it; read what is there."""

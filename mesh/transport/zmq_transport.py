@@ -18,17 +18,19 @@ import zmq
 
 from mesh.config import Settings
 from mesh.errors import AddressInUse, BadEndpoint, SetupError
+from mesh.protocol.codec import MAX_FRAME
 from mesh.telemetry.metrics import Recorder
 from mesh.transport.advertise import advertised
+from mesh.transport.connections import Connections
 from mesh.transport.contract import Buffer, Listener, MakeSession, Publisher, Subscriber
 from mesh.transport.curve import Expectation, check_exposed, dress_listener, with_key
-from mesh.transport.curve_guard import EVENTS as GUARDED
 from mesh.transport.curve_guard import Guard
 from mesh.transport.curve_ring import Keyring, ring_for
 from mesh.transport.curve_zap import Zap
-from mesh.transport.dealer import DealerChannel, Knock
+from mesh.transport.dealer import PARTING_LOOK_S, DealerChannel, Knock, Parting
 from mesh.transport.endpoints import Claim, Endpoint, ensure_run_dir, parse, sweep
-from mesh.transport.monitor import WATCHED, Monitor
+from mesh.transport.monitor import ACCEPTING, Monitor
+from mesh.transport.pressure import Pressure
 from mesh.transport.pubsub import ZmqPublisher, ZmqSubscriber
 from mesh.transport.refusals import Refusals
 from mesh.transport.router import RouterListener
@@ -39,6 +41,10 @@ from mesh.transport.strangers import Strangers
 MAX_SOCKETS = 65_535
 #: What a hub may have to say at once, in bytes: its own limit (discovery.admission), and some.
 LARGEST_SNAPSHOT = 64 * 1024 * 1024
+#: What a hub takes in one frame: discovery.hub.MAX_MESSAGE, and some.
+LARGEST_REGISTER = 5 * 1024 * 1024
+#: An event's frame: protocol.codec.MAX_FRAME, and some.
+LARGEST_EVENT = 3 * 1024 * 1024
 
 
 class ZmqTransport:
@@ -69,12 +75,13 @@ class ZmqTransport:
         self._context: Context = zmq.Context()
         self._context.set(zmq.MAX_SOCKETS, MAX_SOCKETS)
         self._names = itertools.count(1)
-        self._owned: set[DealerChannel | RouterListener | ZmqPublisher | ZmqSubscriber] = set()
+        self._owned: set[DealerChannel | Parting | RouterListener | ZmqPublisher | ZmqSubscriber] = set()
         self._closing = False
         self._swept = False
         self._ring = ring
         self._advertise = advertise
         self._refusals = Refusals(recorder)
+        self._pressure = Pressure()
         self._zap: Zap | None = None
         self._unfollow: Callable[[], None] | None = None
 
@@ -88,7 +95,15 @@ class ZmqTransport:
         self._check_open()
         expected = Expectation(where, self._ring)
         channel = DealerChannel(
-            self._context, endpoint, make_session, self._options, self._owned.discard, expected, self._refusals
+            self._context,
+            endpoint,
+            make_session,
+            self._options,
+            self._owned.discard,
+            self._owned.add,
+            expected,
+            self._refusals,
+            self._pressure,
         )
         self._owned.add(channel)
         return channel
@@ -98,6 +113,7 @@ class ZmqTransport:
         where = parse(endpoint)
         socket = make(self._context, zmq.ROUTER, self._options, endpoint)
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        socket.setsockopt(zmq.MAXMSGSIZE, self._options.largest_received)
         listener: RouterListener | None = None
         strangers = Strangers(self._ring, self._refusals)
 
@@ -106,7 +122,7 @@ class ZmqTransport:
             if listener is not None:
                 listener.heard(event, value, at)
 
-        monitor = Monitor(socket, heard, WATCHED if where.kind == "ipc" else WATCHED | GUARDED)
+        monitor = Monitor(socket, heard, ACCEPTING)
         try:
             bound, told, claim = self._bind_socket(socket, where)
         except BaseException:
@@ -115,7 +131,15 @@ class ZmqTransport:
             raise
         guard = self._guard(bound)
         listener = RouterListener(
-            socket, with_key(told, self._ring), accept, self._options, claim, self._owned.discard, guard
+            socket,
+            with_key(told, self._ring),
+            accept,
+            self._options,
+            claim,
+            self._owned.discard,
+            guard,
+            Connections(parse(bound), all_speak=True),
+            self._pressure,
         )
         listener.watch(monitor)
         self._owned.add(listener)
@@ -137,29 +161,38 @@ class ZmqTransport:
         self._check_open()
         where = parse(endpoint)
         socket = make(self._context, zmq.SUB, self._options, endpoint)
-        socket.setsockopt(zmq.RCVHWM, 10_000)
+        socket.setsockopt(zmq.MAXMSGSIZE, LARGEST_EVENT)
         guard: Guard | None = None
+        connections: Connections | None = None
         strangers = Strangers(self._ring, self._refusals)
-        monitor: Monitor | None = None
 
         def heard(event: int, value: int, at: str) -> None:
-            if monitor is not None:
-                strangers.heard(monitor, event, value, at)
+            strangers.heard(monitor, event, value, at)
             if guard is not None:
                 guard.heard(event, value)
+            if connections is not None:
+                connections.heard(event, value)
 
-        if where.kind == "tcp" and self._ring is not None:
-            monitor = Monitor(socket, heard, WATCHED | GUARDED)
+        monitor = Monitor(socket, heard, ACCEPTING)
         try:
             bound, told, claim = self._bind_socket(socket, where)
         except BaseException:
-            if monitor is not None:
-                monitor.close()
+            monitor.close()
             socket.close()
             raise
         guard = self._guard(bound)
+        connections = Connections(parse(bound), all_speak=False)
         subscriber = ZmqSubscriber(
-            socket, with_key(told, self._ring), on_event, claim, self._owned.discard, guard, monitor
+            socket,
+            with_key(told, self._ring),
+            on_event,
+            claim,
+            self._owned.discard,
+            guard,
+            monitor,
+            connections,
+            self._pressure,
+            LARGEST_EVENT,
         )
         self._owned.add(subscriber)
         return subscriber
@@ -201,6 +234,11 @@ class ZmqTransport:
         bound = last.rstrip(b"\0").decode()
         return bound, self._advertise(bound), claim
 
+    async def _parting(self) -> None:
+        """Wait for the links whose last words are on their way: see dealer.Parting."""
+        while any(isinstance(owned, Parting) for owned in self._owned):  # noqa: ASYNC110  # they end by timers
+            await asyncio.sleep(PARTING_LOOK_S)
+
     def _follow_keys(self, ring: Keyring) -> None:
         """Before the first socket with keys: answer libzmq's questions, and look for changes. Harmless the second
         time."""
@@ -231,6 +269,8 @@ class ZmqTransport:
                 await owned.close()
             else:
                 owned.close()
+        await self._parting()
+        self._pressure.close()
         if self._unfollow is not None:
             self._unfollow()
         if self._ring is not None:
@@ -260,5 +300,9 @@ def from_settings(settings: Settings, role: str = "client", recorder: Recorder |
             connect_timeout_s=links.connect_timeout_s,
             # A frame is one body, a hub's snapshot, or a bundle of small messages that a writer has sealed.
             max_message_bytes=max(settings.calls.max_body_bytes, LARGEST_SNAPSHOT) + (1 << 20),
+            # Only a hub that was dialled sends snapshots.
+            max_received_bytes=LARGEST_REGISTER
+            if role == "hub"
+            else max(settings.calls.max_body_bytes, MAX_FRAME) + (1 << 20),
         ),
     )
