@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
@@ -88,6 +89,9 @@ class Client:
         self._groups: dict[str, Group] = {}
         self._routes: dict[str, Route] = {}
         self._waiting: WaitingRoom[Request] = WaitingRoom(settings.wait_limit)
+        #: When to look at a call that waits, and since when it did; in order, as all wait equally long.
+        self._overdue: deque[tuple[float, float, Request]] = deque()
+        self._looking: Timer | None = None
         self._patience: dict[Group, Timer] = {}
         self._closed = False
         self._pool = Pool(
@@ -98,6 +102,7 @@ class Client:
             self._unpark,
         )
         agent.on_change(self._changed)
+        agent.on_certain(self._judge_again)
 
     # --- asking -------------------------------------------------------------------------------------------
 
@@ -327,7 +332,41 @@ class Client:
         elif self._waiting.full:
             self._finish(request, Overloaded(f"{len(self._waiting)} calls wait for an instance already"))
         else:
-            self._waiting.enter(group.name, request)
+            now = self._now()
+            self._waiting.enter(group.name, request, now)
+            if self._settings.wait_s and group.name != WORKER:
+                self._look_later(now + self._settings.wait_s, now, request)
+
+    def _look_later(self, at: float, since: float, request: Request) -> None:
+        self._overdue.append((at, since, request))
+        if self._looking is None:
+            self._looking = self._clock.call_at(at, self._look)
+
+    def _look(self) -> None:
+        """End the calls that have waited long enough for a service of which nobody can be reached."""
+        self._looking = None
+        now = self._now()
+        while self._overdue and self._overdue[0][0] <= now:
+            _, since, request = self._overdue.popleft()
+            group = request.order.route.group
+            if self._waiting.since(group.name, request) != since:
+                continue  # it waits no more
+            if not self._agent.table.certain or group.dialling:
+                # A hub that is not there, or learns, proves nothing; a link that is being made may stand in a moment.
+                self._look_later(now + self._settings.wait_s, since, request)
+                continue
+            self._waiting.leave(group.name, request)
+            self._finish(request, unreached.nobody(request.order, self._settings.wait_s))
+        if self._overdue and self._looking is None:
+            self._looking = self._clock.call_at(self._overdue[0][0], self._look)
+
+    def _judge_again(self) -> None:
+        """A hub has learned: what no hub lists now does not exist, and calls for it wait in vain."""
+        now = self._now()
+        for service in self._waiting.services:
+            if service != WORKER and not self._agent.table.known(service):
+                for request in self._waiting.take(service):
+                    self._dispatch(request, request.order, now)
 
     def _is_gone(self, group: Group, instance: str) -> bool:
         """Whether waiting for this one instance is in vain."""
@@ -467,5 +506,8 @@ class Client:
             self._finish(request, Unavailable("this node is closed"))
         for timer in self._patience.values():
             timer.cancel()
+        if self._looking is not None:
+            self._looking.cancel()
+        self._overdue.clear()
         self._pool.close()
         self._expiries.close()

@@ -29,6 +29,14 @@ def gone(order: Order, handle: Handle | None) -> Unavailable:
     return Unavailable(f"{order.route.target}: {order.instance} cannot be reached: {handle.peer.trouble}")
 
 
+def nobody(order: Order, waited_s: float) -> Unavailable:
+    """The service was there before, or is listed and cannot be reached, and did not come back in time."""
+    name = order.route.group.name
+    return Unavailable(
+        f"{order.route.target}: no instance of {name} within {waited_s:g} s ([calls] wait){order.route.group.trouble}"
+    )
+
+
 def refused(order: Order, handles: Sequence[Handle]) -> KeysRefused:
     """Keys allow a link to none of these. What is wrong with the first of them is where to begin."""
     first, more = handles[0], len(handles) - 1

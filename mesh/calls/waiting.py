@@ -22,7 +22,7 @@ class WaitingRoom(Generic[R]):
     def __init__(self, most: int) -> None:
         self._most = most
         self._count = 0
-        self._requests: dict[str, OrderedDict[R, None]] = {}
+        self._requests: dict[str, OrderedDict[R, float]] = {}
         self._watchers: dict[str, list[asyncio.Future[None]]] = {}
 
     def __len__(self) -> int:
@@ -33,10 +33,28 @@ class WaitingRoom(Generic[R]):
         """Whether nobody more may wait."""
         return self._count >= self._most
 
-    def enter(self, service: str, request: R) -> None:
+    @property
+    def services(self) -> list[str]:
+        """Those that something waits for."""
+        return list(self._requests)
+
+    def enter(self, service: str, request: R, since: float) -> None:
         """Wait for an instance of the service."""
-        self._requests.setdefault(service, OrderedDict())[request] = None
+        self._requests.setdefault(service, OrderedDict())[request] = since
         self._count += 1
+
+    def since(self, service: str, request: R) -> float | None:
+        """When this one began to wait; None when it does not wait."""
+        waiting = self._requests.get(service)
+        return waiting.get(request) if waiting is not None else None
+
+    def take(self, service: str) -> list[R]:
+        """Take out those who wait, in order."""
+        waiting = self._requests.pop(service, None)
+        if not waiting:
+            return []
+        self._count -= len(waiting)
+        return list(waiting)
 
     def leave(self, service: str, request: R) -> None:
         """Wait no longer; harmless for one that does not wait."""
@@ -52,11 +70,7 @@ class WaitingRoom(Generic[R]):
         for woken in self._watchers.pop(service, ()):
             if not woken.done():
                 woken.set_result(None)
-        waiting = self._requests.pop(service, None)
-        if not waiting:
-            return []
-        self._count -= len(waiting)
-        return list(waiting)
+        return self.take(service)
 
     def empty(self) -> list[R]:
         """Take out everybody."""

@@ -69,6 +69,8 @@ class Agent:
         self._rng = rng or random.Random()
         self._holdings = Holdings()
         self._listeners: dict[object, Callable[[Change], None]] = {}
+        self._when_certain: list[Callable[[], None]] = []
+        self._certain = False
         self._waiters: dict[asyncio.Future[bool], Callable[[], bool]] = {}
         self._beating: Timer | None = None
         self._started = False
@@ -174,6 +176,10 @@ class Agent:
         self._listeners[key] = callback
         return lambda: self._listeners.pop(key, None) and None
 
+    def on_certain(self, callback: Callable[[], None]) -> None:
+        """Call `callback` each time when absence from the table has begun to mean something: a hub has learned."""
+        self._when_certain.append(callback)
+
     def hubs_status(self) -> list[HubStatus]:
         """Each configured hub, in the order of configuration."""
         return [uplink.status() for uplink in self._uplinks]
@@ -213,6 +219,10 @@ class Agent:
                 except Exception:
                     # One listener's fault must not keep the news from the others.
                     log.exception("a listener for discovery changes failed")
+        was, self._certain = self._certain, self.table.certain
+        if self._certain and not was:
+            for judge in self._when_certain:
+                judge()
         for waiter, condition in tuple(self._waiters.items()):
             if not waiter.done() and condition():
                 waiter.set_result(True)

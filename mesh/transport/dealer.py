@@ -110,6 +110,7 @@ class DealerChannel:
         "_messages",
         "_monitor",
         "_options",
+        "_over",
         "_pressure",
         "_refusals",
         "_session",
@@ -154,6 +155,7 @@ class DealerChannel:
         self._pressure = pressure
         self.largest = options.max_message_bytes
         self._standing = False
+        self._over = False
         self._woken: asyncio.Handle | None = None
         self._wakes = 0
         if expected.trouble:
@@ -194,7 +196,7 @@ class DealerChannel:
 
     def wake(self) -> None:
         if self._woken is None:
-            if not self._socket.closed:
+            if not self._over:
                 self._woken = self._loop.call_soon(self._flush)
                 self._wakes = 1
             return
@@ -203,7 +205,7 @@ class DealerChannel:
             self._send_waiting()
 
     def close(self, reason: str = "closed") -> None:
-        if self._socket.closed:
+        if self._over:
             return
         if self._standing:
             self._send_waiting()
@@ -212,7 +214,7 @@ class DealerChannel:
     # --- what the connection does -----------------------------------------------------------------------
 
     def _heard(self, event: int, value: int, _endpoint: str) -> None:
-        if self._socket.closed:
+        if self._over:
             return
         if event == zmq.EVENT_CONNECTED:
             self._fd = value
@@ -233,7 +235,7 @@ class DealerChannel:
             return
         else:
             # What the other end sent before it went may still be unread, answers among it.
-            while self._standing and not self._socket.closed:
+            while self._standing and not self._over:
                 try:
                     self._read()
                 except zmq.Again:
@@ -261,14 +263,15 @@ class DealerChannel:
 
     def keys_changed(self) -> None:
         """End the link if the other end's key is not valid any more."""
-        if not self._socket.closed and not self._expected.valid(self._key):
+        if not self._over and not self._expected.valid(self._key):
             name = self._key.name if self._key is not None else ""
             log.warning("its key is not valid any more, link cut", peer=self.peer)
             self._gone(f"the key of {name!r} is not valid any more")
 
     def _gone(self, reason: str) -> None:
-        if self._socket.closed:
+        if self._over:
             return
+        self._over = True
         self._cancel_connect_timer()
         if self._woken is not None:
             self._woken.cancel()
@@ -334,7 +337,7 @@ class DealerChannel:
 
     def _flush(self) -> None:
         self._woken = None
-        if not self._standing or self._socket.closed:
+        if not self._standing or self._over:
             return  # `opened` wakes again
         self._send_waiting()
         self._edge.look()
