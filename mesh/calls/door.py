@@ -20,6 +20,9 @@ log = get_logger("mesh.calls")
 
 #: Targets that are remembered for each link; past it, a caller that makes up names is looked up each time.
 REMEMBERED: Final = 1024
+#: Callers that are counted by name; those that come later are counted together, as OTHERS.
+COUNTED_CALLERS: Final = 100
+OTHERS: Final = "(others)"
 
 
 def caller_of(conversation: Conversation) -> str:
@@ -36,9 +39,10 @@ class Door:
         self._access = access
         self._recorder = recorder
         self._identity = identity
+        self._callers: set[str] = set()
 
-    def refusal(self, conversation: Conversation, target: str) -> Forbidden | None:
-        """Why this caller may not call that target; None when it may."""
+    def refusal(self, conversation: Conversation, target: str, exists: bool) -> Forbidden | None:
+        """Why this caller may not call that target; None when it may. `exists`: whether this worker has it."""
         known = conversation.permits
         try:
             error = known[target]
@@ -47,11 +51,15 @@ class Door:
             if len(known) < REMEMBERED:
                 known[target] = error
         if error is not None:
-            service = target.rpartition(".")[0]
+            # What callers make up must not become series without end.
+            service = target.rpartition(".")[0] if exists else ""
+            caller = caller_of(conversation)[:100]
+            if len(self._callers) < COUNTED_CALLERS:
+                self._callers.add(caller)
             self._recorder.counter(
                 "calls_forbidden",
                 "Calls that [access] denied.",
-                caller=caller_of(conversation)[:100],
+                caller=caller if caller in self._callers else OTHERS,
                 service=service[:100],
             ).add()
         return error

@@ -155,6 +155,7 @@ class Handling:
                     self._launch_queued(following)
             conversation.callee.reply(running.id, body, encoding)
             conversation.channel.wake()
+        running.task = None  # whose context holds us: see dealer.OVER
 
     async def _run_offloaded(self, running: Running, method: Method) -> tuple[Any, int]:
         if method.offload == "thread":
@@ -194,6 +195,7 @@ class Handling:
             self._end(running, "")
             conversation.callee.end(running.id)
             conversation.channel.wake()
+        running.task = None
 
     def _failed(self, running: Running, exc: BaseException) -> None:
         """The handler's last word is an error: say it, and log what only we know."""

@@ -202,7 +202,7 @@ class Server:
         """Admit a call or stream: start it, queue it, or refuse it."""
         hosted = self._hosted.get(message[2])
         if self._door is not None:
-            forbidden = self._door.refusal(conversation, message[2])
+            forbidden = self._door.refusal(conversation, message[2], hosted is not None)
             if forbidden is not None:
                 if hosted is not None:
                     hosted.stats.begin()

@@ -118,6 +118,9 @@ class DiscoverySettings(Struct, frozen=True, kw_only=True):
         default=5.0, name="lease"
     )
     renew_s: Annotated[float, DURATION, "how often an instance renews its lease"] = field(default=1.0, name="renew")
+    record_bytes: Annotated[
+        int, SIZE, "the largest record of a service with its methods; alike on hubs and workers"
+    ] = field(default=2 * 2**20, name="max_record")
 
 
 class WorkerSettings(Struct, frozen=True, kw_only=True):

@@ -25,14 +25,15 @@ class Limits(msgspec.Struct, frozen=True):
     """How much a hub takes.
 
     Attributes:
-        record_bytes: of one encoded record; a service with 100 methods and their schemas is about 40 KiB.
+        record_bytes: of one encoded record; a service with 100 methods and their schemas is about 40 KiB, one with
+            1,000 about 400 KiB.
         peer_records: how many records one peer may hold.
         hub_records: how many a hub holds in all.
         hub_bytes: of all encoded records. A snapshot is one message: this must stay below the largest message
             that clients accept (64 MiB by default).
     """
 
-    record_bytes: int = 256 * KIB
+    record_bytes: int = 2 * MIB
     peer_records: int = 1024
     hub_records: int = 50_000
     hub_bytes: int = 48 * MIB
@@ -118,7 +119,8 @@ def read_records(body: bytes | bytearray | memoryview, limits: Limits, shapes: S
         size = memoryview(raw).nbytes
         if size > limits.record_bytes:
             raise ProtocolViolation(
-                f"register: record {place} has {size} bytes; at most {limits.record_bytes} are taken"
+                f"register: record {place} has {size} bytes, this hub takes {limits.record_bytes}: raise [discovery] "
+                f"max_record of the hub, or split the service"
             )
         try:
             record = _read_one(raw, shapes)

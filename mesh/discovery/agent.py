@@ -13,6 +13,7 @@ import random
 from collections.abc import Callable, Sequence
 
 from mesh.clock import Clock, Timer
+from mesh.discovery.admission import Limits
 from mesh.discovery.holdings import Holdings
 from mesh.discovery.record import Instance
 from mesh.discovery.shapes import Shapes
@@ -51,12 +52,14 @@ class Agent:
         renew_s: float = 1.0,
         connect_timeout_s: float = 2.0,
         leave_timeout_s: float = 1.0,
+        limits: Limits | None = None,
         rng: random.Random | None = None,
     ) -> None:
         """Args:
         hubs: their endpoints; none is legal, and then nobody is found.
         identity, epoch: of this process, as in `hello`.
         renew_s: renewal period; a hub with shorter leases asks for more.
+        limits: of what hubs take; theirs should be the same.
         leave_timeout_s: how long `leave` and `stop` wait for hubs to confirm.
         rng: spreads the beats and dials of many processes.
         """
@@ -67,7 +70,7 @@ class Agent:
         self._renew_s = renew_s
         self._leave_timeout_s = leave_timeout_s
         self._rng = rng or random.Random()
-        self._holdings = Holdings()
+        self._holdings = Holdings(limits)
         self._listeners: dict[object, Callable[[Change], None]] = {}
         self._when_certain: list[Callable[[], None]] = []
         self._certain = False

@@ -47,11 +47,15 @@ class Holdings:
             wrong = fault(record)
             size = memoryview(encode_record(record)).nbytes
             if wrong is None and size > self._limits.record_bytes:
-                wrong = f"it has {size} bytes; at most {self._limits.record_bytes} are taken: shorten its schemas"
+                wrong = (
+                    f"with {len(record.methods)} methods and {len(record.tasks)} tasks its record has {size} bytes; at "
+                    f"most {self._limits.record_bytes} are registered: split the service, shorten docstrings, or raise "
+                    f"[discovery] max_record on hubs and workers"
+                )
             if wrong is None and record.epoch <= self._ended.get(record.id, -1):
                 wrong = f"epoch {record.epoch} of it has ended: take a new id or a later epoch"
             if wrong is not None:
-                raise SetupError(f"instance {record.id!r} cannot be registered: {wrong}")
+                raise SetupError(f"service {record.service!r} ({record.id}) cannot be registered: {wrong}")
         most = self._limits.peer_records
         if len(self._records.keys() | {record.id for record in records}) > most:
             raise SetupError(f"one process may register at most {most} instances: spread them over several workers")

@@ -13,6 +13,7 @@ from typing import Final
 from mesh import ids
 from mesh.clock import LoopClock
 from mesh.config import Settings
+from mesh.discovery.admission import Limits
 from mesh.discovery.hub import Hub
 from mesh.errors import AddressInUse, BadEndpoint, SetupError
 from mesh.policy.access import Access
@@ -55,6 +56,7 @@ async def serve(settings: Settings, endpoint: str = "") -> None:
         identity=ids.instance_id("hub"),
         epoch=ids.epoch(),
         lease_s=settings.discovery.lease_s,
+        limits=Limits(record_bytes=settings.discovery.record_bytes),
         access=Access.of(settings.access),
     )
     publishing: asyncio.Task[None] | None = None

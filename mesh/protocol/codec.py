@@ -36,6 +36,8 @@ MAX_FRAME: Final = 2 * 1024 * 1024
 MAX_ERROR: Final = 64 * 1024
 #: What an unpacker's buffer begins with. msgpack takes 1 MiB otherwise, for every link, and uses all of it in turn.
 BUFFER_BYTES: Final = 64 * 1024
+#: What a packer's buffer begins with; it grows as needed. msgpack takes 256 KiB otherwise, for every link.
+PACKED_BYTES: Final = 16 * 1024
 
 
 NIL: Final = b"\xc0"
@@ -50,7 +52,7 @@ class Writer:
     __slots__ = ("_big", "_pack", "_packer", "_sealed", "_size")
 
     def __init__(self) -> None:
-        self._packer = msgpack.Packer(autoreset=False)
+        self._packer = msgpack.Packer(autoreset=False, buf_size=PACKED_BYTES)
         self._pack = self._packer.pack
         self._big: list[Buffer] = []
         self._sealed: list[list[Buffer]] = []

@@ -16,6 +16,7 @@ from mesh.calls.offload import Offload
 from mesh.calls.server import Server
 from mesh.clock import Clock, LoopClock
 from mesh.config import Settings
+from mesh.discovery.admission import Limits
 from mesh.discovery.agent import Agent
 from mesh.discovery.table import Table
 from mesh.engines.choose import Engines, Makers, makers
@@ -80,6 +81,7 @@ class Node(CallVerbs, DurableVerbs):
             identity=self.identity,
             epoch=self.epoch,
             renew_s=settings.discovery.renew_s,
+            limits=Limits(record_bytes=settings.discovery.record_bytes),
             connect_timeout_s=settings.links.connect_timeout_s,
             rng=self.rng,
         )

@@ -60,6 +60,12 @@ class Knock:
         pass
 
 
+#: Takes the place of a session that is over. Session and channel would otherwise hold each other until the interpreter
+#: looks for cycles, which it does by the number of objects: of short-lived peers, whose buffers are large, tens of
+#: megabytes would wait for it (tests/chaos/churn.py).
+OVER = Knock()
+
+
 class Parting:
     """The socket of a link that was closed while its last words were still on their way.
 
@@ -287,7 +293,8 @@ class DealerChannel:
             polite = self._standing and not self._backlog
             self._drop_socket(linger_ms=int(self._options.linger_s * 1000) if polite else 0)
         self._backlog.clear()
-        self._session.lost(reason)
+        session, self._session = self._session, OVER
+        session.lost(reason)
 
     def _drop_socket(self, linger_ms: int) -> None:
         self._edge.close()

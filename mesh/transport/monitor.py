@@ -47,6 +47,10 @@ REASONS = {
 }
 
 
+def ignored(event: int, value: int, endpoint: str) -> None:
+    """Nobody is interested any more."""
+
+
 class Monitor:
     """Watches one socket; must be made before it binds or connects, and closed before it is closed."""
 
@@ -80,6 +84,7 @@ class Monitor:
         """Stop watching; harmless the second time."""
         self._ahead.clear()
         self._edge.close()
+        self._heard = ignored  # its owner holds us
         if not self._watched.closed:
             self._watched.disable_monitor()
         self._pair.close()

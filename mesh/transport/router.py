@@ -21,6 +21,7 @@ from mesh.telemetry.logs import get_logger
 from mesh.transport.connections import Connections
 from mesh.transport.contract import Buffer, MakeSession, Session
 from mesh.transport.curve_guard import Guard, Sender
+from mesh.transport.dealer import OVER
 from mesh.transport.endpoints import Claim
 from mesh.transport.monitor import Monitor
 from mesh.transport.pressure import Pressure, unsent_in
@@ -394,7 +395,8 @@ class RouterListener:
             del self._by_fd[channel.fd]
         self._blocked.discard(channel)
         channel.backlog.clear()
-        channel.session.lost(reason)
+        session, channel.session = channel.session, OVER
+        session.lost(reason)
 
     async def _take_leave(self, patience_s: float) -> None:
         """Wait until the kernel has handed over what was sent, and shut down the peers that do not take it.

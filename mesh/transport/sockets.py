@@ -116,6 +116,11 @@ def borrowed(fd: int) -> Iterator[PlainSocket]:
         yield connection
 
 
+def nothing() -> None:
+    """There is no message, and none will come."""
+    raise zmq.Again
+
+
 class Edge:
     """Calls `read` until there is nothing left, whenever a socket may have become readable.
 
@@ -189,6 +194,7 @@ class Edge:
         if self._fd >= 0:
             self._loop.remove_reader(self._fd)
             self._fd = -1
+            self._read = nothing  # its owner holds us
             if self._again is not None:
                 self._again.cancel()
                 self._again = None

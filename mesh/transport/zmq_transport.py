@@ -301,7 +301,7 @@ def from_settings(settings: Settings, role: str = "client", recorder: Recorder |
             # A frame is one body, a hub's snapshot, or a bundle of small messages that a writer has sealed.
             max_message_bytes=max(settings.calls.max_body_bytes, LARGEST_SNAPSHOT) + (1 << 20),
             # Only a hub that was dialled sends snapshots.
-            max_received_bytes=LARGEST_REGISTER
+            max_received_bytes=max(LARGEST_REGISTER, settings.discovery.record_bytes + (1 << 20))
             if role == "hub"
             else max(settings.calls.max_body_bytes, MAX_FRAME) + (1 << 20),
         ),
