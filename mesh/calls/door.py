@@ -40,9 +40,11 @@ class Door:
         self._recorder = recorder
         self._identity = identity
         self._callers: set[str] = set()
+        #: Those that this worker runs.
+        self.services: set[str] = set()
 
-    def refusal(self, conversation: Conversation, target: str, exists: bool) -> Forbidden | None:
-        """Why this caller may not call that target; None when it may. `exists`: whether this worker has it."""
+    def refusal(self, conversation: Conversation, target: str) -> Forbidden | None:
+        """Why this caller may not call that target; None when it may."""
         known = conversation.permits
         try:
             error = known[target]
@@ -52,7 +54,7 @@ class Door:
                 known[target] = error
         if error is not None:
             # What callers make up must not become series without end.
-            service = target.rpartition(".")[0] if exists else ""
+            service = target.rpartition(".")[0]
             caller = caller_of(conversation)[:100]
             if len(self._callers) < COUNTED_CALLERS:
                 self._callers.add(caller)
@@ -60,7 +62,7 @@ class Door:
                 "calls_forbidden",
                 "Calls that [access] denied.",
                 caller=caller if caller in self._callers else OTHERS,
-                service=service[:100],
+                service=service if service in self.services else OTHERS,
             ).add()
         return error
 

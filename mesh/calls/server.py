@@ -162,6 +162,8 @@ class Server:
         for method in methods:
             stats = self._recorder.method("server", method.service, method.name)
             self._hosted[method.target] = Hosted(method, gate, stats)
+            if self._door is not None:
+                self._door.services.add(method.service)
         return gate
 
     async def start(self, endpoint: str) -> str:
@@ -202,7 +204,7 @@ class Server:
         """Admit a call or stream: start it, queue it, or refuse it."""
         hosted = self._hosted.get(message[2])
         if self._door is not None:
-            forbidden = self._door.refusal(conversation, message[2], hosted is not None)
+            forbidden = self._door.refusal(conversation, message[2])
             if forbidden is not None:
                 if hosted is not None:
                     hosted.stats.begin()

@@ -107,7 +107,7 @@ def test_a_deep_nest_inside_a_schema_is_a_violation():
 
 def test_a_large_record_is_refused_before_it_is_read():
     """Size is bounded per record."""
-    with pytest.raises(ProtocolViolation, match=r"record 0 has 2.* bytes; at most 1024"):
+    with pytest.raises(ProtocolViolation, match=r"record 0 has 2.* bytes, this hub takes 1024"):
         read_records(body(plain(doc="x" * 2000)), Limits(record_bytes=1024))
 
 
