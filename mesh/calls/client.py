@@ -334,7 +334,7 @@ class Client:
         else:
             now = self._now()
             self._waiting.enter(group.name, request, now)
-            if self._settings.wait_s and group.name != WORKER:
+            if group.name != WORKER:
                 self._look_later(now + self._settings.wait_s, now, request)
 
     def _look_later(self, at: float, since: float, request: Request) -> None:

@@ -13,11 +13,11 @@ from typing import Any, Protocol
 
 from mesh.clock import Clock, Timer
 from mesh.discovery.record import Instance
-from mesh.errors import BadEndpoint, ProtocolViolation
+from mesh.errors import BadEndpoint
 from mesh.policy.backoff import Backoff
 from mesh.policy.balance import Ewma
 from mesh.policy.balance_near import ANY, MISSES, busy, prefer
-from mesh.protocol.allowance import Allowance
+from mesh.protocol.allowance import Allowance, Flood
 from mesh.protocol.caller import Caller
 from mesh.protocol.codec import Buffer
 from mesh.protocol.link import Link
@@ -266,7 +266,7 @@ class Peer:
         if self.caller.idle:
             idle, self.caller.idle = self.caller.idle, 0
             if not self._allowance.take(idle, self._pool.clock.now()):
-                raise ProtocolViolation("more messages than the calls on the link and its allowance cover")
+                raise Flood("more messages than the calls on the link and its allowance cover")
         if self.caller.state is Link.LEAVING and not self.caller.calls:
             # Nothing is owed either way: closing first spares the leaving worker its wait. The pong that
             # acknowledges the goodbye is flushed by the close.

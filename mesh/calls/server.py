@@ -21,13 +21,12 @@ from mesh.clock import Clock, Timer
 from mesh.errors import (
     Forbidden,
     MeshError,
-    ProtocolViolation,
     ShapeMismatch,
     UnknownMethod,
 )
 from mesh.policy.access import Access
 from mesh.policy.limits import Gate
-from mesh.protocol.allowance import Allowance
+from mesh.protocol.allowance import Allowance, Flood
 from mesh.protocol.callee import Callee
 from mesh.protocol.codec import Buffer
 from mesh.protocol.deadline import from_budget
@@ -89,7 +88,7 @@ class Conversation:
         if self.callee.idle:
             idle, self.callee.idle = self.callee.idle, 0
             if not self.allowance.take(idle, server.now()):
-                raise ProtocolViolation("more messages than the link's credit and allowance cover")
+                raise Flood("more messages than the link's credit and allowance cover")
         if self.callee.owes:
             self.channel.wake()
         if self.callee.parted:

@@ -86,8 +86,8 @@ class CallSettings(Struct, frozen=True, kw_only=True):
     retry_ratio: Annotated[float, number(0, 1), "retries allowed, as a share of calls"] = 0.2
     retry_reserve: Annotated[int, whole(0), "retries per second that are always allowed"] = 100
     prefer_local: Annotated[bool, FLAG, "ask instances on this host before those on others, while they are well"] = True
-    wait_s: Annotated[float, DURATION, "how long a call waits for a service without an instance; 0: its deadline"] = (
-        field(default=3.0, name="wait")
+    wait_s: Annotated[float, DURATION, "how long a call waits for a service without an instance"] = field(
+        default=3.0, name="wait"
     )
     wait_limit: Annotated[int, whole(0), "calls that may wait for an instance to appear"] = 1024
     max_body_bytes: Annotated[int, SIZE, "the largest body of a call or an answer"] = field(

@@ -21,7 +21,7 @@ from mesh.discovery.registry import Counts, News, Registry
 from mesh.discovery.shapes import Shapes
 from mesh.errors import Forbidden, MeshError, ProtocolViolation, SetupError, TooLarge
 from mesh.policy.access import Access
-from mesh.protocol.allowance import FRAME, Allowance
+from mesh.protocol.allowance import FRAME, Allowance, Flood
 from mesh.protocol.codec import Reader, Writer
 from mesh.protocol.link import ACCEPTOR, CONNECTED, LOST, Link, check_version, step
 from mesh.protocol.messages import (
@@ -227,7 +227,7 @@ class Peer:
             messages = self._reader.read(frames)
             # One message registers, renews or ends up to a thousand leases; a process sends one or two a second.
             if not self._allowance.take(len(messages) + FRAME, self._hub.now()):
-                raise ProtocolViolation("more messages than a process has for a hub")
+                raise Flood("more messages than a process has for a hub")
             for message in messages:
                 act = ACTS.get((self._link, message[0]))
                 if act is None:

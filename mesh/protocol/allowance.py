@@ -10,12 +10,19 @@ from __future__ import annotations
 
 from typing import Final
 
+from mesh.errors import ProtocolViolation
+
 #: So many at once. A link with 4,096 calls that are all cancelled as their answers arrive needs half of it.
 BURST: Final = 20_000
 #: So many a second, for ever. mesh's own peers send a few.
 RATE: Final = 2_000.0
-#: What a ZeroMQ message counts that holds nothing else: to read it costs as much as twenty messages inside of one.
-FRAME: Final = 20
+#: What a ZeroMQ message counts that holds nothing else: to read it costs as much as many messages inside of one. 4,096
+#: calls are cancelled in 256 of them, which is within BURST.
+FRAME: Final = 40
+
+
+class Flood(ProtocolViolation):
+    """A peer sent more than its allowance: it is cut without last words, as each moment lets more of it in."""
 
 
 class Allowance:

@@ -34,12 +34,18 @@ CLOSE_LOOK_S: Final = 0.02
 GROWTH_BYTES: Final = 32 * 2**20
 #: Whole messages may wait up to this; then the peer that sent most of them is cut.
 UNREAD_BYTES: Final = 256 * 2**20
+#: So often a connection was seen to pour before it is blamed. An honest one is seen once in the middle of a message.
+POURING_LOOKS: Final = 3
+#: What waits in the kernel of a peer that sends faster than libzmq reads, on average. Of others it is a few KB at most.
+WAITING_BYTES: Final = 16 * 1024
 #: Looks without growth that end a suspicion: the growth was the application's own.
 CALM_LOOKS: Final = 10
 #: Growth in one look that counts as none.
 STILL_BYTES: Final = 2**20
 #: How long after a cut freed memory is given back to the system: libzmq has dropped what it held by then.
 TRIM_AFTER_S: Final = 0.5
+#: And when again, after a growth that is over.
+TRIM_AGAIN_S: Final = (1.0, 5.0)
 
 _PAGE: Final = resource.getpagesize()
 
@@ -71,10 +77,12 @@ class Pressure:
         self._calm_bytes = 0
         self._last_bytes = 0
         self._still = 0
-        # While memory grows: how many messages each connection had given at first, and how often it was seen to pour.
+        # While memory grows, of each connection: how many messages it has given; how often more came, though no message
+        # of it was left to read; and how many bytes waited in the kernel while messages were, all looks together.
         self._counts: dict[tuple[Source, int], int] = {}
         self._poured: dict[tuple[Source, int], int] = {}
-        self._always_unread: dict[Source, None] = {}
+        self._waited: dict[tuple[Source, int], int] = {}
+        self._looks = 0
 
     def watch(self, source: Source) -> None:
         self._sources[source] = None
@@ -115,8 +123,11 @@ class Pressure:
         self._examine(now_bytes)
         self._still = self._still + 1 if now_bytes - self._last_bytes < STILL_BYTES else 0
         if self._still > CALM_LOOKS:
-            # The growth was the application's own; or it is over, and the allocator keeps what was freed.
+            # The growth was the application's own; or it is over, and the allocator keeps what was freed. What a peer
+            # that was cut had sent is passed over bit by bit, so this is asked again.
             give_back()
+            for later_s in TRIM_AGAIN_S:
+                loop.call_later(later_s, give_back)
             self._calm_bytes = now_bytes = self._resident()
             self._acquit()
         self._last_bytes = now_bytes
@@ -125,41 +136,45 @@ class Pressure:
             self._timer = loop.call_later(CLOSE_LOOK_S, self._look)
 
     def _begin(self) -> None:
-        self._still = 0
+        self._still = self._looks = 0
         self._counts = {(source, fd): count for source in self._sources for fd, count in source.intake().items()}
-        self._poured = dict.fromkeys(self._counts, 0)
-        self._always_unread = {source: None for source in self._sources if source.unread}
 
     def _acquit(self) -> None:
-        self._counts, self._poured, self._always_unread = {}, {}, {}
+        self._counts, self._poured, self._waited = {}, {}, {}
 
     def _examine(self, now_bytes: int) -> None:
         grown = now_bytes - self._calm_bytes
-        silent: list[tuple[Source, int]] = []  # pour, and no message of theirs was read
-        loudest: tuple[int, Source, int] | None = None
+        self._looks += 1
+        silent: list[tuple[Source, int]] = []
+        loudest: tuple[int, tuple[Source, int] | None] = (0, None)
         for source in list(self._sources):
-            if source in self._always_unread and not source.unread:
-                del self._always_unread[source]
+            unread = source.unread
             for fd, count in source.intake().items():
                 key = (source, fd)
-                before = self._counts.setdefault(key, 0)
-                if waiting_in(fd):
+                waiting = waiting_in(fd)
+                if unread:
+                    # Whole messages wait. Whose they are is not told; but the kernel's buffer is full of the next ones.
+                    self._waited[key] = self._waited.get(key, 0) + waiting
+                    if self._waited[key] > loudest[0]:
+                        loudest = (self._waited[key], key)
+                if self._counts.get(key) != count:
+                    self._counts[key] = count
+                    self._poured[key] = 0
+                elif waiting and not unread:
+                    # More comes, and all whole messages were read: what has come of this one is not whole.
                     self._poured[key] = self._poured.get(key, 0) + 1
-                if count == before:
-                    if self._poured.get(key, 0) > 1:
-                        silent.append(key)
-                elif source in self._always_unread and (loudest is None or count - before > loudest[0]):
-                    loudest = (count - before, source, fd)
+                if self._poured.get(key, 0) >= POURING_LOOKS:
+                    silent.append(key)
         if silent and grown > GROWTH_BYTES + sum(source.largest for source, _ in silent):
             for source, fd in silent:
                 self._cut(source, fd, f"a message that does not end: the process has grown by {grown} bytes")
-        elif loudest is not None and grown > UNREAD_BYTES:
-            _, source, fd = loudest
-            self._cut(source, fd, f"sends faster than it is read: the process has grown by {grown} bytes")
+        elif grown > UNREAD_BYTES and loudest[1] is not None and loudest[0] > self._looks * WAITING_BYTES:
+            self._cut(*loudest[1], f"sends faster than it is read: the process has grown by {grown} bytes")
 
     def _cut(self, source: Source, fd: int, reason: str) -> None:
         self._counts.pop((source, fd), None)
         self._poured.pop((source, fd), None)
+        self._waited.pop((source, fd), None)
         source.relieve(fd, reason)
         asyncio.get_running_loop().call_later(TRIM_AFTER_S, give_back)
 

@@ -17,6 +17,7 @@ from collections.abc import Callable
 import zmq
 
 from mesh.errors import ProtocolViolation
+from mesh.protocol.allowance import Flood
 from mesh.telemetry.logs import get_logger
 from mesh.transport.connections import Connections
 from mesh.transport.contract import Buffer, MakeSession, Session
@@ -40,6 +41,8 @@ from mesh.transport.sockets import (
 
 log = get_logger("mesh.transport")
 
+#: Messages of a peer that is gone which are passed over in one turn.
+SKIPPED_AT_ONCE = 50
 #: How long a peer that is cut has to read why, before its connection is shut down.
 LAST_WORDS_S = 0.05
 #: When to prove a disconnection. The event comes from the I/O thread a moment before the ROUTER itself knows.
@@ -156,8 +159,11 @@ class RouterListener:
 
     def _read(self) -> None:
         """Take one message; raises zmq.Again when there is none."""
+        self._read_from(self._socket.recv(zmq.NOBLOCK))
+
+    def _read_from(self, ident: bytes) -> None:
+        """Take the rest of a message, behind the name of its sender."""
         socket = self._socket
-        ident = socket.recv(zmq.NOBLOCK)
         channel = self._peers.get(ident)
         frames: list[Buffer] = []
         if channel is None:
@@ -167,6 +173,7 @@ class RouterListener:
             if ident in self._gone:
                 self._refuse_again(ident)
                 self._skip()
+                self._skip_more(ident)
                 return
             channel = self._meet(ident, first)
             if channel is None or channel.gone:  # no valid key; or closed while its session was made or opened
@@ -182,7 +189,21 @@ class RouterListener:
             channel.session.receive(frames or [NOTHING])
         except ProtocolViolation as violation:
             log.warning("peer broke the protocol, link cut", peer=channel.peer, reason=violation.message)
+            if isinstance(violation, Flood):
+                self._connections.cut(channel.fd)
             self.cut(channel, f"protocol violation: {violation.message}")
+
+    def _skip_more(self, ident: bytes) -> None:
+        """What a peer that was cut had sent is worth no turn of its own for each message.
+
+        Raises zmq.Again when there is nothing more.
+        """
+        for _ in range(SKIPPED_AT_ONCE):
+            following = self._socket.recv(zmq.NOBLOCK)
+            if following != ident:
+                self._read_from(following)
+                return
+            self._skip()
 
     def _skip(self) -> None:
         while self._socket.getsockopt(zmq.RCVMORE):

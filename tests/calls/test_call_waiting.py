@@ -137,3 +137,68 @@ async def test_an_instance_that_leaves_while_a_call_waits_for_it_ends_the_wait(m
     assert call.done()
     with pytest.raises(mesh.Unavailable):
         await call
+
+
+async def test_a_misspelt_service_is_named_when_the_hub_has_learned(m: Mesh):
+    """A call made while the hub learned is judged again as soon as it has, not at its deadline."""
+    await m.restart_hub()
+    call = m.call("hodl.once", timeout=60.0)
+    stream = m.stream("ehco.count", timeout=60.0)
+    await m.settle()
+    assert not call.done()
+    for _ in range(6):
+        await m.advance(1.0)
+    with pytest.raises(mesh.UnknownService, match=r"did you mean 'hold'\?"):
+        await call
+    with pytest.raises(mesh.UnknownService):
+        await anext(aiter(stream))
+    assert m.node.client.parked() == 0
+
+
+async def test_a_service_that_is_gone_is_waited_for_shortly(m: Mesh):
+    """It was known: it may come back, and callers do not wait longer than [calls] wait."""
+    call = m.call("echo.one", 1, timeout=60.0)
+    await m.advance(2.9)
+    assert not call.done()
+    await m.advance(0.2)
+    with pytest.raises(mesh.Unavailable) as caught:
+        await call
+    assert (caught.value.code, caught.value.retryable) == ("unavailable", True)
+    assert "echo" in caught.value.message
+    assert m.node.client.parked() == 0
+
+
+async def test_after_the_only_worker_was_killed_calls_end_soon(m: Mesh):
+    """Also before its lease has run out: it is listed, and cannot be reached."""
+    m.instances(Hold)[0].gate.set()
+    assert await m.call("hold.once")
+    await m.faults.kill(Hold)
+    began = m.node.clock.now()
+    call = m.call("hold.once", timeout=60.0)
+    while not call.done():
+        await m.advance(0.5)
+    assert call.exception().code == "unavailable"
+    assert m.node.clock.now() - began <= 4.0
+
+
+async def test_while_no_hub_can_tell_a_call_waits_on(m: Mesh):
+    """What a hub that is away or learns does not list proves nothing."""
+    m.faults.partition("hub")
+    call = m.call("echo.one", 1, timeout=60.0)
+    await m.advance(10.0)
+    assert not call.done()
+    m.faults.heal()
+    for _ in range(12):
+        await m.advance(1.0)
+    assert call.exception().code == "unavailable"
+
+
+async def test_waiting_as_long_as_the_deadline_can_be_chosen():
+    """A [calls] wait that is longer than every deadline."""
+    async with Mesh(Echo, clock=ManualClock(), settings={"calls.wait": 3600.0}) as m:
+        await m.drain(m.workers(Echo)[0])
+        call = m.call("echo.one", 1, timeout=20.0)
+        await m.advance(19.0)
+        assert not call.done()
+        await m.start_another(Echo)
+        assert await call == 1
