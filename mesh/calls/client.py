@@ -332,10 +332,13 @@ class Client:
         elif self._waiting.full:
             self._finish(request, Overloaded(f"{len(self._waiting)} calls wait for an instance already"))
         else:
-            now = self._now()
-            self._waiting.enter(group.name, request, now)
-            if group.name != WORKER:
-                self._look_later(now + self._settings.wait_s, now, request)
+            # It is judged again with each link that changes, and has waited since the first time.
+            again = order.parked_at >= order.sent_at
+            if not again:
+                order.parked_at = self._now()
+            self._waiting.enter(group.name, request, order.parked_at)
+            if not again and group.name != WORKER:
+                self._look_later(order.parked_at + self._settings.wait_s, order.parked_at, request)
 
     def _look_later(self, at: float, since: float, request: Request) -> None:
         self._overdue.append((at, since, request))

@@ -28,7 +28,7 @@ class Order(msgspec.Struct, eq=False):
         route: the service and method.
         body, encoding, trace, meta: what is sent.
         deadline_at: when the user stops waiting.
-        began_at, sent_at: the first attempt, the latest one.
+        began_at, sent_at: the first attempt, the latest one; parked_at: since when it waits for an instance.
         idempotent: may be repeated when an answer is lost.
         key: prefers instances by rendezvous; instance: only this one will do.
         tried: instances that refused or lost it -> on which of their connections; trouble: how the last put it.
@@ -49,6 +49,7 @@ class Order(msgspec.Struct, eq=False):
     handle: Any = None
     tried: dict[str, int] | None = None
     attempts: int = 0
+    parked_at: float = 0.0
     trouble: MeshError | None = None
 
     def too_late(self) -> MeshError:
