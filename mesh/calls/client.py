@@ -359,7 +359,7 @@ class Client:
                 self._look_later(now + self._settings.wait_s, since, request)
                 continue
             self._waiting.leave(group.name, request)
-            self._finish(request, unreached.nobody(request.order, self._settings.wait_s))
+            self._finish(request, request.order.trouble or unreached.nobody(request.order, self._settings.wait_s))
         if self._overdue and self._looking is None:
             self._looking = self._clock.call_at(self._overdue[0][0], self._look)
 

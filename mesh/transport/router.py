@@ -159,22 +159,20 @@ class RouterListener:
 
     def _read(self) -> None:
         """Take one message; raises zmq.Again when there is none."""
-        self._read_from(self._socket.recv(zmq.NOBLOCK))
-
-    def _read_from(self, ident: bytes) -> None:
-        """Take the rest of a message, behind the name of its sender."""
         socket = self._socket
+        ident = socket.recv(zmq.NOBLOCK)
         channel = self._peers.get(ident)
+        if channel is None and ident in self._gone:
+            following = self._skip_gone(ident)
+            if following is None:
+                return
+            ident = following
+            channel = self._peers.get(ident)
         frames: list[Buffer] = []
         if channel is None:
             if not socket.getsockopt(zmq.RCVMORE):
                 return
             first = socket.recv(zmq.NOBLOCK, copy=False)
-            if ident in self._gone:
-                self._refuse_again(ident)
-                self._skip()
-                self._skip_more(ident)
-                return
             channel = self._meet(ident, first)
             if channel is None or channel.gone:  # no valid key; or closed while its session was made or opened
                 self._skip()
@@ -193,17 +191,20 @@ class RouterListener:
                 self._connections.cut(channel.fd)
             self.cut(channel, f"protocol violation: {violation.message}")
 
-    def _skip_more(self, ident: bytes) -> None:
-        """What a peer that was cut had sent is worth no turn of its own for each message.
+    def _skip_gone(self, ident: bytes) -> bytes | None:
+        """Pass over what peers that are gone had sent; whom the next message is from, None when it is to be read later.
 
-        Raises zmq.Again when there is nothing more.
+        Not a message in each turn: one that was cut may have sent hundreds of thousands. Raises zmq.Again when there is
+        nothing more.
         """
         for _ in range(SKIPPED_AT_ONCE):
-            following = self._socket.recv(zmq.NOBLOCK)
-            if following != ident:
-                self._read_from(following)
-                return
+            self._refuse_again(ident)
             self._skip()
+            ident = self._socket.recv(zmq.NOBLOCK)
+            if ident not in self._gone:
+                return ident
+        self._skip()
+        return None
 
     def _skip(self) -> None:
         while self._socket.getsockopt(zmq.RCVMORE):
