@@ -45,6 +45,14 @@ check: $(STAMP_TEST) ## formatting, lint, types, playbooks, and the floors of th
 chaos: $(STAMP_TEST) wrk ## the long tests that kill and restart real processes under load
 	@MESH_CHAOS=long $(BIN)/python -m pytest -m chaos
 
+.PHONY: hostile
+hostile: $(STAMP_TEST) ## peers that flood, read nothing and close, 200 tries against each process; takes a quarter of an hour
+	@$(BIN)/python -m tests.chaos.hostile --tries 200
+
+.PHONY: churn
+churn: $(STAMP_TEST) ## 20,000 short-lived clients: what hub and worker hold afterwards
+	@$(BIN)/python -m tests.chaos.churn --clients 20000
+
 .PHONY: bench
 bench: $(STAMP) ## install the peers, measure everything, write docs/benchmarks
 	@$(PIP) install 'pip>=25.1'

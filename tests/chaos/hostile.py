@@ -53,7 +53,7 @@ class Victim(mesh.Service):
     async def echo(self, text: str) -> str:
         return text
 """
-PATIENCE_S: Final = 20.0
+PATIENCE_S: Final = 60.0
 AT_ONCE: Final = 4
 
 
