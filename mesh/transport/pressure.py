@@ -32,8 +32,12 @@ LOOK_S: Final = 0.1
 CLOSE_LOOK_S: Final = 0.02
 #: Growth from which on connections are examined. Less is what any process gains and loses.
 GROWTH_BYTES: Final = 32 * 2**20
-#: Whole messages may wait up to this; then the peer that sent most of them is cut.
+#: Whole messages may wait up to this; then the peer that sends most of them is cut.
 UNREAD_BYTES: Final = 256 * 2**20
+#: The same where that peer sends many: to pass over a million small ones later takes seconds.
+UNREAD_SMALL_BYTES: Final = 48 * 2**20
+#: So many, since memory began to grow.
+MANY: Final = 100
 #: So often a connection was seen to pour before it is blamed. An honest one is seen once in the middle of a message.
 POURING_LOOKS: Final = 3
 #: What waits in the kernel of a peer that sends faster than libzmq reads, on average. Of others it is a few KB at most.
@@ -80,6 +84,7 @@ class Pressure:
         # While memory grows, of each connection: how many messages it has given; how often more came, though no message
         # of it was left to read; and how many bytes waited in the kernel while messages were, all looks together.
         self._counts: dict[tuple[Source, int], int] = {}
+        self._first: dict[tuple[Source, int], int] = {}
         self._poured: dict[tuple[Source, int], int] = {}
         self._waited: dict[tuple[Source, int], int] = {}
         self._looks = 0
@@ -138,6 +143,7 @@ class Pressure:
     def _begin(self) -> None:
         self._still = self._looks = 0
         self._counts = {(source, fd): count for source in self._sources for fd, count in source.intake().items()}
+        self._first = dict(self._counts)
 
     def _acquit(self) -> None:
         self._counts, self._poured, self._waited = {}, {}, {}
@@ -168,7 +174,10 @@ class Pressure:
         if silent and grown > GROWTH_BYTES + sum(source.largest for source, _ in silent):
             for source, fd in silent:
                 self._cut(source, fd, f"a message that does not end: the process has grown by {grown} bytes")
-        elif grown > UNREAD_BYTES and loudest[1] is not None and loudest[0] > self._looks * WAITING_BYTES:
+        elif loudest[1] is not None and loudest[0] > self._looks * WAITING_BYTES and self._looks > POURING_LOOKS:
+            many = self._counts[loudest[1]] - self._first.get(loudest[1], 0) >= MANY
+            if grown < (UNREAD_SMALL_BYTES if many else UNREAD_BYTES):
+                return
             self._cut(*loudest[1], f"sends faster than it is read: the process has grown by {grown} bytes")
 
     def _cut(self, source: Source, fd: int, reason: str) -> None:
