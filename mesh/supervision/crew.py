@@ -14,6 +14,7 @@ from mesh.clock import LoopClock
 from mesh.config import OPERATOR, Settings
 from mesh.errors import SetupError, Unavailable
 from mesh.service.connect import connect
+from mesh.supervision import deployment_lock
 from mesh.supervision.control import IDLE, RUNNING, Control, Process
 from mesh.supervision.layout import Layout
 from mesh.supervision.programs import Role
@@ -268,7 +269,7 @@ async def at_work(layout: Layout, settings: Settings, tell: Tell = lambda text: 
     roster = Roster(layout, settings)
     control = Control(layout.socket)
     try:
-        with roster.lock():
+        with await deployment_lock.entered(layout), roster.lock():
             control.check_plugin()
             async with connect(settings, wait_s=FIRST_WORD_S, role=OPERATOR) as node:
                 yield Crew(roster, control, Readiness(node), tell)

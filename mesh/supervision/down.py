@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from mesh.clock import LoopClock
 from mesh.errors import Unavailable
-from mesh.supervision import family
+from mesh.supervision import deployment_lock, family
 from mesh.supervision.control import Control, ShuttingDown, Silent
 from mesh.supervision.crew import Tell
 from mesh.supervision.layout import Layout
@@ -47,7 +47,13 @@ def take_down(layout: Layout, run_dir: Path, *, tell: Tell = lambda text: None) 
 
     Raises:
         Unavailable: something still runs after every stopwaitsecs is over; it is named.
+        LockTaken: a deployment is under way.
     """
+    with deployment_lock.enter_patiently(layout):
+        return _take_down(layout, run_dir, tell)
+
+
+def _take_down(layout: Layout, run_dir: Path, tell: Tell) -> Down:
     began = now()
     pids = {member.pid for member in family.members(layout.server_url)}
     supervisord = _ask_to_stop(layout)

@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 from mesh.config import Settings
 from mesh.config.settings import cores
 from mesh.errors import MeshError, SetupError, Unavailable
+from mesh.supervision import deployment_lock
 from mesh.supervision.control import IDLE, Control
 from mesh.supervision.crew import Crew, Interrupted, Tell, at_work, stay
 from mesh.supervision.layout import Layout
@@ -72,7 +73,7 @@ async def scale(
     roster = Roster(layout, settings)
     check(roster, wanted)
     if not _alive(layout):
-        with roster.lock():
+        with await deployment_lock.entered(layout), roster.lock():
             return [_remember(roster, name, count) for name, count in wanted.items()]
     async with at_work(layout, settings, tell) as crew:
         return [await fit(crew, name, count, patience_s) for name, count in wanted.items()]

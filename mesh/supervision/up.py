@@ -23,7 +23,7 @@ from mesh.config import OPERATOR, Settings
 from mesh.discovery.record import Instance
 from mesh.errors import AddressInUse, LockTaken, SetupError, Unavailable
 from mesh.service.connect import connect
-from mesh.supervision import family, standing
+from mesh.supervision import deployment_lock, family, standing
 from mesh.supervision import layout as layouts
 from mesh.supervision.control import IDLE, RUNNING, Control, Process, ShuttingDown, Silent
 from mesh.supervision.crew import FIRST_WORD_S, LOOK_EVERY_S, Crew, StartFailed, Tell, now
@@ -95,6 +95,7 @@ class _Rise:
     async def rise(self) -> Up:
         async with AsyncExitStack() as stack:
             stack.callback(self._control.close)
+            stack.enter_context(await self._enter())
             if self._roster is not None:
                 await self._lock(stack, self._roster)
             already = await self._alive()
@@ -120,6 +121,17 @@ class _Rise:
             connecting = connect(self._settings, wait_s=FIRST_WORD_S, role=OPERATOR)
             self._readiness = Readiness(await stack.enter_async_context(connecting))
         return self._readiness
+
+    async def _enter(self) -> deployment_lock.Working:
+        """Keep out of a deployment, which is waited for."""
+        while True:
+            try:
+                return deployment_lock.enter(self._layout)
+            except LockTaken as exc:
+                if now() >= self._until:
+                    raise
+                self._tell(exc.message)
+            await asyncio.sleep(LOOK_EVERY_S)
 
     async def _lock(self, stack: AsyncExitStack, roster: Roster) -> None:
         """Be the only one that changes anything; another `mesh up`, or whatever else is at it, is waited for."""
@@ -245,7 +257,7 @@ class _Rise:
         for directory in directories:
             # 0700: whoever can open a socket in here is obeyed.
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        environment = dict(os.environ)
+        environment = {key: value for key, value in os.environ.items() if key != deployment_lock.VARIABLE}
         # The commands in the file find the `mesh` of this interpreter, also outside an activated environment.
         path = environment.get("PATH", os.defpath)
         environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), path])

@@ -11,6 +11,7 @@ import tempfile
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.mesh_alone import working
 
 DOCUMENTATION = """
 module: mesh_files
@@ -20,6 +21,10 @@ description:
   - A file is replaced whole, and has its owner and mode before it has its name.
   - Below a directory that a check run did not make, nothing is looked at.
 options:
+  prefix:
+    description: The directory that the host keeps the mesh in, which this deployment has the lock of.
+    type: path
+    required: true
   directories:
     description: Each with C(path), C(owner), C(group), C(mode).
     type: list
@@ -47,6 +52,7 @@ paths:
 EXAMPLES = """
 - name: Write two files
   mesh_files:
+    prefix: /srv/mesh
     directories:
       - { path: /srv/mesh/keys, owner: mesh, group: mesh, mode: "0700" }
     files:
@@ -151,6 +157,7 @@ def _group(gid: int) -> str:
 def main() -> None:
     module = AnsibleModule(
         {
+            "prefix": {"type": "path", "required": True},
             "directories": {"type": "list", "elements": "dict", "default": [], "options": _DIRECTORY},
             "files": {"type": "list", "elements": "dict", "default": [], "options": _FILE},
             "secrets": {"type": "list", "elements": "dict", "default": [], "options": _SECRET, "no_log": False},
@@ -162,13 +169,14 @@ def main() -> None:
     files = Files(pretend=module.check_mode)
     path = ""
     try:
-        for each in module.params["directories"]:
-            path = each["path"]
-            files.directory(each)
-        for name in ("files", "secrets"):
-            for each in module.params[name]:
+        with working(module, module.params["prefix"]):
+            for each in module.params["directories"]:
                 path = each["path"]
-                files.file(each, shown=name == "files")
+                files.directory(each)
+            for name in ("files", "secrets"):
+                for each in module.params[name]:
+                    path = each["path"]
+                    files.file(each, shown=name == "files")
     except KeyError as exc:
         module.fail_json(
             msg=f"{path}: {exc.args[0]}; let mesh_become make it, or name another by mesh_user, mesh_group"

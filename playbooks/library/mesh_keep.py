@@ -7,6 +7,7 @@ import os
 import shutil
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.mesh_alone import working
 from ansible.module_utils.mesh_place import GOOD, Place
 
 DOCUMENTATION = """
@@ -40,7 +41,11 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    place = Place(module.params["prefix"])
+    with working(module, module.params["prefix"]):
+        keep(module, Place(module.params["prefix"]))
+
+
+def keep(module: AnsibleModule, place: Place) -> None:
     current = place.current
     marks = bool(current) and (module.params["renew"] or current not in place.good())
     if marks and not module.check_mode:

@@ -11,6 +11,7 @@ import tarfile
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.mesh_alone import working
 from ansible.module_utils.mesh_place import COMPLETE, Place, Refused, do
 
 DOCUMENTATION = """
@@ -168,7 +169,8 @@ def main() -> None:
         module.exit_json(changed=False)
     if not module.check_mode:
         try:
-            Making(asked, place).make()
+            with working(module, asked["prefix"]):
+                Making(asked, place).make()
         except (Refused, OSError, KeyError, tarfile.TarError) as exc:
             module.fail_json(msg=f"{asked['name']} cannot be made: {exc}")
         finally:

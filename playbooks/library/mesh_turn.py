@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.mesh_alone import working
 from ansible.module_utils.mesh_place import Place, Refused, do
 
 DOCUMENTATION = """
@@ -199,6 +200,12 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
+    with working(module, module.params["prefix"]):
+        turn(module)
+
+
+def turn(module: AnsibleModule) -> None:
+    """Take the turn, or tell what it would be."""
     asked = module.params
     place = Place(asked["prefix"])
     release, current, runs = asked["release"], place.current, place.runs
@@ -210,8 +217,8 @@ def main() -> None:
     told: dict[str, Any] = {"before": current, "ran": runs, "switched": switched, "failure": ""}
     if asked["undo"]:
         place.begin(release)
-        turn = Turn(asked, place, release, asked["ran"])
-        module.exit_json(**told, changed=True, now=turn.back(rolled=False))
+        way = Turn(asked, place, release, asked["ran"])
+        module.exit_json(**told, changed=True, now=way.back(rolled=False))
     if module.check_mode:
         what = "every process would be replaced, one by one" if runs else "it would be started"
         now = (
@@ -220,16 +227,16 @@ def main() -> None:
             else f"nothing runs; {what}: {release}"
         )
         module.exit_json(**told, changed=switched or not runs, now=now)
-    turn = Turn(asked, place, current, runs)
+    way = Turn(asked, place, current, runs)
     try:
-        changed = turn.forward(release, switched)
+        changed = way.forward(release, switched)
     except Step as exc:
         # `mesh roll` goes back by itself, and says so by its exit code; then nobody else was touched yet.
         rolled = isinstance(exc.cause, Refused) and exc.cause.code == ROLL_WENT_BACK and str(exc).startswith("replace")
         if asked["stay"]:
             module.fail_json(msg=str(exc), **told)
         failure = f"{release} {'did not go live' if switched else 'is not well'}: {exc}"
-        now = turn.back(rolled=rolled or not switched)
+        now = way.back(rolled=rolled or not switched)
         module.exit_json(**{**told, "failure": failure}, changed=True, now=now)
     module.exit_json(**told, changed=changed, now=f"{release} runs")
 

@@ -51,12 +51,14 @@ class Place:
         if not release:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._link)
+            _sync(self.prefix)
             return
         new = self._link + ".new"
         with contextlib.suppress(FileNotFoundError):
             os.unlink(new)
         os.symlink(os.path.join("releases", release), new)
         os.replace(new, self._link)
+        _sync(self.prefix)
 
     @property
     def unfinished(self) -> str | None:
@@ -73,6 +75,7 @@ class Place:
             file.write(f"{before}\n")
             file.flush()
             os.fsync(file.fileno())
+        _sync(self.releases)
 
     def done(self) -> None:
         """All processes are of the current release."""
@@ -135,6 +138,15 @@ class Place:
             Refused: it failed.
         """
         return do([os.path.join(self.prefix, "bin", command), *words])
+
+
+def _sync(directory: str) -> None:
+    """What was renamed in it is so after a power failure, too."""
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def do(words: Sequence[str], cwd: str | None = None, more: Mapping[str, str] | None = None) -> str:

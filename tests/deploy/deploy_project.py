@@ -16,7 +16,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +114,16 @@ class Deployment:
 
     def play(self, name: str, *options: str, **variables: Any) -> subprocess.CompletedProcess[str]:
         """Run a playbook against inventory/local, but into this prefix; it may fail."""
+        running = self.begin(name, *options, **variables)
+        try:
+            out, err = running.communicate(timeout=240)
+        except BaseException:
+            running.kill()
+            raise
+        return subprocess.CompletedProcess(running.args, running.returncode, out, err)
+
+    def begin(self, name: str, *options: str, **variables: Any) -> subprocess.Popen[str]:
+        """Start a playbook as `play` does, and let it run."""
         told = {
             "mesh_project": str(self.project.root),
             "mesh_prefix": str(self.prefix),
@@ -126,13 +136,13 @@ class Deployment:
             **variables,
         }
         words = [f"playbooks/{name}.yml", "-i", "inventory/local", "-e", json.dumps(told), *options]
-        return subprocess.run(
+        return subprocess.Popen(
             [str(BIN / "ansible-playbook"), *words],
             cwd=ROOT,
             env=environment(self._ansible) | {"ANSIBLE_REMOTE_TMP": str(self._ansible / "remote")},
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=240,
             stdin=subprocess.DEVNULL,
         )
 
@@ -151,6 +161,20 @@ class Deployment:
         """The name of the release that runs, "" without one."""
         link = self.prefix / "current"
         return link.readlink().name if link.is_symlink() else ""
+
+    @property
+    def running(self) -> set[str]:
+        """The releases that processes run from."""
+        places = (family.directory(each.pid) for each in self.processes)
+        return {place.name for place in places if place is not None}
+
+    def lose_power(self) -> None:
+        """End all that has to do with this host at once, also what deploys to it."""
+        while left := [pid for pid in _pids() if pid != os.getpid() and _touches(pid, str(self.prefix))]:
+            for pid in left:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.02)
 
     @property
     def releases(self) -> set[str]:
@@ -196,6 +220,26 @@ class Deployment:
         until = time.monotonic() + 5
         while self.processes and time.monotonic() < until:
             time.sleep(0.05)
+
+
+def _pids() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def _touches(pid: int, path: str) -> bool:
+    """Whether a living process names this path or works below it, or has a file open there."""
+    place = Path(f"/proc/{pid}")
+    try:
+        if (place / "stat").read_text().rpartition(")")[2].split()[0] == "Z":
+            return False
+        named = (place / "cmdline").read_text(errors="replace") + (place / "environ").read_text(errors="replace")
+        links = [place / "cwd", *(place / "fd").iterdir()]
+    except OSError:
+        return False
+    for link in links:
+        with suppress(OSError):
+            named += f"\0{os.readlink(link)}"
+    return path in named
 
 
 def free_port() -> int:
