@@ -32,7 +32,9 @@ BIN = Path(sys.executable).parent
 SERVICE = """\
 import asyncio
 import os
+import signal
 import sys
+import time
 from pathlib import Path
 
 import mesh
@@ -53,12 +55,29 @@ if trouble() == "broken":
     sys.exit(1)
 
 
+def late():
+    # The first that starts is well until the second one does; then both end, the first one first.
+    first = Path("late.pid")
+    if not first.exists():
+        first.write_text(str(os.getpid()))
+        return
+    pid = int(first.read_text())
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+    stat = Path(f"/proc/{pid}/stat")
+    while stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z":
+        time.sleep(0.01)
+    os._exit(3)
+
+
 class Greeting(mesh.Service):
     async def started(self):
         if trouble() == "never":
             await asyncio.Event().wait()
         if trouble() == "late":
-            self.dying = asyncio.get_running_loop().call_later(0.4, os._exit, 3)
+            late()
 
     @http.get("/hello/{name}")
     @rpc(idempotent=True)

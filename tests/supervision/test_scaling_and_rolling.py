@@ -361,7 +361,6 @@ def test_where_the_code_that_was_changed_in_place_does_not_last_nobody_stands_in
     assert project.states()["greeting:greeting_0"] not in ("STOPPED", "FATAL")
     assert "Hello, you!" in answers
     project.trouble("")
-    # A life that began in trouble still ends by it, perhaps after it was ready.
     project.command("supervisorctl", "restart", "greeting:greeting_0", check=False)
     project.up()
     assert sorted(project.pids()) == sorted(before)
