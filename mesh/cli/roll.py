@@ -27,8 +27,44 @@ from mesh.cli.output import json_option, note, progress, wants_json, write_json
     metavar="SECONDS",
     help="How long a replacement must go on before the next step.",
 )
+@click.option(
+    "--gate",
+    type=click.FloatRange(min=0),
+    default=5.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to compare the errors of what was replaced with those before; 0 does not.",
+)
+@click.option(
+    "--gate-errors",
+    type=click.FloatRange(min=0, max=100),
+    default=5.0,
+    show_default=True,
+    metavar="PERCENT",
+    help="How many of its calls may fail, when not more of them failed before.",
+)
+@click.option(
+    "--gate-calls",
+    type=click.IntRange(min=1),
+    default=10,
+    show_default=True,
+    metavar="NUMBER",
+    help="With fewer calls nothing is judged.",
+)
+@click.option("--preflight/--no-preflight", default=True, help="Try to import each service beforehand.")
+@click.option("--check", is_flag=True, help="Only that, and change nothing.")
 @json_option
-def command(names: tuple[str, ...], conf: str | None, timeout: float, settle: float) -> None:
+def command(
+    names: tuple[str, ...],
+    conf: str | None,
+    timeout: float,
+    settle: float,
+    gate: float,
+    gate_errors: float,
+    gate_calls: int,
+    preflight: bool,
+    check: bool,
+) -> None:
     """Replace what runs by what mesh.toml, supervisord.conf and the code now say: everything, or what is named.
 
     \b
@@ -42,16 +78,30 @@ def command(names: tuple[str, ...], conf: str | None, timeout: float, settle: fl
     The hub is restarted: calls go on, and only what starts in that second waits for it. The store hands over to one
     that waits already: writers wait for a tenth of a second.
 
+    Each service's classes are imported beforehand, by a process of its own: what cannot be imported changes nothing.
+    When what was replaced answers calls with errors (not those that a service declares), it goes back, too.
+
     At the first that does not become ready, everything goes back: what was replaced gets its earlier settings and
     release again. Then the exit code is 1, and the last lines say which one it was and what it wrote. Ctrl-C and
     SIGTERM lead back as well; a second one ends it where it stands, and `mesh up` brings all in line.
     """
+    import os
+
+    from mesh.supervision.error_gate import Limits
+    from mesh.supervision.preflight import preflight as try_all
     from mesh.supervision.roll import roll
 
+    settings = setting.settings()
+    if preflight or check:
+        tried = loop.run(try_all(settings, os.environ, names))
+    if check:
+        note(f"{tried} services can begin")
+        return
     layout = setting.layout(conf)
     process.quiet()
+    limits = Limits(gate, gate_errors / 100, gate_calls)
     with progress("rolling") as tell:
-        done = loop.run(roll(layout, setting.settings(), names, patience_s=timeout, settle_s=settle, tell=tell))
+        done = loop.run(roll(layout, settings, names, patience_s=timeout, settle_s=settle, gate=limits, tell=tell))
     if wants_json():
         write_json([{**each._asdict(), "seconds": round(each.seconds, 3)} for each in done])
         return

@@ -11,7 +11,7 @@ and the spare ones stay in the place of those that failed.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from typing import Final
 
 from mesh.errors import SetupError
@@ -32,7 +32,20 @@ class Copies:
         registered: its copies are ready when they are in the registry.
     """
 
-    def __init__(self, crew: Crew, role: Role, patience_s: float, settle_s: float, halt: Halt) -> None:
+    def __init__(
+        self,
+        crew: Crew,
+        role: Role,
+        patience_s: float,
+        settle_s: float,
+        halt: Halt,
+        look: Callable[[], Awaitable[object]] | None = None,
+    ) -> None:
+        """As the attributes.
+
+        Args:
+            look: is called after each step forward; it raises SetupError when what is new answers with errors.
+        """
         self.name = role.name
         self.registered = not role.single
         self._role = role
@@ -40,6 +53,7 @@ class Copies:
         self._patience_s = patience_s
         self._settle_s = settle_s
         self._halt = halt
+        self._look = look
         known = crew.processes(role)
         self._before: dict[int, str] = {n: role.text(n) for n in known} | crew.roster.present(role.name)
         #: What the program files say at this moment.
@@ -90,6 +104,7 @@ class Copies:
         """
         crew, role, name = self._crew, self._role, self.name
         self._halt = Halt()
+        self._look = None
         if sound:
             self._new.clear()
             await self._start_again()
@@ -149,6 +164,8 @@ class Copies:
         names = {role.process(number) for number in texts}
         self._new |= await crew.answering(names, self._patience_s, registered=self.registered)
         await crew.running(self._new, self._settle_s)
+        if self._look is not None:
+            await self._look()
 
     async def _replace(self, texts: Mapping[int, str]) -> None:
         """Let copies leave, and start them by other files."""

@@ -12,8 +12,10 @@ from contextlib import asynccontextmanager
 
 from mesh.clock import LoopClock
 from mesh.config import OPERATOR, Settings
+from mesh.discovery.record import Instance
 from mesh.errors import SetupError, Unavailable
 from mesh.service.connect import connect
+from mesh.service.node import Node
 from mesh.supervision import deployment_lock
 from mesh.supervision.control import IDLE, RUNNING, Control, Process
 from mesh.supervision.layout import Layout
@@ -71,6 +73,10 @@ class Crew:
         self._readiness = readiness
         self._tell = tell
         self._said_at = -SAY_EVERY_S
+
+    def look_through(self, readiness: Readiness) -> None:
+        """From now on another node says what is ready: one that goes by other settings."""
+        self._readiness = readiness
 
     def processes(self, role: Role) -> dict[int, Process]:
         """The copies that supervisord knows, by number."""
@@ -223,6 +229,19 @@ class Crew:
         """The hubs that tell who lives."""
         status = self._readiness.node.agent.hubs_status()
         return {hub.endpoint for hub in status if hub.view in ("learning", "learned")}
+
+    @property
+    def node(self) -> Node:
+        """The node that says what is ready."""
+        return self._readiness.node
+
+    def instances(self) -> dict[int, list[Instance]]:
+        """This host's instances, by process."""
+        return self._readiness.instances()
+
+    def hubs(self) -> set[str]:
+        """The hubs that are asked."""
+        return {hub.endpoint for hub in self._readiness.node.agent.hubs_status()}
 
     def _say(self, text: str) -> None:
         if now() - self._said_at >= SAY_EVERY_S:

@@ -18,6 +18,7 @@ from mesh.config import OPERATOR, Settings, Usable
 from mesh.discovery.agent import HEARD
 from mesh.discovery.record import Instance
 from mesh.discovery.route_conflicts import route_conflicts
+from mesh.engines.sqlite.messages import SERVICE as STORE
 from mesh.errors import ConfigError, MeshError, SetupError, Unavailable
 from mesh.service.connect import connect
 from mesh.supervision import family, unsupervised
@@ -30,6 +31,7 @@ from mesh.supervision.doctor_values import values
 from mesh.supervision.finding import BAD, GOOD, ODD, Finding
 from mesh.supervision.journal import brief
 from mesh.supervision.layout import Layout
+from mesh.supervision.provenance import elsewhere, stale
 from mesh.supervision.readiness import Readiness
 from mesh.supervision.roster import Roster
 from mesh.supervision.roster import of as roster_of
@@ -120,12 +122,16 @@ def _environment(layout: Layout | None) -> Mapping[str, str]:
     return (family.environment(pid) if pid else {}) or os.environ
 
 
+#: The names that keys of processes have that are no workers, by the command that they run.
+_KEY_NAMES: Final = {"hub": "hub", "store": STORE, "gateway": "gateway"}
+
+
 def _roles(layout: Layout | None, roster: Roster | None) -> list[str]:
     """Those of this host's processes that are no workers: each has a key by that name."""
-    found = {program.verb for program in layout.programs} if layout is not None else set()
-    return sorted(
-        found & {"hub", "store", "gateway"} | ({"gateway"} if roster and "gateway" in roster.roles else set())
-    )
+    verbs = {program.verb for program in layout.programs} if layout is not None else set()
+    if roster is not None:
+        verbs |= {"gateway"} & roster.roles.keys()
+    return sorted(_KEY_NAMES[verb] for verb in verbs & _KEY_NAMES.keys())
 
 
 def _files(roster: Roster) -> Iterator[Finding]:
@@ -230,6 +236,9 @@ async def _up(layout: Layout, found: Usable, roster: Roster | None, control: Con
             yield Finding(ODD, process.name, "is stopped", f"`supervisorctl start {process.name}`, or `mesh up`")
         elif process.state not in (RUNNING, "STARTING", "STOPPING"):
             yield Finding(BAD, process.name, _why_not(process, control), f"{logs}; then `mesh up`")
+        elif release := elsewhere(layout, process.pid):
+            told = f"runs by {release / 'mesh.toml'}, and {layout.root.resolve().name} is current"
+            yield Finding(ODD, process.name, told, "`mesh roll` replaces it")
     if not found.complaints:
         try:
             async for finding in _registry(layout, settings, processes):
@@ -268,6 +277,9 @@ async def _registry(layout: Layout, settings: Settings, processes: list[Process]
                 mine = "hub" in verbs and runs_here(hub.endpoint)
                 mend = "`mesh logs hub`" if mine else "see whether it runs there, and mesh.hubs"
                 why = f": {hub.reason}" if hub.reason else ""
+                own = (stale(layout, settings, each) for each in processes if verbs.get(each.program) == "hub")
+                if other := next(filter(None, own), ""):
+                    why, mend = f"{why}; the one of this host {other}", "`mesh up` starts it by the present one"
                 yield Finding(BAD, "hub", f"{hub.endpoint} does not answer{why}", mend)
         if not readiness.heard:
             return
@@ -281,7 +293,10 @@ async def _registry(layout: Layout, settings: Settings, processes: list[Process]
         for each in asked:
             if each.pid not in known:
                 mend = f"`mesh logs {each.name}`: it may wait for a service that it needs"
-                yield Finding(BAD, each.name, f"runs for {each.up_s:.0f} s and is not in the registry", mend)
+                told = f"runs for {each.up_s:.0f} s and is not in the registry"
+                if other := stale(layout, settings, each):
+                    told, mend = f"{told}: it {other}", "`mesh up` starts it by the present one"
+                yield Finding(BAD, each.name, told, mend)
             elif each.pid not in answering:
                 yield Finding(BAD, each.name, "is in the registry and does not answer", BLOCKED)
         if asked and len(answering) == len(asked):

@@ -53,7 +53,7 @@ async def services(found: Usable, counts: Mapping[str, int], env: Mapping[str, s
     for name, service in found.settings.services.items():
         if not service.classes:
             continue
-        findings = [each async for each in _try(found, name, service, env)]
+        findings = [each async for each in try_service(found, name, service, env)]
         for each in findings:
             yield each
         if not findings:
@@ -62,7 +62,9 @@ async def services(found: Usable, counts: Mapping[str, int], env: Mapping[str, s
             yield Finding(GOOD, f"[services.{name}]", f"{', '.join(service.classes)}, {workers}")
 
 
-async def _try(found: Usable, name: str, service: ServiceSettings, env: Mapping[str, str]) -> AsyncIterator[Finding]:
+async def try_service(
+    found: Usable, name: str, service: ServiceSettings, env: Mapping[str, str]
+) -> AsyncIterator[Finding]:
     """What keeps its workers from beginning: all of it, for each key that is at fault is left out of the next try."""
     options = _options(service, found.settings.root)
     env = {**env, **service.environment, "SUPERVISOR_GROUP_NAME": name}

@@ -14,16 +14,21 @@ from __future__ import annotations
 import asyncio
 import difflib
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextlib import AsyncExitStack
 from typing import Final, NamedTuple, Protocol, TypeVar
 
 from mesh.config import Settings
 from mesh.config.settings import cores
 from mesh.errors import MeshError, SetupError, Unavailable
+from mesh.service.connect import connect
 from mesh.supervision import layout as layouts
 from mesh.supervision.copies import Copies
 from mesh.supervision.crew import Crew, Interrupted, Tell, at_work, now, stay
+from mesh.supervision.error_gate import ErrorGate, Limits
 from mesh.supervision.halt import Halt, Halted
 from mesh.supervision.layout import Layout
+from mesh.supervision.provenance import earlier_settings
+from mesh.supervision.readiness import Readiness
 from mesh.supervision.relay import StoreRelay
 from mesh.supervision.roster import Roster
 from mesh.supervision.scale import NoSuchRole
@@ -84,6 +89,7 @@ async def roll(
     *,
     patience_s: float = 30.0,
     settle_s: float = 1.0,
+    gate: Limits | None = None,
     tell: Tell = lambda text: None,
 ) -> list[Rolled]:
     """Replace each running process of these services and programs, or of all.
@@ -91,6 +97,7 @@ async def roll(
     Args:
         patience_s: how long one replacement may take to become ready.
         settle_s: how long it must then go on before the next step.
+        gate: how many of the calls that the new processes answer may fail; None does not look.
 
     Raises:
         NoSuchRole: nothing of that name runs from here.
@@ -101,17 +108,20 @@ async def roll(
     """
     async with at_work(layout, settings, tell) as crew:
         _check_names(crew.roster, layout, names)
-        one = _Roll(crew, layout, settings, patience_s, settle_s)
+        one = _Roll(crew, layout, settings, patience_s, settle_s, ErrorGate(crew, gate) if gate is not None else None)
         ground, rest = one.parts(names)
-        own_hub = any(isinstance(part, Standing) and part.program.verb == "hub" and part.ran for part in ground)
+        own_hub = any(isinstance(part, Standing) and _is_hub(part) and part.ran for part in ground)
         if not own_hub and any(part.registered for part in (*ground, *rest)):
             await crew.need_hub()
         try:
+            if one.gate is not None:
+                await one.gate.begin()
             for part in (*ground, *rest):
                 part.hold()
             for part in ground:
                 await one.forward([part])
             await one.forward(rest)
+            await one.stay()
         except asyncio.CancelledError:
             stay()
             tell("interrupted; going back")
@@ -124,14 +134,28 @@ async def roll(
 class _Roll:
     """One `mesh roll`."""
 
-    def __init__(self, crew: Crew, layout: Layout, settings: Settings, patience_s: float, settle_s: float) -> None:
+    def __init__(
+        self,
+        crew: Crew,
+        layout: Layout,
+        settings: Settings,
+        patience_s: float,
+        settle_s: float,
+        gate: ErrorGate | None,
+    ) -> None:
         self.rolled: list[Rolled] = []
+        self.gate = gate
         self._crew = crew
         self._layout = layout
         self._settings = settings
         self._limits = (patience_s, settle_s)
         self._halt = Halt()
         self._begun: list[Part] = []
+        # What it goes back to may have other hubs, keys or addresses than what it brings.
+        earlier = earlier_settings(layout, crew.control.processes())
+        self._earlier = earlier if earlier is not None and _asks_otherwise(earlier, settings) else None
+        #: Whether all went back to what it was.
+        self._undone = True
 
     def parts(self, names: Collection[str]) -> tuple[list[Part], list[Part]]:
         """(those that others stand on, the rest)."""
@@ -148,7 +172,10 @@ class _Roll:
             else:
                 rest.append(Standing(crew, layout, program, *self._limits, self._halt))
         roles = crew.roster.roles.values()
-        copies = [Copies(crew, role, *self._limits, self._halt) for role in roles if not names or role.name in names]
+        look = self.gate.check if self.gate is not None else None
+        copies = [
+            Copies(crew, role, *self._limits, self._halt, look) for role in roles if not names or role.name in names
+        ]
         return [ground[verb] for verb in GROUND if verb in ground], [*copies, *rest]
 
     async def forward(self, parts: Sequence[Part]) -> None:
@@ -178,19 +205,43 @@ class _Roll:
 
         done = await _all(one, parts)
         if failures:
-            exc = failures[0]
-            words = f"{exc.message}\nthe roll was stopped; {await self.go_back()}"
-            raise RollFailed(words, details=exc.details) from exc
+            raise await self._failed(failures[0]) from failures[0]
         self.rolled += [each for each in done if each is not None]
+
+    async def stay(self) -> None:
+        """See for a while how what was replaced answers.
+
+        Raises:
+            RollFailed: with errors; everything went back.
+        """
+        if self.gate is None:
+            return
+        try:
+            await self.gate.stay()
+        except SetupError as exc:
+            raise await self._failed(exc) from exc
+
+    async def _failed(self, exc: MeshError) -> RollFailed:
+        words = f"{exc.message}\nthe roll was stopped; {await self.go_back()}"
+        return RollFailed(words, details={**exc.details, "undone": self._undone})
 
     async def go_back(self, *, sound: bool = False) -> str:
         """Undo everything, the latest first; what runs then, in words. `sound` as of Part.back."""
         went = []
-        for part in reversed(self._begun):
-            try:
-                went.append(await part.back(sound=sound))
-            except (SetupError, Unavailable) as exc:
-                went.append(f"{part.name} could not go back: {exc.message}")
+        async with AsyncExitStack() as stack:
+            parts = self._begun[::-1]
+            if self._earlier is not None:
+                # The registry first, since it says of the others whether they are ready; and it is asked as the earlier
+                # release asks it.
+                parts.sort(key=lambda part: not _is_hub(part))
+                node = await stack.enter_async_context(connect(self._earlier, wait_s=0.0))
+                self._crew.look_through(Readiness(node))
+            for part in parts:
+                try:
+                    went.append(await part.back(sound=sound))
+                except (SetupError, Unavailable) as exc:
+                    self._undone = False
+                    went.append(f"{part.name} could not go back: {exc.message}")
         return "; ".join(went) or "nothing was changed"
 
     async def dismiss(self) -> None:
@@ -201,6 +252,15 @@ class _Roll:
             names = [each.name for each in self._crew.control.processes() if each.program == group]
             await self._crew.end(names, max((each.stop_s for each in self._layout.programs), default=10.0))
             self._crew.control.sync(group)
+
+
+def _is_hub(part: Part) -> bool:
+    return isinstance(part, Standing) and part.program.verb == "hub"
+
+
+def _asks_otherwise(one: Settings, other: Settings) -> bool:
+    """Whether a node by these settings would ask other hubs, or otherwise, than one by those."""
+    return any(getattr(one, table) != getattr(other, table) for table in ("mesh", "keys", "discovery", "links"))
 
 
 async def _all(work: Callable[[Part], Awaitable[T]], parts: Sequence[Part]) -> list[T]:

@@ -88,6 +88,8 @@ class Standing:
         """
         touched = [*self._replaced, *([self._failed] if self._failed else [])]
         self.halt = Halt()
+        # Of the hubs that the failed release names, some may be no hubs of the earlier one.
+        self._hubs &= self.crew.hubs()
         if not self.known:
             await self.crew.end(self.program.processes, self.program.stop_s)
             return f"{self.name} is new, and was stopped"

@@ -23,7 +23,7 @@ from mesh.config import OPERATOR, Settings
 from mesh.discovery.record import Instance
 from mesh.errors import AddressInUse, LockTaken, SetupError, Unavailable
 from mesh.service.connect import connect
-from mesh.supervision import deployment_lock, family, standing
+from mesh.supervision import deployment_lock, family, renewal, standing
 from mesh.supervision import layout as layouts
 from mesh.supervision.control import IDLE, RUNNING, Control, Process, ShuttingDown, Silent
 from mesh.supervision.crew import FIRST_WORD_S, LOOK_EVERY_S, Crew, StartFailed, Tell, now
@@ -35,6 +35,8 @@ from mesh.supervision.roster import of as roster_of
 ANSWER_S = 2.0
 #: A process that supervisord had to start so often during one `mesh up` does not start.
 STARTS = 3
+#: What is still missing then, and runs by another mesh.toml, is started anew by the present one.
+RENEW_AFTER_S = 3.0
 __all__ = ["StartFailed", "Tell", "Up", "bring_up"]
 
 
@@ -282,6 +284,8 @@ class _Rise:
         """Look until everything answers; also tells whether that took more than one look."""
         pids: dict[str, set[int]] = {}
         waited, told = False, ""
+        renewed: set[str] = set()
+        renew_at = now() + RENEW_AFTER_S
         while True:
             try:
                 processes = _in_order(self._layout, self._control.processes())
@@ -297,6 +301,9 @@ class _Rise:
             missing = [f"{process.name} ({process.state})" for process in processes if process.state != RUNNING]
             if not missing:
                 missing = await self._unready(processes, await self._see(stack))
+                if missing and now() >= renew_at:
+                    renew_at = now() + RENEW_AFTER_S
+                    await self._renew(stack, missing, processes, renewed)
             if not missing:
                 return processes, waited
             words = f"waiting for {missing[0]}" + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
@@ -307,6 +314,18 @@ class _Rise:
                 raise self._too_late(missing, processes)
             waited = True
             await asyncio.sleep(LOOK_EVERY_S)
+
+    async def _renew(
+        self, stack: AsyncExitStack, missing: list[str], processes: list[Process], renewed: set[str]
+    ) -> None:
+        """Start what is looked for in vain by the present mesh.toml, since it runs by another; each at most once."""
+        readiness = await self._see(stack)
+        names = {each.split(" ")[0] for each in missing}
+        late = renewal.stale_among(self._layout, self._settings, processes, names, hub=not readiness.heard)
+        late = [each for each in late if each.name not in renewed]
+        renewed |= {each.name for each in late}
+        if self._roster is not None and late:
+            await renewal.renew(Crew(self._roster, self._control, readiness, self._tell), self._layout, late)
 
     def _check(self, process: Process, pids: set[int]) -> None:
         if process.state in ("BACKOFF", "FATAL") or len(pids - {0}) >= STARTS:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from supervision_project import Made, Project
+from supervision_releases import Releases, free_port
 
 
 @pytest.fixture
@@ -25,3 +26,13 @@ def running() -> Iterator[Project]:
             yield made
     finally:
         patch.undo()
+
+
+@pytest.fixture
+def releases(project: Project) -> Releases:
+    """Releases side by side, of which the first one runs."""
+    project.write(greetings=1)
+    made = Releases(project)
+    made.make("1", {"mesh": {"hubs": [f"tcp://127.0.0.1:{free_port()}"]}})
+    made.up()
+    return made

@@ -67,6 +67,17 @@ def test_what_keeps_a_set_from_starting_is_found_beforehand(project):
     assert found["HTTP"].mend == "stop whoever listens there, or change gateway.port"
 
 
+def test_keys_are_looked_for_by_the_names_that_processes_have(project):
+    """A set that has all of them is well; the store's is that of its service."""
+    project.write(more='[keys]\ndir = "keys"')
+    names = ["client", "hub", "gateway", "mesh-store", "greeting"]
+    project.command("mesh", "keys", "make", *names)
+    assert examined(project)["keys"].grade == GOOD
+    (project.root / "keys/mesh-store.secret").unlink()
+    (bad,) = [each for about, each in examined(project).items() if about.endswith("keys.dir")]
+    assert (bad.grade, "'mesh-store'" in bad.told) == (BAD, True)
+
+
 def test_each_key_that_leads_nowhere_is_found(project):
     """One does not hide another: the key, its line, what is wrong, and what to do."""
     more = """

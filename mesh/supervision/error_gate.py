@@ -1,0 +1,134 @@
+"""Whether what a roll has started answers with errors: the gate behind "it is ready".
+
+A process can register and answer `/readyz` and still fail each call. So the calls that the new processes of this host
+have answered are compared with a limit, and with those of the processes before them. Without traffic there is nothing
+to judge.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+
+from mesh.errors import MeshError, SetupError
+from mesh.supervision.crew import Crew, now
+
+LOOK_EVERY_S: Final = 0.25
+ANSWER_S: Final = 2.0
+#: Where nothing was called for so long, there is no traffic to wait for.
+QUIET_S: Final = 2.0
+#: With so many times the calls that are needed there is no need to wait for more.
+PLENTY: Final = 10
+#: A service that failed before may go on failing, up to so many times as often.
+WORSE: Final = 2.0
+#: Errors that are the fault of whoever answers. Others, like not_found, are answers; overload has its own reasons.
+FAULTS: Final = frozenset({"handler_error", "bad_result", "bad_reply", "deadline_exceeded", "crashed", "internal"})
+SIDES: Final = ("server", "task", "http")
+
+
+class ErrorsRise(SetupError):
+    """What was started answers with errors; `details` hold the service, its calls and its failures."""
+
+    code = "errors_rise"
+
+
+class Limits(NamedTuple):
+    """What the gate lets pass.
+
+    Attributes:
+        seconds: how long to look after everything was replaced; 0 does not look at all.
+        ratio: of the calls, those that may fail.
+        calls: with fewer of them nothing is judged.
+    """
+
+    seconds: float = 5.0
+    ratio: float = 0.05
+    calls: int = 10
+
+
+class Count(NamedTuple):
+    """Calls that were answered, and those of them that failed by a fault."""
+
+    calls: int = 0
+    failed: int = 0
+
+    @property
+    def ratio(self) -> float:
+        return self.failed / self.calls if self.calls else 0.0
+
+
+class ErrorGate:
+    """The gate of one roll."""
+
+    def __init__(self, crew: Crew, limits: Limits) -> None:
+        self._crew = crew
+        self._limits = limits
+        self._before: dict[str, Count] = {}
+        self._earlier: set[str] = set()
+
+    async def begin(self) -> None:
+        """Note what answers before anything is replaced, and how well."""
+        if self._limits.seconds:
+            self._earlier = set(self._workers())
+            self._before = await self._counts(self._earlier)
+
+    async def check(self) -> dict[str, Count]:
+        """Look once at those that are new; what they have answered, by service.
+
+        Raises:
+            ErrorsRise: too much of it failed.
+        """
+        if not self._limits.seconds:
+            return {}
+        found = await self._counts(set(self._workers()) - self._earlier)
+        for service, count in sorted(found.items()):
+            before = self._before.get(service, Count())
+            if count.calls >= self._limits.calls and count.ratio > max(self._limits.ratio, WORSE * before.ratio):
+                raise ErrorsRise(
+                    f"{service} answers with errors: {count.failed} of the first {count.calls} calls failed, "
+                    f"before it was {before.failed} of {before.calls}; `mesh logs {service}` shows why",
+                    details={"service": service, "calls": count.calls, "failed": count.failed},
+                )
+        return found
+
+    async def stay(self) -> None:
+        """Look for a while at what answers now.
+
+        Raises:
+            ErrorsRise: as `check`.
+        """
+        began = now()
+        while self._limits.seconds and (passed := now() - began) < self._limits.seconds:
+            found = await self.check()
+            plenty = found and all(count.calls >= PLENTY * self._limits.calls for count in found.values())
+            if plenty or (not found and passed >= QUIET_S):
+                return
+            await asyncio.sleep(LOOK_EVERY_S)
+
+    # --- inside -------------------------------------------------------------------------------------------
+
+    def _workers(self) -> dict[str, str]:
+        """The instance to ask, by worker."""
+        return {
+            instance.worker or instance.id: instance.id for each in self._crew.instances().values() for instance in each
+        }
+
+    async def _counts(self, workers: set[str]) -> dict[str, Count]:
+        asked = [instance for worker, instance in self._workers().items() if worker in workers]
+        found: dict[str, Count] = {}
+        for snapshot in await asyncio.gather(*map(self._ask, asked)):
+            for sample in snapshot.get("methods", ()):
+                if sample["side"] in SIDES and not sample["method"].startswith("$"):
+                    calls, failed = found.get(sample["service"], Count())
+                    errors = sample.get("errors", {})
+                    faults = sum(number for code, number in errors.items() if code in FAULTS)
+                    found[sample["service"]] = Count(calls + sample["count"], failed + faults)
+        return {service: count for service, count in found.items() if count.calls}
+
+    async def _ask(self, instance: str) -> Mapping[str, Any]:
+        try:
+            told = await self._crew.node.call("$worker.metrics", instance=instance, timeout=ANSWER_S)
+        except MeshError:
+            return {}  # it leaves at this moment
+        return told if isinstance(told, Mapping) else {}

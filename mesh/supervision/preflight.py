@@ -1,0 +1,55 @@
+"""Trying each service's workers before anything that runs is replaced by them.
+
+Owns: when that is, and what a failure means. Leaves to others: the trying itself (doctor_services: `mesh run --check`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Mapping
+
+from mesh.config import Settings, Usable, usable
+from mesh.config.settings import cores
+from mesh.errors import SetupError
+from mesh.supervision.doctor_services import try_service
+from mesh.supervision.finding import Finding
+
+
+class PreflightFailed(SetupError):
+    """A service's workers could not begin; nothing was changed. `details` hold the services."""
+
+    code = "preflight_failed"
+
+
+async def preflight(settings: Settings, env: Mapping[str, str], names: Collection[str] = ()) -> int:
+    """Import each service's classes with the present code and settings, as its workers would; how many were tried.
+
+    Args:
+        env: the environment that workers inherit.
+        names: only these services; all of them when it is empty.
+
+    Raises:
+        PreflightFailed: some could not begin; each is named, with the reason.
+    """
+    found = usable(settings.file)
+    wanted = [
+        name
+        for name, each in found.settings.services.items()
+        if each.classes and each.replicas and (name in names or not names)
+    ]
+    room = asyncio.Semaphore(cores())
+
+    async def one(name: str) -> list[Finding]:
+        async with room:
+            return await _try(found, name, env)
+
+    findings = dict(zip(wanted, await asyncio.gather(*map(one, wanted)), strict=True))
+    bad = {name: told for name, told in findings.items() if told}
+    if bad:
+        lines = [f"{each.about}: {each.told}" for told in bad.values() for each in told]
+        raise PreflightFailed("\n".join([*lines, "nothing was changed"]), details={"services": sorted(bad)})
+    return len(wanted)
+
+
+async def _try(found: Usable, name: str, env: Mapping[str, str]) -> list[Finding]:
+    return [each async for each in try_service(found, name, found.settings.services[name], env)]

@@ -1,0 +1,51 @@
+"""By which mesh.toml and from which release a process runs, where that is not what the project now has.
+
+A process reads mesh.toml once, in the directory that it works in. Where releases stand side by side, that directory
+tells; where files are changed in their place, only the times do.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from mesh.config import Settings, load
+from mesh.errors import ConfigError
+from mesh.supervision import family
+from mesh.supervision.control import Process
+from mesh.supervision.layout import Layout
+
+
+def stale(layout: Layout, settings: Settings, process: Process) -> str:
+    """What a process runs by, when that is another mesh.toml than the project's; "" when it is that one."""
+    if release := elsewhere(layout, process.pid):
+        return f"runs by {release / 'mesh.toml'}, and {layout.root.resolve().name} is current"
+    if settings.file is None or not process.pid:
+        return ""
+    try:
+        changed_at = settings.file.stat().st_mtime
+    except OSError:
+        return ""
+    return f"started before {settings.file} was changed" if time.time() - process.up_s < changed_at else ""
+
+
+def elsewhere(layout: Layout, pid: int) -> Path | None:
+    """The release that a process runs from, when releases stand side by side and it is not the current one."""
+    root = layout.root.resolve()
+    place = family.directory(pid) if pid else None
+    if place is None or place == root or place.parent != root.parent or not (place / layout.conf.name).exists():
+        return None
+    return place
+
+
+def earlier_settings(layout: Layout, processes: Iterable[Process]) -> Settings | None:
+    """The settings of the release that processes run from, when that is not the current one, and it can be read."""
+    releases = [release for process in processes if (release := elsewhere(layout, process.pid)) is not None]
+    # The most of them: what a roll before this one left behind is not what this one goes back to.
+    for release in sorted(set(releases), key=releases.count, reverse=True):
+        try:
+            return load(release / "mesh.toml")
+        except ConfigError:
+            continue
+    return None

@@ -1,0 +1,82 @@
+"""A release that cannot be imported changes nothing; one that answers with errors goes back."""
+
+from __future__ import annotations
+
+import json
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from supervision_project import SERVICE, Project
+from supervision_releases import BROKEN, Releases
+
+from mesh.supervision.error_gate import ErrorsRise, Limits
+from mesh.supervision.roll import RollFailed
+
+FAILING = SERVICE.replace('return f"Hello, {name}!"', 'raise RuntimeError("it is bad")')
+DECLARED = SERVICE.replace(
+    "class Greeting",
+    'class NoSuchName(mesh.ServiceError):\n    code = "no_such_name"\n    status = 404\n\n\nclass Greeting',
+).replace('return f"Hello, {name}!"', 'raise NoSuchName("nobody has it")')
+
+#: It ends as soon as it has seen enough.
+LIMITS = Limits(seconds=10.0, ratio=0.05, calls=5)
+
+
+@contextmanager
+def traffic(project: Project) -> Iterator[None]:
+    """Requests, one after the other, all the while."""
+    over = threading.Event()
+
+    def ask() -> None:
+        while not over.wait(0.01):
+            try:
+                urllib.request.urlopen(f"{project.url}/hello/you", timeout=10).read()
+            except urllib.error.HTTPError as exc:
+                exc.close()
+            except OSError:
+                pass
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_a_release_that_answers_with_errors_goes_back(releases: Releases) -> None:
+    """It is ready in every other respect. One whose errors are declared answers is as good as any."""
+    own = releases.hubs
+    releases.make("2", {"mesh": {"hubs": own}}, code=FAILING)
+    with traffic(releases.project):
+        with pytest.raises(RollFailed) as caught:
+            releases.roll(LIMITS)
+        assert isinstance(caught.value.__cause__, ErrorsRise)
+        details = caught.value.details
+        assert (details["service"], details["undone"]) == ("greeting", True)
+        assert details["failed"] == details["calls"] >= LIMITS.calls
+        releases.lead("1")
+        releases.up()
+        assert releases.places == {"1"}
+        releases.make("3", {"mesh": {"hubs": own}}, code=DECLARED)
+        releases.roll(Limits(seconds=1.0))
+    assert releases.places == {"3"}
+
+
+def test_what_cannot_be_imported_is_told_before_anything_is_replaced(project: Project) -> None:
+    """Each service that could not begin is named; `--check` alone changes nothing in any case."""
+    project.write(greetings=1)
+    project.up()
+    before = project.pids()
+    assert project.command("mesh", "roll", "--check").returncode == 0
+    (project.root / "svc.py").write_text(BROKEN)
+    done = project.command("mesh", "roll", "--json", check=False)
+    assert done.returncode != 0
+    error = json.loads(done.stderr.splitlines()[-1])["error"]
+    assert (error["code"], error["details"]["services"]) == ("preflight_failed", ["greeting"])
+    assert project.pids() == before
