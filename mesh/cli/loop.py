@@ -7,6 +7,7 @@ Leaves to others: everything on the loop.
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -46,8 +47,20 @@ def run(main: Coroutine[Any, Any, T]) -> T:
 async def _until_told(main: Coroutine[Any, Any, T]) -> T:
     task = asyncio.current_task()
     assert task is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, task.cancel)
+    # `supervisorctl signal HUP`, or a terminal that was closed; under nohup it stays ignored.
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
+        loop.add_signal_handler(signal.SIGHUP, _hang_up)
     return await main
+
+
+def _hang_up() -> None:
+    """SIGHUP is another word for SIGTERM: what is in hand is finished, and supervisor starts the process anew."""
+    # Only once: of a second SIGTERM a worker ends at once.
+    asyncio.get_running_loop().remove_signal_handler(signal.SIGHUP)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 @asynccontextmanager

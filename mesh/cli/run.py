@@ -10,7 +10,7 @@ import click
 from mesh.cli import exits, loop, process, setting
 from mesh.cli.confine import check_room, confine_options
 from mesh.cli.loading import load, named
-from mesh.cli.output import json_option, note
+from mesh.cli.output import json_option, note, wants_json, write_json
 
 
 @click.command("run")
@@ -32,8 +32,11 @@ def command(services: tuple[str, ...], reload: bool, name: str, check: bool) -> 
     """
     if check and services:
         # Whatever else mesh.toml has wrong: this looks at the classes.
-        named(load(services), name, setting.usable().settings)
+        found = load(services)
+        named(found, name, setting.usable().settings)
         check_room()
+        if wants_json():
+            write_json({"services": [{"name": each.name, "needs": list(each.needs)} for each in found]})
         return exits.OK
     settings = setting.settings()
     words = services or tuple(settings.mesh.services)

@@ -21,7 +21,7 @@ from mesh.discovery.route_conflicts import route_conflicts
 from mesh.engines.sqlite.messages import SERVICE as STORE
 from mesh.errors import ConfigError, MeshError, SetupError, Unavailable
 from mesh.service.connect import connect
-from mesh.supervision import family, unsupervised
+from mesh.supervision import family, needs, unsupervised
 from mesh.supervision import layout as layouts
 from mesh.supervision.control import RUNNING, Control, Process, Silent
 from mesh.supervision.doctor_hosts import hosts, runs_here
@@ -294,7 +294,10 @@ async def _registry(layout: Layout, settings: Settings, processes: list[Process]
             if each.pid not in known:
                 mend = f"`mesh logs {each.name}`: it may wait for a service that it needs"
                 told = f"runs for {each.up_s:.0f} s and is not in the registry"
-                if other := stale(layout, settings, each):
+                if lacking := await needs.lacking(settings, each.program, set(node.table.services())):
+                    told = f"{told}: it waits for {', '.join(lacking)}, which it needs and which does not run"
+                    mend = f"run {', '.join(lacking)}: [services.{lacking[0]}] in a host's mesh.toml"
+                elif other := stale(layout, settings, each):
                     told, mend = f"{told}: it {other}", "`mesh up` starts it by the present one"
                 yield Finding(BAD, each.name, told, mend)
             elif each.pid not in answering:

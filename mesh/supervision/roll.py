@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import AsyncExitStack
 from typing import Final, NamedTuple, Protocol, TypeVar
 
-from mesh.config import Settings
+from mesh.config import OPERATOR, Settings
 from mesh.config.settings import cores
 from mesh.errors import MeshError, SetupError, Unavailable
 from mesh.service.connect import connect
@@ -234,7 +234,7 @@ class _Roll:
                 # The registry first, since it says of the others whether they are ready; and it is asked as the earlier
                 # release asks it.
                 parts.sort(key=lambda part: not _is_hub(part))
-                node = await stack.enter_async_context(connect(self._earlier, wait_s=0.0))
+                node = await stack.enter_async_context(connect(self._earlier, wait_s=0.0, role=OPERATOR))
                 self._crew.look_through(Readiness(node))
             for part in parts:
                 try:

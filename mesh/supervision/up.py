@@ -23,7 +23,7 @@ from mesh.config import OPERATOR, Settings
 from mesh.discovery.record import Instance
 from mesh.errors import AddressInUse, LockTaken, SetupError, Unavailable
 from mesh.service.connect import connect
-from mesh.supervision import deployment_lock, family, renewal, standing
+from mesh.supervision import deployment_lock, family, needs, renewal, standing
 from mesh.supervision import layout as layouts
 from mesh.supervision.control import IDLE, RUNNING, Control, Process, ShuttingDown, Silent
 from mesh.supervision.crew import FIRST_WORD_S, LOOK_EVERY_S, Crew, StartFailed, Tell, now
@@ -311,7 +311,8 @@ class _Rise:
                 self._tell(words)
                 told = words
             if now() >= self._until:
-                raise self._too_late(missing, processes)
+                there = self._readiness.node.table.services() if self._readiness is not None else ()
+                raise self._too_late(await needs.explained(self._settings, missing, set(there)), processes)
             waited = True
             await asyncio.sleep(LOOK_EVERY_S)
 

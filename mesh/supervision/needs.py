@@ -1,0 +1,52 @@
+"""Which services a worker waits for before it is ready: those that its classes name in `needs` and that do not run.
+
+Owns: finding that out. A worker that waits is in no registry, so its classes are asked (`mesh run --check`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Collection
+from typing import Final
+
+import msgspec
+
+from mesh.config import Settings
+
+IMPORT_S: Final = 10.0
+
+
+async def lacking(settings: Settings, name: str, there: Collection[str]) -> list[str]:
+    """The services that [services.NAME] needs and that are not `there`; empty when it cannot be found out."""
+    service = settings.services.get(name)
+    if service is None or not service.classes:
+        return []
+    try:
+        done = await asyncio.to_thread(
+            subprocess.run,
+            [sys.executable, "-m", "mesh.cli.main", "run", "--check", "--json", *service.classes],
+            cwd=settings.root,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=IMPORT_S,
+            check=True,
+        )
+        found = msgspec.json.decode(done.stdout.splitlines()[-1])["services"]
+        own = {each["name"] for each in found}
+        needed = dict.fromkeys(need for each in found for need in each["needs"])
+    except (OSError, subprocess.SubprocessError, msgspec.MsgspecError, LookupError, TypeError):
+        return []
+    return [need for need in needed if need not in own and need not in there]
+
+
+async def explained(settings: Settings, missing: Collection[str], there: Collection[str]) -> list[str]:
+    """What is missing, as `mesh up` lists it, with the services that it waits for itself."""
+    found = []
+    for each in missing:
+        name = each.split(" ")[0].partition(":")[0]
+        lacks = await lacking(settings, name, there) if "not yet in the registry" in each else []
+        more = f": it waits for {', '.join(lacks)}, which it needs and which does not run)"
+        found.append(f"{each.removesuffix(')')}{more}" if lacks else each)
+    return found
