@@ -12,8 +12,13 @@ import json
 import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
+
+try:
+    import yaml
+except ImportError:  # it comes with ansible
+    yaml = None  # type: ignore[assignment]
 
 try:
     from ansible.errors import AnsibleFilterError
@@ -160,10 +165,80 @@ def misspelt(given: Sequence[str], known: Sequence[str]) -> list[str]:
 
     Other names that begin with mesh_ are an inventory's own, like the mesh_address of the examples.
     """
-    own = [name for name in given if name.startswith("mesh_") and name not in known]
+    own = [name for name in given if re.match(r"mesh_(?!settings_)", name) and name not in known]
     near = {name: difflib.get_close_matches(name, known, n=1, cutoff=0.85) for name in sorted(own)}
     said = "is no variable of these playbooks; did you mean"
     return [f"{name} {said} {found[0]}?" for name, found in near.items() if found]
+
+
+def own_secrets(merged: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """Settings in which the environment file of the prefix is the one of the release itself, which has its own."""
+    services = {
+        name: {**keys, "env_file": "secrets.env"} if keys.get("env_file") == f"{prefix}/secrets.env" else keys
+        for name, keys in merged.get("services", {}).items()
+    }
+    return {**merged, "services": services} if services else dict(merged)
+
+
+class _Plain(yaml.SafeLoader if yaml is not None else object):  # type: ignore[misc]
+    """YAML in which a tag of Ansible's, as of a vaulted value, is nothing but itself."""
+
+
+if yaml is not None:
+    _Plain.add_multi_constructor("!", lambda loader, suffix, node: suffix)
+
+
+def replaced(sources: Sequence[str], host: str, groups: Sequence[str]) -> list[str]:
+    """Complaints about `mesh_settings` that stand in several places for one host, of which Ansible takes one.
+
+    Args:
+        sources: the inventories, files or directories.
+        groups: those of the host.
+    """
+    found: list[str] = []
+    for source in map(Path, sources):
+        directory = source if source.is_dir() else source.parent
+        for kind, names in (("group_vars", [each for each in groups if each != "all"]), ("host_vars", [host])):
+            for name in names:
+                paths = [
+                    *directory.glob(f"{kind}/{name}/**/*"),
+                    *directory.glob(f"{kind}/{name}"),
+                    *directory.glob(f"{kind}/{name}.*"),
+                ]
+                found += [
+                    str(path) for path in sorted(set(paths)) if path.is_file() and "mesh_settings" in _mapping(path)
+                ]
+        for path in [source] if source.is_file() else sorted(source.glob("*.y*ml")):
+            found += [f"{path}, {name}" for name in _inline(_mapping(path), host, groups)]
+    found = list(dict.fromkeys(found))
+    if len(found) < 2:
+        return []
+    return [
+        f"mesh_settings of {host} stands in {' and in '.join(found)}: Ansible takes the nearest and drops the others; "
+        "write mesh_host_settings (for one host) or mesh_settings_NAME (for another group), which are merged"
+    ]
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.load(path.read_text(encoding="utf-8"), _Plain) if yaml is not None else None
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}  # an encrypted one, a script, or Ansible has said what is wrong with it
+    return tree if isinstance(tree, dict) else {}
+
+
+def _inline(tree: Mapping[str, Any], host: str, groups: Sequence[str]) -> list[str]:
+    """The groups that this host is in, and the host, as far as an inventory in YAML has the variable there."""
+    found = []
+    for name, group in tree.items():
+        if not isinstance(group, Mapping):
+            continue
+        if (name in groups or name == "all") and "mesh_settings" in (group.get("vars") or {}):
+            found.append(f"group {name}")
+        if "mesh_settings" in ((group.get("hosts") or {}).get(host) or {}):
+            found.append(f"host {host}")
+        found += _inline(group.get("children") or {}, host, groups)
+    return found
 
 
 def told(text: str) -> str:
@@ -223,6 +298,8 @@ class FilterModule:
             "mesh_bearers": bearers,
             "mesh_earlier": earlier,
             "mesh_misspelt": misspelt,
+            "mesh_own_secrets": own_secrets,
+            "mesh_replaced": replaced,
             "mesh_told": told,
             "mesh_troubles": troubles,
         }

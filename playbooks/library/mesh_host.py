@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.mesh_alone import Alone, tell
 from ansible.module_utils.mesh_place import Place
 
 DOCUMENTATION = """
@@ -18,6 +19,10 @@ options:
     description: The directory that the host keeps the mesh in.
     type: path
     required: true
+  store:
+    description: The directory that a store would have here.
+    type: path
+    default: ""
 """
 
 RETURN = """
@@ -37,6 +42,26 @@ good:
   description: Releases that have passed their gates, the latest first.
   returned: always
   type: list
+store:
+  description: Whether a store has its data here.
+  returned: always
+  type: bool
+stores:
+  description: The hosts that a store was deployed to, as this one remembers.
+  returned: always
+  type: list
+unfinished:
+  description: Of a deployment that was cut off, the release before it; null when there is none.
+  returned: always
+  type: str
+history:
+  description: What the last turns of this host were, the latest last.
+  returned: always
+  type: list
+deployment:
+  description: The deployment that is under way, in words; empty when none is.
+  returned: always
+  type: str
 runs:
   description: Whether supervisord runs.
   returned: always
@@ -67,7 +92,10 @@ def _names(directory: str) -> list[str]:
 
 
 def main() -> None:
-    module = AnsibleModule({"prefix": {"type": "path", "required": True}}, supports_check_mode=True)
+    module = AnsibleModule(
+        {"prefix": {"type": "path", "required": True}, "store": {"type": "path", "default": ""}},
+        supports_check_mode=True,
+    )
     place = Place(module.params["prefix"])
     module.exit_json(
         changed=False,
@@ -75,6 +103,11 @@ def main() -> None:
         complete=place.complete(),
         made_from=place.made_from(),
         good=place.good(),
+        store=bool(module.params["store"]) and os.path.exists(os.path.join(module.params["store"], "mesh.db")),
+        stores=place.stores(),
+        unfinished=place.unfinished,
+        history=place.history(10),
+        deployment=tell(holder) if (holder := Alone(place.prefix).holder()) else "",
         runs=place.runs,
         keys=any(name.endswith(".public") for name in _names(os.path.join(place.prefix, "keys"))),
         # As sd_booted(3) says. ansible_facts["service_mgr"] goes by what is installed where it cannot tell.

@@ -51,6 +51,8 @@ def keep(module: AnsibleModule, place: Place) -> None:
     if marks and not module.check_mode:
         with open(place.path(current, GOOD), "w", encoding="utf-8"):
             os.utime(place.path(current, GOOD))
+    if not module.check_mode:
+        place.link_secrets()
     stay = {current, *place.in_use(), *place.good()[: max(1, module.params["keep"])]}
     # A check run has not marked it, and nothing of it was installed.
     removed = [] if module.check_mode else [name for name in place.all() if name not in stay]

@@ -12,7 +12,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.mesh_alone import working
-from ansible.module_utils.mesh_place import COMPLETE, Place, Refused, do
+from ansible.module_utils.mesh_place import COMPLETE, SECRETS, TRIED, Place, Refused, do
 
 DOCUMENTATION = """
 module: mesh_release
@@ -33,6 +33,8 @@ options:
   requirement: {type: str, required: true, description: What is to be installed from the wheels.}
   python: {type: path, required: true, description: The Python that the virtual environment is made with.}
   files: {type: dict, required: true, description: Text by name, for files beside the code.}
+  secrets: {type: str, default: "", description: "The contents of its secrets.env, which its user alone can read."}
+  preflight: {type: bool, default: true, description: Whether to import each service before it is complete.}
   owner: {type: str, required: true, description: Whose the release is.}
   user: {type: str, required: true, description: Whose processes run from it.}
   group: {type: str, required: true, description: The group of both.}
@@ -94,10 +96,18 @@ class Making:
         # for other Pythons: what does not compile is not needed.
         self._do("compile it", self._python, "-c", _COMPILE)
         self._own()
+        if asked["secrets"]:
+            self._write_secrets(os.path.join(root, SECRETS), asked["secrets"])
         become = []
         if os.geteuid() == 0 and asked["user"] != "root":
             become = ["setpriv", f"--reuid={asked['user']}", f"--regid={asked['group']}", "--init-groups"]
-        self._do("check its settings", *become, os.path.join(root, ".venv/bin/mesh"), "config")
+        command = os.path.join(root, ".venv/bin/mesh")
+        self._do("check its settings", *become, command, "config")
+        if asked["preflight"]:
+            # As its workers will begin. What cannot is found out while nothing has been replaced, on any host.
+            self._do("try its services", *become, command, "roll", "--check")
+        with open(self._place.path(asked["name"], TRIED), "w", encoding="utf-8"):
+            pass
         mark = self._place.path(asked["name"], COMPLETE)
         with open(mark, "w", encoding="utf-8") as out:
             out.write(f"{asked['made_from']}\n")
@@ -144,6 +154,13 @@ class Making:
         uid = int(owner) if owner.isdigit() else pwd.getpwnam(owner).pw_uid
         return uid, int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
 
+    def _write_secrets(self, path: str, text: str) -> None:
+        user = self._asked["user"]
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            os.fchown(handle, int(user) if user.isdigit() else pwd.getpwnam(user).pw_uid, self._ids()[1])
+            file.write(text)
+
     def _own(self) -> None:
         ids = self._ids()
         for directory, _, files in os.walk(self._root):
@@ -160,6 +177,8 @@ def main() -> None:
     spec: dict[str, dict[str, Any]] = {name: {"type": "str", "required": True} for name in names}
     spec |= {name: {"type": "path", "required": True} for name in ("prefix", "code", "wheels", "python")}
     spec |= {"files": {"type": "dict", "required": True}, "base": {"type": "str", "default": ""}}
+    spec |= {"preflight": {"type": "bool", "default": True}}
+    spec |= {"secrets": {"type": "str", "default": "", "no_log": True}}
     module = AnsibleModule(spec, supports_check_mode=True)
     asked = module.params
     # What is made is for the mesh's user to read, whatever the umask of whoever logs in.

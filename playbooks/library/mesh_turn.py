@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 import urllib.error
 import urllib.request
@@ -11,8 +12,8 @@ from collections.abc import Callable
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.mesh_alone import working
-from ansible.module_utils.mesh_place import Place, Refused, do
+from ansible.module_utils.mesh_alone import Alone, working
+from ansible.module_utils.mesh_place import TOLD_CHARACTERS, TRIED, Place, Refused, do
 
 DOCUMENTATION = """
 module: mesh_turn
@@ -33,6 +34,9 @@ options:
   settle_s: {type: float, required: true, description: How long a replaced process must go on before the next one is.}
   gates: {type: list, elements: str, default: [], description: URLs that must answer 200.}
   gate_tries: {type: int, default: 10, description: How often each is asked, once a second.}
+  gate_s: {type: float, default: 0, description: How long errors of what was replaced are compared with those before.}
+  gate_percent: {type: float, default: 5, description: How many of its calls may fail.}
+  gate_calls: {type: int, default: 10, description: With fewer calls nothing is judged.}
 """
 
 RETURN = """
@@ -54,6 +58,8 @@ EXAMPLES = """
 
 #: What `mesh roll` ends with when it went back by itself.
 ROLL_WENT_BACK = 1
+#: In the place of that when not all of it could go back.
+ROLL_DID_NOT = -1
 
 
 class Step(Exception):
@@ -73,6 +79,8 @@ class Turn:
         self._before = before
         self._ran = ran
         self._patience = str(asked["ready_s"])
+        #: Whether all of what runs is of one release.
+        self.sound = True
 
     def forward(self, release: str, switched: bool) -> bool:
         """Make it run; whether anything had to be done.
@@ -87,7 +95,7 @@ class Turn:
             self._place.begin(self._before)
             self._step("let current lead to it", lambda: self._place.lead(release))
         if self._ran and switched:
-            self._replace()
+            self._replace(release, gate=True)
         elif not self._ran and self._asked["unit"]:
             self._step("start supervisord by systemd", lambda: self._systemd("start"))
         already = self._up()
@@ -106,10 +114,11 @@ class Turn:
                 self.stop()
             self._step("let current lead back", lambda: self._place.lead(self._before))
             if self._ran and not rolled:
-                self._replace()
+                self._replace(self._before)
             if self._ran:
                 self._up()
         except Step as exc:
+            self.sound = False
             return f"it could not go back to {self._before or 'nothing'}: {exc}\nlook at it now: what runs may be mixed"
         self._place.done()
         return f"{self._before} runs" if self._ran else "nothing runs"
@@ -121,10 +130,14 @@ class Turn:
         if self._place.current:
             self._step("stop everything", lambda: self._place.do("mesh", "down", "--json"))
 
-    def _replace(self) -> None:
-        """Each process in turn, as the current release has it."""
-        words = ["roll", "--timeout", self._patience, "--settle", str(self._asked["settle_s"])]
-        self._step("replace each process", lambda: self._place.do("mesh", *words))
+    def _replace(self, release: str, *, gate: bool = False) -> None:
+        """Each process in turn, as the current release has it; `gate`: unless it answers with errors."""
+        asked = self._asked
+        words = ["roll", "--json", "--timeout", self._patience, "--settle", str(asked["settle_s"])]
+        if os.path.exists(self._place.path(release, TRIED)):
+            words += ["--no-preflight", "--gate", str(asked["gate_s"] if gate else 0)]
+            words += ["--gate-errors", str(asked["gate_percent"]), "--gate-calls", str(asked["gate_calls"])]
+        self._step("replace each process", lambda: _readable(lambda: self._place.do("mesh", *words)))
 
     def _up(self) -> bool:
         """Start what does not run, end what mesh.toml does not name any more, wait until all answers."""
@@ -159,17 +172,48 @@ class Turn:
             raise Step(name, exc) from exc
 
 
+class History:
+    """What became of each turn of this host, a line of JSON for each; nothing is ever taken out of it.
+
+    Args:
+        holder: the deployment that this turn belongs to, as the lock tells it.
+    """
+
+    def __init__(self, place: Place, holder: dict[str, Any]) -> None:
+        self._place = place
+        self._who = {"who": holder.get("who", ""), "playbook": holder.get("what", "")}
+        self._began = time.monotonic()
+
+    def add(self, result: str, release: str, before: str, why: str = "") -> None:
+        """Add a line.
+
+        Args:
+            result: live, started, went back, taken back, mixed or cut off.
+            why: the first line of it is kept.
+        """
+        seconds = round(time.monotonic() - self._began, 1)
+        entry = {"at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "result": result, "release": release}
+        entry |= {"before": before, "seconds": seconds, **self._who, "why": " ".join(why.split("\n")[:2])[:300]}
+        self._place.remember({key: value for key, value in entry.items() if value != ""})
+
+
 def _readable(act: Callable[[], str]) -> str:
     """With --json an error is JSON, too: for people again."""
     try:
         return act()
     except Refused as exc:
         try:
-            error = json.loads(str(exc))["error"]
-            tail = error.get("details", {}).get("tail", [])
-        except (ValueError, TypeError, KeyError, AttributeError):
+            said = [line for line in str(exc).splitlines() if line.startswith('{"error"')]
+            error = json.loads(said[-1])["error"]
+            details = error.get("details", {})
+            lines = [str(error["message"])]
+            if details.get("tail"):
+                lines += [f"the end of {details.get('log', 'its log')}:", *(f"  | {line}" for line in details["tail"])]
+        except (ValueError, TypeError, KeyError, AttributeError, IndexError):
             raise exc from None
-        raise Refused("\n".join([error["message"], *(f"  | {line}" for line in tail)]), exc.code) from exc
+        # Releases from before there was this word went back, or said that they did not.
+        code = exc.code if details.get("undone", True) else ROLL_DID_NOT
+        raise Refused("\n".join(lines)[-TOLD_CHARACTERS:], code) from exc
 
 
 def _answer(url: str) -> str:
@@ -197,6 +241,9 @@ def main() -> None:
             "settle_s": {"type": "float", "required": True},
             "gates": {"type": "list", "elements": "str", "default": []},
             "gate_tries": {"type": "int", "default": 10},
+            "gate_s": {"type": "float", "default": 0},
+            "gate_percent": {"type": "float", "default": 5},
+            "gate_calls": {"type": "int", "default": 10},
         },
         supports_check_mode=True,
     )
@@ -215,10 +262,15 @@ def turn(module: AnsibleModule) -> None:
     if unfinished is not None and unfinished != release:
         current, runs = unfinished, runs and unfinished != ""
     told: dict[str, Any] = {"before": current, "ran": runs, "switched": switched, "failure": ""}
+    history = History(place, Alone(place.prefix).holder())
+    if unfinished is not None and not module.check_mode:
+        history.add("cut off", place.current, unfinished)
     if asked["undo"]:
         place.begin(release)
         way = Turn(asked, place, release, asked["ran"])
-        module.exit_json(**told, changed=True, now=way.back(rolled=False))
+        now = way.back(rolled=False)
+        history.add("taken back" if way.sound else "mixed", place.current, current)
+        module.exit_json(**told, changed=True, now=now)
     if module.check_mode:
         what = "every process would be replaced, one by one" if runs else "it would be started"
         now = (
@@ -237,7 +289,10 @@ def turn(module: AnsibleModule) -> None:
             module.fail_json(msg=str(exc), **told)
         failure = f"{release} {'did not go live' if switched else 'is not well'}: {exc}"
         now = way.back(rolled=rolled or not switched)
+        history.add("went back" if way.sound else "mixed", release, current, str(exc))
         module.exit_json(**{**told, "failure": failure}, changed=True, now=now)
+    if changed:
+        history.add("live" if switched else "started", release, current)
     module.exit_json(**told, changed=changed, now=f"{release} runs")
 
 

@@ -7,7 +7,9 @@ Leaves to others: what is changed there (the modules in library/).
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import shutil
 import socket
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -16,9 +18,19 @@ from collections.abc import Mapping, Sequence
 #: passed its gates, at the time of the file.
 COMPLETE = ".complete"
 GOOD = ".good"
+#: A release whose `mesh roll` knows the gate; its services were tried.
+TRIED = ".tried"
+#: Which hosts were given a store: every host remembers, for the day on which one of them is empty.
+STORES = ".stores"
+#: In a release: what only its user reads. In the prefix a link leads to that of the current one.
+SECRETS = "secrets.env"
+#: Beside the releases: what was deployed, a line for each turn.
+HISTORY = "history.jsonl"
 
 #: A command's own messages are short; a log that it quotes may be longer.
 TOLD_CHARACTERS = 6000
+#: With --json all of it is in one line.
+JSON_CHARACTERS = 200_000
 
 
 class Refused(Exception):
@@ -36,6 +48,7 @@ class Place:
         self.prefix = prefix
         self.releases = os.path.join(prefix, "releases")
         self._link = os.path.join(prefix, "current")
+        self._history = os.path.join(prefix, HISTORY)
         self._mark = os.path.join(self.releases, ".unfinished")
 
     @property
@@ -81,6 +94,55 @@ class Place:
         """All processes are of the current release."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._mark)
+
+    def remember(self, entry: dict[str, object]) -> None:
+        """Add a line to the history of this host."""
+        with open(self._history, "a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def history(self, most: int) -> list[dict[str, object]]:
+        """The last lines of it, the latest last."""
+        try:
+            with open(self._history, encoding="utf-8", errors="replace") as file:
+                lines = file.readlines()[-most:]
+        except OSError:
+            return []
+        found = []
+        for line in lines:
+            with contextlib.suppress(ValueError):  # a line that a power failure cut
+                found.append(json.loads(line))
+        return found
+
+    def stores(self) -> list[str]:
+        """The hosts of the set that a store was deployed to, as this host remembers."""
+        try:
+            with open(os.path.join(self.prefix, STORES), encoding="utf-8") as file:
+                return [str(name) for name in json.load(file)]
+        except (OSError, ValueError, TypeError):
+            return []
+
+    def link_secrets(self) -> None:
+        """Let the prefix's own secrets.env be that of the current release.
+
+        One that stands there itself is from before releases had their own; those that were made then get a copy.
+        """
+        link = os.path.join(self.prefix, SECRETS)
+        if os.path.isfile(link) and not os.path.islink(link):
+            for name in self.complete():
+                if not os.path.exists(self.path(name, SECRETS)) and not os.path.exists(self.path(name, TRIED)):
+                    shutil.copy2(link, self.path(name, SECRETS))
+                    os.chown(self.path(name, SECRETS), os.stat(link).st_uid, os.stat(link).st_gid)
+        if not os.path.exists(os.path.join(self._link, SECRETS)):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(link)
+        elif not os.path.islink(link):
+            new = f"{link}.new"
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(new)
+            os.symlink(os.path.join("current", SECRETS), new)
+            os.replace(new, link)
 
     def path(self, release: str, name: str = "") -> str:
         return os.path.join(self.releases, release, name)
@@ -166,6 +228,6 @@ def do(words: Sequence[str], cwd: str | None = None, more: Mapping[str, str] | N
     )
     out, err = (text.decode("utf-8", "replace") for text in (done.stdout, done.stderr))
     if done.returncode != 0:
-        said = (err.strip() or out.strip())[-TOLD_CHARACTERS:]
+        said = (err.strip() or out.strip())[-(JSON_CHARACTERS if "--json" in words else TOLD_CHARACTERS) :]
         raise Refused(said or f"{os.path.basename(words[0])} ended with {done.returncode}", done.returncode)
     return out

@@ -35,6 +35,10 @@ replicas = 1
 """
 
 
+#: Before an indented line of code that is to fail when a worker starts, but not when the release is tried beforehand.
+NOT_AT_THE_TRY = ("import sys", "if '--check' not in sys.argv:")
+
+
 class Project:
     """A copy of this project that tests may change and deploy, with one service.
 
@@ -209,6 +213,18 @@ class Deployment:
             over.set()
             thread.join()
         assert count > 20
+
+    def secret(self, value: str) -> dict[str, Any]:
+        """Variables for a release whose service answers /token with this secret; `answers_token` comes before."""
+        return {"mesh_secrets": {"TOKEN": value}}
+
+    def answers_token(self) -> None:
+        """Every release from now on has the route."""
+        self.project.settings(f'env_file = "{self.prefix}/secrets.env"\n')
+        self.project.also(
+            *("", '    @http.get("/token")', "    @rpc", "    async def token(self) -> str:"),
+            *("        import os", "", '        return os.environ.get("TOKEN", "")'),
+        )
 
     def end(self) -> None:
         """Make sure that nothing runs any more, also after a test that failed half-way."""

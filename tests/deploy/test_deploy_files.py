@@ -5,6 +5,7 @@ from __future__ import annotations
 import configparser
 import fcntl
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
@@ -19,7 +20,7 @@ import pytest
 
 from mesh.supervision import layout as layouts
 
-from .deploy_project import ROOT
+from .deploy_project import BIN, ROOT, environment
 
 
 def module(path: str) -> ModuleType:
@@ -233,3 +234,104 @@ def test_what_another_run_may_still_bring_to_its_hosts_is_kept(tmp_path: Path):
         os.utime(path, (now - age_s, now - age_s))
     bundle._forget_old(tmp_path, "code", tmp_path / "code-0.tar")
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"code-{age_s}.tar" for age_s in (0, 120, 180, 240, 60)]
+
+
+def inventory(root: Path, **texts: str) -> Path:
+    """An inventory of the hosts a and b, with these files: `group` and `host` for a, or the inventory itself."""
+    (root / "group_vars/mesh").mkdir(parents=True)
+    (root / "host_vars").mkdir()
+    (root / "hosts.yml").write_text(texts.get("hosts", "mesh: { hosts: { a: {}, b: {} } }\n"))
+    (root / "group_vars/mesh/main.yml").write_text(texts.get("group", ""))
+    (root / "host_vars/a.yml").write_text(texts.get("host", ""))
+    return root
+
+
+GROUP = "mesh_settings:\n  mesh: { bind: 'tcp://eth0:*' }\n  gateway: { host: 0.0.0.0 }\n"
+
+
+def test_settings_that_would_replace_others_are_refused(tmp_path: Path) -> None:
+    """In host_vars, in the inventory itself, in another group; the host that has them in one place is left alone."""
+    own = "mesh_settings: { services: { greeting: { replicas: 1 } } }\nmesh_secret: !vault |\n  $ANSIBLE_VAULT;1.1\n"
+    two = inventory(tmp_path / "two", group=GROUP, host=own)
+    (said,) = files.replaced([str(two)], "a", ["mesh"])
+    assert "host_vars/a.yml" in said
+    assert "group_vars/mesh/main.yml" in said
+    assert files.replaced([str(two)], "b", ["mesh"]) == []
+    inline = "mesh: { hosts: { a: { mesh_settings: { log: { level: debug } } }, b: {} } }\n"
+    three = inventory(tmp_path / "three", group=GROUP, hosts=inline)
+    assert len(files.replaced([str(three / "hosts.yml")], "a", ["mesh"])) == 1
+    assert files.replaced([str(three)], "b", ["mesh"]) == []
+
+
+def test_settings_of_hosts_and_groups_are_merged(tmp_path: Path) -> None:
+    """Key by key: what the group says of other keys holds, and the host's own wins."""
+    pytest.importorskip("ansible", reason="comes with zeromesh[deploy]")
+    host = "mesh_host_settings: { services: { greeting: { replicas: 3 } } }\n"
+    more = "mesh_settings_extra: { services: { greeting: { replicas: 2, memory: 64MB } }, mesh: { name: x } }\n"
+    root = inventory(tmp_path / "inventory", group=GROUP + more, host=host)
+    for name in ("group_vars", "filter_plugins", "roles"):
+        (tmp_path / name).symlink_to(ROOT / "playbooks" / name)
+    # Not the whole of it: the play only shows what a host would get.
+    (tmp_path / "show.yml").write_text(
+        "- hosts: mesh\n  gather_facts: false\n  connection: local\n  tasks:\n"
+        "    - ansible.builtin.copy: { content: '{{ mesh_merged | to_json }}', dest: '"
+        + str(tmp_path)
+        + "/{{ inventory_hostname }}' }\n"
+    )
+    words = ["ansible-playbook", "-i", str(root), str(tmp_path / "show.yml"), "-e", f"mesh_project={ROOT}"]
+    words += ["-e", f"ansible_python_interpreter={sys.executable}"]
+    done = subprocess.run(
+        [str(BIN / words[0]), *words[1:]],
+        cwd=tmp_path,
+        env=environment(tmp_path / "ansible"),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    a, b = (json.loads((tmp_path / name).read_text()) for name in "ab")
+    assert (a["mesh"]["bind"], a["gateway"]["host"], a["mesh"]["name"]) == ("tcp://eth0:*", "0.0.0.0", "x")
+    assert (a["services"]["greeting"]["replicas"], b["services"]["greeting"]["replicas"]) == (3, 2)
+    assert a["services"]["greeting"]["class"] == b["services"]["greeting"]["class"]
+
+
+def test_services_have_the_secrets_of_their_release() -> None:
+    """What stands for the file of the host means that of the release, so that each release has its own."""
+    merged = {"services": {"a": {"env_file": "/srv/mesh/secrets.env"}, "b": {"env_file": "/etc/b.env"}, "c": {}}}
+    own = files.own_secrets(merged, "/srv/mesh")["services"]
+    assert (own["a"], own["b"], own["c"]) == ({"env_file": "secrets.env"}, {"env_file": "/etc/b.env"}, {})
+
+
+def test_the_reason_of_pip_comes_first() -> None:
+    """Not after a screen of what led to it."""
+    said = "\n".join(
+        [
+            "  error: subprocess-exited-with-error",
+            *(f"  line {number}" for number in range(30)),
+            "ERROR: Could not find a version that satisfies the requirement nosuch>=1 (from versions: none)",
+            "ERROR: No matching distribution found for nosuch>=1",
+        ]
+    )
+    assert bundle.reason(said).splitlines()[0].startswith("ERROR: Could not find a version")
+    assert bundle.reason("just this\n") == "just this"
+
+
+def test_keys_can_be_made_where_only_ansible_is_installed(tmp_path: Path) -> None:
+    """A `mesh` of the project's own environment serves; of another program of that name nothing is believed."""
+    tool = module("roles/keys/files/tool.py")
+    other = tmp_path / "mesh"
+    other.write_text("#!/bin/sh\nexit 1\n")
+    other.chmod(0o755)
+    assert not tool._works(str(other))
+    project = tmp_path / "project"
+    (project / ".venv/bin").mkdir(parents=True)
+    (project / ".venv/bin/mesh").symlink_to(BIN / "mesh")
+    python = tmp_path / "bin/python"
+    python.parent.mkdir()
+    python.symlink_to(sys.executable)
+    done = subprocess.run(
+        [sys.executable, ROOT / "playbooks/roles/keys/files/tool.py", "--project", project, "--build", tmp_path],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert tool._works(done.stdout)

@@ -5,11 +5,13 @@ The tests are one story, in the order of the file.
 
 from __future__ import annotations
 
+import json
 import os
+import stat
 
 import pytest
 
-from .deploy_project import Deployment, recap
+from .deploy_project import NOT_AT_THE_TRY, Deployment, recap
 
 pytestmark = [pytest.mark.hosts, pytest.mark.timeout(480)]
 
@@ -24,11 +26,53 @@ def test_it_deploys_without_root_and_a_second_run_changes_nothing(deployment: De
     assert recap(second)["failed"] == 0
 
 
+def test_secrets_go_live_and_back_with_their_release(deployment: Deployment) -> None:
+    """A changed one is another release; going back brings back the earlier one. Their values are shown nowhere."""
+    deployment.answers_token()
+    for word in ("first-word", "second-word"):
+        # What comes once before the release has its secrets, too.
+        done = deployment.play(
+            "deploy", "--diff", **deployment.secret(word), mesh_before_release='echo "$TOKEN" >> "$HOME/before"'
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert deployment.get("/token") == word
+        assert word not in done.stdout + done.stderr
+    assert (deployment.prefix / "before").read_text().split() == ["first-word", "second-word"]
+    done = deployment.play("rollback")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert deployment.get("/token") == "first-word"
+    for release in (deployment.prefix / "releases").iterdir():
+        secrets = release / "secrets.env"
+        assert not secrets.exists() or stat.S_IMODE(secrets.stat().st_mode) == 0o600
+    history = [json.loads(line) for line in (deployment.prefix / "history.jsonl").read_text().splitlines()]
+    assert [(each["result"], each["playbook"]) for each in history[-2:]] == [
+        ("live", "deploy.yml"),
+        ("live", "rollback.yml"),
+    ]
+    assert history[-1]["release"] == deployment.current
+
+
+def test_what_comes_before_a_release_stops_it(deployment: Deployment) -> None:
+    """Its output is told, and nothing has gone over; what cannot be imported has not even been installed."""
+    good = deployment.current
+    deployment.project.says("Unmigrated")
+    done = deployment.play("deploy", **deployment.secret("x1y2"), mesh_before_release="echo no such table; exit 3")
+    assert done.returncode == 2
+    assert "ended with 3" in done.stdout
+    assert "no such table" in done.stdout
+    assert deployment.current == good
+    deployment.project.fails("raise RuntimeError('it is broken')")
+    done = deployment.play("deploy", **deployment.secret("x1y2"))
+    assert done.returncode == 2
+    assert "it is broken" in done.stdout
+    assert deployment.current == good
+
+
 @pytest.mark.skipif(os.environ.get("MESH_CHAOS") != "long", reason="a long one: MESH_CHAOS=long")
 def test_a_release_that_ends_at_once_goes_back_by_itself(deployment: Deployment) -> None:
     """No request fails, the earlier release runs on, and the reason stands in the last lines."""
     good = deployment.current
-    deployment.project.fails("raise RuntimeError('it is broken')")
+    deployment.project.fails(*NOT_AT_THE_TRY, "    raise RuntimeError('it is broken')")
     with deployment.asked() as failed:
         done = deployment.play("deploy")
     assert done.returncode != 0
@@ -37,7 +81,6 @@ def test_a_release_that_ends_at_once_goes_back_by_itself(deployment: Deployment)
     assert "it is broken" in last
     assert f"{good} runs on here" in last
     assert deployment.current == good
-    assert deployment.get("/hello/ujun") == "Hello, ujun!"
     assert not failed
 
 

@@ -14,6 +14,8 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.deploy.deploy_project import NOT_AT_THE_TRY
+
 from .deploy_fleet import PORT, PREFIX, Fleet
 from .host_systemd import SystemdHost
 
@@ -156,7 +158,7 @@ def test_a_release_goes_live_below_the_same_supervisord(under_systemd: Fleet, ho
 def test_a_bad_release_goes_back_below_the_same_supervisord(under_systemd: Fleet, host: SystemdHost) -> None:
     """By itself, as on any other host."""
     supervisord, good = main_pid(host), under_systemd.current(host)
-    under_systemd.project.fails("raise RuntimeError('it is broken')")
+    under_systemd.project.fails(*NOT_AT_THE_TRY, "    raise RuntimeError('it is broken')")
     done = under_systemd.play("deploy", mesh_settle_s=0.2)
     assert done.code == 2, done.text
     assert f"{good} runs on a" in done.last(), done.text

@@ -163,12 +163,22 @@ def _into(directory: Path, words: list[str]) -> None:
         command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", verb, option, new, *rest]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
-            why = "\n".join(line for line in done.stderr.splitlines() if not line.startswith("WARNING"))[-2000:]
-            raise BundleError(f"pip {verb} failed on the control machine:\n{why.strip()}")
+            raise BundleError(f"pip {verb} failed on the control machine: {reason(done.stderr)}")
         os.chmod(new, 0o755)
         os.rename(new, directory)
     finally:
         shutil.rmtree(new, ignore_errors=True)
+
+
+def reason(said: str) -> str:
+    """Why pip failed: its own errors first, then what it said before them."""
+    lines = [line.rstrip() for line in said.splitlines() if line.strip() and not line.startswith("WARNING")]
+    errors = [line for line in lines if line.lstrip(" ×╰─>│").lower().startswith("error")]
+    # "error: subprocess-exited-with-error" and its like say nothing of the reason.
+    telling = [line.strip() for line in errors if "subprocess-exited" not in line and "metadata-generation" not in line]
+    first = list(dict.fromkeys(telling)) or lines[-1:]
+    rest = "\n".join(lines)[-2000:].strip()
+    return "\n".join([*first[:3], "all that it said at last:", rest]) if rest not in first else rest
 
 
 def _files(path: Path) -> Iterator[Path]:
