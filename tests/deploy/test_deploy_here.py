@@ -117,3 +117,12 @@ def test_stop_leaves_nothing_running(deployment: Deployment) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert deployment.processes == []
     assert not [path for path in (deployment.prefix / "run").iterdir() if path.is_socket()]
+
+
+def test_a_store_whose_data_is_gone_does_not_begin_with_none(deployment: Deployment) -> None:
+    """Unless it is asked for."""
+    (deployment.prefix / "data/mesh.db").unlink()
+    done = deployment.play("deploy", mesh_store_new=False)
+    assert done.returncode == 2
+    assert "a store was deployed to here before" in done.stdout
+    assert deployment.processes == []
