@@ -34,7 +34,7 @@ class ActionModule(ActionBase):
             done = self._execute_module(module_name="mesh_alone", module_args=args, task_vars=task_vars)
             if done.get("failed") or not done.get("why"):
                 break
-            if time.time() >= float(args["until"]):
+            if time.time() >= float(args["deadline"]):
                 leave = {**args, "leave": True}
                 self._execute_module(module_name="mesh_alone", module_args=leave, task_vars=task_vars)
                 why = f"{host}: {done['why']}; nothing was changed. mesh_wait_s says how long to wait for it"

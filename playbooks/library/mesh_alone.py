@@ -21,7 +21,7 @@ options:
   what: {type: str, required: true, description: Which playbook it is.}
   who: {type: str, default: "", description: Who called it; the action says so.}
   since: {type: str, default: "", description: Since when; the action says so.}
-  until: {type: float, default: 0, description: "When to give up, in seconds of the control machine's clock."}
+  deadline: {type: float, default: 0, description: "When to give up, in seconds of the control machine's clock."}
   make: {type: bool, default: false, description: Whether to lock a bare host, too.}
   leave: {type: bool, default: false, description: Let go of it.}
 """
@@ -34,7 +34,7 @@ lease_s: {description: How long it lasts without a word of the control machine.,
 
 EXAMPLES = """
 - name: Be the only one that changes this host
-  mesh_alone: { prefix: /srv/mesh, token: 5f0c, what: deploy.yml, until: 1764490000, make: true }
+  mesh_alone: { prefix: /srv/mesh, token: 5f0c, what: deploy.yml, deadline: 1764490000, make: true }
 """
 
 
@@ -46,7 +46,7 @@ def main() -> None:
             "what": {"type": "str", "required": True},
             "who": {"type": "str", "default": ""},
             "since": {"type": "str", "default": ""},
-            "until": {"type": "float", "default": 0},
+            "deadline": {"type": "float", "default": 0},
             "make": {"type": "bool", "default": False},
             "leave": {"type": "bool", "default": False},
         },

@@ -6,6 +6,7 @@ Leaves to others: the hosts and their network (host_network), the project that i
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
@@ -134,6 +135,21 @@ class Fleet:
             for host in hosts
         }
         (self._inventory / "hosts.yml").write_text(json.dumps({"mesh": {"hosts": by_name}}))
+
+    def elsewhere(self) -> Fleet:
+        """The same hosts as another control machine has them: in another order, and with a project of its own."""
+        other = copy.copy(self)
+        other.project = Project(self.root / "elsewhere")
+        other._inventory = self.root / "inventory/elsewhere/two"
+        shutil.copytree(self._inventory, other._inventory)
+        hosts = json.loads((self._inventory / "hosts.yml").read_text())["mesh"]["hosts"]
+        turned = {"mesh": {"hosts": dict(reversed(hosts.items()))}}
+        (other._inventory / "hosts.yml").write_text(json.dumps(turned))
+        main = other._inventory / "group_vars/mesh/main.yml"
+        main.write_text(
+            main.read_text().replace(f"mesh_project: {self.project.root}", f"mesh_project: {other.project.root}")
+        )
+        return other
 
     def play(self, name: str, *options: str, **variables: Any) -> Played:
         """Run a playbook on the control host, which has no way out; it may fail."""

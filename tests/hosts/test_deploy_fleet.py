@@ -193,6 +193,20 @@ def test_hosts_are_operated_over_ssh(fleet: Fleet) -> None:
 
 
 @long
+def test_two_control_machines_deploy_one_after_the_other(fleet: Fleet) -> None:
+    """In another order of the hosts; neither leaves its release on half of them, and both report what happened."""
+    other = fleet.elsewhere()
+    fleet.project.says("Here")
+    other.project.says("There")
+    here, there = fleet.begin("deploy"), other.begin("deploy")
+    assert (here().code, there().code) == (0, 0)
+    (answer,) = set(fleet.answers())
+    assert answer in ("Here, ujun!", "There, ujun!")
+    assert_whole(fleet)
+    fleet.play("deploy").good()
+
+
+@long
 def test_a_host_that_vanishes_in_the_middle_ends_the_run(fleet: Fleet) -> None:
     """What runs on the others is said; nothing is taken back, and another run goes on from there."""
     fleet.project.says("Further")
