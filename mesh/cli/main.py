@@ -26,6 +26,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "top": ("top", "Show live what everything does; scale and restart by a key."),
     "scale": ("scale", "Change how many workers a service has."),
     "roll": ("roll", "Replace what runs by the new release, without a failed request."),
+    "releases": ("releases", "Show the releases of this host, and who deployed them."),
     "doctor": ("doctor", "Find what is wrong with a set-up, and say how to mend it."),
     "logs": ("logs", "Show what the processes write, all together."),
     "autoscale": ("autoscale", "Let the number of workers follow the load."),

@@ -68,7 +68,9 @@ def supervisord_of(server_url: str, root: Path) -> int:
     parents = {parent(member.pid) for member in members(server_url)}
     here = root.resolve()
     for pid in _pids():
-        if "supervisord" in command(pid) and alive(pid) and (pid in parents or directory(pid) == here):
+        # Not whatever has supervisord.conf in its command line, like `mesh up --conf`, which works there as well.
+        names = {word.rpartition("/")[2] for word in command(pid).split()}
+        if names & {"supervisord", "supervisor.supervisord"} and alive(pid) and (pid in parents or directory(pid) == here):
             return pid
     return 0
 

@@ -50,6 +50,10 @@ def test_secrets_go_live_and_back_with_their_release(deployment: Deployment) -> 
         ("live", "rollback.yml"),
     ]
     assert history[-1]["release"] == deployment.current
+    shown = json.loads(deployment.mesh("releases", "--json"))
+    assert shown["turns"] == history[::-1]
+    assert [each["name"] for each in shown["releases"] if each["current"]] == [deployment.current]
+    assert shown["unfinished"] is None
 
 
 def test_what_comes_before_a_release_stops_it(deployment: Deployment) -> None:
