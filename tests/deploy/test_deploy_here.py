@@ -70,6 +70,8 @@ def test_what_comes_before_a_release_stops_it(deployment: Deployment) -> None:
     assert done.returncode == 2
     assert "it is broken" in done.stdout
     assert deployment.current == good
+    # Without secrets from here on.
+    deployment.project.settings("")
 
 
 @pytest.mark.skipif(os.environ.get("MESH_CHAOS") != "long", reason="a long one: MESH_CHAOS=long")
