@@ -32,8 +32,7 @@ def command(services: tuple[str, ...], reload: bool, name: str, check: bool) -> 
     """
     if check and services:
         # Whatever else mesh.toml has wrong: this looks at the classes.
-        found = load(services)
-        named(found, name, setting.usable().settings)
+        found = named(load(services), name, setting.usable().settings)
         check_room()
         if wants_json():
             write_json({"services": [{"name": each.name, "needs": list(each.needs)} for each in found]})

@@ -70,7 +70,8 @@ def supervisord_of(server_url: str, root: Path) -> int:
     for pid in _pids():
         # Not whatever has supervisord.conf in its command line, like `mesh up --conf`, which works there as well.
         names = {word.rpartition("/")[2] for word in command(pid).split()}
-        if names & {"supervisord", "supervisor.supervisord"} and alive(pid) and (pid in parents or directory(pid) == here):
+        is_one = bool(names & {"supervisord", "supervisor.supervisord"}) and alive(pid)
+        if is_one and (pid in parents or directory(pid) == here):
             return pid
     return 0
 

@@ -26,7 +26,7 @@ async def lacking(settings: Settings, name: str, there: Collection[str]) -> list
     try:
         done = await asyncio.to_thread(
             subprocess.run,
-            [sys.executable, "-m", "mesh.cli.main", "run", "--check", "--json", *service.classes],
+            [sys.executable, "-m", "mesh.cli.main", "run", "--check", "--json", "--as", name, *service.classes],
             cwd=settings.root,
             stdin=subprocess.DEVNULL,
             capture_output=True,
