@@ -67,6 +67,9 @@ def enter(layout: Layout) -> Working:
         # An exclusive lock is held only for the moment in which the keeper looks.
         fcntl.flock(work, fcntl.LOCK_SH)
         _check(where / LOCK)
+    except PermissionError:
+        work.close()
+        return Working()
     except BaseException:
         work.close()
         raise

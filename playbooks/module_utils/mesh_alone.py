@@ -89,6 +89,8 @@ class Alone:
             Refused: the deployment does not have the lock of this host, or not any more.
         """
         token = os.environ.get(VARIABLE, "")
+        # On a bare host there was no group to give it to when the lock was taken.
+        self._open(self.path).close()
         with self._open(self._work) as file:
             fcntl.flock(file, fcntl.LOCK_SH)
             holder = self.holder()
