@@ -67,7 +67,7 @@ def failure_of(exc: BaseException, target: str) -> Failure:
             type_name="CancelledError",
         )
     elif not isinstance(exc, MeshError):
-        error = RemoteError(text_of(exc), type_name=type(exc).__name__)
+        error = RemoteError(text_of(exc), type_name=type(exc).__name__, details=exit_details(exc))
     elif is_own_fault(exc):
         error = RemoteError(
             f"{target}: a request that the handler made failed ({exc.code}): {exc.message}",
@@ -153,6 +153,13 @@ def text_of(exc: BaseException) -> str:
     return text
 
 
+def exit_details(exc: BaseException) -> dict[str, Any] | None:
+    """For callers: the exit code that a SystemExit asked for. None for other exceptions."""
+    if not isinstance(exc, SystemExit):
+        return None
+    return {"exception": "SystemExit", "exit_code": exc.code if isinstance(exc.code, int | None) else text_of(exc)}
+
+
 def location(exc: BaseException, run: Callable[..., Any] | None = None) -> str:
     """ "/srv/shop/orders.py:41": the innermost line outside of mesh and asyncio that the exception came through.
 
@@ -193,7 +200,8 @@ def _named(exc: BaseException) -> str:
 def _message(exc: BaseException) -> str:
     try:
         return exc.message if isinstance(exc, MeshError) else str(exc)
-    except Exception as own:
+    # Its own `__str__` may raise anything, SystemExit too.
+    except BaseException as own:
         return f"(its message cannot be shown: {type(own).__name__})"
 
 

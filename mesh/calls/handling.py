@@ -19,6 +19,7 @@ from mesh.calls.offload import Offload, RefusedInChild
 from mesh.calls.running import Hosted, Running
 from mesh.clock import Clock
 from mesh.errors import Cancelled, DeadlineExceeded, Draining, MeshError, Overloaded, RemoteError
+from mesh.forking import end_forked_child
 from mesh.policy.limits import REFUSE, RUN, Gate
 from mesh.telemetry.logs import get_logger
 from mesh.telemetry.traces import accept, child
@@ -198,7 +199,12 @@ class Handling:
         running.task = None
 
     def _failed(self, running: Running, exc: BaseException) -> None:
-        """The handler's last word is an error: say it, and log what only we know."""
+        """The handler's last word is an error: say it, and log what only we know.
+
+        SystemExit and KeyboardInterrupt are a handler's failures like others: they do not end the worker.
+        """
+        if not isinstance(exc, Exception):
+            end_forked_child(exc)
         callee = running.conversation.callee
         unexpected = False
         if isinstance(exc, RefusedInChild):
@@ -211,8 +217,6 @@ class Handling:
             self._end(running, error.code)
             callee.error(running.id, error)
         running.conversation.channel.wake()
-        if isinstance(exc, (KeyboardInterrupt, SystemExit)):
-            raise exc
         if unexpected:
             # Last: whatever a log does with somebody's exception, the caller has its answer.
             log.error(
@@ -354,7 +358,7 @@ class Handling:
 def _trace(exc: BaseException) -> str:
     try:
         return "".join(traceback.format_exception(exc))[-8000:]
-    except Exception as own:
+    except BaseException as own:
         return f"(its traceback cannot be shown: {type(own).__name__})"
 
 

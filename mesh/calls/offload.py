@@ -1,7 +1,8 @@
 """Running what would block the loop: in threads, or in processes of their own.
 
-Owns: the pools, what crosses into a child process and back, and replacing a pool that broke.
-Leaves to others: which methods are offloaded (service.decorators), limits and deadlines (server).
+Owns: the pools, and what crosses into a child process and back.
+Leaves to others: which methods are offloaded (service.decorators), limits and deadlines (server), the children and
+their deaths (processes).
 
 Into a child go a reference and the encoded body; out come the encoded answer or an error map. Typed values are made
 and encoded in the child, so the loop's process pays for neither, and nothing is pickled but bytes and strings.
@@ -11,20 +12,17 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import multiprocessing
-import os
-import threading
 import traceback
-import weakref
 from collections.abc import Callable
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.connection import wait
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from typing import Any
 
+from mesh.calls.failures import exit_details, text_of
 from mesh.calls.importing import module_of
+from mesh.calls.processes import ChildDied, ProcessPool
 from mesh.calls.signature import Signature
 from mesh.errors import MeshError, RemoteError, Unavailable, from_wire
+from mesh.forking import end_forked_child
 from mesh.telemetry.logs import get_logger
 
 log = get_logger("mesh.calls")
@@ -53,48 +51,40 @@ class Offload:
         self._processes = processes
         self._threads = threads
         self._thread_pool: ThreadPoolExecutor | None = None
-        self._process_pool: ProcessPoolExecutor | None = None
-        # Which pool a call runs in: when it breaks, another may have taken its place already.
-        self._pools: weakref.WeakKeyDictionary[Future[ChildAnswer], ProcessPoolExecutor] = weakref.WeakKeyDictionary()
+        self._process_pool: ProcessPool | None = None
         self._closed = False
+
+    @property
+    def pids(self) -> list[int]:
+        """The child processes that there are now."""
+        return self._process_pool.pids if self._process_pool is not None else []
 
     def in_thread(self, run: Callable[..., Any], args: tuple[Any, ...]) -> Future[Any]:
         """Run `run(*args)` in a thread, with the context of the call that it answers."""
         self._check_open()
         if self._thread_pool is None:
             self._thread_pool = ThreadPoolExecutor(self._threads, thread_name_prefix="mesh-offload")
-        return self._thread_pool.submit(contextvars.copy_context().run, run, *args)
+        return self._thread_pool.submit(contextvars.copy_context().run, _contained, run, args)
 
     def in_process(self, reference: Reference, body: Any, encoding: int, check: bool = True) -> Future[ChildAnswer]:
         """Run a method in a child process; see `unpack` for its answer, which is checked there if `check`."""
         self._check_open()
         if self._process_pool is None:
-            # spawn: a ZeroMQ context and an event loop do not survive a fork.
-            self._process_pool = ProcessPoolExecutor(
-                self._processes, mp_context=multiprocessing.get_context("spawn"), initializer=_die_with_parent
-            )
-        pool = self._process_pool
-        try:
-            future = pool.submit(_in_child, reference, bytes(body), encoding, check)
-        except BrokenProcessPool:
-            self._renew(pool)
-            return self.in_process(reference, body, encoding, check)
-        self._pools[future] = pool
-        return future
+            self._process_pool = ProcessPool(self._processes, _in_child)
+        return self._process_pool.submit(reference, bytes(body), encoding, check)
 
     async def unpack(self, future: Future[ChildAnswer], target: str) -> tuple[Any, int]:
         """The encoded answer of a child.
 
         Raises:
             RefusedInChild: its cause is the BadArguments that the child found.
-            ChildCrashed: the process died.
+            ChildCrashed: the process died while it ran this job.
             MeshError: what the handler raised there.
         """
         try:
             kind, first, second = await asyncio.wrap_future(future)
-        except BrokenProcessPool as exc:
-            self._renew(self._pools.get(future))
-            raise ChildCrashed(f"{target}: the process that ran it died (out of memory, or a crash in C code)") from exc
+        except ChildDied as exc:
+            raise ChildCrashed(f"{target}: the process that ran it died: {exc}") from exc
         if kind == "ok":
             return first, second
         error = from_wire(first)
@@ -105,13 +95,6 @@ class Offload:
         else:
             error.from_call = False  # the handler's own word, only from another process
         raise error
-
-    def _renew(self, broken: ProcessPoolExecutor | None) -> None:
-        """Replace a pool that broke. All its calls fail one after the other; the first of them does this."""
-        if broken is not None and broken is self._process_pool:
-            self._process_pool = None
-            log.warning("a process of the offload pool died; the pool is started anew")
-            broken.shutdown(wait=False, cancel_futures=True)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -126,32 +109,24 @@ class Offload:
             self._thread_pool.shutdown(wait=False, cancel_futures=True)
         self._process_pool = self._thread_pool = None
         if processes is not None:
-            for child in list((processes._processes or {}).values()):
-                child.terminate()
-            await asyncio.get_running_loop().run_in_executor(None, _shut_down, processes)
+            await asyncio.get_running_loop().run_in_executor(None, processes.close)
 
 
-def _shut_down(pool: ProcessPoolExecutor) -> None:
-    pool.shutdown(wait=True, cancel_futures=True)
+def _contained(run: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    """Run it, so that whatever it raises can be the exception of a future."""
+    try:
+        return run(*args)
+    except (StopIteration, asyncio.CancelledError, CancelledError) as exc:
+        # A future takes no StopIteration, and takes a CancelledError for its own cancellation.
+        raise RuntimeError(f"the handler raised {type(exc).__name__}({text_of(exc)})") from exc
+    except BaseException as exc:
+        end_forked_child(exc)
+        raise
+    finally:
+        end_forked_child()
 
 
 # --- in the child ---------------------------------------------------------------------------------------
-
-
-def _die_with_parent() -> None:
-    """A worker that is killed with -9 cannot tell its children: each watches for it."""
-    import signal
-
-    # Ctrl-C goes to the whole foreground group; the worker decides when its children stop.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-
-    def watch() -> None:
-        if parent is not None:
-            wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True, name="mesh-parent-watch").start()
 
 
 _found: dict[Reference, tuple[Callable[..., Any], Signature]] = {}
@@ -170,17 +145,19 @@ def _find(reference: Reference) -> tuple[Callable[..., Any], Signature]:
 
 
 def _in_child(reference: Reference, body: bytes, encoding: int, check: bool) -> ChildAnswer:
+    """Whatever the handler raises or returns, the answer consists of bytes, text and plain values: it can travel."""
     try:
-        run, signature = _find(reference)
-        args = signature.decode_args(body, encoding)
-    except MeshError as error:
-        return "refused", error.to_wire(), None
-    try:
-        encode = signature.encode_checked if check else signature.encode_result
-        encoded, used = encode(run(*args), encoding)
-        return "ok", bytes(encoded), used
-    except MeshError as error:
-        return "error", error.to_wire(), None
-    except Exception as exc:
-        wire = RemoteError(str(exc), type_name=type(exc).__name__).to_wire()
-        return "error", wire, traceback.format_exc()
+        try:
+            run, signature = _find(reference)
+            args = signature.decode_args(body, encoding)
+        except MeshError as error:
+            return "refused", error.to_wire(), None
+        try:
+            encode = signature.encode_checked if check else signature.encode_result
+            encoded, used = encode(run(*args), encoding)
+            return "ok", bytes(encoded), used
+        except MeshError as error:
+            return "error", error.to_wire(), None
+    except BaseException as exc:
+        wire = RemoteError(text_of(exc), type_name=type(exc).__name__, details=exit_details(exc)).to_wire()
+        return "error", wire, "".join(traceback.format_exception(exc))

@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from mesh import forking
 from mesh.errors import Unavailable
 
 if TYPE_CHECKING:
@@ -22,6 +24,8 @@ T = TypeVar("T")
 
 # A hub on this host answers in milliseconds; one on another, after a connect and a retry.
 SYNC_S = 2.0
+# What blocking handlers may still take when everything else of a worker has ended.
+THREADS_S = 2.0
 # Nobody wonders before; a store that is being replaced is back by then.
 STORE_S = 1.0
 
@@ -32,16 +36,68 @@ def run(main: Coroutine[Any, Any, T]) -> T:
     Raises:
         SystemExit: 143, as a shell has it, after SIGTERM.
     """
-    factory: Callable[[], asyncio.AbstractEventLoop] | None
-    try:
-        from uvloop import new_event_loop as factory
-    except ImportError:
-        factory = None
-    with asyncio.Runner(loop_factory=factory) as runner:
+    with asyncio.Runner(loop_factory=_factory()) as runner:
+        forking.protect(runner.get_loop())
         try:
             return runner.run(_until_told(main))
         except asyncio.CancelledError:
             raise SystemExit(128 + signal.SIGTERM) from None
+        finally:
+            forking.release()
+
+
+def run_services(main: Coroutine[Any, Any, T]) -> T:
+    """Run a worker's `main` to its end, whatever the background tasks of its services raise.
+
+    asyncio leaves the loop when any task raises SystemExit or KeyboardInterrupt. What a handler raises is its own
+    failure; what a task raises that a handler started and left would end the worker with all that it has in hand. The
+    loop is then entered again: nothing that was due is lost, and the task keeps its exception.
+    """
+    with asyncio.Runner(loop_factory=_factory()) as runner:
+        loop = runner.get_loop()
+        forking.protect(loop)
+        task = loop.create_task(_until_told(main), name="mesh.main")
+        try:
+            while True:
+                try:
+                    result = loop.run_until_complete(task)
+                    _leave_threads(result)
+                    return result
+                except (SystemExit, KeyboardInterrupt) as exc:
+                    forking.end_forked_child(exc)
+                    if task.done():
+                        raise
+                    _tell_of_exit(exc)
+        except asyncio.CancelledError:
+            raise SystemExit(128 + signal.SIGTERM) from None
+        finally:
+            forking.release()
+
+
+def _leave_threads(result: object) -> None:
+    """Bound how long the exit takes: Python waits there for threads that still run, which nothing can stop."""
+    timer = threading.Timer(THREADS_S, os._exit, (result if isinstance(result, int) else 0,))
+    timer.daemon = True
+    timer.start()
+
+
+def _tell_of_exit(exc: BaseException) -> None:
+    from mesh.telemetry.logs import get_logger
+
+    get_logger("mesh.worker").error(
+        "a background task raised SystemExit or KeyboardInterrupt, which ended the task alone; "
+        "to stop a worker, send it SIGTERM",
+        error=f"{type(exc).__name__}: {exc}",
+        exc_info=(type(exc), exc, exc.__traceback__),
+    )
+
+
+def _factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        from uvloop import new_event_loop
+    except ImportError:
+        return None
+    return new_event_loop
 
 
 async def _until_told(main: Coroutine[Any, Any, T]) -> T:

@@ -55,4 +55,4 @@ def command(services: tuple[str, ...], reload: bool, name: str, check: bool) -> 
     if sys.stderr.isatty():
         names = ", ".join(each.name for each in classes)
         note(f"{names} · pid {os.getpid()} · hub {', '.join(settings.mesh.hubs)} · Ctrl-C stops")
-    return loop.run(worker.run(classes, settings))
+    return loop.run_services(worker.run(classes, settings))

@@ -22,6 +22,7 @@ from mesh.errors import BadArguments, MeshError, ProtocolViolation, Unavailable
 from mesh.events.bus import DELIVER
 from mesh.events.event import Buffer, Event, Handler, Parcel
 from mesh.events.topics import Matcher, check_topic, literal_prefix
+from mesh.forking import end_forked_child
 from mesh.protocol.codec import Reader
 from mesh.protocol.messages import EVENT, MSGPACK
 from mesh.telemetry import traces
@@ -206,13 +207,12 @@ class Inbox:
         try:
             await handler.run(event)
         except BaseException as exc:
+            end_forked_child(exc)
             task = asyncio.current_task()
             if isinstance(exc, asyncio.CancelledError) and task is not None and task.cancelling():
                 raise
             self._failed.add()
             _log_failure(handler, parcel.topic, exc)
-            if not isinstance(exc, Exception | asyncio.CancelledError):
-                raise
 
 
 def _event(handler: Handler, parcel: Parcel) -> Event:
@@ -272,13 +272,23 @@ async def _run_all(handlers: Sequence[Handler], events: Sequence[Event]) -> None
         except Exception as exc:
             raise _told(handler, exc) from exc
         return
-    runs = (handler.run(event) for handler, event in zip(handlers, events, strict=True))
-    outcomes = await asyncio.gather(*runs, return_exceptions=True)
-    failed = [(each, out) for each, out in zip(handlers, outcomes, strict=True) if isinstance(out, BaseException)]
+    runs = (_outcome(handler, event) for handler, event in zip(handlers, events, strict=True))
+    outcomes = await asyncio.gather(*runs)
+    failed = [(each, out) for each, out in zip(handlers, outcomes, strict=True) if out is not None]
     for handler, outcome in failed[1:]:
         _log_failure(handler, events[0].topic, outcome)
     for handler, outcome in failed:
         raise _told(handler, outcome) if isinstance(outcome, Exception) else outcome
+
+
+async def _outcome(handler: Handler, event: Event) -> BaseException | None:
+    """What the handler raised. Returned, not raised: a task that raises SystemExit leaves the loop."""
+    try:
+        await handler.run(event)
+    except BaseException as exc:
+        end_forked_child(exc)
+        return exc
+    return None
 
 
 def _told(handler: Handler, exc: Exception) -> Exception:

@@ -18,10 +18,10 @@ import signal
 from collections.abc import Callable, Sequence
 from enum import Enum
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from mesh import ids
-from mesh.calls.failures import failure_of, location
+from mesh.calls.failures import exit_details, failure_of, location
 from mesh.clock import Clock
 from mesh.config import Settings
 from mesh.config.secrets import revealed
@@ -30,6 +30,7 @@ from mesh.discovery.route_conflicts import ConflictLog
 from mesh.engines.choose import Makers
 from mesh.errors import SetupError, Unavailable
 from mesh.events.inbox import Inbox
+from mesh.forking import end_forked_child
 from mesh.policy.limits import Gate
 from mesh.service.describe import Timer, handlers, methods, record, timers
 from mesh.service.node import Node
@@ -41,6 +42,8 @@ from mesh.transport.contract import Transport
 
 log = get_logger("mesh.worker")
 
+#: What a hook may raise without ending what goes on after it.
+_OWN: Final = (Exception, SystemExit, KeyboardInterrupt)
 #: How often a worker that waits for a needed service says so.
 SAY_AGAIN_S = 5.0
 #: How often the load in the registry is brought up to date.
@@ -142,7 +145,7 @@ class Worker:
         await self._wait_for_needs()
         for service in self.services:
             self._began.append(service)
-            await run_hook(service, "started")
+            await self._run_started(service)
         endpoint = await self.node.listen()
         server = self.node.server
         assert server is not None
@@ -166,6 +169,18 @@ class Worker:
             for timer in timers(service):
                 self._tasks.append(asyncio.create_task(self._run_timer(timer), name=timer.label))
         self._tasks.append(asyncio.create_task(self._report_load(), name="mesh.load"))
+
+    async def _run_started(self, service: Service) -> None:
+        try:
+            await run_hook(service, "started")
+        except (SystemExit, KeyboardInterrupt) as exc:
+            # As they are, they would leave the loop at once, with no word of which service it was.
+            end_forked_child(exc)
+            raise SetupError(
+                f"{type(service).name}: started() raised {type(exc).__name__}({exc}); raise an error that says what is "
+                "missing instead",
+                details={"service": type(service).name, **(exit_details(exc) or {"exception": type(exc).__name__})},
+            ) from exc
 
     def _prepare(self, service: Service) -> None:
         cls = type(service)
@@ -232,7 +247,8 @@ class Worker:
             try:
                 await timer.run()
             except BaseException as exc:
-                if isinstance(exc, asyncio.CancelledError) and _is_cancelled():
+                end_forked_child(exc)
+                if isinstance(exc, GeneratorExit) or (isinstance(exc, asyncio.CancelledError) and _is_cancelled()):
                     stats.end(clock.now() - began_at, "cancelled")
                     raise
                 failure = failure_of(exc, timer.label)
@@ -243,8 +259,6 @@ class Worker:
                     error=f"{failure.error.type_name}: {failure.error.message}",
                     at=location(exc, timer.run),
                 )
-                if not isinstance(exc, Exception | asyncio.CancelledError):
-                    raise
             finally:
                 self._busy_timers.discard(asyncio.current_task())
             stats.end(clock.now() - began_at, code)
@@ -302,7 +316,7 @@ class Worker:
     async def _run_draining(self, service: Service) -> None:
         try:
             await run_hook(service, "draining")
-        except Exception:
+        except _OWN:
             log.exception("draining hook failed", service=type(service).name)
 
     async def _finish(self, tasks: Sequence[asyncio.Task[None]], timeout_s: float) -> bool:
@@ -331,7 +345,7 @@ class Worker:
         for service in reversed(self._began):
             try:
                 await run_hook(service, "stopped")
-            except Exception:
+            except _OWN:
                 log.exception("stopped hook failed", service=type(service).name)
         await self._inbox.close(cancel=True)
         await self.node.close()

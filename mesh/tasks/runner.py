@@ -22,6 +22,7 @@ from mesh.calls.failures import failure_of, location, reduced
 from mesh.calls.offload import Offload, RefusedInChild
 from mesh.clock import Clock
 from mesh.errors import BadRequest, Conflict, DeadlineExceeded, LeaseLost, MeshError, TooLarge
+from mesh.forking import end_forked_child
 from mesh.policy.backoff import Backoff
 from mesh.tasks.acknowledging import Acknowledge, Acknowledging
 from mesh.tasks.attempt import Attempt, Stop, Work, begin, run_offloaded
@@ -152,7 +153,7 @@ class Runner:
             if work.offload != "process":
                 attempt.values = work.read(attempt.lease)
         # A type's own checks may raise anything, and nothing of that will be better in another attempt.
-        except Exception as exc:
+        except BaseException as exc:
             self._bury(attempt, "undecodable", exc.message if isinstance(exc, MeshError) else sentence(exc))
             return
         self._expiries.watch(attempt, attempt.deadline_at)
@@ -183,9 +184,10 @@ class Runner:
                     )
             except BaseException as exc:
                 self._expiries.forget(attempt)
+                if not isinstance(exc, Exception):
+                    end_forked_child(exc)
+                # SystemExit and KeyboardInterrupt, too: the attempt fails, the worker and its other attempts go on.
                 self._failed(attempt, exc)
-                if isinstance(exc, KeyboardInterrupt | SystemExit):
-                    raise
                 return
             self._expiries.forget(attempt)
             if attempt.stopped is Stop.LOST:

@@ -28,7 +28,7 @@ def trace(exc: BaseException) -> str:
     """The traceback as text."""
     try:
         text = "".join(traceback.format_exception(exc))
-    except Exception as own:
+    except BaseException as own:
         text = f"(its traceback cannot be shown: {type(own).__name__})"
     return _text(text)[-MOST_TRACEBACK:]
 

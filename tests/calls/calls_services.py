@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -190,6 +191,10 @@ class Heavy(mesh.Service):
             time.sleep(0.002)
         return mesh.current() is not None and threading.current_thread() is not threading.main_thread()
 
+    @rpc
+    def plain(self, path: str) -> bool:
+        return self.in_thread(path)
+
     @rpc(offload="process")
     def add(self, a: int, b: int) -> int:
         return a + b
@@ -220,6 +225,31 @@ class Heavy(mesh.Service):
         os._exit(3)
 
     @rpc(offload="process")
+    def die(self, number: int) -> None:
+        os.kill(os.getpid(), number)
+        time.sleep(60.0)
+
+    @rpc(offload="thread")
+    def raise_in_thread(self, kind: str) -> None:
+        _raise(kind)
+
+    @rpc(offload="process")
+    def raise_in_process(self, kind: str) -> None:
+        _raise(kind)
+
+    @rpc
+    def raise_in_plain(self, kind: str) -> None:
+        _raise(kind)
+
+    @rpc(offload="thread")
+    def unsendable_in_thread(self) -> Any:
+        return threading.Lock()
+
+    @rpc(offload="process")
+    def unsendable_in_process(self) -> Any:
+        return threading.Lock()
+
+    @rpc(offload="process")
     def fail(self) -> None:
         raise OutOfStock("no more processes")
 
@@ -230,3 +260,52 @@ class Heavy(mesh.Service):
     @rpc
     async def quick(self) -> str:
         return "quick"
+
+
+class HeavyTasks(mesh.Service):
+    """Tasks in processes."""
+
+    @mesh.task(offload="process", retries=0)
+    def crash(self) -> None:
+        os._exit(3)
+
+    @mesh.task(offload="process", retries=0)
+    def double(self, n: int) -> int:
+        return 2 * n
+
+    @mesh.task(offload="process", retries=0)
+    def wait(self, begun: str, path: str) -> str:
+        Path(begun).touch()
+        while not os.path.exists(path):
+            time.sleep(0.002)
+        return "waited"
+
+
+class Unshown(Exception):
+    """Its message raises."""
+
+    def __str__(self) -> str:
+        sys.exit(1)
+
+
+class Unpickled(Exception):
+    """It cannot be made anew from its arguments."""
+
+    def __init__(self, one: int, two: int) -> None:
+        super().__init__("unpickled")
+
+
+class Mute(Exception):
+    """Its message raises an ordinary error."""
+
+    def __str__(self) -> str:
+        raise ValueError("no message")
+
+
+def _raise(kind: str) -> None:
+    if kind == "StopIteration":
+        next(iter([]))
+    if kind == "Unpickled":
+        raise Unpickled(1, 2)
+    kinds = (StopAsyncIteration, GeneratorExit, asyncio.CancelledError, Unshown, Mute)
+    raise next(each for each in kinds if each.__name__ == kind)()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 from calls_patience import until
-from calls_services import Heavy
+from calls_services import Heavy, HeavyTasks
 
 import mesh
 from mesh.calls.offload import Offload
@@ -118,26 +119,85 @@ async def test_a_child_that_crashes_is_told_and_replaced(m: Mesh):
     assert await m.call("heavy.add", 1, 2) == 3
 
 
-async def test_a_crash_does_not_take_the_next_pool_with_it():
-    """Two calls die with one child; those that came between their two ends run in the new pool, to their end."""
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+async def test_a_crash_fails_its_own_job_alone(m: Mesh, tmp_path: Path, number: signal.Signals):
+    """Of two jobs in two processes, the one whose process dies fails; the other answers, and so do those behind it."""
+    beside = m.call("heavy.spin", str(tmp_path / "begun"), str(tmp_path / "go"))
+    await until((tmp_path / "begun").exists)
+    waiting = [m.call("heavy.add", n, 1) for n in range(5)]
+    crashing = m.call("heavy.die", int(number))
+    with pytest.raises(mesh.MeshError) as caught:
+        await crashing
+    assert caught.value.code == "child_crashed"
+    assert number.name in caught.value.message
+    assert await asyncio.gather(*waiting) == [1, 2, 3, 4, 5]
+    (tmp_path / "go").touch()
+    assert await beside != os.getpid()
+
+
+async def test_an_idle_process_that_dies_costs_no_job():
+    """The next job is given to a new process."""
     offload = Offload(1, 1)
-    reference = (Heavy.__module__, Heavy.__qualname__, "crash")
-    adding = (Heavy.__module__, Heavy.__qualname__, "add")
+    reference = (Heavy.__module__, Heavy.__qualname__, "pid")
     try:
-        one = offload.in_process(reference, b"", MSGPACK)
-        two = offload.in_process(reference, b"", MSGPACK)
-        await asyncio.wait([asyncio.wrap_future(one), asyncio.wrap_future(two)])
-        with pytest.raises(mesh.Unavailable):
-            await offload.unpack(one, "heavy.crash")
-        between = [offload.in_process(adding, b"\x92\x01\x02", MSGPACK) for _ in range(5)]
-        # Held here as any frame may hold it: a pool that is shut down cancels what waits only while it is referred to.
-        held = offload._process_pool
-        with pytest.raises(mesh.Unavailable):
-            await offload.unpack(two, "heavy.crash")
-        assert offload._process_pool is held, "the new pool is healthy: it must not be replaced"
-        assert [await offload.unpack(each, "heavy.add") for each in between] == [(b"\x03", MSGPACK)] * 5
+        first, _ = await offload.unpack(offload.in_process(reference, b"", MSGPACK), "heavy.pid")
+        (pid,) = offload.pids
+        os.kill(pid, signal.SIGKILL)
+        second, _ = await offload.unpack(offload.in_process(reference, b"", MSGPACK), "heavy.pid")
+        assert first != second
+        assert offload.pids != [pid]
     finally:
         await offload.close()
+
+
+async def test_a_task_beside_one_that_crashes_is_not_blamed(tmp_path: Path):
+    """With no retries, the one whose process died is dead, the others are done at their first attempt."""
+    async with Mesh(HeavyTasks, settings={"worker.processes": 2}) as m:
+        beside = await m.node.defer("heavy_tasks.wait", str(tmp_path / "begun"), str(tmp_path / "go"))
+        await until((tmp_path / "begun").exists)
+        crash = await m.node.defer("heavy_tasks.crash")
+        behind = await m.node.defer("heavy_tasks.double", 21)
+        assert await behind.result() == 42
+        await until_dead(m, crash.id)
+        (tmp_path / "go").touch()
+        assert await beside.result() == "waited"
+        assert [each.id for each in await m.dead()] == [crash.id]
+
+
+async def until_dead(m: Mesh, job: str) -> None:
+    async with asyncio.timeout(10):
+        while job not in [each.id for each in await m.dead()]:  # noqa: ASYNC110  # nothing announces it
+            await asyncio.sleep(0.01)
+
+
+KINDS = ["StopIteration", "StopAsyncIteration", "GeneratorExit", "CancelledError", "Unshown", "Unpickled", "Mute"]
+
+
+@pytest.mark.parametrize("where", ["thread", "process", "plain"])
+async def test_whatever_is_raised_is_told_at_once(m: Mesh, where: str):
+    """Also what a future does not take, and exceptions that can be neither shown nor pickled."""
+    for kind in KINDS:
+        with pytest.raises(mesh.RemoteError) as caught:
+            await m.call(f"heavy.raise_in_{where}", kind, timeout=20.0)
+        assert caught.value.code == "handler_error"
+        assert kind in (caught.value.type_name, caught.value.message.partition("raised ")[2].partition("(")[0])
+
+
+async def test_a_result_that_cannot_travel_is_told_at_once(m: Mesh):
+    """As from the loop."""
+    for where in ("thread", "process"):
+        with pytest.raises(mesh.MeshError) as caught:
+            await m.call(f"heavy.unsendable_in_{where}", timeout=20.0)
+        assert caught.value.code != "deadline_exceeded"
+
+
+async def test_a_plain_def_blocks_nobody_and_knows_the_call(m: Mesh, tmp_path: Path):
+    """It runs in a thread without having asked for one."""
+    call = m.call("heavy.plain", str(tmp_path / "go"))
+    assert await m.call("heavy.quick") == "quick"
+    assert not call.done()
+    (tmp_path / "go").touch()
+    assert await call is True
 
 
 async def test_a_stop_does_not_wait_for_a_child(m: Mesh, tmp_path: Path):
