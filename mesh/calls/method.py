@@ -21,7 +21,7 @@ class Method(msgspec.Struct, frozen=True, gc=False):
         service: the service's name, for limits, logs and metrics.
         name: the method's own name.
         run: the bound function. `async def` for a call, an async generator function for a stream, a plain `def` when
-            offloaded (or a plain `def` that must not block, run on the loop).
+            it runs in a thread or a process.
         decode_args: (body, encoding) -> (positional values for `run`, in order). Accepts an array of positional
             arguments, a map of named ones, or a map that mixes integer keys (positions) and names.
             Raises BadArguments with `details["path"]`. A RAW body goes to a method with exactly one `bytes` parameter.

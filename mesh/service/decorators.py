@@ -148,7 +148,7 @@ def rpc(
         timeout: the deadline of a call to it when the caller gives none; seconds, or text like "2s".
         concurrency: how many may run at once in one worker; 0 means as many as the service may.
         queue: how many more may wait when `concurrency` is reached; then callers are told `overloaded` at once.
-        offload: run a plain `def` in a "thread" or a "process" while the loop goes on.
+        offload: where a plain `def` runs: in a "thread" (the default) or a "process".
         check_result: whether an answer (of a stream: an item) that is not what the annotation promises is refused, as
             `bad_result`; None takes `calls.check_results`.
         expose: let anyone who reaches a gateway call it at POST /rpc/{service}/{method}. None takes the service's

@@ -22,6 +22,7 @@ from mesh.service.decorators import RouteMark, path_parameters
 from mesh.service.http_sources import sources
 from mesh.service.members import Member, members
 from mesh.service.service import Service
+from mesh.service.threads import awaitable, blocks
 
 #: Verbs whose requests have no body worth reading (RFC 9110, section 9.3).
 
@@ -91,7 +92,7 @@ def methods(service: Service, *, check_results: bool = True) -> list[Method]:
                 timeout_s=rpc.timeout_s,
                 concurrency=rpc.concurrency,
                 queue=rpc.queue,
-                offload=rpc.offload,
+                offload=rpc.offload or ("thread" if blocks(member.function) else ""),
                 reference=reference_of(cls, member.name) if rpc.offload else (),
                 check_result=check,
             )
@@ -127,14 +128,14 @@ def listening(service: Service, member: Member) -> tuple[Decode, Callable[[Event
     signature = Signature(member.function, label, owner=cls)
     data = _data_parameter(signature.parameters, label)
     decode = decoder(label, data.type if data is not None else Any)
-    return decode, _handling(getattr(service, member.name), signature.parameters)
+    return decode, _handling(awaitable(service, getattr(service, member.name)), signature.parameters)
 
 
 def timers(service: Service) -> list[Timer]:
     """What this instance does again and again."""
     cls = type(service)
     return [
-        Timer(f"{cls.name}.{member.name}", mark.period_s, getattr(service, member.name))
+        Timer(f"{cls.name}.{member.name}", mark.period_s, awaitable(service, getattr(service, member.name)))
         for member in members(cls)
         for mark in member.marks.timers
     ]

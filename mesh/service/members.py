@@ -196,8 +196,9 @@ def _check_uncalled(member: Member, where: str) -> None:
     """`@on`, `@every` and `@cron` run on their own: nobody is there to receive a stream, or to give arguments."""
     marks = member.marks
     for kind, what in ((marks.topics, "@on"), (marks.timers, "@every")):
-        if kind and not inspect.iscoroutinefunction(inspect.unwrap(member.function)):
-            raise BadDeclaration(f"{where}: {what} needs an `async def` without `yield`")
+        function = inspect.unwrap(member.function)
+        if kind and (inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function)):
+            raise BadDeclaration(f"{where}: {what} needs an `async def` or a `def` without `yield`")
     if marks.timers or marks.schedules:
         what = "@every" if marks.timers else "a schedule"
         needed = [p.name for p in _declared(member.function) if p.default is p.empty]

@@ -87,7 +87,7 @@ def task(
         keep: how long a finished job, its answer and its key are kept; None takes `tasks.keep`.
         priority: 0 to 9, of jobs that are deferred without one; what is ready with a higher one goes first.
         fatal: exceptions after which no other attempt is made.
-        offload: run a plain `def` in a "thread" or a "process" while the loop goes on. Neither can be stopped: a
+        offload: where a plain `def` runs: in a "thread" (the default) or a "process". Neither can be stopped: a
             timeout or a cancellation ends the attempt, not the computation.
         check_result: whether an answer that is not what the annotation promises is refused; None takes
             `calls.check_results`.

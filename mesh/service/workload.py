@@ -17,6 +17,7 @@ from mesh.service.decorators import DurableMark
 from mesh.service.describe import Typed, listening, typed
 from mesh.service.members import Member, members
 from mesh.service.service import Service
+from mesh.service.threads import blocks
 from mesh.tasks.attempt import Work, reader, writer
 from mesh.tasks.contract import Lease, Queue
 from mesh.tasks.options import Attempts
@@ -78,7 +79,7 @@ def _add_task(load: Workload, service: Service, each: Typed, settings: TaskSetti
             timeout_s=timeout_s,
             fatal=mark.attempts.fatal,
             asynchronous=signature.asynchronous,
-            offload=mark.offload,
+            offload=mark.offload or ("thread" if blocks(member.function) else ""),
             reference=reference_of(cls, member.name) if mark.offload else (),
             check_result=check,
         )

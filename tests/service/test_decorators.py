@@ -126,7 +126,7 @@ def test_nonsense_is_refused_where_it_stands(make, message):
         (_of(rpc(offload="thread"), "async def method(self):\n    yield 1"), "runs a plain `def`"),
         (_of(http.get("/{id}")), "has {id}, the method takes a"),
         (_of(every("1s"), "async def method(self, a): ..."), "@every gives no arguments, but a"),
-        (_of(every("1s"), "def method(self): ..."), "@every needs an `async def`"),
+        (_of(every("1s"), "def method(self):\n    yield 1"), "@every needs an `async def`"),
         (_of(on("a"), "async def method(self):\n    yield 1"), "@on needs an `async def`"),
         ({"_hidden": _of(rpc)["method"]}, "begins with _"),
         ({"emit": _of(rpc)["method"]}, "is the Service class's own"),
