@@ -6,6 +6,7 @@ Leaves to others: running the services (run, in the child).
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -84,3 +85,8 @@ def _end(child: subprocess.Popen[bytes]) -> None:
             note(f"it did not drain within {DRAIN_S:.0f} s; killed")
             child.kill()
     child.wait()
+    try:
+        # It led a session of its own: what it has started and left behind ends with it.
+        os.killpg(child.pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        pass

@@ -46,7 +46,7 @@ def take_down(layout: Layout, run_dir: Path, *, tell: Tell = lambda text: None) 
     """Stop every supervised process and supervisord, and delete what dead processes left in `run_dir`.
 
     Raises:
-        Unavailable: something still runs after every stopwaitsecs is over; it is named.
+        Unavailable: something still runs after every stopwaitsecs is over, and after a SIGKILL; it is named.
         LockTaken: a deployment is under way.
     """
     with deployment_lock.enter_patiently(layout):
@@ -105,6 +105,7 @@ def _wait(layout: Layout, pids: set[int], until: float, tell: Tell) -> None:
 
 def _wait_for(layout: Layout, pids: set[int], until: float, tell: Tell, control: Control) -> None:
     told = 0
+    killed = False
     while True:
         # Asking wakes supervisord, whose loop otherwise takes up to a second to see that a child ended.
         try:
@@ -120,7 +121,13 @@ def _wait_for(layout: Layout, pids: set[int], until: float, tell: Tell, control:
         if len(left) != told:
             tell(f"{len(left)} processes finish what they have")
             told = len(left)
-        if now() >= until:
+        if now() >= until and not killed:
+            # Whoever had to end these is gone, or hangs itself.
+            killed = True
+            until = now() + GRACE_S
+            for pid in left:
+                _signal(pid, signal.SIGKILL)
+        elif now() >= until:
             names = ", ".join(f"{pid} ({family.command(pid)})" for pid in sorted(left))
             raise Unavailable(f"still running: {names}", details={"pids": sorted(left)})
         time.sleep(LOOK_EVERY_S)

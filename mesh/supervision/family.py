@@ -25,7 +25,7 @@ def members(server_url: str) -> list[Member]:
     """Everything alive whose SUPERVISOR_SERVER_URL is `server_url`: children and theirs. Empty without /proc."""
     mark = b"SUPERVISOR_SERVER_URL=" + os.fsencode(server_url)
     found = []
-    for pid in _pids():
+    for pid in pids():
         try:
             if mark not in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
                 continue
@@ -95,6 +95,21 @@ def environment(pid: int) -> dict[str, str]:
     return {name: value for name, equals, value in pairs if equals}
 
 
+def variables(pid: int) -> set[bytes]:
+    """NAME=value of what it was started with; empty when it is another user's, or has ended."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            return set(file.read().split(b"\0"))
+    except OSError:
+        return set()
+
+
+def process_group(pid: int) -> int:
+    """The number of its process group; 0 when unknown."""
+    fields = _stat(pid)
+    return int(fields[2]) if fields else 0
+
+
 def directory(pid: int) -> Path | None:
     """Where it works, with no link in the path; None when nobody tells."""
     try:
@@ -147,7 +162,8 @@ def _listens(path: Path) -> bool:
     return True
 
 
-def _pids() -> Iterator[int]:
+def pids() -> Iterator[int]:
+    """All processes of this host; none without /proc."""
     try:
         names = os.listdir("/proc")
     except OSError:

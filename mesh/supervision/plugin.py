@@ -19,6 +19,8 @@ supervisord loads it by [rpcinterface:mesh], supervisor's own way of adding meth
   finds no program files. Here that part is escaped.
 - supervisor opens its logs, its control socket and its pid file once. Deleted while it runs, they are made again (see
   runtime_files).
+- supervisor ends what a process has forked only when it has to kill that process itself. Here nothing of a process
+  outlives it, however it ended.
 - A log has the words of earlier releases as well. `mesh.words` gives those since somebody started the process.
 """
 
@@ -40,6 +42,7 @@ from supervisor.states import STOPPED_STATES, ProcessStates
 from supervisor.xmlrpc import Faults, RPCError
 
 from mesh.errors import MeshError
+from mesh.supervision import leftovers
 from mesh.supervision.runtime_files import RuntimeFiles
 
 #: Of the methods below; `mesh` asks for it, since a supervisord outlives the release that it was started with.
@@ -169,7 +172,28 @@ class Plugin:
         found = self._waitpid()
         if found[0]:
             self._reaped = found
+            self._end_leftovers(found[0])
         return found
+
+    def _end_leftovers(self, pid: int) -> None:
+        """Before anything starts in the place of what has just ended: nothing of it must run beside its successor."""
+        options = self._supervisord.options
+        process = options.pidhistory.get(pid)
+        if process is None:
+            return
+        marks = {
+            "SUPERVISOR_PROCESS_NAME": process.config.name,
+            "SUPERVISOR_GROUP_NAME": process.group.config.name,
+            "SUPERVISOR_SERVER_URL": process.config.serverurl or options.serverurl or "",
+        }
+        try:
+            ended = leftovers.end(pid, marks, spare=[each for each in options.pidhistory if each != pid])
+        except Exception as exc:
+            # An error here would end supervisord, and everything with it.
+            options.logger.warn(f"what {process.config.name} has left behind was not ended: {exc!r}")
+            return
+        if ended:
+            options.logger.info(f"ended what {process.config.name} has left behind: {ended}")
 
     def _status_of(self, process: Any) -> int:
         pid, status = self._reaped
