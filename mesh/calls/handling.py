@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from mesh.calls.context import CURRENT
+from mesh.calls.exhaustion import note
 from mesh.calls.failures import Failure, failure_of, location
 from mesh.calls.method import Method
 from mesh.calls.offload import Offload, RefusedInChild
@@ -203,6 +204,7 @@ class Handling:
 
         SystemExit and KeyboardInterrupt are a handler's failures like others: they do not end the worker.
         """
+        note(exc)
         if not isinstance(exc, Exception):
             end_forked_child(exc)
         callee = running.conversation.callee

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from typing import Any
 
+from mesh.calls.exhaustion import note
 from mesh.calls.failures import exit_details, text_of
 from mesh.calls.importing import module_of
 from mesh.calls.processes import ChildDied, ProcessPool
@@ -159,5 +160,6 @@ def _in_child(reference: Reference, body: bytes, encoding: int, check: bool) -> 
         except MeshError as error:
             return "error", error.to_wire(), None
     except BaseException as exc:
+        note(exc)
         wire = RemoteError(text_of(exc), type_name=type(exc).__name__, details=exit_details(exc)).to_wire()
         return "error", wire, "".join(traceback.format_exception(exc))

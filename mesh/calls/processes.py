@@ -21,6 +21,7 @@ from concurrent.futures import Future
 from multiprocessing.connection import Connection, wait
 from typing import Any, Final
 
+from mesh.calls.exhaustion import exhausted
 from mesh.errors import Unavailable
 from mesh.telemetry.logs import get_logger
 
@@ -242,6 +243,9 @@ def _serve(connection: Connection[Any, Any], run: Callable[..., Any]) -> None:
             return
         connection.send(_BEGUN)
         connection.send(run(*args))
+        if exhausted.is_set():
+            # It is at its limit of memory, and would fail what comes next: a new process takes that.
+            return
 
 
 def _die_with_parent() -> None:

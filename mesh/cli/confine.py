@@ -24,6 +24,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 ROOM_BYTES: Final = 32 * 2**20
 
 
+_soft_bytes = [0]
+
+
 class TooLittleMemory(SetupError):
     """A limit of memory leaves no room for what every worker needs."""
 
@@ -54,7 +57,7 @@ def confine_options(command: F) -> F:
         expose_value=False,
         is_eager=True,
         callback=limit,
-        help="Take no more than memory=BYTES or files=N, or stand back by nice=N.",
+        help="Take no more than memory=BYTES or files=N, leave above memory_soft=BYTES, or stand back by nice=N.",
     )(command)
     return click.option(
         "--env-file",
@@ -89,7 +92,21 @@ def _nice(number: int) -> None:
     os.nice(number)
 
 
-LIMITS: Final[Mapping[str, Callable[[int], None]]] = {"memory": _memory, "files": _files, "nice": _nice}
+def _memory_soft(number: int) -> None:
+    _soft_bytes[0] = number
+
+
+def soft_memory() -> int:
+    """The memory in bytes above which this worker is to be replaced; 0 when --limit did not say."""
+    return _soft_bytes[0]
+
+
+LIMITS: Final[Mapping[str, Callable[[int], None]]] = {
+    "memory": _memory,
+    "memory_soft": _memory_soft,
+    "files": _files,
+    "nice": _nice,
+}
 
 
 def memory_limit() -> str:

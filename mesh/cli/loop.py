@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from mesh import forking
 from mesh.errors import Unavailable
+from mesh.policy.liveness import EXIT_MEMORY
 
 if TYPE_CHECKING:
     from mesh.service.node import Node
@@ -76,9 +78,17 @@ def run_services(main: Coroutine[Any, Any, T]) -> T:
 
 def _leave_threads(result: object) -> None:
     """Bound how long the exit takes: Python waits there for threads that still run, which nothing can stop."""
-    timer = threading.Timer(THREADS_S, os._exit, (result if isinstance(result, int) else 0,))
+    code = result if isinstance(result, int) else 0
+    timer = threading.Timer(THREADS_S, os._exit, (code,))
     timer.daemon = True
-    timer.start()
+    try:
+        if code == EXIT_MEMORY:
+            raise MemoryError
+        timer.start()
+    except (MemoryError, RuntimeError):
+        # Everything of the worker is closed; Python's own exit starts threads, for which there is no memory.
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def _tell_of_exit(exc: BaseException) -> None:

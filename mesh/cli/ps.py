@@ -10,7 +10,7 @@ import click
 from mesh.cli import exits, loop, setting
 from mesh.cli.output import for_people, json_option, note, wants_json, write_json, write_table
 from mesh.errors import ConfigError, MeshError, SetupError, Unavailable
-from mesh.telemetry import crashes
+from mesh.telemetry import crashes, heartbeats, restarts
 
 if TYPE_CHECKING:
     from mesh.discovery.record import Instance
@@ -43,6 +43,7 @@ def command(methods: bool, everything: bool, conf: str | None) -> int:
     found = setting.usable()
     processes, silent = _processes(conf)
     troubles = [each for each in crashes.read(found.settings.mesh.run_dir) if each.looping]
+    ailing = {each.process: told for each in heartbeats.read(found.settings.mesh.run_dir) if (told := each.trouble())}
     trouble = ""
     wrong: MeshError | None = None
     instances: list[Instance] = []
@@ -70,6 +71,8 @@ def command(methods: bool, everything: bool, conf: str | None) -> int:
                 "processes": [process._asdict() for process in processes],
                 "hubs": hubs,
                 "crash_loops": troubles,
+                "ailing": ailing,
+                "restarts": restarts.read(found.settings.mesh.run_dir),
             }
         )
     else:
@@ -77,6 +80,8 @@ def command(methods: bool, everything: bool, conf: str | None) -> int:
     if not methods:
         for crash in troubles:
             note(f"{crash.told()}" + (f"; it last said: {crash.words}" if crash.words else ""))
+        for name, told in ailing.items():
+            note(f"{name}: {told}")
     if wrong:
         raise wrong
     if trouble:

@@ -8,7 +8,7 @@ import sys
 import click
 
 from mesh.cli import exits, loop, process, setting
-from mesh.cli.confine import check_room, confine_options
+from mesh.cli.confine import check_room, confine_options, soft_memory
 from mesh.cli.loading import load, named
 from mesh.cli.output import json_option, note, wants_json, write_json
 
@@ -45,14 +45,23 @@ def command(services: tuple[str, ...], reload: bool, name: str, check: bool) -> 
         from mesh.cli.reload import watch
 
         return watch(("--as", name, *words) if name else words, settings)
+    if check:
+        named(load(words), name, settings)
+        check_room()
+        return exits.OK
     from mesh.service import worker
+    from mesh.service.watchdog import Watchdog, limits_of, supervised
 
+    # At a terminal a person may be looking at a stopped line in a debugger.
+    ends = not sys.stdin.isatty()
+    run_dir = settings.mesh.run_dir if supervised() else None
+    process.prepare(settings, ",".join(words))
+    watchdog = Watchdog(limits_of(settings, soft_memory()), ends=ends, run_dir=run_dir)
+    watchdog.start()
     classes = named(load(words), name, settings)
     check_room()
-    if check:
-        return exits.OK
     process.prepare(settings, ",".join(each.name for each in classes))
     if sys.stderr.isatty():
         names = ", ".join(each.name for each in classes)
         note(f"{names} · pid {os.getpid()} · hub {', '.join(settings.mesh.hubs)} · Ctrl-C stops")
-    return loop.run_services(worker.run(classes, settings))
+    return loop.run_services(worker.run(classes, settings, watchdog=watchdog))

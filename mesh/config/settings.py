@@ -21,6 +21,7 @@ from mesh.config.values import (
     ADDRESS,
     BIND,
     DURATION,
+    DURATION_OR_ZERO,
     ENDPOINTS,
     FLAG,
     PATH,
@@ -129,6 +130,15 @@ class WorkerSettings(Struct, frozen=True, kw_only=True):
     stop_timeout_s: Annotated[float, DURATION, "how long a stopping worker may finish its calls"] = field(
         default=30.0, name="stop_timeout"
     )
+    start_timeout_s: Annotated[
+        float, DURATION_OR_ZERO, "how long imports and `started` may each take before a worker is replaced"
+    ] = field(default=120.0, name="start_timeout")
+    liveness_s: Annotated[
+        float, DURATION_OR_ZERO, "how long a worker's event loop may be blocked before it is replaced"
+    ] = field(default=30.0, name="liveness")
+    lag_warning_s: Annotated[
+        float, DURATION_OR_ZERO, "a block of the event loop that lasts longer is logged with its stack"
+    ] = field(default=0.1, name="lag_warning")
     processes: Annotated[int, whole(1, 1024), 'processes for offload="process"'] = field(default_factory=cores)
     threads: Annotated[int, whole(1, 1024), 'threads for offload="thread"'] = 8
 
@@ -292,14 +302,23 @@ class ServiceSettings(Struct, frozen=True, kw_only=True):
     prefer_local: Annotated[bool, FLAG, "callers ask those on their own host first; [calls] when absent"] = True
     environment: Annotated[dict[str, str], TABLE, "variables of its workers, from their first moment"] = {}
     env_file: Annotated[str, TEXT, "a file of NAME=value lines that its workers read when they start"] = ""
-    memory_bytes: Annotated[int, SIZE, "memory that a worker may take before it fails"] = field(
+    memory_bytes: Annotated[int, SIZE, "memory that a worker may take at most: it gets no more"] = field(
         default=0, name="memory"
     )
+    memory_soft_bytes: Annotated[
+        int, SIZE, "memory above which a worker drains and is replaced; 80 % of `memory` when absent"
+    ] = field(default=0, name="memory_soft")
     files: Annotated[int, whole(0), "files that a worker may have open; 0: as many as it may"] = 0
     nice: Annotated[int, whole(0, 19), "how far its workers stand back for others"] = 0
     user: Annotated[str, TEXT, "who its workers run as, if supervisord is root's"] = ""
     stop_timeout_s: Annotated[float, DURATION, "how long a worker may finish its calls; [worker] when absent"] = field(
         default=0.0, name="stop_timeout"
+    )
+    start_timeout_s: Annotated[float, DURATION, "how long `started` may take; [worker] when absent"] = field(
+        default=0.0, name="start_timeout"
+    )
+    liveness_s: Annotated[float, DURATION, "how long its loop may be blocked; [worker] when absent"] = field(
+        default=0.0, name="liveness"
     )
     config: dict[str, Any] = {}
 

@@ -55,3 +55,6 @@ def contradictions(settings: Settings) -> Iterator[Contradiction]:
         if 0 < service.maximum < service.minimum:
             key = f"services.{name}.maximum"
             yield Contradiction((key,), key, f"{service.maximum} is less than the minimum of {service.minimum}")
+        if 0 < service.memory_bytes <= service.memory_soft_bytes:
+            key = f"services.{name}.memory_soft"
+            yield Contradiction((key,), key, "it must be less than `memory`, which the worker cannot exceed")

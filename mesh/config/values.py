@@ -265,6 +265,7 @@ SECRET = Kind(
 )
 PORT = Kind("a port (1–65535)", _between(_read_int, 1, 65535))
 DURATION = Kind('a duration like "10s", "250ms" or "1m"', _positive_duration, show_duration)
+DURATION_OR_ZERO = Kind('a duration like "10s" or "250ms"; "0s" switches it off', read_duration, show_duration)
 SIZE = Kind('a size like "64MiB" or "16KiB"', _positive_size, show_size)
 ADDRESS = Kind("a host's name or address, without a port", _read_address)
 BIND = Kind('"ipc" or "tcp://HOST:*"', _read_bind)

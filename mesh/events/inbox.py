@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
+from mesh.calls.exhaustion import note
 from mesh.calls.failures import failure_of, location
 from mesh.calls.method import Method
 from mesh.errors import BadArguments, MeshError, ProtocolViolation, Unavailable
@@ -211,6 +212,7 @@ class Inbox:
             task = asyncio.current_task()
             if isinstance(exc, asyncio.CancelledError) and task is not None and task.cancelling():
                 raise
+            note(exc)
             self._failed.add()
             _log_failure(handler, parcel.topic, exc)
 

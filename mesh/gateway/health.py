@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 from mesh.gateway.ports import Agent
 from mesh.gateway.reply import Reply
-from mesh.telemetry import crashes
+from mesh.telemetry import crashes, heartbeats
 
 _TEXT: Final = "text/plain; charset=utf-8"
 
@@ -72,6 +72,7 @@ class Health:
 
     def ready_reply(self, *, verbose: bool = False, conflicts: Iterable[object] = ()) -> Reply:
         """/readyz: 200 or 503, with a line per check when asked for or when one fails, and one per crash loop.
+        When asked for, workers that are blocked, stopped or short of memory are listed, too.
 
         Args:
             conflicts: of routes; they change nothing, and are listed when asked for.
@@ -83,6 +84,9 @@ class Health:
         looping = [each.told() for each in crashes.read(self._run_dir) if each.looping] if self._run_dir else []
         shown += [f"[!] supervisor: {told}" for told in looping]
         shown += [f"[!] route: {each}" for each in conflicts] if verbose else []
+        if verbose and self._run_dir:
+            beats = heartbeats.read(self._run_dir)
+            shown += [f"[!] worker: {each.process}: {told}" for each in beats if (told := each.trouble())]
         text = "\n".join([*shown, "ready" if ready else "not ready"]) + "\n"
         extra = b"" if ready else b"Retry-After: 1\r\n"
         return Reply(text.encode(), _TEXT, 200 if ready else 503, extra)

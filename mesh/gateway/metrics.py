@@ -15,6 +15,7 @@ from typing import Any, Final
 from mesh.errors import MeshError
 from mesh.gateway.ports import Node
 from mesh.gateway.reply import Reply
+from mesh.telemetry import restarts
 from mesh.telemetry.metrics import render
 from mesh.telemetry.published import published
 
@@ -45,13 +46,17 @@ async def metrics_reply(node: Node, host: str, run_dir: Path | None = None) -> R
     """The page. A worker that does not answer in time is left out and counted; `mesh_worker_up` says 0 for it.
 
     Args:
-        run_dir: where processes that answer no calls (hub, supervisor's watch) publish their metrics.
+        run_dir: where processes that answer no calls (hub, supervisor's watch) publish their metrics, and where
+            restarts are counted; None shows neither.
     """
     workers = workers_of(node, host)
     _, own = workers.pop(node.identity, ("", {"host": host, "worker": node.identity, "service": "gateway"}))
     others = sorted(workers.items())
     snapshots = await asyncio.gather(*(_ask(node, instance) for _, (instance, _) in others))
-    pages: list[tuple[Mapping[str, str], Mapping[str, Any] | None]] = [(own, node.recorder.snapshot())]
+    own_snapshot: dict[str, Any] = {**node.recorder.snapshot()}
+    if run_dir is not None:
+        own_snapshot["counters"] = [*own_snapshot["counters"], *_restarts(run_dir)]
+    pages: list[tuple[Mapping[str, str], Mapping[str, Any] | None]] = [(own, own_snapshot)]
     for (worker, (_, labels)), snapshot in zip(others, snapshots, strict=True):
         pages.append((_named(worker, labels, snapshot), snapshot))
     if run_dir is not None:
@@ -84,6 +89,20 @@ def _named(worker: str, labels: Labels, snapshot: Mapping[str, Any] | None) -> L
 def _forget(workers: Mapping[str, Any]) -> None:
     for gone in set(_names).difference(workers):
         del _names[gone]
+
+
+def _restarts(run_dir: Path) -> list[dict[str, Any]]:
+    """A worker that ended cannot count that itself: `mesh watch` does, in a file of the host."""
+    return [
+        {
+            "name": restarts.NAME,
+            "value": count,
+            "labels": {"service": service, "reason": reason, "worker": "", "process": ""},
+            "help": restarts.HELP,
+        }
+        for service, reasons in sorted(restarts.read(run_dir).items())
+        for reason, count in sorted(reasons.items())
+    ]
 
 
 async def _ask(node: Node, instance: str) -> Mapping[str, Any] | None:

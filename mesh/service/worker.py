@@ -21,6 +21,7 @@ from functools import partial
 from typing import Any, Final
 
 from mesh import ids
+from mesh.calls.exhaustion import note
 from mesh.calls.failures import exit_details, failure_of, location
 from mesh.clock import Clock
 from mesh.config import Settings
@@ -32,10 +33,13 @@ from mesh.errors import SetupError, Unavailable
 from mesh.events.inbox import Inbox
 from mesh.forking import end_forked_child
 from mesh.policy.limits import Gate
+from mesh.policy.liveness import EXIT_MEMORY
+from mesh.policy.liveness import Stage as LivenessStage
 from mesh.service.describe import Timer, handlers, methods, record, timers
 from mesh.service.node import Node
 from mesh.service.service import Service, make, run_hook
 from mesh.service.shift import Shift
+from mesh.service.watchdog import Watchdog
 from mesh.telemetry import traces
 from mesh.telemetry.logs import get_logger
 from mesh.transport.contract import Transport
@@ -118,6 +122,8 @@ class Worker:
         self._busy_timers: set[asyncio.Task[None] | None] = set()
         self._began: list[Service] = []
         self.shift: Shift | None = None
+        #: Told of each stage of the start; see policy.liveness.Stage.
+        self.entered: Callable[[LivenessStage], None] = lambda stage: None
 
     def _step(self, asked: str) -> None:
         try:
@@ -139,12 +145,14 @@ class Worker:
         server_methods = [methods(service, check_results=settings.calls.check_results) for service in self.services]
         event_methods = [self._inbox.add(handlers(service)) for service in self.services]
         shift = self.shift = Shift(self.node, self.services)
+        self.entered("waiting")
         await self.node.start()
         for service in self.services:
             self._prepare(service)
         await self._wait_for_needs()
         for service in self.services:
             self._began.append(service)
+            self.entered("starting")
             await self._run_started(service)
         endpoint = await self.node.listen()
         server = self.node.server
@@ -163,6 +171,7 @@ class Worker:
             self._inbox.open(self.node.transport, self.node.transport.endpoint(f"{self.identity}-events"))
         self._register(endpoint)
         self._step("ready")
+        self.entered("ready")
         # Now, and not before: whoever runs a task may be called by it. "ready" does not wait for the engines.
         shift.begin()
         for service in self.services:
@@ -247,6 +256,7 @@ class Worker:
             try:
                 await timer.run()
             except BaseException as exc:
+                note(exc)
                 end_forked_child(exc)
                 if isinstance(exc, GeneratorExit) or (isinstance(exc, asyncio.CancelledError) and _is_cancelled()):
                     stats.end(clock.now() - began_at, "cancelled")
@@ -276,6 +286,7 @@ class Worker:
     async def drain(self, reason: str = "stopping") -> bool:
         """Take nothing new and finish what is in hand; whether that was done within the stop timeout."""
         self._step("drain")
+        self.entered("draining")
         await _cancel([task for task in self._tasks if task not in self._busy_timers])
         server = self.node.server
         if server is not None:
@@ -380,18 +391,25 @@ async def run(
     settings: Settings,
     *,
     on_ready: Callable[[Worker], None] | None = None,
+    watchdog: Watchdog | None = None,
 ) -> int:
     """Run a worker to its end: until SIGTERM or SIGINT, which drain it; a second signal ends it at once.
 
+    Args:
+        watchdog: watches the loop while it runs, and may ask for a drain; it has been started.
+
     Returns:
-        The exit code: 0 after a clean end, 1 when calls were cut off.
+        The exit code: 0 after a clean end, 1 when calls were cut off, EXIT_MEMORY when the watchdog asked.
 
     Raises:
         MeshError: it could not start.
     """
     worker = Worker(classes, settings)
+    if watchdog is not None:
+        worker.entered = watchdog.enter
     stopping = asyncio.Event()
     signals: list[str] = []
+    leaving: list[str] = []
     loop = asyncio.get_running_loop()
 
     def caught(name: str) -> None:
@@ -401,10 +419,17 @@ async def run(
             os._exit(1)
         stopping.set()
 
+    def leave(reason: str) -> None:
+        if not signals:
+            leaving.append(reason)
+            stopping.set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, caught, number.name)
     try:
         starting = asyncio.create_task(worker.start(), name="mesh.start")
+        if watchdog is not None:
+            watchdog.attach(worker.node.recorder, leave, starting)
         asked = asyncio.create_task(stopping.wait(), name="mesh.stop")
         await asyncio.wait({starting, asked}, return_when=asyncio.FIRST_COMPLETED)
         if not starting.done():
@@ -418,11 +443,16 @@ async def run(
         if on_ready is not None:
             on_ready(worker)
         await stopping.wait()
-        log.info("draining", worker=worker.identity, signal=signals[0])
-        finished = await worker.drain(signals[0])
+        reason = (signals or leaving)[0]
+        log.info("draining", worker=worker.identity, reason=reason)
+        finished = await worker.drain(reason)
+        if leaving:
+            return EXIT_MEMORY
         return 0 if finished else 1
     finally:
         await worker.stop()
+        if watchdog is not None:
+            watchdog.stop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
         log.info("stopped", worker=worker.identity)

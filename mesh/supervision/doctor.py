@@ -37,7 +37,7 @@ from mesh.supervision.roster import Roster
 from mesh.supervision.roster import of as roster_of
 from mesh.supervision.standing import release_of
 from mesh.supervision.up import get
-from mesh.telemetry import crashes
+from mesh.telemetry import crashes, heartbeats, restarts
 from mesh.transport.curve_files import BadKeys
 
 FIRST_WORD_S: Final = 2.0
@@ -227,8 +227,15 @@ async def _up(layout: Layout, found: Usable, roster: Roster | None, control: Con
         return
     yield Finding(GOOD, "supervisord", f"pid {control.pid()}, {len(processes)} processes")
     looping = {crash.process: crash for crash in crashes.read(settings.mesh.run_dir) if crash.looping}
+    ailing = {each.process: told for each in heartbeats.read(settings.mesh.run_dir) if (told := each.trouble())}
+    for service, reasons in sorted(restarts.read(settings.mesh.run_dir).items()):
+        own = {reason: count for reason, count in reasons.items() if reason in restarts.REPLACED}
+        if own:
+            yield Finding(ODD, service, f"workers were replaced: {restarts.told(own)}", f"`mesh logs {service} watch`")
     for process in processes:
         logs = f"`mesh logs {process.name}`"
+        if process.name in ailing:
+            yield Finding(BAD, process.name, ailing[process.name], f"{logs} shows where; it is replaced if it stays so")
         if crash := looping.get(process.name):
             yield Finding(BAD, process.name, crash.what() + _last(crash.words), logs)
         elif process.state == "STOPPED":

@@ -7,11 +7,14 @@ Leaves to others: ending them (down).
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
+
+from mesh.telemetry import heartbeats
 
 
 class Member(NamedTuple):
@@ -67,7 +70,7 @@ def supervisord_of(server_url: str, root: Path) -> int:
     """
     parents = {parent(member.pid) for member in members(server_url)}
     here = root.resolve()
-    for pid in _pids():
+    for pid in pids():
         # Not whatever has supervisord.conf in its command line, like `mesh up --conf`, which works there as well.
         names = {word.rpartition("/")[2] for word in command(pid).split()}
         is_one = bool(names & {"supervisord", "supervisor.supervisord"}) and alive(pid)
@@ -108,6 +111,33 @@ def process_group(pid: int) -> int:
     """The number of its process group; 0 when unknown."""
     fields = _stat(pid)
     return int(fields[2]) if fields else 0
+
+
+def kill(pid: int, started: int) -> bool:
+    """SIGKILL for a process, unless its number has gone to another one; whether it was sent.
+
+    Args:
+        started: when it started, as `telemetry.heartbeats.started` tells.
+    """
+    try:
+        descriptor = os.pidfd_open(pid)
+    except AttributeError:
+        descriptor = -1  # not Linux
+    except OSError:
+        return False
+    try:
+        if heartbeats.started(pid) not in (started, None):
+            return False
+        if descriptor >= 0:
+            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+        else:
+            os.kill(pid, signal.SIGKILL)
+    except OSError:
+        return False
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
+    return True
 
 
 def directory(pid: int) -> Path | None:

@@ -200,7 +200,13 @@ def _service(name: str, service: ServiceSettings, settings: Settings, priority: 
     if service.env_file:
         # Read by the worker when it starts: what is secret in it is copied nowhere, and a restart takes what is new.
         words += ["--env-file", str(settings.root.resolve() / service.env_file)]
-    for option, value in (("memory", service.memory_bytes), ("files", service.files), ("nice", service.nice)):
+    limits = (
+        ("memory", service.memory_bytes),
+        ("memory_soft", service.memory_soft_bytes),
+        ("files", service.files),
+        ("nice", service.nice),
+    )
+    for option, value in limits:
         if value:
             words += ["--limit", f"{option}={value}"]
     environment = dict(service.environment)
@@ -208,6 +214,9 @@ def _service(name: str, service: ServiceSettings, settings: Settings, priority: 
     stop_s = math.ceil(limit_s) + STOP_MARGIN_S
     if service.stop_timeout_s:
         environment["MESH_WORKER_STOP_TIMEOUT"] = show_duration(service.stop_timeout_s)
+    for variable, span_s in (("LIVENESS", service.liveness_s), ("START_TIMEOUT", service.start_timeout_s)):
+        if span_s:
+            environment[f"MESH_WORKER_{variable}"] = show_duration(span_s)
     return Role(
         name=name,
         table=f"[services.{name}]",

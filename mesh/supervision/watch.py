@@ -1,8 +1,8 @@
 """The event listener: sees each process end, says so, and slows down what is in a crash loop.
 
-Owns: supervisor's event protocol, and what is remembered of each process.
-Leaves to others: when it is a loop and how long to wait (policy.crashloop), waiting (plugin), showing it
-(telemetry.crashes).
+Owns: supervisor's event protocol, what is remembered of each process, and killing workers that write no heartbeats.
+Leaves to others: when it is a loop and how long to wait (policy.crashloop), how old a heartbeat may be
+(policy.liveness), waiting (plugin), showing it (telemetry.crashes, telemetry.restarts).
 
 supervisord starts it by [eventlistener:watch], and starts it anew if it dies: what it knew is then forgotten, and a
 loop is seen again after five more short lives.
@@ -18,10 +18,12 @@ from typing import BinaryIO, Final
 
 from mesh.errors import MeshError
 from mesh.policy.crashloop import GROUND_S, LOOPING, STEADY_S, Lives
-from mesh.supervision.control import Control
+from mesh.policy.liveness import REASONS, is_silent
+from mesh.supervision import family
+from mesh.supervision.control import RUNNING, Control
 from mesh.supervision.journal import brief
 from mesh.supervision.watch_metrics import WatchMetrics
-from mesh.telemetry import crashes
+from mesh.telemetry import crashes, heartbeats, restarts
 from mesh.telemetry.crashes import Crash
 from mesh.telemetry.logs import get_logger
 
@@ -29,6 +31,9 @@ log = get_logger("mesh.watch")
 
 #: How much of what a process last wrote is worth repeating.
 WORDS: Final = 300
+
+#: Supervisor ticks every five seconds. A tick that comes later than this came through a pause.
+LATE_TICK_S: Final = 15.0
 
 _ENDED: Final = ("PROCESS_STATE_EXITED", "PROCESS_STATE_BACKOFF")
 
@@ -64,12 +69,17 @@ class Watch:
         ground: Collection[str] = (),
         wall: Callable[[], float] = time.time,
         metrics: WatchMetrics | None = None,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._metrics = metrics
         self._control = control
         self._run_dir = run_dir
         self._ground = ground
         self._wall = wall
+        self._now = now
+        self._ticked_at = now()
+        #: Why a process was killed from here, by its name.
+        self._killed: dict[str, str] = {}
         self._known: dict[str, _Watched] = {}
         crashes.write(run_dir, [])
         self._let_all_go()
@@ -114,7 +124,15 @@ class Watch:
         if self._metrics is not None:
             self._metrics.ended(full, watched.how)
         watched.words = self._words(full)
-        about = {"process": full, "lived_s": round(lived_s, 1), "how": watched.how, "last_words": watched.words}
+        reason = self._killed.pop(full, "") or _reason(status)
+        restarts.add(self._run_dir, full.partition(":")[0], reason)
+        about = {
+            "reason": reason,
+            "process": full,
+            "lived_s": round(lived_s, 1),
+            "how": watched.how,
+            "last_words": watched.words,
+        }
         if lives.state == LOOPING:
             log.error("crash loop", **about, short_lives=lives.short, waits_s=waits_s, waits_next_s=lives.wait_s)
             self._hold(full, lives.wait_s, f"ended {lives.short} times in a row, waits {lives.wait_s:g} s")
@@ -124,6 +142,7 @@ class Watch:
                 self._hold(full, 0.0, "")
 
     def _tick(self) -> None:
+        self._kill_silent()
         for full, watched in self._known.items():
             if watched.lives.short and watched.runs and self._wall() - watched.started_at >= STEADY_S:
                 if watched.lives.state == LOOPING:
@@ -132,6 +151,32 @@ class Watch:
         self._write()
         if self._metrics is not None:
             self._metrics.look([full for full, watched in self._known.items() if watched.lives.state == LOOPING])
+
+    def _kill_silent(self) -> None:
+        """Kill workers that cannot even say that they are blocked: stopped by a signal, or held up in C code."""
+        now, before = self._now(), self._ticked_at
+        self._ticked_at = now
+        if now - before > LATE_TICK_S:
+            return  # this process was paused as well, and perhaps all of them were
+        silent = [each for each in heartbeats.read(self._run_dir) if is_silent(now, each.at, each.liveness_s)]
+        if not silent:
+            return
+        try:
+            pids = {process.name: process.pid for process in self._control.processes() if process.state == RUNNING}
+        except MeshError:
+            return
+        for each in silent:
+            if pids.get(each.process) == each.pid and family.kill(each.pid, each.started):
+                self._killed[each.process] = "silent"
+                log.error(
+                    "killed: no heartbeat for longer than [worker] liveness; it was stopped by a signal, or blocked "
+                    "in C code that holds the interpreter",
+                    process=each.process,
+                    pid=each.pid,
+                    silent_s=round(now - each.at, 1),
+                    liveness_s=each.liveness_s,
+                    where=each.where,
+                )
 
     def _calm(self, full: str, watched: _Watched, step: Callable[[], None]) -> None:
         if watched.lives.state == LOOPING:
@@ -185,6 +230,15 @@ class Watch:
         except MeshError:
             return ""
         return brief(lines[-1])[:WORDS] if lines else ""
+
+
+def _reason(status: int | None) -> str:
+    """Why a process ended, in a word for metrics."""
+    if status is None:
+        return "unknown"
+    if status < 0:
+        return "killed" if status == -signal.SIGKILL else "crash"
+    return REASONS.get(status) or "exit"
 
 
 def _how(status: int | None) -> str:

@@ -17,6 +17,7 @@ from contextvars import copy_context
 from typing import Final
 
 from mesh.calls.context import CURRENT
+from mesh.calls.exhaustion import note
 from mesh.calls.expiry import Expiries
 from mesh.calls.failures import failure_of, location, reduced
 from mesh.calls.offload import Offload, RefusedInChild
@@ -184,6 +185,7 @@ class Runner:
                     )
             except BaseException as exc:
                 self._expiries.forget(attempt)
+                note(exc)
                 if not isinstance(exc, Exception):
                     end_forked_child(exc)
                 # SystemExit and KeyboardInterrupt, too: the attempt fails, the worker and its other attempts go on.

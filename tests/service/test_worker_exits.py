@@ -6,17 +6,15 @@ import asyncio
 import contextlib
 import os
 import signal
-import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from worker_exits import Exits, LeavesAtStart, Plain, Ticks
+from worker_running import HERE, until, worker
 
 import mesh
 from mesh.testing import Mesh, no_leaks
-
-HERE = Path(__file__).parent
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -32,41 +30,6 @@ async def m() -> AsyncIterator[Mesh]:
     Exits.heard = []
     async with Mesh(Exits, settings={"worker.processes": 1, "worker.threads": 1}) as m:
         yield m
-
-
-@contextlib.asynccontextmanager
-async def worker(
-    m: Mesh, name: str, path: Path = HERE, cwd: Path = HERE, **variables: str
-) -> AsyncIterator[asyncio.subprocess.Process]:
-    """`mesh run` as a process, in the mesh of this test."""
-    child = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "mesh.cli.main",
-        "run",
-        f"worker_exits:{name}",
-        cwd=cwd,
-        env={
-            **os.environ,
-            **variables,
-            "MESH_MESH_RUN_DIR": str(m.settings.mesh.run_dir),
-            "PYTHONPATH": f"{path}{os.pathsep}{HERE}",
-        },
-        stdin=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        yield child
-    finally:
-        if child.returncode is None:
-            child.kill()
-        await child.communicate()
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110  # nothing announces it
-            await asyncio.sleep(0.005)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +106,7 @@ async def test_exiting_in_started_is_a_start_that_failed():
 
 async def test_a_background_task_that_exits_ends_alone():
     """The process goes on, with the call in hand; so does one whose handler waits for such a task."""
-    async with Mesh(transport="ipc") as m, worker(m, "Exits") as child:
+    async with Mesh(transport="ipc") as m, worker(m, "worker_exits:Exits") as child:
         await m.node.wait_for("exits", 20.0)
         assert await m.call("exits.start_background") == child.pid
         assert await m.call("exits.background_over") == "SystemExit"
@@ -160,7 +123,7 @@ async def test_a_forked_child_is_a_process_like_others(loop: str, tmp_path: Path
     """A signal for the child ends the child; the worker notices nothing, and answers as the same process."""
     if loop == "asyncio":
         (tmp_path / "uvloop.py").write_text("raise ImportError")
-    async with Mesh(transport="ipc") as m, worker(m, "Forks", tmp_path) as child:
+    async with Mesh(transport="ipc") as m, worker(m, "worker_exits:Forks", tmp_path) as child:
         await m.node.wait_for("forks", 20.0)
         assert await m.call("forks.process") == -signal.SIGTERM
         assert await m.call("forks.process_in_thread") == -signal.SIGTERM
@@ -195,7 +158,7 @@ async def test_a_thread_that_never_ends_does_not_keep_the_process(tmp_path: Path
     """Python would wait for it at its exit."""
     async with (
         Mesh(transport="ipc") as m,
-        worker(m, "Plain", HERE, tmp_path, MESH_WORKER_STOP_TIMEOUT="200ms") as child,
+        worker(m, "worker_exits:Plain", HERE, tmp_path, MESH_WORKER_STOP_TIMEOUT="200ms") as child,
     ):
         await m.node.wait_for("plain", 20.0)
         call = m.call("plain.stay", timeout=20.0)

@@ -1,0 +1,112 @@
+"""What each supervised worker says of its own health once a second, as a file that other processes can read.
+
+Owns: the shape of a file, writing it in place, reading all of them.
+Leaves to others: measuring (service.watchdog), judging (policy.liveness), acting (supervision.watch).
+
+Times are of the monotonic clock, which all processes of a host share.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+DIRECTORY: Final = "heartbeats"
+#: One write of a fixed length: a reader sees the old file or the new one.
+_LENGTH: Final = 1024
+_encode: Final = msgspec.json.Encoder().encode
+
+
+class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
+    """One worker.
+
+    Attributes:
+        process: as supervisorctl writes it.
+        started: when it started, in the kernel's ticks since boot: with the pid, this names one process for ever.
+        at: when this was written; liveness_s: how old it may become.
+        blocked_s: how long its loop has been blocked; where: at which line.
+        memory_bytes, soft_bytes, hard_bytes: what it takes and may take; 0: no limit.
+        leaves: why it drains to be replaced; "" when it does not.
+    """
+
+    process: str
+    pid: int
+    started: int
+    at: float
+    stage: str
+    liveness_s: float
+    blocked_s: float = 0.0
+    where: str = ""
+    memory_bytes: int = 0
+    soft_bytes: int = 0
+    hard_bytes: int = 0
+    leaves: str = ""
+
+    def trouble(self, now: float | None = None) -> str:
+        """What is wrong with it now, for people; "" when nothing is."""
+        silent_s = (time.monotonic() if now is None else now) - self.at
+        if silent_s > 5.0:
+            return f"stopped or blocked in C code: no heartbeat for {silent_s:.0f} s"
+        if self.blocked_s >= 1.0:
+            return f"its event loop is blocked for {self.blocked_s:.0f} s" + (f" at {self.where}" if self.where else "")
+        if self.leaves:
+            return f"drains to be replaced: {self.leaves}"
+        return ""
+
+
+class Writer:
+    """The file of this process.
+
+    Raises:
+        OSError: it cannot be written there.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        directory = run_dir / DIRECTORY
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._path = directory / f"{os.getpid()}.json"
+        self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+
+    def write(self, heartbeat: Heartbeat) -> None:
+        """Say this now."""
+        os.pwrite(self._file, _encode(heartbeat)[:_LENGTH].ljust(_LENGTH), 0)
+
+    def close(self) -> None:
+        """This process ends in good order."""
+        self._path.unlink(missing_ok=True)
+        os.close(self._file)
+
+
+def read(run_dir: Path) -> list[Heartbeat]:
+    """The last heartbeat of each worker, by process; those that have ended are left out and their files removed."""
+    found = []
+    try:
+        paths = sorted((run_dir / DIRECTORY).iterdir())
+    except OSError:
+        return []
+    for path in paths:
+        try:
+            heartbeat = msgspec.json.decode(path.read_bytes(), type=Heartbeat)
+        except (OSError, msgspec.MsgspecError):
+            continue
+        if started(heartbeat.pid) in (heartbeat.started, None):
+            found.append(heartbeat)
+        else:
+            try:
+                path.unlink(missing_ok=True)
+            except OSError:
+                pass  # another user's
+    return sorted(found, key=lambda each: each.process)
+
+
+def started(pid: int) -> int | None:
+    """When a process started, in ticks since boot; -1 when there is none, None where the system does not tell."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return int(fields[19])
+    except (OSError, IndexError, ValueError):
+        return -1 if Path("/proc/self/stat").exists() else None

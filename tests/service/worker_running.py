@@ -1,0 +1,51 @@
+"""`mesh run` for tests, and waiting."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+
+from mesh.testing import Mesh
+
+HERE = Path(__file__).parent
+
+
+@contextlib.asynccontextmanager
+async def worker(
+    m: Mesh, service: str, path: Path = HERE, cwd: Path = HERE, options: Sequence[str] = (), **variables: str
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """`mesh run` as a process, in the mesh of this test; `path` goes before all else on its PYTHONPATH."""
+    child = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "mesh.cli.main",
+        "run",
+        *options,
+        service,
+        cwd=cwd,
+        env={
+            **os.environ,
+            **variables,
+            "MESH_MESH_RUN_DIR": str(m.settings.mesh.run_dir),
+            "PYTHONPATH": f"{path}{os.pathsep}{HERE}",
+        },
+        stdin=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        yield child
+    finally:
+        if child.returncode is None:
+            child.kill()
+        await child.communicate()
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Return once it is true: another process or task is about to make it so."""
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110  # nothing announces it
+            await asyncio.sleep(0.005)
