@@ -24,6 +24,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 ROOM_BYTES: Final = 32 * 2**20
 
 
+#: What a worker at its limit of memory may take beyond it to answer and give back what it has in hand: a few threads.
+RESERVE_BYTES: Final = 32 * 2**20
 _soft_bytes = [0]
 
 
@@ -69,11 +71,13 @@ def confine_options(command: F) -> F:
     )(command)
 
 
-def _set(what: str, limit: str, number: int) -> None:
+def _set(what: str, limit: str, number: int, reserve: int = 0) -> None:
     try:
         import resource
 
-        resource.setrlimit(getattr(resource, limit), (number, number))
+        _, most = resource.getrlimit(getattr(resource, limit))
+        above = number + reserve if most == resource.RLIM_INFINITY else max(number, min(number + reserve, most))
+        resource.setrlimit(getattr(resource, limit), (number, above))
     except (ImportError, ValueError, OSError) as exc:
         message = f"--limit {what}={number}: the operating system refuses: {exc}"
         raise SetupError(message, details={"key": what}) from exc
@@ -81,7 +85,8 @@ def _set(what: str, limit: str, number: int) -> None:
 
 def _memory(number: int) -> None:
     # Data, not address space: ZeroMQ and glibc reserve far more addresses than they ever use.
-    _set("memory", "RLIMIT_DATA", number)
+    # The reserve above it is for the drain of a worker that has reached it (service.watchdog).
+    _set("memory", "RLIMIT_DATA", number, RESERVE_BYTES)
 
 
 def _files(number: int) -> None:

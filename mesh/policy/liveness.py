@@ -18,7 +18,7 @@ BEAT_S: Final = 0.02
 HEARTBEAT_S: Final = 1.0
 #: Heartbeats may be so late beyond `liveness` before `mesh watch` kills: it looks every five seconds, and the thread of
 #: the worker, which knows more, is to be first.
-SILENCE_MARGIN_S: Final = 5.0
+SILENCE_MARGIN_S: Final = 3.0
 #: Blocks are logged at most so often.
 TELL_EVERY_S: Final = 5.0
 #: A thread that wakes so much too late was not running itself: the process was paused, and its loop is not to blame.
@@ -167,8 +167,8 @@ class Liveness:
 
     def _lag(self, now: float) -> Ruling | None:
         blocked_s = self.blocked_s(now)
-        if self.stage == "importing" or not self.limits.lag_s or blocked_s < self.limits.lag_s:
-            return None
+        if self.stage not in ("ready", "draining") or not self.limits.lag_s or blocked_s < self.limits.lag_s:
+            return None  # before it is ready, no call waits
         if self._beat_at == self._told_beat:
             return None  # the same block
         self._told_beat = self._beat_at

@@ -11,6 +11,7 @@ import asyncio
 import faulthandler
 import os
 import sys
+import sysconfig
 import threading
 import time
 import traceback
@@ -33,8 +34,15 @@ log = get_logger("mesh.watchdog")
 LAST_WORDS_S: Final = 3.0
 #: What a drain may take beyond the worker's stop timeout.
 DRAIN_MARGIN_S: Final = 5.0
-#: The last line of these is Python's own, or ours: which line of the service it was tells more.
-_OWN: Final = (os.path.dirname(os.__file__), os.path.dirname(os.path.dirname(__file__)))
+#: Lines of Python's own, of mesh and of installed packages: which line of the service called them tells more.
+_OWN: Final = (
+    os.path.dirname(os.__file__),
+    os.path.dirname(os.path.dirname(__file__)),
+    sysconfig.get_path("purelib"),
+    "<",
+)
+#: What is further out than these is how every worker is run.
+_RUNNING: Final = ("run_services", "run_until_complete", "run_forever", "_run_once")
 
 
 def limits_of(settings: Settings, soft_bytes: int = 0) -> Limits:
@@ -58,6 +66,17 @@ def hard_limit() -> int:
         return 0
     soft, _ = resource.getrlimit(resource.RLIMIT_DATA)
     return 0 if soft == resource.RLIM_INFINITY else soft
+
+
+def _take_reserve() -> None:
+    """A drain needs memory itself: raise the limit as far as it may be raised."""
+    try:
+        import resource
+
+        _, most = resource.getrlimit(resource.RLIMIT_DATA)
+        resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+    except (ImportError, ValueError, OSError):
+        pass
 
 
 class Watchdog:
@@ -138,7 +157,7 @@ class Watchdog:
         late_s = self._liveness.beat(time.monotonic())
         if late_s > self._longest_s:
             self._longest_s = late_s
-        if self._limits.lag_s and late_s >= self._limits.lag_s and self._liveness.stage != "importing":
+        if self._limits.lag_s and late_s >= self._limits.lag_s and self._liveness.stage in ("ready", "draining"):
             blocks, seconds = self._counters
             blocks.add()
             seconds.add(late_s)
@@ -190,6 +209,7 @@ class Watchdog:
         used, soft, hard = self._liveness.memory_bytes, self._limits.soft_bytes, self._limits.hard_bytes
         why = "a MemoryError was raised" if exhausted.is_set() else f"{used / 2**20:.0f} MiB used"
         self._leaves = f"{why}, the limits are {soft / 2**20:.0f} MiB (soft) and {hard / 2**20:.0f} MiB (hard)"
+        _take_reserve()
         log.error("short of memory: the worker drains and is replaced", used=used, soft=soft, hard=hard, why=why)
         if self._loop is not None and self._drain is not None:
             self._loop.call_soon_threadsafe(self._drain, "memory")
@@ -219,7 +239,7 @@ class Watchdog:
         return {
             "blocked_s": round(ruling.blocked_s, 3),
             "where": _where(frame),
-            "stack": "".join(traceback.format_stack(frame)) if frame is not None else "",
+            "stack": _stack(frame),
         }
 
     def _write(self, now: float) -> None:
@@ -291,11 +311,21 @@ def supervised() -> bool:
 
 def _where(frame: FrameType | None) -> str:
     """The innermost line of the service's own code: `svc.py:12 in slow`."""
-    inner = frame
-    while frame is not None and frame.f_code.co_filename.startswith((*_OWN, "<")):
-        frame = frame.f_back
-    frame = frame or inner
-    return f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}" if frame is not None else ""
+    found = frame
+    while found is not None and found.f_code.co_filename.startswith(_OWN):
+        found = found.f_back
+    if found is None or found.f_code.co_filename.endswith(os.path.join("bin", "mesh")):
+        found = frame
+    return f"{found.f_code.co_filename}:{found.f_lineno} in {found.f_code.co_name}" if found is not None else ""
+
+
+def _stack(frame: FrameType | None) -> str:
+    """The stack from the loop to this frame."""
+    if frame is None:
+        return ""
+    summary = traceback.extract_stack(frame)
+    outer = max((number for number, line in enumerate(summary) if line.name in _RUNNING), default=-1)
+    return "".join(traceback.format_list(summary[outer + 1 :]))
 
 
 def _awaited(coroutine: Any) -> list[str]:

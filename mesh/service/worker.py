@@ -171,7 +171,6 @@ class Worker:
             self._inbox.open(self.node.transport, self.node.transport.endpoint(f"{self.identity}-events"))
         self._register(endpoint)
         self._step("ready")
-        self.entered("ready")
         # Now, and not before: whoever runs a task may be called by it. "ready" does not wait for the engines.
         shift.begin()
         for service in self.services:
@@ -439,6 +438,7 @@ async def run(
         asked.cancel()
         starting.result()
         settle_memory()
+        worker.entered("ready")
         log.info("ready", worker=worker.identity, services=[type(service).name for service in worker.services])
         if on_ready is not None:
             on_ready(worker)

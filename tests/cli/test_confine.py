@@ -95,4 +95,4 @@ def test_a_limit_that_is_none_is_refused(limit: str):
     """With those that there are."""
     done = shown("--limit", limit)
     assert done.returncode == 2
-    assert f"{limit!r} is not memory=N or files=N or nice=N" in done.stderr
+    assert f"{limit!r} is not memory=N or memory_soft=N or files=N or nice=N" in done.stderr
