@@ -70,6 +70,11 @@ def run_services(main: Coroutine[Any, Any, T]) -> T:
                     if task.done():
                         raise
                     _tell_of_exit(exc)
+                except RuntimeError as exc:
+                    # A handler called loop.stop().
+                    if task.done():
+                        raise
+                    _tell_of_exit(exc)
         except asyncio.CancelledError:
             raise SystemExit(128 + signal.SIGTERM) from None
         finally:
@@ -95,8 +100,8 @@ def _tell_of_exit(exc: BaseException) -> None:
     from mesh.telemetry.logs import get_logger
 
     get_logger("mesh.worker").error(
-        "a background task raised SystemExit or KeyboardInterrupt, which ended the task alone; "
-        "to stop a worker, send it SIGTERM",
+        "a background task of a service tried to end the event loop; the worker goes on. "
+        "To stop a worker, send it SIGTERM",
         error=f"{type(exc).__name__}: {exc}",
         exc_info=(type(exc), exc, exc.__traceback__),
     )

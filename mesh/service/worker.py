@@ -114,7 +114,7 @@ class Worker:
         self.settings = settings
         self.identity = ids.instance_id(role or names[0])
         self.node = Node(settings, identity=self.identity, transport=transport, clock=clock, rng=rng, engines=engines)
-        self.services: list[Service] = [make(cls) for cls in classes]
+        self.services: list[Service] = [_made(cls) for cls in classes]
         self.instance_ids: list[str] = []
         self._gates: dict[str, Gate[Any]] = {}
         self._inbox = Inbox(recorder=self.node.recorder)
@@ -359,6 +359,17 @@ class Worker:
                 log.exception("stopped hook failed", service=type(service).name)
         await self._inbox.close(cancel=True)
         await self.node.close()
+
+
+def _made(cls: type[Service]) -> Service:
+    try:
+        return make(cls)
+    except (SystemExit, KeyboardInterrupt) as exc:
+        raise SetupError(
+            f"{cls.name}: its constructor raised {type(exc).__name__}({exc}); raise an error that says what is missing "
+            "instead",
+            details={"service": cls.name, **(exit_details(exc) or {"exception": type(exc).__name__})},
+        ) from exc
 
 
 def _is_cancelled() -> bool:

@@ -178,22 +178,21 @@ class Plugin:
     def _end_leftovers(self, pid: int) -> None:
         """Before anything starts in the place of what has just ended: nothing of it must run beside its successor."""
         options = self._supervisord.options
-        process = options.pidhistory.get(pid)
-        if process is None:
-            return
-        marks = {
-            "SUPERVISOR_PROCESS_NAME": process.config.name,
-            "SUPERVISOR_GROUP_NAME": process.group.config.name,
-            "SUPERVISOR_SERVER_URL": process.config.serverurl or options.serverurl or "",
-        }
         try:
+            process = options.pidhistory.get(pid)
+            if process is None:
+                return
+            marks = {
+                "SUPERVISOR_PROCESS_NAME": process.config.name,
+                "SUPERVISOR_GROUP_NAME": process.group.config.name,
+                "SUPERVISOR_SERVER_URL": process.config.serverurl or options.serverurl or "",
+            }
             ended = leftovers.end(pid, marks, spare=[each for each in options.pidhistory if each != pid])
+            if ended:
+                options.logger.info(f"ended what {process.config.name} has left behind: {ended}")
         except Exception as exc:
             # An error here would end supervisord, and everything with it.
-            options.logger.warn(f"what {process.config.name} has left behind was not ended: {exc!r}")
-            return
-        if ended:
-            options.logger.info(f"ended what {process.config.name} has left behind: {ended}")
+            options.logger.warn(f"what process {pid} has left behind was not ended: {exc!r}")
 
     def _status_of(self, process: Any) -> int:
         pid, status = self._reaped

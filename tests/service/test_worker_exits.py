@@ -113,7 +113,7 @@ async def test_a_background_task_that_exits_ends_alone():
         with pytest.raises(mesh.RemoteError) as caught:
             await m.call("exits.gather")
         assert caught.value.details["exit_code"] == 6
-        assert await m.call("exits.pid") == child.pid
+        assert await m.call("exits.stop_loop") == child.pid
         child.send_signal(signal.SIGTERM)
         assert await child.wait() == 0
 

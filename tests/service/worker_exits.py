@@ -66,6 +66,12 @@ class Exits(mesh.Service):
         return os.getpid()
 
     @mesh.rpc
+    async def stop_loop(self) -> int:
+        asyncio.get_running_loop().stop()
+        await asyncio.sleep(0.01)
+        return os.getpid()
+
+    @mesh.rpc
     async def background_over(self) -> str:
         with contextlib.suppress(BaseException):
             await asyncio.wait([self.background])

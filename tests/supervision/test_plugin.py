@@ -150,7 +150,11 @@ def plugged():
     events.clear()
     try:
         options = types.SimpleNamespace(
-            waitpid=lambda: (process.pid, signal.SIGKILL), logfile=None, pidfile=os.devnull, httpservers=[]
+            pidhistory={},
+            waitpid=lambda: (process.pid, signal.SIGKILL),
+            logfile=None,
+            pidfile=os.devnull,
+            httpservers=[],
         )
         yield plugins.Plugin(types.SimpleNamespace(process_groups={"gateway": group}, options=options)), process
     finally:
