@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import Final, Literal, NamedTuple
 
 #: How often the loop beats. A block is noticed when a beat is late, so this is how exactly its length is known.
-BEAT_S: Final = 0.02
+BEAT_S: Final = 0.05
 #: How often the thread writes a heartbeat for `mesh watch`, and measures memory.
 HEARTBEAT_S: Final = 1.0
 #: Heartbeats may be so late beyond `liveness` before `mesh watch` kills: it looks every five seconds, and the thread of

@@ -60,7 +60,7 @@ def recorded(pidfile: Path) -> int:
         pid = int(pidfile.read_text())
     except (OSError, ValueError):
         return 0
-    return pid if alive(pid) and "supervisord" in command(pid) else 0
+    return pid if alive(pid) and is_supervisord(pid) else 0
 
 
 def supervisord_of(server_url: str, root: Path) -> int:
@@ -71,12 +71,18 @@ def supervisord_of(server_url: str, root: Path) -> int:
     parents = {parent(member.pid) for member in members(server_url)}
     here = root.resolve()
     for pid in pids():
-        # Not whatever has supervisord.conf in its command line, like `mesh up --conf`, which works there as well.
-        names = {word.rpartition("/")[2] for word in command(pid).split()}
-        is_one = bool(names & {"supervisord", "supervisor.supervisord"}) and alive(pid)
-        if is_one and (pid in parents or directory(pid) == here):
+        if is_supervisord(pid) and alive(pid) and (pid in parents or directory(pid) == here):
             return pid
     return 0
+
+
+def is_supervisord(pid: int) -> bool:
+    """Whether a process runs supervisord, and does not merely have its name in an argument, as an editor may."""
+    program, *arguments = command(pid).split(" ")
+    if os.path.basename(program) == "supervisord":
+        return True
+    names = {os.path.basename(each) for each in arguments[:2]}
+    return os.path.basename(program).startswith("python") and bool(names & {"supervisord", "supervisor.supervisord"})
 
 
 def command(pid: int) -> str:

@@ -45,7 +45,8 @@ def test_a_block_is_told_once_and_ends_the_worker():
     """First after `lag_s`, then after `liveness_s`."""
     worker = Worker(liveness_s=2.0, lag_s=0.1).enter("ready")
     told, ended, *_ = worker.passes(2.5, blocked=True)
-    assert (told.action, round(told.blocked_s, 2)) == ("tell", 0.1)
+    assert told.action == "tell"
+    assert 0.1 <= told.blocked_s < 0.2
     assert (ended.action, ended.reason) == ("end", "blocked")
     assert 2.0 <= ended.blocked_s <= 2.0 + 1.0
 
@@ -55,9 +56,9 @@ def test_many_blocks_are_told_seldom_and_counted():
     worker = Worker(lag_s=0.1).enter("ready")
     rulings = []
     for _ in range(40):
-        rulings += worker.passes(0.15, blocked=True)
+        rulings += worker.passes(0.3, blocked=True)
         rulings += worker.passes(0.15)
-    assert [each.action for each in rulings] == ["tell"] * 3
+    assert [each.action for each in rulings] == ["tell"] * 4
     assert rulings[1].untold > 5
 
 

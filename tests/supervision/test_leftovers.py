@@ -157,3 +157,21 @@ def test_only_what_belongs_to_the_process_is_ended(tmp_path: Path):
         for each in started.values():
             each.kill()
             each.wait()
+
+
+@pytest.mark.parametrize(
+    ("command", "found"),
+    [
+        ("/usr/bin/python3 /srv/.venv/bin/supervisord -c supervisord.conf", True),
+        ("/usr/bin/python3.11 -m supervisor.supervisord -n", True),
+        ("/usr/bin/supervisord -c x", True),
+        ("vim supervisord.conf", False),
+        ("vim supervisord", False),
+        ("/usr/bin/python3 -m pytest -k supervisord", False),
+        ("", False),
+    ],
+)
+def test_only_a_supervisord_is_taken_for_one(monkeypatch: pytest.MonkeyPatch, command: str, found: bool):
+    """`mesh down` ends what it takes for one: not an editor that has its configuration open."""
+    monkeypatch.setattr(family, "command", lambda pid: command)
+    assert family.is_supervisord(1) is found
