@@ -112,15 +112,15 @@ class MeshClient(Client):
         return await register.set(key, value)
 
     async def called(self, do: str, key: str, value: Any) -> Any:
-        n = self.n.using(timeout=1.5)
+        n = self.n
         if do == "read":
-            found = await n.call("register.read", key)
+            found = await n.call("register.read", key, timeout=1.5)
             return [found["value"], found["etag"]]
         if do == "swap":
-            return await n.call("register.swap", key, *value)
+            return await n.call("register.swap", key, *value, timeout=1.5)
         if do == "delete":
-            return await n.call("register.remove", key)
-        return await n.call("register.write", key, value)
+            return await n.call("register.remove", key, timeout=1.5)
+        return await n.call("register.write", key, value, timeout=1.5)
 
     async def tasks(self) -> None:
         while True:

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from mesh.transport import curve_store
+
 from . import cable
 from .check import REGISTER, Report, judge, load
 from .history import Event, Recorder
@@ -124,6 +126,11 @@ class Run:
         hub = f"tcp://{cable.ADDRESSES['a']}:7000" if self.cable else f"ipc://{self.root}/run/hub.sock"
         bind = "tcp://eth0:*" if self.cable else "ipc"
         text = SETTINGS.format(root=self.root, bind=bind, hub=hub, lease_s=plan.lease_s)
+        if self.cable:
+            # What is reached from another host is encrypted, or does not start.
+            for name in ("hub", "mesh-store", "worker", "gateway", "client"):
+                curve_store.make(self.root / "keys", name)
+            text += '[keys]\ndir = "keys"\n'
         (self.root / "mesh.toml").write_text(text)
         mesh = str(BIN / "mesh")
         env = {"PYTHONPATH": str(ROOT), "MESH_HISTORY": str(self.history)}
@@ -141,7 +148,11 @@ class Run:
         services = ["tests.jepsen.services:Register", "tests.jepsen.services:Ledger"]
         for place, side in enumerate((here, there)):
             for number in range(plan.workers[place]):
-                add(f"worker-{'ab'[place]}{number}", [*side, mesh, "run", *services], env)
+                add(
+                    f"worker-{'ab'[place]}{number}",
+                    [*side, mesh, "run", *services],
+                    {**env, "MESH_KEYS_NAME": "worker"},
+                )
         for number, port in enumerate(self.ports):
             add(f"gateway-{number}", [*here, mesh, "gateway", "--port", str(port)], env)
         for place, side in enumerate((here, there)):
@@ -187,7 +198,7 @@ class Run:
             self.processes.stop(names(kind))
         self.recorder.write(Event(time.monotonic(), "barrier"))
         history = load(sorted(self.history.glob("*.jsonl")))
-        keys = self.root / "keys"
+        keys = self.root / "registers"
         keys.write_text("\n".join(sorted({each.key for each in history.by_verb(*REGISTER)})))
         self.processes.again(list(reversed(rest)))
         words = [
