@@ -27,7 +27,7 @@ down: ## stop everything; leave no process and no socket behind
 	@if [ -x $(BIN)/mesh ]; then $(BIN)/mesh down; else echo "nothing is installed, so nothing runs"; fi
 
 .PHONY: test
-test: $(STAMP_TEST) wrk check ## install what tests need; run all checks and tests
+test: $(STAMP_TEST) wrk faketime check ## install what tests need; run all checks and tests
 	@status=0; \
 	$(BIN)/python -m pytest -n $(AT_ONCE) --dist loadfile --no-loadscope-reorder -m "not chaos" || status=1; \
 	$(BIN)/python -m pytest -m chaos || status=1; \
@@ -42,7 +42,7 @@ check: $(STAMP_TEST) ## formatting, lint, types, playbooks, and the floors of th
 	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/ansible-lint -q
 
 .PHONY: chaos
-chaos: $(STAMP_TEST) wrk ## the long tests that kill and restart real processes under load
+chaos: $(STAMP_TEST) wrk faketime ## the long tests that kill and restart real processes under load
 	@MESH_CHAOS=long $(BIN)/python -m pytest -m chaos
 
 .PHONY: hostile
@@ -52,6 +52,17 @@ hostile: $(STAMP_TEST) ## peers that flood, read nothing and close, 200 tries ag
 .PHONY: churn
 churn: $(STAMP_TEST) ## 20,000 short-lived clients: what hub and worker hold afterwards
 	@$(BIN)/python -m tests.chaos.churn --clients 20000
+# JEPSEN=5m SEED=7 FAULTS=kill,freeze choose how long, which chances, and what goes wrong.
+JEPSEN ?= 30m
+.PHONY: jepsen
+jepsen: $(STAMP_TEST) hosts faketime ## faults of every kind against a whole mesh, judged from its history (JEPSEN=30m)
+	@$(BIN)/python -m tests.jepsen --duration $(JEPSEN) $(if $(SEED),--seed $(SEED)) $(if $(FAULTS),--faults $(FAULTS))
+
+# An hour, or MESH_SOAK=15m.
+MESH_SOAK ?= 1h
+.PHONY: soak
+soak: $(STAMP_TEST) ## mixed load for an hour; fails when a process, a folder or the log grows (MESH_SOAK=1h)
+	@$(BIN)/python -m tests.soak --duration $(MESH_SOAK)
 
 .PHONY: bench
 bench: $(STAMP) ## install the peers, measure everything, write docs/benchmarks
@@ -80,6 +91,19 @@ wrk:
 	        || echo "wrk could not be installed; the tests that need it are skipped"; \
 	else \
 	    echo "wrk is missing (apt install wrk); the tests that need it are skipped"; \
+	fi
+
+# Turns the clock of the store alone. Where it cannot be installed, clocks are not turned, and the run says so.
+.PHONY: faketime
+faketime:
+	@if command -v faketime >/dev/null; then \
+	    :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "installing faketime"; \
+	    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq faketime; } >/dev/null \
+	        || echo "faketime could not be installed; clocks are not turned"; \
+	else \
+	    echo "faketime is missing (apt install faketime); clocks are not turned"; \
 	fi
 
 # Tests of several hosts make them as network namespaces, each with an sshd, and some with systemd; only as root. On this machine

@@ -17,6 +17,9 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+#: Verbs that change nothing: what became of one without an answer is of no interest.
+QUESTIONS: Final = ("read", "sums")
+
 #: invoke: about to be sent · ok: done · conflict: refused, because something is not as the request assumes · fail:
 #: certainly not done · info: ambiguous, it may or may not have been done · touch: a holder acts under its lock · end:
 #: a holder has let go · fault: the nemesis acted · final: what is stored after everything has stopped · barrier: no
@@ -143,6 +146,8 @@ def assemble(events: Iterable[Event]) -> History:
         operation = open_.get(event.op)
         if event.kind == "invoke":
             made = Operation(event.op, event.do, event.key, event.value, event.at)
+            if event.do in QUESTIONS:
+                made.status = "fail"
             open_[event.op] = made
             history.operations.append(made)
         elif event.kind == "fault":

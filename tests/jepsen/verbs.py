@@ -11,13 +11,11 @@ import aiohttp
 
 import mesh
 
-from .history import Kind, Recorder
+from .history import QUESTIONS, Kind, Recorder
 
 TTL_S: Final = 2.0
 #: How often a holder acts under its lock.
 TOUCH_S: Final = 0.02
-#: Verbs that change nothing.
-QUESTIONS: Final = ("read", "sums")
 
 #: What may come of it while things go wrong. Anything else is a fault of this rig, and ends the client.
 PASSING: Final = (mesh.MeshError, aiohttp.ClientError, TimeoutError)
@@ -45,7 +43,6 @@ async def operate(
         result = await work(*args, **more)
     except PASSING as exc:
         kind, code = outcome(exc)
-        # Whether a question was heard is of no interest: nothing is in doubt.
         recorder.end(op, "fail" if do in QUESTIONS else kind, error=code)
         return kind, None
     recorder.end(op, "ok", result)
