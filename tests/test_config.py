@@ -353,3 +353,17 @@ def test_a_shown_duration_reads_back_the_same(milliseconds: int):
 def test_a_shown_size_reads_back_the_same(count: int):
     """Whatever the number, the unit chosen for it is exact."""
     assert read_size(show_size(count)) == count
+
+
+@pytest.mark.parametrize(
+    "text", ["x = " + "[" * 2000, "x = " + "9" * 5000], ids=["nested too deeply", "number too long"]
+)
+def test_what_python_cannot_read_is_an_error_of_the_file(project, text: str):
+    project(text)
+    assert wrong().startswith("mesh.toml: ")
+
+
+@pytest.mark.parametrize("value", ["9" * 400 + "d", "9" * 400 + "GiB"])
+def test_a_time_or_size_beyond_all_numbers_is_refused(value: str):
+    with pytest.raises(ValueError, match="any"):
+        (read_size if value.endswith("B") else read_duration)(value)

@@ -172,6 +172,11 @@ class _Loading:
             tree = tomllib.loads(text)
         except tomllib.TOMLDecodeError as exc:
             raise ConfigError(not_toml(self.shown_file, text, str(exc))) from None
+        except RecursionError:
+            raise ConfigError(f"{self.shown_file}: arrays or tables are nested too deeply to be read") from None
+        except ValueError as exc:
+            # Python refuses to read numbers of thousands of digits, and dates that no calendar has.
+            raise ConfigError(f"{self.shown_file}: a value cannot be read: {exc}") from None
         self.lines = places(text)
         for name, table in tree.items():
             if name == "services":

@@ -54,6 +54,8 @@ def read_duration(value: Any) -> float:
         at = match.end()
     if not text or at != len(text):
         raise ValueError(f'it has no unit: write "{text}s"' if text.replace(".", "", 1).isdigit() else "")
+    if not math.isfinite(total):
+        raise ValueError("it is longer than any time that can be measured")
     return total
 
 
@@ -91,7 +93,10 @@ def read_size(value: Any) -> int:
     match = _SIZE.fullmatch(value.strip())
     if match is None:
         raise ValueError(f'it has no unit: write "{value.strip()}B"' if value.strip().isdigit() else "")
-    return int(float(match[1]) * _BYTES[match[2]])
+    size = float(match[1]) * _BYTES[match[2]]
+    if not math.isfinite(size):
+        raise ValueError("it is larger than any size")
+    return int(size)
 
 
 def show_size(count: int) -> str:
