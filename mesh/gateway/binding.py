@@ -119,11 +119,11 @@ class Binding:
             # An empty body means "left out" only where leaving out is allowed; the worker knows the default.
             if body or self._whole_required:
                 arguments[self._whole] = body
-            return _encode_msgpack(arguments), MSGPACK
+            return _pack(arguments, self), MSGPACK
         if self.reads_body:
             if kind == "msgpack":
                 self._read_msgpack(body, arguments)
-                return _encode_msgpack(arguments), MSGPACK
+                return _pack(arguments, self), MSGPACK
             if kind != "json" and body:
                 check_body_kind(kind, binary=False)
             self._read_json(body, arguments)
@@ -157,6 +157,8 @@ class Binding:
             value = msgspec.msgpack.decode(body)
         except msgspec.DecodeError as exc:
             raise BadArguments(f"body: is not MessagePack ({exc})", details={"path": "body"}) from exc
+        except RecursionError as exc:
+            raise BadArguments("body: is nested too deeply", details={"path": "body"}) from exc
         if self._whole:
             arguments[self._whole] = value
         elif isinstance(value, dict):
@@ -228,11 +230,30 @@ class RpcBinding:
         arguments: dict[str, Any] = {}
         read_query(query, self._query, arguments)
         arguments[self._bytes] = body
-        return _encode_msgpack(arguments), MSGPACK
+        return _pack(arguments, self), MSGPACK
 
     def place(self, path: str) -> str:
         """Where in the request the worker's `$.width` came from: `body.width`."""
         return f"body{path[1:]}" if path.startswith("$") else path
+
+
+def _pack(arguments: dict[str, Any], binding: Binding | RpcBinding) -> bytes:
+    """The arguments as MessagePack.
+
+    Raises:
+        BadArguments: an integer has more than 64 bits, which MessagePack cannot hold (JSON can).
+    """
+    try:
+        return _encode_msgpack(arguments)
+    except OverflowError:
+        for name, value in arguments.items():
+            try:
+                _encode_msgpack(value)
+            except OverflowError as exc:
+                text = binding._query.get(name)
+                place = text.place if text is not None else binding.place(f"$.{name}")
+                raise BadArguments(f"{place}: the integer does not fit into 64 bits", details={"path": place}) from exc
+        raise
 
 
 def read_query(query: str, wanted: Mapping[str, _Text], arguments: dict[str, Any]) -> None:

@@ -227,3 +227,17 @@ def test_rpc_takes_bytes_for_the_one_parameter_that_is_bytes() -> None:
     with pytest.raises(MeshError) as caught:
         RpcBinding(record_of("m", thumbnail)).bind("", b"\xff", "other")
     assert caught.value.details == {"path": "query.width"}
+
+
+def test_an_integer_that_messagepack_has_no_room_for_is_named() -> None:
+    """JSON carries any integer; beside bytes, arguments travel as MessagePack, which has 64 bits."""
+    beside_bytes = binding(thumbnail, "/x", "POST", data="body", width="query")
+    assert wrong(beside_bytes, query=f"width={10**30}", body=b"x") == "query.width"
+    assert bound(binding(sized, "/x/{width}", width="path"), str(10**30))["width"] == 10**30
+
+
+def test_messagepack_that_is_nested_too_deeply_is_no_fault_of_the_gateway() -> None:
+    assert (
+        wrong(binding(whole, "/x/{id}", "POST", id="path", user="body"), "1", body=b"\x91" * 5000, kind="msgpack")
+        == "body"
+    )
