@@ -51,7 +51,26 @@ _TIMEOUT_PARAMETER: Final[Schema] = {
     "name": "X-Request-Timeout",
     "in": "header",
     "description": "How long to wait: seconds, or with a unit, such as 250ms or 2s.",
-    "schema": {"type": "string"},
+    # What `gateway.headers.read_timeout` accepts, short of a day: a generated client sends nothing that is refused.
+    "schema": {
+        "type": "string",
+        "pattern": r"^(?=.*[1-9])([0-9]{1,4}(\.[0-9]{1,9})?(ms|s)?|[0-9]{1,3}(\.[0-9]{1,9})?m)$",
+        "examples": ["2", "0.5", "250ms", "1m"],
+    },
+}
+
+_BASE64: Final = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
+
+#: The schema of a stream of events is that of each event, as OpenAPI 3.2 writes it.
+_SSE_EVENT: Final[Schema] = {
+    "type": "object",
+    "description": "One event per item; the last is the event named end, or error, whose data is a Problem.",
+    "properties": {
+        "event": {"type": "string"},
+        "data": {"type": "string", "description": "The item as JSON."},
+        "id": {"type": "string"},
+        "retry": {"type": "integer"},
+    },
 }
 
 #: Answers that any operation may give, by status.
@@ -179,6 +198,8 @@ class _Document:
         if schemas:
             positional["prefixItems"] = list(schemas.values())
         positional["maxItems"] = len(schemas)
+        # Up to the last argument that must be given; those before it cannot be left out by position.
+        positional["minItems"] = max((at for at, each in enumerate(schemas, 1) if each in needed), default=0)
         content: dict[str, Schema] = {JSON_TYPE: {"schema": {"anyOf": [named, positional]}}}
         binary = [each for each in schemas if is_bytes(method.params["properties"][each], method.params)]
         parameters: list[Schema] = []
@@ -220,7 +241,7 @@ class _Document:
         if status in (204, 304):
             return {"description": phrase(status)}
         if method.stream:
-            item = {"schema": {"type": "string", "description": "One event per item; the last is the event named end."}}
+            item = {"schema": _SSE_EVENT}
             lines = {"schema": {"type": "string", "description": "One item per line."}}
             content: dict[str, Schema] = {SSE_TYPE: item, NDJSON_TYPE: lines}
             if method.binary and produces:
@@ -276,7 +297,9 @@ class _Document:
 
 def _rewrite(schema: Any, names: Mapping[str, str]) -> Any:
     if isinstance(schema, Mapping):
-        return {
+        # `contentEncoding` tells what text means and forbids none; a pattern does.
+        more = {"pattern": _BASE64} if schema.get("contentEncoding") == "base64" else {}
+        return more | {
             key: _COMPONENT + names.get(value.removeprefix(_REF), "Problem")
             if key == "$ref" and isinstance(value, str) and value.startswith(_REF)
             else _rewrite_mapping(value, names)
@@ -301,7 +324,8 @@ def _rewrite_mapping(mapping: Mapping[str, Any], names: Mapping[str, str]) -> di
 
 def _body_of(method: MethodRecord, name: str, schema: Schema, *, required: bool) -> Schema:
     if is_bytes(method.params.get("properties", {}).get(name, {}), method.params):
-        return {"required": required, "content": {BINARY_TYPE: {"schema": {}}, "*/*": {"schema": {}}}}
+        # No body is an empty one, which is as good as any other.
+        return {"required": False, "content": {BINARY_TYPE: {"schema": {}}, "*/*": {"schema": {}}}}
     return {"required": required, "content": {JSON_TYPE: {"schema": schema}}}
 
 
