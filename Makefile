@@ -64,6 +64,13 @@ MESH_SOAK ?= 1h
 soak: $(STAMP_TEST) ## mixed load for an hour; fails when a process, a folder or the log grows (MESH_SOAK=1h)
 	@$(BIN)/python -m tests.soak --duration $(MESH_SOAK)
 
+# Seconds for each target. Where atheris cannot be installed, the command says so and ends well.
+FUZZ ?= 60
+.PHONY: fuzz
+fuzz: $(STAMP_TEST) ## inputs by chance, guided by coverage, for everything that reads (FUZZ=60 seconds a target)
+	@$(PIP) install --group fuzz || true
+	@$(BIN)/python -m tests.fuzz --seconds $(FUZZ)
+
 .PHONY: bench
 bench: $(STAMP) ## install the peers, measure everything, write docs/benchmarks
 	@$(PIP) install 'pip>=25.1'

@@ -84,8 +84,8 @@ def test_a_service_that_leaks_is_found() -> None:
     assert made.restarts >= 2, made.table()
     leaky = {one.what for one in made.grown if one.name.startswith("leaky")}
     assert leaky == {"memory", "files"}, made.table()
-    others = {(one.name, one.what) for one in made.grown if not one.name.startswith("leaky") and one.what != "memory"}
-    # Connections come and go with the load; half a minute is too short to judge memory.
+    # Half a minute is too short to judge memory, and how many visitors the load has just then is chance.
+    others = [one for one in made.grown if not one.name.startswith(("leaky", "load")) and one.what != "memory"]
     assert not others, made.table()
     judged = {one.name.partition(":")[0] for one in made.found}
     assert judged >= {"hub", "store", "gateway", "steady", "load", "supervisord"}

@@ -1,0 +1,78 @@
+"""A service with a route of each kind, for requests by chance from its own OpenAPI document."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from enum import Enum
+from typing import Annotated, Literal
+
+import msgspec
+
+import mesh
+from mesh import http, rpc, task
+
+
+class Colour(Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+class Address(msgspec.Struct):
+    street: str
+    city: str = "Bern"
+
+
+class Item(msgspec.Struct):
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=50)]
+    price: Annotated[float, msgspec.Meta(ge=0)]
+    tags: list[str] = []
+    to: Address | None = None
+    colour: Colour = Colour.RED
+
+
+class Shop(mesh.Service):
+    """Sells things."""
+
+    name = "shop"
+
+    @http.get("/items/{id}")
+    @rpc(idempotent=True)
+    async def item(
+        self, id: int, side: Literal["left", "right"] = "left", ratio: float | None = None
+    ) -> dict[str, str]:
+        return {"id": str(id), "side": side, "ratio": str(ratio)}
+
+    @http.post("/items")
+    @rpc
+    async def add(self, item: Item) -> Item:
+        return item
+
+    @http.put("/items/{id}/name")
+    @rpc
+    async def rename(self, id: int, name: str, tags: list[str] = []) -> str:  # noqa: B006
+        return f"{id} {name} {len(tags)}"
+
+    @http.delete("/items/{id}")
+    @rpc
+    async def remove(self, id: int) -> None:
+        return None
+
+    @http.get("/search")
+    @rpc(idempotent=True)
+    async def search(self, q: str = "", limit: Annotated[int, msgspec.Meta(ge=0, le=100)] = 10) -> list[str]:
+        return [q] * min(limit, 3)
+
+    @http.post("/size")
+    @rpc
+    async def size(self, data: bytes) -> int:
+        return len(data)
+
+    @http.get("/count/{most}")
+    @rpc
+    async def count(self, most: Annotated[int, msgspec.Meta(ge=0, le=10)]) -> AsyncIterator[int]:
+        for number in range(most):
+            yield number
+
+    @task
+    async def pack(self, item: Item, count: int = 1) -> int:
+        return count
