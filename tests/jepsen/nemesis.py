@@ -15,7 +15,7 @@ from .history import Event, Recorder
 from .processes import Processes
 
 #: Faults that may overlap.
-AT_ONCE: Final = 2
+AT_ONCE: Final = 3
 #: How much likelier one kind of process is to be chosen than another.
 TARGETS: Final = {"store": 3, "worker": 3, "client": 3, "gateway": 2, "hub": 1}
 
