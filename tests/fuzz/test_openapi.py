@@ -79,6 +79,7 @@ def test_the_document_says_what_mesh_does(shop: str, tmp_path: Path) -> None:
     env = {**os.environ, "PYTHONPATH": str(ROOT), "SCHEMATHESIS_HOOKS": "tests.fuzz.hooks"}
     done = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=150)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr
-    passed = re.findall(r"(\d+) passed", done.stdout)
-    assert len(passed) == 2, done.stdout
-    assert min(map(int, passed)) >= 14, done.stdout
+    # Every operation, in both phases; a document that was read too early has fewer.
+    passed = [int(count) for count in re.findall(r"(\d+) passed$", done.stdout, re.MULTILINE)]
+    assert len(passed) >= 2, done.stdout
+    assert min(passed) >= 14, done.stdout
