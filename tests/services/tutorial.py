@@ -50,6 +50,7 @@ _ACCIDENTS = (
     (re.compile(r"^Content-Length: .*"), "Length"),
     (re.compile(r"\b[0-9a-f]{32}\b|\b[0-9a-f]{16}\b|\b[0-9a-f]{8}\b"), "ID"),
     (re.compile(r"(?<=in )\d+\.\d+(?= ?s)"), "SECONDS"),
+    (re.compile(r"(?<=duration_ms=)\d+(\.\d+)?"), "MS"),
     (re.compile(r"(?<=RUNNING).*"), ""),
     (_PID, "PID"),
     # Caller and callee both watch the deadline; either may be the first to say so.
