@@ -40,6 +40,8 @@ UNREAD_SMALL_BYTES: Final = 48 * 2**20
 MANY: Final = 100
 #: So often a connection was seen to pour before it is blamed. An honest one is seen once in the middle of a message.
 POURING_LOOKS: Final = 3
+#: And so much waited each time: not a heartbeat or an answer that libzmq's thread had no time for yet.
+POURING_BYTES: Final = 2048
 #: What waits in the kernel of a peer that sends faster than libzmq reads, on average. Of others it is a few KB at most.
 WAITING_BYTES: Final = 16 * 1024
 #: Looks without growth that end a suspicion: the growth was the application's own.
@@ -166,7 +168,7 @@ class Pressure:
                 if self._counts.get(key) != count:
                     self._counts[key] = count
                     self._poured[key] = 0
-                elif waiting and not unread:
+                elif waiting > POURING_BYTES and not unread:
                     # More comes, and all whole messages were read: what has come of this one is not whole.
                     self._poured[key] = self._poured.get(key, 0) + 1
                 if self._poured.get(key, 0) >= POURING_LOOKS:
