@@ -164,7 +164,9 @@ class Handling:
             running.hold = self._offload.in_thread(method.run, running.values)
             return method.encode_result(await asyncio.wrap_future(running.hold), running.encoding)
         assert len(method.reference) == 3
-        running.hold = self._offload.in_process(method.reference, running.body, running.encoding, method.check_result)
+        running.hold = self._offload.in_process(
+            method.reference, running.body, running.encoding, method.check_result, running.answer_encoding
+        )
         return await self._offload.unpack(running.hold, method.target)
 
     async def _run_stream(self, running: Running) -> None:

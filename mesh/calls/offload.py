@@ -67,12 +67,19 @@ class Offload:
             self._thread_pool = ThreadPoolExecutor(self._threads, thread_name_prefix="mesh-offload")
         return self._thread_pool.submit(contextvars.copy_context().run, _contained, run, args)
 
-    def in_process(self, reference: Reference, body: Any, encoding: int, check: bool = True) -> Future[ChildAnswer]:
-        """Run a method in a child process; see `unpack` for its answer, which is checked there if `check`."""
+    def in_process(
+        self, reference: Reference, body: Any, encoding: int, check: bool = True, answer: int | None = None
+    ) -> Future[ChildAnswer]:
+        """Run a method in a child process; see `unpack` for its answer.
+
+        Args:
+            check: whether the answer is checked against the annotation, in the child.
+            answer: the encoding of the answer; None: that of the arguments.
+        """
         self._check_open()
         if self._process_pool is None:
             self._process_pool = ProcessPool(self._processes, _in_child)
-        return self._process_pool.submit(reference, bytes(body), encoding, check)
+        return self._process_pool.submit(reference, bytes(body), encoding, check, answer)
 
     async def unpack(self, future: Future[ChildAnswer], target: str) -> tuple[Any, int]:
         """The encoded answer of a child.
@@ -145,7 +152,7 @@ def _find(reference: Reference) -> tuple[Callable[..., Any], Signature]:
     return found
 
 
-def _in_child(reference: Reference, body: bytes, encoding: int, check: bool) -> ChildAnswer:
+def _in_child(reference: Reference, body: bytes, encoding: int, check: bool, answer: int | None) -> ChildAnswer:
     """Whatever the handler raises or returns, the answer consists of bytes, text and plain values: it can travel."""
     try:
         try:
@@ -155,7 +162,7 @@ def _in_child(reference: Reference, body: bytes, encoding: int, check: bool) -> 
             return "refused", error.to_wire(), None
         try:
             encode = signature.encode_checked if check else signature.encode_result
-            encoded, used = encode(run(*args), encoding)
+            encoded, used = encode(run(*args), encoding if answer is None else answer)
             return "ok", bytes(encoded), used
         except MeshError as error:
             return "error", error.to_wire(), None

@@ -37,7 +37,8 @@ class Running(msgspec.Struct, eq=False):
     for every call.)
 
     Attributes:
-        body: the encoded arguments; `values`: the decoded ones.
+        body: the encoded arguments, None once they are decoded; `values`: the decoded ones.
+        answer_encoding: of the answer, where it is to be another than that of the arguments.
         outflow, credited: of a stream: what may still be sent, and who waits for more.
         begun: its handler's task has had its first step.
         stopped: why its handler was told to stop, "" while it was not.
@@ -54,6 +55,7 @@ class Running(msgspec.Struct, eq=False):
     deadline_at: float
     body: Any
     encoding: int = 0
+    answer_encoding: int | None = None
     trace: str | None = None
     meta: dict[str, str] = {}
     outflow: Outflow | None = None
@@ -68,7 +70,10 @@ class Running(msgspec.Struct, eq=False):
     def answer(self, form: str) -> None:
         """Answer in another encoding than that of the arguments; an unknown form changes nothing."""
         if form == MSGPACK_ANSWER:
-            self.encoding = MSGPACK
+            self.answer_encoding = MSGPACK
+            if self.body is None:
+                # The arguments are decoded: what is left to encode is the answer.
+                self.encoding = MSGPACK
 
     @property
     def user(self) -> str:

@@ -4,11 +4,13 @@ Owns: reading arguments and options out of a request, Location and Idempotency-K
 Leaves to others: deferring and looking (service.durable), which tasks there are (catalog), the socket (server).
 
 Answered with 202 only when the task is durable. The address of the job works on every gateway, for as long as the
-job is kept. A request that is repeated with the same Idempotency-Key defers nothing: it is answered with the first job.
+job is kept. A request that is repeated with the same Idempotency-Key defers nothing: it is answered with the first job;
+another request with that key is an error.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -19,13 +21,13 @@ import msgspec
 
 from mesh.calls.answers import Answer
 from mesh.discovery.record import TaskRecord
-from mesh.errors import BadArguments, DeadlineExceeded, MethodNotAllowed, UnknownJob, UnknownRoute
+from mesh.errors import BadArguments, BadRequest, DeadlineExceeded, MethodNotAllowed, UnknownJob, UnknownRoute
 from mesh.gateway.answers import json_of
 from mesh.gateway.binding import MOST_PAIRS, unknown_argument
 from mesh.gateway.catalog import Catalog
 from mesh.gateway.convert import convert, converter, is_bytes
 from mesh.gateway.media import JSON_TYPE, MSGPACK_TYPE, Kind, check_body_kind
-from mesh.gateway.ports import Durable
+from mesh.gateway.ports import Durable, Job
 from mesh.gateway.reply import Reply
 from mesh.gateway.schema_types import Arguments
 from mesh.protocol.messages import MSGPACK
@@ -39,7 +41,16 @@ _encode_msgpack: Final = msgspec.msgpack.Encoder().encode
 OPTIONS: Final[tuple[str, ...]] = ("delay", "at", "priority", "order", "keep", "timeout", "key")
 #: A request that asks to wait is answered after so long at most: proxies give up soon after.
 LONGEST_WAIT_S: Final = 60.0
+#: Metadata of a job that was deferred with an Idempotency-Key: the fingerprint of that request.
+REQUEST: Final = "mesh.request"
 _ID: Final = re.compile(r"[\x21-\x7e]{1,128}")
+
+
+class KeyReused(BadRequest):
+    """One Idempotency-Key came with two different requests; nothing was deferred by the second."""
+
+    code = "idempotency_key_reused"
+    status = 422
 
 
 class Jobs:
@@ -78,6 +89,7 @@ class Jobs:
 
         Raises:
             BadArguments, UnsupportedMedia, TooLarge: nothing was deferred.
+            KeyReused: another request had this Idempotency-Key before.
             TryLater, Uncertain, Unwritable: see DurableVerbs.defer.
         """
         told = _pairs(query)
@@ -87,7 +99,12 @@ class Jobs:
                 raise BadArguments("query.key: there is an Idempotency-Key, too; send one of them", details=_at("key"))
             given["key"] = _key(idempotency)
         arguments = _encoded(record, self._arguments(target, record), told, body, kind)
-        job = await self._durable.defer_encoded(target, arguments, _options(given))
+        options = _options(given)
+        if idempotency is not None:
+            options = msgspec.structs.replace(options, meta={REQUEST: _fingerprint(given, arguments)})
+        job = await self._durable.defer_encoded(target, arguments, options)
+        if idempotency is not None and not job.fresh:
+            await _check_same(job, (options.meta or {})[REQUEST])
         shown = {"id": job.id, "task": target, "job": f"/jobs/{job.id}"}
         return Reply(_encode_json(shown), JSON_TYPE, 202, f"Location: /jobs/{quote(job.id, safe='')}\r\n".encode())
 
@@ -180,6 +197,28 @@ def _key(header: str) -> str:
     if not key:
         raise BadArguments("Idempotency-Key: is empty", details={"path": "header.Idempotency-Key"})
     return key
+
+
+def _fingerprint(given: Mapping[str, str], arguments: bytes) -> str:
+    """Of a request: its options and arguments, to the byte. A client that tries again sends the same bytes."""
+    told = _encode_json(sorted(given.items()))
+    return hashlib.sha256(told + b"\0" + arguments).hexdigest()[:32]
+
+
+async def _check_same(job: Job, fingerprint: str) -> None:
+    """Raises:
+    KeyReused: the job with this key was made by another request.
+    """
+    try:
+        first = (await job.info()).meta.get(REQUEST, "")
+    except UnknownJob:
+        return  # it is forgotten in this moment
+    # One that was deferred otherwise (`?key=`, from a service) has no fingerprint; its key alone counts, as there.
+    if first and first != fingerprint:
+        raise KeyReused(
+            f"Idempotency-Key: another request deferred the job {job.id} with it; send a new key with each new request",
+            details={"path": "header.Idempotency-Key", "job": job.id},
+        )
 
 
 def _options(given: Mapping[str, str]) -> Options:

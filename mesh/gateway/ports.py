@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from mesh.clock import Clock
 from mesh.discovery.record import Instance
-from mesh.tasks.contract import Tasks
+from mesh.tasks.contract import JobInfo, Tasks
 from mesh.tasks.deferring import Options
 
 Buffer = bytes | bytearray | memoryview
@@ -110,6 +110,11 @@ class Job(Protocol):
 
     @property
     def id(self) -> str: ...
+
+    @property
+    def fresh(self) -> bool: ...
+
+    async def info(self) -> JobInfo: ...
 
 
 class Durable(Protocol):

@@ -199,6 +199,20 @@ async def test_the_same_idempotency_key_defers_once(http: aiohttp.ClientSession)
     assert third == first
 
 
+async def test_an_idempotency_key_belongs_to_one_request(http: aiohttp.ClientSession) -> None:
+    """Other arguments, or other options, with the same key: 422, nothing is deferred, and the first job is named."""
+    headers = {"Idempotency-Key": "abc-2"}
+    _, first, _ = await defer(http, "/tasks/shop/charge", json={"order": "o"}, headers=headers)
+    for path, body in (("/tasks/shop/charge", {"order": "p"}), ("/tasks/shop/charge?delay=5s", {"order": "o"})):
+        status, location, told = await defer(http, path, json=body, headers=headers)
+        assert (status, location, told["code"]) == (422, "", "idempotency_key_reused")
+        assert told["details"] == {"path": "header.Idempotency-Key", "job": first.removeprefix("/jobs/")}
+    await job(http, f"{first}?wait=10s")
+    assert len(Shop.ran) == 1
+    # Of another task the same key is another key.
+    assert (await defer(http, "/tasks/shop/wait", headers=headers))[0] == 202
+
+
 async def test_options_stand_in_the_query(http: aiohttp.ClientSession) -> None:
     """Delay, priority and order reach the job; a delayed job can be cancelled."""
     _, location, _ = await defer(http, "/tasks/shop/charge?delay=1h&priority=8&order=u1", json={"order": "o"})

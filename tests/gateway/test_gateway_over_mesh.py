@@ -58,6 +58,16 @@ class Greeting(Service):
             (1, 2): "tuple",
         }
 
+    @http.post("/native/process")
+    @rpc(offload="process")
+    def native_process(self, text: str) -> dict[int, bytes]:
+        return {1: text.encode()}
+
+    @http.post("/native/thread")
+    @rpc(offload="thread")
+    def native_thread(self, text: str) -> dict[int, bytes]:
+        return {1: text.encode()}
+
     cancelled = False
 
     @rpc
@@ -131,3 +141,15 @@ async def test_who_accepts_messagepack_gets_its_own_types(url: str) -> None:
             assert math.isnan(value["nan"])
             assert value["nested"] == {"raw": (b"\0\xff",)}
             assert value[1, 2] == "tuple"
+
+
+@pytest.mark.parametrize("path", ["/native/process", "/native/thread"])
+async def test_what_is_offloaded_is_answered_in_messagepack_as_well(url: str, path: str) -> None:
+    """The arguments stay JSON for the process that decodes them."""
+    headers = {"Accept": "application/msgpack", "Content-Type": "application/json"}
+    async with aiohttp.ClientSession() as session:
+        async with session.post(url + path, data=b'{"text": "x"}', headers=headers) as told:
+            assert told.status == 200
+            assert msgpack.unpackb(await told.read(), strict_map_key=False) == {1: b"x"}
+        async with session.post(url + path, json={"text": "x"}) as told:
+            assert await told.json() == {"1": "eA=="}
