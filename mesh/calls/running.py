@@ -44,6 +44,7 @@ class Running(msgspec.Struct, eq=False):
         stopped: why its handler was told to stop, "" while it was not.
         hold: what runs in a pool and cannot be stopped there.
         waited_s: how long it was queued before its handler began.
+        reconnects: of a stream: its reader finds another instance by itself when this one leaves.
     """
 
     conversation: Conversation
@@ -66,6 +67,7 @@ class Running(msgspec.Struct, eq=False):
     credited: asyncio.Future[None] | None = None
     hold: Any = None
     waited_s: float = 0.0
+    reconnects: bool = False
 
     def answer(self, form: str) -> None:
         """Answer in another encoding than that of the arguments; an unknown form changes nothing."""

@@ -31,7 +31,7 @@ from mesh.protocol.callee import Callee
 from mesh.protocol.codec import Buffer
 from mesh.protocol.deadline import from_budget
 from mesh.protocol.link import Link
-from mesh.protocol.messages import ANSWER, CALL, CANCEL, CREDIT, OPEN
+from mesh.protocol.messages import ANSWER, CALL, CANCEL, CREDIT, OPEN, RECONNECTS
 from mesh.protocol.stream import Outflow
 from mesh.telemetry.logs import get_logger
 from mesh.telemetry.metrics import Recorder
@@ -41,6 +41,9 @@ log = get_logger("mesh.calls")
 
 #: How often deadlines are looked at, in seconds.
 SWEEP_S: Final = 0.02
+
+#: How long a stream may go on in a worker that leaves, when its reader connects again by itself.
+STREAM_GRACE_S: Final = 1.0
 
 #: Where the optional fields (encoding, trace, metadata) begin.
 _TAIL: Final = {CALL: 5, OPEN: 6}
@@ -249,9 +252,10 @@ class Server:
                 self._refuse(conversation, running.id, error)
                 return
             running.body = None
-        if running.meta and ANSWER in running.meta:
-            # Only what the handler returns is encoded from here on.
-            running.answer(running.meta.pop(ANSWER))
+        if running.meta:
+            if ANSWER in running.meta:
+                running.answer(running.meta.pop(ANSWER))
+            running.reconnects = running.meta.pop(RECONNECTS, "") != ""
         hosted.stats.in_flight += 1
         conversation.running[running.id] = running
         if self._sweeping is None:
@@ -295,17 +299,22 @@ class Server:
             conversation.channel.wake()
 
     async def drain(self, timeout_s: float) -> bool:
-        """Wait until every call in hand is answered and every caller has read the goodbye; whether that was in time."""
+        """Wait until every call in hand is answered and every caller has read the goodbye; whether that was in time.
+
+        Streams whose readers connect again by themselves are ended after STREAM_GRACE_S: they may have no end.
+        """
         if self.leaving is None:
             self.goodbye("stopping")
         if self._is_drained():
             return True
         self._drained = self._loop.create_future()
         timer = self._clock.call_at(self._now() + timeout_s, self._overtime)
+        streams = self._clock.call_at(self._now() + min(STREAM_GRACE_S, timeout_s), self._send_readers_elsewhere)
         try:
             await self._drained
         finally:
             timer.cancel()
+            streams.cancel()
             self._drained = None
         return self._is_drained()
 
@@ -319,6 +328,12 @@ class Server:
         """Something ended: wake `drain` when that was the last."""
         if self._drained is not None and not self._drained.done() and self._is_drained():
             self._drained.set_result(None)
+
+    def _send_readers_elsewhere(self) -> None:
+        for conversation in self._conversations:
+            for running in list(conversation.running.values()):
+                if running.reconnects:
+                    self.handling.stop_one(running, STOPPING)
 
     def _overtime(self) -> None:
         if self._drained is not None and not self._drained.done():

@@ -179,5 +179,6 @@ class Node(Protocol):
         encoding: int,
         *,
         timeout: float | None = None,
+        meta: dict[str, str] | None = None,
         trace: str | None = None,
     ) -> Items: ...

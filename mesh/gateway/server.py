@@ -50,7 +50,7 @@ from mesh.gateway.request_log import RequestLog
 from mesh.gateway.routes import VERBS, Route
 from mesh.gateway.sites import SAFE, Sites
 from mesh.gateway.sse import END_ID, StreamReply
-from mesh.protocol.messages import ANSWER, MSGPACK, MSGPACK_ANSWER
+from mesh.protocol.messages import ANSWER, MSGPACK, MSGPACK_ANSWER, RECONNECTS
 from mesh.telemetry.logs import get_logger
 from mesh.telemetry.traces import accept as accept_trace
 from mesh.telemetry.traces import current as current_trace
@@ -407,7 +407,8 @@ class Gateway:
                 return reply.over(), ""
             streams.add(reply)
             # Without a timeout of its own a stream has the node's default for streams.
-            items = self.node.stream_raw(to.target, body, encoding, timeout=timeout, trace=trace)
+            meta = {RECONNECTS: "1"} if form == "sse" else None
+            items = self.node.stream_raw(to.target, body, encoding, timeout=timeout, meta=meta, trace=trace)
             try:
                 async for answer in items:
                     await reply.item(answer)

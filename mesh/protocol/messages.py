@@ -53,6 +53,8 @@ ENCODINGS: Final = ("msgpack", "json", "raw")
 #: Metadata of a call that asks for its answer in another encoding than that of its arguments, and the one that may be.
 ANSWER: Final = "mesh.answer"
 MSGPACK_ANSWER: Final = "msgpack"
+#: Metadata of a stream whose reader connects again by itself when it is ended with `draining`, as a browser's does.
+RECONNECTS: Final = "mesh.reconnects"
 
 _INT = int
 _BODY = (bytes, int)  # bytes here, or the number of the frame that holds it

@@ -10,6 +10,7 @@ from calls_patience import until
 from calls_services import Hold
 
 import mesh
+from mesh.protocol.messages import RECONNECTS
 from mesh.testing import ManualClock, Mesh, no_leaks
 
 #: A call that is never answered fails its test soon, not after the run's own patience.
@@ -205,3 +206,33 @@ class Idle(mesh.Service):
         call = self.call("hold.once")
         await asyncio.sleep(0)
         call.cancel()  # type: ignore[attr-defined]
+
+
+class Endless(mesh.Service):
+    @mesh.rpc
+    async def ticks(self) -> AsyncIterator[int]:
+        number = 0
+        while True:
+            yield number
+            number += 1
+            await asyncio.sleep(0.01)
+
+
+async def test_a_stream_whose_reader_connects_again_does_not_hold_a_worker_up():
+    """It is ended within moments with a code that says why; another one may go on until the stop timeout."""
+    async with Mesh(Endless, settings={"worker.stop_timeout": "4s"}) as m:
+        resumable = m.node.stream("endless.ticks", meta={RECONNECTS: "1"})
+        other = m.node.stream("endless.ticks")
+        assert (await anext(resumable), await anext(other)) == (0, 0)
+        draining = asyncio.create_task(m.drain(m.workers(Endless)[0]))
+
+        async def read(stream: AsyncIterator[int]) -> float:
+            with pytest.raises(mesh.Draining):
+                async for _ in stream:
+                    pass
+            return asyncio.get_running_loop().time()
+
+        began_at = asyncio.get_running_loop().time()
+        first, last = await asyncio.gather(read(resumable), read(other))
+        assert first - began_at < 3.0 < 3.9 < last - began_at
+        assert not await draining
