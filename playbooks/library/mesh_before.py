@@ -20,7 +20,7 @@ options:
   prefix: {type: path, required: true, description: The directory that the host keeps the mesh in.}
   release: {type: str, required: true, description: The release.}
   command: {type: str, required: true, description: A line for the shell.}
-  user: {type: str, required: true, description: Whose processes run from it.}
+  user: {type: str, required: true, description: The user that its processes run as.}
   group: {type: str, required: true, description: The group of that user.}
 """
 

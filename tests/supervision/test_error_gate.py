@@ -20,7 +20,7 @@ FAILING = SERVICE.replace('return f"Hello, {name}!"', 'raise RuntimeError("it is
 DECLARED = SERVICE.replace(
     "class Greeting",
     'class NoSuchName(mesh.ServiceError):\n    code = "no_such_name"\n    status = 404\n\n\nclass Greeting',
-).replace('return f"Hello, {name}!"', 'raise NoSuchName("nobody has it")')
+).replace('return f"Hello, {name}!"', 'raise NoSuchName("no such name")')
 
 #: It ends as soon as it has seen enough.
 LIMITS = Limits(seconds=10.0, ratio=0.05, calls=5)
