@@ -22,7 +22,7 @@ QUIET_S: Final = 2.0
 PLENTY: Final = 10
 #: A service that failed before may go on failing, up to so many times as often.
 WORSE: Final = 2.0
-#: Error codes that are the instance's own fault. Errors that a service declares are answers; overload has other reasons.
+#: Error codes that are the instance's own fault. Errors that a service declares are answers; overload is no fault.
 FAULTS: Final = frozenset({"handler_error", "bad_result", "bad_reply", "deadline_exceeded", "crashed", "internal"})
 SIDES: Final = ("server", "task", "http")
 
