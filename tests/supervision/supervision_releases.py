@@ -88,7 +88,7 @@ class Releases:
 
     def roll(self, gate: Limits | None = None) -> None:
         settings = load(self.root / "current/mesh.toml")
-        asyncio.run(roll(self.layout, settings, patience_s=10.0, settle_s=0.1, gate=gate))
+        asyncio.run(roll(self.layout, settings, patience_s=30.0, settle_s=0.1, gate=gate))
 
     def examined(self) -> list[Finding]:
         async def findings() -> list[Finding]:
