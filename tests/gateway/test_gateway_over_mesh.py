@@ -89,6 +89,7 @@ async def url() -> AsyncIterator[str]:
         worker = Worker([Greeting], settings)
         await worker.start()
         node, _ = await app.connect_node(settings)
+        await node.wait_for("greeting", timeout=20)
         server = Gateway(node, settings).make_server()
         listener = app.bind("127.0.0.1", 0)
         accepting = await asyncio.get_running_loop().create_server(server, sock=listener)
