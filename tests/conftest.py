@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import settings
+
+# A test that takes long on a busy machine is no failure: pytest-timeout ends what hangs.
+settings.register_profile("mesh", deadline=None)
+settings.load_profile("mesh")
 
 #: Directories whose tests take minutes.
 LONG = ("hosts", "deploy", "supervision")

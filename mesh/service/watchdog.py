@@ -27,6 +27,7 @@ from mesh.policy.liveness import BEAT_S, EXITS, HEARTBEAT_S, SOFT_SHARE, Limits,
 from mesh.telemetry import heartbeats
 from mesh.telemetry.logs import get_logger
 from mesh.telemetry.metrics import Recorder
+from mesh.telemetry.recent_maximum import RecentMaximum
 
 log = get_logger("mesh.watchdog")
 
@@ -104,7 +105,7 @@ class Watchdog:
         self._leaves = ""
         self._blocks = 0
         self._blocked_s = 0.0
-        self._longest_s = 0.0
+        self._longest = RecentMaximum()
         self._writer = _writer(run_dir)
         self._heartbeat_at = 0.0
         self._pid = os.getpid()
@@ -140,7 +141,11 @@ class Watchdog:
         self._loop = asyncio.get_running_loop()
         self._drain = drain
         self._starting = starting
-        recorder.gauge("loop_lag_seconds", self._take_longest, "The longest block of the event loop since last asked.")
+        recorder.gauge(
+            "loop_lag_seconds",
+            lambda: self._longest.read(time.monotonic()),
+            "The longest block of the event loop in the last 60 seconds.",
+        )
         self._counters = (
             recorder.counter("loop_blocks", "Blocks of the event loop longer than [worker] lag_warning."),
             recorder.counter("loop_blocked_seconds", "How long the event loop was blocked in them."),
@@ -157,19 +162,16 @@ class Watchdog:
         self._liveness.enter(stage, time.monotonic())
 
     def _on_beat(self) -> None:
-        late_s = self._liveness.beat(time.monotonic())
-        if late_s > self._longest_s:
-            self._longest_s = late_s
+        now = time.monotonic()
+        late_s = self._liveness.beat(now)
+        if late_s > 0:
+            self._longest.note(late_s, now)
         if self._limits.lag_s and late_s >= self._limits.lag_s and self._liveness.stage in ("ready", "draining"):
             blocks, seconds = self._counters
             blocks.add()
             seconds.add(late_s)
         assert self._loop is not None
         self._beat = self._loop.call_later(BEAT_S, self._on_beat)
-
-    def _take_longest(self) -> float:
-        longest_s, self._longest_s = self._longest_s, 0.0
-        return longest_s
 
     # --- in the thread ------------------------------------------------------------------------------------
 

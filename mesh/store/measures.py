@@ -97,18 +97,18 @@ def register(recorder: Recorder, store: Store) -> None:
     figures = store.turns.figures
     queues = _Queues(store, recorder)
 
-    gauge = recorder.gauge
+    gauge, total = recorder.gauge, recorder.total
     gauge("store_queues", queues.look, "Queues and durable subscriptions that are known.")
-    gauge("store_turns", lambda: figures.turns, "Commits since the store started.")
-    gauge("store_turns_failed", lambda: figures.failures, "Turns that could not be written.")
-    gauge("store_turn_seconds", lambda: figures.total_s, "Seconds that all turns took together.")
+    total("store_turns", lambda: figures.turns, "Commits since the store started.")
+    total("store_turns_failed", lambda: figures.failures, "Turns that could not be written.")
+    total("store_turn_seconds", lambda: figures.total_s, "Seconds that all turns took together.")
     gauge(
         "store_turn_longest_seconds",
         lambda: figures.longest_s(store.clock.now()),
         "The longest turn of the last 60 seconds.",
     )
-    gauge("store_units", lambda: figures.units, "Units that were committed since the store started.")
-    gauge("store_leases", lambda: figures.leases, "Leases that were given since the store started.")
+    total("store_units", lambda: figures.units, "Units that were committed since the store started.")
+    total("store_leases", lambda: figures.leases, "Leases that were given since the store started.")
     gauge("store_batch_units", lambda: figures.units / max(1, figures.turns), "Units of one commit, on average.")
     gauge("store_units_waiting", lambda: store.turns.waiting, "Units that wait for the disk.")
     gauge("store_sessions", lambda: len(store.sessions), "Workers' sessions that are known.")

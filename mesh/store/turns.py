@@ -24,6 +24,7 @@ from mesh.store.backlog import Backlog
 from mesh.store.dispatch import Dispatch
 from mesh.tasks.contract import Lease
 from mesh.telemetry.logs import get_logger
+from mesh.telemetry.recent_maximum import RecentMaximum
 
 T = TypeVar("T")
 
@@ -38,9 +39,6 @@ MOST_LEASES: Final = 2048
 PAUSE_S: Final = 0.5
 #: Between two turns that nobody asked for: what is due at once and does not end must not take all of the loop.
 SHORTEST_S: Final = 0.001
-#: The longest turn is told of the last minute, in steps of ten seconds.
-SLOT_S: Final = 10.0
-SLOTS: Final = 6
 #: After so long without a turn the core may tidy up.
 REST_S: Final = 1.0
 
@@ -76,21 +74,16 @@ class Figures:
         self.units = 0
         self.leases = 0
         self.total_s = 0.0
-        self._longest: dict[int, float] = {}
+        self._longest = RecentMaximum()
 
     def took(self, seconds: float, now: float) -> None:
         """A transaction ended at `now`."""
         self.total_s += seconds
-        slot = int(now // SLOT_S)
-        if seconds > self._longest.get(slot, 0.0):
-            self._longest[slot] = seconds
-            for old in [each for each in self._longest if each <= slot - SLOTS]:
-                del self._longest[old]
+        self._longest.note(seconds, now)
 
     def longest_s(self, now: float) -> float:
         """The longest transaction of the last minute; asking changes nothing."""
-        first = int(now // SLOT_S) - SLOTS
-        return max((seconds for slot, seconds in self._longest.items() if slot > first), default=0.0)
+        return self._longest.read(now)
 
 
 class Turns:

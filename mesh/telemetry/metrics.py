@@ -140,6 +140,7 @@ class Recorder:
         self._methods: dict[tuple[str, str, str], MethodStats] = {}
         self._counters: dict[tuple[str, Labels], Counter] = {}
         self._gauges: dict[tuple[str, Labels], Callable[[], float]] = {}
+        self._totals: dict[tuple[str, Labels], Callable[[], float]] = {}
         self._help: dict[str, str] = {}
         self._gauge_errors = self.counter("metric_errors", "Gauges that raised when they were read.")
         # Gauges that have been complained of: once is enough, a page is fetched every few seconds.
@@ -203,14 +204,29 @@ class Recorder:
         Raises:
             ValueError: a name is not of that form, is taken by mesh or Prometheus, or is a counter's already.
         """
-        self._check(name, labels, self._counters)
+        self._check(name, labels, (*self._counters, *self._totals))
         self._gauges[name, tuple(sorted(labels.items()))] = fn
+        if help:
+            self._help[name] = help
+
+    def total(self, name: str, fn: Callable[[], float], /, help: str = "", **labels: str) -> None:
+        """Have `fn` read at every snapshot as a counter: for a number that something else counts and that only grows.
+
+        Args:
+            name, fn, help: as for `gauge`.
+
+        Raises:
+            ValueError: as `counter`.
+        """
+        name = name.removesuffix("_total")
+        self._check(name, labels, self._gauges)
+        self._totals[name, tuple(sorted(labels.items()))] = fn
         if help:
             self._help[name] = help
 
     def snapshot(self) -> dict[str, Any]:
         """Everything so far, as plain maps, lists, strings and numbers: the shape of `snapshot.Snapshot`."""
-        gauges = self._read_gauges()
+        gauges, totals = self._read(self._gauges), self._read(self._totals)
         taken = Snapshot(
             bounds=list(BOUNDS),
             process=read_process(self._clock.now() - self._began_at),
@@ -220,15 +236,16 @@ class Recorder:
             counters=[
                 NamedSample(name, counter.value, dict(labels), self._help.get(name, ""))
                 for (name, labels), counter in self._counters.items()
-            ],
+            ]
+            + totals,
             gauges=gauges,
         )
         plain: dict[str, Any] = msgspec.to_builtins(taken)
         return plain
 
-    def _read_gauges(self) -> list[NamedSample]:
+    def _read(self, read: Mapping[tuple[str, Labels], Callable[[], float]]) -> list[NamedSample]:
         samples = []
-        for (name, labels), fn in tuple(self._gauges.items()):
+        for (name, labels), fn in tuple(read.items()):
             try:
                 value = float(fn())
             except Exception:

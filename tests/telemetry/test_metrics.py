@@ -13,6 +13,7 @@ from mesh.clock import ManualClock
 from mesh.telemetry import logs
 from mesh.telemetry.metrics import BOUNDS, MOST_CODES, OTHER, Recorder
 from mesh.telemetry.process import read_process
+from mesh.telemetry.recent_maximum import RecentMaximum
 from mesh.telemetry.snapshot import Snapshot
 
 
@@ -150,6 +151,28 @@ def test_the_suffix_that_prometheus_gives_counters_may_be_written(recorder):
     assert [(c.name, c.value) for c in taken(recorder).counters if c.name == "lost"] == [("lost", 3)]
     with pytest.raises(ValueError, match="_total"):
         recorder.gauge("lost_total", lambda: 0)
+
+
+def test_a_number_that_is_counted_elsewhere_is_a_counter(recorder):
+    """Read at each snapshot; one that raises spoils nothing else."""
+    seen = [3.0]
+    recorder.total("pages_total", lambda: seen[0], "Pages that were read.", kind="b")
+    recorder.total("broken", lambda: 1 / 0)
+    seen[0] = 5.0
+    assert [(c.name, c.value, c.labels) for c in taken(recorder).counters if c.name in ("pages", "broken")] == [
+        ("pages", 5, {"kind": "b"})
+    ]
+    with pytest.raises(ValueError, match="pages"):
+        recorder.gauge("pages", lambda: 0)
+
+
+def test_a_maximum_counts_for_a_minute_however_often_it_is_read():
+    recent = RecentMaximum()
+    assert recent.read(0.0) == 0.0
+    recent.note(0.5, 5.0)
+    recent.note(2.0, 12.0)
+    recent.note(1.0, 31.0)
+    assert [recent.read(now) for now in (31.0, 31.0, 69.0, 71.0, 89.0, 91.0)] == [2.0, 2.0, 2.0, 1.0, 1.0, 0.0]
 
 
 def test_a_name_is_a_counter_or_a_gauge(recorder):
