@@ -34,6 +34,7 @@ class Shop(mesh.Service):
     """Sells things."""
 
     name = "shop"
+    expose = True
 
     @http.get("/items/{id}")
     @rpc(idempotent=True)

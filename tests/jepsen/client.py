@@ -226,10 +226,10 @@ class HttpClient(Client):
             found = await self.request("GET", path)
             return [found["value"], found["etag"]]
         if do == "swap":
-            return await self.request("PUT", path, json={"value": value[0], "etag": value[1]})
+            return await self.request("POST", f"{path}/swap", json={"value": value[0], "etag": value[1]})
         if do == "delete":
-            return await self.request("DELETE", path)
-        return await self.request("POST", path, json={"value": value})
+            return await self.request("POST", f"{path}/remove")
+        return await self.request("POST", f"{path}/write", json={"value": value})
 
     async def tasks(self) -> None:
         while True:

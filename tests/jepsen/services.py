@@ -20,7 +20,10 @@ KEPT: Any = {**PATIENT, "lost": 1000, "keep": "1d"}
 class Register(mesh.Service):
     """State, by way of a worker: what the worker is told by the store must reach the caller unchanged."""
 
+    # Writes are POST throughout: HTTP clients send PUT and DELETE again by themselves when a connection breaks, and what
+    # they then say of the second try says nothing of the first.
     name = "register"
+    expose = True
 
     @http.get("/register/{key}")
     @rpc
@@ -28,17 +31,17 @@ class Register(mesh.Service):
         value, etag = await self.state("register").get(key)
         return {"value": value, "etag": etag}
 
-    @http.put("/register/{key}")
+    @http.post("/register/{key}/swap")
     @rpc
     async def swap(self, key: str, value: str, etag: str) -> str:
         return await self.state("register").set(key, value, etag=etag)
 
-    @http.post("/register/{key}")
+    @http.post("/register/{key}/write")
     @rpc
     async def write(self, key: str, value: str) -> str:
         return await self.state("register").set(key, value)
 
-    @http.delete("/register/{key}")
+    @http.post("/register/{key}/remove")
     @rpc
     async def remove(self, key: str) -> None:
         await self.state("register").delete(key)
@@ -48,6 +51,7 @@ class Ledger(mesh.Service):
     """Each effect is committed with the acknowledgement of its task."""
 
     name = "ledger"
+    expose = True
 
     async def started(self) -> None:
         self.recorder = Recorder(Path(os.environ["MESH_HISTORY"]) / f"worker-{os.getpid()}.jsonl", f"w{os.getpid()}")

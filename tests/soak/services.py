@@ -15,6 +15,7 @@ class Steady(mesh.Service):
     """Is never restarted."""
 
     name = "steady"
+    expose = True
 
     @http.get("/echo/{text}")
     @rpc(idempotent=True)
