@@ -20,8 +20,8 @@ KEPT: Any = {**PATIENT, "lost": 1000, "keep": "1d"}
 class Register(mesh.Service):
     """State, by way of a worker: what the worker is told by the store must reach the caller unchanged."""
 
-    # Writes are POST throughout: HTTP clients send PUT and DELETE again by themselves when a connection breaks, and what
-    # they then say of the second try says nothing of the first.
+    # Writes are POST: HTTP clients repeat PUT and DELETE by themselves when a connection breaks, and then the error of
+    # the second try says nothing of the first.
     name = "register"
     expose = True
 
