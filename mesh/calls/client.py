@@ -346,7 +346,7 @@ class Client:
             self._looking = self._clock.call_at(at, self._look)
 
     def _look(self) -> None:
-        """End the calls that have waited long enough for a service of which nobody can be reached."""
+        """End the calls that have waited long enough for a service without a reachable instance."""
         self._looking = None
         now = self._now()
         while self._overdue and self._overdue[0][0] <= now:
@@ -359,7 +359,7 @@ class Client:
                 self._look_later(now + self._settings.wait_s, since, request)
                 continue
             self._waiting.leave(group.name, request)
-            self._finish(request, request.order.trouble or unreached.nobody(request.order, self._settings.wait_s))
+            self._finish(request, request.order.trouble or unreached.no_instance(request.order, self._settings.wait_s))
         if self._overdue and self._looking is None:
             self._looking = self._clock.call_at(self._overdue[0][0], self._look)
 

@@ -29,7 +29,7 @@ def gone(order: Order, handle: Handle | None) -> Unavailable:
     return Unavailable(f"{order.route.target}: {order.instance} cannot be reached: {handle.peer.trouble}")
 
 
-def nobody(order: Order, waited_s: float) -> Unavailable:
+def no_instance(order: Order, waited_s: float) -> Unavailable:
     """The service was there before, or is listed and cannot be reached, and did not come back in time."""
     name = order.route.group.name
     return Unavailable(

@@ -138,7 +138,7 @@ def read_access(table: Any, tell: Tell, place: Callable[[tuple[str, ...]], str])
             )
     operators: tuple[str, ...] | None = (OPERATOR,)
     if "operators" in table:
-        # An empty array is meant: nobody administers, from anywhere.
+        # An empty array is meant: there are no operators.
         operators = () if table["operators"] == [] else _patterns(table["operators"], ("operators",), tell)
     allow = [AccessRule(**read, place=place(at)) for at, read in _rules(table, "allow", _ALLOW, tell)]
     serve = [ServeRule(**read, place=place(at)) for at, read in _rules(table, "serve", _SERVE, tell)]

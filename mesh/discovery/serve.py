@@ -78,7 +78,7 @@ async def serve(settings: Settings, endpoint: str = "") -> None:
 
 
 async def _publish(hub: Hub, recorder: Recorder, settings: Settings) -> None:
-    """Write the hub's metrics every few seconds: it answers no calls, so nobody could ask for them."""
+    """Write the hub's metrics every few seconds: it answers no calls through which they could be read."""
     recorder.gauge("hub_instances", lambda: hub.stats().instances, "Instances that the hub has registered.")
     recorder.gauge("hub_links", lambda: hub.stats().links, "Workers, gateways and clients connected to the hub.")
     recorder.gauge("hub_watchers", lambda: hub.stats().watchers, "Those of them that follow the registry.")

@@ -171,7 +171,7 @@ def _check(member: Member, cls: type, routes: dict[tuple[str, str, bool], str]) 
             if name not in takes:
                 has = ", ".join(takes) or "none"
                 raise BadDeclaration(f"{where}: path {route.path!r} has {{{name}}}, the method takes {has}")
-        # A call and a stream may share an address: whoever asks for Server-Sent Events gets the stream.
+        # A call and a stream may share an address: a client that asks for Server-Sent Events gets the stream.
         stream = inspect.isasyncgenfunction(inspect.unwrap(member.function))
         key = (route.verb, re.sub(r"\{\w+", "{", route.path), stream)
         other = routes.setdefault(key, where)

@@ -290,7 +290,9 @@ def _check_hooks(cls: type[Service]) -> None:
         if not inspect.isfunction(hook):
             raise BadDeclaration(f"{where} runs in a worker's life: write `async def {name}(self)`, not {hook!r}"[:300])
         if inspect.isasyncgenfunction(hook) or inspect.isgeneratorfunction(hook):
-            raise BadDeclaration(f"{where}: it has a `yield`, which nobody asks for more: write `stopped` for the end")
+            raise BadDeclaration(
+                f"{where}: it has a `yield`, and nothing iterates over it: write `stopped` for the end"
+            )
         if any(p.default is p.empty for p in list(_own_parameters(hook))[1:]):
             raise BadDeclaration(f"{where} is given no arguments but self")
 

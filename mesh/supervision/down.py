@@ -122,7 +122,7 @@ def _wait_for(layout: Layout, pids: set[int], until: float, tell: Tell, control:
             tell(f"{len(left)} processes finish what they have")
             told = len(left)
         if now() >= until and not killed:
-            # Whoever had to end these is gone, or hangs itself.
+            # The process that had to end these is gone, or hangs itself.
             killed = True
             until = now() + GRACE_S
             for pid in left:

@@ -48,7 +48,7 @@ class WatchMetrics:
 
     def ended(self, process: str, how: str) -> None:
         """A process ended without having been asked to; `how`: "exit status 1", "killed by SIGKILL", ""."""
-        self._count("supervised_failures", "Ends of a process that nobody asked for, by cause.", process, how=how)
+        self._count("supervised_failures", "Ends of a process that no command asked for, by cause.", process, how=how)
 
     def look(self, looping: Collection[str]) -> None:
         """Look at all processes, and publish.

@@ -18,7 +18,7 @@ MAX_SAMPLES: Final = 5000
 
 
 def foreign_families() -> list[ForeignFamily]:
-    """What is registered with prometheus_client in this process; nothing where nobody has imported it."""
+    """What is registered with prometheus_client in this process; nothing where it is not imported."""
     client: Any = sys.modules.get("prometheus_client")
     if client is None or not hasattr(client, "REGISTRY"):
         return []

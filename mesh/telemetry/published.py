@@ -83,6 +83,6 @@ def published(run_dir: Path) -> list[Published]:
 
 
 def _path(run_dir: Path, identity: str) -> Path:
-    # Its name is the same after a restart, so that a killed process leaves nothing that nobody writes again.
+    # Its name is the same after a restart, so that a killed process leaves no file behind that is never written again.
     name = this_process().name or identity
     return run_dir / DIRECTORY / f"{_NAME.sub('_', name)}.json"

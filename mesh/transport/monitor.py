@@ -48,7 +48,7 @@ REASONS = {
 
 
 def ignored(event: int, value: int, endpoint: str) -> None:
-    """Nobody is interested any more."""
+    """Stop watching."""
 
 
 class Monitor:

@@ -343,7 +343,7 @@ class Turn:
         """Remember the store's own time (mesh.engines.steady).
 
         Args:
-            goes_on: False: nobody knows how much time has passed since the locks were granted, so each holder has
+            goes_on: False: it is not known how much time has passed since the locks were granted, so each holder has
                 all of its time again.
         """
         self._book.execute(_FACTS["put"], ("clock", mark))

@@ -7,5 +7,5 @@ CREATE TABLE facts (
 -- Jobs of a queue that were done, ever.
 ALTER TABLE queues ADD COLUMN done INTEGER NOT NULL DEFAULT 0;
 
--- For how long a lock was asked for last; it is granted for so long again when nobody knows how much time has passed.
+-- For how long a lock was asked for last; it is granted for so long again when it is not known how much time has passed.
 ALTER TABLE locks ADD COLUMN ttl_s REAL NOT NULL DEFAULT 60;
