@@ -39,6 +39,8 @@ MOST_LEASES: Final = 2048
 PAUSE_S: Final = 0.5
 #: Between two turns that nobody asked for: what is due at once and does not end must not take all of the loop.
 SHORTEST_S: Final = 0.001
+#: A disk that is nearly full takes one write and refuses the next, many times a second: it is told so often at most.
+SAY_AGAIN_S: Final = 10.0
 #: After so long without a turn the core may tidy up.
 REST_S: Final = 1.0
 
@@ -109,6 +111,8 @@ class Turns:
         self._backlog = Backlog(backlog, dispatch.let_go)
         self.figures = Figures()
         self.trouble = ""
+        self._said = False
+        self._say_again_at = 0.0
         self._scheduled = False
         self._timer: Timer | None = None
         self._timer_at = 0.0
@@ -208,8 +212,9 @@ class Turns:
                         chore.run(turn, now, wall)
                     self._claim(turn, now, given)
         except Unwritable as error:
-            if not self.trouble:
-                log.error("the file takes nothing; reading goes on, writers are told", reason=error.message)
+            if not self.trouble and now >= self._say_again_at:
+                log.error("the store is read-only", reason=error.message)
+                self._said, self._say_again_at = True, now + SAY_AGAIN_S
             self.trouble = error.message
             self._pause_until_at = self._now() + PAUSE_S
             backlog.refused(error)
@@ -236,7 +241,9 @@ class Turns:
         figures.leases += sum(len(leases) for _, leases in given)
         figures.took(took_s, now)
         if self.trouble and (count or given):
-            log.info("the file takes what is written again")
+            if self._said:
+                log.info("the store is writable again")
+            self._said = False
             self.trouble = ""
             self._pause_until_at = 0.0
             self._more = True

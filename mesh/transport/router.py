@@ -192,7 +192,7 @@ class RouterListener:
             self.cut(channel, f"protocol violation: {violation.message}")
 
     def _skip_gone(self, ident: bytes) -> bytes | None:
-        """Pass over what peers that are gone had sent; the peer that the next message is from, None when it is to be read later.
+        """Pass over what peers that are gone had sent; the peer of the next message, None when it is to be read later.
 
         Not a message in each turn: one that was cut may have sent hundreds of thousands. Raises zmq.Again when there is
         nothing more.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,8 +16,9 @@ from mesh.engines.sqlite.disk import Damaged
 from mesh.errors import BadRequest, Overloaded, RemoteError, Unavailable, Unwritable
 from mesh.store.backlog import WORTH_HALVING
 from mesh.store.dispatch import Dispatch
-from mesh.store.turns import PAUSE_S, Turns
+from mesh.store.turns import PAUSE_S, SAY_AGAIN_S, Turns
 from mesh.tasks.contract import Lease, NewTask, Queue, Settlement
+from mesh.telemetry import logs
 
 
 class Told:
@@ -140,6 +142,29 @@ async def test_a_full_disk_leaves_credit_as_it_was_and_work_goes_on_by_itself(st
     await store.clock.advance(PAUSE_S)
     assert store.told.leases == [("w", "t1")]
     assert store.turns.trouble == ""
+
+
+async def test_a_disk_that_flaps_is_logged_at_most_once_in_ten_seconds(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One that is nearly full takes one write and refuses the next, many times a second."""
+
+    async def flap() -> None:
+        store.core.fails = Unwritable("the disk is full")
+        assert (await store.turns.apply([task("t1")]))[0].error is not None
+        store.core.fails = None
+        await store.turns.apply([task("t2")])
+
+    logs.configure("info", "json")
+    try:
+        for _ in range(20):
+            await flap()
+        await store.clock.advance(SAY_AGAIN_S)
+        await flap()
+    finally:
+        logs.reset()
+    events = [json.loads(line)["event"] for line in capsys.readouterr().err.splitlines()]
+    assert events == ["the store is read-only", "the store is writable again"] * 2
 
 
 async def test_a_turn_that_cannot_even_begin_is_told_to_everybody(store: Store) -> None:
