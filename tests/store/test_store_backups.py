@@ -67,7 +67,7 @@ async def test_nothing_is_overwritten_and_no_link_followed(core: Core, tmp_path:
             await backups(core, directory).make(name)
     assert (directory / "old.db").read_text() == "old"
     assert (tmp_path / "victim").read_text() == "mine"
-    assert sorted(os.listdir(tmp_path)) == ["backups", "data", "victim"]
+    assert sorted(os.listdir(tmp_path)) == ["backups", "data", "data.id", "victim"]
     assert sorted(os.listdir(directory)) == ["dangling.db", "link.db", "old.db"]
 
 

@@ -78,6 +78,8 @@ class Greeting(mesh.Service):
             await asyncio.Event().wait()
         if trouble() == "late":
             late()
+        if trouble() == "dies":
+            asyncio.get_running_loop().call_later(0.4, os._exit, 3)
 
     @http.get("/hello/{name}")
     @rpc(idempotent=True)

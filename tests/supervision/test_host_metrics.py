@@ -29,11 +29,11 @@ def test_a_restart_brings_no_new_series_and_is_counted(running: Project):
     processes = ["hub", "watch", "store", "greeting:greeting_0", "greeting:greeting_1", "gateway:gateway_0"]
     up = {"mesh_worker_up", "mesh_supervised_up", "mesh_supervised_crash_loop"}
     until(lambda: all(one(series(running), name, process=each) is not None for name in up for each in processes))
+    until(lambda: one(series(running), "mesh_hub_instances", process="hub") == 4)
     before = series(running)
     assert all(one(before, "mesh_worker_up", process=each) == 1 for each in processes)
     assert one(before, "mesh_replicas_wanted", service="greeting") == 2
     assert one(before, "mesh_replicas_running", service="greeting") == 2
-    assert one(before, "mesh_hub_instances", process="hub") == 4
     assert one(before, "mesh_build_info", process="hub") == 1
 
     running.kill(running.pids()["greeting:greeting_0"])

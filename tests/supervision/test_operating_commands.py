@@ -16,6 +16,8 @@ import pexpect
 import pytest
 from supervision_project import until
 
+from mesh.cli.confine import RESERVE_BYTES
+
 
 @pytest.fixture
 def project(running) -> Iterator:
@@ -84,7 +86,7 @@ def test_roll_says_what_was_replaced(project):
 
 def test_a_roll_that_fails_exits_with_one_and_the_reason_comes_last(project):
     """Which one, why, what runs now, and what it wrote."""
-    project.trouble("broken")
+    project.trouble("broken", "greeting_2")
     done = project.command("mesh", "roll", "greeting", check=False)
     assert done.returncode == 1
     lines = done.stderr.splitlines()
@@ -92,6 +94,16 @@ def test_a_roll_that_fails_exits_with_one_and_the_reason_comes_last(project):
     assert lines[1] == "      the roll was stopped; greeting runs as before"
     assert lines[2] == f"the end of {project.root}/logs/greeting_2.log:"
     assert lines[-1] == "  | Traceback: the service is broken"
+
+
+def test_code_that_cannot_be_imported_is_found_before_anything_is_replaced(project):
+    """The exit code is 1, the line of mesh.toml is named, and every process runs as before."""
+    before = project.pids()
+    project.trouble("broken")
+    done = project.command("mesh", "roll", "greeting", check=False)
+    assert done.returncode == 1
+    assert re.match(r"mesh: mesh\.toml:\d+: services\.greeting\.class: ", done.stderr)
+    assert project.pids() == before
 
 
 def test_without_a_supervisord_roll_says_so(project):
@@ -151,7 +163,8 @@ def test_env_file_and_limits_reach_the_worker(project):
     project.command("mesh", "roll", "greeting", "--settle", "0")
     pid = project.pids()["greeting:greeting_0"]
     limits = Path(f"/proc/{pid}/limits").read_text()
-    assert re.search(r"Max data size +2147483648 +2147483648", limits)
+    # The hard limit leaves the room that a worker needs to drain when it has reached the soft one.
+    assert re.search(rf"Max data size +{2 * 2**30} +{2 * 2**30 + RESERVE_BYTES}", limits)
     assert re.search(r"Max open files +2000 +2000", limits)
     assert os.getpriority(os.PRIO_PROCESS, pid) >= 1
     assert "gold" not in (project.run / "programs/greeting_0.conf").read_text()

@@ -209,9 +209,9 @@ def test_a_bad_release_goes_back_before_anybody_has_left(project, word: str):
 def test_a_release_that_dies_later_goes_back_too(project):
     """The first is replaced and good, the second is ready and dies: both get their earlier settings again."""
     project.write(more='environment = { COLOUR = "blue" }')
-    project.trouble("late blue", "greeting_1")
+    project.trouble("dies blue", "greeting_1")
     with asking(project, "/hello/you") as answers, pytest.raises(RollFailed) as caught:
-        rolled(project, "greeting", settle_s=0.6)
+        rolled(project, "greeting", settle_s=2.0)
     assert str(caught.value).startswith("greeting:greeting_1 does not become ready: ")
     assert str(caught.value).endswith("\nthe roll was stopped; greeting runs as before")
     assert set(answers) == {"Hello, you!"}
