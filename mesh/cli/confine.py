@@ -27,6 +27,8 @@ ROOM_BYTES: Final = 32 * 2**20
 #: What a worker at its limit of memory may take beyond it to answer and give back what it has in hand: a few threads.
 RESERVE_BYTES: Final = 32 * 2**20
 _soft_bytes = [0]
+#: The limit that was reached before `use_reserve` raised it.
+_reached_bytes: list[int] = []
 
 
 class TooLittleMemory(SetupError):
@@ -114,12 +116,25 @@ LIMITS: Final[Mapping[str, Callable[[int], None]]] = {
 }
 
 
+def use_reserve() -> None:
+    """Take the reserve above the limit of memory, so that a process that has reached it can still say so."""
+    try:
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        if soft != hard:
+            _reached_bytes.append(soft)
+            resource.setrlimit(resource.RLIMIT_DATA, (hard, hard))
+    except (ImportError, ValueError, OSError):
+        pass
+
+
 def memory_limit() -> str:
     """The limit of this process's memory, for people, and where it was said; "" when there is none."""
     try:
         import resource
 
-        soft, _ = resource.getrlimit(resource.RLIMIT_DATA)
+        soft = _reached_bytes[0] if _reached_bytes else resource.getrlimit(resource.RLIMIT_DATA)[0]
     except ImportError:
         return ""
     if soft == resource.RLIM_INFINITY:

@@ -152,6 +152,10 @@ def run(argv: Sequence[str] | None = None) -> int:
     except Exception as exc:
         if os.environ.get("MESH_DEBUG"):
             raise
+        if isinstance(exc, MemoryError):
+            from mesh.cli import confine
+
+            confine.use_reserve()
         from mesh.cli import blame
 
         return exits.FAILED if blame.tell(exc) else exits.BUG

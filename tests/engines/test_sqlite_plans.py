@@ -21,6 +21,7 @@ WALKS = {
     "book.marks": "three rows",
     "book.queues": "at the start; as many as there are queues",
     "book.count": "at the start; an index without the rows",
+    "locks.anew": "at the start, after the machine has booted; as many as there are locks",
     "book.suspects": "at the start; as many as there are queues",
     "book.running": "at the start; as many as there are queues",
     "state.namespaces": "at the start; as many as there are namespaces",

@@ -155,7 +155,7 @@ def test_a_program_comes_and_goes_with_supervisord_conf(project):
 
 def test_a_pin_says_what_the_release_says(tmp_path: Path):
     """Its own directory and command, and every other key; supervisor reads it as it was meant."""
-    release = tmp_path / "releases" / "a%b"
+    release = tmp_path / "releases" / "a b"
     (release / ".venv/bin").mkdir(parents=True)
     (release / ".venv/bin/mesh").touch()
     (release / "supervisord.conf").write_text(
@@ -164,11 +164,11 @@ def test_a_pin_says_what_the_release_says(tmp_path: Path):
     )
     (program,) = layouts.read(release / "supervisord.conf").programs
     text = standing.section(program, release)
-    here = str(release).replace("%", "%%")
+    here = str(release)
     assert standing.release_of(text) == here
     assert text.splitlines()[1:] == [
         "[program:hub]",
-        f"command={here}/.venv/bin/mesh hub --endpoint tcp://127.0.0.1:7",
+        f"command='{here}/.venv/bin/mesh' hub --endpoint tcp://127.0.0.1:7",
         f"directory={here}",
         "stopwaitsecs=12",
         'environment=A="1",',
