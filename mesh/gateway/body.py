@@ -13,8 +13,10 @@ from aiohttp import hdrs, web
 from aiohttp.web_protocol import RequestPayloadError
 
 from mesh.errors import BadRequest, MeshError, Overloaded, TooLarge
-from mesh.gateway.decompress import decompress, read_coding
+from mesh.gateway.decompress import check_transfer_coding, decompress, read_coding
 
+_CONTENT_ENCODING: Final = hdrs.CONTENT_ENCODING
+_TRANSFER_ENCODING: Final = hdrs.TRANSFER_ENCODING
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 #: How long a body may come at any rate: a client on a bad line has moments without a byte.
@@ -107,7 +109,10 @@ class Bodies:
         """
         headers = request.headers
         content = request.content
-        coding = read_coding(headers[hdrs.CONTENT_ENCODING]) if hdrs.CONTENT_ENCODING in headers else ""
+        # Several lines of one field are one list (RFC 9110, section 5.3).
+        coding = read_coding(",".join(headers.getall(_CONTENT_ENCODING))) if _CONTENT_ENCODING in headers else ""
+        if _TRANSFER_ENCODING in headers:
+            check_transfer_coding(headers[_TRANSFER_ENCODING])
         try:
             if content.is_eof():
                 # All of it came with the head, as small bodies do.

@@ -57,6 +57,19 @@ def read_coding(header: str) -> str:
     )
 
 
+def check_transfer_coding(header: str) -> None:
+    """Refuse a Transfer-Encoding other than `chunked`, which aiohttp decodes: it passes `gzip, chunked` on compressed.
+
+    Raises:
+        UnsupportedEncoding: it names another coding.
+    """
+    if header.strip().lower() != "chunked":
+        raise UnsupportedEncoding(
+            f"Transfer-Encoding: {header[:80]!a} is not decoded here; send chunked alone, and gzip as Content-Encoding",
+            details={"path": "header.Transfer-Encoding"},
+        )
+
+
 async def decompress(data: bytes, coding: str, most: int) -> bytes:
     """Decode a body.
 

@@ -96,6 +96,35 @@ async def test_another_coding_is_a_415(shop: Front, coding: str) -> None:
     assert shop.node.calls == []
 
 
+@pytest.mark.parametrize(
+    ("lines", "body", "answer"),
+    [
+        (b"Content-Encoding: gzip\r\nContent-Encoding: gzip\r\n", GZIP(GZIP(b"abc")), b"415"),
+        (b"Content-Encoding: gzip\r\nContent-Encoding: br\r\n", GZIP(b"abc"), b"415"),
+        (b"Content-Encoding: identity\r\nContent-Encoding: br\r\n", b"abc", b"415"),
+        (b"Content-Encoding: identity\r\nContent-Encoding: gzip\r\n", GZIP(b"abc"), b"200"),
+        (b"Content-Encoding:\r\nContent-Encoding: gzip\r\n", GZIP(b"abc"), b"200"),
+        (b"Transfer-Encoding: gzip, chunked\r\n", b"3\r\nabc\r\n0\r\n\r\n", b"415"),
+        (b"Transfer-Encoding: Chunked\r\n", b"3\r\nabc\r\n0\r\n\r\n", b"200"),
+    ],
+)
+@pytest.mark.parametrize("path", [b"/measure", b"/rpc/shop/measure"])
+async def test_codings_in_several_lines_and_of_the_transfer(
+    shop: Front, path: bytes, lines: bytes, body: bytes, answer: bytes
+) -> None:
+    """All lines of Content-Encoding count, and no transfer coding but chunked is taken for the data itself."""
+    if b"Transfer" not in lines:
+        lines += b"Content-Length: %d\r\n" % len(body)
+    head = b"POST %b HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n%b\r\n" % (path, lines)
+    reader, _ = await shop.raw(head + body)
+    told = await reader.read()
+    assert told[9:12] == answer
+    if answer == b"200":
+        assert told.endswith(b"\r\n\r\n3")
+    else:
+        assert b'"unsupported_encoding"' in told
+
+
 async def test_no_body_needs_no_decoding(shop: Front) -> None:
     """A client that always says gzip may have nothing to send."""
     assert (await measure(shop, b"", "gzip", "/rpc/shop/search")).status == 200
