@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import parse_qsl, quote, unquote
@@ -77,7 +77,7 @@ class Jobs:
         return service, name, self._catalog.task(service, name)
 
     async def defer(
-        self, target: str, record: TaskRecord, query: str, body: bytes, kind: Kind, idempotency: str | None
+        self, target: str, record: TaskRecord, query: str, body: bytes, kind: Kind, idempotency: Sequence[str]
     ) -> Reply:
         """Defer a task.
 
@@ -85,7 +85,7 @@ class Jobs:
             target: "service.task".
             query: options (OPTIONS); for a body of bytes also the other arguments.
             kind: what the Content-Type says the body is.
-            idempotency: the Idempotency-Key header.
+            idempotency: the values of the Idempotency-Key header.
 
         Raises:
             BadArguments, UnsupportedMedia, TooLarge: nothing was deferred.
@@ -94,16 +94,16 @@ class Jobs:
         """
         told = _pairs(query)
         given = {name: told.pop(name) for name in OPTIONS if name in told}
-        if idempotency is not None:
+        if idempotency:
             if "key" in given:
                 raise BadArguments("query.key: there is an Idempotency-Key, too; send one of them", details=_at("key"))
             given["key"] = _key(idempotency)
         arguments = _encoded(record, self._arguments(target, record), told, body, kind)
         options = _options(given)
-        if idempotency is not None:
+        if idempotency:
             options = msgspec.structs.replace(options, meta={REQUEST: _fingerprint(given, arguments)})
         job = await self._durable.defer_encoded(target, arguments, options)
-        if idempotency is not None and not job.fresh:
+        if idempotency and not job.fresh:
             await _check_same(job, (options.meta or {})[REQUEST])
         shown = {"id": job.id, "task": target, "job": f"/jobs/{job.id}"}
         return Reply(_encode_json(shown), JSON_TYPE, 202, f"Location: /jobs/{quote(job.id, safe='')}\r\n".encode())
@@ -189,9 +189,19 @@ def _pairs(query: str) -> dict[str, str]:
     return found
 
 
-def _key(header: str) -> str:
-    """The key that an Idempotency-Key names; the draft standard has it in quotes, most clients do not."""
-    key = header.strip()
+def _key(headers: Sequence[str]) -> str:
+    """The key that an Idempotency-Key names; the draft standard has it in quotes, most clients do not.
+
+    Raises:
+        BadArguments: it is empty or not UTF-8, or there are several.
+    """
+    if len(headers) > 1:
+        raise BadArguments("Idempotency-Key: is given more than once", details={"path": "header.Idempotency-Key"})
+    key = headers[0].strip()
+    try:
+        key.encode()  # bytes that are not UTF-8 are surrogates here
+    except UnicodeEncodeError:
+        raise BadArguments("Idempotency-Key: is not UTF-8", details={"path": "header.Idempotency-Key"}) from None
     if len(key) >= 2 and key[0] == key[-1] == '"':
         key = key[1:-1]
     if not key:

@@ -277,7 +277,7 @@ class Gateway:
         stats.begin()
         try:
             body = await self._body(request, None)
-            idempotency = request.headers.get(_IDEMPOTENCY_KEY)
+            idempotency = request.headers.getall(_IDEMPOTENCY_KEY, ())
             reply = await self.jobs.defer(target, record, query, body, self._kind(request), idempotency)
             code = ""
             return reply

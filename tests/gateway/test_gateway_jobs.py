@@ -213,6 +213,32 @@ async def test_an_idempotency_key_belongs_to_one_request(http: aiohttp.ClientSes
     assert (await defer(http, "/tasks/shop/wait", headers=headers))[0] == 202
 
 
+@pytest.mark.parametrize(
+    "lines",
+    [
+        b"Idempotency-Key: \xe9",
+        b"Idempotency-Key: a\r\nIdempotency-Key: b",
+        b"Idempotency-Key: ",
+        b'Idempotency-Key: ""',
+        b"Idempotency-Key: " + b"k" * 2000,
+    ],
+)
+async def test_an_idempotency_key_that_is_no_key_is_a_400(http: aiohttp.ClientSession, lines: bytes) -> None:
+    """Also bytes that are not UTF-8, and two keys at once: nothing is deferred."""
+    async with http.get("/livez") as found:
+        port = found.url.port
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(
+        b"POST /tasks/shop/charge HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n%b\r\n"
+        b'Content-Type: application/json\r\nContent-Length: 13\r\n\r\n{"order":"o"}' % lines
+    )
+    told = await asyncio.wait_for(reader.read(), 5)
+    writer.close()
+    assert told[9:12] == b"400"
+    assert b'"bad_arguments"' in told
+    assert Shop.ran == []
+
+
 async def test_options_stand_in_the_query(http: aiohttp.ClientSession) -> None:
     """Delay, priority and order reach the job; a delayed job can be cancelled."""
     _, location, _ = await defer(http, "/tasks/shop/charge?delay=1h&priority=8&order=u1", json={"order": "o"})
