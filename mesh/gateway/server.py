@@ -68,7 +68,8 @@ _READABLE: Final = frozenset({"GET", "HEAD"})
 
 _SPOKEN: Final = frozenset({HttpVersion10, HttpVersion11})
 
-#: Answered under any host name: load balancers and supervisors ask for these by address. They tell nothing else.
+#: Answered under any host name: load balancers and supervisors ask for these by address. With `?verbose` they name
+#: services and processes, and the host must be this gateway's.
 _PROBED: Final = frozenset({"/livez", "/readyz"})
 
 #: An idle keep-alive connection is kept open for so long. Longer than the usual 60 s of a proxy in front, so that it
@@ -196,8 +197,10 @@ class Gateway:
             raise UnsupportedVersion(f"HTTP/{version.major}.{version.minor} is not spoken here; send HTTP/1.1")
         sites = self.sites
         host = request.headers.get(hdrs.HOST)
-        if host not in sites.known and request.raw_path.partition("?")[0] not in _PROBED:
-            sites.check_host(host)
+        if host not in sites.known:
+            path, _, query = request.raw_path.partition("?")
+            if path not in _PROBED or "verbose" in query:
+                sites.check_host(host)
         if request.method not in SAFE:
             sites.check_origin(request)
 

@@ -188,21 +188,23 @@ class Sites:
             CrossSite: it has.
         """
         headers = request.headers
-        origin = headers.get(hdrs.ORIGIN)
-        site = headers.get(SEC_FETCH_SITE)
-        if origin is None and site is None:
+        # No browser sends several; what a proxy adds or merges must not hide what the browser sent.
+        origins = headers.getall(hdrs.ORIGIN, ())
+        sites = headers.getall(SEC_FETCH_SITE, ())
+        if not origins and not sites:
             return
-        if origin is not None and self._is_listed(origin):
+        if origins and all(self._is_listed(origin) for origin in origins):
             return
-        if site is not None and site not in _OWN_SITE:
+        if not _OWN_SITE.issuperset(sites):
             raise CrossSite(
                 "the request comes from a page of another site; list its origin in gateway.origins to allow it"
             )
-        if origin is not None and not _is_same(origin, headers.get(hdrs.HOST, "")):
-            raise CrossSite(
-                f'the request comes from the origin "{origin[:80]}", which is not this host; '
-                "list it in gateway.origins to allow it"
-            )
+        for origin in origins:
+            if not _is_same(origin, headers.get(hdrs.HOST, "")):
+                raise CrossSite(
+                    f'the request comes from the origin "{origin[:80]}", which is not this host; '
+                    "list it in gateway.origins to allow it"
+                )
 
     def _is_listed(self, origin: str) -> bool:
         return self.shares and (self._any_origin or origin.lower() in self._origins)

@@ -83,6 +83,23 @@ async def test_a_page_of_another_site_changes_nothing(
     assert shop.node.calls == []
 
 
+@pytest.mark.parametrize(
+    ("lines", "status"),
+    [
+        ("Origin: http://localhost\r\nOrigin: http://evil.example", 403),
+        ("Origin: http://evil.example\r\nOrigin: http://localhost", 403),
+        ("Sec-Fetch-Site: same-origin\r\nSec-Fetch-Site: cross-site", 403),
+        ("Origin: http://localhost\r\nSec-Fetch-Site: none\r\nSec-Fetch-Site: same-site", 403),
+        ("Origin: http://localhost\r\nOrigin: http://localhost", 200),
+    ],
+)
+async def test_one_header_in_two_lines_hides_nothing(shop: Front, lines: str, status: int) -> None:
+    """A proxy that adds a line of its own does not vouch for the page."""
+    head = f"POST /rpc/shop/search HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{lines}\r\n"
+    reader, _ = await shop.raw(f"{head}Content-Length: 0\r\n\r\n".encode())
+    assert (await reader.read())[9:12] == b"%d" % status
+
+
 async def test_own_pages_and_other_programs_may_send(shop: Front) -> None:
     """The documentation page has the gateway's own origin; a program has none."""
     own = f"http://127.0.0.1:{shop.address[1]}"
@@ -131,8 +148,8 @@ async def test_another_host_is_refused(shop: Front, host: str) -> None:
         told = await send(shop, verb, path, Host=host, Origin=f"http://{host}")
         assert (told.status, told.json["code"]) == (421, "wrong_host")
     assert shop.node.calls == []
-    assert (await send(shop, "GET", "/livez", Host=host)).status == 200
-    assert (await send(shop, "GET", "/readyz?verbose", Host=host)).status == 200
+    for path, status in (("/livez", 200), ("/readyz", 200), ("/readyz?probe=1", 200), ("/readyz?verbose", 421)):
+        assert (await send(shop, "GET", path, Host=host)).status == status
 
 
 @pytest.mark.parametrize(
