@@ -57,10 +57,10 @@ class Arguments:
         needed = [name for name in self.names if name in required]
         whole = {**params, "type": "object", "additionalProperties": False}
         array = {"type": "array", "prefixItems": list(properties.values()), "minItems": len(needed), "items": False}
-        self._json_named = msgspec.json.Decoder(_Types(params, native=False).make(whole))
-        self._json_array = msgspec.json.Decoder(_Types(params, native=False).make(array))
-        self._pack_named = msgspec.msgpack.Decoder(_Types(params, native=True).make(whole))
-        self._pack_array = msgspec.msgpack.Decoder(_Types(params, native=True).make(array))
+        types = _Types(params)
+        by_name, by_position = types.make(whole), types.make(array)
+        self._json_named, self._json_array = msgspec.json.Decoder(by_name), msgspec.json.Decoder(by_position)
+        self._pack_named, self._pack_array = msgspec.msgpack.Decoder(by_name), msgspec.msgpack.Decoder(by_position)
 
     def check_json(self, body: bytes) -> None:
         """Raises BadArguments: the body is not JSON, or not what the task takes; `details["path"]` says where."""
@@ -100,12 +100,10 @@ class _Types:
 
     Args:
         root: holds the `$defs` that references mean.
-        native: for MessagePack, where what JSON writes as text may have a type of its own.
     """
 
-    def __init__(self, root: Mapping[str, Any], *, native: bool) -> None:
+    def __init__(self, root: Mapping[str, Any]) -> None:
         self._definitions = root.get("$defs", {})
-        self._native = native
         self._open: set[str] = set()
         self._made: dict[str, Any] = {}
 
@@ -168,8 +166,6 @@ class _Types:
         return Any if Any in parts or not parts else Union[tuple(parts)]  # noqa: UP007
 
     def _text(self, schema: Mapping[str, Any]) -> Any:
-        if self._native:
-            return Any
         if schema.get("contentEncoding") == "base64":
             return bytes
         made = _FORMATS.get(schema.get("format", ""), str)

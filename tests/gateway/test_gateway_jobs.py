@@ -169,6 +169,30 @@ async def test_what_no_worker_could_read_is_refused_at_once(
 
 
 @pytest.mark.parametrize(
+    ("arguments", "place"),
+    [
+        ({"order": 5}, "body.order"),
+        ({"order": b"o"}, "body.order"),
+        ([5], "body.order"),
+        ({"photos": [{"pixels": "/9g="}], "names": {}, "price": "1"}, "body.photos"),
+        ({"photos": [{"pixels": 5}], "names": {}, "price": "1"}, "body.photos"),
+        ({"photos": [], "names": {3: 5}, "price": "1"}, "body.names"),
+        ({"photos": [], "names": {}, "price": "cheap"}, "body.price"),
+        ({"photos": [], "names": {}, "price": msgspec.msgpack.Ext(1, b"")}, "body.price"),
+    ],
+)
+async def test_messagepack_that_no_worker_could_read_is_refused_at_once(
+    http: aiohttp.ClientSession, arguments: Any, place: str
+) -> None:
+    """Types that MessagePack has and JSON has not are told apart: text, bytes, extensions."""
+    task = "keep" if isinstance(arguments, dict) and "price" in arguments else "charge"
+    sent = {"data": msgspec.msgpack.encode(arguments), "headers": {"Content-Type": "application/msgpack"}}
+    status, _, told = await defer(http, f"/tasks/shop/{task}", **sent)
+    assert (status, told["code"], told["details"]["path"].partition("[")[0]) == (400, "bad_arguments", place)
+    assert Shop.ran == []
+
+
+@pytest.mark.parametrize(
     ("path", "kind"),
     [
         ("/tasks/shop/charge", None),
