@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from mesh.errors import Forbidden, MeshError, RemoteError, TryLater, Uncertain
+from mesh.errors import BadRequest, Forbidden, MeshError, RemoteError, TryLater, Uncertain
 from mesh.gateway.decompress import READ, UnsupportedEncoding
 from mesh.gateway.media import PROBLEM_TYPE
 from mesh.gateway.reply import Reply, phrase
@@ -61,6 +61,8 @@ def is_hidden(error: MeshError) -> bool:
     """
     if isinstance(error, (TryLater, Uncertain, Forbidden)):
         return True
+    if isinstance(error, BadRequest):
+        return False  # also a 505: the client's version of HTTP
     status = error.status
     return status >= 500 and (status == 500 or not isinstance(error, RemoteError) or error.code == "handler_error")
 

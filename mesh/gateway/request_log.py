@@ -74,8 +74,10 @@ class RequestLog:
         fields = self._fields(request, status, size, seconds, error)
         if self._suppressed:
             fields["suppressed"], self._suppressed = self._suppressed, 0
-        event = "request failed" if status >= 500 else "request refused" if failed else "slow request"
-        (_log.error if status == 500 else _log.warning)(event, **fields)
+        # A stream that breaks has sent its head, with another status, before.
+        ended = max(status, error.status) if error is not None and request.failure is error else status
+        event = "request failed" if ended >= 500 else "request refused" if failed else "slow request"
+        (_log.error if ended == 500 else _log.warning)(event, **fields)
 
     def _fields(
         self, request: Request, status: int, size: int, seconds: float, error: MeshError | None

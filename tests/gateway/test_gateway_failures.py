@@ -133,7 +133,9 @@ class TestPublic:
         assert told.status == 200
         assert SECRET.encode() not in told.body
         assert TRACE.encode() in told.body
-        assert SECRET in of_trace(lines)[0]["error"]
+        line = of_trace(lines)[0]
+        assert SECRET in line["error"]
+        assert (line["event"], line["level"]) == ("request failed", "error")
 
 
 class TestDebug:
@@ -324,6 +326,8 @@ async def test_what_two_servers_could_read_differently_is_refused(front: Front, 
     assert answer[9:12] == b"%d" % status
     assert answer.count(b"HTTP/1.1 ") == 1
     assert b"application/problem+json" in answer
+    if status == 505:
+        assert b"trace id" not in answer  # nothing is hidden: the sentence says what is wrong
     writer.close()
 
 
