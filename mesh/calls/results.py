@@ -124,7 +124,7 @@ def _check_nothing(label: str) -> Check:
 
 def _refuse_what_is_not_finite(label: str, value: Any) -> None:
     """JSON would say null for NaN and infinities, and its reader could not tell."""
-    found = _not_finite(value, "$")
+    found = find_not_finite(value)
     if found is not None:
         number, path = found
         raise BadResult(
@@ -133,7 +133,8 @@ def _refuse_what_is_not_finite(label: str, value: Any) -> None:
         )
 
 
-def _not_finite(value: Any, path: str) -> tuple[float, str] | None:
+def find_not_finite(value: Any, path: str = "$") -> tuple[float, str] | None:
+    """The first NaN or infinity within a value, and where it is."""
     if isinstance(value, float):
         return None if math.isfinite(value) else (value, path)
     if isinstance(value, str | bytes | int) or value is None:
@@ -148,7 +149,7 @@ def _not_finite(value: Any, path: str) -> tuple[float, str] | None:
     elif hasattr(value, "__dataclass_fields__"):
         items = ((f"{path}.{name}", getattr(value, name, None)) for name in value.__dataclass_fields__)
     for inner, each in items:
-        if (found := _not_finite(each, inner)) is not None:
+        if (found := find_not_finite(each, inner)) is not None:
             return found
     return None
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
+from mesh.calls.results import find_not_finite
 from mesh.errors import BadReply
 from mesh.gateway.media import BINARY_TYPE, JSON_TYPE, MSGPACK_TYPE, essence
 from mesh.gateway.ports import Answer, Buffer
@@ -75,8 +76,12 @@ def json_of(answer: Answer) -> Buffer:
         return answer.body
     if answer.encoding == RAW:
         return b'"%b"' % b64encode(answer.body)
+    value = value_of(answer)
     try:
-        return _encode_json(value_of(answer))
+        body = _encode_json(value)
+        # As in the worker's own JSON: null would be another value.
+        if b"null" in body and (found := find_not_finite(value)) is not None:
+            raise ValueError(f"{found[0]} at {found[1]}")
     except (
         TypeError,
         ValueError,
@@ -85,3 +90,4 @@ def json_of(answer: Answer) -> Buffer:
         raise BadReply(
             f"the worker's answer has no form in JSON ({exc}); ask for it with Accept: {MSGPACK_TYPE}"
         ) from exc
+    return body

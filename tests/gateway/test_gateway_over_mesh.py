@@ -58,6 +58,10 @@ class Greeting(Service):
             (1, 2): "tuple",
         }
 
+    @rpc
+    async def mean(self, data: bytes, width: int = 1) -> float | None:
+        return math.nan if data else None
+
     @http.post("/native/process")
     @rpc(offload="process")
     def native_process(self, text: str) -> dict[int, bytes]:
@@ -142,6 +146,21 @@ async def test_who_accepts_messagepack_gets_its_own_types(url: str) -> None:
             assert math.isnan(value["nan"])
             assert value["nested"] == {"raw": (b"\0\xff",)}
             assert value[1, 2] == "tuple"
+
+
+async def test_nan_is_no_null_when_the_arguments_were_bytes(url: str) -> None:
+    """The worker answers in MessagePack then, which the gateway makes into JSON: NaN is refused there, too."""
+    asked = f"{url}/rpc/greeting/mean?width=2"
+    headers = {"Content-Type": "image/png"}
+    async with aiohttp.ClientSession() as session:
+        async with session.post(asked, data=b"x", headers=headers) as told:
+            assert (told.status, (await told.json(content_type=None))["code"]) == (502, "bad_reply")
+        async with session.post(asked, data=b"x", headers={**headers, "Accept": "application/msgpack"}) as told:
+            assert math.isnan(msgpack.unpackb(await told.read()))
+        async with session.post(
+            asked, data=msgpack.packb([b""]), headers={"Content-Type": "application/msgpack"}
+        ) as told:
+            assert (told.status, await told.json()) == (200, None)
 
 
 @pytest.mark.parametrize("path", ["/native/process", "/native/thread"])
