@@ -7,6 +7,7 @@ Leaves to others: parsing HTTP (aiohttp), Content-Encoding (decompress), what th
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Final
 
 from aiohttp import hdrs, web
@@ -127,8 +128,8 @@ class Bodies:
         request.body_bytes = len(data)
         if coding:
             packed = len(data)
-            data = await decompress(data, coding, self.most)
-            self._take(request, len(data) - packed)
+            data = await decompress(data, coding, self.most, partial(self._take, request))
+            self._take(request, -packed)
         return data
 
     async def _receive(self, request: Request, timeout: float) -> bytes:

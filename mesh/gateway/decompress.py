@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
+from collections.abc import Callable
 from typing import Any, Final
 
 from mesh.errors import BadRequest, TooLarge, UnsupportedMedia
@@ -70,12 +71,13 @@ def check_transfer_coding(header: str) -> None:
         )
 
 
-async def decompress(data: bytes, coding: str, most: int) -> bytes:
+async def decompress(data: bytes, coding: str, most: int, take: Callable[[int], None] = lambda size: None) -> bytes:
     """Decode a body.
 
     Args:
         coding: "gzip" (any number of members) or "deflate" (with or without the zlib header).
         most: bytes that may come out; nothing beyond is inflated.
+        take: is told of bytes as they come out, and may refuse more by raising: many bodies are inflated at once.
 
     Raises:
         TooLarge: more than `most` would come out.
@@ -103,6 +105,7 @@ async def decompress(data: bytes, coding: str, most: int) -> bytes:
                 details={"limit_bytes": most},
             )
         if piece:
+            take(len(piece))
             out.append(piece)
         pending = stream.unconsumed_tail
         if stream.eof:

@@ -15,6 +15,8 @@ from gateway_front import Front, Told, eventually
 from gateway_shop import open_shop
 
 from mesh.config import Settings
+from mesh.gateway.body import BodiesFull
+from mesh.gateway.decompress import decompress
 
 #: Without the time of day in it: parameters of tests must not differ between processes.
 GZIP = partial(gzip.compress, mtime=0)
@@ -141,6 +143,25 @@ async def test_a_bomb_costs_no_more_than_the_limit(shop: Front, pack: Callable[[
         assert (told.status, told.json["code"]) == (413, "too_large")
     # Inflating all of them takes more than a second; this is client and server together.
     assert time.process_time() - began < 0.25
+
+
+async def test_what_comes_out_of_many_bombs_counts_while_it_comes() -> None:
+    """Not only when all of it is there: each of many bodies is within its own limit, and together they are not."""
+    most, most_together = 1_000_000, 3_000_000
+    held = peak = 0
+
+    def take(size: int) -> None:
+        nonlocal held, peak
+        if held + size > most_together:
+            raise BodiesFull("full")
+        held += size
+        peak = max(peak, held)
+
+    bombs = [decompress(GZIP(bytes(most)), "gzip", most, take) for _ in range(20)]
+    done = await asyncio.gather(*bombs, return_exceptions=True)
+    assert peak > most
+    assert sum(isinstance(each, BodiesFull) for each in done) >= 17
+    assert all(isinstance(each, BodiesFull) or each == bytes(most) for each in done)
 
 
 async def test_others_are_answered_while_a_large_body_is_inflated(front: Front) -> None:
