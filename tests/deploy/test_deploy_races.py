@@ -6,7 +6,9 @@ import fcntl
 import json
 import subprocess
 import sys
+import tempfile
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -78,6 +80,13 @@ class held:
 
     def __exit__(self, *exc: object) -> None:
         self._file.close()
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """Not pytest's: a unix socket's path has room for 107 characters."""
+    with tempfile.TemporaryDirectory(prefix="mesh-") as directory:
+        yield Path(directory).resolve()
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -130,11 +129,12 @@ def test_a_second_command_is_told_who_is_at_it(project):
 
 def test_a_roll_that_is_interrupted_says_so_and_ends_as_by_the_signal(project):
     """Ctrl-C half way: everything is as it was, and a loop around it stops, too."""
-    words = [sys.executable, "-m", "mesh.cli.main", "roll", "greeting"]
+    # It waits so long behind the first replacement: whatever the machine does besides, this is in the middle.
+    words = [sys.executable, "-m", "mesh.cli.main", "roll", "greeting", "--settle", "4"]
     with subprocess.Popen(words, cwd=project.root, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL) as rolling:
         until(lambda: project.states().get("greeting:greeting_0") not in ("RUNNING", None))
         rolling.send_signal(signal.SIGINT)
-        assert rolling.wait(30) == -signal.SIGINT
+        assert rolling.wait(60) == -signal.SIGINT
         assert rolling.stderr is not None
         assert b"mesh: interrupted; greeting " in rolling.stderr.read()
     assert "greeting:greeting_2" not in project.pids()
@@ -143,7 +143,8 @@ def test_a_roll_that_is_interrupted_says_so_and_ends_as_by_the_signal(project):
 
 def test_a_roll_that_is_killed_is_mended_by_up(project):
     """Half way: the spare one is there, one may be missing; `mesh up` brings all in line."""
-    words = [sys.executable, "-m", "mesh.cli.main", "roll", "greeting"]
+    # It waits so long behind the first replacement: whatever the machine does besides, this is in the middle.
+    words = [sys.executable, "-m", "mesh.cli.main", "roll", "greeting", "--settle", "4"]
     with subprocess.Popen(words, cwd=project.root, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL) as rolling:
         until(lambda: project.states().get("greeting:greeting_0") not in ("RUNNING", None))
         rolling.kill()
@@ -189,18 +190,18 @@ def test_logs_of_all_of_one_and_as_json(project):
 
 
 def test_logs_are_followed(project):
-    """What is written from now on comes, and nothing from before."""
-    words = [sys.executable, "-m", "mesh.cli.main", "logs", "-f", "-n", "0", "hub", "greeting"]
+    """The last line, and then what is written from now on."""
+    words = [sys.executable, "-m", "mesh.cli.main", "logs", "-f", "-n", "1", "hub", "greeting"]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(
         words, cwd=project.root, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, env=environment, text=True
     ) as following:
         assert following.stdout is not None
-        time.sleep(1.0)  # it has looked once
+        assert following.stdout.readline()  # it has looked once
         project.command("supervisorctl", "restart", "greeting:greeting_0")
         first = following.stdout.readline()
         following.send_signal(signal.SIGINT)
-        following.wait(10)
+        following.wait(60)
     assert re.match(r"\d\d:\d\d:\d\d\.\d{3} greeting_0  draining ", first)
 
 
