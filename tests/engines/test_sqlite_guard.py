@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -120,6 +121,26 @@ def test_nothing_is_confirmed_after_it(bench: Bench, harm: str, inside: bool) ->
             [sys.executable, "-c", READER, str(core.path)], capture_output=True, text=True, check=True, timeout=30
         )
         assert found.stdout.split()[:2] == ["ok", "before"]
+
+
+@pytest.mark.parametrize("name", ["mesh.db-wal", "mesh.db-shm"])
+def test_a_file_that_is_replaced_is_noticed_also_when_the_directorys_time_is_set_back(bench: Bench, name: str) -> None:
+    """As `rsync -a` and `tar` do: they replace the files, and then the directory has its old modification time."""
+    core = bench.core
+    folder = core.path.parent
+    defer(core, "before")
+    # As long as its last change is recent, the names are looked at anyway.
+    while time.time_ns() - folder.stat().st_mtime_ns < 150_000_000:
+        defer(core, f"t{time.monotonic_ns()}")
+    before = folder.stat()
+    replace(folder / name)
+    os.utime(folder, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(Damaged) as caught:
+        defer(core, "after")
+    assert caught.value.details["path"] == str(folder / name)
+    assert caught.value.doubtful
+    core.close()
+    assert core.rescued
 
 
 def test_a_backup_that_is_copied_over_the_database_is_left_alone(bench: Bench, tmp_path: Path) -> None:

@@ -37,8 +37,8 @@ _FRAME_HEAD: Final = 24
 #: The head of the index; see `Index`. https://sqlite.org/walformat.html, "The WAL-Index File Format".
 _INDEX: Final = struct.Struct("=8xI4xII8x8s")
 _BACKFILLED_AT: Final = 96
-#: A directory whose modification time is older than this has not changed since: file systems count in steps of up to
-#: ten milliseconds.
+#: A directory whose last change is older than this has not changed since: file systems count in steps of up to ten
+#: milliseconds.
 _QUIET_NS: Final = 50_000_000
 
 #: Device, inode, size, modification time.
@@ -111,7 +111,7 @@ class Guard:
         except Damaged:
             self.close()
             raise
-        self._quiet_at = 0
+        self._quiet_at = (0, 0)
         self._raw = b""
         self._known = self._read_index()
         self.frames = self._known.frames
@@ -238,8 +238,10 @@ class Guard:
         # Without an index in a file SQLite itself decides when to write to the database.
         if database != self._database and (self._index >= 0 or database[:2] != self._database[:2]):
             raise self._database_changed()
-        # As long as the directory is as it was, no name in it has come, gone or changed.
-        changed_at = os.fstat(self._folder).st_mtime_ns
+        # As long as the directory is as it was, no name in it has come, gone or changed. The modification time alone
+        # does not tell: `rsync -a` and `tar` set it back after they have replaced files. They cannot set the other.
+        folder = os.fstat(self._folder)
+        changed_at = folder.st_mtime_ns, folder.st_ctime_ns
         if changed_at == self._quiet_at:
             return
         # Until both are found to be in place: whatever is wrong with these names, the log itself is complete.
@@ -251,7 +253,7 @@ class Guard:
         self._savable = False
         if self._index >= 0:
             self._index_bytes = os.fstat(self._index).st_size
-        self._quiet_at = changed_at if now_ns - changed_at > _QUIET_NS else 0
+        self._quiet_at = changed_at if now_ns - max(changed_at) > _QUIET_NS else (0, 0)
 
     def _stamp(self, path: str) -> Stamp:
         try:
