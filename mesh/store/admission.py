@@ -20,7 +20,7 @@ from mesh.clock import Clock
 from mesh.engines.authorization import OPERATIONS, Authorization, Refusal
 from mesh.engines.contract import Outcome, Unit
 from mesh.engines.sqlite.core import Core
-from mesh.errors import SetupError
+from mesh.errors import LeaseLost, SetupError
 from mesh.policy.access import Access
 from mesh.store.dispatch import Dispatch
 from mesh.store.sessions import Sessions
@@ -90,10 +90,23 @@ class Admission:
         """The units that the caller may not ask for, by their place; nothing of them is to be done."""
         caller = name_of(current())
         refused: dict[int, Outcome] = {}
+        unknown: list[str] = []
+
+        def queue_of(id: str) -> str:
+            queue = self._dispatch.queue_of(id) or self._core.queue_of(id)
+            if not queue:
+                unknown.append(id)
+            return queue
+
         for place, unit in enumerate(units):
-            found = self._authorization.unit(caller, unit, self._queue_of)
+            found = self._authorization.unit(caller, unit, queue_of)
             if found is not None:
                 refused[place] = Outcome(error=found.error().to_wire())
+            elif unknown:
+                # It may be known and leased by the time that the unit is done: a job that waits for the disk before it.
+                lost = f"job {unknown[0][:80]} is not known: it never was, or it was forgotten after its time"
+                refused[place] = Outcome(error=LeaseLost(lost, details={"job": unknown[0][:80]}).to_wire())
+            unknown.clear()
         return refused
 
     # --- sessions -------------------------------------------------------------------------------------------------
@@ -167,14 +180,6 @@ class Admission:
             raise self._authorization.stranger(caller, watch.name)
 
     # --- inside ---------------------------------------------------------------------------------------------------
-
-    def _queue_of(self, id: str) -> str:
-        queue = self._dispatch.queue_of(id)
-        if queue:
-            return queue
-        # Not leased now, but it may be by the time that the unit is done.
-        job = self._core.job(id, self._clock.wall(), forgotten=True)
-        return job.queue if job is not None else ""
 
     def _denied(self, refusal: Refusal, fresh: bool) -> None:
         if fresh:

@@ -304,6 +304,28 @@ async def test_an_event_is_not_deferred_as_a_task(tmp_path: Path) -> None:
         assert m.instances(Vault)[0].heard == []
 
 
+async def test_a_job_is_settled_by_no_other_before_it_is_known(tmp_path: Path) -> None:
+    """One request makes a job, more than the store does in one turn, and settles that job, which is leased by then."""
+    async with a_mesh(tmp_path, allow=[{"caller": "client", "tasks": ["vault.wipe"]}]) as m:
+        made = task()
+        filling = [Unit(ids.job_id(), tasks=tuple(task(delay_s=1000.0) for _ in range(20))) for _ in range(300)]
+        forged = Unit("", settle=(Settlement(made.id, 1, "done", result=b"\xa6forged"),))
+        units = [Unit(ids.job_id(), tasks=(made,)), *filling, forged]
+        outcomes = await m.node.client.call("mesh-store.apply", encode((units,)), timeout=30.0, decode=_outcomes)
+        assert [outcome[0]["code"] for outcome in outcomes if outcome[0]] == ["lease_lost"]
+        store = the_store(m)
+        await eventually(lambda: m.instances(Vault)[0].wiped == [""], "the vault ran it")
+
+        def over() -> bool:
+            found = store.core.job(made.id, store.clock.wall())
+            return found is not None and found.status == "done"
+
+        await eventually(over, "the vault settled it")
+        found = store.core.job(made.id, store.clock.wall())
+        assert found is not None
+        assert found.result != b"\xa6forged"
+
+
 async def test_a_session_belongs_to_its_caller(tmp_path: Path) -> None:
     """Others neither take its place nor end it, also after the store was restarted; its leases stay."""
     serve = [{"worker": name, "service": name} for name in ("vault", "client", "mesh-store")]

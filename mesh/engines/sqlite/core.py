@@ -319,6 +319,11 @@ class Core:
         with self._reading() as rooms:
             return rooms.jobs.find(id, wall, forgotten=forgotten)
 
+    def queue_of(self, id: str) -> str:
+        """Of a job, also of one that is forgotten and only known as proof; "" when there is no row of it."""
+        with self._reading() as rooms:
+            return rooms.jobs.queue_of(id)
+
     def jobs(self, queue: str, status: Status, *, after: str = "", limit: int = 100, wall: float) -> list[JobInfo]:
         """As Tasks.jobs."""
         with self._reading() as rooms:

@@ -48,6 +48,11 @@ class Jobs:
         rows = self._book.execute(_SQL["by_id"], (id,)).fetchall()
         return self._info(rows[0], wall, forgotten=forgotten) if rows else None
 
+    def queue_of(self, id: str) -> str:
+        """See Core.queue_of."""
+        row = self._book.execute(_SQL["queue_of"], (id,)).fetchone()
+        return str(row[0]) if row is not None else ""
+
     def page(self, queue: str, status: Status, after: str, limit: int, wall: float) -> list[JobInfo]:
         """See Core.jobs."""
         lane = self._book.lanes.get(queue)

@@ -8,6 +8,9 @@ LEFT JOIN tasks AS f ON f.seq = t.feeds
 LEFT JOIN events AS e ON e."offset" = t.event
 LEFT JOIN failures AS x ON x.seq = t.seq
 
+-- name: queue_of
+SELECT q.name FROM tasks AS t JOIN queues AS q ON q.no = t.queue WHERE t.id = ?
+
 -- name: by_id
 {info}
 WHERE t.id = ?
