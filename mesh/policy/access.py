@@ -103,8 +103,9 @@ def is_one(caller: str, names: Iterable[str]) -> bool:
 
 
 def matches_any(patterns: Iterable[str], name: str) -> bool:
-    """Whether one of them is this name, or a pattern of it."""
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
+    """Whether one of them is this name, or a pattern of it: * is any text, ? any character, all else is itself."""
+    # Of fnmatch's sets, "[ab]", nothing is documented: a rule for the lock "job[1]" means that one, and not "job1".
+    return any(fnmatchcase(name, pattern.replace("[", "[[]")) for pattern in patterns)
 
 
 def remedy(caller: str, **keys: str | dict[str, str]) -> str:

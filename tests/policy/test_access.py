@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mesh.config import AccessRule, ServeRule
-from mesh.policy.access import OPEN, Access
+from mesh.policy.access import OPEN, Access, matches_any
 
 
 def rule(callers: str, services: str, methods: str = "*") -> AccessRule:
@@ -37,6 +37,22 @@ def test_a_rule_is_about_all_three(caller: str, service: str, method: str, allow
     """The caller, the service and the method must fit, each wholly and to the letter."""
     access = Access([rule("gateway", "orders mail", "get* list")])
     assert access.allows(caller, service, method) is allowed
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name", "allowed"),
+    [
+        ("job[1]", "job[1]", True),
+        ("job[1]", "job1", False),
+        ("job[!1]", "job2", False),
+        ("[*]", "[ab]", True),
+        ("[a-z]*", "nightly", False),
+        ("job?", "job[", True),
+    ],
+)
+def test_brackets_in_a_name_are_brackets(pattern: str, name: str, allowed: bool):
+    """Only * and ? stand for something else: "job[1]" is one lock, and no set of locks."""
+    assert matches_any([pattern], name) is allowed
 
 
 def test_rules_only_add():
