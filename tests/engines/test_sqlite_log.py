@@ -99,6 +99,36 @@ def test_a_backlog_is_no_row_for_each_event(bench: Bench) -> None:
 
 
 @pytest.mark.usefixtures("small")
+def test_no_task_takes_the_place_of_a_delivery(bench: Bench) -> None:
+    """The log shows the ids of events, and subscriptions have small numbers: a delivery's id is no secret."""
+    subscribe(bench)
+    events = [bench.event() for _ in range(30)]
+    offsets = list(bench.commit(events=events).offsets)
+    behind = events[20]
+    for number in range(1, 4):
+        task = bench.task("thief.own", id=f"{behind.id}-{number}")
+        assert bench.refused(tasks=[task]).code == "bad_request"
+    assert drained(bench) == offsets
+    bench.sound()
+
+
+@pytest.mark.usefixtures("small")
+def test_a_task_that_has_the_id_of_a_later_delivery_is_left_alone(bench: Bench) -> None:
+    """Who knew an event's id before the event was in the log has made it, and spoils no more than that event."""
+    subscribe(bench)
+    lane = bench.core._rooms.book.lanes[AUDIT].no
+    event = bench.event()
+    task = bench.task("thief.own", id=f"{event.id}-{lane}")
+    bench.defer(task)
+    bench.settle(*bench.claim(1, queue="thief.own"))
+    before = append(bench, 15)
+    bench.commit(events=[event])
+    assert drained(bench) == before
+    assert bench.status(task.id) == "done"
+    bench.sound()
+
+
+@pytest.mark.usefixtures("small")
 def test_one_slow_key_does_not_fill_the_file(bench: Bench) -> None:
     """What waits behind it is made up to a bound; other subscriptions go on."""
     subscribe(bench)

@@ -19,6 +19,7 @@ from mesh.engines.checks import check_tasks
 from mesh.engines.sqlite import statements
 from mesh.engines.sqlite.book import Book, Lane
 from mesh.engines.sqlite.status import BODY, CANCELLED, DELAYED, DONE, READY, RUNNING, WAITING
+from mesh.errors import BadRequest
 from mesh.events.log import NewEvent
 from mesh.tasks.contract import DEFAULT_PRIORITY, NewTask, Ticket
 
@@ -130,6 +131,19 @@ class Deferring:
         BadRequest: one of them cannot be deferred, or what feeds what does not fit together.
         """
         check_tasks(tasks, self._book.lanes)
+        for task in tasks:
+            if "-" in task.id:
+                self._check_id(task.id)
+
+    def _check_id(self, id: str) -> None:
+        """Raises:
+        BadRequest: a delivery of an event that is in the log has this id, or may yet get it: it would not be made.
+        """
+        event, _, lane = id.rpartition("-")
+        if lane.isdecimal() and self._book.execute(_SQL["is_event"], (event,)).fetchone() is not None:
+            raise BadRequest(
+                f"task {id[:80]!r}: that is the id of a delivery of event {event[:80]}; use mesh.ids.job_id"
+            )
 
     def put(self, tasks: Sequence[NewTask]) -> list[Ticket]:
         """Make those that are new; the tickets of all. One that was made before is told the same again."""

@@ -21,6 +21,9 @@ from mesh.engines.sqlite.status import CANCELLED, DELAYED, DONE, FORGOTTEN, READ
 from mesh.errors import BadRequest
 from mesh.events.log import NewEvent
 from mesh.tasks.contract import Queue
+from mesh.telemetry.logs import get_logger
+
+log = get_logger("mesh.store")
 
 _SQL: Final = statements.named("log")
 
@@ -155,7 +158,11 @@ class Subscriptions:
             attempt = 0
             before = there.get(delivery_id(id, lane))
             if before is not None:
-                _, seq, status, attempt, extra, place = before
+                _, seq, status, attempt, extra, place, queue = before
+                if queue != lane.no:
+                    # A task that was given this id before the event was: its row is not this subscription's.
+                    log.warning("an event is not delivered: a task has the id of its delivery", id=before[0])
+                    continue
                 # It is outstanding, or dead; or it was outstanding when somebody asked for the replay.
                 if status not in (DONE, CANCELLED, FORGOTTEN) or (place and place == lane.replays):
                     continue

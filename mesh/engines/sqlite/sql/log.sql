@@ -41,7 +41,7 @@ UPDATE tasks SET place = ? WHERE queue = ? AND status IN (0, 1, 2, 3)
 
 -- Deliveries that were made before, for a subscription that was moved back.
 -- name: delivered
-SELECT id, seq, status, attempt, extra, place FROM tasks WHERE id IN (SELECT value FROM json_each(?))
+SELECT id, seq, status, attempt, extra, place, queue FROM tasks WHERE id IN (SELECT value FROM json_each(?))
 
 -- name: remove
 DELETE FROM tasks WHERE seq = ?

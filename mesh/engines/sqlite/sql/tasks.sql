@@ -5,6 +5,9 @@ queue, seq, id, status, attempt, tries, lost, owner, priority, line, feeds, plac
 -- name: known
 SELECT id FROM tasks WHERE id IN (SELECT value FROM json_each(?))
 
+-- name: is_event
+SELECT 1 FROM events WHERE id = ?
+
 -- name: insert
 INSERT INTO tasks (seq, id, queue, status, sort, priority, attempt, tries, owner, created_at, due_at, keep_s, key,
                    line, waits, feeds, place, gathers, timeout_s, trace, meta, event, extra, body)
