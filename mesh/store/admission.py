@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from mesh.calls.context import CallContext, current
+from mesh.calls.door import COUNTED_CALLERS, OTHERS
 from mesh.clock import Clock
 from mesh.engines.authorization import OPERATIONS, Authorization, Refusal
 from mesh.engines.contract import Outcome, Unit
@@ -63,6 +64,8 @@ class Admission:
         self._dispatch = dispatch
         self._sessions = sessions
         self._watches = watches
+        self._counted_callers: set[str] = set()
+        self._counted_services: set[str] = set()
         # session → (the caller that it belongs to, when that was noted).
         self._owners: dict[str, tuple[str, float]] = {}
         # Queues of durable handlers, as workers declared them last; asked for each task, so kept beside the core.
@@ -185,13 +188,14 @@ class Admission:
         if fresh:
             # Once for each caller, right and name: it is remembered.
             log.warning("forbidden", caller=refusal.caller, right=refusal.right, target=refusal.target[:200])
-        caller = refusal.caller[:100]
+        # What callers make up must not become series without end.
+        caller = _counted(self._counted_callers, refusal.caller[:100])
         if refusal.right == "defer":
             self._recorder.counter(
                 "tasks_forbidden",
                 "Tasks that [access] did not let a caller defer.",
                 caller=caller,
-                service=refusal.target.rpartition(".")[0][:100],
+                service=_counted(self._counted_services, refusal.target.rpartition(".")[0][:100]),
             ).add()
         else:
             self._recorder.counter(
@@ -200,6 +204,15 @@ class Admission:
                 caller=caller,
                 right=refusal.right,
             ).add()
+
+
+def _counted(known: set[str], name: str) -> str:
+    """The label of a name: itself for the first hundred."""
+    if name not in known:
+        if len(known) >= COUNTED_CALLERS:
+            return OTHERS
+        known.add(name)
+    return name
 
 
 def check_table(methods: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,23 @@ async def test_deferring_is_judged_as_a_call(tmp_path: Path) -> None:
             if one["name"] == "tasks_forbidden" and one["labels"]["caller"] == "client"
         }
         assert counted == {"orders": 1, "mail": 1}
+
+
+async def test_names_that_a_caller_makes_up_are_counted_together(tmp_path: Path) -> None:
+    """So that no caller can fill the metrics with series of its own."""
+    async with a_place(tmp_path, Orders, access__allow=RULES) as place:
+        units = [Unit(f"u{number}", (NewTask(f"j{number}", f"s{number}.t", b"\x90"),)) for number in range(150)]
+        found = await asyncio.gather(
+            *(place.engine.commit(unit, timeout_s=5.0) for unit in units), return_exceptions=True
+        )
+        assert {type(each) for each in found} == {Forbidden}
+        [worker] = place.mesh.workers(Store)
+        counted = {
+            one["labels"]["service"]: one["value"]
+            for one in worker.node.recorder.snapshot()["counters"]
+            if one["name"] == "tasks_forbidden"
+        }
+        assert (len(counted), counted["(others)"]) == (101, 50)
 
 
 async def test_one_refusal_harms_no_other_unit(tmp_path: Path) -> None:
