@@ -84,7 +84,7 @@ class Store(Service):
         self.backups = Backups(self.core, settings.store.backups_dir, node.clock, self.host)
         await open_in_turn(self.core, self.wait_s, node.clock)
         clock = self.clock = SteadyClock(node.clock, self.core.time_mark(), vitals.boot_id())
-        self._keep_time()
+        time_is_kept = self._keep_time()
         self.dispatch = Dispatch()
         self.sessions = Sessions(
             settings.store.lease_s, pid_space=vitals.pid_space(), born=vitals.born, dead=vitals.dead
@@ -116,6 +116,9 @@ class Store(Service):
             Sweeping(),
         )
         self.turns = Turns(self.core, clock, self.dispatch, self.attending, chores, backlog=settings.store.backlog)
+        if not time_is_kept:
+            # Nothing else is done in a time that the locks in the file were not granted in.
+            self.turns.first = self._keep_time_in
         self.attending.turns = self.turns
         self.logbook = Logbook(self.core, self.turns, self.dispatch, self._reading)
         # Whoever held something when the last store ended has a lease's time to say that it still does.
@@ -126,15 +129,20 @@ class Store(Service):
         self.turns.wake()
         measures.register(node.recorder, self)
 
-    def _keep_time(self) -> None:
-        """Have the next store on this boot go on with the time of this one."""
+    def _keep_time(self) -> bool:
+        """Have the next store on this boot go on with the time of this one; whether that is done."""
         clock = self.clock
         if not clock.goes_on or self.core.time_mark() != clock.mark:
             try:
                 with self.core.turn(clock.wall()) as turn:
-                    turn.keep_time(clock.mark, goes_on=clock.goes_on)
+                    self._keep_time_in(turn)
             except Unwritable as error:
-                self.log.warning("the store's time cannot be kept", reason=error.message)
+                self.log.warning("the store's time cannot be kept yet", reason=error.message)
+                return False
+        return True
+
+    def _keep_time_in(self, turn: Turn) -> None:
+        turn.keep_time(self.clock.mark, goes_on=self.clock.goes_on)
 
     def _registered_tasks(self, service: str) -> set[str] | None:
         node = self.node

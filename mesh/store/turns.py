@@ -111,6 +111,8 @@ class Turns:
         self._backlog = Backlog(backlog, dispatch.let_go)
         self.figures = Figures()
         self.trouble = ""
+        #: Done before all else in the next transaction that is committed, and never again.
+        self.first: Callable[[Turn], None] | None = None
         self._said = False
         self._say_again_at = 0.0
         self._scheduled = False
@@ -204,8 +206,11 @@ class Turns:
         backlog = self._backlog
         given: list[tuple[str, list[Lease]]] = []
         stop_at = now + BUDGET_S
+        first = self.first
         try:
             with self._core.turn(wall, self._ahead()) as turn:
+                if first is not None:
+                    first(turn)
                 count = backlog.work(turn, lambda: self._now() >= stop_at)
                 if by_itself:
                     for chore in self._chores:
@@ -235,6 +240,7 @@ class Turns:
             backlog.broken(exc)
             self._start_over()
             return
+        self.first = None
         took_s = self._now() - now
         figures.turns += 1
         figures.units += count

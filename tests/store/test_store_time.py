@@ -12,12 +12,48 @@ import store_process
 from store_process import PATIENCE_S, Project, new_task
 
 from mesh.engines.sqlite.client import StoreEngine
-from mesh.errors import LockTaken
+from mesh.engines.sqlite.core import Core, Turn
+from mesh.errors import LockTaken, Unwritable
+from mesh.store.service import Store
+from mesh.testing import Mesh
 
 pytestmark = pytest.mark.asyncio(loop_scope="function")
 
 #: Debian's package `faketime`; `make hosts` installs it.
 LIBRARY = next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))), None)
+
+
+async def test_locks_of_an_earlier_boot_last_also_when_the_disk_was_full_at_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How much time passed between two boots is not known: each holder has all of its time again, from the first
+    transaction on that the disk takes."""
+    core = Core(tmp_path / "data")
+    core.open()
+    with core.turn(time.time() - 3600.0) as turn:
+        turn.keep_time("another-boot 0.0", goes_on=True)
+        turn.acquire("nightly", "a", 60.0)
+    core.close()
+    begin = Core.turn
+    full = [True]
+
+    def turn_on(self: Core, wall: float, ahead: float = 0.0) -> Turn:
+        if full:
+            full.clear()
+            raise Unwritable("the disk is full")
+        return begin(self, wall, ahead)
+
+    monkeypatch.setattr(Core, "turn", turn_on)
+    settings = {"store.dir": str(tmp_path / "data"), "engines.locks": "sqlite"}
+    async with Mesh(Store, transport="ipc", settings=settings) as m:
+        engine = StoreEngine(m.node.client, m.node.clock)
+        assert not full
+        with pytest.raises(LockTaken):
+            await engine.locks.acquire("nightly", "b", ttl_s=4.0, wait_s=0.0, timeout_s=PATIENCE_S)
+        assert (await engine.locks.renew("nightly", "a", ttl_s=60.0, timeout_s=PATIENCE_S)).token == 1
+        [store] = m.instances(Store)
+        assert store.core.time_mark() == store.clock.mark
+        await engine.close()
 
 
 @pytest.fixture
