@@ -254,6 +254,32 @@ def test_a_missing_folder_on_a_read_only_place_is_told(tmp_path: Path) -> None:
         Core(Path("/proc/mesh-store")).open()
 
 
+def test_a_file_that_cannot_be_opened_again_is_tried_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No descriptor is left, say, when a file that could only be read is to be opened for writing: it is later."""
+    core = bench.core
+    bench.defer(bench.task())
+    core.writable = False
+    opens = core_module.open_file
+
+    def fails(*args: object) -> None:
+        raise SetupError("too many open files")
+
+    for attempt in (fails, fails, opens):
+        core._reopen_at = 0.0
+        monkeypatch.setattr(core_module, "open_file", attempt)
+        if attempt is opens:
+            break
+        with pytest.raises(Unwritable):
+            bench.defer(bench.task())
+        with pytest.raises(Unwritable):
+            core.locks(bench.wall)
+        # The store looks at these between two transactions.
+        assert (core.ready(QUEUE), core.pumpable()) == (1, False)
+    bench.defer(bench.task())
+    assert core.ready(QUEUE) == 2
+    bench.sound()
+
+
 def test_what_the_file_says_is_in_the_error(bench: Bench) -> None:
     """The path, what SQLite said, and what to do."""
     holder = sqlite3.connect(bench.dir / FILE, isolation_level=None)

@@ -238,15 +238,18 @@ class Core:
         rooms = self._rooms
         if time.monotonic() >= self._reopen_at or rooms.book.broken:
             self._reopen_at = time.monotonic() + _REOPEN_S
-            reason = self.reason
             self._disconnect()
             if self.fatal is not None:
                 raise self.fatal
             try:
                 self._load(open_file(self.path, self._cache_bytes))
-            except MeshError as exc:
-                self.reason = f"{reason} ({exc.message})"
+            except Fatal:
                 raise
+            except MeshError as exc:
+                # What is known in memory stays, so that the next attempt is made.
+                self._rooms_ = rooms
+                rooms.book.broken = False
+                self.writable, self.reason = False, exc.message
         if not self.writable:
             raise Unwritable(f"{self.path} can only be read: {self.reason}", details={"path": str(self.path)})
 
@@ -259,8 +262,11 @@ class Core:
     @contextlib.contextmanager
     def _reading(self) -> Iterator[Rooms]:
         """Between turns. Raises: Damaged, Unwritable: the disk gives nothing."""
+        rooms = self._rooms
+        if self._connection is None:
+            raise Unwritable(f"{self.path} cannot be opened again: {self.reason}", details={"path": str(self.path)})
         try:
-            yield self._rooms
+            yield rooms
         except sqlite3.Error as exc:
             raise translate(exc, self.path) or exc from exc
 
