@@ -50,6 +50,15 @@ def test_a_store_keeps_its_id(tmp_path: Path) -> None:
     assert opened(dir) == id == noted(dir)
 
 
+def test_the_id_is_noted_although_a_process_was_killed_while_it_noted_it(tmp_path: Path) -> None:
+    """In a container each process may have the same pid."""
+    dir = tmp_path / "data"
+    left = dir.with_name(f".data.id.{os.getpid()}.new")
+    left.write_text("half")
+    assert opened(dir) == noted(dir)
+    assert not left.exists()
+
+
 @pytest.mark.parametrize("gone", ["directory", "file", "contents"])
 def test_an_empty_directory_where_a_store_was_is_refused(tmp_path: Path, gone: str) -> None:
     dir = tmp_path / "data"

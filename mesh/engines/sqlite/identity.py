@@ -49,6 +49,8 @@ def note(dir: Path, id: str) -> None:
     """Note the id beside the directory, durably. Raises: OSError."""
     path = note_of(dir)
     new = path.with_name(f".{path.name}.{os.getpid()}.new")
+    # Of a process that was killed here and had this pid: in a container it is always the same.
+    new.unlink(missing_ok=True)
     fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         try:
