@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from mesh.calls.importing import reference_of
 from mesh.config.settings import TaskSettings
+from mesh.errors import BadArguments
 from mesh.events.event import Decode, Event
 from mesh.schedules.driver import Recurring
 from mesh.service.decorators import DurableMark
@@ -138,6 +139,11 @@ def _queue(
 
 def _event_reader(decode: Decode) -> Callable[[Lease], tuple[Any, ...]]:
     def read(lease: Lease) -> tuple[Event]:
+        if not lease.topic:
+            # Engines refuse it once they know the queue for a handler's: a right to defer is none to publish.
+            raise BadArguments(
+                f"job {lease.id} of {lease.queue} is a task and no event: it was deferred before there was this handler"
+            )
         return (
             Event(
                 topic=lease.topic,

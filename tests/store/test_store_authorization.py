@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from mesh import ids
 from mesh.engines.authorization import OPERATIONS
 from mesh.engines.contract import Unit
 from mesh.engines.sqlite.client import StoreEngine
+from mesh.engines.sqlite.core import Core
 from mesh.engines.sqlite.messages import encode
 from mesh.errors import Forbidden, MeshError, SetupError
 from mesh.events.log import NewEvent
@@ -301,6 +303,25 @@ async def test_an_event_is_not_deferred_as_a_task(tmp_path: Path) -> None:
     async with a_mesh(tmp_path, allow=[{"caller": "client", "service": "vault"}]) as m:
         assert await ask(m.node, Case("apply", [unit(tasks=(task("vault.wipe"),))])) == ""
         assert await ask(m.node, Case("apply", [unit(tasks=(task("vault.audit"),))])) == "forbidden"
+        assert m.instances(Vault)[0].heard == []
+
+
+async def test_a_task_that_was_deferred_before_there_was_a_handler_is_no_event(tmp_path: Path) -> None:
+    """Until a worker has declared the queue of a durable handler, it looks like that of any task."""
+    core = Core(tmp_path / "data")
+    core.open()
+    forged = task("vault.audit")
+    with core.turn(time.time()) as turn:
+        turn.apply(unit(tasks=(forged,)))
+    core.close()
+    async with a_mesh(tmp_path, allow=[]) as m:
+        store = the_store(m)
+
+        def dead() -> bool:
+            found = store.core.job(forged.id, store.clock.wall())
+            return found is not None and found.status == "dead"
+
+        await eventually(dead, "it is a dead letter")
         assert m.instances(Vault)[0].heard == []
 
 
