@@ -156,6 +156,15 @@ async def test_what_is_no_whole_number_is_not_added_to(carts: Carts, value: Any)
     assert await carts.get("n") == value
 
 
+async def test_an_addition_gives_no_value_away(carts: Carts) -> None:
+    """Who may write and not read learns an etag from a conflict; an addition under that etag is no repetition."""
+    secret = carts.put("u1", {"card": "4111"})
+    await carts.state.write([secret], timeout_s=T_S)
+    guess = Write(secret.namespace, "u1", "add", secret.new_etag, by=0)
+    with pytest.raises(BadRequest):
+        await carts.state.write([guess], timeout_s=T_S)
+
+
 async def test_a_sum_beyond_64_bits_is_refused(carts: Carts) -> None:
     """Numbers do not turn over, and no reader gets one that it cannot read."""
     await carts.add("n", 2**63 - 1)

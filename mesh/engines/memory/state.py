@@ -158,6 +158,9 @@ def _over(entry: Entry, wall: float) -> bool:
 def _written(write: Write, before: Entry | None, wall: float) -> Entry | None:
     if before is not None and before.etag == write.new_etag and write.verb != "delete":
         # This very write was done already, and nothing since: it is being repeated.
+        if write.verb == "add":
+            # The answer holds the value: to whom may write and not read, that of a counter and no other.
+            _number(write, before)
         return before
     if write.etag is not None and write.etag != (before.etag if before is not None else ""):
         is_there = f"has etag {before.etag}" if before is not None else "is absent"
