@@ -33,11 +33,17 @@ class Gateway(mesh.Service):
 
     @mesh.rpc
     async def ask(self, target: str) -> Any:
-        return await self.call(target)
+        try:
+            return await self.call(target)
+        except Forbidden as error:
+            return error.code
 
     @mesh.rpc
     async def defer_to(self, target: str) -> str:
-        return (await self.defer(target)).id
+        try:
+            return (await self.defer(target)).id
+        except Forbidden as error:
+            return error.code
 
 
 class Orders(mesh.Service):
@@ -126,10 +132,7 @@ async def test_the_example_denies_what_it_does_not_say(m: Mesh) -> None:
         ("defer_to", "orders.send_elsewhere"),
         ("defer_to", "mail.send"),
     ):
-        with pytest.raises(mesh.MeshError) as caught:
-            await m.call(f"gateway.{verb}", target)
-        # A denial that a handler meets is that handler's failure for its own caller.
-        assert (target, caught.value.details.get("nested")) == (target, "forbidden")
+        assert (target, await m.call(f"gateway.{verb}", target)) == (target, "forbidden")
     with pytest.raises(Forbidden):
         await m.defer("orders.place")
     with pytest.raises(Forbidden):
