@@ -111,7 +111,7 @@ def reduced(exc: BaseException) -> BaseException:
     message = _listed([_message(leaf) for leaf in leaves])
     if is_own_fault(first):
         # As one of its class, so that it is taken for what it is.
-        merged: MeshError = copy(first)
+        merged: MeshError = copy(first).with_traceback(first.__traceback__)
         merged.args = (message,)
         return merged
     merged = RemoteError(

@@ -57,7 +57,7 @@ class Crowd(mesh.Service):
             raise Missing("gone")
         if kind == "reject":
             raise mesh.Reject("never")
-        await self.call("depot.item", "seven")
+        await self.call("depot.item", object() if kind == "unsendable" else "seven")
 
 
 @pytest.fixture
@@ -94,11 +94,11 @@ async def test_a_group_of_one_code_keeps_it(crowd: Mesh):
 
 async def test_a_group_of_mistakes_is_the_handlers_failure(crowd: Mesh, log: Any):
     """As each of them alone."""
-    for kinds in (["nested"], ["nested", "nested"]):
+    for kinds in (["nested"], ["nested", "nested"], ["unsendable"], ["unsendable", "unsendable"]):
         with pytest.raises(mesh.RemoteError) as caught:
             await crowd.call("crowd.together", kinds)
         assert (caught.value.status, caught.value.details) == (500, {"nested": "bad_arguments"})
-    assert len(log.lines("handler failed")) == 2
+    assert len(log.lines("handler failed")) == 4
 
 
 async def test_a_dead_letter_names_the_leaves_of_a_group(crowd: Mesh):
