@@ -40,6 +40,8 @@ _OF_THE_CALLER: Final = (BadRequest, BadReply, ProtocolViolation, Cancelled, Set
 _OF_THE_DATA: Final = (Conflict, UnknownJob)
 #: Codes of the same kind whose classes do not come back from the wire.
 _CODES: Final = frozenset({"bad_result", "bad_topic", "bad_declaration", "setup_error", "config_error"})
+#: It raises again what a handler raised in a child process, where the same was asked already.
+_FROM_CHILDREN: Final = "mesh.calls.offload"
 
 
 class Failure(NamedTuple):
@@ -212,7 +214,8 @@ def _raised_in_mesh(error: BaseException) -> bool:
         return False
     while trace.tb_next is not None:
         trace = trace.tb_next
-    return _is_of(trace.tb_frame.f_globals.get("__name__"), ("mesh",))
+    module = trace.tb_frame.f_globals.get("__name__")
+    return _is_of(module, ("mesh",)) and module != _FROM_CHILDREN
 
 
 def _is_of(module: Any, packages: tuple[str, ...]) -> bool:

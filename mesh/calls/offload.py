@@ -18,7 +18,7 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from typing import Any
 
 from mesh.calls.exhaustion import note
-from mesh.calls.failures import exit_details, text_of
+from mesh.calls.failures import failure_of, text_of
 from mesh.calls.importing import module_of
 from mesh.calls.processes import ChildDied, ProcessPool
 from mesh.calls.signature import Signature
@@ -154,19 +154,20 @@ def _find(reference: Reference) -> tuple[Callable[..., Any], Signature]:
 
 def _in_child(reference: Reference, body: bytes, encoding: int, check: bool, answer: int | None) -> ChildAnswer:
     """Whatever the handler raises or returns, the answer consists of bytes, text and plain values: it can travel."""
+    label = ".".join(reference[1:])
     try:
         try:
             run, signature = _find(reference)
+            label = signature.label
             args = signature.decode_args(body, encoding)
         except MeshError as error:
             return "refused", error.to_wire(), None
-        try:
-            encode = signature.encode_checked if check else signature.encode_result
-            encoded, used = encode(run(*args), encoding if answer is None else answer)
-            return "ok", bytes(encoded), used
-        except MeshError as error:
-            return "error", error.to_wire(), None
+        encode = signature.encode_checked if check else signature.encode_result
+        encoded, used = encode(run(*args), encoding if answer is None else answer)
+        return "ok", bytes(encoded), used
     except BaseException as exc:
         note(exc)
-        wire = RemoteError(text_of(exc), type_name=type(exc).__name__, details=exit_details(exc)).to_wire()
-        return "error", wire, "".join(traceback.format_exception(exc))
+        # Decided here, where the traceback says who raised it.
+        error = failure_of(exc, label).error
+        told = error.code == RemoteError.code
+        return "error", error.to_wire(), "".join(traceback.format_exception(exc)) if told else None

@@ -307,5 +307,9 @@ def _raise(kind: str) -> None:
         next(iter([]))
     if kind == "Unpickled":
         raise Unpickled(1, 2)
+    if kind == "BadRequest":
+        raise mesh.BadRequest("the number must be even")
+    if kind == "Grouped":
+        raise ExceptionGroup("several", [mesh.BadRequest("the number must be even")])
     kinds = (StopAsyncIteration, GeneratorExit, asyncio.CancelledError, Unshown, Mute)
     raise next(each for each in kinds if each.__name__ == kind)()

@@ -183,6 +183,15 @@ async def test_whatever_is_raised_is_told_at_once(m: Mesh, where: str):
         assert kind in (caught.value.type_name, caught.value.message.partition("raised ")[2].partition("(")[0])
 
 
+@pytest.mark.parametrize("where", ["thread", "process", "plain"])
+async def test_what_a_handler_says_of_its_request_passes(m: Mesh, where: str):
+    """From a child process, too, it is no failure of the handler's."""
+    for kind in ("BadRequest", "Grouped"):
+        with pytest.raises(mesh.BadRequest) as caught:
+            await m.call(f"heavy.raise_in_{where}", kind, timeout=20.0)
+        assert (caught.value.code, caught.value.status) == ("bad_request", 400)
+
+
 async def test_a_result_that_cannot_travel_is_told_at_once(m: Mesh):
     """As from the loop."""
     for where in ("thread", "process"):
