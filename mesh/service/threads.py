@@ -36,4 +36,5 @@ def awaitable(service: Service, function: Callable[..., Any]) -> Callable[..., A
             return await asyncio.to_thread(function, *args, **kwargs)
         return await asyncio.wrap_future(offload.in_thread(partial(function, **kwargs), args))
 
+    run.__wrapped__ = function  # type: ignore[attr-defined]  # where it is defined, for the log
     return run

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import threading
+from typing import Any, ClassVar
 
 import pytest
 from calls_patience import until
@@ -88,3 +89,24 @@ async def test_many_slow_calls_leave_a_few_lines(log: Any):
         await asyncio.sleep(1.0)  # the second is over
         await m.call("sleeper.nap", 0.02)
         assert log.lines("slow call")[10]["left_out"] == 90
+
+
+class Blocking(mesh.Service):
+    """Its handler is a plain def, which waits in a thread."""
+
+    go: ClassVar = threading.Event()
+
+    @mesh.on("paper.late", durable=True, retries=0, timeout=0.05)
+    def late(self, data: int) -> None:
+        self.go.wait(10.0)
+
+
+async def test_a_handler_in_a_thread_that_is_late_is_told_with_its_place(log: Any):
+    """Where it is defined, and not the thread's own code: the exception was never in the handler."""
+    async with Mesh(Blocking) as m:
+        await m.emit("paper.late", 1, durable=True)
+        await until(lambda: log.lines("task is dead"))
+        Blocking.go.set()
+        line = log.lines("task is dead")[0]
+        assert line["error"].startswith("DeadlineExceeded")
+        assert line["at"].startswith(f"{__file__}:")
