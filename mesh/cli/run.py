@@ -53,7 +53,7 @@ def command(services: tuple[str, ...], reload: bool, name: str, check: bool) -> 
     from mesh.service.watchdog import Watchdog, limits_of, supervised
 
     # At a terminal a person may be looking at a stopped line in a debugger.
-    ends = not sys.stdin.isatty()
+    ends = sys.stdin is None or not sys.stdin.isatty()
     run_dir = settings.mesh.run_dir if supervised() else None
     process.prepare(settings, ",".join(words))
     watchdog = Watchdog(limits_of(settings, soft_memory()), ends=ends, run_dir=run_dir)

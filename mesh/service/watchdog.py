@@ -200,7 +200,8 @@ class Watchdog:
         elif self._ends:
             self._end(ruling)
         else:
-            self._limits = self._limits._replace(liveness_s=0.0, start_s=0.0)
+            # Said once: it is true from now on.
+            self._limits = self._limits._replace(liveness_s=0.0, start_s=0.0, drain_s=float("inf"))
             self._liveness.limits = self._limits
             log.error("this worker would be replaced under supervisor", **self._place(ruling))
 

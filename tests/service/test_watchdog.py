@@ -79,6 +79,16 @@ async def test_a_start_may_block_for_longer_than_a_call():
         assert await m.call("hangs.pid") == child.pid
 
 
+async def test_a_worker_needs_no_standard_input():
+    """As some launchers start it; nobody sits at a terminal then, and a blocked loop ends it."""
+    settings = {"MESH_WORKER_LIVENESS": "300ms"}
+    async with Mesh(transport="ipc") as m, worker(m, "worker_hangs:Hangs", closed=True, **settings) as child:
+        await m.node.wait_for("hangs", 20.0)
+        with pytest.raises(mesh.LinkLost):
+            await m.call("hangs.block", 30.0, timeout=20.0)
+        assert await child.wait() == EXIT_BLOCKED
+
+
 async def test_a_short_block_is_told_with_its_line_and_counted():
     """The worker goes on."""
     settings = {"MESH_LOG_FORMAT": "json"}

@@ -7,6 +7,7 @@ import contextlib
 import os
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from mesh.testing import Mesh
@@ -16,9 +17,18 @@ HERE = Path(__file__).parent
 
 @contextlib.asynccontextmanager
 async def worker(
-    m: Mesh, service: str, path: Path = HERE, cwd: Path = HERE, options: Sequence[str] = (), **variables: str
+    m: Mesh,
+    service: str,
+    path: Path = HERE,
+    cwd: Path = HERE,
+    options: Sequence[str] = (),
+    closed: bool = False,
+    **variables: str,
 ) -> AsyncIterator[asyncio.subprocess.Process]:
-    """`mesh run` as a process, in the mesh of this test; `path` goes before all else on its PYTHONPATH."""
+    """`mesh run` as a process, in the mesh of this test; `path` goes before all else on its PYTHONPATH.
+
+    `closed`: without a standard input.
+    """
     child = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -35,6 +45,7 @@ async def worker(
         },
         stdin=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
+        preexec_fn=partial(os.close, 0) if closed else None,
     )
     try:
         yield child
