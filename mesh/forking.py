@@ -32,6 +32,8 @@ class _Guard:
         self.registered = False
         self.loop: asyncio.AbstractEventLoop | None = None
         self.strayed = False
+        #: Of a forked child: the one thread that it has of its parent's.
+        self.thread = 0
         #: The signal mask is a thread's own, and several threads may fork at once.
         self.before = threading.local()
 
@@ -60,13 +62,19 @@ def in_forked_child() -> bool:
 
 def end_forked_child(exc: BaseException | None = None) -> None:
     """End this process, if it is such a child: with the exit code of a SystemExit, as if nothing had caught it."""
-    if not _guard.strayed:
+    if not _guard.strayed or _runs_its_own():
         return
     code = exc.code if isinstance(exc, SystemExit) else RETURNED
     if isinstance(exc, SystemExit) and (code is None or isinstance(code, int)):
         os._exit((code or 0) & 0xFF)
     os.write(2, _WARNING)
     os._exit(RETURNED if code is RETURNED else 1)
+
+
+def _runs_its_own() -> bool:
+    """Whether this is a loop, or a thread, that the child has started itself. (In a child, no loop of the parent's is
+    one that runs: asyncio looks at the pid.)"""
+    return threading.get_ident() != _guard.thread or asyncio._get_running_loop() is not None
 
 
 def _block() -> None:
@@ -94,6 +102,7 @@ def _forget_loop() -> None:
         return
     _guard.loop = None
     _guard.strayed = True
+    _guard.thread = threading.get_ident()
     signal.set_wakeup_fd(-1)
     for number, default in ((signal.SIGTERM, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler)):
         if callable(signal.getsignal(number)):

@@ -131,6 +131,8 @@ async def test_a_forked_child_is_a_process_like_others(loop: str, tmp_path: Path
         assert await m.call("forks.preexec") == -signal.SIGTERM
         assert await m.call("forks.fork", "signal") == -signal.SIGTERM
         assert await m.call("forks.fork", "exit") == 14
+        # A loop of its own is another matter than the parent's.
+        assert await m.call("forks.process_with_a_mesh", timeout=20.0) == 15
         # A child that returns into the loop would answer in its parent's name: it is ended instead.
         assert await m.call("forks.fork", "return") == 70
         assert await m.call("forks.fork", "await") == 70

@@ -16,10 +16,36 @@ from pathlib import Path
 from typing import Any
 
 import mesh
+from mesh.testing import Mesh
 
 
 def _sleep_long(seconds: float) -> None:
     time.sleep(seconds)
+
+
+class Alone(mesh.Service):
+    """Runs in a forked child that has a mesh of its own."""
+
+    @mesh.rpc
+    def word(self) -> str:
+        return "mine"
+
+    @mesh.rpc
+    async def leave(self) -> None:
+        sys.exit(1)
+
+
+def _run_a_mesh() -> None:
+    sys.exit(asyncio.run(_ask_alone()))
+
+
+async def _ask_alone() -> int:
+    async with Mesh(Alone) as m:
+        try:
+            await m.call("alone.leave")
+        except mesh.RemoteError as exc:
+            return 15 if await m.call("alone.word") == "mine" and exc.details["exit_code"] == 1 else 1
+    return 1
 
 
 class Exits(mesh.Service):
@@ -159,6 +185,13 @@ class Forks(mesh.Service):
         if code is None:
             child.kill()
         return code
+
+    @mesh.rpc
+    async def process_with_a_mesh(self) -> int | None:
+        child = multiprocessing.get_context("fork").Process(target=_run_a_mesh)
+        child.start()
+        await asyncio.to_thread(child.join, 15.0)
+        return child.exitcode
 
     @mesh.rpc
     async def pool(self) -> list[int]:
