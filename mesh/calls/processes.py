@@ -138,6 +138,11 @@ class ProcessPool:
                     return child, child.receive()
             except (EOFError, OSError):
                 pass
+            except BaseException:
+                # Half a message may be on its way (there was no memory for the rest): nothing more can be asked of it.
+                child.end()
+                self._forget(child)
+                raise
             how = child.how()
             self._forget(child)
             child = None

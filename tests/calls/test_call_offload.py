@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
+import pickle
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -16,6 +18,7 @@ from calls_services import Heavy, HeavyTasks
 
 import mesh
 from mesh.calls.offload import Offload
+from mesh.calls.processes import ProcessPool
 from mesh.protocol.messages import MSGPACK
 from mesh.testing import Mesh, no_leaks
 
@@ -207,6 +210,25 @@ async def test_a_plain_def_blocks_nobody_and_knows_the_call(m: Mesh, tmp_path: P
     assert not call.done()
     (tmp_path / "go").touch()
     assert await call is True
+
+
+async def test_a_job_that_cannot_be_sent_costs_its_process_but_leaks_none():
+    """The next one has a new process, and the old one is gone with its descriptors."""
+    pool = ProcessPool(1, abs)
+    try:
+        assert await asyncio.wrap_future(pool.submit(-1)) == 1
+        open_files = psutil.Process().num_fds()
+        for _ in range(2):
+            (old,) = pool.pids
+            with pytest.raises((AttributeError, TypeError, pickle.PicklingError)):
+                await asyncio.wrap_future(pool.submit(lambda: None))
+            assert pool.pids == []
+            assert not psutil.pid_exists(old)
+            assert await asyncio.wrap_future(pool.submit(-2)) == 2
+        gc.collect()
+        assert psutil.Process().num_fds() == open_files
+    finally:
+        pool.close()
 
 
 async def test_a_stop_does_not_wait_for_a_child(m: Mesh, tmp_path: Path):
