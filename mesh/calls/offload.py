@@ -60,26 +60,39 @@ class Offload:
         """The child processes that there are now."""
         return self._process_pool.pids if self._process_pool is not None else []
 
-    def in_thread(self, run: Callable[..., Any], args: tuple[Any, ...]) -> Future[Any]:
-        """Run `run(*args)` in a thread, with the context of the call that it answers."""
+    def in_thread(
+        self, run: Callable[..., Any], args: tuple[Any, ...], begun: Callable[[], None] | None = None
+    ) -> Future[Any]:
+        """Run `run(*args)` in a thread, with the context of the call that it answers.
+
+        Args:
+            begun: called in that thread when it takes the job up.
+        """
         self._check_open()
         if self._thread_pool is None:
             self._thread_pool = ThreadPoolExecutor(self._threads, thread_name_prefix="mesh-offload")
-        return self._thread_pool.submit(contextvars.copy_context().run, _contained, run, args)
+        return self._thread_pool.submit(contextvars.copy_context().run, _contained, run, args, begun)
 
     def in_process(
-        self, reference: Reference, body: Any, encoding: int, check: bool = True, answer: int | None = None
+        self,
+        reference: Reference,
+        body: Any,
+        encoding: int,
+        check: bool = True,
+        answer: int | None = None,
+        begun: Callable[[], None] | None = None,
     ) -> Future[ChildAnswer]:
         """Run a method in a child process; see `unpack` for its answer.
 
         Args:
             check: whether the answer is checked against the annotation, in the child.
             answer: the encoding of the answer; None: that of the arguments.
+            begun: called in another thread when a process is given the job.
         """
         self._check_open()
         if self._process_pool is None:
             self._process_pool = ProcessPool(self._processes, _in_child)
-        return self._process_pool.submit(reference, bytes(body), encoding, check, answer)
+        return self._process_pool.submit(reference, bytes(body), encoding, check, answer, begun=begun)
 
     async def unpack(self, future: Future[ChildAnswer], target: str) -> tuple[Any, int]:
         """The encoded answer of a child.
@@ -120,8 +133,10 @@ class Offload:
             await asyncio.get_running_loop().run_in_executor(None, processes.close)
 
 
-def _contained(run: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+def _contained(run: Callable[..., Any], args: tuple[Any, ...], begun: Callable[[], None] | None) -> Any:
     """Run it, so that whatever it raises can be the exception of a future."""
+    if begun is not None:
+        begun()
     try:
         return run(*args)
     except (StopIteration, asyncio.CancelledError, CancelledError) as exc:
@@ -168,6 +183,6 @@ def _in_child(reference: Reference, body: bytes, encoding: int, check: bool, ans
     except BaseException as exc:
         note(exc)
         # Decided here, where the traceback says who raised it.
-        error = failure_of(exc, label).error
-        told = error.code == RemoteError.code
-        return "error", error.to_wire(), "".join(traceback.format_exception(exc)) if told else None
+        failure = failure_of(exc, label).error
+        told = failure.code == RemoteError.code
+        return "error", failure.to_wire(), "".join(traceback.format_exception(exc)) if told else None

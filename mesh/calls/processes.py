@@ -41,10 +41,11 @@ class ChildDied(Exception):
 
 
 class _Job:
-    __slots__ = ("args", "future")
+    __slots__ = ("args", "begun", "future")
 
-    def __init__(self, args: tuple[Any, ...]) -> None:
+    def __init__(self, args: tuple[Any, ...], begun: Callable[[], None] | None) -> None:
         self.args = args
+        self.begun = begun
         self.future: Future[Any] = Future()
 
 
@@ -72,9 +73,13 @@ class ProcessPool:
         with self._lock:
             return sorted(child.pid for child in self._children)
 
-    def submit(self, *args: Any) -> Future[Any]:
-        """Run the function with these arguments in a child. The future fails with ChildDied when the child does."""
-        job = _Job(args)
+    def submit(self, *args: Any, begun: Callable[[], None] | None = None) -> Future[Any]:
+        """Run the function with these arguments in a child. The future fails with ChildDied when the child does.
+
+        Args:
+            begun: called in another thread when there is a child for the job.
+        """
+        job = _Job(args, begun)
         self._jobs.put(job)
         if not self._idle.acquire(blocking=False) and len(self._drivers) < self._size:
             driver = threading.Thread(target=self._drive, daemon=True, name=f"mesh-process-{len(self._drivers)}")
@@ -114,6 +119,8 @@ class ProcessPool:
         child: _Child | None = None
         while (job := self._jobs.get()) is not None:
             if job.future.set_running_or_notify_cancel():
+                if job.begun is not None:
+                    job.begun()
                 try:
                     child, answer = self._ask(job, child)
                 except BaseException as exc:

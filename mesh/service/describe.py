@@ -112,13 +112,14 @@ def handlers(service: Service) -> list[Handler]:
         marks = [mark for mark in member.marks.topics if mark.durable is None]
         if marks:
             label = f"{name}.{member.name}"
-            decode, run = listening(service, member)
+            decode, handle = listening(service, member)
+            run = awaitable(service, handle)
             found += [Handler(label, name, mark.topic, mark.to == "every", decode, run) for mark in marks]
     return found
 
 
-def listening(service: Service, member: Member) -> tuple[Decode, Callable[[Event], Awaitable[Any]]]:
-    """How a handler of events is run: its data's decoder, and what takes the event.
+def listening(service: Service, member: Member) -> tuple[Decode, Callable[[Event], Any]]:
+    """How a handler of events is run: its data's decoder, and what takes the event; it blocks if the handler does.
 
     Raises:
         BadDeclaration: it takes more than the data and the Event.
@@ -128,7 +129,7 @@ def listening(service: Service, member: Member) -> tuple[Decode, Callable[[Event
     signature = Signature(member.function, label, owner=cls)
     data = _data_parameter(signature.parameters, label)
     decode = decoder(label, data.type if data is not None else Any)
-    return decode, _handling(awaitable(service, getattr(service, member.name)), signature.parameters)
+    return decode, _handling(getattr(service, member.name), signature.parameters)
 
 
 def timers(service: Service) -> list[Timer]:
@@ -248,7 +249,7 @@ def _data_parameter(parameters: tuple[Parameter, ...], label: str) -> Parameter 
     return needed[0] if needed else next(iter(candidates), None)
 
 
-def _handling(run: Callable[..., Any], parameters: tuple[Parameter, ...]) -> Callable[[Event], Awaitable[Any]]:
+def _handling(run: Callable[..., Any], parameters: tuple[Parameter, ...]) -> Callable[[Event], Any]:
     data = _data_parameter(parameters, "")
 
     def handle(event: Event) -> Any:

@@ -116,6 +116,7 @@ def _add_subscription(load: Workload, service: Service, member: Member, settings
             backoff=options.attempts.backoff,
             timeout_s=timeout_s,
             fatal=options.attempts.fatal,
+            offload="thread" if blocks(member.function) else "",
         )
     )
     patterns = tuple(dict.fromkeys(mark.topic for mark in marks))

@@ -84,6 +84,7 @@ class Attempt(TaskContext, kw_only=True):
         stopped: why it was told to stop.
         slot: for Expiries.
         hold: what runs in a pool and cannot be stopped there.
+        taken_up: a thread or process of the pool has taken it up; its time counts from then.
         conflicts: how often its effects met a Conflict.
     """
 
@@ -98,11 +99,17 @@ class Attempt(TaskContext, kw_only=True):
     stopped: Stop = Stop.NO
     slot: int = 0
     hold: Any = None
+    taken_up: bool = False
     conflicts: int = 0
 
     @property
     def over(self) -> bool:
         return self.settling
+
+    @property
+    def timeout_s(self) -> float:
+        """How long it may take."""
+        return self.lease.timeout_s or self.work.timeout_s
 
     def expire(self) -> None:
         """Its time is over."""
@@ -153,7 +160,7 @@ def as_msgpack(body: Buffer, encoding: int) -> bytes:
 # --- setting it off ---------------------------------------------------------------------------------------
 
 
-async def run_offloaded(offload: Offload | None, attempt: Attempt) -> bytes:
+async def run_offloaded(offload: Offload | None, attempt: Attempt, now: Callable[[], float]) -> bytes:
     """Run the function in a thread or a process; its answer as MessagePack.
 
     Raises:
@@ -161,13 +168,19 @@ async def run_offloaded(offload: Offload | None, attempt: Attempt) -> bytes:
     """
     assert offload is not None, "a worker has its pools when it runs tasks"
     work, lease = attempt.work, attempt.lease
+    attempt.taken_up = False
+
+    def begun() -> None:
+        attempt.deadline_at = now() + attempt.timeout_s
+        attempt.taken_up = True
+
     if work.offload == "thread":
-        attempt.hold = offload.in_thread(work.run, attempt.values)
+        attempt.hold = offload.in_thread(work.run, attempt.values, begun)
         return work.write(await asyncio.wrap_future(attempt.hold))
     assert len(work.reference) == 3
     body = arguments_of(lease)
     encoding = lease.encoding if lease.topic else encoding_of(body)
-    attempt.hold = offload.in_process(work.reference, body, encoding, work.check_result)
+    attempt.hold = offload.in_process(work.reference, body, encoding, work.check_result, begun=begun)
     return as_msgpack(*await offload.unpack(attempt.hold, work.queue))
 
 

@@ -172,7 +172,7 @@ class Runner:
                 if attempt.conflicts:
                     await self._clock.sleep(AFTER_CONFLICT.delay(attempt.conflicts, self._random()))
                 if work.offload:
-                    result = await run_offloaded(self._offload, attempt)
+                    result = await run_offloaded(self._offload, attempt, self._now)
                 else:
                     answer = work.run(*attempt.values)
                     if work.asynchronous:
@@ -203,7 +203,7 @@ class Runner:
             # The attempt is made again, as if it had just begun.
             attempt.settling = False
             attempt.effects = None
-            attempt.deadline_at = self._now() + (attempt.lease.timeout_s or work.timeout_s)
+            attempt.deadline_at = self._now() + attempt.timeout_s
             self._expiries.watch(attempt, attempt.deadline_at)
 
     # --- how an attempt ends ------------------------------------------------------------------------------
@@ -244,8 +244,7 @@ class Runner:
                 self._finish(attempt, "retry", code="draining", error=error)
                 return
             if stopped is Stop.TIMEOUT:
-                span_s = attempt.lease.timeout_s or attempt.work.timeout_s
-                exc = DeadlineExceeded(f"{attempt.target}: not done within {span_s:.3g} s")
+                exc = DeadlineExceeded(f"{attempt.target}: not done within {attempt.timeout_s:.3g} s")
         if isinstance(exc, RefusedInChild):
             self._bury(attempt, "undecodable", str(exc))
             return
@@ -347,6 +346,8 @@ class Runner:
             return
         if attempt.settling and why is not Stop.LOST:
             return
+        if why is Stop.TIMEOUT and self._has_time(attempt):
+            return
         attempt.stopped = why
         self._expiries.forget(attempt)
         if attempt.hold is not None:
@@ -361,6 +362,17 @@ class Runner:
                 self._finish(attempt, "release", code="draining")
             else:
                 self._failed(attempt, asyncio.CancelledError())
+
+    def _has_time(self, attempt: Attempt) -> bool:
+        """Whether it waited for a thread or process of a pool: that is not the task's time, and was no attempt yet."""
+        if attempt.hold is None:
+            return False
+        now = self._now()
+        due_at = attempt.deadline_at if attempt.taken_up else now + attempt.timeout_s
+        if due_at <= now:
+            return False
+        self._expiries.watch(attempt, due_at)
+        return True
 
     async def drain(self, timeout_s: float) -> bool:
         """Finish what runs; whether that was done in time. What comes from now on is released.
