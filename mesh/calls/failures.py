@@ -168,15 +168,22 @@ def location(exc: BaseException, run: Callable[..., Any] | None = None) -> str:
     Args:
         run: the handler; where it is defined is the answer for an exception that never was in its code.
     """
-    found = ""
-    for each in (exc, next(leaves_of(exc))):
-        trace = each.__traceback__
-        while trace is not None:
-            frame = trace.tb_frame
-            if not _is_of(frame.f_globals.get("__name__"), ("mesh", "asyncio", "concurrent", "contextlib")):
-                found = f"{frame.f_code.co_filename}:{trace.tb_lineno}"
-            trace = trace.tb_next
+    found = _innermost(next(leaves_of(exc))) or _innermost(exc)
+    if not found and exc.__cause__ is not None:
+        # Where the exception was raised that a future does not take, and that this one stands for.
+        found = _innermost(exc.__cause__)
     return found or (defined_at(run) if run is not None else "")
+
+
+def _innermost(exc: BaseException) -> str:
+    found = ""
+    trace = exc.__traceback__
+    while trace is not None:
+        frame = trace.tb_frame
+        if not _is_of(frame.f_globals.get("__name__"), ("mesh", "asyncio", "concurrent", "contextlib")):
+            found = f"{frame.f_code.co_filename}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    return found
 
 
 def defined_at(function: Any) -> str:

@@ -272,7 +272,10 @@ async def _run_all(handlers: Sequence[Handler], events: Sequence[Event]) -> None
         try:
             await handler.run(event)
         except Exception as exc:
-            raise _told(handler, exc) from exc
+            told = _told(handler, exc)
+            if told is exc:
+                raise
+            raise told from exc
         return
     runs = (_outcome(handler, event) for handler, event in zip(handlers, events, strict=True))
     outcomes = await asyncio.gather(*runs)

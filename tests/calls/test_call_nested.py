@@ -197,6 +197,10 @@ class Clerk(mesh.Service):
     async def durable(self, data: int) -> None:
         await self.call("depot.item", "seven")
 
+    @mesh.on("paper.ends")
+    def ends(self, data: int) -> None:
+        next(iter([]))
+
     @mesh.every("20ms")
     async def tick(self) -> None:
         await self.call("depot.item", "seven")
@@ -223,6 +227,18 @@ async def test_tasks_events_and_timers_log_the_place_of_the_mistake(log: Any):
         line = await one_line(log, "timer failed")
         assert line["at"].startswith(f"{__file__}:")
         assert len(line["trace_id"]) == 32
+
+
+async def test_what_the_only_handler_of_an_event_raises_is_told_once(log: Any):
+    """With what it was raised from, and at its line; it is not its own cause."""
+    async with Mesh(Clerk, Depot) as m:
+        with pytest.raises(mesh.MeshError) as caught:
+            await m.emit("paper.ends", 1)
+        assert caught.value.details["services"]["clerk"]["code"] == "handler_error"
+        line = await one_line(log, "handler failed")
+        assert line["error"].count("RuntimeError") == 1
+        assert line["error"].endswith("(from StopIteration)")
+        assert line["at"].startswith(f"{__file__}:")
 
 
 async def test_data_of_the_wrong_type_is_still_the_emitters_mistake(log: Any):
