@@ -382,7 +382,8 @@ class Runner:
         """
         self._leaving = True
         for attempt in list(self._held.values()):
-            if not attempt.begun:
+            # What waits for a thread or a process can be taken back; what one of them has taken up, cannot.
+            if not attempt.begun or (attempt.hold is not None and attempt.hold.cancel()):
                 self.stop_one(attempt, Stop.LEAVING)
         if await self._until_idle(timeout_s):
             return True

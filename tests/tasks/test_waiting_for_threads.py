@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator
 from typing import ClassVar
@@ -25,6 +26,8 @@ class Slow(mesh.Service):
     """Each run takes more than half of its time, so that two of them take longer than one may."""
 
     heard: ClassVar[list[int]] = []
+    begun: ClassVar[list[float]] = []
+    go: ClassVar = threading.Event()
 
     @mesh.task(timeout=0.9, retries=0)
     def work(self) -> float:
@@ -42,6 +45,11 @@ class Slow(mesh.Service):
     def hang(self) -> None:
         time.sleep(0.6)
 
+    @mesh.task
+    def wait(self) -> None:
+        self.begun.append(time.monotonic())
+        self.go.wait(20.0)
+
     @mesh.on("slow.thing", durable=True, timeout=0.9, retries=0)
     def on_thing(self, number: int) -> None:
         time.sleep(0.5)
@@ -51,6 +59,8 @@ class Slow(mesh.Service):
 @pytest.fixture
 async def m() -> AsyncIterator[Mesh]:
     Slow.heard.clear()
+    Slow.begun.clear()
+    Slow.go.clear()
     async with Mesh(Slow, settings={"worker.threads": 1, "worker.processes": 1}) as m:
         yield m
 
@@ -87,3 +97,19 @@ async def test_a_task_that_runs_for_too_long_is_still_told(m: Mesh):
     (dead,) = await m.dead()
     assert dead.error.startswith("DeadlineExceeded:")
     assert await second.result(timeout=20.0) > 0.0
+
+
+async def test_a_worker_that_leaves_finishes_what_has_begun(m: Mesh):
+    """What waits for its thread is given back at once, for others to run."""
+    jobs = [await m.defer("slow.wait") for _ in range(3)]
+    async with asyncio.timeout(10):
+        while not Slow.begun:  # noqa: ASYNC110  # nothing announces it
+            await asyncio.sleep(0.01)
+    drain = asyncio.create_task(m.workers(Slow)[0].drain())
+    async with asyncio.timeout(10):
+        while sorted([await job.status() for job in jobs]) != ["ready", "ready", "running"]:  # noqa: ASYNC110  # as above
+            await asyncio.sleep(0.01)
+    Slow.go.set()
+    assert await drain is True
+    assert len(Slow.begun) == 1
+    assert sorted([await job.status() for job in jobs]) == ["done", "ready", "ready"]
