@@ -18,8 +18,12 @@ from mesh.supervision import deployment_lock, family
 from mesh.supervision.control import Control, ShuttingDown, Silent
 from mesh.supervision.crew import Tell
 from mesh.supervision.layout import Layout
+from mesh.telemetry import heartbeats
 
 now = LoopClock.now
+
+#: pid -> when it started, as `telemetry.heartbeats.started` tells.
+Processes = dict[int, int | None]
 
 LOOK_EVERY_S = 0.05
 # After the last stopwaitsecs supervisor kills; this is for the reaping.
@@ -55,16 +59,16 @@ def take_down(layout: Layout, run_dir: Path, *, tell: Tell = lambda text: None) 
 
 def _take_down(layout: Layout, run_dir: Path, tell: Tell) -> Down:
     began = now()
-    pids = {member.pid for member in family.members(layout.server_url)}
+    pids = _members(layout)
     supervisord = _ask_to_stop(layout)
     if supervisord:
-        pids.add(supervisord)
+        pids[supervisord] = heartbeats.started(supervisord)
         # One group is stopped after the other.
         limit_s = sum(program.stop_s for program in layout.programs)
     else:
         # supervisord is gone, perhaps killed: its children never noticed.
         limit_s = max(program.stop_s for program in layout.programs)
-        for pid in _eldest(pids):
+        for pid in _eldest(set(pids)):
             _signal(pid, signal.SIGTERM)
     _wait(layout, pids, began + limit_s + GRACE_S, tell)
     removed, left = _sweep(layout, run_dir)
@@ -95,7 +99,11 @@ def _supervisord(layout: Layout) -> int:
     return family.recorded(layout.pidfile) or family.supervisord_of(layout.server_url, layout.root)
 
 
-def _wait(layout: Layout, pids: set[int], until: float, tell: Tell) -> None:
+def _members(layout: Layout) -> Processes:
+    return {member.pid: heartbeats.started(member.pid) for member in family.members(layout.server_url)}
+
+
+def _wait(layout: Layout, pids: Processes, until: float, tell: Tell) -> None:
     control = Control(layout.socket)
     try:
         _wait_for(layout, pids, until, tell, control)
@@ -103,7 +111,7 @@ def _wait(layout: Layout, pids: set[int], until: float, tell: Tell) -> None:
         control.close()
 
 
-def _wait_for(layout: Layout, pids: set[int], until: float, tell: Tell, control: Control) -> None:
+def _wait_for(layout: Layout, pids: Processes, until: float, tell: Tell, control: Control) -> None:
     told = 0
     killed = False
     while True:
@@ -113,8 +121,9 @@ def _wait_for(layout: Layout, pids: set[int], until: float, tell: Tell, control:
         except Silent:
             pass
         # What was started while supervisord was stopping counts too.
-        left = {member.pid for member in family.members(layout.server_url)}
-        left |= {pid for pid in pids - left if family.alive(pid)}
+        left = _members(layout)
+        # The number of one that has ended may be another process's by now, which is none of ours to kill.
+        left |= {pid: begun for pid, begun in pids.items() if family.alive(pid) and heartbeats.started(pid) == begun}
         if not left:
             return
         pids |= left
@@ -125,8 +134,8 @@ def _wait_for(layout: Layout, pids: set[int], until: float, tell: Tell, control:
             # The process that had to end these is gone, or hangs itself.
             killed = True
             until = now() + GRACE_S
-            for pid in left:
-                _signal(pid, signal.SIGKILL)
+            for pid, begun in left.items():
+                family.kill(pid, begun)
         elif now() >= until:
             names = ", ".join(f"{pid} ({family.command(pid)})" for pid in sorted(left))
             raise Unavailable(f"still running: {names}", details={"pids": sorted(left)})

@@ -119,7 +119,7 @@ def process_group(pid: int) -> int:
     return int(fields[2]) if fields else 0
 
 
-def kill(pid: int, started: int) -> bool:
+def kill(pid: int, started: int | None) -> bool:
     """SIGKILL for a process, unless its number has gone to another one; whether it was sent.
 
     Args:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -15,11 +16,13 @@ from supervision_project import until
 
 from mesh.config import load
 from mesh.errors import AddressInUse, ConfigError, SetupError, Unavailable
+from mesh.supervision import down as going_down
 from mesh.supervision import layout
 from mesh.supervision.control import RUNNING, Control
 from mesh.supervision.down import take_down
 from mesh.supervision.roster import Roster
 from mesh.supervision.up import StartFailed
+from mesh.telemetry import heartbeats
 
 
 def test_up_starts_all_and_down_leaves_nothing(project):
@@ -134,6 +137,20 @@ def test_down_leaves_a_socket_alone_that_somebody_listens_on(project):
         mine.bind(str(project.run / "mine.sock"))
         mine.listen()
         assert take_down(project.layout, project.run).left == [project.run / "mine.sock"]
+
+
+def test_down_neither_waits_for_nor_kills_what_only_has_the_number_of_one_that_ended(project):
+    """A pid is given to a new process in time; when that started tells them apart."""
+    with subprocess.Popen(["sleep", "60"]) as stranger:
+        try:
+            began = heartbeats.started(stranger.pid)
+            assert began is not None
+            going_down._wait(project.layout, {stranger.pid: began - 1}, going_down.now() - 1.0, lambda text: None)
+            assert stranger.poll() is None
+            going_down._wait(project.layout, {stranger.pid: began}, going_down.now() - 1.0, lambda text: None)
+            assert stranger.wait(5.0) == -signal.SIGKILL
+        finally:
+            stranger.kill()
 
 
 def test_a_killed_supervisord_is_told_by_up_and_mended_by_down(project):
