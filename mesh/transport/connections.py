@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import resource
 import socket
+from collections.abc import Callable
 from typing import Final
 
 import zmq
@@ -61,6 +62,9 @@ class Connections:
         all_speak: whether each peer of this socket sends something at once, so that a silent one is cut.
         """
         self.where = where
+        #: Whether a peer behind this descriptor has sent a message. The monitor may report a connection only after its
+        #: first message was read, so `spoke` alone does not tell.
+        self.has_spoken: Callable[[int], bool] = lambda fd: False
         self._all_speak = all_speak
         #: Those that stand now.
         self.descriptors: set[int] = set()
@@ -107,7 +111,7 @@ class Connections:
 
     def _cut_silent(self, fd: int, why: str) -> None:
         del self._silent[fd]
-        if self.cut(fd):
+        if not self.has_spoken(fd) and self.cut(fd):
             log.info("connection cut", endpoint=self.where.where, reason=why)
 
     def cut(self, fd: int) -> bool:

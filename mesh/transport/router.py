@@ -139,6 +139,7 @@ class RouterListener:
         self._loop = asyncio.get_running_loop()
         self._peers: dict[bytes, RouterChannel] = {}
         self._by_fd: dict[int, bytes] = {}
+        connections.has_spoken = self._by_fd.__contains__
         #: Peers that are gone, and whether one that went on was told so.
         self._gone: OrderedDict[bytes, bool] = OrderedDict()
         self._woken: list[RouterChannel] = []

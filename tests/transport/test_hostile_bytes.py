@@ -175,6 +175,35 @@ async def test_a_peer_that_never_speaks_is_cut(transport: ZmqTransport, monkeypa
     assert sessions[0].reasons == []
 
 
+async def test_a_first_message_may_be_read_before_its_connection_is_reported(
+    transport: ZmqTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A loop that was blocked reads the two sockets of libzmq in any order: the peer has spoken all the same."""
+    monkeypatch.setattr(connections, "SILENT_S", 0.1)
+    cut: list[int] = []
+    shut = connections.shut
+
+    def recorded(fd: int, where: Any) -> bool:
+        cut.append(fd)
+        return shut(fd, where)
+
+    monkeypatch.setattr(connections, "shut", recorded)
+    listener, sessions = await listening(transport)
+    own, late = listener._connections, []
+    with monkeypatch.context() as held:
+        held.setattr(own, "heard", lambda event, value: late.append((event, value)))
+        transport.dial(listener.endpoint, lambda channel: Note(channel, b"hello")).wake()
+        await until(lambda: sessions and late, "the other is heard")
+    spoken = next(iter(listener._by_fd))
+    for event, value in late:
+        own.heard(event, value)
+    silent = await asyncio.to_thread(greeted, listener.endpoint)
+    await until_closed(silent)
+    assert cut
+    assert spoken not in cut
+    assert sessions[0].reasons == []
+
+
 async def test_silent_connections_are_bounded(transport: ZmqTransport, monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest of them makes room."""
     listener, _ = await listening(transport)
