@@ -5,8 +5,9 @@ Leaves to others: each step (crew), the order among roles (roll), what a copy is
 
 Going back means that every copy replaced so far gets its earlier program file again. That file names the release's
 directory and command; so where releases stand side by side, what runs afterwards is the earlier release, whole. Where
-the code was changed in its place, the earlier code is gone: then the copies that were not yet replaced simply run on,
-and the spare ones stay in the place of those that failed.
+the code was changed in its place, the earlier code is gone: then the copies that were not yet replaced run on, and the
+spare ones stay in the place of those that failed. But when the new code answers with errors, the spare ones do so too:
+then everything that runs the new code is stopped, as long as a copy runs the earlier code.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Final
 from mesh.errors import SetupError
 from mesh.supervision.control import STOPPED
 from mesh.supervision.crew import Crew
+from mesh.supervision.error_gate import ErrorsRise
 from mesh.supervision.halt import Halt
 from mesh.supervision.programs import Role
 
@@ -44,7 +46,7 @@ class Copies:
         """As the attributes.
 
         Args:
-            look: is called after each step forward; it raises SetupError when what is new answers with errors.
+            look: is called after each step forward; it raises ErrorsRise when what is new answers with errors.
         """
         self.name = role.name
         self.registered = not role.single
@@ -67,6 +69,8 @@ class Copies:
         self._new: dict[str, int] = {}
         self._replaced: list[int] = []
         self._failed: list[int] = []
+        #: Whether the error gate found that the new copies of this role answer with errors.
+        self._faulty = False
 
     def hold(self) -> None:
         """Nothing to do: each copy's file names its release."""
@@ -114,7 +118,7 @@ class Copies:
             return f"{name} does not run; `mesh logs {name}` shows why"
         if self._failed and not undone:
             # The same file would start the same code again.
-            return await self._stand_in()
+            return await (self._withdraw() if self._faulty else self._stand_in())
         # From here on it is the earlier release that has to hold.
         self._new.clear()
         if undone and role.single:
@@ -165,7 +169,16 @@ class Copies:
         self._new |= await crew.answering(names, self._patience_s, registered=self.registered)
         await crew.running(self._new, self._settle_s)
         if self._look is not None:
-            await self._look()
+            try:
+                await self._look()
+            except ErrorsRise as exc:
+                self._faulty = exc.details.get("service") in self._services()
+                raise
+
+    def _services(self) -> set[str]:
+        """The services that the new copies run."""
+        known = self._crew.instances()
+        return {instance.service for pid in self._new.values() for instance in known.get(pid, ())}
 
     async def _replace(self, texts: Mapping[int, str]) -> None:
         """Let copies leave, and start them by other files."""
@@ -202,6 +215,20 @@ class Copies:
         if len(failed) == 1:
             return f"{failed[0]} is stopped, {spares[0]} runs in its place"
         return f"{', '.join(failed)} are stopped, {', '.join(spares)} run in their place"
+
+    async def _withdraw(self) -> str:
+        """Stop everything that answers with errors, if any copy still runs the earlier code."""
+        new = sorted({*self._replaced, *self._failed})
+        if set(self._numbers) <= set(new):
+            return await self._stand_in()
+        await self._leave([*(number for number in self._spares if number in self._texts), *new])
+        self._texts = dict(self._before)
+        self._crew.keep(self._role, self._texts)
+        stopped = ", ".join(self._role.process(number) for number in new)
+        return (
+            f"{stopped} {'is' if len(new) == 1 else 'are'} stopped, the rest of {self.name} runs as before; "
+            "`mesh up` starts it again when the code is correct"
+        )
 
     def _check_socket(self) -> None:
         if self._role.socket and self._numbers and not _listens(self._before, self._role.socket):

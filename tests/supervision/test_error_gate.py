@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -14,7 +15,7 @@ from supervision_project import SERVICE, Project
 from supervision_releases import BROKEN, Releases
 
 from mesh.supervision.error_gate import ErrorsRise, Limits
-from mesh.supervision.roll import RollFailed
+from mesh.supervision.roll import RollFailed, roll
 
 FAILING = SERVICE.replace('return f"Hello, {name}!"', 'raise RuntimeError("it is bad")')
 DECLARED = SERVICE.replace(
@@ -27,11 +28,13 @@ LIMITS = Limits(seconds=10.0, ratio=0.05, calls=5)
 
 
 @contextmanager
-def traffic(project: Project) -> Iterator[None]:
-    """Requests, one after the other, all the while."""
+def traffic(project: Project, begins: Callable[[], bool] = lambda: True) -> Iterator[None]:
+    """Requests, one after the other, all the while, from the moment on at which `begins` holds."""
     over = threading.Event()
 
     def ask() -> None:
+        while not begins() and not over.wait(0.01):
+            pass
         while not over.wait(0.01):
             try:
                 urllib.request.urlopen(f"{project.url}/hello/you", timeout=10).read()
@@ -80,3 +83,26 @@ def test_what_cannot_be_imported_is_told_before_anything_is_replaced(project: Pr
     error = json.loads(done.stderr.splitlines()[-1])["error"]
     assert (error["code"], error["details"]["services"]) == ("preflight_failed", ["greeting"])
     assert project.pids() == before
+
+
+def test_code_that_was_changed_in_its_place_and_answers_with_errors_is_stopped(project: Project) -> None:
+    """There is no earlier code to go back to: what was not replaced runs on, and no copy of the new code does."""
+    project.up()
+    before = project.pids()
+    (project.root / "svc.py").write_text(FAILING)
+    # Not before a copy was told to leave: the spare one is not judged before.
+    log = project.root / "logs" / "greeting_0.log"
+    with pytest.raises(RollFailed) as caught, traffic(project, lambda: '"draining"' in log.read_text()):
+        asyncio.run(roll(project.layout, project.settings, ["greeting"], settle_s=1.0, gate=LIMITS))
+    assert isinstance(caught.value.__cause__, ErrorsRise)
+    assert caught.value.details["service"] == "greeting"
+    states = project.states()
+    assert "greeting:greeting_2" not in states
+    assert sorted(states[f"greeting:greeting_{n}"] for n in range(2)) == ["RUNNING", "STOPPED"]
+    runs = next(n for n in range(2) if states[f"greeting:greeting_{n}"] == "RUNNING")
+    assert project.pids()[f"greeting:greeting_{runs}"] == before[f"greeting:greeting_{runs}"]
+    for _ in range(10):
+        assert urllib.request.urlopen(f"{project.url}/hello/you", timeout=10).status == 200
+    (project.root / "svc.py").write_text(SERVICE)
+    project.up()
+    assert sorted(project.pids()) == sorted(before)
