@@ -10,12 +10,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from mesh.errors import MeshError
 from mesh.gateway.ports import Node
 from mesh.gateway.reply import Reply
-from mesh.telemetry import restarts
+from mesh.telemetry import heartbeats, restarts
 from mesh.telemetry.metrics import render
 from mesh.telemetry.published import published
 
@@ -28,37 +28,51 @@ RENDER_HERE: Final = 16
 Labels = dict[str, str]
 
 
-def workers_of(node: Node, host: str) -> dict[str, tuple[str, Labels]]:
-    """The workers of this host, by worker id: the instance to ask, and the labels of its metrics."""
-    found: dict[str, tuple[str, set[str]]] = {}
+class Worker(NamedTuple):
+    """One process of this host: the instance to ask, its pid (0 when unknown), and the labels of its metrics."""
+
+    instance: str
+    pid: int
+    labels: Labels
+
+
+def workers_of(node: Node, host: str) -> dict[str, Worker]:
+    """The workers of this host, by worker id."""
+    found: dict[str, tuple[str, int, set[str]]] = {}
     for service in node.table.services():
         for instance in node.table.instances(service):
             if instance.host == host and instance.endpoint:
                 worker = instance.worker or instance.id
-                found.setdefault(worker, (instance.id, set()))[1].add(service)
+                found.setdefault(worker, (instance.id, instance.pid, set()))[2].add(service)
     return {
-        worker: (asked, {"host": host, "worker": worker, "service": "+".join(sorted(services))})
-        for worker, (asked, services) in found.items()
+        worker: Worker(asked, pid, {"host": host, "worker": worker, "service": "+".join(sorted(services))})
+        for worker, (asked, pid, services) in found.items()
     }
 
 
 async def metrics_reply(node: Node, host: str, run_dir: Path | None = None) -> Reply:
-    """The page. A worker that does not answer in time is left out and counted; `mesh_worker_up` says 0 for it.
+    """The page. A worker that does not answer in time is left out and counted; `mesh_worker_up` is 0 for it.
+
+    A worker whose process has ended is not on the page, although the registry still has it for the rest of its lease:
+    under supervisor the next process of that name is there already.
 
     Args:
         run_dir: where processes that answer no calls (hub, supervisor's watch) publish their metrics, and where
             restarts are counted; None shows neither.
     """
     workers = workers_of(node, host)
-    _, own = workers.pop(node.identity, ("", {"host": host, "worker": node.identity, "service": "gateway"}))
+    me = Worker("", 0, {"host": host, "worker": node.identity, "service": "gateway"})
+    own = workers.pop(node.identity, me).labels
     others = sorted(workers.items())
-    snapshots = await asyncio.gather(*(_ask(node, instance) for _, (instance, _) in others))
+    snapshots = await asyncio.gather(*(_ask(node, each.instance) for _, each in others))
     own_snapshot: dict[str, Any] = {**node.recorder.snapshot()}
     if run_dir is not None:
         own_snapshot["counters"] = [*own_snapshot["counters"], *_restarts(run_dir)]
     pages: list[tuple[Mapping[str, str], Mapping[str, Any] | None]] = [(own, own_snapshot)]
-    for (worker, (_, labels)), snapshot in zip(others, snapshots, strict=True):
-        pages.append((_named(worker, labels, snapshot), snapshot))
+    names = _names_by_pid(run_dir) if None in snapshots else {}
+    for (worker, each), snapshot in zip(others, snapshots, strict=True):
+        if snapshot is not None or not _has_ended(each.pid):
+            pages.append((_named(worker, each.labels, snapshot, names.get(each.pid, "")), snapshot))
     if run_dir is not None:
         pages += [
             ({"host": host, "worker": each.identity, "service": each.role}, each.snapshot)
@@ -76,9 +90,17 @@ async def metrics_reply(node: Node, host: str, run_dir: Path | None = None) -> R
 _names: Final[dict[str, str]] = {}
 
 
-def _named(worker: str, labels: Labels, snapshot: Mapping[str, Any] | None) -> Labels:
+def _has_ended(pid: int) -> bool:
+    return pid > 0 and heartbeats.started(pid) == -1
+
+
+def _names_by_pid(run_dir: Path | None) -> dict[int, str]:
+    return {each.pid: each.process for each in heartbeats.read(run_dir)} if run_dir is not None else {}
+
+
+def _named(worker: str, labels: Labels, snapshot: Mapping[str, Any] | None, name: str) -> Labels:
     if snapshot is None:
-        return {**labels, "process": _names.get(worker, "")}
+        return {**labels, "process": _names.get(worker, name)}
     identity = snapshot.get("identity")
     name = identity.get("name") if isinstance(identity, Mapping) else ""
     if isinstance(name, str) and name:

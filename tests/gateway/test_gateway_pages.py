@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import re
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -14,7 +17,10 @@ from openapi_spec_validator import OpenAPIV31SpecValidator, validate
 
 from mesh.discovery.record import Instance, RouteRecord
 from mesh.gateway.catalog import Catalog
+from mesh.gateway.metrics import metrics_reply
 from mesh.gateway.openapi import document
+from mesh.telemetry import heartbeats
+from mesh.telemetry.heartbeats import Heartbeat
 from mesh.telemetry.metrics import Recorder
 
 
@@ -84,6 +90,24 @@ async def test_metrics_are_those_of_every_process_of_the_host(shop: Front) -> No
     assert "otherhost" not in text
     assert "far" not in text
     assert re.search(r'mesh_metrics_unanswered_total\{[^}]*reason="deadline_exceeded"[^}]*\} 1', text)
+
+
+async def test_a_restart_adds_no_series(shop: Front, tmp_path: Path) -> None:
+    """A worker that has ended is not shown; one that hangs has the name that supervisor gives it."""
+    ended, hangs = await asyncio.create_subprocess_exec("true"), os.getpid()
+    await ended.wait()
+    shop.node.join(
+        Instance("shop", "shop-2", 2, worker="ended", host="testhost", endpoint="mem://2", pid=ended.pid),
+        Instance("shop", "shop-3", 3, worker="hangs", host="testhost", endpoint="mem://3", pid=hangs),
+    )
+    shop.node.snapshots = {"shop-1": Recorder().snapshot(), "shop-2": None, "shop-3": None}
+    began = heartbeats.started(hangs) or 0
+    beat = Heartbeat(process="shop:shop_1", pid=hangs, started=began, at=0.0, stage="ready", liveness_s=30.0)
+    (tmp_path / heartbeats.DIRECTORY).mkdir()
+    (tmp_path / heartbeats.DIRECTORY / f"{hangs}.json").write_bytes(msgspec.json.encode(beat))
+    body = (await metrics_reply(shop.node, "testhost", tmp_path)).body
+    up = dict(re.findall(r'mesh_worker_up\{[^}]*process="([^"]*)"[^}]*\} ([01])', bytes(body).decode()))
+    assert up == {"gateway-1": "1", "worker-shop-1": "1", "shop:shop_1": "0"}
 
 
 async def test_mesh_shows_what_runs(shop: Front) -> None:
