@@ -113,6 +113,8 @@ def _processes(conf: str | None) -> tuple[list[Process], str]:
     except Silent as exc:
         return [], exc.message
     except Unavailable:
+        if pid := family.recorded(layout.pidfile) or family.supervisord_of(layout.server_url, layout.root):
+            return [], f"supervisord (pid {pid}) does not answer at {layout.socket}: `mesh doctor` shows why"
         orphans = len(family.members(layout.server_url))
         if not orphans:
             return [], ""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -39,6 +39,8 @@ from mesh.supervision.standing import release_of
 from mesh.supervision.up import get
 from mesh.telemetry import crashes, heartbeats, restarts
 from mesh.transport.curve_files import BadKeys
+
+IPC: Final = "ipc://"
 
 FIRST_WORD_S: Final = 2.0
 #: What to do about a process that is registered and does not answer.
@@ -106,7 +108,8 @@ def _project(conf: Path, found: Usable, named: bool) -> tuple[Layout | None, Ros
     try:
         layout = layouts.planned(conf) if missing else layouts.read(conf)
     except ConfigError as exc:
-        mend = "README.md and the project's own supervisord.conf show one"
+        # A path that supervisor cannot take has its remedy in the message, and no file is to be corrected.
+        mend = "correct it as the message says" if conf.exists() or missing else "name one that exists"
         return None, None, [Finding(BAD, "supervisord.conf", exc.message, mend)]
     told = f"{layout.conf}: not there yet; `mesh up` writes it" if missing else str(layout.conf)
     try:
@@ -197,12 +200,16 @@ async def _ready(http: str, mend: str) -> Finding:
 
 
 def _down(layout: Layout, settings: Settings) -> Iterator[Finding]:
-    orphans = family.members(layout.server_url)
+    pid = family.recorded(layout.pidfile) or family.supervisord_of(layout.server_url, layout.root)
+    if pid and not layout.socket.exists():
+        told = f"pid {pid} runs, and its control socket {layout.socket} was deleted"
+        yield Finding(BAD, "supervisord", told, "it makes another within seconds; then ask again")
+        return
+    orphans = family.members(layout.server_url) if not pid else []
     if orphans:
         told = f"it is gone, and {len(orphans)} of its processes still run (pid {orphans[0].pid}: {orphans[0].command})"
         yield Finding(BAD, "supervisord", told, "nobody starts them again: `mesh down && mesh up`")
         return
-    pid = family.recorded(layout.pidfile)
     if pid:
         told = f"pid {pid} runs and does not answer at {layout.socket}"
         yield Finding(BAD, "supervisord", told, f"`mesh down` ends it; its log is {layout.logfile}")
@@ -248,7 +255,7 @@ async def _up(layout: Layout, found: Usable, roster: Roster | None, control: Con
             yield Finding(ODD, process.name, told, "`mesh roll` replaces it")
     if not found.complaints:
         try:
-            async for finding in _registry(layout, settings, processes):
+            async for finding in _registry(layout, settings, processes, ailing):
                 yield finding
         except BadKeys:
             pass  # told of keys.dir already
@@ -272,7 +279,9 @@ def _last(words: str) -> str:
     return f"; it last said: {brief(words)[:200]}" if words else ""
 
 
-async def _registry(layout: Layout, settings: Settings, processes: list[Process]) -> AsyncIterator[Finding]:
+async def _registry(
+    layout: Layout, settings: Settings, processes: list[Process], ailing: Collection[str]
+) -> AsyncIterator[Finding]:
     verbs = {program.group: program.verb for program in layout.programs}
     async with connect(settings, wait_s=FIRST_WORD_S, role=OPERATOR) as node:
         readiness = Readiness(node)
@@ -287,6 +296,11 @@ async def _registry(layout: Layout, settings: Settings, processes: list[Process]
                 own = (stale(layout, settings, each) for each in processes if verbs.get(each.program) == "hub")
                 if other := next(filter(None, own), ""):
                     why, mend = f"{why}; the one of this host {other}", "`mesh up` starts it by the present one"
+                elif mine and _deleted(hub.endpoint) and any(_runs(each, verbs, "hub") for each in processes):
+                    why, mend = (
+                        f": {hub.endpoint.removeprefix(IPC)} was deleted",
+                        "`mesh down && mesh up` makes it anew",
+                    )
                 yield Finding(BAD, "hub", f"{hub.endpoint} does not answer{why}", mend)
         if not readiness.heard:
             return
@@ -298,6 +312,8 @@ async def _registry(layout: Layout, settings: Settings, processes: list[Process]
         answering = await readiness.answering(each.pid for each in asked)
         known = readiness.instances()
         for each in asked:
+            if each.name in ailing:
+                continue  # it is stopped or blocked, which was told, and so it cannot answer
             if each.pid not in known:
                 mend = f"`mesh logs {each.name}`: it may wait for a service that it needs"
                 told = f"runs for {each.up_s:.0f} s and is not in the registry"
@@ -311,6 +327,14 @@ async def _registry(layout: Layout, settings: Settings, processes: list[Process]
                 yield Finding(BAD, each.name, "is in the registry and does not answer", BLOCKED)
         if asked and len(answering) == len(asked):
             yield Finding(GOOD, "registry", f"all {len(asked)} processes that should be there answer")
+
+
+def _deleted(endpoint: str) -> bool:
+    return endpoint.startswith(IPC) and not Path(endpoint.removeprefix(IPC)).exists()
+
+
+def _runs(process: Process, verbs: Mapping[str, str], verb: str) -> bool:
+    return process.state == RUNNING and verbs.get(process.program) == verb
 
 
 def _alike(roster: Roster, processes: list[Process]) -> Iterator[Finding]:

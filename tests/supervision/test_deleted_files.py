@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import shutil
+import signal
 
 import pytest
 from supervision_project import Project, until
+
+from mesh.config import usable
+from mesh.supervision.doctor import examine
+from mesh.supervision.finding import BAD
 
 
 @pytest.fixture
@@ -51,3 +58,28 @@ def test_supervisord_takes_orders_again_after_the_run_directory_was_deleted(up: 
     assert up.states()["greeting:greeting_0"] == "RUNNING"
     up.command("supervisorctl", "update")
     assert up.states()["greeting:greeting_0"] == "RUNNING"
+
+
+def test_the_doctor_and_ps_tell_that_the_run_directory_was_deleted(up: Project):
+    """supervisord is not said to be gone; once it takes orders again, the deleted socket of the hub is named."""
+    supervisord = up.supervisord()
+    found = usable(up.root / "mesh.toml")
+
+    async def look() -> dict[str, str]:
+        return {
+            each.about: each.told async for each in examine(up.root / "supervisord.conf", found) if each.grade == BAD
+        }
+
+    # It makes its socket again after some seconds: stopped, it cannot do so meanwhile.
+    os.kill(supervisord, signal.SIGSTOP)
+    try:
+        shutil.rmtree(up.run)
+        told = asyncio.run(look())
+        ps = up.command("mesh", "ps", check=False)
+    finally:
+        os.kill(supervisord, signal.SIGCONT)
+    assert told["supervisord"].startswith(f"pid {supervisord} runs")
+    assert f"pid {supervisord}" in ps.stderr
+    until(lambda: (up.run / "supervisor.sock").exists())
+    told = asyncio.run(look())
+    assert told["hub"].endswith(f"{up.run}/hub.sock was deleted")

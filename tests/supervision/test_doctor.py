@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import signal
 import socket
 
 import pytest
+from supervision_project import until
 
 from mesh.config import usable
 from mesh.supervision.doctor import examine
 from mesh.supervision.finding import BAD, GOOD, ODD, Finding
-from mesh.telemetry import crashes
+from mesh.telemetry import crashes, heartbeats
 
 
 def told(project) -> list[Finding]:
@@ -217,3 +219,31 @@ def test_the_command_line_exits_with_what_it_found(project):
     assert done.returncode == 1
     assert "✗ mesh.toml:9: services.greeting.env_file: " in done.stdout
     assert "\n    → mend that file, or leave the key out" in done.stdout
+
+
+def test_a_worker_that_is_stopped_is_told_once(project):
+    """It cannot renew its lease, so that it is missing in the registry as well, which is no second trouble."""
+    project.up()
+    pid = project.pids()["greeting:greeting_0"]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        until(lambda: any(each.pid == pid and each.trouble() for each in heartbeats.read(project.run)))
+        found = [each.grade for each in told(project) if each.about == "greeting:greeting_0"]
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert found == [BAD]
+
+
+def test_a_directory_that_supervisor_cannot_run_in_is_told_with_its_remedy(project):
+    """Before the first `mesh up`, which would refuse it; no example of a file is named."""
+    odd = project.root / "100%25"
+    odd.mkdir()
+    for name in ("mesh.toml", "svc.py"):
+        (odd / name).write_text((project.root / name).read_text())
+
+    async def look() -> list[Finding]:
+        return [each async for each in examine(odd / "supervisord.conf", usable(odd / "mesh.toml"))]
+
+    found = [each for each in asyncio.run(look()) if each.about == "supervisord.conf"]
+    assert [each.grade for each in found] == [BAD]
+    assert "README" not in found[0].mend
