@@ -14,6 +14,7 @@ from mesh.calls.answers import decode_any
 from mesh.calls.checks import Duration
 from mesh.cli import arguments, completion, exits, loop, tracing
 from mesh.cli.output import json_option, note, wants_json, write_json, write_value
+from mesh.cli.report import more_time
 from mesh.cli.tracing import trace_option
 from mesh.errors import MeshError
 from mesh.service.calling import Options
@@ -61,7 +62,8 @@ def command(
         raise click.UsageError("--all goes with none of --stream, --key, --instance")
     options = Options(timeout, key, instance, arguments.pairs(meta, "--meta") or None)
     tracing.begin(verbose)
-    return loop.run(_call(target, words, options, stream=stream, everyone=everyone, output=output))
+    with more_time("--timeout"):
+        return loop.run(_call(target, words, options, stream=stream, everyone=everyone, output=output))
 
 
 async def _call(

@@ -9,6 +9,7 @@ import click
 from mesh.cli import arguments, completion, exits, loop, tracing
 from mesh.cli.jobs import write_job
 from mesh.cli.output import json_option, note, wants_json, write_json
+from mesh.cli.report import more_time
 from mesh.cli.tracing import trace_option
 from mesh.tasks.deferring import Options
 from mesh.tasks.job import Job
@@ -64,6 +65,7 @@ async def _defer(target: str, words: tuple[str, ...], options: Options, wait: fl
                 click.echo(job.id)
                 note(f"deferred {target}; mesh jobs show {job.id}")
             return exits.OK
-        info = await job.wait(wait)
+        with more_time("--wait"):
+            info = await job.wait(wait)
         write_job(info)
         return exits.OK if info.status == "done" else exits.FAILED

@@ -12,6 +12,7 @@ import msgspec
 
 from mesh.cli import arguments, exits, loop
 from mesh.cli.output import json_option, note, wants_json, write_json, write_value
+from mesh.cli.report import more_time
 from mesh.errors import UnknownJob
 from mesh.protocol.messages import JSON
 from mesh.tasks.contract import JobInfo
@@ -38,7 +39,8 @@ def show(id: str, wait: float | None) -> int:
 async def _show(id: str, wait: float | None) -> JobInfo:
     async with loop.stored() as n:
         if wait:
-            return await n.job(id).wait(wait)
+            with more_time("--wait"):
+                return await n.job(id).wait(wait)
         found = await n.durable.tasks.job(id, timeout_s=n.durable.timeout_s)
         if found is None:
             raise UnknownJob(f"no job has the id {id}, or it is no longer kept")

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from mesh import errors
@@ -19,16 +21,27 @@ _ADVICE: Final[dict[type[MeshError], str]] = {
     errors.ConfigError: "`mesh config` shows every key and where its value comes from",
     errors.Unavailable: "`mesh ps` shows what runs; `mesh up` starts everything",
     errors.Overloaded: "it has as much to do as it accepts; try again, or run more instances",
-    errors.DeadlineExceeded: "--timeout gives more time",
     errors.UnknownService: "`mesh ps` lists the services that run",
     errors.UnknownMethod: "`mesh ps --methods` lists the methods of each service",
 }
+
+
+@contextmanager
+def more_time(option: str) -> Iterator[None]:
+    """Advise this option of the command when a deadline is over inside of the block."""
+    try:
+        yield
+    except errors.DeadlineExceeded as exc:
+        exc.add_note(f"{option} gives more time")
+        raise
 
 
 def advice_for(error: MeshError) -> str:
     """One line on what to do, or ""."""
     if error.advice:
         return error.advice
+    if notes := getattr(error, "__notes__", None):
+        return str(notes[0])
     return next((_ADVICE[kind] for kind in type(error).__mro__ if kind in _ADVICE), "")
 
 

@@ -102,9 +102,9 @@ def _named(worker: str, labels: Labels, snapshot: Mapping[str, Any] | None, name
     if snapshot is None:
         return {**labels, "process": _names.get(worker, name)}
     identity = snapshot.get("identity")
-    name = identity.get("name") if isinstance(identity, Mapping) else ""
-    if isinstance(name, str) and name:
-        _names[worker] = name
+    told = identity.get("name") if isinstance(identity, Mapping) else ""
+    if isinstance(told, str) and told:
+        _names[worker] = told
     return labels
 
 

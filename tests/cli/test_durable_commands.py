@@ -103,6 +103,15 @@ def test_a_delayed_job_is_cancelled(run: Run) -> None:
     assert "no job has the id nope" in run("jobs", "show", "nope", code=4).stderr
 
 
+def test_a_wait_that_is_over_names_its_own_option(run: Run) -> None:
+    """`mesh defer` and `mesh jobs show` have --wait, and no --timeout."""
+    told = run("defer", "shop.charge", "o4", "--delay", "1h", "--wait", "10ms", code=3).stderr
+    assert "--wait" in told
+    assert "--timeout" not in told
+    id = run("defer", "shop.charge", "o5", "--delay", "1h").stdout.strip()
+    assert "--wait" in run("jobs", "show", id, "--wait", "10ms", code=3).stderr
+
+
 def test_dead_letters_are_listed_shown_requeued_and_dropped(run: Run) -> None:
     """With the reason and the traceback; --all asks before it forgets."""
     id = run("defer", "shop.charge", "bad", "--wait", "10s", "--json", code=1).stdout
