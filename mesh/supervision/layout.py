@@ -172,7 +172,8 @@ class _Reading:
             if path != self.conf:
                 return  # a program that was taken away at this moment
             raise ConfigError(
-                f"{path}: there is no such file; run this in a project's directory, or name one with --conf"
+                f"{path}: there is no such file; run this in a project's directory, whose mesh.toml has a "
+                f"[services.NAME] with a class, or name one with --conf"
             ) from None
         except (OSError, UnicodeDecodeError, configparser.Error) as exc:
             raise ConfigError(f"{path}: cannot be read: {str(exc).splitlines()[0]}") from exc
