@@ -27,7 +27,6 @@ WALKS = {
     "state.namespaces": "at the start; as many as there are namespaces",
     "schedules.all": "for people; as many as there are schedules",
     "locks.all": "for people; as many as are held",
-    "locks.anew": "once on each boot of the host; as many as are held",
     "log.scan": "a window of the log",
     "log.old": "a window of the log",
     "units.sweep": "a window of the oldest",
