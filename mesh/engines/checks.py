@@ -43,15 +43,18 @@ def check_tasks(tasks: Sequence[NewTask], known: Container[str] = ()) -> None:
     """
     chained = False
     for task in tasks:
-        if not is_name(task.id) or (task.queue not in known and not is_queue(task.queue)):
+        id = task.id
+        # is_name, written out: this runs for each of a hundred thousand tasks a second.
+        named = 0 < len(id) <= MOST_CHARS and id.isprintable()
+        if not named or (task.queue not in known and not is_queue(task.queue)):
             raise BadRequest(
                 f'task {task.id[:80]!r} of queue {task.queue[:80]!r}: an id and a queue "service.task" are needed, '
                 f"at most {MOST_CHARS} printable characters long"
             )
         if task.priority not in PRIORITIES:
             raise BadRequest(f"task {task.id} of {task.queue}: priority {task.priority!r} is none of 0 to 9")
-        # Written so that a NaN is refused as well.
-        if not (
+        # Written so that a NaN is refused as well. Most tasks have no time but `keep_s`.
+        if (task.due_at or task.delay_s or task.timeout_s or not 0 <= task.keep_s <= LATEST) and not (
             0 <= task.due_at <= LATEST
             and 0 <= task.delay_s <= LATEST
             and 0 <= task.keep_s <= LATEST
