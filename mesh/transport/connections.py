@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import resource
 import socket
+import struct
 from collections.abc import Callable
 from typing import Final
 
@@ -29,16 +30,23 @@ SILENT_S: Final = 10.0
 #: so that strangers cannot use them up, and at least LEAST, since a hub that starts is dialled by a whole mesh at once.
 SILENT_SHARE: Final = 4
 LEAST: Final = 256
+#: SO_LINGER: on, 0 s.
+ABRUPT: Final = struct.pack("ii", 1, 0)
 
 
 def shut(fd: int, where: Endpoint) -> bool:
     """Shut down the connection behind a descriptor if it is one of the listener at `where`; whether it was.
 
     The monitor reports an end a little later than the number is free for another file, so the address is compared.
+
+    A peer on tcp is told by a reset when libzmq closes the descriptor. One that only sends, into a full window, would
+    not learn of an orderly end for a minute: the kernel reopens no window of a connection that was shut down.
     """
     try:
         with borrowed(fd) as connection:
             if _is_of(connection, where):
+                if where.kind != "ipc":
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, ABRUPT)
                 connection.shutdown(socket.SHUT_RDWR)
                 return True
     except (OSError, IndexError, TypeError, ValueError):
