@@ -160,14 +160,14 @@ def test_a_new_release_of_everything_is_not_noticed(released: Releases, capsys: 
 @pytest.mark.parametrize("bad", sorted(BAD))
 def test_a_bad_release_goes_back_by_itself(released: Releases, bad: str) -> None:
     """Exit code 1, the reason and the end of its log in the last lines, the earlier release everywhere, no failed
-    request."""
+    request. One that cannot be imported would not even be begun; here it fails where imports are not tried first."""
     before = released.releases()
     code, said = BAD[bad]
     released.make(bad, shop=code)
     with under_load(released) as seen, leading(released, bad):
         # One is of a roll of everything, the other of the service alone.
         names = ("shop",) if bad == "never" else ()
-        done = released.run("mesh", "roll", "--timeout", "4", *SETTLE, *names, check=False)
+        done = released.run("mesh", "roll", "--no-preflight", "--timeout", "4", *SETTLE, *names, check=False)
         assert released.releases() == before
     assert done.returncode == 1
     lines = done.stderr.splitlines()
@@ -182,6 +182,19 @@ def test_a_bad_release_goes_back_by_itself(released: Releases, bad: str) -> None
     assert json.loads(released.run("mesh", "up", "--json").stdout)["earlier"] == []
     assert not list((released.root / "run/programs").glob("*.pin.conf"))
     assert "available" not in released.run("supervisorctl", "reread").stdout
+
+
+def test_a_release_that_cannot_be_imported_is_not_begun(released: Releases) -> None:
+    """Exit code 1, the reason; every process is the one that ran before, and no request failed."""
+    before = released.pids()
+    code, said = BAD["broken"]
+    released.make("unread", shop=code)
+    with under_load(released) as seen, leading(released, "unread"):
+        done = released.run("mesh", "roll", *SETTLE, check=False)
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert released.pids() == before
+    seen[0].assert_spotless()
 
 
 @pytest.mark.parametrize("program", ["hub", "store"])
