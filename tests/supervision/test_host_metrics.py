@@ -27,23 +27,40 @@ def one(found: dict[str, float], name: str, **labels: str) -> float | None:
 def test_a_restart_brings_no_new_series_and_is_counted(running: Project):
     """Hub, watch, store, workers and gateway are there; a killed worker comes back under the same labels."""
     processes = ["hub", "watch", "store", "greeting:greeting_0", "greeting:greeting_1", "gateway:gateway_0"]
-    up = {"mesh_worker_up", "mesh_supervised_up", "mesh_supervised_crash_loop"}
-    until(lambda: all(one(series(running), name, process=each) is not None for name in up for each in processes))
-    until(lambda: one(series(running), "mesh_hub_instances", process="hub") == 4)
+    gauges = ["mesh_supervised_up", "mesh_supervised_crash_loop"]
+
+    def settled() -> bool:
+        """Each process writes its part of the page by itself, the watch what it saw at its last look."""
+        page = series(running)
+        return (
+            all(one(page, "mesh_worker_up", process=each) == 1 for each in processes)
+            and all(one(page, name, process=each) is not None for name in gauges for each in processes)
+            and one(page, "mesh_hub_instances", process="hub") == 4
+            and one(page, "mesh_replicas_running", service="greeting") == 2
+        )
+
+    until(settled)
     before = series(running)
-    assert all(one(before, "mesh_worker_up", process=each) == 1 for each in processes)
     assert one(before, "mesh_replicas_wanted", service="greeting") == 2
-    assert one(before, "mesh_replicas_running", service="greeting") == 2
     assert one(before, "mesh_build_info", process="hub") == 1
 
-    running.kill(running.pids()["greeting:greeting_0"])
-    failures = {"process": "greeting:greeting_0", "how": "killed by SIGKILL"}
-    until(lambda: one(series(running), "mesh_supervised_failures_total", **failures) == 1)
-    until(lambda: one(series(running), "mesh_worker_up", process="greeting:greeting_0") == 1)
-    after = series(running)
-    assert one(after, "mesh_supervised_starts_total", process="greeting:greeting_0") == 2
-    # The count of this failure, and the worker id of the new life. (A method brings its series with its first call.)
-    own = [
-        name for name in set(after) - set(before) if 'process="greeting:greeting_0"' in name and "method=" not in name
-    ]
-    assert {name.partition("{")[0] for name in own} == {"mesh_supervised_failures_total", "mesh_build_info"}
+    process = "greeting:greeting_0"
+    running.kill(running.pids()[process])
+
+    def replaced() -> bool:
+        """The failure and the start are counted by the watch; `mesh_build_info` is the new life's own, by its id."""
+        page = series(running)
+        return (
+            one(page, "mesh_supervised_failures_total", process=process, how="killed by SIGKILL") == 1
+            and one(page, "mesh_supervised_starts_total", process=process) == 2
+            and one(page, "mesh_worker_up", process=process) == 1
+            and any(name.startswith("mesh_build_info{") for name in fresh(page))
+        )
+
+    def fresh(page: dict[str, float]) -> set[str]:
+        """The series that this process has since `before`. (A method brings its series with its first call.)"""
+        return {name for name in set(page) - set(before) if f'process="{process}"' in name and "method=" not in name}
+
+    until(replaced)
+    own = {name.partition("{")[0] for name in fresh(series(running))}
+    assert own == {"mesh_supervised_failures_total", "mesh_build_info"}
