@@ -222,8 +222,10 @@ def victims(link: str) -> Iterator[Victims]:
         yield made
 
 
-async def assail(made: Victims, name: str, how: Attack, tries: int, seconds: float, at_once: int = AT_ONCE) -> Found:
-    """So many tries against one process."""
+async def assail(
+    made: Victims, name: str, how: Sequence[Attack], tries: int, seconds: float, at_once: int = AT_ONCE
+) -> Found:
+    """So many tries against one process, the attacks taken in turn."""
     loop = asyncio.get_running_loop()
     found = Found(before_mb=made.memory_mb(name))
     neighbour = Neighbour(made)
@@ -232,7 +234,12 @@ async def assail(made: Victims, name: str, how: Attack, tries: int, seconds: flo
     with ThreadPoolExecutor(at_once) as pool:
         while found.tries < tries:
             some = min(at_once, tries - found.tries)
-            trying = [loop.run_in_executor(pool, attack, lambda: made.connect(name), how, seconds) for _ in range(some)]
+            trying = [
+                loop.run_in_executor(
+                    pool, attack, lambda: made.connect(name), how[(found.tries + i) % len(how)], seconds
+                )
+                for i in range(some)
+            ]
             while not all(each.done() for each in trying):
                 found.most_mb = max(found.most_mb, made.memory_mb(name))
                 await asyncio.sleep(0.05)
@@ -305,7 +312,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 names = options.attack or ["bundles", "pings"]
                 for each in names:
                     tries = -(-options.tries // len(names))
-                    found = asyncio.run(assail(made, target, ATTACKS[each], tries, options.seconds, options.at_once))
+                    how = [ATTACKS[each]]
+                    found = asyncio.run(assail(made, target, how, tries, options.seconds, options.at_once))
                     print(f"{link:5} {target:8} {each:8} {found.line()} {found.exit_codes or ''}", flush=True)
                     for failed in found.failed[:3]:
                         print(f"      {failed}")
