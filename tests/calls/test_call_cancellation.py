@@ -7,10 +7,11 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from calls_patience import one_line, until
+from calls_patience import one_line
 
 import mesh
 from mesh.testing import Mesh
+from tests.patience import until
 
 #: A call that is never answered fails its test soon.
 pytestmark = pytest.mark.timeout(30)

@@ -7,11 +7,11 @@ import math
 from collections.abc import AsyncIterator
 
 import pytest
-from calls_patience import until
 from calls_services import Echo, Hold
 
 import mesh
 from mesh.testing import ManualClock, Mesh, no_leaks
+from tests.patience import until
 
 #: A call that is never answered fails its test soon, not after the run's own patience.
 pytestmark = pytest.mark.timeout(30)

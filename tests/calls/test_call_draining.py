@@ -6,12 +6,12 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
-from calls_patience import until
 from calls_services import Hold
 
 import mesh
 from mesh.protocol.messages import RECONNECTS
 from mesh.testing import ManualClock, Mesh, no_leaks
+from tests.patience import until
 
 #: A call that is never answered fails its test soon, not after the run's own patience.
 pytestmark = pytest.mark.timeout(30)

@@ -7,10 +7,10 @@ import threading
 from typing import Any, ClassVar
 
 import pytest
-from calls_patience import until
 
 import mesh
 from mesh.testing import Mesh
+from tests.patience import until
 
 #: A call that is never answered fails its test soon.
 pytestmark = pytest.mark.timeout(30)

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-from calls_patience import until
 from calls_services import Heavy, HeavyTasks
 
 import mesh
@@ -21,6 +20,7 @@ from mesh.calls.offload import Offload
 from mesh.calls.processes import ProcessPool
 from mesh.protocol.messages import MSGPACK
 from mesh.testing import Mesh, no_leaks
+from tests.patience import until
 
 HERE = Path(__file__).parent
 

@@ -22,7 +22,7 @@ def made(request: pytest.FixtureRequest) -> Iterator[Victims]:
 
 @pytest.mark.parametrize("target", ["hub", "store", "worker", "gateway"])
 def test_peers_that_send_and_read_nothing(made: Victims, target: str) -> None:
-    """One of each kind at the same time: no process dies, its memory stays bounded, and no call of a neighbour fails."""
+    """One of each kind at once: no process dies, its memory stays bounded, and no call of a neighbour fails."""
     how = [*ATTACKS.values()]
     found = asyncio.run(assail(made, target, how, tries=2 * len(how), seconds=1.2, at_once=len(how)))
     assert (found.deaths, found.failed) == (0, []), found.line()

@@ -24,6 +24,7 @@ from mesh.telemetry.metrics import Recorder
 from mesh.transport.contract import Transport
 from mesh.transport.memory import MemoryNetwork, MemoryTransport
 from mesh.transport.zmq_transport import ZmqTransport
+from tests.patience import until
 
 TRACE = "00-" + "a" * 32 + "-" + "b" * 16 + "-01"
 
@@ -111,13 +112,6 @@ async def mesh(request, tmp_path):
     make = (lambda: MemoryTransport(network)) if request.param == "memory" else (lambda: ZmqTransport(tmp_path / "run"))
     async with closed_after(Mesh(make)) as made:
         yield made
-
-
-async def until(condition: Callable[[], Any], seconds: float = 5.0) -> None:
-    """Sockets have no event to wait for: look again until it is so, or fail."""
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.001)
 
 
 def collecting() -> tuple[list[Event], Callable[[Event], Any]]:

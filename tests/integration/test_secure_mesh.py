@@ -21,6 +21,7 @@ from mesh.service.node import Node
 from mesh.service.worker import Worker
 from mesh.transport import curve_store
 from mesh.transport.zmq_transport import ZmqTransport, from_settings
+from tests.patience import until
 
 PATIENCE_S = 10.0
 
@@ -51,15 +52,6 @@ class Greeting(mesh.Service):
     @mesh.on("order.*")
     async def order(self, event: mesh.Event) -> None:
         self.heard.append(event.data)
-
-
-async def until(condition: Callable[[], object], what: str, within_s: float = PATIENCE_S) -> None:
-    try:
-        async with asyncio.timeout(within_s):
-            while not condition():  # noqa: ASYNC110  # nothing announces it
-                await asyncio.sleep(0.005)
-    except TimeoutError:
-        pytest.fail(f"not within {within_s:g} s: {what}")
 
 
 class Secure:

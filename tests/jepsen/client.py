@@ -11,10 +11,8 @@ import asyncio
 import itertools
 import os
 import random
-import signal
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +21,7 @@ import aiohttp
 import mesh
 from mesh.errors import from_wire
 from mesh.tasks.contract import Status
+from tests.patience import run_until_terminated
 
 from .history import Event, Recorder
 from .verbs import TTL_S, hold, operate
@@ -323,15 +322,7 @@ def main() -> None:
     parser.add_argument("--urls", nargs="*", default=[])
     parser.add_argument("--keys", type=Path, help="a file with the keys to read at the end")
     options = parser.parse_args()
-
-    async def until_told() -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-        with suppress(asyncio.CancelledError):
-            await run(options)
-
-    asyncio.run(until_told())
+    run_until_terminated(run(options))
 
 
 if __name__ == "__main__":

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 import pytest
 
 import mesh
 from mesh.testing import ManualClock, Mesh, no_leaks
+from tests.patience import until
 
 #: A call that is never answered fails its test soon, not after the run's own patience.
 pytestmark = pytest.mark.timeout(30)
@@ -18,13 +19,6 @@ pytestmark = pytest.mark.timeout(30)
 async def nothing_is_left() -> AsyncIterator[None]:
     async with no_leaks():
         yield
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Return once it is true: a socket or another process is about to make it so."""
-    async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110  # nothing announces it
-            await asyncio.sleep(0.001)
 
 
 class Mail(mesh.Service):

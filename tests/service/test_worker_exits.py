@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 from worker_exits import Exits, LeavesAtStart, Plain, Ticks
-from worker_running import HERE, until, worker
+from worker_running import HERE, worker
 
 import mesh
 from mesh.testing import Mesh, no_leaks
+from tests.patience import until
 
 pytestmark = pytest.mark.timeout(30)
 

@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 import mesh
 from mesh.testing import Mesh, no_leaks
+from tests.patience import until
 
 HERE = Path(__file__).parent
 
@@ -43,13 +44,6 @@ async def process(m: Mesh, tmp_path: Path, *words: str) -> AsyncIterator[asyncio
         if child.returncode is None:
             child.kill()
         await child.communicate()
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Return once it is true: a socket or another process is about to make it so."""
-    async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110  # nothing announces it
-            await asyncio.sleep(0.001)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -53,10 +53,3 @@ async def worker(
         if child.returncode is None:
             child.kill()
         await child.communicate()
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Return once it is true: another process or task is about to make it so."""
-    async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110  # nothing announces it
-            await asyncio.sleep(0.005)

@@ -10,7 +10,6 @@ import argparse
 import asyncio
 import itertools
 import random
-import signal
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -20,6 +19,7 @@ from typing import Final
 import aiohttp
 
 import mesh
+from tests.patience import run_until_terminated
 
 SERVICES: Final = ("steady", "rolled")
 PAUSE_S: Final = 0.02
@@ -152,15 +152,7 @@ def main() -> None:
     parser.add_argument("count", type=Path)
     parser.add_argument("--leak", action="store_true")
     options = parser.parse_args()
-
-    async def until_told() -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-        with suppress(asyncio.CancelledError):
-            await run(options)
-
-    asyncio.run(until_told())
+    run_until_terminated(run(options))
 
 
 if __name__ == "__main__":

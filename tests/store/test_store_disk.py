@@ -9,7 +9,7 @@ import asyncio
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,7 @@ from mesh.engines.sqlite.client import StoreEngine
 from mesh.errors import Unwritable
 from mesh.state.contract import Write
 from mesh.tasks.contract import NewTask, Offer, Queue
+from tests.patience import until
 
 
 class Disk:
@@ -78,13 +79,6 @@ def disk(project: Project) -> Iterator[Disk]:
                 process.kill()
             process.wait()
         disk.unmount()
-
-
-async def until(condition: Callable[[], object], what: str) -> None:
-    end = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < end, what
-        await asyncio.sleep(0.02)
 
 
 async def fill_up(engine: StoreEngine) -> None:

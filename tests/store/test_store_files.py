@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from store_process import PATIENCE_S, Project, all_jobs, new_task
 
 from mesh import ids
 from mesh.errors import MeshError
+from tests.patience import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="function")
 
@@ -47,13 +47,6 @@ HARM: dict[str, tuple[str, Callable[[Path], object], Callable[[Path], object] | 
         lambda path: path.with_name("elsewhere").rename(path),
     ),
 }
-
-
-async def until(condition: Callable[[], object], what: str) -> None:
-    end = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < end, what
-        await asyncio.sleep(0.005)
 
 
 @pytest.mark.parametrize("harm", HARM)

@@ -18,6 +18,7 @@ from mesh import ids
 from mesh.engines.sqlite.client import StoreEngine
 from mesh.errors import MeshError
 from mesh.tasks.contract import NewTask, Offer, Queue
+from tests.patience import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="function")
 
@@ -67,13 +68,6 @@ class Callers:
     async def stop(self) -> None:
         self.stopping = True
         await asyncio.gather(*self.tasks)
-
-
-async def until(condition: object, what: str) -> None:
-    end = time.monotonic() + PATIENCE_S
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < end, what
-        await asyncio.sleep(0.01)
 
 
 async def test_kill_9_under_load_loses_nothing_that_was_confirmed(project: Project) -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +10,6 @@ from mesh.transport import curve_store
 from mesh.transport.curve_files import read_secret
 from mesh.transport.curve_ring import Keyring
 from mesh.transport.zmq_transport import ZmqTransport
-
-#: Nothing here takes so long; it only turns a hang into a failure.
-PATIENCE_S = 10.0
-
-
-async def until(condition: Callable[[], object], what: str, within_s: float = PATIENCE_S) -> float:
-    """Return once the condition holds: how many seconds that took."""
-    began = time.monotonic()
-    while not condition():
-        if time.monotonic() - began > within_s:
-            raise AssertionError(f"not within {within_s:g} s: {what}")
-        await asyncio.sleep(0.002)
-    return time.monotonic() - began
 
 
 class Note:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import zmq
-from curve_keys import Yard, until
+from curve_keys import Yard
 
 from mesh.transport import curve_store
 from mesh.transport.contract import Refusal
@@ -18,6 +18,7 @@ from mesh.transport.curve import Unprotected
 from mesh.transport.curve_files import BadKeys, read_known, shown
 from mesh.transport.refusals import Refusals
 from mesh.transport.strangers import Strangers, peer_address
+from tests.patience import until
 
 ONE_SECOND = 1.0
 

@@ -9,10 +9,11 @@ from contextlib import suppress
 
 import pytest
 import zmq
-from curve_keys import Note, Yard, until
+from curve_keys import Note, Yard
 
 from mesh.transport import curve_store
 from mesh.transport.curve_files import read_secret
+from tests.patience import until
 
 
 async def test_the_dialler_of_a_revoked_key_is_cut_off_and_its_neighbour_is_not(yard: Yard):

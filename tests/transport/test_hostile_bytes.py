@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 import zmq
-from curve_keys import Note, until
+from curve_keys import Note
 
 from mesh.transport import connections, dealer, sockets
 from mesh.transport.sockets import LinkOptions
 from mesh.transport.zmq_transport import ZmqTransport
+from tests.patience import until
 
 GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x01" + b"NULL".ljust(20, b"\0") + bytes(32)
 MIB = 2**20

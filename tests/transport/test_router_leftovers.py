@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ import pytest
 from mesh.errors import ProtocolViolation
 from mesh.transport.contract import Buffer, Channel
 from mesh.transport.zmq_transport import ZmqTransport
+from tests.patience import until
 
 #: A process of its own, so that in this one the next connection gets the descriptor of the last.
 SENDS = """
@@ -61,12 +61,6 @@ class Strict:
 
     def lost(self, reason: str) -> None:
         self.why = reason
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110  # nothing announces it
-            await asyncio.sleep(0.005)
 
 
 def stand_still_until(path: Path) -> None:
