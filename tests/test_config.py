@@ -208,9 +208,9 @@ def test_a_bad_value_names_file_line_key_value_and_what_is_allowed(project):
 def test_an_unknown_key_offers_the_nearest_right_one(project):
     """A typing mistake is mended by reading the message."""
     project("[gateway]\nprot = 80\n")
-    assert wrong() == "mesh.toml:2: gateway.prot: no such key; did you mean port?"
+    assert wrong() == 'mesh.toml:2: gateway.prot: no such key; did you mean "port"?'
     project("[gatway]\nport = 80\n")
-    assert wrong() == "mesh.toml:1: gatway: no such table; did you mean gateway?"
+    assert wrong() == 'mesh.toml:1: gatway: no such table; did you mean "gateway"?'
     project("[log]\nzzz = 1\n")
     assert wrong() == "mesh.toml:2: log.zzz: no such key; known are level, format, slow"
 
@@ -218,7 +218,7 @@ def test_an_unknown_key_offers_the_nearest_right_one(project):
 def test_a_unit_in_the_key_is_answered_with_the_key_without_it(project):
     """`timeout_s` is the attribute's name, `timeout` the key's."""
     project("[calls]\ntimeout_s = 3\n")
-    assert wrong() == "mesh.toml:2: calls.timeout_s: no such key; did you mean timeout?"
+    assert wrong() == 'mesh.toml:2: calls.timeout_s: no such key; did you mean "timeout"?'
 
 
 def test_a_number_without_a_unit_is_refused_with_the_unit_to_write(project):
@@ -242,7 +242,7 @@ def test_every_mistake_is_told_at_once(project):
 def test_an_unknown_variable_of_a_table_is_a_mistake_and_others_are_not():
     """MESH_GATEWAY_PROT was meant for us; MESH_DEBUG and MESH_NETWORK_ID may be somebody else's."""
     assert wrong({"MESH_GATEWAY_PROT": "1"}) == (
-        "MESH_GATEWAY_PROT: no key has this name; did you mean MESH_GATEWAY_PORT?"
+        'MESH_GATEWAY_PROT: no key has this name; did you mean "MESH_GATEWAY_PORT"?'
     )
     assert "MESH_SERVICES_NAME_CONCURRENCY" in wrong({"MESH_SERVICES_GREETING_COLOUR": "1"})
     load(env={"MESH_DEBUG": "1", "MESH_NETWORK_ID": "x"})
@@ -275,7 +275,7 @@ def test_an_unset_variable_without_a_default_is_named(project):
         ("services = 3\n", "mesh.toml:1: services: holds one table per service"),
         ("[services]\ngreeting = 1\n", "mesh.toml:1: services: holds one table per service"),
         ("[services.greeting]\nconfig = 1\n", "mesh.toml:2: services.greeting.config: is a table"),
-        ("[services.greeting]\nqueu = 1\n", "mesh.toml:2: services.greeting.queu: no such key; did you mean queue"),
+        ("[services.greeting]\nqueu = 1\n", 'mesh.toml:2: services.greeting.queu: no such key; did you mean "queue"'),
         ("[calls]\nqueue = true\n", "mesh.toml:2: calls.queue: true is not a whole number"),
         ("[calls]\nretry_ratio = nan\n", "mesh.toml:2: calls.retry_ratio"),
         ('[mesh]\nhubs = "nowhere"\n', 'mesh.toml:2: mesh.hubs: "nowhere" is not an array of endpoints'),

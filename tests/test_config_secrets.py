@@ -302,7 +302,7 @@ def test_each_mistake_in_a_rule_has_its_line(project):
     """)
     names = 'a name, a pattern like "get*", or an array of them'
     assert wrong() == [
-        "mesh.toml:5: access.allow[0].method: no such key; did you mean methods?",
+        'mesh.toml:5: access.allow[0].method: no such key; did you mean "methods"?',
         f"mesh.toml:8: access.allow[1].caller: is not {names}",
         f"mesh.toml:9: access.allow[1].service: is not {names}",
         'mesh.toml:10: access.allow[1].methods: holds a "."; write the method alone, its service has a key of its own',
@@ -317,7 +317,7 @@ def test_each_mistake_in_a_rule_has_its_line(project):
         ("access = 3\n", "mesh.toml:1: access: is a table: write [access]"),
         ("[access]\nallow = 3\n", "mesh.toml:2: access.allow: is one table for each rule: write [[access.allow]]"),
         ('[access]\ndeny = "x"\n', "mesh.toml:2: access.deny: no such key; [access] holds rules"),
-        ("[acces]\n", "mesh.toml:1: acces: no such table; did you mean access?"),
+        ("[acces]\n", 'mesh.toml:1: acces: no such table; did you mean "access"?'),
     ],
 )
 def test_other_shapes_of_access_are_told(project, text: str, says: str):

@@ -8,7 +8,6 @@ a method is (method).
 from __future__ import annotations
 
 import asyncio
-import difflib
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -33,6 +32,7 @@ from mesh.protocol.deadline import from_budget
 from mesh.protocol.link import Link
 from mesh.protocol.messages import ANSWER, CALL, CANCEL, CREDIT, OPEN, RECONNECTS
 from mesh.protocol.stream import Outflow
+from mesh.suggest import suggestion
 from mesh.telemetry.logs import get_logger
 from mesh.telemetry.metrics import Recorder
 from mesh.transport.contract import Channel, Listener, Transport
@@ -271,9 +271,7 @@ class Server:
         mine = [name.rpartition(".")[2] for name in self._hosted if name.rpartition(".")[0] == service]
         if not mine:
             return UnknownMethod(f"{self._identity} does not run a service {service[:100]!r}")
-        near = difflib.get_close_matches(method[:100], mine, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        return UnknownMethod(f"{service} has no method {method[:100]!r}{hint}")
+        return UnknownMethod(f"{service} has no method {method[:100]!r}{suggestion(method, mine)}")
 
     def _sweep(self) -> None:
         """Stop what is past its deadline. One timer for all: to watch each call would cost more than it is worth, as

@@ -7,7 +7,6 @@ Leaves to others: reading annotations (declared), when a body is decoded (the se
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NoReturn
@@ -19,6 +18,7 @@ from mesh.calls.declared import BadDeclaration, Parameter, is_binary, read, retu
 from mesh.calls.results import cannot_be_sent, checker, exact_type
 from mesh.errors import BadArguments
 from mesh.protocol.messages import JSON, MSGPACK, RAW
+from mesh.suggest import suggest
 
 Buffer = bytes | bytearray | memoryview
 
@@ -262,10 +262,8 @@ class Signature:
 
     def _unknown(self, name: str) -> BadArguments:
         names = [p.name for p in self.parameters]
-        near = difflib.get_close_matches(name[:64], names, 1)
-        takes = "it takes " + ", ".join(names) if names else "it takes none"
-        mend = f'did you mean "{near[0]}"?' if near else takes
-        return self._error(f'{self.label} has no argument "{_cut(name, 64)}": {mend}', f"$.{name}")
+        remedy = suggest(name, names, "it takes " + ", ".join(names) if names else "it takes none")
+        return self._error(f'{self.label} has no argument "{_cut(name, 64)}": {remedy}', f"$.{name}")
 
     def _too_many(self, given: int) -> BadArguments:
         most = len(self._positional)

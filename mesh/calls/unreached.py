@@ -5,19 +5,18 @@ Owns: the errors. Leaves to others: that it is so (client, pool), what is wrong 
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 
 from mesh.calls.pool import Handle
 from mesh.calls.request import Order
 from mesh.errors import Unavailable, UnknownService
+from mesh.suggest import suggestion
 from mesh.transport.refusals import KeysRefused
 
 
 def unknown(name: str, services: list[str]) -> UnknownService:
     """No hub tells of the service; it may be a slip for one of those that there are."""
-    near = difflib.get_close_matches(name, services, 1)
-    return UnknownService(f"no service {name!r} is known" + (f"; did you mean {near[0]!r}?" if near else ""))
+    return UnknownService(f"no service {name!r} is known{suggestion(name, services)}")
 
 
 def gone(order: Order, handle: Handle | None) -> Unavailable:

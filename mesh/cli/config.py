@@ -8,6 +8,7 @@ import click
 
 from mesh.cli import completion
 from mesh.cli.output import json_option, note, wants_json, write_json, write_table
+from mesh.suggest import suggestion
 
 
 @click.command("config")
@@ -26,10 +27,7 @@ def command(keys: tuple[str, ...], about: bool) -> None:
         known = {row.key for row in rows}
         for key in keys:
             if not any(name == key or name.startswith(key + ".") for name in known):
-                import difflib
-
-                near = difflib.get_close_matches(key, known, n=1)
-                raise click.UsageError(f"there is no key {key!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+                raise click.UsageError(f"there is no key {key!r}{suggestion(key, known)}")
         rows = [row for row in rows if any(row.key == key or row.key.startswith(key + ".") for key in keys)]
     if wants_json():
         write_json([row._asdict() for row in rows])

@@ -17,6 +17,7 @@ from typing import Any, Final, NoReturn
 import click
 
 from mesh.cli import exits
+from mesh.suggest import suggestion
 
 #: name -> (module in mesh.cli, what it does), in the order of `mesh --help`.
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
@@ -85,10 +86,7 @@ class Commands(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0] if args else ""
         if name and not name.startswith("-") and name not in COMMANDS and name not in UNLISTED:
-            import difflib
-
-            near = difflib.get_close_matches(name, COMMANDS, n=1)
-            ctx.fail(f"there is no command {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+            ctx.fail(f"there is no command {name!r}{suggestion(name, COMMANDS)}")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -7,11 +7,12 @@ Leaves to others: deciding (policy.access, engines.authorization), lines of keys
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 from msgspec import Struct
+
+from mesh.suggest import suggest
 
 #: (path of the key, what is wrong with it)
 Tell = Callable[[tuple[str, ...], str], None]
@@ -191,8 +192,7 @@ def _unknown(table: dict[str, Any], at: tuple[str, ...], keys: Mapping[str, Any]
     wrong = False
     for key in table:
         if key not in keys:
-            near = difflib.get_close_matches(key, keys, n=1)
-            tell((*at, key), f"no such key; {f'did you mean {near[0]}?' if near else 'known are ' + ', '.join(keys)}")
+            tell((*at, key), f"no such key; {suggest(key, keys, 'known are ' + ', '.join(keys))}")
             wrong = True
     return wrong
 

@@ -1,26 +1,20 @@
-"""How a wrong key or file is told, with the nearest right one.
+"""The errors for an unknown key and for a file that is not TOML.
 
-Owns: these words. Leaves to others: finding what is wrong (config.load), and where it stands (config.places).
+Owns: their wording. Leaves to others: finding what is wrong (config.load), and where it stands (config.places).
 """
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable
 
-
-def nearest(message: str, wrong: str, known: Iterable[str]) -> str:
-    """`message`, and which of `known` may have been meant."""
-    near = difflib.get_close_matches(wrong, list(known), n=1, cutoff=0.6)
-    return f"{message}; did you mean {near[0]}?" if near else message
+from mesh.suggest import suggest
 
 
 def no_such(what: str, wrong: str, known: Iterable[str]) -> str:
-    """Of a key or table that there is not: which may have been meant, or else which there are."""
+    """The error for an unknown key or table, with the nearest known one, or else all of them."""
     known = list(known)
-    message = nearest(f"no such {what}", wrong, known)
-    return message if "did you mean" in message else f"{message}; known are {', '.join(known)}"
+    return f"no such {what}; {suggest(wrong, known, 'known are ' + ', '.join(known))}"
 
 
 def not_toml(shown_file: str, text: str, message: str) -> str:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from mesh.config.access import AccessSettings, read_access
-from mesh.config.complaints import nearest, no_such, not_toml
+from mesh.config.complaints import no_such, not_toml
 from mesh.config.entries import ENTRIES, SERVICE, TABLES, Entry
 from mesh.config.origins import Origin, listed
 from mesh.config.places import Key, places
@@ -27,6 +27,7 @@ from mesh.config.settings import ServiceSettings, Settings
 from mesh.config.together import contradictions
 from mesh.config.trust import check_found
 from mesh.errors import ConfigError
+from mesh.suggest import suggestion
 
 FILE_NAME = "mesh.toml"
 #: Names a file to read instead of the one that is found by looking upwards.
@@ -291,7 +292,7 @@ class _Loading:
                 self._env_service(variable)
             # Others may use the prefix for their own; what begins like one of the tables was meant for it.
             elif variable.startswith(tuple(f"MESH_{table}_".upper() for table in TABLES)):
-                self.problems.append(nearest(f"{variable}: no key has this name", variable, by_variable))
+                self.problems.append(f"{variable}: no key has this name{suggestion(variable, by_variable)}")
 
     def _env_service(self, variable: str) -> None:
         rest = variable.removeprefix("MESH_SERVICES_")
@@ -323,7 +324,7 @@ class _Loading:
             key = next((k for k, entry in entries.items() if entry.attribute == key), key)
             if key not in entries:
                 known = [f"{t}.{k}" for t, keys in ENTRIES.items() for k in keys]
-                self.problems.append(nearest(f"{dotted}: no such key", dotted, known))
+                self.problems.append(f"{dotted}: no such key{suggestion(dotted, known)}")
                 continue
             origin, entry = "--" + key.replace("_", "-"), entries[key]
             if isinstance(value, int | float) and not isinstance(value, bool):

@@ -8,7 +8,6 @@ Leaves to others: reading the body off the socket (server), checking types in de
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import parse_qsl
@@ -20,6 +19,7 @@ from mesh.errors import BadArguments, MeshError
 from mesh.gateway.convert import Convert, convert, converter, is_bytes, is_many
 from mesh.gateway.media import Kind, check_body_kind
 from mesh.protocol.messages import JSON, MSGPACK, RAW
+from mesh.suggest import suggest
 
 _encode_json = msgspec.json.Encoder().encode
 _encode_msgpack = msgspec.msgpack.Encoder().encode
@@ -295,10 +295,8 @@ def relocate(error: MeshError, binding: Binding | RpcBinding) -> None:
 
 def unknown_argument(place: str, name: str, known: tuple[str, ...]) -> BadArguments:
     """The error for a name that the method does not have, with the nearest that it has."""
-    near = difflib.get_close_matches(name, known, 1)
-    others = f"known are {', '.join(known)}" if known else "none is known"
-    mend = f'did you mean "{near[0]}"?' if near else others
-    return BadArguments(f"{place}: is unknown; {mend}", details={"path": place})
+    remedy = suggest(name, known, f"known are {', '.join(known)}" if known else "none is known")
+    return BadArguments(f"{place}: is unknown; {remedy}", details={"path": place})
 
 
 def _not_json(exc: msgspec.DecodeError) -> BadArguments:

@@ -10,7 +10,6 @@ wait for it and not to be told 404. Another service that declares the same addre
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -20,6 +19,7 @@ from mesh.errors import UnknownMethod, UnknownService
 from mesh.gateway.binding import RpcBinding
 from mesh.gateway.ports import Change, Table
 from mesh.gateway.routes import Conflict, Routes
+from mesh.suggest import suggestion
 from mesh.telemetry.logs import get_logger
 
 _log = get_logger(__name__)
@@ -218,7 +218,4 @@ def _quoted(name: str) -> str:
 
 
 def _nearest(name: str, known: Collection[str]) -> str:
-    near = difflib.get_close_matches(name[:64], known, 1)
-    if near:
-        return f'; did you mean "{near[0]}"?'
-    return f"; known are {', '.join(sorted(known)[:20])}" if known else ""
+    return suggestion(name, known, f"known are {', '.join(sorted(known)[:20])}" if known else "")

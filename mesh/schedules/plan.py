@@ -13,7 +13,6 @@ due at the next minute that does; one that exists twice is due the first time. P
 
 from __future__ import annotations
 
-import difflib
 import math
 import zoneinfo
 from collections import deque
@@ -27,6 +26,7 @@ from cronsim import CronSim, CronSimError
 from mesh.calls.declared import BadDeclaration
 from mesh.config.values import read_seconds, show_duration
 from mesh.schedules.contract import Missed
+from mesh.suggest import suggest
 
 #: Due times that are run, or counted, when many were missed.
 MOST: Final = 1000
@@ -303,6 +303,5 @@ def _zone(tz: Any) -> zoneinfo.ZoneInfo:
         names = sorted(zoneinfo.available_timezones())
         ends = {name.rpartition("/")[2].lower(): name for name in names}
         wanted = str(tz).strip().replace(" ", "_")
-        near = ends.get(wanted.lower()) or next(iter(difflib.get_close_matches(wanted, names, 1)), None)
-        mend = f'did you mean "{near}"?' if near else 'take an IANA name, like "Europe/Berlin" or "UTC"'
-        raise BadPlan(f"cron: there is no time zone {tz!r}; {mend}") from None
+        remedy = suggest(ends.get(wanted.lower(), wanted), names, 'take an IANA name, like "Europe/Berlin" or "UTC"')
+        raise BadPlan(f"cron: there is no time zone {tz!r}; {remedy}") from None

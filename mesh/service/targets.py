@@ -6,7 +6,6 @@ Leaves to others: types (describe), deferring (tasks.deferring).
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable
 from typing import Any, Final, Protocol
@@ -20,6 +19,7 @@ from mesh.errors import BadArguments
 from mesh.service.decorators import marks_of
 from mesh.service.describe import typed
 from mesh.service.service import Service
+from mesh.suggest import suggestion
 from mesh.tasks.deferring import Target
 from mesh.telemetry.logs import get_logger
 
@@ -117,8 +117,7 @@ class Targets:
             # Not refused: a release that brings the task may be on its way. The engine buries it if none comes.
             self._told.add(name)
             declared = sorted({known for instance in instances for known in instance.tasks})
-            near = difflib.get_close_matches(task[:100], declared, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else "" if declared else "; it has no tasks at all"
+            hint = suggestion(task, declared, "" if declared else "it has no tasks at all")
             log.warning(f"no instance of the service declares this task{hint}", task=name)
         return Target(name, keep_s=self._settings.keep_s)
 

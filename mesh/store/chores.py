@@ -15,7 +15,6 @@ Locks      locks that became free while somebody waits
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
@@ -23,6 +22,7 @@ from mesh.engines.sqlite.core import Core, Turn
 from mesh.store.dispatch import Dispatch
 from mesh.store.queueing import LockQueues
 from mesh.store.sessions import Sessions
+from mesh.suggest import suggestion
 from mesh.telemetry.logs import get_logger
 
 log = get_logger("mesh.store")
@@ -140,8 +140,7 @@ class Unknown:
             if now - since >= self._after_s:
                 service, _, name = queue.rpartition(".")
                 known = self._registered(service) or ()
-                near = difflib.get_close_matches(name[:100], known, 1)
-                hint = f"; did you mean {near[0]!r}?" if near else "" if known else f"; {service} has no tasks at all"
+                hint = suggestion(name, known, "" if known else f"{service} has no tasks at all")
                 error = (
                     f"no worker of {service} that was there for {self._after_s:g} s knows a task {name[:100]!r}{hint}"
                 )

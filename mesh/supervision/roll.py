@@ -12,7 +12,6 @@ by side: while a roll lasts, old and new call each other in any case. Going back
 from __future__ import annotations
 
 import asyncio
-import difflib
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import AsyncExitStack
 from typing import Final, NamedTuple, Protocol, TypeVar
@@ -21,6 +20,7 @@ from mesh.config import OPERATOR, Settings
 from mesh.config.settings import cores
 from mesh.errors import MeshError, SetupError, Unavailable
 from mesh.service.connect import connect
+from mesh.suggest import suggest
 from mesh.supervision import layout as layouts
 from mesh.supervision.copies import Copies
 from mesh.supervision.crew import Crew, Interrupted, Tell, at_work, now, stay
@@ -280,8 +280,7 @@ def _check_names(roster: Roster, layout: Layout, names: Collection[str]) -> None
     there = [*roster.roles, *(each for program in programs(layout) for each in {program.name, program.group})]
     for name in names:
         if name not in there:
-            near = difflib.get_close_matches(name, there, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(there)}"
+            hint = suggest(name, there, f"there are {', '.join(there)}")
             raise NoSuchRole(
                 f"mesh.toml has no [services.{name}] with a class, nor supervisord.conf a [program:{name}]; {hint}"
             )

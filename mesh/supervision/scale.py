@@ -7,7 +7,6 @@ Leaves to others: each step (crew), remembering the number (roster), choosing it
 from __future__ import annotations
 
 import asyncio
-import difflib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -15,6 +14,7 @@ from typing import Final, NamedTuple
 from mesh.config import Settings
 from mesh.config.settings import cores
 from mesh.errors import MeshError, SetupError, Unavailable
+from mesh.suggest import suggest
 from mesh.supervision import deployment_lock
 from mesh.supervision.control import IDLE, Control
 from mesh.supervision.crew import Crew, Interrupted, Tell, at_work, stay
@@ -182,8 +182,7 @@ def check_names(roster: Roster, names: Collection[str]) -> None:
                 f"{name} stands in supervisord.conf itself, and there is one of it; `mesh roll {name}` replaces it"
             )
         if name not in roster.roles:
-            near = difflib.get_close_matches(name, roster.roles, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(roster.roles)}"
+            hint = suggest(name, roster.roles, f"there are {', '.join(roster.roles)}")
             raise NoSuchRole(
                 f"mesh.toml has no [services.{name}] with a class, so nothing of it runs from here; {hint}"
             )

@@ -144,5 +144,5 @@ async def test_the_state_of_a_process_may_still_be_asked(m: Mesh):
 
 def test_a_wrong_rule_is_told():
     """In a test as in mesh.toml."""
-    with pytest.raises(ConfigError, match=r"access\.allow\.0\.method: no such key; did you mean methods\?"):
+    with pytest.raises(ConfigError, match=r'access\.allow\.0\.method: no such key; did you mean "methods"\?'):
         Mesh(Ledger, settings={"access.allow": [{"caller": "a", "service": "b", "method": "c"}]})

@@ -118,7 +118,7 @@ async def test_a_handler_that_cancels_itself_has_failed(m: Mesh):
 
 async def test_an_unknown_method_is_refused_with_the_nearest(m: Mesh):
     """At once, by name."""
-    with pytest.raises(mesh.UnknownMethod, match=r"faulty has no method 'plian'; did you mean 'plain'\?"):
+    with pytest.raises(mesh.UnknownMethod, match=r"faulty has no method 'plian'; did you mean \"plain\"\?"):
         await m.call("faulty.plian")
 
 

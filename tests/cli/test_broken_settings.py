@@ -35,7 +35,7 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     shutil.rmtree(root)
 
 
-COMPLAINT = "mesh.toml:2: gateway.prot: no such key; did you mean port?"
+COMPLAINT = 'mesh.toml:2: gateway.prot: no such key; did you mean "port"?'
 
 
 def test_down_goes_by_supervisord_conf(broken: Path, capsys: Capture):

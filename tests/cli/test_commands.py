@@ -60,7 +60,7 @@ def test_call_can_ask_every_instance(mesh: Mesh):
     [
         (("greeting.fail",), exits.FAILED, "OutOfStock: no more greetings"),
         (("greeting.hello",), exits.REFUSED, "name"),
-        (("greeting.helo", "x"), exits.REFUSED, "did you mean 'hello'?"),
+        (("greeting.helo", "x"), exits.REFUSED, 'did you mean "hello"?'),
         (("greeting.hello", "x", "--timeout", "soon"), exits.USAGE, "not a span of time"),
     ],
 )

@@ -45,7 +45,7 @@ def test_help_loads_nothing_heavy():
 def test_a_mistyped_command_or_option_is_usage(capsys: pytest.CaptureFixture[str]):
     """Exit code 2, and the nearest right word."""
     assert run(["cal", "x"]) == exits.USAGE
-    assert "did you mean 'call'?" in capsys.readouterr().err
+    assert 'did you mean "call"?' in capsys.readouterr().err
     assert run(["call", "--no-such"]) == exits.USAGE
     assert run(["call", "greeting"]) == exits.USAGE
     assert "write SERVICE.METHOD" in capsys.readouterr().err

@@ -109,7 +109,7 @@ def test_what_is_asked_wrongly_is_told_in_words_and_changes_nothing(deployment: 
     """A service that there is not; a variable that nobody reads, since it was misspelt."""
     done = deployment.play("scale", mesh_scale="greting=2")
     assert done.returncode != 0
-    assert "did you mean greeting?" in done.stdout
+    assert 'did you mean "greeting"?' in done.stdout
     assert "from_json failed" not in done.stdout, done.stdout
     assert recap(done)["changed"] == 0
     done = deployment.play("scale", mesh_scale="greeting=2", mesh_setings={})

@@ -119,7 +119,7 @@ replicas = {greetings}
 """
 
 
-def until(check: Callable[[], object], seconds: float = 30.0) -> None:
+def until(check: Callable[[], object], seconds: float = 60.0) -> None:
     """Return as soon as `check` holds; fail when it never does. (Other tests may have the processors meanwhile.)"""
     end = time.monotonic() + seconds
     while not check():

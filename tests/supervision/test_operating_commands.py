@@ -53,7 +53,7 @@ def test_scale_shows_does_and_says_where_it_is_kept(project):
         (("greeting",), 2, "'greeting': write NAME=N, like greeting=5"),
         (("greeting=many",), 2, "'many' is no number of workers, nor 'declared'"),
         (("greeting=5000",), 1, "greeting=5000: there can be 0 to 1024 of it"),
-        (("greting=2",), 1, "did you mean greeting?"),
+        (("greting=2",), 1, 'did you mean "greeting"?'),
         (("greeting=2", "hub=2"), 1, "hub stands in supervisord.conf itself, and there is one of it; `mesh roll hub`"),
     ],
 )

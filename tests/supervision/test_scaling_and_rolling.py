@@ -156,7 +156,7 @@ def test_one_that_was_stopped_by_hand_is_started_by_scale(project):
 
 def test_a_name_that_is_not_run_is_told_with_the_nearest(project):
     """A slip of the finger changes nothing."""
-    with pytest.raises(NoSuchRole, match=r"did you mean greeting\?"):
+    with pytest.raises(NoSuchRole, match=r'did you mean "greeting"\?'):
         scaled(project, greting=3)
 
 

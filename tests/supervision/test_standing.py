@@ -119,7 +119,7 @@ def test_the_hub_is_restarted_by_name(project):
     assert done.replaced == 1
     assert changed(project, before) == ["hub"]
     told = project.command("mesh", "roll", "hubb", check=False)
-    assert (told.returncode, "did you mean hub?" in told.stderr) == (1, True)
+    assert (told.returncode, 'did you mean "hub"?' in told.stderr) == (1, True)
 
 
 def test_without_a_hub_nothing_is_changed(project, monkeypatch: pytest.MonkeyPatch):

@@ -93,7 +93,7 @@ async def test_a_fake_answers_as_it_is_told():
         assert caught.value.type_name == "KeyError"
         with pytest.raises(mesh.BadArguments, match=r"fake odd\.function: too many positional arguments"):
             await m.call("odd.function", 1, 2)
-        with pytest.raises(mesh.UnknownMethod, match="did you mean 'value'"):
+        with pytest.raises(mesh.UnknownMethod, match='did you mean "value"'):
             await m.call("odd.valeu")
 
 

@@ -125,7 +125,7 @@ def test_parts_that_do_not_fit_are_refused():
         Mesh(Greeting, transport="ipc", clock=ManualClock())
     with pytest.raises(SetupError, match="Greeting is not among the services"):
         Mesh(Orders, replicas={Greeting: 2})
-    with pytest.raises(mesh.ConfigError, match=r"calls\.timeuot: no such key; did you mean calls\.timeout"):
+    with pytest.raises(mesh.ConfigError, match=r"calls\.timeuot: no such key; did you mean .calls\.timeout"):
         Mesh(Greeting, settings={"calls.timeuot": 1.0})
     with pytest.raises(mesh.ConfigError, match=r"services\.greeting\.size: no such key"):
         Mesh(Greeting, settings={"services.greeting.size": 1})
