@@ -1,9 +1,9 @@
 """mesh: an asyncio-native ZeroMQ service framework.
 
-Owns: the public face; re-exports only. What is not named here may change between releases.
+Owns: the public API; re-exports only. Names that are not listed here may change between releases.
 
-Each name is imported when it is first used: the command line is a part of this package, and `mesh --help` shall not
-wait for ZeroMQ.
+Each name is imported when it is first used: the command line is a part of this package, and `mesh --help` must not
+wait for the import of ZeroMQ.
 """
 
 from importlib import import_module

@@ -1,6 +1,6 @@
-"""Where time comes from: the loop's, or one turned by hand.
+"""Clocks: real time on the event loop, or a manual clock for tests.
 
-Owns: reading time and being woken at an instant.
+Owns: reading the time, and timers.
 Leaves to others: what a deadline means (protocol.deadline), and when to give up (calls).
 
 Instants are monotonic seconds as floats and end in `_at`; spans end in `_s`.
@@ -17,23 +17,23 @@ from typing import Any, Protocol
 
 
 class Timer(Protocol):
-    """A wake-up that has been asked for."""
+    """A scheduled callback."""
 
     def cancel(self) -> None:
-        """Forget it; harmless when it has fired."""
+        """Do not fire. Harmless when the timer has fired already."""
 
 
 class Clock(Protocol):
-    """What mesh asks of time."""
+    """The interface through which mesh reads time and sets timers."""
 
     def now(self) -> float:
-        """Monotonic seconds; only differences mean anything."""
+        """Monotonic seconds; only differences are meaningful."""
 
     def wall(self) -> float:
         """Seconds since 1970, for people and for other hosts."""
 
     def boot(self) -> float:
-        """Monotonic seconds that also count while the host sleeps; for what other hosts rely on, like a lease."""
+        """Monotonic seconds that also count while the host is suspended; for what other hosts rely on, like leases."""
 
     def call_at(self, when: float, callback: Callable[..., object], *args: Any) -> Timer:
         """Run `callback(*args)` at the instant `when`, or as soon as possible after it."""
@@ -46,12 +46,12 @@ def _boot() -> float:
     return time.clock_gettime(_BOOT)
 
 
-# Linux; elsewhere the monotonic clock is the nearest that there is.
+# CLOCK_BOOTTIME is Linux only; elsewhere the monotonic clock is the closest substitute.
 _BOOT: int = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 class LoopClock:
-    """Real time, woken by the running event loop."""
+    """Real time; the running event loop fires the timers."""
 
     now = staticmethod(time.monotonic)
     wall = staticmethod(time.time)
@@ -78,7 +78,7 @@ class _HandTimer:
 
 
 class ManualClock:
-    """Time that stands still until a test turns it."""
+    """A clock that stands still until a test advances it."""
 
     def __init__(self, start: float = 1000.0) -> None:
         self._now = start
@@ -90,14 +90,14 @@ class ManualClock:
         return self._now
 
     def wall(self) -> float:
-        # A fixed day, so that whatever a test prints is the same every time.
+        # A fixed date, so that the output of a test is the same every time.
         return 1_700_000_000.0 + self._now + self._set_by
 
     def boot(self) -> float:
         return self._now
 
     def set_wall(self, by: float) -> None:
-        """Set the wall clock forward, or back (below 0), as an administrator or NTP does; time itself stands still."""
+        """Move the wall clock by so many seconds (back when negative), as NTP does; `now` and `boot` do not change."""
         self._set_by += by
 
     def call_at(self, when: float, callback: Callable[..., object], *args: Any) -> Timer:
@@ -114,7 +114,7 @@ class ManualClock:
             timer.cancel()
 
     def turn(self, seconds: float) -> None:
-        """Move on by `seconds`, firing what is due in order. Starts no task step: for code without a loop."""
+        """Advance by `seconds` and fire due timers in order, without running the event loop: for code without one."""
         end = self._now + seconds
         while self._timers and self._timers[0][0] <= end:
             when, _, timer = heapq.heappop(self._timers)
@@ -124,7 +124,7 @@ class ManualClock:
         self._now = end
 
     async def advance(self, seconds: float) -> None:
-        """Move on by `seconds`; after each timer the loop runs until what it woke has had its turns."""
+        """Advance by `seconds`; after each timer the loop runs the tasks that the timer woke (see `settle`)."""
         end = self._now + seconds
         await settle()
         while self._timers and self._timers[0][0] <= end:
@@ -143,6 +143,6 @@ def _wake(sleeper: asyncio.Future[None]) -> None:
 
 
 async def settle(turns: int = 20) -> None:
-    """Give every task that can run its turns. In memory, twenty loop turns carry any chain of messages to its end."""
+    """Run the loop for `turns` iterations. Twenty are enough for any chain of messages over the in-memory transport."""
     for _ in range(turns):
         await asyncio.sleep(0)

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
-#: A message for people; what is longer is a dump, and belongs in the log of the process that has it.
+#: Characters of a message. Longer text is a dump and belongs in the log of the process that raised the error.
 MAX_MESSAGE = 4000
 
 Details = Mapping[str, Any]
@@ -25,7 +25,7 @@ class MeshError(Exception):
         status: the HTTP status a gateway answers with.
         retryable: whether the same request may succeed later or elsewhere.
         details: small map of plain values, for example `{"path": "$.name"}`.
-        from_call: a call or stream ended with it; False when the running code raised it.
+        from_call: True when a call or stream ended with this error; False when the running code raised it.
     """
 
     code: str = "error"
@@ -41,12 +41,12 @@ class MeshError(Exception):
 
     @property
     def message(self) -> str:
-        """The sentence for people, without the class name."""
+        """The human-readable message, without the class name."""
         return str(self.args[0]) if self.args else ""
 
     @property
     def type_name(self) -> str:
-        """The class name as its raiser knew it."""
+        """The class name in the process that raised the error."""
         return type(self).__name__
 
     def to_wire(self) -> dict[str, Any]:
@@ -64,12 +64,12 @@ class MeshError(Exception):
 
 
 def _plain_text(text: str) -> str:
-    """Text that any peer can read: no lone surrogates (file names have them), and not endless."""
+    """Text that any peer can read: at most MAX_MESSAGE characters, without lone surrogates (file names have them)."""
     return text[:MAX_MESSAGE].encode("utf-8", "replace").decode()
 
 
 def _plain_values(details: Details) -> dict[str, Any]:
-    """What a service put into `details`, as values that MessagePack and JSON know; what they cannot say, as text."""
+    """The `details` of a service's error as values that MessagePack and JSON can encode; other values become text."""
     try:
         plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(details, enc_hook=str))
     # A value's own `__str__` or `__repr__` may raise anything; the error itself must reach its caller all the same.
@@ -78,7 +78,7 @@ def _plain_values(details: Details) -> dict[str, Any]:
     return plain
 
 
-# --- mend what you send ---------------------------------------------------------------------------
+# --- the request is wrong: correct it -------------------------------------------------------------
 
 
 class BadRequest(MeshError):
@@ -95,21 +95,21 @@ class BadArguments(BadRequest):
 
 
 class Forbidden(BadRequest):
-    """[access] does not let this caller call that method; nothing was done."""
+    """[access] does not allow this caller to call this method; nothing was done."""
 
     code = "forbidden"
     status = 403
 
 
 class UnknownService(BadRequest):
-    """No hub has told of a service by this name."""
+    """No hub lists a service of this name."""
 
     code = "unknown_service"
     status = 404
 
 
 class UnknownMethod(BadRequest):
-    """The service has no method by this name."""
+    """The service has no method of this name."""
 
     code = "unknown_method"
     status = 404
@@ -137,27 +137,27 @@ class TooLarge(BadRequest):
 
 
 class UnsupportedMedia(BadRequest):
-    """The Content-Type is not one that this address reads."""
+    """This path does not accept the Content-Type of the request."""
 
     code = "unsupported_media"
     status = 415
 
 
 class ShapeMismatch(BadRequest):
-    """A stream was called as a call, or a call as a stream."""
+    """A stream method was called as a plain call, or a plain method as a stream."""
 
     code = "shape_mismatch"
 
 
 class Conflict(BadRequest):
-    """What was to be changed is not as the request assumes (an etag, a schedule); read it again, then decide."""
+    """The object to change is not in the state that the request assumes (its etag, a schedule); read it again."""
 
     code = "conflict"
     status = 409
 
 
 class UnknownJob(BadRequest):
-    """No job has this id: it never was, or it was forgotten after its time."""
+    """No job has this id: it never existed, or its retention is over."""
 
     code = "unknown_job"
     status = 404
@@ -181,32 +181,32 @@ class Unavailable(TryLater):
 
 
 class Overloaded(TryLater):
-    """The service has as much work as it accepts; told at once instead of waiting."""
+    """The service is at its limit of work; it refuses the request at once."""
 
     code = "overloaded"
 
 
 class Draining(TryLater):
-    """The instance is leaving and takes nothing new."""
+    """The instance is shutting down and accepts no new work."""
 
     code = "draining"
 
 
 class Unwritable(TryLater):
-    """The engine's disk takes nothing: full, read-only or broken. Nothing was written; reading goes on."""
+    """The engine's disk is full, read-only or broken. Nothing was written; reads still work."""
 
     code = "unwritable"
     status = 507
 
 
 class LockTaken(TryLater):
-    """Somebody else holds the lock; `details["owner"]` says who."""
+    """Another owner holds the lock; `details["owner"]` names it."""
 
     code = "lock_taken"
     status = 423
 
 
-# --- it may have happened: look before you repeat -------------------------------------------------
+# --- the work may have been done: check before you repeat it --------------------------------------
 
 
 class Uncertain(MeshError):
@@ -217,34 +217,34 @@ class Uncertain(MeshError):
 
 
 class LinkLost(Uncertain):
-    """The connection broke between sending a call and its answer."""
+    """The connection broke after the call was sent and before its answer came."""
 
     code = "link_lost"
 
 
 class DeadlineExceeded(Uncertain):
-    """The time that the caller gave is over."""
+    """The caller's deadline has passed."""
 
     code = "deadline_exceeded"
     status = 504
 
 
 class Cancelled(Uncertain):
-    """The caller gave up on the call, and the callee stopped it."""
+    """The caller cancelled the call, and the callee stopped it."""
 
     code = "cancelled"
     status = 499
 
 
 class LeaseLost(Uncertain):
-    """The lease on a task is not this worker's any more: somebody else runs it, or it is over. Nothing was written."""
+    """This worker no longer holds the lease on a task: another worker runs it, or it has ended. Nothing was written."""
 
     code = "lease_lost"
     status = 409
 
 
 class LockLost(Uncertain):
-    """The lock is not this owner's any more; what it guarded may be in other hands."""
+    """This owner no longer holds the lock; another owner may already use the resource that it protects."""
 
     code = "lock_lost"
     status = 409
@@ -254,7 +254,7 @@ class LockLost(Uncertain):
 
 
 class ServiceError(MeshError):
-    """A handler's own failure. Services subclass it to give their errors a code and a status.
+    """A failure of a handler. Services subclass it to give their errors a code and a status.
 
     ::
 
@@ -268,7 +268,7 @@ class ServiceError(MeshError):
 
 
 class RemoteError(ServiceError):
-    """What a caller catches when a handler raised: the type name, message and code of the original.
+    """Raised in the caller when a handler raised: carries the type name, message and code of the original exception.
 
     The original object never crosses the wire.
     """
@@ -298,37 +298,37 @@ class RemoteError(ServiceError):
 
 
 class JobFailed(ServiceError):
-    """A job ended in the dead letters; message and `details` tell of the last attempt."""
+    """A job became a dead letter; message and `details` describe the last attempt."""
 
     code = "job_failed"
 
 
 class JobCancelled(ServiceError):
-    """A job was cancelled before it was done."""
+    """A job was cancelled before it completed."""
 
     code = "job_cancelled"
     status = 409
 
 
 class BadReply(MeshError):
-    """An answer came that is not of the type which the caller's annotation promises."""
+    """The answer is not of the type that the caller's annotation promises."""
 
     code = "bad_reply"
     status = 502
 
 
 class ProtocolViolation(MeshError):
-    """A peer sent what docs/wire.md does not allow."""
+    """A peer sent a message that docs/wire.md does not allow."""
 
     code = "protocol_violation"
     status = 502
 
 
-# --- mend this process's own set-up ---------------------------------------------------------------
+# --- the set-up of this process is wrong ----------------------------------------------------------
 
 
 class SetupError(MeshError):
-    """This process cannot start or go on as configured."""
+    """This process cannot start or continue as configured."""
 
     code = "setup_error"
 
@@ -340,7 +340,7 @@ class ConfigError(SetupError):
 
 
 class NotOffered(SetupError):
-    """An engine was asked for what it cannot do; the message names those that can."""
+    """An engine does not support what was requested; the message names the engines that do."""
 
     code = "not_offered"
 
@@ -364,7 +364,7 @@ def _tree(root: type[MeshError]) -> dict[str, type[MeshError]]:
     return found
 
 
-#: Framework errors by code: these come back as the class they left as. Anything else is a RemoteError.
+#: Framework errors by code: the caller gets the class that the callee raised. Any other code becomes a RemoteError.
 BY_CODE: dict[str, type[MeshError]] = {
     code: cls
     for code, cls in _tree(MeshError).items()
@@ -373,7 +373,7 @@ BY_CODE: dict[str, type[MeshError]] = {
 
 
 def from_wire(wire: Mapping[str, Any]) -> MeshError:
-    """The exception for an error map that a peer sent; unknown fields are ignored, missing ones defaulted."""
+    """The exception for an error map that a peer sent; unknown fields are ignored, missing fields get defaults."""
     code = str(wire.get("code") or "handler_error")
     message = str(wire.get("message") or "")
     details = wire.get("details")

@@ -1,11 +1,11 @@
-"""What a forked child must not keep of the process that runs an event loop.
+"""Forked children of a process that runs an event loop: detaches them from the parent's loop and signals.
 
-Owns: the reset in the child, and ending a child that returns into the loop of its parent.
+Owns: the reset in the child, and ending a child that returns into its parent's loop.
 Leaves to others: running the loop (cli.loop).
 
-A loop receives signals through a descriptor that the C handler of Python writes to. A forked child inherits both, so
+A loop receives signals through a descriptor that Python's C signal handler writes to. A forked child inherits both, so
 that a SIGTERM for the child would reach the parent's loop, and the child would not end. Sockets and the descriptor of
-`epoll` are shared as well: a child that went on in the loop would answer in its parent's name.
+`epoll` are shared as well: a child that continued in the loop would send messages on its parent's sockets.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ _WARNING: Final = (
 
 
 class _Guard:
-    """The one loop of this process."""
+    """The event loop of this process, and what a forked child knows of its parent's."""
 
     def __init__(self) -> None:
         self.registered = False
         self.loop: asyncio.AbstractEventLoop | None = None
         self.strayed = False
-        #: Of a forked child: the one thread that it has of its parent's.
+        #: In a forked child: the thread that called fork, the only one that it inherited.
         self.thread = 0
-        #: The signal mask is a thread's own, and several threads may fork at once.
+        #: Thread-local: each thread has its own signal mask, and several threads may fork at once.
         self.before = threading.local()
 
 
@@ -42,7 +42,7 @@ _guard: Final = _Guard()
 
 
 def protect(loop: asyncio.AbstractEventLoop) -> None:
-    """Let the children that this process forks from now on be ordinary processes. Harmless the second time."""
+    """Detach all children that this process forks from now on from `loop`. Harmless when called again."""
     _guard.loop = loop
     _guard.strayed = False
     if not _guard.registered and hasattr(os, "register_at_fork"):
@@ -56,12 +56,16 @@ def release() -> None:
 
 
 def in_forked_child() -> bool:
-    """Whether this process was forked by one that ran a loop, and has none of its own."""
+    """Whether this process was forked from one that ran an event loop, and has no loop of its own."""
     return _guard.strayed
 
 
 def end_forked_child(exc: BaseException | None = None) -> None:
-    """End this process, if it is such a child: with the exit code of a SystemExit, as if nothing had caught it."""
+    """End this process if it is a forked child that returned into its parent's code.
+
+    Args:
+        exc: a SystemExit sets the exit code, as if it had not been caught.
+    """
     if not _guard.strayed or _runs_its_own():
         return
     code = exc.code if isinstance(exc, SystemExit) else RETURNED
@@ -72,13 +76,13 @@ def end_forked_child(exc: BaseException | None = None) -> None:
 
 
 def _runs_its_own() -> bool:
-    """Whether this is a loop, or a thread, that the child has started itself. (In a child, no loop of the parent's is
-    one that runs: asyncio looks at the pid.)"""
+    """Whether this code runs in a loop or a thread that the child itself started. (asyncio compares the pid, so the
+    parent's loop does not count as running in a child.)"""
     return threading.get_ident() != _guard.thread or asyncio._get_running_loop() is not None
 
 
 def _block() -> None:
-    """A signal that reached the child before `_reset` would reach the parent's loop, and be lost for the child."""
+    """Block signals during the fork: one that the child got before `_reset` would go to the parent's loop instead."""
     if _guard.loop is not None:
         _guard.before.mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
 
@@ -114,7 +118,7 @@ def _end_at_return(loop: Any) -> None:
     try:
         ready = getattr(loop, "_ready", None)
         if ready is not None:
-            # Before everything else that is due: those callbacks would write to the parent's sockets.
+            # Before all other callbacks that are due: they would write to the parent's sockets.
             ready.appendleft(asyncio.Handle(end_forked_child, (), loop))
         else:
             loop.call_soon(end_forked_child)

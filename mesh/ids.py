@@ -1,6 +1,6 @@
-"""Names that are made, not chosen: instance ids, epochs, job ids and etags.
+"""Generated identifiers: instance ids, epochs, job ids and etags.
 
-Owns: their shapes. Leaves to others: what they identify.
+Owns: their formats. Leaves to others: what they identify.
 """
 
 from __future__ import annotations
@@ -10,20 +10,20 @@ import secrets
 import time
 from typing import Final
 
-#: Random halves of job ids, drawn ahead: asking the kernel for each cost an eighth of deferring a task.
+#: Random halves of job ids, drawn in advance: one system call for each took an eighth of the time to defer a task.
 _DRAWN: Final[list[str]] = []
 _DRAW: Final = 256
-# Two processes must not draw from one heap.
+# A forked child must not use the halves that its parent has drawn.
 os.register_at_fork(after_in_child=_DRAWN.clear)
 
 
 def instance_id(service: str) -> str:
-    """`greeting-3f9ac2d1`: the service's name and 32 random bits: unique among the living."""
+    """`greeting-3f9ac2d1`: the service's name and 32 random bits; unique among running instances."""
     return f"{service}-{secrets.token_hex(4)}"
 
 
 def epoch() -> int:
-    """Milliseconds since 1970 when a process started: of two claims to one id, the later epoch wins."""
+    """Start time of a process in milliseconds since 1970. When two processes claim one id, the later epoch wins."""
     return time.time_ns() // 1_000_000
 
 
@@ -32,11 +32,11 @@ def job_id() -> str:
     neighbours stay together in an index, and 64 random bits.
     """
     try:
-        # Atomic, so any thread may ask.
+        # list.pop is atomic, so any thread may call this.
         half = _DRAWN.pop()
     except IndexError:
         drawn = os.urandom(8 * _DRAW).hex()
-        # Descending, to be taken from the end: ids of one millisecond go to the end of an index, too, mostly.
+        # Descending, as `pop` takes from the end: most ids of one millisecond then also go to the end of an index.
         _DRAWN.extend(sorted((drawn[at : at + 16] for at in range(0, len(drawn), 16)), reverse=True))
         half = secrets.token_hex(8)
     return f"{time.time_ns() // 1_000_000:012x}{half}"

@@ -1,6 +1,6 @@
-"""Bodies of answers: from bytes to values, and what a scatter brings home.
+"""Bodies of answers: decoding them into values, and the results of a scatter.
 
-Owns: decoding without a known type, and the shapes that callers get.
+Owns: decoding without a known type, and the types that callers get.
 Leaves to others: typed decoding (signature), encoding (signature).
 """
 
@@ -18,12 +18,12 @@ from mesh.protocol.messages import JSON, MSGPACK, RAW
 
 
 class Answer(NamedTuple):
-    """An answer as it travelled, for those who pass it on without reading it.
+    """An encoded answer, for code that forwards it without decoding it.
 
     Attributes:
         body: bytes or memoryview.
         encoding: MSGPACK, JSON or RAW of mesh.protocol.messages.
-        meta: what the handler sent beside it.
+        meta: metadata that the handler sent with the answer.
     """
 
     body: Buffer
@@ -32,7 +32,7 @@ class Answer(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What one instance had to say to a scatter: a value, or an error."""
+    """The result of one instance in a scatter: a value or an error."""
 
     instance: Instance
     value: Any = None
@@ -40,12 +40,12 @@ class Outcome(NamedTuple):
 
     @property
     def ok(self) -> bool:
-        """Whether there is a value."""
+        """Whether the result is a value."""
         return self.error is None
 
 
 def decode_any(body: Buffer, encoding: int) -> Any:
-    """The value of a body whose type nobody declared: plain Python values.
+    """Decode a body without a declared type into plain Python values.
 
     Raises:
         BadReply: the bytes are not what the encoding promises.
@@ -63,7 +63,7 @@ def decode_any(body: Buffer, encoding: int) -> Any:
 
 
 def typed_decoder(target: str, hint: Any) -> Callable[[Buffer, int], Any]:
-    """A decoder of answers into the type that an annotation promises; its errors name `target`."""
+    """A decoder of answers into the annotated type; its errors name `target`."""
     if hint is Any:
         return decode_any
     packed = msgspec.msgpack.Decoder(hint).decode

@@ -1,6 +1,6 @@
-"""What a caller may ask for: refused where the call is made, with what is wrong.
+"""Validation of targets, timeouts and metadata, at the place where a call is made.
 
-Owns: the limits of targets, timeouts and metadata. Leaves to others: arguments (signature), the way of a call (client).
+Owns: their limits. Leaves to others: arguments (signature), sending the call (client).
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from mesh.protocol.deadline import MAX_BUDGET_MS
 #: Seconds, or text with a unit: 2.5, "2s", "250ms", "1m30s".
 Duration = float | int | str
 
-#: No "service.method" is longer, in characters.
+#: The longest "service.method", in characters.
 MAX_TARGET: Final = 500
-#: What `meta` may hold in all, in bytes and in entries: it is a note beside the call, not a body.
+#: The largest `meta`, in bytes and in entries.
 MAX_META: Final = 16 * 1024
 MAX_META_ENTRIES: Final = 256
-#: No deadline is further away, in seconds; what the wire can say.
+#: The longest timeout in seconds: the largest that the wire format can express.
 LONGEST_S: Final = MAX_BUDGET_MS / 1000
 
 
 def split_target(target: str) -> tuple[str, str]:
-    """Service and method.
+    """Split a target into service and method.
 
     Raises:
-        BadRequest: it is not of the form "service.method", or cannot be written.
+        BadRequest: the target is not of the form "service.method", is too long, or is not printable.
     """
     service, dot, method = target.rpartition(".")
     if not dot or not service or not method:
@@ -39,10 +39,10 @@ def split_target(target: str) -> tuple[str, str]:
 
 
 def seconds(what: str, option: str, value: Any) -> float:
-    """A duration in seconds.
+    """Convert a duration into seconds.
 
     Raises:
-        BadRequest: it is none; the message names `what` it was for, and the option.
+        BadRequest: the value is not a duration; the message names `what` it was for, and the option.
     """
     try:
         return read_seconds(value)
@@ -53,10 +53,10 @@ def seconds(what: str, option: str, value: Any) -> float:
 
 
 def bounded(target: str, deadline_at: float, now: float) -> float:
-    """The deadline, cut when it is absurd: every call ends some time.
+    """The deadline, at most LONGEST_S from now.
 
     Raises:
-        BadRequest: it is no instant.
+        BadRequest: the deadline is infinite or NaN.
     """
     if not math.isfinite(deadline_at):
         raise BadRequest(f"{target}: a timeout is a number of seconds; every call has a deadline")
@@ -64,7 +64,7 @@ def bounded(target: str, deadline_at: float, now: float) -> float:
 
 
 def check_trace(trace: str) -> None:
-    """Raises BadRequest for what cannot be a traceparent. (`traces.accept` looks closer, where one comes in.)"""
+    """Raise BadRequest for text that cannot be a traceparent. (`traces.accept` checks incoming ones fully.)"""
     if not trace.isascii() or len(trace) > 200:
         raise BadRequest(f"{trace[:100]!r} is no traceparent")
 

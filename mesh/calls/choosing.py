@@ -1,8 +1,9 @@
-"""Which instance takes the next attempt of a call.
+"""Chooses the instance for the next attempt of a call.
 
-Owns: the choice among those that can be called now: by key, by name, or the better of two; and whom to ask when those
-on the own host are not enough.
-Leaves to others: what a call costs where (policy.balance), who can be called (pool), what to do without one (client).
+Owns: the choice among the callable instances: by key, by id, or the better of two; and the fallback to other hosts when
+the instances on this host are busy.
+Leaves to others: the cost of a call at an instance (policy.balance), which instances are callable (pool), waiting when
+there is none (client).
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from mesh.policy.balance_near import has_place
 def choose(order: Order, ready: Sequence[Handle], now: float, random: Callable[[], float]) -> Handle | None:
     """The instance for the next attempt; None when none can be called now.
 
-    Without a key: the better of two drawn at random, by what is in flight times how long an answer takes there. The
-    rule of policy.balance.pick_two, written out, because it runs for every call.
+    Without a key: the better of two instances drawn at random, by calls in flight times latency. This is the rule of
+    policy.balance.pick_two, inlined because it runs for every call.
     """
     if order.instance is not None:
         return next((handle for handle in ready if handle.instance.id == order.instance), None)
@@ -35,7 +36,7 @@ def choose(order: Order, ready: Sequence[Handle], now: float, random: Callable[[
     second = drawn - first * (count - 1)
     one = ready[first]
     two = ready[second + 1 if second >= first else second]
-    # A newcomer is taken to be as fast as the one it is compared with: what is in flight decides.
+    # An instance without a measured latency gets that of the other one: the calls in flight decide.
     latency_of_one = one.latency.value(now) if one.latency.observed else two.latency.value(now)
     latency_of_two = two.latency.value(now) if two.latency.observed else latency_of_one
     if (one.in_flight + 1) * latency_of_one <= (two.in_flight + 1) * latency_of_two:
@@ -44,8 +45,10 @@ def choose(order: Order, ready: Sequence[Handle], now: float, random: Callable[[
 
 
 def choose_beyond(order: Order, now: float, random: Callable[[], float]) -> Handle | None:
-    """After the first choice among those on the own host was none, or one that has no place left: another of them, one
-    of another host, and when nobody has a place left, anybody."""
+    """The second choice, when `choose` found no instance with a free place among the preferred ones (`group.first`).
+
+    In this order: a preferred instance with a free place, any instance with a free place, any instance.
+    """
     group: Group = order.route.group
     if order.instance is None and order.key is None:
         for handles in (group.first, group.ready):
@@ -57,7 +60,10 @@ def choose_beyond(order: Order, now: float, random: Callable[[], float]) -> Hand
 
 
 def choose_with_credit(order: Order, now: float, random: Callable[[], float]) -> Handle | None:
-    """The same among those whose links are not full, after the first choice was; None when one in particular was."""
+    """Choose again among instances with link credit left, when the first choice had none.
+
+    None when there is no such instance, or when the call names one instance.
+    """
     if order.instance is not None:
         return None
     group: Group = order.route.group
@@ -69,14 +75,14 @@ def choose_with_credit(order: Order, now: float, random: Callable[[], float]) ->
 
 
 def was_tried(order: Order, handle: Handle) -> bool:
-    """Whether this instance refused or lost the call, on the connection that it has now."""
+    """Whether this instance refused or lost the call on its current connection."""
     return order.tried is not None and order.tried.get(handle.instance.id) == handle.peer.connections
 
 
 def _preferred(order: Order, key: str) -> Handle | None:
-    """The instance that a key prefers, of all that discovery lists, so that every caller finds the same one.
+    """The instance that a key prefers among all that discovery lists, so that every caller finds the same one.
 
-    None while that one is being dialled: the call waits for it. One that cannot be reached is passed over.
+    None while that instance is being dialled: the call waits for it. Unreachable instances are skipped.
     """
     group: Group = order.route.group
     if not group.whole:

@@ -1,11 +1,12 @@
 """Calls and streams from this process to any instance of a service.
 
-Owns: from a target to an answer: sending, waiting for an instance, failing over, giving up.
-Leaves to others: links (pool), choosing an instance (choosing), the decision table (failover), who waits (waiting),
-words for who cannot be reached (unreached), who lives (discovery), bytes (signature, protocol).
+Owns: the path from a target to an answer: sending, waiting for an instance, failover, timeout and cancellation.
+Leaves to others: links (pool), choosing an instance (choosing), the decision table (failover), the queue of waiting
+calls (waiting), errors for unreachable services (unreached), which instances exist (discovery), bytes (signature,
+protocol).
 
-The way of a call is synchronous from `call` to the socket's outbox and back from the socket to the future: one
-decision each time something happens, no task and no timer of its own.
+A call is processed synchronously from `call` to the socket's outbox, and from the socket back to the future: one
+decision per event, without a task or a timer of its own.
 """
 
 from __future__ import annotations
@@ -47,18 +48,18 @@ from mesh.telemetry.metrics import Recorder
 from mesh.telemetry.traces import current as TRACE
 from mesh.transport.contract import Transport
 
-#: How long those who wait for a first instance also wait for the others that are being dialled.
+#: How long calls that waited for a first instance also wait for the other instances that are being dialled.
 PATIENCE_S: Final = 0.02
 
-#: The group that every instance is in, for what each worker answers whatever it runs. It is asked of one instance by
-#: name, nearly always: links are made to those that are, and not to all workers of the mesh.
+#: The group of all instances, for the methods that every worker answers. Nearly all calls to it name one instance, so
+#: links are opened to the named instances only, not to all workers of the mesh.
 WORKER: Final = "$worker"
 
 Request = Call | Flow
 
 
 class Client:
-    """The calling half of a process. One event loop owns it."""
+    """The calling side of a process. It belongs to one event loop."""
 
     def __init__(
         self,
@@ -74,7 +75,7 @@ class Client:
         home: Callable[[str], str] = lambda service: "",
     ) -> None:
         """Args:
-        home: the host whose instances of a service come before others; "" where all are alike.
+        home: maps a service to the host that is preferred for its calls; "" for no preference.
         """
         self._home = home
         self._clock = clock
@@ -89,7 +90,7 @@ class Client:
         self._groups: dict[str, Group] = {}
         self._routes: dict[str, Route] = {}
         self._waiting: WaitingRoom[Request] = WaitingRoom(settings.wait_limit)
-        #: When to look at a call that waits, and since when it did; in order, as all wait equally long.
+        #: (when to check a waiting call, since when it waits, the call). In order, because all wait equally long.
         self._overdue: deque[tuple[float, float, Request]] = deque()
         self._looking: Timer | None = None
         self._patience: dict[Group, Timer] = {}
@@ -104,7 +105,7 @@ class Client:
         agent.on_change(self._changed)
         agent.on_certain(self._judge_again)
 
-    # --- asking -------------------------------------------------------------------------------------------
+    # --- calls and streams --------------------------------------------------------------------------------
 
     def call(
         self,
@@ -120,17 +121,17 @@ class Client:
         idempotent: bool | None = None,
         decode: Decode = decode_any,
     ) -> Call:
-        """Begin a call; the awaitable for its answer.
+        """Begin a call and return the awaitable for its answer.
 
         Args:
             target: "service.method".
             body: the encoded arguments, as `encoding` says.
-            timeout: seconds, or text like "2s"; None takes the method's own, then the configured one. A call made by
-                a handler ends no later than the call that the handler answers.
+            timeout: seconds, or text like "2s"; None takes the timeout that the method declares, or else the
+                configured one. A call made by a handler ends no later than the call that the handler answers.
             key: calls with the same key prefer the same instance.
-            instance: this instance and no other.
-            meta: travels beside the call; strings to strings, 16 KiB at most.
-            trace: W3C traceparent; None takes that of the call being answered.
+            instance: id of the only instance to call.
+            meta: metadata sent with the call; strings to strings, 16 KiB at most.
+            trace: W3C traceparent; None takes the trace of the call being answered.
             idempotent: overrides what the method declares.
             decode: (body, encoding) -> the value of the future.
 
@@ -168,7 +169,8 @@ class Client:
         idempotent: bool | None = None,
         decode: Decode = decode_any,
     ) -> Stream:
-        """Begin a stream; the iterator over its items. Arguments as for `call`; `timeout` bounds the whole stream."""
+        """Begin a stream and return the iterator over its items. Arguments as for `call`; `timeout` bounds the whole
+        stream."""
         route = self._routes.get(target) or self._route(target)
         now = self._now()
         if route.version != route.group.version:
@@ -183,13 +185,13 @@ class Client:
         return Stream(flow)
 
     def use(self, service: str) -> None:
-        """Have links to a service's instances before the first call needs them."""
+        """Open links to a service's instances before the first call needs them."""
         group = self._group(service)
         if not group.whole:
             self._reach(group, None)
 
     def instances(self, service: str) -> Sequence[Instance]:
-        """What discovery lists now, whether or not a link to it is open."""
+        """The instances that discovery lists now, with or without an open link."""
         return self._agent.table.instances(service)
 
     def parked(self) -> int:
@@ -202,7 +204,7 @@ class Client:
         return len(group.ready) if group is not None else 0
 
     def on_ready(self, service: str, woken: asyncio.Future[None]) -> Callable[[], None]:
-        """Resolve `woken` when an instance of the service becomes callable; returns what ends it."""
+        """Resolve `woken` when an instance of the service becomes callable; returns a function that stops this."""
         return self._waiting.watch(service, woken)
 
     # --- from a target to an instance -------------------------------------------------------------------------
@@ -229,8 +231,10 @@ class Client:
                 self._pool.add(group, instance)
 
     def _reach(self, group: Group, wanted: str | None) -> bool:
-        """Have links to an instance that is wanted of a group that is not whole, to all when it is none in particular;
-        whether this makes one callable at once."""
+        """Open a link to the instance `wanted` of a group that is not whole, or to all instances when it is None.
+
+        Returns whether an instance became callable at once.
+        """
         ready = len(group.ready)
         if wanted is None:
             group.whole = True
@@ -240,9 +244,9 @@ class Client:
         return len(group.ready) > ready
 
     def _begin(self, request: Request, order: Order, now: float, idempotent: bool | None) -> None:
-        """Complete the order with what surrounds it, and send it off."""
+        """Add the deadline and trace of the surrounding call to the order, and dispatch it."""
         route: Route = order.route
-        if not order.deadline_at < now + LONGEST_S:  # so written, it catches what is no number, too
+        if not order.deadline_at < now + LONGEST_S:  # written this way, it is also true for NaN
             order.deadline_at = bounded(route.target, order.deadline_at, now)
         if idempotent is not None:
             order.idempotent = idempotent
@@ -306,14 +310,14 @@ class Client:
         if type(request) is Call:
             request.id = caller.call(route.target, budget_ms, body, order.encoding, order.trace, order.meta)
         else:
-            window = request.inflow.window  # type: ignore[union-attr]  # what is no Call is a Flow
+            window = request.inflow.window  # type: ignore[union-attr]  # not a Call, so a Flow
             request.id = caller.open(route.target, budget_ms, body, window, order.encoding, order.trace, order.meta)
         peer.sent(request)
 
     # --- waiting for an instance ------------------------------------------------------------------------------
 
     def _park(self, request: Request, order: Order) -> None:
-        """No instance can be called now: wait for one until the deadline, unless waiting is in vain."""
+        """No instance can be called now: wait for one until the deadline, unless waiting cannot help."""
         table = self._agent.table
         group = order.route.group
         order.handle = None
@@ -332,7 +336,7 @@ class Client:
         elif self._waiting.full:
             self._finish(request, Overloaded(f"{len(self._waiting)} calls wait for an instance already"))
         else:
-            # It is judged again with each link that changes, and has waited since the first time.
+            # A request is parked again after each change of a link; it counts as waiting since the first time.
             again = order.parked_at >= order.sent_at
             if not again:
                 order.parked_at = self._now()
@@ -353,9 +357,9 @@ class Client:
             _, since, request = self._overdue.popleft()
             group = request.order.route.group
             if self._waiting.since(group.name, request) != since:
-                continue  # it waits no more
+                continue  # no longer waiting
             if not self._agent.table.certain or group.dialling:
-                # A hub that is not there, or learns, proves nothing; a link that is being made may stand in a moment.
+                # Without a hub, or while it learns, absence proves nothing; a link that is being dialled may open soon.
                 self._look_later(now + self._settings.wait_s, since, request)
                 continue
             self._waiting.leave(group.name, request)
@@ -364,7 +368,7 @@ class Client:
             self._looking = self._clock.call_at(self._overdue[0][0], self._look)
 
     def _judge_again(self) -> None:
-        """A hub has learned: what no hub lists now does not exist, and calls for it wait in vain."""
+        """A hub has finished learning: a service that no hub lists does not exist, so calls for it need not wait."""
         now = self._now()
         for service in self._waiting.services:
             if service != WORKER and not self._agent.table.known(service):
@@ -372,7 +376,7 @@ class Client:
                     self._dispatch(request, request.order, now)
 
     def _is_gone(self, group: Group, instance: str) -> bool:
-        """Whether waiting for this one instance is in vain."""
+        """Whether this one instance is unlisted or unreachable, so that waiting for it cannot help."""
         handle = group.handles.get(instance)
         if handle is None:
             table = self._agent.table
@@ -380,11 +384,11 @@ class Client:
         return handle.peer.unreachable
 
     def _unpark(self, group: Group) -> None:
-        """Instances of a service became callable, or one turns out not to: those who waited go on, first come first
-        served."""
+        """Instances of a service became callable, or one turned out to be unreachable: dispatch the waiting calls,
+        first come, first served."""
         if group.ready and group.dialling and len(self._waiting):
-            # Others are about to open, within a millisecond on one host: a burst that waited for the first call
-            # should meet all of them, not only the fastest.
+            # More links are about to open, within a millisecond on one host. The calls that waited should be spread
+            # over all instances, not only the one whose link opened first.
             if group not in self._patience:
                 at = self._now() + PATIENCE_S
                 self._patience[group] = self._clock.call_at(at, self._patience_over, group)
@@ -403,7 +407,7 @@ class Client:
     # --- the ends of an attempt ---------------------------------------------------------------------------------
 
     def settled(self, request: Request, order: Order, code: str) -> None:
-        """An answer came (`code` "" for success): count it, and learn how fast that instance is."""
+        """An answer came (`code` "" for success): count it, and record the instance's latency."""
         now = self._now()
         handle = order.handle
         handle.in_flight -= 1
@@ -414,7 +418,7 @@ class Client:
         order.route.stats.end(now - order.began_at, code)
 
     def gave_up(self, request: Request, code: str) -> None:
-        """The user cancelled, or the deadline is over."""
+        """The user cancelled, or the deadline has passed."""
         order = request.order
         now = self._now()
         handle = order.handle
@@ -422,7 +426,7 @@ class Client:
             handle.in_flight -= 1
             handle.peer.cancel(request.id)
             if code == "deadline_exceeded":
-                # No answer is an answer, too: without it a hung instance would look as fast as ever.
+                # A missing answer counts as a slow one: otherwise a hung instance would keep its good latency.
                 handle.latency.observe(now - order.sent_at, now)
                 handle.missed()
         else:
@@ -431,11 +435,11 @@ class Client:
         order.route.stats.end(now - order.began_at, code)
 
     def was_refused(self, request: Request, error: MeshError) -> None:
-        """The instance did not start it."""
+        """The instance refused the request without starting it."""
         self._trouble(request, REFUSALS.get(error.code, Trouble.FAILED), error)
 
     def was_lost(self, request: Request, sent: bool, reason: str) -> None:
-        """The link went with the call on it."""
+        """The link was lost while the call was on it."""
         order = request.order
         where = order.handle.instance.id if order.handle is not None else "?"
         error = LinkLost(f"{order.route.target}: link to {where} lost before the answer ({reason})")
@@ -466,13 +470,13 @@ class Client:
             self._finish(request, error)
 
     def _finish(self, request: Request, error: MeshError) -> None:
-        """End a request that is on no link."""
+        """End a request with an error; it is on no link."""
         order = request.order
         self._expiries.forget(request)
         order.route.stats.end(self._now() - order.began_at, error.code)
         request.fail(error)
 
-    # --- what discovery says --------------------------------------------------------------------------------------
+    # --- changes from discovery -----------------------------------------------------------------------------------
 
     def _changed(self, change: Change) -> None:
         touched: set[Group] = set()
@@ -499,11 +503,11 @@ class Client:
             self._unpark(group)
 
     def _groups_of(self, instance: Instance) -> list[Group]:
-        """The groups in use that it is in."""
+        """The groups in use that contain the instance."""
         return [group for name in (instance.service, WORKER) if (group := self._groups.get(name)) is not None]
 
     def close(self) -> None:
-        """Hang up; whatever is under way ends with an error."""
+        """Close all links; calls and streams that are under way end with an error."""
         self._closed = True
         for request in self._waiting.empty():
             self._finish(request, Unavailable("this node is closed"))

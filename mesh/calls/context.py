@@ -1,6 +1,6 @@
-"""What a handler may know of the call that it answers, and what its own calls inherit.
+"""The context of the call that a handler answers, and what the handler's own calls inherit from it.
 
-Owns: the context variable, and how long may be waited under it.
+Owns: the context variable, and how long code may wait within that call.
 Leaves to others: setting it (handling), reading it (client, events, logs).
 """
 
@@ -17,12 +17,12 @@ class CallContext(Protocol):
 
     Attributes:
         target: "service.method".
-        caller: identity of the process that called, as it says.
-        user: name of the key that this process proved to hold; "" where links have no keys (ipc).
-        deadline_at: the instant at which the caller stops waiting; calls made now end no later. Infinite once the
-            handler has returned: what it left running in the background has no deadline of the caller's any more.
+        caller: identity that the calling process claims.
+        user: name of the key that the calling process proved to hold; "" where links have no keys (ipc).
+        deadline_at: the instant at which the caller stops waiting; calls made by the handler end no later. Infinite
+            once the handler has returned: tasks that it left running are not bound by the caller's deadline.
         trace: W3C traceparent of this run of the handler, a span of its own in the caller's trace. When the caller sent
-            none, None until the handler's first log line, event or task begins one: a call alone is not worth one.
+            no trace, it is None until the handler's first log line, event or task begins one.
         meta: the caller's metadata.
     """
 
@@ -49,7 +49,7 @@ def current() -> CallContext | None:
 
 
 def begin_trace() -> str:
-    """The trace of the call that is being answered, begun now when its caller sent none; "" outside of a call."""
+    """The trace of the call being answered, begun now when its caller sent none; "" outside of a call."""
     call = CURRENT.get()
     if call is None:
         return ""
@@ -62,6 +62,6 @@ traces.begin_with(begin_trace)
 
 
 def patience(now: float, most_s: float) -> float:
-    """Seconds to wait: `most_s`, or what is left of the call that is being answered when that is less; 0 at least."""
+    """Seconds to wait: `most_s`, or the time left for the call being answered when that is less; at least 0."""
     call = CURRENT.get()
     return most_s if call is None else max(0.0, min(most_s, call.deadline_at - now))

@@ -1,6 +1,6 @@
-"""A function as it was declared: its parameters and its answer, with their types resolved and found fit to travel.
+"""The declaration of a function: its parameters and its answer, with types resolved and checked to be encodable.
 
-Owns: reading annotations, and refusing what has no form on the wire, with the name of class and method.
+Owns: reading annotations, and refusing types that cannot be encoded, with the name of class and method.
 Leaves to others: decoding and encoding (signature), what a decorator adds (service.decorators).
 """
 
@@ -16,7 +16,7 @@ import msgspec
 
 from mesh.errors import SetupError
 
-#: How a parameter may travel over HTTP: the bytes of a body, the JSON of a body, or a word in a path or query.
+#: How HTTP carries a parameter: as the bytes of a body, as the JSON of a body, or as text in a path or query.
 Shape = Literal["bytes", "structured", "scalar"]
 
 _ITERATORS: Final = (
@@ -76,12 +76,12 @@ def read(function: Callable[..., Any], label: str, owner: type | None, bound: bo
     """Resolve what `function` declares; `label` names it in errors, and annotations may use the names of `owner`.
 
     Raises:
-        BadDeclaration: a parameter or the answer cannot travel, or an annotation cannot be resolved.
+        BadDeclaration: a parameter or the answer cannot be encoded, or an annotation cannot be resolved.
     """
     plain = inspect.unwrap(function)
     if inspect.isgeneratorfunction(plain):
         raise BadDeclaration(f"{label} is a plain generator: write `async def` to make a stream of it")
-    # A decorator of the user's own may have wrapped an `async def` in a plain one that passes its result on.
+    # A user's decorator may have wrapped an `async def` in a plain `def` that returns its awaitable.
     stream = inspect.isasyncgenfunction(function) or inspect.isasyncgenfunction(plain)
     waits = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(plain)
     hints = _hints(function, label, owner)
@@ -102,10 +102,10 @@ def returned(function: Callable[..., Any], owner: type | None = None) -> Any:
 
 
 def schema_of(hint: Any, what: str) -> dict[str, Any]:
-    """The JSON Schema of a type; what has none has no decoder either.
+    """The JSON Schema of a type. A type without a schema has no decoder either.
 
     Raises:
-        BadDeclaration: the type cannot travel; `what` says whose it is.
+        BadDeclaration: the type cannot be encoded; the message names `what` has this type.
     """
     try:
         return msgspec.json.schema(hint)
@@ -125,7 +125,7 @@ def _hints(function: Callable[..., Any], label: str, owner: type | None) -> dict
     try:
         return typing.get_type_hints(function, include_extras=True)
     except NameError as first:
-        # The class's own names come second: a method called `list` must not hide the type.
+        # The names of the class come second: a method called `list` must not hide the type.
         try:
             return typing.get_type_hints(function, localns=dict(vars(owner)) if owner else {}, include_extras=True)
         except Exception:

@@ -1,7 +1,7 @@
-"""Who comes in: the callee's look at [access], before a call is anything else.
+"""Authorizes callers against `[access]`, before a call is dispatched.
 
-Owns: who a caller is, asking the rules once for each link and target, and what a denial leaves behind.
-Leaves to others: the rules themselves (policy.access), proving names (transport), telling the caller (server).
+Owns: the name of a caller, one decision for each link and target, and the log line and metric of a denial.
+Leaves to others: the rules themselves (policy.access), authentication (transport), refusing the call (server).
 """
 
 from __future__ import annotations
@@ -18,33 +18,33 @@ if TYPE_CHECKING:
 
 log = get_logger("mesh.calls")
 
-#: Targets that are remembered for each link; past it, a caller that makes up names is looked up each time.
+#: Decisions cached for each link. Beyond it (a caller that invents targets), each call is decided anew.
 REMEMBERED: Final = 1024
-#: Callers that are counted by name; those that come later are counted together, as OTHERS.
+#: Callers counted by name in the metric; all further callers are counted together as OTHERS.
 COUNTED_CALLERS: Final = 100
 OTHERS: Final = "(others)"
 
 
 def caller_of(conversation: Conversation) -> str:
-    """The name that rules know a caller by: that of the key which it proved to hold, or, where links have no keys, the
-    role in the identity that it claims ("gateway" of "gateway-3f9ac2d1")."""
+    """The caller's name for the rules: the name of the key that it proved to hold, or, on links without keys, the role
+    in the identity that it claims ("gateway" of "gateway-3f9ac2d1")."""
     identity = conversation.callee.peer
     return conversation.channel.user or identity.rpartition("-")[0] or identity
 
 
 class Door:
-    """Of one worker."""
+    """Authorization of the calls to one worker."""
 
     def __init__(self, access: Access, recorder: Recorder, identity: str) -> None:
         self._access = access
         self._recorder = recorder
         self._identity = identity
         self._callers: set[str] = set()
-        #: Those that this worker runs.
+        #: The services that this worker runs.
         self.services: set[str] = set()
 
     def refusal(self, conversation: Conversation, target: str) -> Forbidden | None:
-        """Why this caller may not call that target; None when it may."""
+        """The error when this caller may not call that target; None when it may."""
         known = conversation.permits
         try:
             error = known[target]
@@ -53,7 +53,7 @@ class Door:
             if len(known) < REMEMBERED:
                 known[target] = error
         if error is not None:
-            # What callers make up must not become series without end.
+            # Names that callers invent must not create an unbounded number of time series.
             service = target.rpartition(".")[0]
             caller = caller_of(conversation)[:100]
             if len(self._callers) < COUNTED_CALLERS:
@@ -72,7 +72,7 @@ class Door:
         if self._access.allows(caller, service, method):
             return None
         rule = remedy(caller, service=service, methods=method)
-        # Once for each link and target: it is remembered.
+        # Logged once for each link and target, as the decision is cached.
         log.warning("call forbidden", caller=caller, target=target[:200], peer=conversation.callee.peer, rule=rule)
         return Forbidden(
             f"{caller[:100]!r} may not call {target[:200]}: no [[access.allow]] of {self._identity} allows it",

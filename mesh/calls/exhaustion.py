@@ -1,6 +1,6 @@
-"""Whether this process has run out of memory: set by whatever runs handlers, read by the watchdog.
+"""Whether this process has run out of memory: set by the code that runs handlers, read by the watchdog.
 
-Owns: that one flag. Leaves to others: what follows (policy.liveness).
+Owns: this flag. Leaves to others: the reaction to it (policy.liveness).
 """
 
 from __future__ import annotations
@@ -13,6 +13,6 @@ exhausted: Final = threading.Event()
 
 
 def note(exc: BaseException) -> None:
-    """Note what a handler raised."""
+    """Set the flag if a handler raised MemoryError."""
     if isinstance(exc, MemoryError):
         exhausted.set()

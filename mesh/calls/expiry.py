@@ -1,9 +1,9 @@
-"""Deadlines of many calls watched with one timer.
+"""Watches the deadlines of many calls with one timer.
 
-Owns: who is due when. Leaves to others: what happens to them (`expire`).
+Owns: which deadlines are due. Leaves to others: what happens then (`expire`).
 
-A timer per call would cost more than sending it does; nearly all calls are answered in time, so watching must be
-cheap and firing may be coarse: deadlines are gathered in slots of 5 ms, and only the earliest slot has a timer.
+A timer per call would cost more than sending the call. Nearly all calls are answered in time, so watching must be
+cheap and firing may be coarse: deadlines are collected in slots of 5 ms, and only the earliest slot has a timer.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ SLOTS = 200
 
 
 class Expires(Protocol):
-    """What can be watched: it remembers its slot for us."""
+    """An object with a deadline. `Expiries` stores the slot in it."""
 
     slot: int
 
     def expire(self) -> None:
-        """Its deadline is over. Called at most once per `watch`."""
+        """The deadline has passed. Called at most once per `watch`."""
 
 
 class Expiries:
@@ -48,16 +48,16 @@ class Expiries:
             watched[item] = None
 
     def forget(self, item: Expires) -> None:
-        """It is done; harmless when it was never watched or has expired."""
+        """Stop watching. Harmless when the item was never watched or has expired."""
         watched = self._slots.get(item.slot)
         if watched is not None:
             watched.pop(item, None)
-            # An empty slot goes with its last item; the timer finds nothing and moves on.
+            # Remove an empty slot; when its timer fires, it finds nothing and sets the next one.
             if not watched:
                 del self._slots[item.slot]
 
     def close(self) -> None:
-        """Forget everything."""
+        """Stop watching all items."""
         self._slots.clear()
         if self._timer is not None:
             self._timer.cancel()
@@ -76,7 +76,7 @@ class Expiries:
     def _fire(self) -> None:
         self._timer = None
         self._armed = 0
-        # A timer may come a hair early; the slot it was set for is due all the same.
+        # A timer may fire slightly early; the slot for which it was set counts as due nevertheless.
         now_slot = int(self._clock.now() * SLOTS + 1e-6)
         for slot in sorted(slot for slot in self._slots if slot <= now_slot):
             for item in list(self._slots.pop(slot, ())):

@@ -1,4 +1,4 @@
-"""What to do with a call that one instance did not answer: the promise of architecture.md as a table.
+"""What to do with a call that one instance did not answer: the failover table promised in architecture.md.
 
 Owns: the decision. Leaves to others: carrying it out (client), the budget (policy.budget).
 """
@@ -12,17 +12,17 @@ class Trouble(Enum):
     """What went wrong with one attempt."""
 
     DRAINING = auto()  # refused: the instance is leaving
-    NOT_HERE = auto()  # refused: another instance of the service may do what this one does not
-    OVERLOADED = auto()  # refused: it has enough to do
+    NOT_HERE = auto()  # refused: this instance cannot answer the call, another one of the service may
+    OVERLOADED = auto()  # refused: the instance is at its limit
     UNSENT = auto()  # the link broke before the call was handed to the socket
-    LOST = auto()  # the link broke after it: the handler may have run
+    LOST = auto()  # the link broke after that: the handler may have run
     FAILED = auto()  # the handler ran and raised, or the request itself is wrong
 
 
 class Verdict(Enum):
-    """What follows."""
+    """What the client does next."""
 
-    ELSEWHERE = auto()  # it surely never started: another instance, for free
+    ELSEWHERE = auto()  # the handler never started: try another instance, outside the retry budget
     BUDGETED = auto()  # another instance, if the retry budget allows
     FAIL = auto()
 
@@ -33,7 +33,7 @@ FAILOVER: dict[tuple[Trouble, bool], Verdict] = {
     (Trouble.DRAINING, True): Verdict.ELSEWHERE,
     (Trouble.NOT_HERE, False): Verdict.ELSEWHERE,
     (Trouble.NOT_HERE, True): Verdict.ELSEWHERE,
-    # Nothing ran, but asking on and on would double the load of a service that has too much already.
+    # Nothing ran, but unlimited retries would double the load of a service that is overloaded already.
     (Trouble.OVERLOADED, False): Verdict.BUDGETED,
     (Trouble.OVERLOADED, True): Verdict.BUDGETED,
     (Trouble.UNSENT, False): Verdict.ELSEWHERE,
@@ -45,7 +45,7 @@ FAILOVER: dict[tuple[Trouble, bool], Verdict] = {
 }
 
 
-#: Codes of a `refused` message that speak of the instance and not of the request.
+#: Codes of a `refused` message that concern the instance and not the request.
 REFUSALS: dict[str, Trouble] = {
     "draining": Trouble.DRAINING,
     "overloaded": Trouble.OVERLOADED,

@@ -1,7 +1,7 @@
-"""What an exception of a handler means: to its caller, and to the log.
+"""Translates an exception of a handler into an error for its caller, and decides whether to log it.
 
 Owns: which errors of nested calls pass through a handler, the text of exception groups, where an exception was raised.
-Leaves to others: sending the error (handling, events.inbox, tasks.runner), and writing the line.
+Leaves to others: sending the error and writing the log line (handling, events.inbox, tasks.runner).
 
 Which errors pass, and which become the handler's own failure: docs/service.md, "Errors of nested calls".
 """
@@ -28,27 +28,27 @@ from mesh.errors import (
     UnknownJob,
 )
 
-#: Exceptions of a group that are named; the others are counted.
+#: How many exceptions of a group a message names; the others are counted.
 MOST_LEAVES: Final = 5
-#: Causes (`raise … from …`) that are named.
+#: How many causes (`raise … from …`) a message names.
 MOST_CAUSES: Final = 2
 
-#: Errors that say that a request was made wrongly, or that a peer broke its promise. When a handler meets one in a call
-#: that it makes, its own caller cannot put it right.
+#: Errors of a wrong request, or of a peer that violated the protocol. When a call made by a handler ends with one, the
+#: handler's own caller cannot correct it.
 _OF_THE_CALLER: Final = (BadRequest, BadReply, ProtocolViolation, Cancelled, SetupError)
-#: Among them, those that speak of data and not of how the request was made.
+#: Among them, the errors that concern data and not the form of the request.
 _OF_THE_DATA: Final = (Conflict, UnknownJob)
-#: Codes of the same kind whose classes do not come back from the wire.
+#: Codes of further such errors, which arrive from the wire as RemoteError.
 _CODES: Final = frozenset({"bad_result", "bad_topic", "bad_declaration", "setup_error", "config_error"})
-#: It raises again what a handler raised in a child process, where the same was asked already.
+#: This module raises again what a handler raised in a child process, where `failure_of` has been applied already.
 _FROM_CHILDREN: Final = "mesh.calls.offload"
 
 
 class Failure(NamedTuple):
-    """What a handler raised, as its caller is told, and whether the log must tell of it.
+    """The error that the caller gets for a handler's exception, and whether to log it.
 
     Attributes:
-        unexpected: a failure of the code that runs here, which no other process has logged.
+        unexpected: a failure of the code in this process, which no other process has logged.
     """
 
     error: MeshError
@@ -56,7 +56,7 @@ class Failure(NamedTuple):
 
 
 def failure_of(exc: BaseException, target: str) -> Failure:
-    """What an exception of a handler means.
+    """The failure for an exception of a handler.
 
     Args:
         target: "service.method" of the handler, for the message.
@@ -76,7 +76,7 @@ def failure_of(exc: BaseException, target: str) -> Failure:
             type_name=exc.type_name,
             details={"nested": exc.code},
         )
-        # The other process has logged its bad result, with its own file and line.
+        # The other process has logged its bad result with file and line.
         unexpected = not (exc.from_call and exc.code == "bad_result")
     else:
         return Failure(exc, exc.status == 500 and not exc.from_call)
@@ -85,22 +85,22 @@ def failure_of(exc: BaseException, target: str) -> Failure:
 
 
 def is_own_fault(error: MeshError) -> bool:
-    """Whether the error tells of a request that the handler made wrongly, so that it is the handler's failure.
+    """Whether the error reports a wrong request that the handler made, and so is a failure of the handler.
 
-    The same error raised by the handler itself is a statement about the request that it answers, and passes.
+    The same error raised by the handler itself concerns the request that it answers, and passes to the caller.
     """
     if not isinstance(error, _OF_THE_CALLER) and error.code not in _CODES:
         return False
     if isinstance(error, _OF_THE_DATA) or error.from_call:
         return error.from_call and not isinstance(error, _OF_THE_DATA)
-    # A bad result that was found here is this handler's own already.
+    # A bad result found in this process is reported as this handler's failure already.
     return error.code != "bad_result" and _raised_in_mesh(error)
 
 
 def reduced(exc: BaseException) -> BaseException:
-    """A group of one exception as that exception, a group of mesh errors of one code as one error of that code.
+    """Reduce a group of one exception to that exception, and a group of mesh errors of one code to one such error.
 
-    Anything else is given back as it is.
+    Anything else is returned unchanged.
     """
     if not isinstance(exc, BaseExceptionGroup):
         return exc
@@ -112,7 +112,7 @@ def reduced(exc: BaseException) -> BaseException:
         return exc
     message = _listed([_message(leaf) for leaf in leaves])
     if is_own_fault(first):
-        # As one of its class, so that it is taken for what it is.
+        # Keep the class, so that `failure_of` still recognizes it.
         merged: MeshError = copy(first).with_traceback(first.__traceback__)
         merged.args = (message,)
         return merged
@@ -130,7 +130,7 @@ def reduced(exc: BaseException) -> BaseException:
 
 
 def leaves_of(exc: BaseException) -> Iterator[BaseException]:
-    """The exceptions in a group, however deep; the exception itself when it is none."""
+    """The exceptions in a group, at any depth; the exception itself when it is not a group."""
     if not isinstance(exc, BaseExceptionGroup):
         yield exc
         return
@@ -139,9 +139,9 @@ def leaves_of(exc: BaseException) -> Iterator[BaseException]:
 
 
 def text_of(exc: BaseException) -> str:
-    """The exception's message, with the exceptions in it when it is a group, and with what it was raised from.
+    """The exception's message, with the members of a group, or with the causes (`raise … from …`).
 
-    An exception's own `__str__` may raise; the text says so then.
+    An exception's `__str__` may raise; then the text names the exception that it raised.
     """
     if isinstance(exc, BaseExceptionGroup):
         return f"{exc.message}: {_listed([_named(leaf) for leaf in islice(leaves_of(exc), 100)])}"
@@ -156,21 +156,21 @@ def text_of(exc: BaseException) -> str:
 
 
 def exit_details(exc: BaseException) -> dict[str, Any] | None:
-    """For callers: the exit code that a SystemExit asked for. None for other exceptions."""
+    """Details for the caller: the exit code of a SystemExit. None for other exceptions."""
     if not isinstance(exc, SystemExit):
         return None
     return {"exception": "SystemExit", "exit_code": exc.code if isinstance(exc.code, int | None) else text_of(exc)}
 
 
 def location(exc: BaseException, run: Callable[..., Any] | None = None) -> str:
-    """ "/srv/shop/orders.py:41": the innermost line outside of mesh and asyncio that the exception came through.
+    """ "/srv/shop/orders.py:41": the innermost line of the traceback outside of mesh and asyncio.
 
     Args:
-        run: the handler; where it is defined is the answer for an exception that never was in its code.
+        run: the handler; its definition is the location of an exception without such a line.
     """
     found = _innermost(next(leaves_of(exc))) or _innermost(exc)
     if not found and exc.__cause__ is not None:
-        # Where the exception was raised that a future does not take, and that this one stands for.
+        # `offload` replaces an exception that a future cannot hold: the original one is the cause.
         found = _innermost(exc.__cause__)
     return found or (defined_at(run) if run is not None else "")
 
@@ -187,7 +187,7 @@ def _innermost(exc: BaseException) -> str:
 
 
 def defined_at(function: Any) -> str:
-    """ "/srv/shop/orders.py:38": where a function is defined; "" for what has no source."""
+    """ "/srv/shop/orders.py:38": where a function is defined; "" for an object without source."""
     try:
         code = getattr(inspect.unwrap(getattr(function, "__func__", function)), "__code__", None)
     except ValueError:
@@ -209,13 +209,13 @@ def _named(exc: BaseException) -> str:
 def _message(exc: BaseException) -> str:
     try:
         return exc.message if isinstance(exc, MeshError) else str(exc)
-    # Its own `__str__` may raise anything, SystemExit too.
+    # The exception's `__str__` may raise anything, even SystemExit.
     except BaseException as own:
         return f"(its message cannot be shown: {type(own).__name__})"
 
 
 def _raised_in_mesh(error: BaseException) -> bool:
-    """Whether a verb of mesh raised it, and not the code that used the verb."""
+    """Whether mesh itself raised the error, and not the user's code."""
     trace = error.__traceback__
     if trace is None:
         return False

@@ -1,7 +1,7 @@
-"""Running handlers: from an admitted call to its last word.
+"""Running handlers: from an admitted call to its final message.
 
-Owns: places (who runs, who waits, who is refused), the tasks of handlers, and stopping them.
-Leaves to others: which calls come and from whom (server), pools (offload), limits as numbers (policy.limits).
+Owns: concurrency (which calls run, wait or are refused), the tasks of handlers, and stopping them.
+Leaves to others: receiving calls (server), pools (offload), limits as numbers (policy.limits).
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from mesh.telemetry.traces import current as TRACE
 
 log = get_logger("mesh.calls")
 
-#: Why a handler was told to stop, and so what its caller is told.
+#: Why a handler was stopped; decides which error its caller gets.
 CALLER_GONE: Final = "caller gone"
 BY_CALLER: Final = "cancelled"
 DEADLINE: Final = "deadline"
 STOPPING: Final = "stopping"
 
-#: Lines about slow calls per second; those beyond are counted, and told with the next line.
+#: Log lines about slow calls per second. Further ones are counted, and the next line carries the count.
 MOST_SLOW_LINES: Final = 10
 
-#: What a handler's context says once it has returned: what it left running ends when it likes.
+#: The deadline in a handler's context after it has returned: tasks that it left running have none.
 NEVER: Final = float("inf")
 
 
@@ -57,8 +57,9 @@ class Handling:
         debug: bool = False,
     ) -> None:
         """Args:
-        ended: called after a call's last word, once `leaving` is set.
-        slow_s: calls that take so long are logged; `debug`: all others are, too, at that level.
+        ended: called after each call that ends, once `leaving` is set.
+        slow_s: calls that take at least this long are logged as warnings.
+        debug: log all other calls too, at level debug.
         """
         self.leaving = False
         self._now = clock.now
@@ -70,19 +71,19 @@ class Handling:
         self._slow_s = slow_s
         self._telling_since = -NEVER
         self._told = self._left_out = 0
-        # One comparison for each call decides both.
+        # One comparison per call decides on both lines.
         self._told_s = 0.0 if debug else slow_s
         self._loop = asyncio.get_running_loop()
 
     # --- from admission to a task --------------------------------------------------------------------------
 
     def admit(self, running: Running) -> None:
-        """Start a call, queue it, or refuse it. It is in its conversation's `running` already."""
+        """Start a call, queue it, or refuse it. The conversation's `running` contains it already."""
         hosted = running.hosted
         gate = hosted.gate
         service_gate = hosted.service_gate
         if gate is None and service_gate.running < service_gate.concurrency:
-            service_gate.running += 1  # Gate.admit, without the call: the way of nearly all
+            service_gate.running += 1  # Gate.admit, inlined: the path of nearly all calls
             self._launch(running)
             return
         verdict = RUN if gate is None else gate.admit(running)
@@ -104,7 +105,7 @@ class Handling:
                 self._pass_on(gate)
 
     def _refuse(self, running: Running, error: MeshError) -> None:
-        """A call that never started: say so."""
+        """Refuse a call that has not started."""
         self._settle(running, error.code)
         running.conversation.callee.refuse(running.id, error)
         running.conversation.channel.wake()
@@ -145,7 +146,7 @@ class Handling:
             if method.offload or hosted.gate is not None or self.leaving:
                 self._end(running, "")
             else:
-                # _end without its calls: the way of nearly all.
+                # _end, inlined: the path of nearly all calls.
                 conversation.running.pop(running.id, None)
                 running.deadline_at = NEVER
                 took_s = self._now() - running.began_at
@@ -157,7 +158,7 @@ class Handling:
                     self._launch_queued(following)
             conversation.callee.reply(running.id, body, encoding)
             conversation.channel.wake()
-        running.task = None  # whose context holds us: see dealer.OVER
+        running.task = None  # breaks a cycle: the task's context refers to `running`; see dealer.OVER
 
     async def _run_offloaded(self, running: Running, method: Method) -> tuple[Any, int]:
         if method.offload == "thread":
@@ -202,9 +203,9 @@ class Handling:
         running.task = None
 
     def _failed(self, running: Running, exc: BaseException) -> None:
-        """The handler's last word is an error: say it, and log what only we know.
+        """The handler raised: send the error, and log it when no other process has.
 
-        SystemExit and KeyboardInterrupt are a handler's failures like others: they do not end the worker.
+        SystemExit and KeyboardInterrupt count as failures of the handler: they do not end the worker.
         """
         note(exc)
         if not isinstance(exc, Exception):
@@ -222,7 +223,7 @@ class Handling:
             callee.error(running.id, error)
         running.conversation.channel.wake()
         if unexpected:
-            # Last: whatever a log does with somebody's exception, the caller has its answer.
+            # Last: if logging a foreign exception fails, the caller has its answer already.
             log.error(
                 "handler failed",
                 target=running.target,
@@ -237,7 +238,7 @@ class Handling:
             return Failure(self._stopped(running), False)
         method = running.hosted.method
         if isinstance(exc, MeshError) and (method.service.startswith(("mesh-", "$")) or method.name.startswith("$")):
-            # The framework's own methods raise what they mean.
+            # Errors of the framework's own methods reach the caller unchanged.
             return Failure(exc, exc.status == 500 and not exc.from_call)
         failure = failure_of(exc, running.target)
         if self._traceback_on_wire and failure.error.__cause__ is not None and not failure.error.from_call:
@@ -245,7 +246,7 @@ class Handling:
         return failure
 
     def _stopped(self, running: Running) -> MeshError:
-        """The error for a handler that was told to stop."""
+        """The error for a handler that was stopped."""
         if running.stopped == DEADLINE:
             return DeadlineExceeded(
                 f"{running.target}: no answer within {running.deadline_at - running.began_at:.2g} s"
@@ -255,7 +256,7 @@ class Handling:
         return Cancelled(f"{running.target}: cancelled")
 
     def _tell(self, running: Running, took_s: float, code: str) -> None:
-        """One line about a call that was slow; about every one when the log is to have all there is."""
+        """Log one line about a slow call, or about any call at level debug."""
         slow = took_s >= self._slow_s
         if running.hosted.method.stream or (slow and not self._may_tell()):
             return
@@ -274,7 +275,7 @@ class Handling:
         )
 
     def _may_tell(self) -> bool:
-        """Whether another line about a slow call may be written in this second: when everything is slow, a few tell."""
+        """Whether another line about a slow call may be logged in this second, by MOST_SLOW_LINES."""
         now = self._now()
         if now - self._telling_since >= 1.0:
             self._telling_since, self._told = now, 0
@@ -295,7 +296,7 @@ class Handling:
         if running.task is not None:
             running.task.cancel()
             if not running.begun:
-                # Cancelled before its first step, a task never runs: its last word is ours, its place to be given on.
+                # A task that is cancelled before its first step never runs: refuse the call and free its place here.
                 self._refuse(running, self._stopped(running))
                 self._give_back(hosted)
             return
@@ -307,14 +308,15 @@ class Handling:
             if hosted.gate is not None:
                 self._pass_on(hosted.gate)
 
-    # --- places -----------------------------------------------------------------------------------------------
+    # --- concurrency ------------------------------------------------------------------------------------------
 
     def _end(self, running: Running, code: str) -> None:
-        """A call that had its places is over: give them on."""
+        """A call that was running has ended: give its places to waiting calls."""
         hosted = running.hosted
         self._settle(running, code)
         if running.hold is not None and not running.hold.done():
-            # A thread or process cannot be stopped: it keeps its place until it is done, or the limit would lie.
+            # Work in a thread or process cannot be stopped: it keeps its place until it is done, so that the limit
+            # holds.
             running.hold.cancel()
             if not running.hold.done():
                 running.hold.add_done_callback(lambda _: self._give_back_later(hosted))
@@ -322,7 +324,7 @@ class Handling:
         self._give_back(hosted)
 
     def _give_back_later(self, hosted: Hosted) -> None:
-        """From the pool's own thread; by then the worker may have ended."""
+        """Called in a thread of the pool, possibly after the worker has ended."""
         try:
             self._loop.call_soon_threadsafe(self._give_back, hosted)
         except RuntimeError:
@@ -336,7 +338,7 @@ class Handling:
             self._pass_on(hosted.gate)
 
     def _pass_on(self, gate: Gate[Running]) -> None:
-        """A place behind a method's gate is free: the next one goes on to the service's gate."""
+        """A place at a method's gate is free: pass its next waiting call to the service's gate."""
         following = gate.release()
         if following is None:
             return
@@ -375,11 +377,11 @@ def _too_large(target: str, size: int, most: int) -> MeshError:
 if sys.version_info >= (3, 12):
 
     def _task(coroutine: Any, loop: asyncio.AbstractEventLoop, name: str) -> asyncio.Task[None]:
-        # Runs at once to its first wait: most handlers never wait, and are done without a turn of the loop.
+        # Eager: runs up to its first wait at once. Most handlers never wait and finish without a turn of the loop.
         return asyncio.Task(coroutine, loop=loop, name=name, eager_start=True)
 
 else:
 
     def _task(coroutine: Any, loop: asyncio.AbstractEventLoop, name: str) -> asyncio.Task[None]:
-        # Not loop.create_task: half as long again, for a factory that nobody has set.
+        # Not loop.create_task, which takes 50 % longer to support a task factory that is not set.
         return asyncio.Task(coroutine, loop=loop, name=name)

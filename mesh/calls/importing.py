@@ -1,7 +1,7 @@
-"""Modules that are loaded from a file, by its place and not by a name that another module may have.
+"""Loads modules by the path of their file, not by a name that another module may have.
 
 Owns: loading them, and finding them again in a process of the offload pool.
-Leaves to others: which file is meant (cli.loading).
+Leaves to others: choosing the file (cli.loading).
 """
 
 from __future__ import annotations
@@ -14,22 +14,23 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
-#: How the names of such modules begin.
+#: Prefix of the names of such modules.
 _PREFIX: Final = "mesh_file_"
 
 
 def load_file(path: Path) -> ModuleType:
-    """The module in a file, loaded once. Modules beside it can be imported by name, unless another has the name first.
+    """The module in a file, loaded once. It can import the modules in its directory by name, unless another module
+    earlier on `sys.path` has the name.
 
     Raises:
-        whatever the module raises.
+        Exception: any exception that the module raises.
     """
     path = path.resolve()
     name = f"{_PREFIX}{path.stem}_{zlib.crc32(str(path).encode()):08x}"
     known = sys.modules.get(name)
     if known is not None:
         return known
-    # Last: a file called like a module of the standard library must not take its place.
+    # Appended last: a file with the name of a standard library module must not replace that module.
     if str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))
     spec = importlib.util.spec_from_file_location(name, path)
@@ -45,7 +46,7 @@ def load_file(path: Path) -> ModuleType:
 
 
 def reference_of(cls: type, method: str) -> tuple[str, str, str]:
-    """By what another process finds a method of a class again: module (a name or a file), class, method."""
+    """The reference by which another process finds a method: module (a name or a file), class, method."""
     module = cls.__module__
     if module.startswith(_PREFIX):
         module = str(sys.modules[module].__file__)

@@ -1,6 +1,6 @@
-"""One method that a worker answers: everything the server needs to know of it, worked out once.
+"""One method that a worker answers, with everything that the server needs to know about it, computed once.
 
-Owns: the shape. Made by service.describe from a decorated function; the server only reads it.
+Owns: this record. `service.describe` makes it from a decorated function; the server only reads it.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ class Method(msgspec.Struct, frozen=True, gc=False):
     """A callable with its types resolved.
 
     Attributes:
-        target: "service.method", what a call names.
+        target: "service.method", the name that calls use.
         service: the service's name, for limits, logs and metrics.
         name: the method's own name.
         run: the bound function. `async def` for a call, an async generator function for a stream, a plain `def` when
-            it runs in a thread or a process.
+            the method is offloaded to a thread or a process.
         decode_args: (body, encoding) -> (positional values for `run`, in order). Accepts an array of positional
             arguments, a map of named ones, or a map that mixes integer keys (positions) and names.
-            Raises BadArguments with `details["path"]`. A RAW body goes to a method with exactly one `bytes` parameter.
+            Raises BadArguments with `details["path"]`. A RAW body needs a method with exactly one `bytes` parameter.
         encode_result: (value, encoding asked for) -> (body, encoding used): bytes results travel RAW.
         stream: `run` is an async generator function.
         asynchronous: `run` returns an awaitable (False for a plain def).
         idempotent, timeout_s: as declared; the caller learns them from the registry.
-        concurrency: how many may run at once in this worker; 0 means as many as the service may.
+        concurrency: how many calls may run at once in this worker; 0: only the service's limit applies.
         queue: how many more may wait when `concurrency` is reached.
         offload: where it runs: on the loop, in a thread, or in a process.
         reference: ("package.module", "Class", "method") for a process to find it again; empty unless offloaded.
-        check_result: a process that runs it refuses an answer that is not what the annotation promises.
+        check_result: a process that runs the method rejects an answer that does not match the annotation.
     """
 
     target: str

@@ -1,7 +1,7 @@
 """Links to the workers that this process calls: one per worker, dialled again for as long as discovery lists it.
 
-Owns: the life of each link, which calls are on it, and which instances can be called now.
-Leaves to others: choosing among them (client), what to do with calls that a link took down with it (client).
+Owns: the lifetime of each link, which calls are on it, and which instances can be called now.
+Leaves to others: choosing an instance (choosing), what to do with the calls of a lost link (client).
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from mesh.transport.refusals import IN_A_ROW
 
 log = get_logger("mesh.calls")
 
-#: Between attempts to reach a worker that discovery lists and that does not answer.
+#: The delay between attempts to connect to a worker that discovery lists and that does not answer.
 REDIAL = Backoff(0.05, 2.0)
-#: A worker that said goodbye counts as one that refused this often: the next look is seconds away.
+#: A worker that sent goodbye counts as one with so many failed attempts: it is dialled again only after seconds.
 LEFT = 6
 
 
 class Request(Protocol):
-    """A call or a stream, as the link that carries it sees it."""
+    """The interface of a call or stream to the link that carries it."""
 
     id: int
 
@@ -48,14 +48,14 @@ class Request(Protocol):
 
 
 class Handle:
-    """One instance, as a caller balances on it.
+    """One instance, with the state that load balancing needs.
 
     Attributes:
-        in_flight: calls of this process to it that have no answer yet.
-        latency: smoothed, over its answers to this process.
-        places: how many calls it runs at once.
-        misses: calls that it did not answer in time, since it last answered one.
-        busy: whether others keep it busy, by policy.balance_near.
+        in_flight: calls from this process to the instance that have no answer yet.
+        latency: smoothed latency of its answers to this process.
+        places: how many calls the instance runs at once.
+        misses: calls that it did not answer in time, since its last answer.
+        busy: whether other callers keep it busy, by policy.balance_near.
     """
 
     __slots__ = ("busy", "group", "in_flight", "instance", "latency", "misses", "peer", "places")
@@ -72,24 +72,24 @@ class Handle:
 
     @property
     def near(self) -> bool:
-        """Whether it comes before instances of other hosts."""
+        """Whether the instance is preferred to those of other hosts."""
         return self.instance.host == self.group.home and not self.busy and self.misses < MISSES
 
     def renewed(self, instance: Instance) -> bool:
-        """The registry tells something new of it; whether its group is to be worked out anew."""
+        """Take over a changed record from the registry; returns whether the group must be refreshed."""
         self.instance = instance
         self.places = instance.places or ANY
         was, self.busy = self.busy, busy(instance.load, self.busy)
         return was != self.busy
 
     def missed(self) -> None:
-        """It did not answer a call in time."""
+        """The instance did not answer a call in time."""
         self.misses += 1
         if self.misses == MISSES:
             self.group.refresh()
 
     def answered(self) -> None:
-        """It does answer, after it had missed something."""
+        """The instance answered again after it had missed a call."""
         was, self.misses = self.misses, 0
         if was >= MISSES:
             self.group.refresh()
@@ -99,12 +99,12 @@ class Group:
     """All instances of one service, and which of them can be called now.
 
     Attributes:
-        home: the host whose instances come first; "" when all are alike.
+        home: the preferred host; "" for no preference.
         handles: every instance that discovery lists, by id.
-        ready: those whose link is open.
-        first: those of `ready` that come first: the same list, as long as that makes no difference.
-        whole: whether it is to have every instance, and not only those that were asked for by name.
-        version: grows with every change of these.
+        ready: the instances with an open link.
+        first: the preferred ones of `ready`; the same list object when there is no preference.
+        whole: whether the group has every instance, and not only those that a call named.
+        version: incremented with every change of the attributes above.
     """
 
     __slots__ = ("first", "handles", "home", "name", "ready", "version", "whole")
@@ -125,7 +125,7 @@ class Group:
 
     @property
     def trouble(self) -> str:
-        """Why an instance that discovery lists cannot be reached, to stand behind a message; "" when none is known."""
+        """Why a listed instance cannot be reached, as the end of an error message; "" when no reason is known."""
         for handle in self.handles.values():
             if handle.peer.trouble:
                 return f": {handle.peer.place}: {handle.peer.trouble}"
@@ -133,11 +133,11 @@ class Group:
 
     @property
     def refused(self) -> bool:
-        """Whether keys allow no link to any of its instances: waiting for one is in vain until somebody mends them."""
+        """Whether keys allow no link to any instance: waiting cannot help until the keys are corrected."""
         return bool(self.handles) and all(handle.peer.refused for handle in self.handles.values())
 
     def refresh(self) -> None:
-        """Work out anew who is ready."""
+        """Recompute `ready` and `first`."""
         ready = self.ready = [handle for handle in self.handles.values() if handle.peer.open]
         self.first = prefer(ready, _is_near) if self.home else ready
         self.version += 1
@@ -148,7 +148,7 @@ def _is_near(handle: Handle) -> bool:
 
 
 class Peer:
-    """One worker and the link to it, if there is one now. The session of transport.contract on the dialling side."""
+    """One worker and the link to it, if one is open now. The session of transport.contract on the dialling side."""
 
     __slots__ = (
         "_allowance",
@@ -173,38 +173,38 @@ class Peer:
         self.caller = pool.new_caller()
         self.calls: dict[int, Request] = {}
         self.open = False
-        #: How many connections it has had; tells a new one from the one that a call was lost on.
+        #: How many connections there have been; distinguishes a new one from the one on which a call was lost.
         self.connections = 0
-        #: Why the last attempt to connect failed; "" since one has not.
+        #: Why the last attempt to connect failed; "" when it succeeded.
         self.trouble = ""
         self._pool = pool
         self._allowance = Allowance()
         self._channel: Channel | None = None
         self._failures = 0
-        self._refusals = 0  # how many of the last failures, without a break, keys are to blame for
+        self._refusals = 0  # consecutive failures up to now that keys caused
         self._flushed = 0  # the last call id that was handed to the socket
         self._redial: Timer | None = None
 
-    # --- asked by the client ----------------------------------------------------------------------------
+    # --- called by the client ---------------------------------------------------------------------------
 
     @property
     def dialling(self) -> bool:
-        """Whether it may open any moment: being dialled, and not known to refuse."""
+        """Whether the link may open at any moment: it is being dialled, and no attempt has failed yet."""
         return not self.open and self._failures == 0
 
     @property
     def unreachable(self) -> bool:
-        """Whether it was dialled again after the link was lost, in vain: on one host, the process is gone."""
+        """Whether dialling again after the loss of the link failed too: on one host, the process has ended."""
         return not self.open and self._failures > 1
 
     @property
     def refused(self) -> bool:
-        """Whether keys do not allow the link. It is dialled again all the same: somebody may mend them."""
+        """Whether keys do not allow the link. Dialling goes on nevertheless, as the keys may be corrected."""
         return not self.open and self._refusals >= IN_A_ROW
 
     @property
     def place(self) -> str:
-        """Its endpoint as people read it."""
+        """The endpoint without its parameters, for messages."""
         return self.endpoint.partition("?")[0]
 
     @property
@@ -213,12 +213,12 @@ class Peer:
         return self.caller.credit - len(self.caller.calls)
 
     def sent(self, request: Request) -> None:
-        """A call or stream was put on `caller`: its answers are the request's, and the link has something to send."""
+        """A request was queued on `caller`: route its answers to `request`, and wake the channel to send."""
         self.calls[request.id] = request
         self._channel.wake()  # type: ignore[union-attr]  # an open link has its channel
 
     def cancel(self, call: int) -> None:
-        """Tell the other end that nobody waits for this call any more."""
+        """Tell the worker that the caller no longer waits for this call."""
         if self.calls.pop(call, None) is not None:
             self.caller.cancel(call)
             self._wake()
@@ -232,7 +232,7 @@ class Peer:
         if self._channel is not None:
             self._channel.wake()
 
-    # --- asked by the transport ---------------------------------------------------------------------------
+    # --- called by the transport --------------------------------------------------------------------------
 
     def opened(self) -> None:
         self.connections += 1
@@ -268,8 +268,8 @@ class Peer:
             if not self._allowance.take(idle, self._pool.clock.now()):
                 raise Flood("more messages than the calls on the link and its allowance cover")
         if self.caller.state is Link.LEAVING and not self.caller.calls:
-            # Nothing is owed either way: closing first spares the leaving worker its wait. The pong that
-            # acknowledges the goodbye is flushed by the close.
+            # Nothing is outstanding in either direction: if this side closes first, the leaving worker need not wait.
+            # The close flushes the pong that acknowledges the goodbye.
             self._channel.close("the worker is leaving")  # type: ignore[union-attr]
         elif not self.handles and not self.caller.calls:
             self.hang_up("no longer listed")
@@ -280,7 +280,7 @@ class Peer:
         self._channel = None
         flushed = self._flushed
         if self.caller.state is Link.LEAVING:
-            # It left; the registry will say so in a moment. Do not knock at a door that is being closed.
+            # The worker left, and the registry will report it soon: do not dial it again at once.
             self._failures = max(self._failures, LEFT)
         self.caller.lost()
         self.caller = self._pool.new_caller()
@@ -292,14 +292,14 @@ class Peer:
             self._turn(False)
         else:
             self.trouble = reason
-            self._tell_groups()  # who waits for this one in particular may have to look elsewhere
+            self._tell_groups()  # calls that wait for this instance may have to fail over
         for request in orphans.values():
             request.link_lost(request.id <= flushed, reason)
         if self.handles:
             log.debug("link lost", endpoint=self.endpoint, reason=reason, calls=len(orphans))
             self._dial_later()
 
-    # --- its life -------------------------------------------------------------------------------------------
+    # --- lifetime -------------------------------------------------------------------------------------------
 
     def _turn(self, is_open: bool) -> None:
         if self.open != is_open:
@@ -314,7 +314,7 @@ class Peer:
             self._pool.changed(group)
 
     def dial(self) -> None:
-        """Connect, unless a connection is there or under way."""
+        """Connect, unless a connection is open or being opened."""
         self._redial = None
         if self._channel is None and self.handles and not self._pool.closed:
             try:
@@ -352,18 +352,18 @@ class Pool:
         new_caller: Callable[[], Caller],
         changed: Callable[[Group], None],
     ) -> None:
-        """`changed(group)` is called after the ready instances of a service became others."""
+        """`changed(group)` is called after the set of ready instances of a service has changed."""
         self.transport = transport
         self.clock = clock
         self.random = rng.random
         self.new_caller = new_caller
         self.closed = False
         self._changed = changed
-        self._opened: dict[Group, bool] = {}  # in this turn; whether there are some that wait for its end
+        self._opened: dict[Group, bool] = {}  # in this loop turn -> whether a refresh is due after it
         self._peers: dict[str, Peer] = {}
 
     def add(self, group: Group, instance: Instance) -> None:
-        """Discovery lists an instance: have a link to its worker."""
+        """Discovery lists an instance: open a link to its worker."""
         peer = self._peers.get(instance.endpoint)
         if peer is None:
             peer = self._peers[instance.endpoint] = Peer(self, instance.endpoint)
@@ -374,10 +374,10 @@ class Pool:
         if peer.open:
             group.refresh()
         else:
-            group.version += 1  # who is ready has not changed: thousands are added in linear time
+            group.version += 1  # `ready` has not changed; without a refresh, adding thousands takes linear time
 
     def remove(self, group: Group, instance_id: str) -> None:
-        """Discovery lists it no more: nothing new goes there; what is under way may end."""
+        """Discovery no longer lists the instance: send it no new calls; calls under way may finish."""
         handle = group.handles.pop(instance_id, None)
         if handle is None:
             return
@@ -390,13 +390,13 @@ class Pool:
                 peer.hang_up("no longer listed")
 
     def changed(self, group: Group) -> None:
-        """A link was lost, or heard goodbye: nothing more may be sent there, from now on."""
+        """The ready instances of a group have changed, for example because a link was lost or a worker sent goodbye."""
         group.refresh()
         self._changed(group)
 
     def opened(self, groups: Iterable[Group]) -> None:
-        """A link opened. To go through a group for each of its links would take the square of their number: of those
-        that open in one turn of the loop the first is taken at once, and the others together."""
+        """A link opened. One refresh per link would take quadratic time: of the links of a group that open in one turn
+        of the loop, the first refreshes the group at once, and the others share one refresh after them."""
         if not self._opened:
             asyncio.get_running_loop().call_soon(self._take_opened)
         for group in groups:
@@ -411,7 +411,7 @@ class Pool:
                 self.changed(group)
 
     def close(self) -> None:
-        """Hang up everywhere."""
+        """Close all links."""
         self.closed = True
         for peer in list(self._peers.values()):
             peer.hang_up("closed")

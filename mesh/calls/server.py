@@ -1,8 +1,8 @@
 """Answering calls: a worker's methods behind one listening endpoint.
 
-Owns: conversations with callers, from a message to a call in hand, deadlines, and leaving without losing a call.
-Leaves to others: running handlers (handling), who may call what (door), legality (protocol), sockets (transport), what
-a method is (method).
+Owns: conversations with callers, turning messages into admitted calls, deadlines, and draining without losing a call.
+Leaves to others: running handlers (handling), authorization (door), which messages are legal (protocol), sockets
+(transport), the description of a method (method).
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ from mesh.transport.contract import Channel, Listener, Transport
 
 log = get_logger("mesh.calls")
 
-#: How often deadlines are looked at, in seconds.
+#: How often deadlines are checked, in seconds.
 SWEEP_S: Final = 0.02
 
-#: How long a stream may go on in a worker that leaves, when its reader connects again by itself.
+#: How long a stream may continue in a draining worker, when its reader reconnects by itself.
 STREAM_GRACE_S: Final = 1.0
 
 #: Where the optional fields (encoding, trace, metadata) begin.
@@ -60,7 +60,7 @@ class Conversation:
         self.callee = callee
         self.allowance = Allowance()
         self.running: dict[int, Running] = {}
-        #: What the door has said of this caller, by target; empty without [access].
+        #: Decisions of the door on this caller, by target; empty without [access].
         self.permits: dict[str, Forbidden | None] = {}
 
     def opened(self) -> None:
@@ -86,7 +86,7 @@ class Conversation:
                     if running.credited is not None and not running.credited.done():
                         running.credited.set_result(None)
             elif server.leaving is not None:
-                # A hello to a worker that is leaving.
+                # A hello that reached a draining worker.
                 self.callee.goodbye(server.leaving)
         if self.callee.idle:
             idle, self.callee.idle = self.callee.idle, 0
@@ -105,7 +105,7 @@ class Conversation:
 
 
 class Server:
-    """The answering half of a process. One event loop owns it."""
+    """The answering side of a process. It belongs to one event loop."""
 
     def __init__(
         self,
@@ -124,7 +124,8 @@ class Server:
         debug: bool = False,
     ) -> None:
         """Args:
-        access: who may call what; None: everybody everything.
+        credit: calls that one link may have under way.
+        access: which callers may call which methods; None allows all calls.
         slow_s, debug: which calls are logged; see Handling.
         """
         self._transport = transport
@@ -140,7 +141,7 @@ class Server:
         self._hosted: dict[str, Hosted] = {}
         self._conversations: set[Conversation] = set()
         self._listener: Listener | None = None
-        # Conversations whose link is gone while handlers of theirs still run.
+        # Conversations that have lost their link but still have running handlers.
         self._widowed: set[Conversation] = set()
         self._drained: asyncio.Future[None] | None = None
         self.leaving: str | None = None
@@ -159,7 +160,12 @@ class Server:
     # --- set-up -------------------------------------------------------------------------------------------
 
     def host(self, methods: Iterable[Method], concurrency: int, queue: int) -> Gate[Running]:
-        """Answer these methods of one service, so many at once and so many more waiting; the service's gate."""
+        """Answer these methods of one service. Returns the service's gate.
+
+        Args:
+            concurrency: calls of the service that run at once.
+            queue: how many more may wait.
+        """
         gate: Gate[Running] = Gate(concurrency, queue)
         for method in methods:
             stats = self._recorder.method("server", method.service, method.name)
@@ -169,7 +175,7 @@ class Server:
         return gate
 
     async def start(self, endpoint: str) -> str:
-        """Listen; the endpoint as bound.
+        """Listen. Returns the endpoint as bound.
 
         Raises:
             AddressInUse, BadEndpoint: see transport.contract.
@@ -179,7 +185,7 @@ class Server:
 
     @property
     def in_hand(self) -> int:
-        """Calls that are owed a last word."""
+        """How many calls and streams have not ended yet."""
         return sum(len(conversation.running) for conversation in self._conversations)
 
     @property
@@ -194,13 +200,13 @@ class Server:
         return conversation
 
     def forget(self, conversation: Conversation) -> None:
-        """A link is gone."""
+        """A link was lost."""
         self._conversations.discard(conversation)
         if conversation.running:
             self._widowed.add(conversation)
         self.look_whether_drained()
 
-    # --- a call's way ---------------------------------------------------------------------------------------
+    # --- admission ------------------------------------------------------------------------------------------
 
     def start_one(self, conversation: Conversation, message: list[Any]) -> None:
         """Admit a call or stream: start it, queue it, or refuse it."""
@@ -274,8 +280,8 @@ class Server:
         return UnknownMethod(f"{service} has no method {method[:100]!r}{suggestion(method, mine)}")
 
     def _sweep(self) -> None:
-        """Stop what is past its deadline. One timer for all: to watch each call would cost more than it is worth, as
-        the caller keeps its own time and this only spares work that nobody waits for."""
+        """Stop calls that are past their deadline. One timer serves all calls: a timer each would cost too much, as the
+        caller watches the deadline itself and this only avoids work that no caller waits for."""
         now = self._now()
         self._sweeping = None
         self._widowed = {conversation for conversation in self._widowed if conversation.running}
@@ -286,10 +292,10 @@ class Server:
         if self._widowed or any(conversation.running for conversation in self._conversations):
             self._sweeping = self._clock.call_at(now + SWEEP_S, self._sweep)
 
-    # --- leaving ----------------------------------------------------------------------------------------------
+    # --- draining ---------------------------------------------------------------------------------------------
 
     def goodbye(self, reason: str) -> None:
-        """Tell every caller that nothing new is taken; what runs goes on."""
+        """Tell every caller that no new calls are accepted; running calls continue."""
         self.leaving = reason
         self.handling.leaving = True
         for conversation in self._conversations:
@@ -297,9 +303,10 @@ class Server:
             conversation.channel.wake()
 
     async def drain(self, timeout_s: float) -> bool:
-        """Wait until every call in hand is answered and every caller has read the goodbye; whether that was in time.
+        """Wait until every admitted call is answered and every caller has read the goodbye; returns whether that was in
+        time.
 
-        Streams whose readers connect again by themselves are ended after STREAM_GRACE_S: they may have no end.
+        Streams with readers that reconnect by themselves are stopped after STREAM_GRACE_S: they may be endless.
         """
         if self.leaving is None:
             self.goodbye("stopping")
@@ -323,7 +330,7 @@ class Server:
         )
 
     def look_whether_drained(self) -> None:
-        """Something ended: wake `drain` when that was the last."""
+        """Wake `drain` when nothing is left to wait for. Called whenever a call or a link ends."""
         if self._drained is not None and not self._drained.done() and self._is_drained():
             self._drained.set_result(None)
 
@@ -338,7 +345,7 @@ class Server:
             self._drained.set_result(None)
 
     async def close(self) -> None:
-        """Stop whatever still runs, flush and close."""
+        """Stop all running calls, flush and close."""
         tasks = []
         for conversation in (*self._conversations, *self._widowed):
             for running in list(conversation.running.values()):
@@ -346,7 +353,7 @@ class Server:
                 if running.task is not None:
                     tasks.append(running.task)
         if tasks:
-            # A handler that swallows its cancellation does not keep the worker: two seconds, then it is left.
+            # A handler that suppresses its cancellation delays the worker by two seconds at most.
             await asyncio.wait(tasks, timeout=2.0)
         if self._listener is not None:
             await self._listener.close(linger_s=1.0)
