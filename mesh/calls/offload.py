@@ -1,11 +1,11 @@
-"""Running what would block the loop: in threads, or in processes of their own.
+"""Runs handlers that would block the loop in threads or in child processes.
 
-Owns: the pools, and what crosses into a child process and back.
-Leaves to others: which methods are offloaded (service.decorators), limits and deadlines (server), the children and
-their deaths (processes).
+Owns: the pools, and the data that is passed to a child process and back.
+Leaves to others: which methods are offloaded (service.decorators), limits and deadlines (server), the lifetime of the
+children (processes).
 
-Into a child go a reference and the encoded body; out come the encoded answer or an error map. Typed values are made
-and encoded in the child, so the loop's process pays for neither, and nothing is pickled but bytes and strings.
+A child gets a reference and the encoded body, and returns the encoded answer or an error map. It decodes the arguments
+and encodes the answer itself, so the loop's process does neither, and only bytes and strings are pickled.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ ChildAnswer = tuple[str, Any, Any]
 
 
 class ChildCrashed(Unavailable):
-    """A child process died under the call, by a signal or by running out of memory."""
+    """A child process died while it ran the call, for example by a signal or for lack of memory."""
 
     code = "child_crashed"
     retryable = False
@@ -42,11 +42,11 @@ class ChildCrashed(Unavailable):
 
 
 class RefusedInChild(MeshError):
-    """The arguments did not decode in the child: the handler surely never started."""
+    """The arguments did not decode in the child, so the handler never started."""
 
 
 class Offload:
-    """The pools of one worker. They start with the first call that needs them: an idle worker stays small."""
+    """The pools of one worker. Each starts with the first call that needs it, so that an idle worker stays small."""
 
     def __init__(self, processes: int, threads: int) -> None:
         self._processes = processes
@@ -57,7 +57,7 @@ class Offload:
 
     @property
     def pids(self) -> list[int]:
-        """The child processes that there are now."""
+        """The pids of the current child processes."""
         return self._process_pool.pids if self._process_pool is not None else []
 
     def in_thread(
@@ -66,7 +66,7 @@ class Offload:
         """Run `run(*args)` in a thread, with the context of the call that it answers.
 
         Args:
-            begun: called in that thread when it takes the job up.
+            begun: called in that thread when it begins the job.
         """
         self._check_open()
         if self._thread_pool is None:
@@ -86,7 +86,7 @@ class Offload:
 
         Args:
             check: whether the answer is checked against the annotation, in the child.
-            answer: the encoding of the answer; None: that of the arguments.
+            answer: the encoding of the answer; None takes that of the arguments.
             begun: called in another thread when a process is given the job.
         """
         self._check_open()
@@ -114,7 +114,7 @@ class Offload:
         if isinstance(error, RemoteError) and second:
             log.error("offloaded handler failed", target=target, error=str(error), exception=second)
         else:
-            error.from_call = False  # the handler's own word, only from another process
+            error.from_call = False  # raised by the handler itself, though in another process
         raise error
 
     def _check_open(self) -> None:
@@ -122,11 +122,11 @@ class Offload:
             raise Unavailable("the worker is stopping")
 
     async def close(self) -> None:
-        """Stop the pools; what runs in them is not waited for longer than it takes to end a process."""
+        """Stop the pools. Child processes are terminated; jobs in threads are not waited for."""
         self._closed = True
         processes = self._process_pool
         if self._thread_pool is not None:
-            # A thread cannot be stopped; one that is still busy must not keep the worker alive either.
+            # A thread cannot be stopped, and a busy one must not keep the worker alive.
             self._thread_pool.shutdown(wait=False, cancel_futures=True)
         self._process_pool = self._thread_pool = None
         if processes is not None:
@@ -134,13 +134,13 @@ class Offload:
 
 
 def _contained(run: Callable[..., Any], args: tuple[Any, ...], begun: Callable[[], None] | None) -> Any:
-    """Run it, so that whatever it raises can be the exception of a future."""
+    """Call `run(*args)`; replace exceptions that a future cannot hold by RuntimeError."""
     if begun is not None:
         begun()
     try:
         return run(*args)
     except (StopIteration, asyncio.CancelledError, CancelledError) as exc:
-        # A future takes no StopIteration, and takes a CancelledError for its own cancellation.
+        # A future rejects StopIteration, and treats CancelledError as its own cancellation.
         raise RuntimeError(f"the handler raised {type(exc).__name__}({text_of(exc)})") from exc
     except BaseException as exc:
         end_forked_child(exc)
@@ -161,14 +161,14 @@ def _find(reference: Reference) -> tuple[Callable[..., Any], Signature]:
         module, class_name, method = reference
         cls = getattr(module_of(module), class_name)
         function = getattr(cls, method)
-        # An instance without a node: an offloaded method computes, and has its arguments and its class to do so.
+        # An instance without `__init__` or a node: an offloaded method can use only its arguments and its class.
         run = getattr(cls.__new__(cls), method)
         found = _found[reference] = (run, Signature(function, f"{cls.name}.{method}", owner=cls))
     return found
 
 
 def _in_child(reference: Reference, body: bytes, encoding: int, check: bool, answer: int | None) -> ChildAnswer:
-    """Whatever the handler raises or returns, the answer consists of bytes, text and plain values: it can travel."""
+    """Run the handler in the child. The answer consists of bytes, text and plain values only, so it can be pickled."""
     label = ".".join(reference[1:])
     try:
         try:
@@ -182,7 +182,7 @@ def _in_child(reference: Reference, body: bytes, encoding: int, check: bool, ans
         return "ok", bytes(encoded), used
     except BaseException as exc:
         note(exc)
-        # Decided here, where the traceback says who raised it.
+        # Decided here, where the traceback still shows which code raised it.
         failure = failure_of(exc, label).error
         told = failure.code == RemoteError.code
         return "error", failure.to_wire(), "".join(traceback.format_exception(exc)) if told else None

@@ -4,8 +4,8 @@ Owns: starting the children, giving them jobs, and knowing which job a child was
 Leaves to others: what a job is and what its answer means (offload).
 
 One thread drives each child. `concurrent.futures.ProcessPoolExecutor` feeds all children from one queue: when one of
-them dies it cannot tell which job killed it, and fails all of them. Here a child that dies fails its own job, and only
-once it has said that it began that job; a job that had not begun is given to a new child.
+them dies, it cannot tell which job was running there, and fails all jobs. Here the death of a child fails only its own
+job, and only if the child had reported that the job began; otherwise a new child runs the job.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from mesh.telemetry.logs import get_logger
 
 log = get_logger("mesh.calls")
 
-#: spawn: a ZeroMQ context and an event loop do not survive a fork.
+#: spawn, because a ZeroMQ context and an event loop do not survive a fork.
 _SPAWN: Final = multiprocessing.get_context("spawn")
-#: How many children in a row may die before they have begun a job.
+#: How many children in a row may die before they begin a job; then the job fails.
 MOST_STARTS: Final = 3
-#: What a child that was told to end may take before it is killed.
+#: Seconds from SIGTERM to SIGKILL when a child is ended.
 END_S: Final = 1.0
 _BEGUN: Final = b"begun"
 
@@ -53,7 +53,7 @@ class ProcessPool:
     """At most `size` children, started when they are needed.
 
     Args:
-        run: what a child runs; a function of a module, found there by its name.
+        run: the function that a child runs; defined at module level, as it is pickled by name.
     """
 
     def __init__(self, size: int, run: Callable[..., Any]) -> None:
@@ -69,15 +69,15 @@ class ProcessPool:
 
     @property
     def pids(self) -> list[int]:
-        """The children that there are."""
+        """The pids of the children, sorted."""
         with self._lock:
             return sorted(child.pid for child in self._children)
 
     def submit(self, *args: Any, begun: Callable[[], None] | None = None) -> Future[Any]:
-        """Run the function with these arguments in a child. The future fails with ChildDied when the child does.
+        """Run the function with these arguments in a child. The future fails with ChildDied when the child dies.
 
         Args:
-            begun: called in another thread when there is a child for the job.
+            begun: called in the driver's thread before the job is sent to a child.
         """
         job = _Job(args, begun)
         self._jobs.put(job)
@@ -88,7 +88,7 @@ class ProcessPool:
         return job.future
 
     def close(self) -> None:
-        """End the children, whatever they run, and wait until they have ended."""
+        """End all children, including busy ones, and wait until they have ended."""
         self._closing.set()
         while True:
             try:
@@ -108,7 +108,7 @@ class ProcessPool:
         atexit.unregister(self._kill)
 
     def _kill(self) -> None:
-        """At the interpreter's exit: multiprocessing would wait for the children for ever."""
+        """Kill the children at the interpreter's exit: multiprocessing would wait for them forever."""
         with self._lock:
             for child in self._children:
                 child.process.kill()
@@ -146,7 +146,7 @@ class ProcessPool:
             except (EOFError, OSError):
                 pass
             except BaseException:
-                # Half a message may be on its way (there was no memory for the rest): nothing more can be asked of it.
+                # Half a message may have been sent (no memory for the rest): the connection cannot be used any more.
                 child.end()
                 self._forget(child)
                 raise
@@ -196,18 +196,18 @@ class _Child:
         self._ended = _end_of(self.process)
 
     def receive(self) -> Any:
-        """What it sends next.
+        """The next message of the child.
 
         Raises:
-            EOFError: it died.
+            EOFError: the child died.
         """
-        # The connection alone does not tell: what the child has forked holds the other end open.
+        # The connection alone is not enough: processes that the child has forked keep its other end open.
         if self.connection not in wait([self.connection, self._ended]) and not self.connection.poll():
             raise EOFError
         return self.connection.recv()
 
     def how(self) -> str:
-        """How it ended."""
+        """How the child ended, for error messages."""
         self.process.join(END_S)
         if self.process.exitcode is None:
             self.end()
@@ -220,7 +220,7 @@ class _Child:
             return f"killed by signal {-code}"
 
     def end(self) -> None:
-        """Have it ended."""
+        """Terminate the child, and kill it when it has not ended after END_S."""
         self.process.terminate()
         self.process.join(END_S)
         if self.process.exitcode is None:
@@ -228,7 +228,7 @@ class _Child:
             self.process.join(END_S)
 
     def close(self) -> None:
-        """Free what stood for it."""
+        """Close the file descriptors that belong to the child."""
         self.connection.close()
         if self._ended != self.process.sentinel:
             os.close(self._ended)
@@ -239,7 +239,7 @@ def _end_of(process: Any) -> int:
     try:
         return os.pidfd_open(process.pid)
     except (AttributeError, OSError):
-        # Not Linux, or an old kernel. It is a pipe: what the child has forked keeps it open.
+        # Not Linux, or an old kernel. The sentinel is a pipe: processes that the child has forked keep it open.
         return int(process.sentinel)
 
 
@@ -256,13 +256,13 @@ def _serve(connection: Connection[Any, Any], run: Callable[..., Any]) -> None:
         connection.send(_BEGUN)
         connection.send(run(*args))
         if exhausted.is_set():
-            # It is at its limit of memory, and would fail what comes next: a new process takes that.
+            # This process is at its memory limit and would fail further jobs: a new process runs them.
             return
 
 
 def _die_with_parent() -> None:
-    """A worker that is killed with -9 cannot tell its children: each watches for it."""
-    # Ctrl-C goes to the whole foreground group; the worker decides when its children stop.
+    """Exit when the parent dies: a worker that is killed by SIGKILL cannot end its children."""
+    # Ctrl-C sends SIGINT to the whole foreground process group; the worker decides when its children stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
 

@@ -1,4 +1,4 @@
-"""One call, one stream: what the user awaits and what the client carries from attempt to attempt.
+"""One call or stream: the object that the user awaits, and the state that the client keeps across attempts.
 
 Owns: the two objects and their ends. Leaves to others: choosing an instance, retrying (client), bytes (pool).
 """
@@ -22,17 +22,20 @@ Decode = Callable[[Any, int], Any]
 
 
 class Order(msgspec.Struct, eq=False):
-    """What is asked for, and what has been tried. (A Struct: one is made for every call.)
+    """A request and its attempts so far. (A Struct, because one is made for every call.)
 
     Attributes:
         route: the service and method.
-        body, encoding, trace, meta: what is sent.
+        body, encoding, trace, meta: sent to the instance.
         deadline_at: when the user stops waiting.
-        began_at, sent_at: the first attempt, the latest one; parked_at: since when it waits for an instance.
-        idempotent: may be repeated when an answer is lost.
-        key: prefers instances by rendezvous; instance: only this one will do.
-        tried: instances that refused or lost it -> on which of their connections; trouble: how the last put it.
-        handle: where it is now; None while it waits for an instance.
+        began_at, sent_at: instants of the first and of the latest attempt.
+        parked_at: since when the request waits for an instance.
+        idempotent: whether it may be repeated when an answer is lost.
+        key: selects the preferred instance by rendezvous hashing.
+        instance: id of the only instance to call.
+        tried: instances that refused or lost the request -> the number of the connection on which they did.
+        trouble: the error of the last failed attempt.
+        handle: the instance that has the request now; None while it waits for one.
     """
 
     route: Any
@@ -53,7 +56,7 @@ class Order(msgspec.Struct, eq=False):
     trouble: MeshError | None = None
 
     def too_late(self) -> MeshError:
-        """The error for a deadline that is over, by what the order was doing then."""
+        """The error when the deadline has passed; depends on whether an instance had the request."""
         after = f"{self.deadline_at - self.began_at:.2g} s"
         if self.handle is None:
             if self.trouble is not None:
@@ -66,12 +69,12 @@ class Order(msgspec.Struct, eq=False):
 class Call(asyncio.Future[Any]):
     """A call under way: await it for the answer, cancel it to stop the handler.
 
-    It has begun when it is made; awaiting it later costs nothing.
+    The call begins when this object is made, not when it is awaited.
 
     Raises, when awaited: the MeshError that the call ended with.
     """
 
-    # No __init__: one is made for every call, and the client fills these in.
+    # No __init__, for speed: the client sets the attributes of each call.
     __slots__ = ("client", "decode", "id", "order", "slot")
 
     client: Client
@@ -80,7 +83,7 @@ class Call(asyncio.Future[Any]):
     id: int
     slot: int
 
-    # --- asked by the link ------------------------------------------------------------------------------
+    # --- called by the link -----------------------------------------------------------------------------
 
     def replied(self, message: list[Any]) -> None:
         self.client.settled(self, self.order, "")
@@ -90,7 +93,7 @@ class Call(asyncio.Future[Any]):
             except MeshError as error:
                 self.fail(error)
             except Exception as exc:
-                # A type's own checks may raise anything; the calls behind this one must not pay for it.
+                # The validation of a type may raise anything; other calls on the link must not fail because of it.
                 self.fail(BadReply(f"{self.order.route.target}: the answer was refused: {exc!r}"))
             else:
                 self.set_result(value)
@@ -127,7 +130,7 @@ class Call(asyncio.Future[Any]):
         self.fail(error)
 
     def cancel(self, msg: Any = None) -> bool:
-        """The user gives up: the handler is told, and stops."""
+        """Give up the call and stop its handler."""
         if self.done():
             return False
         self.client.gave_up(self, "cancelled")
@@ -135,7 +138,7 @@ class Call(asyncio.Future[Any]):
 
 
 class Flow:
-    """A stream under way, as the link sees it."""
+    """A stream under way: the half that the link holds."""
 
     __slots__ = ("_ended", "_error", "_items", "_waiter", "client", "decode", "id", "inflow", "order", "slot")
 
@@ -151,7 +154,7 @@ class Flow:
         self._error: MeshError | None = None
         self._waiter: asyncio.Future[None] | None = None
 
-    # --- asked by the user's half -------------------------------------------------------------------------
+    # --- called by the user's half ------------------------------------------------------------------------
 
     async def next(self) -> Any:
         """The next item, decoded; StopAsyncIteration at the end, or the error that ended the stream."""
@@ -173,13 +176,13 @@ class Flow:
         return self.decode(message[2], message[3] if len(message) > 3 else 0)
 
     def stop(self) -> None:
-        """Nobody reads any more: the handler is told. Harmless when the stream has ended."""
+        """Stop reading, and stop the handler. Harmless when the stream has ended."""
         if not self._ended:
             self.client.gave_up(self, "cancelled")
             self._end(Cancelled(f"{self.order.route.target}: the stream was closed here"))
         self._items.clear()
 
-    # --- asked by the link ----------------------------------------------------------------------------------
+    # --- called by the link ---------------------------------------------------------------------------------
 
     def item(self, message: list[Any]) -> None:
         self.inflow.arrived()
@@ -207,11 +210,11 @@ class Flow:
     # --- its ends -------------------------------------------------------------------------------------------
 
     def fail(self, error: MeshError) -> None:
-        """End with an error, after the items that have come."""
+        """End with an error, after the items received so far."""
         self._end(error)
 
     def done(self) -> bool:
-        """Whether the last word has come; items may still wait to be read."""
+        """Whether the stream has ended; received items may still be unread."""
         return self._ended
 
     def expire(self) -> None:
@@ -234,10 +237,10 @@ class Flow:
 
 
 class Stream:
-    """A stream, as the user holds it: an asynchronous iterator over its items.
+    """The user's half of a stream: an asynchronous iterator over its items.
 
-    Leaving the iteration early stops the handler: at once with `aclose()` or as `async with`, else when this object
-    goes. (The link holds the other half, so that a forgotten stream can go.)
+    Leaving the iteration early stops the handler: at once with `aclose()` or `async with`, otherwise when this object
+    is garbage collected. (The link refers to the other half only, so that an abandoned stream can be collected.)
 
     Raises, when iterated: the MeshError that the stream ended with, after the items before it.
     """
@@ -254,7 +257,7 @@ class Stream:
         return await self._flow.next()
 
     async def aclose(self) -> None:
-        """Stop; the handler is told. Harmless when the stream has ended."""
+        """Close the stream and stop the handler. Harmless when the stream has ended."""
         self._flow.stop()
 
     async def __aenter__(self) -> Stream:

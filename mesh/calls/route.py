@@ -1,6 +1,6 @@
-"""A target, taken apart once for all calls to it.
+"""A parsed target, shared by all calls to it.
 
-Owns: which service's instances are meant, what they declare of the method, and its counters on the calling side.
+Owns: the group of the service's instances, what they declare about the method, and its metrics on the calling side.
 Leaves to others: choosing among the instances (choosing), the call (client).
 """
 
@@ -15,9 +15,9 @@ class Route:
 
     Attributes:
         group: the service's instances.
-        stats: what this process counts of its calls.
-        idempotent, timeout_s: as declared, by the newest record.
-        version: of the group, when these were read.
+        stats: metrics of this process's calls to the method.
+        idempotent, timeout_s: as the newest record declares them.
+        version: the group's version when they were read.
     """
 
     __slots__ = ("group", "idempotent", "method", "stats", "target", "timeout_s", "version")
@@ -32,7 +32,7 @@ class Route:
         self.version = -1
 
     def refresh(self) -> None:
-        """Read again what instances declare of the method; of several releases, the newest record decides."""
+        """Read again what the instances declare about the method; the newest record decides between releases."""
         self.version = self.group.version
         for handle in reversed(self.group.handles.values()):
             record = handle.instance.methods.get(self.method)

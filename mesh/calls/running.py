@@ -1,4 +1,4 @@
-"""What a worker hosts and what it has in hand.
+"""The methods that a worker hosts, and the calls that it has admitted.
 
 Owns: the two records. Leaves to others: filling them in (server), running handlers (handling).
 """
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Hosted:
-    """A method with its counters and its gates."""
+    """A method with its metrics and its concurrency gates."""
 
     __slots__ = ("gate", "method", "service_gate", "stats")
 
@@ -33,18 +33,20 @@ class Hosted:
 
 
 class Running(msgspec.Struct, eq=False):
-    """One call in hand, from its admission to its last word; the CallContext of its handler. (A Struct: one is made
+    """One call, from its admission to its final message; the CallContext of its handler. (A Struct, because one is made
     for every call.)
 
     Attributes:
-        body: the encoded arguments, None once they are decoded; `values`: the decoded ones.
-        answer_encoding: of the answer, where it is to be another than that of the arguments.
-        outflow, credited: of a stream: what may still be sent, and who waits for more.
-        begun: its handler's task has had its first step.
-        stopped: why its handler was told to stop, "" while it was not.
-        hold: what runs in a pool and cannot be stopped there.
-        waited_s: how long it was queued before its handler began.
-        reconnects: of a stream: its reader finds another instance by itself when this one leaves.
+        body: the encoded arguments; None once they are decoded.
+        values: the decoded arguments.
+        answer_encoding: the encoding of the answer, when it differs from that of the arguments.
+        outflow: of a stream: the credit for items.
+        credited: of a stream: the future that resolves when credit arrives.
+        begun: whether the handler's task has run its first step.
+        stopped: why the handler was stopped; "" while it was not.
+        hold: the future of a job in a pool, which cannot be stopped there.
+        waited_s: how long the call was queued before its handler began.
+        reconnects: of a stream: its reader reconnects to another instance by itself when this one drains.
     """
 
     conversation: Conversation
@@ -70,11 +72,11 @@ class Running(msgspec.Struct, eq=False):
     reconnects: bool = False
 
     def answer(self, form: str) -> None:
-        """Answer in another encoding than that of the arguments; an unknown form changes nothing."""
+        """Select another encoding for the answer than that of the arguments; an unknown `form` changes nothing."""
         if form == MSGPACK_ANSWER:
             self.answer_encoding = MSGPACK
             if self.body is None:
-                # The arguments are decoded: what is left to encode is the answer.
+                # The arguments are decoded already, so `encoding` now only selects that of the answer.
                 self.encoding = MSGPACK
 
     @property

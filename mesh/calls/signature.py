@@ -1,8 +1,8 @@
-"""What a method takes and gives: its annotations turned into decoders, encoders and JSON Schemas, once.
+"""The signature of a method: its annotations compiled once into decoders, encoders and JSON Schemas.
 
-Owns: arguments to and from bodies, answers to bodies, and the sentence that says what is wrong with an argument.
-Leaves to others: reading annotations (declared), when a body is decoded (the server), what a decorator adds
-(service.decorators), and the records that the schemas end in (service.describe).
+Owns: encoding and decoding arguments, encoding answers, and the error messages for wrong arguments.
+Leaves to others: reading annotations (declared), when a body is decoded (server), what a decorator adds
+(service.decorators), and the records that contain the schemas (service.describe).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mesh.suggest import suggest
 
 Buffer = bytes | bytearray | memoryview
 
-# A hostile body may name an unknown argument of a megabyte: what is quoted of it is cut here.
+# Characters that an error message quotes: a hostile body may contain an argument name of a megabyte.
 _QUOTED = 200
 _MIXED: Final = msgspec.msgpack.Decoder(dict[int | str, msgspec.Raw])
 _ARRAY: Final = msgspec.msgpack.Decoder(list[msgspec.Raw])
@@ -33,7 +33,7 @@ _ENCODE: Final[dict[int, Callable[[Any], bytes]]] = {
 }
 _pack = _ENCODE[MSGPACK]
 _BINARY: Final = (bytes, bytearray, memoryview)
-# How a RAW body becomes an argument of each type; bytes(b"") of bytes is the same object, not a copy.
+# How a RAW body becomes an argument of each type; bytes() of a bytes object returns the same object, not a copy.
 _BLOBS: Final[dict[Any, Callable[[Any], Any]]] = {bytes: bytes, bytearray: bytearray, memoryview: memoryview}
 _BINARY_SCHEMA: Final = {"type": "string", "contentMediaType": "application/octet-stream"}
 
@@ -42,14 +42,14 @@ class Signature:
     """A function's arguments and answer, ready for the wire.
 
     Attributes:
-        label: "greeting.count", the name in every message.
+        label: "greeting.count", the name in error messages.
         parameters: without `self`, in order of declaration.
         returns: type of the answer, or of each item of a stream; `Any` when not annotated.
         stream: the function is an async generator function.
         asynchronous: calling it gives an awaitable (False for a plain `def` and for a stream).
-        binary: the answer is `bytes` and travels as it is.
-        params_schema: JSON Schema (2020-12) of an object with one property per parameter; stands alone.
-        returns_schema: the same of `returns`.
+        binary: the answer is `bytes` and is sent without JSON or MessagePack around it.
+        params_schema: JSON Schema (2020-12) of an object with one property per parameter; self-contained.
+        returns_schema: JSON Schema of `returns`.
     """
 
     def __init__(
@@ -58,11 +58,12 @@ class Signature:
         """Read `function`.
 
         Args:
-            function: as written in a class, its first parameter being `self`; `bound` when it has none.
-            owner: the class, whose names annotations may use.
+            function: as written in a class, with `self` as its first parameter.
+            bound: the function has no `self` parameter.
+            owner: the class; annotations may use names that it defines.
 
         Raises:
-            BadDeclaration: a parameter cannot travel, or an annotation cannot be resolved.
+            BadDeclaration: a parameter or the answer cannot be encoded, or an annotation cannot be resolved.
         """
         self.label = label or getattr(function, "__qualname__", repr(function))
         declared = read(function, self.label, owner, bound)
@@ -90,28 +91,30 @@ class Signature:
     # --- bodies ---------------------------------------------------------------------------------
 
     def decode_args(self, body: Buffer, encoding: int) -> tuple[Any, ...]:
-        """The values for the function in order of declaration, defaults filled in. Empty means no arguments.
+        """Decode a body into the values for the function, in order of declaration, with defaults. An empty body means
+        no arguments.
 
         Raises:
-            BadArguments: whatever is wrong with the body; `details["path"]` is "$.name" and further.
+            BadArguments: the body is wrong in any way; `details["path"]` is "$.name" and further.
         """
         try:
-            # A MessagePack array of up to 15: nearly every call, so it comes first and touches nothing else.
+            # A MessagePack array of at most 15 elements: nearly every call, so this fast path comes first.
             if encoding == MSGPACK and body and body[0] >> 4 == 9 and self._whole:
                 return astuple(self._array(body))
             return self._decode(body, encoding)
         except BadArguments:
             raise
-        # A body may be built to exhaust the stack or memory, or to make a type's own checks raise: all of it is
-        # the sender's mistake and none of it may harm this process.
+        # A hostile body may exhaust the stack or memory, or make the validation of a type raise. Every such failure
+        # is an error of the sender and must not harm this process.
         except Exception as exc:
             raise self._complaint(exc) from None
 
     def encode_result(self, value: Any, encoding: int) -> tuple[Buffer, int]:
-        """(body, encoding used). Bytes travel RAW; who asked in RAW speaks HTTP and is answered in JSON.
+        """Encode an answer into (body, encoding used). Bytes are sent RAW; other answers to a RAW request, which comes
+        from HTTP, are sent as JSON.
 
         Raises:
-            BadResult: the value cannot be sent.
+            BadResult: the value cannot be encoded.
         """
         try:
             if isinstance(value, _BINARY):
@@ -123,10 +126,10 @@ class Signature:
             raise cannot_be_sent(self.label, value, exc) from exc
 
     def encode_checked(self, value: Any, encoding: int) -> tuple[Buffer, int]:
-        """`encode_result`, of what the annotation promises.
+        """`encode_result`, with a check against the annotation.
 
         Raises:
-            BadResult: the value cannot be sent, or is of another type than the annotation promises.
+            BadResult: the value cannot be encoded, or does not match the annotation.
         """
         if type(value) is self._exact and encoding == MSGPACK:
             try:
@@ -149,7 +152,7 @@ class Signature:
             named = {name: value for name, value, by_name in zip(names, values, place, strict=True) if by_name}
             return run(*positional, **named)
 
-        in_order.__wrapped__ = run  # type: ignore[attr-defined]  # where it is defined, for the log
+        in_order.__wrapped__ = run  # type: ignore[attr-defined]  # so that the log can show where it is defined
         return in_order
 
     def _decode(self, body: Buffer, encoding: int) -> tuple[Any, ...]:
@@ -192,14 +195,14 @@ class Signature:
             return astuple(self._named(b"\x80"))
         make = _BLOBS.get(self._blob.type)
         if make is None:
-            # Constrained or optional: through the decoder, which checks it.
+            # A constrained or optional type: use the decoder, which checks it.
             return astuple(self._named(_pack({self._blob.name: body})))
         holder = self._named(_pack({self._blob.name: b""}))
         setattr(holder, self._blob.name, make(body))
         return astuple(holder)
 
     def _mixed(self, body: Buffer) -> bytes | None:
-        """A map with integer keys, as one of names only; None when it has no integer key."""
+        """Convert a map with integer keys into one of names only; None when it has no integer key."""
         raw = _MIXED.decode(body)
         places = sorted(key for key in raw if isinstance(key, int))
         if not places:
@@ -227,7 +230,7 @@ class Signature:
         return BadArguments(_cut(message, 2 * _QUOTED), details={"path": _cut(path)})
 
     def _complaint(self, exc: Exception) -> BadArguments:
-        """msgspec's sentence about a body, as one about the arguments of this method."""
+        """Translate an error of msgspec about a body into one about the arguments of this method."""
         if not isinstance(exc, msgspec.DecodeError):
             return self._error(f"the arguments of {self.label} cannot be read: {_short(exc)}")
         what, _, where = str(exc).rpartition(" - at ")
@@ -279,7 +282,7 @@ class Signature:
         positional = [f for f, p in zip(fields, self.parameters, strict=True) if not p.keyword_only]
         name = f"{self.label} arguments"
         try:
-            # gc=False: such a struct lives only until its values are taken out of it.
+            # gc=False: such a struct exists only until its values are extracted.
             array = msgspec.defstruct(name, positional, array_like=True, forbid_unknown_fields=True, gc=False)
             named = msgspec.defstruct(name, fields, kw_only=True, forbid_unknown_fields=True, gc=False)
         except TypeError as exc:
@@ -304,7 +307,7 @@ def encode_arguments(args: tuple[Any, ...], kwargs: dict[str, Any], target: str 
     """The MessagePack body of a call: an array, a map of names, a map with integer keys for both, or nothing.
 
     Raises:
-        BadArguments: a value cannot be sent; raised here, where the call is made.
+        BadArguments: a value cannot be encoded; raised where the call is made.
     """
     try:
         if not kwargs:
@@ -336,7 +339,7 @@ def _field(parameter: Parameter) -> Any:
         msgspec.to_builtins(default)
         msgspec.defstruct("_", [("default", Any, default)])
     except Exception:
-        # Mutable, or of a type that no schema can show: handed out as the function itself would.
+        # Mutable, or not expressible in a schema: pass on the same object, as the function's own default would.
         return msgspec.field(default_factory=lambda: default)
     return msgspec.field(default=default)
 

@@ -1,6 +1,6 @@
-"""Why a call reaches nobody, in words.
+"""Errors for calls that no instance can take.
 
-Owns: the errors. Leaves to others: that it is so (client, pool), what is wrong with keys (transport.curve).
+Owns: their messages. Leaves to others: detecting the situation (client, pool), why keys refuse (transport.curve).
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from mesh.transport.refusals import KeysRefused
 
 
 def unknown(name: str, services: list[str]) -> UnknownService:
-    """No hub tells of the service; it may be a slip for one of those that there are."""
+    """The error for a service that no hub lists; it suggests a known service with a similar name."""
     return UnknownService(f"no service {name!r} is known{suggestion(name, services)}")
 
 
 def gone(order: Order, handle: Handle | None) -> Unavailable:
-    """The one instance that will do is not listed, or its process is not there."""
+    """The instance that the call names is not listed, or cannot be reached."""
     if handle is None:
         return Unavailable(f"{order.route.target}: no instance {order.instance} is known")
     if handle.peer.refused:
@@ -29,7 +29,7 @@ def gone(order: Order, handle: Handle | None) -> Unavailable:
 
 
 def no_instance(order: Order, waited_s: float) -> Unavailable:
-    """The service was there before, or is listed and cannot be reached, and did not come back in time."""
+    """The service is known, but none of its instances became reachable in time."""
     name = order.route.group.name
     return Unavailable(
         f"{order.route.target}: no instance of {name} within {waited_s:g} s ([calls] wait){order.route.group.trouble}"
@@ -37,12 +37,12 @@ def no_instance(order: Order, waited_s: float) -> Unavailable:
 
 
 def refused(order: Order, handles: Sequence[Handle]) -> KeysRefused:
-    """Keys allow a link to none of these. What is wrong with the first of them is where to begin."""
+    """Keys allow no link to any of these instances. The message gives the reason for the first one."""
     first, more = handles[0], len(handles) - 1
     who = f"{first.instance.id} and {more} more" if more else first.instance.id
     return KeysRefused(f"{order.route.target}: keys allow no link to {who}: {first.peer.place}: {first.peer.trouble}")
 
 
 def no_hub(order: Order, why: str) -> KeysRefused:
-    """Nobody is known, because keys allow no link to any hub."""
+    """No instance is known, because keys allow no link to any hub."""
     return KeysRefused(f"{order.route.target}: keys allow no link to a hub: {why}")

@@ -1,7 +1,7 @@
-"""Those who wait for an instance: calls that none can take now, and `wait_for`.
+"""Calls that wait for an instance of a service, and the waiters of `wait_for`.
 
-Owns: who waits for which service, in which order, and how many.
-Leaves to others: whether waiting makes sense, what happens when it is over (client).
+Owns: which requests wait for which service, their order and their number.
+Leaves to others: whether a request should wait, and what happens afterwards (client).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ R = TypeVar("R", bound=Hashable)
 
 
 class WaitingRoom(Generic[R]):
-    """Requests by service, first come first served, at most `most` of them in all."""
+    """Waiting requests by service, first come, first served; at most `most` in all."""
 
     __slots__ = ("_count", "_most", "_requests", "_watchers")
 
@@ -30,12 +30,12 @@ class WaitingRoom(Generic[R]):
 
     @property
     def full(self) -> bool:
-        """Whether nobody more may wait."""
+        """Whether no further request may wait."""
         return self._count >= self._most
 
     @property
     def services(self) -> list[str]:
-        """Those that something waits for."""
+        """The services for which requests wait."""
         return list(self._requests)
 
     def enter(self, service: str, request: R, since: float) -> None:
@@ -44,12 +44,12 @@ class WaitingRoom(Generic[R]):
         self._count += 1
 
     def since(self, service: str, request: R) -> float | None:
-        """When this one began to wait; None when it does not wait."""
+        """When the request began to wait; None when it does not wait."""
         waiting = self._requests.get(service)
         return waiting.get(request) if waiting is not None else None
 
     def take(self, service: str) -> list[R]:
-        """Take out those who wait, in order."""
+        """Remove and return the requests that wait for the service, in order."""
         waiting = self._requests.pop(service, None)
         if not waiting:
             return []
@@ -57,7 +57,7 @@ class WaitingRoom(Generic[R]):
         return list(waiting)
 
     def leave(self, service: str, request: R) -> None:
-        """Wait no longer; harmless for one that does not wait."""
+        """Remove one request. Harmless when it does not wait."""
         waiting = self._requests.get(service)
         if waiting is not None and request in waiting:
             del waiting[request]
@@ -66,21 +66,21 @@ class WaitingRoom(Generic[R]):
                 del self._requests[service]
 
     def call_in(self, service: str) -> list[R]:
-        """An instance can be called: wake who watches, and take out those who wait, in order."""
+        """An instance can be called: resolve the watchers, then remove and return the waiting requests, in order."""
         for woken in self._watchers.pop(service, ()):
             if not woken.done():
                 woken.set_result(None)
         return self.take(service)
 
     def empty(self) -> list[R]:
-        """Take out everybody."""
+        """Remove and return all requests."""
         everybody = [request for waiting in self._requests.values() for request in waiting]
         self._requests.clear()
         self._count = 0
         return everybody
 
     def watch(self, service: str, woken: asyncio.Future[None]) -> Callable[[], None]:
-        """Resolve `woken` when an instance can be called; returns what ends it."""
+        """Resolve `woken` when an instance can be called; returns a function that stops this."""
         watching = self._watchers.setdefault(service, [])
         watching.append(woken)
 
