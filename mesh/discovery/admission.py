@@ -1,10 +1,10 @@
-"""What a hub accepts of a record, and how records become bytes and come back.
+"""Validates records for the hub, and encodes and decodes them.
 
-Owns: the limits, the check of one record, and reading and writing arrays of records.
-Leaves to others: what records have in common (shapes), who holds which (registry), what readers make of them (table).
+Owns: the limits, the validation of one record, and reading and writing arrays of records.
+Leaves to others: sharing equal parts of records (shapes), leases (registry), the use of records by clients (table).
 
-Records come from other processes, so nothing of them is believed: every way in which one can be wrong is a
-ProtocolViolation that says which record, which field and what was expected.
+Records come from other processes and are not trusted: anything wrong in one is a ProtocolViolation that names the
+record, the field and what was expected.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ MIB = 1024 * KIB
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """How much a hub takes.
+    """How much a hub accepts.
 
     Attributes:
-        record_bytes: of one encoded record; a service with 100 methods and their schemas is about 40 KiB, one with
-            1,000 about 400 KiB.
+        record_bytes: size of one encoded record; a service with 100 methods and their schemas takes about 40 KiB, one
+            with 1,000 about 400 KiB.
         peer_records: how many records one peer may hold.
-        hub_records: how many a hub holds in all.
-        hub_bytes: of all encoded records. A snapshot is one message: this must stay below the largest message
+        hub_records: how many records a hub holds in all.
+        hub_bytes: size of all encoded records. A snapshot is one message, so this must stay below the largest message
             that clients accept (64 MiB by default).
     """
 
@@ -39,12 +39,12 @@ class Limits(msgspec.Struct, frozen=True):
     hub_bytes: int = 48 * MIB
 
 
-#: Names travel in messages, logs and on pages: long ones and ones with control characters are somebody's mistake.
+#: The longest name. Names appear in messages, logs and pages; long names, or ones with control characters, are errors.
 NAME_CHARS = 200
 ENDPOINT_CHARS = 512
-#: Epochs are milliseconds since 1970; what does not fit 63 bits came from no clock.
+#: Epochs are milliseconds since 1970; a value of more than 63 bits cannot come from a clock.
 EPOCH_MOST = 2**63 - 1
-#: As large as the configuration can make it.
+#: The largest value that the configuration allows.
 PLACES_MOST = 2**31 - 1
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -53,7 +53,7 @@ _decode_one = msgspec.msgpack.Decoder(Instance).decode
 _decode_loads = msgspec.msgpack.Decoder(list[tuple[str, float]]).decode
 _encode_json = msgspec.json.Encoder().encode
 
-# msgspec raises RecursionError for nesting past the interpreter's limit, and OverflowError for odd timestamps.
+# msgspec raises RecursionError for nesting beyond the interpreter's limit, and OverflowError for invalid timestamps.
 _UNREADABLE = (msgspec.MsgspecError, RecursionError, OverflowError, ValueError, TypeError)
 
 
@@ -63,17 +63,17 @@ def encode_record(record: Instance) -> msgspec.Raw:
 
 
 def encode_records(records: Iterable[Instance | msgspec.Raw]) -> bytes:
-    """The body of a register, snapshot or change: a MessagePack array of records."""
+    """The body of a `register`, `snapshot` or `change` message: a MessagePack array of records."""
     return _encode(list(records))
 
 
 def encode_loads(loads: list[tuple[str, float]]) -> bytes:
-    """The body of a loads: a MessagePack array of [instance id, load]."""
+    """The body of a `loads` message: a MessagePack array of [instance id, load]."""
     return _encode(loads)
 
 
 def fault(record: Instance) -> str | None:
-    """What is wrong with the values of a record whose types are right; None when nothing is."""
+    """What is wrong with the values of a record, given that its types are right; None when it is valid."""
     if not 1 <= len(record.id) <= NAME_CHARS or not record.id.isprintable():
         return f"id must be 1 to {NAME_CHARS} printable characters, not {_shown(record.id)}"
     for field in ("service", "worker", "version", "host"):
@@ -93,7 +93,7 @@ def fault(record: Instance) -> str | None:
     if not 0.0 <= record.load <= 1.0:  # false for NaN too
         return f"load must be 0.0 to 1.0, not {record.load}"
     try:
-        # Records are shown on JSON pages and become OpenAPI: what JSON cannot say must not get that far.
+        # Records are shown as JSON and converted to OpenAPI, so they must be expressible in JSON.
         _encode_json(record)
     except _UNREADABLE as exc:
         return f"schemas must be plain JSON values: {exc}"
@@ -104,8 +104,8 @@ def read_records(body: bytes | bytearray | memoryview, limits: Limits, shapes: S
     """The records of a `register`, from a peer that is not trusted.
 
     Raises:
-        ProtocolViolation: the body is no array of records, or a record is too large or wrong; the message names
-            the record by its place and the field by its path.
+        ProtocolViolation: the body is not an array of records, or a record is too large or wrong; the message names
+            the record by its position and the field by its path.
     """
     try:
         raws = _decode_raws(body)
@@ -137,14 +137,14 @@ def _read_one(raw: msgspec.Raw, shapes: Shapes) -> Instance:
     try:
         return shapes.read_one(raw)
     except _UNREADABLE:
-        return _decode_one(raw)  # which says where in the record it is
+        return _decode_one(raw)  # its error names the path in the record
 
 
 def read_news(body: bytes | bytearray | memoryview, kind: str, shapes: Shapes | None = None) -> list[Instance]:
-    """The records of a `snapshot` or `change` from a hub, which has checked each of them already.
+    """The records of a `snapshot` or `change` from a hub, which has validated them already.
 
     Raises:
-        ProtocolViolation: the body is no array of records.
+        ProtocolViolation: the body is not an array of records.
     """
     try:
         return (shapes or Shapes()).read(body)
@@ -153,10 +153,10 @@ def read_news(body: bytes | bytearray | memoryview, kind: str, shapes: Shapes | 
 
 
 def read_loads(body: bytes | bytearray | memoryview) -> list[tuple[str, float]]:
-    """The (instance id, load) of a `loads` from a hub, which has checked each of them already.
+    """The (instance id, load) pairs of a `loads` message from a hub, which has validated them already.
 
     Raises:
-        ProtocolViolation: the body is something else.
+        ProtocolViolation: the body is not an array of such pairs.
     """
     try:
         return _decode_loads(body)

@@ -1,9 +1,11 @@
-"""One process's part in discovery: it registers what the process runs, and knows what others run.
+"""The discovery agent of a process: registers its instances, and keeps a table of all instances.
 
-Owns: the beat of renewals, and telling those who wait that the table has changed.
-Leaves to others: each hub's connection (uplink), merging what hubs say (table), choosing an instance (calls).
+Owns: periodic renewals, and notifying listeners of changes of the table.
+Leaves to others: the connection to each hub (uplink), merging the views of several hubs (table), choosing an instance
+(calls).
 
-Nothing here ever waits for a hub: without one the process goes on with what it knows.
+Only `leave`, `stop` and the `wait_…` methods wait for hubs, for a limited time: without a hub the process continues
+with its last table.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from mesh.transport.refusals import IN_A_ROW
 
 log = get_logger("mesh.discovery")
 
-#: What a hub's view is called once it has told who lives, as far as it knows.
+#: The states of a hub's view after it has sent a snapshot.
 HEARD = (LEARNING, LEARNED)
 
 
@@ -36,9 +38,9 @@ class Agent:
     """Registers with every hub, renews, watches, and keeps one merged `table`. One per process.
 
     Attributes:
-        table: who lives, as far as this process knows.
-        synced: whether some hub has sent a snapshot since the start: the table shows what there is. While every hub
-            is still learning, ask `table.certain` before taking absence for an answer.
+        table: the instances that this process knows.
+        synced: whether some hub has sent a snapshot since the start, so that the table is filled. While all hubs are
+            still learning, an instance may be missing: check `table.certain` first.
     """
 
     def __init__(
@@ -56,12 +58,12 @@ class Agent:
         rng: random.Random | None = None,
     ) -> None:
         """Args:
-        hubs: their endpoints; none is legal, and then nobody is found.
+        hubs: endpoints of the hubs; may be empty, then no instance is found.
         identity, epoch: of this process, as in `hello`.
-        renew_s: renewal period; a hub with shorter leases asks for more.
-        limits: of what hubs take; theirs should be the same.
+        renew_s: renewal period; a hub with shorter leases requests a shorter one.
+        limits: the limits of records; should equal those of the hubs.
         leave_timeout_s: how long `leave` and `stop` wait for hubs to confirm.
-        rng: spreads the beats and dials of many processes.
+        rng: spreads the renewals and dials of many processes over time.
         """
         self.table = Table()
         self.synced = False
@@ -77,9 +79,9 @@ class Agent:
         self._waiters: dict[asyncio.Future[bool], Callable[[], bool]] = {}
         self._beating: Timer | None = None
         self._started = False
-        # Within a tenth and a whole renewal: a hub that comes back hears of everybody before it has learned.
+        # A tenth to a whole renewal period: all processes register with a restarted hub before it has learned.
         backoff = Backoff(renew_s / 10, renew_s)
-        shapes = Shapes()  # of all hubs: they tell the same
+        shapes = Shapes()  # shared by all hubs, as they send the same records
         self._uplinks = [
             Uplink(
                 transport,
@@ -98,10 +100,10 @@ class Agent:
             for endpoint in dict.fromkeys(hubs)
         ]
 
-    # --- life -------------------------------------------------------------------------------------
+    # --- lifetime ---------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Begin to dial the hubs; returns at once, whether they are there or not.
+        """Begin to dial the hubs; returns at once, whether they are reachable or not.
 
         Raises:
             BadEndpoint: a hub's endpoint is malformed.
@@ -115,11 +117,11 @@ class Agent:
         except BaseException:
             await self.stop()
             raise
-        # A first beat at a random moment of the period: processes that start together do not renew together.
+        # The first renewal is at a random moment of the period: processes that start together do not renew together.
         self._beating = self._clock.call_at(self._clock.now() + self._rng.random() * self._renew_s, self._beat)
 
     async def stop(self) -> None:
-        """Leave every hub, then close; takes at most two times `leave_timeout_s`."""
+        """Leave every hub, then close; takes at most twice `leave_timeout_s`."""
         if not self._started:
             return
         self._started = False
@@ -134,21 +136,22 @@ class Agent:
         await self._until(lambda: all(uplink.stopped for uplink in self._uplinks), self._leave_timeout_s)
 
     async def wait_synced(self, timeout: float) -> bool:
-        """Wait until `synced`, at most `timeout` seconds, or until keys turn out not to allow it; whether it is."""
+        """Wait until `synced`, for at most `timeout` seconds, or until keys turn out to allow no link. Returns
+        `synced`."""
         await self._until(lambda: self.synced or bool(self.refused), timeout)
         return self.synced
 
     async def wait_heard(self, timeout: float) -> bool:
-        """Wait until every hub has told who lives, at most `timeout` seconds; whether each has."""
+        """Wait until every hub has sent a snapshot, for at most `timeout` seconds; returns whether all have."""
         return await self._until(lambda: all(each.view in HEARD for each in self.hubs_status()), timeout)
 
     # --- what this process runs -------------------------------------------------------------------
 
     def register(self, *records: Instance) -> None:
-        """Make instances known to every hub, now and whenever a hub comes back. Again with a changed record: update.
+        """Register instances with every hub, now and after each reconnection. Call again to update a record.
 
         Raises:
-            SetupError: a record that hubs would refuse, or one whose epoch has left already.
+            SetupError: hubs would refuse a record, or the instance has left already with this epoch.
         """
         self._holdings.add(records)
         ids = [record.id for record in records]
@@ -156,12 +159,12 @@ class Agent:
             uplink.register(ids)
 
     def update_load(self, instance_id: str, load: float) -> None:
-        """Note an instance's load, 0.0 to 1.0; it travels with the next renewal."""
+        """Set an instance's load, 0.0 to 1.0; the next renewal sends it."""
         self._holdings.load(instance_id, load)
 
     async def leave(self, *instance_ids: str) -> None:
-        """Take instances off every hub for good. Returns when each connected hub has told its watchers, or after
-        `leave_timeout_s`; hubs that are away forget them when their leases run out."""
+        """Deregister instances from every hub for good. Returns when each connected hub has notified its watchers, or
+        after `leave_timeout_s`; at unreachable hubs their leases expire."""
         ended = [record for key in instance_ids if (record := self._holdings.end(key)) is not None]
         for uplink in self._uplinks:
             uplink.leave([(record.id, record.epoch) for record in ended])
@@ -173,24 +176,24 @@ class Agent:
         """Call `callback` after each change of the table.
 
         Returns:
-            A function that ends it.
+            A function that removes the callback.
         """
         key = object()
         self._listeners[key] = callback
         return lambda: self._listeners.pop(key, None) and None
 
     def on_certain(self, callback: Callable[[], None]) -> None:
-        """Call `callback` each time when absence from the table has begun to mean something: a hub has learned."""
+        """Call `callback` each time `table.certain` becomes true, because a hub has learned."""
         self._when_certain.append(callback)
 
     def hubs_status(self) -> list[HubStatus]:
-        """Each configured hub, in the order of configuration."""
+        """The status of each configured hub, in the order of configuration."""
         return [uplink.status() for uplink in self._uplinks]
 
     @property
     def refused(self) -> str:
-        """Why keys allow no link to a hub, with its endpoint, when no hub can be reached; "" when keys are not the
-        matter, or some hub may still answer."""
+        """Why keys allow no link to a hub, with its endpoint, when no hub can be reached; "" when there is another
+        cause, or when some hub may still answer."""
         refused = [each for each in self._uplinks if each.refusals >= IN_A_ROW]
         if not refused or any(each.open or each.failures < IN_A_ROW for each in self._uplinks):
             return ""
@@ -198,7 +201,7 @@ class Agent:
 
     @property
     def hearing(self) -> bool:
-        """Whether some hub tells news at this moment."""
+        """Whether some hub is connected and sends changes now."""
         return any(hub.view in HEARD for hub in self.hubs_status())
 
     # --- inside -----------------------------------------------------------------------------------
@@ -220,7 +223,7 @@ class Agent:
                 try:
                     callback(change)
                 except Exception:
-                    # One listener's fault must not keep the news from the others.
+                    # A failing listener must not prevent the others from being notified.
                     log.exception("a listener for discovery changes failed")
         was, self._certain = self._certain, self.table.certain
         if self._certain and not was:
@@ -241,7 +244,8 @@ class Agent:
                 log.error("another process has taken this instance's id", instance=record.id, by=record.worker)
 
     async def _until(self, condition: Callable[[], bool], timeout: float) -> bool:
-        """Wait until `condition` holds after some news, at most `timeout` seconds; whether it does."""
+        """Wait until `condition` holds, checked after each change, for at most `timeout` seconds; returns whether it
+        does."""
         if condition():
             return True
         waiter: asyncio.Future[bool] = asyncio.get_running_loop().create_future()

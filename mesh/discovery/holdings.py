@@ -1,7 +1,7 @@
-"""The instances that this process answers for.
+"""The instances that this process registers.
 
-Owns: their records, their present load, and which claims of ours have ended for good.
-Leaves to others: telling hubs (uplink), measuring load (calls).
+Owns: their records, their current loads, and the instances of this process that have left for good.
+Leaves to others: sending them to hubs (uplink), measuring load (calls).
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from mesh.discovery.admission import Limits, encode_record, encode_records, faul
 from mesh.discovery.record import Instance
 from mesh.errors import SetupError
 
-#: A register is sent in pieces of at most so many bytes and records, so that a hub reads other peers in between.
+#: The largest `register` message, in bytes and in records: between two of them, a hub can read other peers.
 PIECE_BYTES = 512 * 1024
 PIECE_RECORDS = 256
 
 
 class Holdings:
-    """Records by instance id, each with the load of now."""
+    """Records by instance id, each with its current load."""
 
     def __init__(self, limits: Limits | None = None) -> None:
         self._limits = limits or Limits()
@@ -36,11 +36,11 @@ class Holdings:
         return instance_id in self._records
 
     def add(self, records: Iterable[Instance]) -> None:
-        """Take records, or replace those of the same id. All or none.
+        """Add records, or replace those with the same id. All or none.
 
         Raises:
-            SetupError: a record that hubs would refuse, or one that has left or was superseded: its id needs a
-                later epoch.
+            SetupError: hubs would refuse a record, or the instance has left or was superseded: its id needs a later
+                epoch.
         """
         records = tuple(records)
         for record in records:
@@ -64,7 +64,7 @@ class Holdings:
             self._loads[record.id] = record.load
 
     def end(self, instance_id: str) -> Instance | None:
-        """Let go of one for good; its record, if it was held."""
+        """Remove an instance for good. Returns its record, or None when there was none."""
         record = self._records.pop(instance_id, None)
         if record is not None:
             del self._loads[instance_id]
@@ -72,11 +72,11 @@ class Holdings:
         return record
 
     def get(self, instance_id: str) -> Instance | None:
-        """The record as it was registered."""
+        """The record as it was registered; None when the id is unknown."""
         return self._records.get(instance_id)
 
     def load(self, instance_id: str, load: float) -> None:
-        """Note the load of now, 0.0 to 1.0; more is taken as 1.0. Ids that are not held are passed over."""
+        """Set the current load; values outside of 0.0 to 1.0 are clamped. Unknown ids are ignored."""
         if instance_id in self._loads:
             self._loads[instance_id] = min(max(float(load), 0.0), 1.0)
 
@@ -84,14 +84,14 @@ class Holdings:
         return tuple(self._records)
 
     def renewals(self) -> Iterator[list[list[Any]]]:
-        """[id, epoch, load] of each, in messages of at most PIECE_RECORDS."""
+        """[id, epoch, load] of each instance, in lists of at most PIECE_RECORDS."""
         loads = self._loads
         everything = [[key, record.epoch, loads[key]] for key, record in self._records.items()]
         for at in range(0, len(everything), PIECE_RECORDS):
             yield everything[at : at + PIECE_RECORDS]
 
     def registrations(self, ids: Iterable[str]) -> Iterator[bytes]:
-        """Bodies of `register` for those of `ids` that are held, with the load of now."""
+        """Bodies of `register` messages for the known ones of `ids`, with current loads."""
         piece: list[msgspec.Raw] = []
         size = 0
         for instance_id in ids:

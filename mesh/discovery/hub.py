@@ -1,9 +1,10 @@
-"""The hub: a registry that processes talk to.
+"""The hub: a registry served to the processes of the mesh.
 
-Owns: connections of peers, which message is answered how, gathering one loop turn's changes for watchers.
-Leaves to others: leases and news (registry), the check of records (admission), bytes (protocol.codec, transport).
+Owns: connections of peers, the handling of each message, batching the changes of one loop turn for watchers.
+Leaves to others: leases and news (registry), validation of records (admission), bytes (protocol.codec, transport).
 
-Kill it and everything that runs goes on: what it holds is told to it again within a lease.
+A hub holds no durable data. While it is down, everything that runs continues; after a restart, all instances register
+again within one lease.
 """
 
 from __future__ import annotations
@@ -48,12 +49,12 @@ from mesh.transport.contract import Buffer, Channel, Listener, Transport
 
 log = get_logger("mesh.discovery")
 
-#: The largest message a hub takes: far above an honest register, which agents send in pieces of half a MiB.
+#: The largest message that a hub accepts: far above a legitimate register, which agents send in pieces of 512 KiB.
 MAX_MESSAGE: Final = 4 * 1024 * 1024
 
 
 class HubStats(msgspec.Struct, frozen=True):
-    """What a hub is doing, for pages and metrics."""
+    """The state of a hub, for pages and metrics."""
 
     identity: str
     epoch: int
@@ -67,7 +68,7 @@ class HubStats(msgspec.Struct, frozen=True):
 
 
 class Hub:
-    """One registry, served on one endpoint. Any number may run; they do not know of each other."""
+    """One registry, served on one endpoint. Any number of hubs may run, independently of each other."""
 
     def __init__(
         self,
@@ -82,10 +83,10 @@ class Hub:
         access: Access | None = None,
     ) -> None:
         """Args:
-        identity, epoch: what this hub is called, and when it started (ids.epoch).
-        lease_s: how long a registration holds without a renewal.
-        learn_s: for how long after its start it declares nobody gone; one lease when None.
-        access: who may run what; None: everybody everything.
+        identity, epoch: name of this hub, and when it started (ids.epoch).
+        lease_s: how long a registration is valid without a renewal.
+        learn_s: how long after its start no instance is declared gone; one lease when None.
+        access: which workers may run which services; None allows all.
         """
         self.identity = identity
         self.epoch = epoch
@@ -101,7 +102,7 @@ class Hub:
         self._listener: Listener | None = None
         self._ticking: Timer | None = None
         self._telling: asyncio.Handle | None = None
-        # Dicts for their order: a simulation with the same seed is the same simulation.
+        # Dicts instead of sets for their order: a simulation with the same seed must have the same result.
         self._peers: dict[Peer, None] = {}
         self._watchers: dict[Peer, None] = {}
         self._newcomers: dict[Peer, None] = {}
@@ -127,7 +128,7 @@ class Hub:
         return self.endpoint
 
     async def stop(self, linger_s: float = 0.5) -> None:
-        """Say goodbye and close. Peers keep what they know."""
+        """Send goodbye and close. Peers keep their tables."""
         if self._ticking is not None:
             self._ticking.cancel()
             self._ticking = None
@@ -155,7 +156,7 @@ class Hub:
             counts=msgspec.structs.replace(registry.counts),
         )
 
-    # --- what peers and time cause ----------------------------------------------------------------
+    # --- peers and ticks --------------------------------------------------------------------------
 
     def _accept(self, channel: Channel) -> Peer:
         peer = Peer(self, channel)
@@ -171,18 +172,18 @@ class Hub:
         self._ticking = self._clock.call_at(self._clock.now() + self.registry.tick_s, self._tick)
 
     def watch(self, peer: Peer) -> None:
-        """Send `peer` a snapshot, then news. Also for one that has missed something."""
+        """Send `peer` a snapshot, then news. Also called by a peer that has missed a change."""
         self._watchers.pop(peer, None)
         self._newcomers[peer] = None
         self.tell_soon()
 
     def forget(self, peer: Peer) -> None:
-        """The connection is gone. Its leases are not: it may be back in a moment, and time tells."""
+        """The connection was lost. Its leases stay until they expire, as the peer may reconnect."""
         for group in (self._peers, self._watchers, self._newcomers):
             group.pop(peer, None)
 
     def tell_soon(self) -> None:
-        """Tell watchers once for all that happens in this turn of the loop."""
+        """Notify the watchers once about all changes of this turn of the loop."""
         if self._telling is None and (self.registry.has_news or self._newcomers):
             self._telling = asyncio.get_running_loop().call_soon(self._tell)
 
@@ -194,7 +195,7 @@ class Hub:
                 peer.tell(news)
         if self._newcomers:
             newcomers, self._newcomers = self._newcomers, {}
-            # As of the news just taken. One encoding for all who came in this turn.
+            # The snapshot includes the news just taken, and is encoded once for all newcomers of this turn.
             body = self.registry.snapshot()
             for peer in newcomers:
                 self._watchers[peer] = None
@@ -225,7 +226,7 @@ class Peer:
     def receive(self, frames: list[Buffer]) -> None:
         try:
             messages = self._reader.read(frames)
-            # One message registers, renews or ends up to a thousand leases; a process sends one or two a second.
+            # A message registers, renews or ends up to a thousand leases; a process sends one or two per second.
             if not self._allowance.take(len(messages) + FRAME, self._hub.now()):
                 raise Flood("more messages than a process has for a hub")
             for message in messages:
@@ -235,7 +236,7 @@ class Peer:
                 else:
                     act(self, message)
         except ProtocolViolation as violation:
-            # The transport logs it and cuts; this tells the other end why.
+            # The transport logs the violation and closes the connection; this tells the peer why.
             self.say(REJECT, violation.code, violation.message[:500])
             raise
         except MeshError as refusal:
@@ -251,7 +252,7 @@ class Peer:
         self._link = step(ACCEPTOR, self._link, LOST)
         self._hub.forget(self)
 
-    # --- what it says -----------------------------------------------------------------------------
+    # --- sending ----------------------------------------------------------------------------------
 
     def say(self, *message: Any) -> None:
         self._writer.add(*message)
@@ -267,7 +268,7 @@ class Peer:
                     self._writer.add_body((LOADS,), item.loads)
             else:
                 self._writer.add_body((CHANGE, item.number), item.records, (item.gone,))
-                # The writer counts bodies only, and a frame is limited: each long list ends one.
+                # A frame is limited but the writer counts only bodies: begin a new frame after each long list.
                 if len(item.gone) > 64:
                     self._sealed += self._writer.take()
         self._channel.wake()
@@ -283,7 +284,7 @@ class Peer:
         self._writer.add_body((SNAPSHOT, hub.identity, hub.epoch, number, learning), body)
         self._channel.wake()
 
-    # --- what it asks for ---------------------------------------------------------------------------
+    # --- messages from the peer ---------------------------------------------------------------------
 
     def _greet(self, message: list[Any]) -> None:
         check_version(message)
@@ -292,7 +293,7 @@ class Peer:
             raise ProtocolViolation(f"hello: identity must be 1 to {NAME_CHARS} printable characters")
         self._link = step(ACCEPTOR, self._link, HELLO)
         self.name = identity
-        # An identity is a claim: leases are held by who has proved to hold a key, under the identity that it gives.
+        # An identity is only a claim: with keys, the holder of leases is the proven key name and the identity.
         self._holder = f"{self._channel.user}/{identity}" if self._channel.user else identity
         self._largest = message[4]
         meta = (message[5] if len(message) > 5 else None) or {}
@@ -337,7 +338,7 @@ class Peer:
         self.say(PONG, message[1])
 
 
-#: What a hub does beside the steps of the link itself (protocol.link.ACCEPTOR); what is in neither is a violation.
+#: Messages that a hub handles beyond the link's own table (protocol.link.ACCEPTOR); all others are violations.
 ACTS: Final[dict[tuple[Link, int], Callable[[Peer, list[Any]], None]]] = {
     (Link.GREETING, HELLO): Peer._greet,
     (Link.OPEN, REGISTER): Peer._register,

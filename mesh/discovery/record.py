@@ -1,6 +1,6 @@
-"""What an instance tells of itself: the record that hubs keep and clients read.
+"""The record of an instance: registered with hubs and read by clients.
 
-Owns: the shapes. Encoded with msgspec as MessagePack maps, so that a newer field is ignored by an older reader.
+Owns: the record types. Encoded with msgspec as MessagePack maps, so that an older reader ignores a newer field.
 Leaves to others: keeping records (table, hub), making them from a service class (service.describe).
 """
 
@@ -10,22 +10,22 @@ from typing import Any, Literal
 
 import msgspec
 
-#: Where an HTTP route finds a parameter: a path segment, the query string, a member of the JSON object in the
+#: The source of a parameter of an HTTP route: a path segment, the query string, a member of the JSON object in the
 #: body, or the whole body (JSON for a structured type, the raw bytes for `bytes`).
 Source = Literal["path", "query", "field", "body"]
 
 
 class MethodRecord(msgspec.Struct, omit_defaults=True, frozen=True):
-    """One method that may be called.
+    """One method that can be called.
 
     Attributes:
         params: JSON Schema (2020-12) of an object with one property per parameter, in order of declaration.
         returns: JSON Schema of the answer, or of each item of a stream.
-        stream: answers with many items instead of one.
-        idempotent: may be repeated on another instance when an answer is lost.
-        timeout_s: the default deadline of a call to it; None takes the caller's default.
-        binary: the answer is `bytes` and travels as it is, without JSON or MessagePack around it.
-        exposed: a gateway calls it for anyone at /rpc.
+        stream: the answer is a stream of items.
+        idempotent: a call may be repeated on another instance when its answer is lost.
+        timeout_s: the default timeout of a call; None takes the caller's default.
+        binary: the answer is `bytes` and is sent without JSON or MessagePack around it.
+        exposed: gateways make it callable at /rpc.
     """
 
     name: str
@@ -40,16 +40,16 @@ class MethodRecord(msgspec.Struct, omit_defaults=True, frozen=True):
 
 
 class RouteRecord(msgspec.Struct, omit_defaults=True, frozen=True):
-    """One HTTP address of a service.
+    """One HTTP route of a service.
 
     Attributes:
         verb: "GET", "POST", "PUT", "PATCH" or "DELETE".
-        path: "/hello/{name}": literal segments and whole-segment parameters; a last `{rest...}` takes the remainder.
-        method: the method that answers, by its name in `Instance.methods`.
-        sources: where each parameter comes from, by parameter name.
+        path: "/hello/{name}": literal segments and whole-segment parameters; a final `{rest...}` takes the remainder.
+        method: name of the method that answers, in `Instance.methods`.
+        sources: the source of each parameter, by parameter name.
         status: the HTTP status of a success.
         produces: Content-Type of the answer; "" means application/json (application/octet-stream for a binary one).
-        forms: a body of bytes may be an HTML form, which the method reads itself.
+        forms: a body of bytes may be an HTML form, which the method parses itself.
     """
 
     verb: str
@@ -62,7 +62,7 @@ class RouteRecord(msgspec.Struct, omit_defaults=True, frozen=True):
 
 
 class Subscription(msgspec.Struct, omit_defaults=True, frozen=True):
-    """One `@on(topic)`: `to` "one" instance of the service, acknowledged, or to "every" one over PUB/SUB."""
+    """One `@on(topic)`: delivered `to` "one" instance of the service with an ack, or to "every" one over PUB/SUB."""
 
     topic: str
     method: str = ""
@@ -70,14 +70,14 @@ class Subscription(msgspec.Struct, omit_defaults=True, frozen=True):
 
 
 class TaskRecord(msgspec.Struct, omit_defaults=True, frozen=True):
-    """One task that may be deferred.
+    """One task that can be deferred.
 
     Attributes:
-        params, returns, binary, doc: as a method's.
-        keep_s: how long a finished job is kept when whoever defers does not say; None takes the deferrer's default.
-        priority: of a job that is deferred without one.
-        schedules: when the mesh defers it by itself: "0 3 * * * Asia/Tokyo", "every 10s".
-        exposed: a gateway defers it for anyone at /tasks.
+        params, returns, binary, doc: as in MethodRecord.
+        keep_s: retention of a finished job that is deferred without one; None takes the deferrer's default.
+        priority: priority of a job that is deferred without one.
+        schedules: when the mesh defers the task by itself: "0 3 * * * Asia/Tokyo", "every 10s".
+        exposed: gateways make it deferrable at /tasks.
     """
 
     name: str
@@ -95,14 +95,15 @@ class Instance(msgspec.Struct, omit_defaults=True, frozen=True):
     """One running copy of a service.
 
     Attributes:
-        id: unique among the living; `epoch` tells two claims to one id apart (the later wins).
+        id: unique among running instances. Of two claims to one id, the one with the later `epoch` wins.
         worker: id of the process; instances in one worker share `endpoint` and `events`.
-        host: name of the machine, for people and for preferring what is near.
-        endpoint: where its worker's ROUTER listens. "" for a mere listener that answers no calls.
-        events: where its worker's SUB listens; "" when it subscribes to nothing for every instance.
-        subscriptions: what it hears of as it is emitted; `durable`: what it hears of from the log.
-        load: calls in hand divided by `places`, 0.0 to 1.0, as of the last renewal.
-        places: how many calls it runs at once; 0 where that is not told.
+        host: name of the machine, for display and for preferring instances on the caller's host.
+        endpoint: where its worker's ROUTER listens; "" for an instance that answers no calls.
+        events: where its worker's SUB listens; "" when it has no subscription of the kind "every".
+        subscriptions: events delivered as they are emitted.
+        durable: events delivered from the durable log.
+        load: admitted calls divided by `places`, 0.0 to 1.0, as of the last renewal.
+        places: how many calls it runs at once; 0 when unknown.
     """
 
     service: str

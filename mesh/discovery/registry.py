@@ -1,12 +1,12 @@
-"""What one hub keeps: leases, and the news of them.
+"""The registry of one hub: leases, and news about them.
 
-Owns: which instance holds a lease, when it runs out, what is told to watchers, and in which order.
-Leaves to others: connections and encoding of messages (hub), the check of records (admission), time (`now` is
+Owns: which instance holds a lease, when it expires, which news watchers get, and in which order.
+Leaves to others: connections and encoding of messages (hub), validation of records (admission), time (`now` is
 passed in).
 
-Every lease of a hub is equally long, so the order of renewal is the order of expiry: a renewal moves its lease to
-the end of one ordered dict, and expiry looks at the front. No heap, no timer per lease; both cost the same for ten
-instances and for ten thousand (benchmarks/discovery.py).
+All leases of a hub are equally long, so they expire in the order of their renewal: a renewal moves its lease to the
+end of one ordered dict, and expiry checks the front. There is no heap and no timer per lease; both operations cost the
+same for ten instances and for ten thousand (benchmarks/discovery.py).
 """
 
 from __future__ import annotations
@@ -22,28 +22,29 @@ from mesh.discovery.record import Instance
 from mesh.discovery.table import EXPIRED, LEFT
 from mesh.errors import Overloaded, ProtocolViolation
 
-# Load is advice for people and for the first choice of an instance; callers measure what they use. Telling each
-# renewal's load would cost instances × watchers numbers every second, old when they arrive. So it is told when it
-# moved by more than a tenth, which also keeps one that swings around a value quiet; and without the record, which
-# has not changed: 30 bytes for 5 KB.
+# Load is a hint for display and for the first choice of an instance; callers measure the instances that they use. To
+# send the load of each renewal would cost instances × watchers numbers every second, outdated on arrival. So a load is
+# sent when it has changed by more than 0.1, which also suppresses small oscillations, and without the unchanged record:
+# 30 bytes instead of 5 KB.
 LOAD_STEP = 0.1
 
-#: Loads are gathered for so long, and then told in one message. The first one after a silence waits for a tick only.
+#: Seconds for which loads are collected before they are sent in one message. The first one after a pause waits only
+#: for the next tick.
 LOADS_S = 1.0
 
-#: `tick` is called this often per lease: an expiry is seen at most a twentieth of a lease late.
+#: Calls of `tick` per lease: an expiry is detected at most a twentieth of a lease late.
 TICKS_PER_LEASE = 20
 
-#: Renewals per lease: four may be lost, and the fifth keeps it.
+#: Renewals per lease: the lease is kept if four in a row are lost.
 RENEWALS_PER_LEASE = 5
 
-# Readers refuse arrays of more than 4,096 elements (protocol.codec), and a frame should stay small.
+# Readers refuse arrays of more than 4,096 elements (protocol.codec), and frames should stay small.
 GONE_AT_ONCE = 1000
 NO_RECORDS = encode_records(())
 
 
 class Counts(msgspec.Struct):
-    """What a hub has seen since it started, for pages and metrics."""
+    """Counters of a hub since it started, for pages and metrics."""
 
     registered: int = 0
     renewed: int = 0
@@ -66,13 +67,13 @@ class News(NamedTuple):
 
 
 class Lease:
-    """One instance's claim, held by a peer until an instant."""
+    """The registration of one instance, held by a peer until `expires_at`."""
 
     __slots__ = ("encoded", "expires_at", "peer", "record", "size")
 
     def __init__(self, record: Instance, encoded: msgspec.Raw, peer: str, expires_at: float) -> None:
-        self.record = record  # its load is the one that was told last, or is about to be
-        self.encoded: msgspec.Raw | None = encoded  # None: to be encoded again when it is next told
+        self.record = record  # its load is the one that was sent last, or will be sent next
+        self.encoded: msgspec.Raw | None = encoded  # None: to be encoded again when it is next sent
         self.size = memoryview(encoded).nbytes
         self.peer = peer
         self.expires_at = expires_at
@@ -81,9 +82,9 @@ class Lease:
 class Registry:
     """The leases of one hub.
 
-    A hub that starts knows nobody: it learns for `learn_s`, and declares nobody gone until then. So does one that
-    was deaf: when `tick` comes later than half a lease after the last, renewals lay unread, and their lateness is
-    the hub's own.
+    A hub starts with an empty registry: it learns for `learn_s`, and declares no instance gone until then. A hub that
+    was blocked learns again for a lease: when `tick` is called more than half a lease after the last call, renewals
+    may have waited unread, and their delay is the hub's fault.
     """
 
     def __init__(
@@ -93,7 +94,7 @@ class Registry:
         self.limits = limits or Limits()
         self.learn_until = now + (lease_s if learn_s is None else learn_s)
         self.learning = True
-        #: Of the last news that was taken.
+        #: The number of the last news taken.
         self.number = 0
         self.counts = Counts()
         self._ticked_at = now
@@ -102,8 +103,8 @@ class Registry:
         self._held: dict[str, int] = {}
         self._changed: dict[str, None] = {}
         self._gone: dict[str, tuple[int, str]] = {}
-        self._moved: dict[str, None] = {}  # whose load is to be told
-        self._loads_at = now  # not before
+        self._moved: dict[str, None] = {}  # ids of instances with a load to be sent
+        self._loads_at = now  # the earliest instant of the next `loads` message
         self._loads_due = False
         self._has_learned = False
         self._snapshot: tuple[int, bytes] | None = None
@@ -113,30 +114,30 @@ class Registry:
 
     @property
     def tick_s(self) -> float:
-        """How often to call `tick`."""
+        """Seconds between calls of `tick`."""
         return self.lease_s / TICKS_PER_LEASE
 
     @property
     def renew_s(self) -> float:
-        """How often peers are asked to renew."""
+        """The renewal period that peers are asked for, in seconds."""
         return self.lease_s / RENEWALS_PER_LEASE
 
     def get(self, instance_id: str) -> Instance | None:
-        """The record that is listed under an id."""
+        """The record that is registered under an id; None when there is none."""
         lease = self._leases.get(instance_id)
         return lease.record if lease is not None else None
 
-    # --- what peers ask for -----------------------------------------------------------------------
+    # --- requests of peers ------------------------------------------------------------------------
 
     def register(self, peer: str, records: Sequence[Instance], now: float) -> None:
-        """Give each record a lease held by `peer`, or renew the one it has. All or none.
+        """Give each record a lease held by `peer`, or renew its lease. All or none.
 
-        Of two claims to an id the later epoch wins; an earlier one is passed over in silence, for its holder
-        learns of the later one as a watcher.
+        Of two claims to an id the later epoch wins; an earlier one is ignored without an error, as its holder, a
+        watcher too, gets the later record as news.
 
         Raises:
             ProtocolViolation: `peer` would hold more than `limits.peer_records`.
-            Overloaded: the hub holds as much as it may.
+            Overloaded: the hub would exceed `limits.hub_records` or `limits.hub_bytes`.
         """
         encoded = {record.id: (record, encode_record(record)) for record in records}
         self._admit(peer, encoded)
@@ -157,14 +158,14 @@ class Registry:
             self._bytes += lease.size
             self._changed[instance_id] = None
             if self._gone.get(instance_id) == (record.epoch, EXPIRED):
-                # Late by less than a turn: nobody has heard that it was gone.
+                # Registered again in the loop turn of its expiry: watchers have not been told that it was gone.
                 del self._gone[instance_id]
 
     def renew(self, peer: str, renewals: Sequence[Any], now: float) -> list[str]:
-        """Prolong leases: [id, epoch, load] each, one message for all instances of a peer.
+        """Renew leases: [id, epoch, load] each, one message for all instances of a peer.
 
         Returns:
-            Ids to which this peer holds no lease and that it must register again.
+            Ids for which this peer holds no lease, so that it must register them again.
 
         Raises:
             ProtocolViolation: a renewal has another shape, or a load is not 0.0 to 1.0.
@@ -195,7 +196,7 @@ class Registry:
         return unknown
 
     def leave(self, peer: str, claims: Sequence[Any]) -> None:
-        """End leases at once: [id, epoch] each. What this peer does not hold is passed over.
+        """End leases at once: [id, epoch] each. Leases that this peer does not hold are ignored.
 
         Raises:
             ProtocolViolation: a claim has another shape.
@@ -214,7 +215,7 @@ class Registry:
     # --- time -------------------------------------------------------------------------------------
 
     def tick(self, now: float) -> None:
-        """Let what is due happen: leases run out, learning ends, loads are told. Call it every `tick_s`."""
+        """Do what is due: expire leases, end learning, send loads. Call it every `tick_s`."""
         if self._moved and now >= self._loads_at:
             self._loads_at = now + LOADS_S
             self._loads_due = True
@@ -235,16 +236,18 @@ class Registry:
             self._end(instance_id, lease, EXPIRED)
             self.counts.expired += 1
 
-    # --- what watchers are told ---------------------------------------------------------------------
+    # --- news for watchers --------------------------------------------------------------------------
 
     @property
     def has_news(self) -> bool:
         return bool(self._changed or self._gone or self._has_learned or self._loads_due)
 
     def take_news(self) -> list[News]:
-        """What happened since the last call, as numbered news. "Learned" comes behind the changes, so that whoever
-        registered in its very tick is listed before absence begins to mean gone; and loads behind the records whose
-        they are."""
+        """The changes since the last call, as numbered news.
+
+        "Learned" follows the changes, so that an instance registered in the same turn is listed before its absence
+        would mean that it is gone. Loads follow the records to which they belong.
+        """
         news: list[News] = []
         gone = [[key, epoch, reason] for key, (epoch, reason) in self._gone.items()]
         while len(gone) > GONE_AT_ONCE:
@@ -266,7 +269,7 @@ class Registry:
         return news
 
     def snapshot(self) -> bytes:
-        """Every record, encoded, as of `number`. Take the news first: what waits there is in here already."""
+        """Every record, encoded, as of `number`. Take the news first: the snapshot contains pending changes already."""
         if self._snapshot is None or self._snapshot[0] != self.number or self.has_news:
             body = encode_records([self._encoded(lease) for lease in self._leases.values()])
             self._snapshot = (self.number, body)

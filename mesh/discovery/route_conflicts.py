@@ -1,7 +1,7 @@
-"""HTTP addresses that two services declare: only one of them can answer.
+"""Finds HTTP routes that two services declare: only one of them can answer.
 
-The gateways decide which (gateway.routes); this finds them in what the registry says, for the services themselves and
-for `mesh doctor`.
+The gateways decide which one (gateway.routes). This module finds the conflicts in the registry, for the log of the
+services themselves and for `mesh doctor`.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ _PARAMETER = re.compile(r"\{\w*")
 
 
 class RouteConflict(NamedTuple):
-    """One address, and the services that declare it, sorted.
+    """One route, and the services that declare it, sorted.
 
     Attributes:
-        path: as the first of the services declares it; names of parameters make no difference.
+        path: as the first service declares it; the names of parameters do not distinguish routes.
     """
 
     verb: str
@@ -32,11 +32,11 @@ class RouteConflict(NamedTuple):
 
 
 def route_conflicts(instances: Iterable[Instance]) -> list[RouteConflict]:
-    """The addresses that more than one service declares, in order."""
+    """The routes that more than one service declares, sorted."""
     found: dict[tuple[str, str], dict[str, str]] = {}
     for instance in instances:
         for route in instance.routes:
-            # "/a/{id}" and "/a/{name}" are one address, "/a/{id}" and "/a/{rest...}" are two.
+            # "/a/{id}" and "/a/{name}" are one route, "/a/{id}" and "/a/{rest...}" are two.
             key = (route.verb, _PARAMETER.sub("{", route.path))
             found.setdefault(key, {}).setdefault(instance.service, route.path)
     return [
@@ -50,8 +50,8 @@ class ConflictLog:
     """Logs each conflict of a worker's own services once, in that worker.
 
     Args:
-        services: those that the worker runs.
-        instances: everything that the registry knows now.
+        services: the services that the worker runs.
+        instances: returns all instances in the registry.
     """
 
     def __init__(self, services: Collection[str], instances: Callable[[], Iterable[Instance]]) -> None:
@@ -60,7 +60,7 @@ class ConflictLog:
         self._logged: set[RouteConflict] = set()
 
     def on_change(self, change: Change) -> None:
-        """Look again when an instance with routes has come or changed; to be called by the agent."""
+        """Check again when an instance with routes is new or changed; to be called by the agent."""
         if change.only_loads or not any(each.routes for each in (*change.joined, *change.updated)):
             return
         for conflict in route_conflicts(self._instances()):

@@ -1,7 +1,7 @@
-"""A hub as a process: from its settings to its end by a signal.
+"""Runs a hub as a process, from its settings until a signal ends it.
 
-Owns: which of the configured endpoints is this process's, and what signals do.
-Leaves to others: the hub itself (hub), making a process of it (cli).
+Owns: choosing the endpoint of this process among the configured ones, and signals.
+Leaves to others: the hub itself (hub), the command line (cli).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from mesh.transport.zmq_transport import from_settings
 log = get_logger("mesh.hub")
 
 
-#: Fields of registry.Counts that are shown, and what each counts.
+#: Fields of registry.Counts that are published as metrics, with their help texts.
 _COUNTED: Final = {
     "registered": "Registrations of instances.",
     "left": "Instances that left by themselves.",
@@ -78,7 +78,7 @@ async def serve(settings: Settings, endpoint: str = "") -> None:
 
 
 async def _publish(hub: Hub, recorder: Recorder, settings: Settings) -> None:
-    """Write the hub's metrics every few seconds: it answers no calls through which they could be read."""
+    """Write the hub's metrics to a file every few seconds, as a hub answers no calls that could return them."""
     recorder.gauge("hub_instances", lambda: hub.stats().instances, "Instances that the hub has registered.")
     recorder.gauge("hub_links", lambda: hub.stats().links, "Workers, gateways and clients connected to the hub.")
     recorder.gauge("hub_watchers", lambda: hub.stats().watchers, "Those of them that follow the registry.")
@@ -98,9 +98,9 @@ async def _publish(hub: Hub, recorder: Recorder, settings: Settings) -> None:
 
 
 async def _listen(hub: Hub, endpoints: list[str]) -> str:
-    """Listen on the first endpoint that is this host's and free.
+    """Listen on the first endpoint that belongs to this host and is free.
 
-    Of several hubs on one host each takes the next; an address of another host cannot be bound, and is passed over.
+    Each of several hubs on one host takes the next one; addresses of other hosts cannot be bound and are skipped.
     """
     refused: list[str] = []
     taken: AddressInUse | None = None

@@ -1,12 +1,12 @@
-"""What many records say alike, kept once.
+"""Decodes records so that their equal parts are shared.
 
 Owns: reading records so that equal parts of them are one object.
-Leaves to others: whether a record may be believed (admission), who holds which (registry, table).
+Leaves to others: validation of records (admission), keeping them (registry, table).
 
-Copies of one release offer the same, and what they offer is nearly all of their records: 5 KB of schemas each, and
-three times that as dicts. Parts that came in the same bytes are decoded once and then shared: a table entry takes
-1 KB instead of 18, a snapshot is read several times as fast, and to compare two offers is to compare pointers
-(docs/scaling.md). Who reads a record changes nothing in it, which is what makes this safe.
+Instances of one release declare the same methods, and these declarations are nearly all of a record: 5 KB of schemas,
+and three times that as dicts. Parts with the same bytes are decoded once and then shared: a table entry takes 1 KB
+instead of 18, a snapshot is read several times as fast, and two such parts are compared by identity (docs/scaling.md).
+This is safe because no reader modifies a record.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import msgspec
 
 from mesh.discovery.record import Instance, MethodRecord, RouteRecord, Subscription, TaskRecord
 
-#: What is shared, and its type. The rest is each instance's own, or short.
+#: The fields that are shared, and their types. The others differ between instances, or are short.
 SHARED: Final[dict[str, Any]] = {
     "methods": dict[str, MethodRecord],
     "routes": list[RouteRecord],
@@ -28,8 +28,8 @@ SHARED: Final[dict[str, Any]] = {
     "durable": list[Subscription],
 }
 
-#: Bytes of parts that are remembered: some hundred releases of large services. Past it all are forgotten, and those
-#: in use are remembered when they are next told.
+#: Bytes of cached parts: enough for some hundred releases of large services. Beyond it the cache is cleared, and parts
+#: in use are cached again when they are next read.
 REMEMBERED_BYTES: Final = 4 * 1024 * 1024
 
 _FIELDS: Final = msgspec.structs.fields(Instance)
@@ -42,7 +42,7 @@ def _field(field: msgspec.structs.FieldInfo) -> tuple[str, Any] | tuple[str, Any
     return (field.name, field.type) if field.required else (field.name, field.type, field.default)
 
 
-#: An Instance whose shared parts are still bytes. Nothing in it can be part of a cycle.
+#: An Instance with its shared parts still encoded. It cannot be part of a reference cycle.
 _Told: Final[Any] = msgspec.defstruct("_Told", [_field(field) for field in _FIELDS], gc=False)
 _astuple: Final = msgspec.structs.astuple
 _decode_all: Final = msgspec.msgpack.Decoder(list[_Told]).decode
@@ -52,24 +52,24 @@ _PLACES: Final = tuple(
     for place, field in enumerate(_FIELDS)
     if field.name in SHARED
 )
-#: Short ones that many records have in common.
+#: Positions of short strings that many records have in common; they are interned.
 _NAMES: Final = tuple(place for place, field in enumerate(_FIELDS) if field.name in ("service", "version", "host"))
 
 
 class Shapes:
-    """Parts of records that were seen before. One per process that reads records."""
+    """A cache of decoded parts of records. One per process that reads records."""
 
     def __init__(self) -> None:
         self._seen: dict[tuple[int, bytes], Any] = {}
         self._bytes = 0
 
     def read(self, body: bytes | bytearray | memoryview) -> list[Instance]:
-        """An array of records. Raises whatever msgspec does."""
+        """Decode an array of records. Raises the exceptions of msgspec."""
         share = self._share
         return [share(told) for told in _decode_all(body)]
 
     def read_one(self, raw: bytes | bytearray | memoryview | msgspec.Raw) -> Instance:
-        """One record. Raises whatever msgspec does."""
+        """Decode one record. Raises the exceptions of msgspec."""
         return self._share(_decode_one(raw))
 
     def _share(self, told: Any) -> Instance:

@@ -1,21 +1,21 @@
-"""Who lives, as one client knows it from several hubs that agree on nothing.
+"""The table of running instances of one client, merged from several hubs that do not coordinate.
 
-Owns: merging what the hubs say: which instances there are, and when one has gone.
-Leaves to others: talking to hubs (agent), time (the caller passes `now`), choosing an instance (policy.balance).
+Owns: merging the hubs' messages: which instances exist, and when one is gone.
+Leaves to others: connections to hubs (agent), time (the caller passes `now`), choosing an instance (policy.balance).
 
-**An instance is here as long as a claim to it stands; to contradict is to withdraw claims.** A hub claims what it
-lists. These end a claim:
+**An instance is in the table as long as at least one claim to it is left.** A hub claims the instances that it lists.
+These events withdraw claims:
 
 ==================================================  ===========================================================
-what a client hears                                 what it withdraws
+event at the client                                 claims that it withdraws
 ==================================================  ===========================================================
-"it left", from any hub                             every claim to it, at once and for good (see `_floors`)
-"its lease ran out", or a hub that has learned      that hub's claim, and the stale claims of other hubs.
-no longer lists it                                  Another hub that lists it now keeps it.
+any hub reports that the instance left              every claim to it, at once and for good (see `_floors`)
+a hub reports that the lease expired, or a hub      that hub's claim, and the stale claims of other hubs. The
+that has learned no longer lists the instance       claim of another hub that lists it now stays.
 a claim to the same id with a later epoch           every earlier claim, at once and for good
-a hub is lost, or starts anew and is learning       nothing: its claims become stale. Stale before none.
-silence: for `grace_s` some hub that has learned    all stale claims of hubs that are away. A living instance
-has been there and has not listed it                registers with every hub within its lease.
+a hub is lost, or restarts and is learning          none: its claims become stale. A stale claim still counts.
+for `grace_s`, a hub that has learned has been      all stale claims of lost hubs. A running instance registers
+connected and has not listed the instance           with every hub within its lease.
 ==================================================  ===========================================================
 """
 
@@ -41,20 +41,23 @@ from mesh.discovery.view import (
     View,
 )
 
-#: Why an instance went, in `Change.left`.
-LEFT = "left"  # it said goodbye
-EXPIRED = "expired"  # its lease ran out
+#: Why an instance is gone, in `Change.left`.
+LEFT = "left"  # it deregistered
+EXPIRED = "expired"  # its lease expired
 SUPERSEDED = "superseded"  # a later epoch claims its id
-UNLISTED = "unlisted"  # a hub that should know it does not
+UNLISTED = "unlisted"  # a hub that should list it does not
 
-#: How many graces a claim that was ended for good is remembered. A hub that has missed a goodbye lists the
-#: instance for one lease more, and for a second one if it was deaf and learns again; twice that is ample.
+#: How many grace periods an ended claim is remembered. A hub that missed the deregistration lists the instance for one
+#: more lease, and for a second one if it was blocked and learns again; twice that is ample.
 FLOOR_GRACES = 4
 
 
 class Change(NamedTuple):
-    """What became different in one step. `left` is to be acted on before `joined`: an id may stand in both. When
-    `only_loads`, nothing else is new of those that were `updated`."""
+    """The difference that one event made to the table. Process `left` before `joined`: an id may be in both.
+
+    Attributes:
+        only_loads: of the instances in `updated`, only the loads have changed.
+    """
 
     joined: tuple[Instance, ...] = ()
     left: tuple[tuple[Instance, str], ...] = ()
@@ -69,27 +72,26 @@ NOTHING = Change()
 
 
 class Table:
-    """Every instance that some hub vouches for.
+    """Every instance to which some hub has a claim.
 
-    Hubs are named by whatever the caller keeps them apart by (the agent: their endpoints). Records are taken as
-    they are; whoever reads them from a socket checks their types first.
+    The caller chooses the names of hubs (the agent uses their endpoints). Records are not validated here; code that
+    reads them from a socket checks their types first.
     """
 
     def __init__(self, *, grace_s: float = 5.0) -> None:
         """Args:
-        grace_s: the hubs' lease, which bounds how long a living instance may be unknown to a hub.
+        grace_s: the hubs' lease, which bounds how long a running instance may be unknown to a hub.
         """
         self.grace_s = grace_s
-        #: Grows with every change, but for that of loads; for those who keep something that they worked out from the
-        #: table.
+        #: Incremented with every change except of loads; lets callers cache what they compute from the table.
         self.version = 0
         self._views: dict[str, View] = {}
         self._current: dict[str, Instance] = {}
         self._services: dict[str, dict[str, Instance]] = {}
         self._tuples: dict[str, tuple[Instance, ...]] = {}
         self._known: set[str] = set()
-        # id -> (the least epoch that may still claim it, since when): what left does not come back through a hub
-        # that missed the goodbye.
+        # id -> (the least epoch that may still claim it, since when). Prevents an instance that left from coming back
+        # through a hub that missed its deregistration.
         self._floors: dict[str, tuple[int, float]] = {}
 
     # --- reading ----------------------------------------------------------------------------------
@@ -101,7 +103,7 @@ class Table:
         return iter(tuple(self._current.values()))
 
     def get(self, instance_id: str) -> Instance | None:
-        """The instance of that id, if it is here."""
+        """The instance with this id; None when it is not in the table."""
         return self._current.get(instance_id)
 
     def services(self) -> list[str]:
@@ -116,19 +118,19 @@ class Table:
         return known
 
     def known(self, service: str) -> bool:
-        """Whether an instance of it was ever here: tells "none just now" from "no such service"."""
+        """Whether the table ever had an instance of the service: distinguishes "none now" from "no such service"."""
         return service in self._known
 
     @property
     def certain(self) -> bool:
-        """Whether some connected hub has learned: only then does absence from this table mean anything."""
+        """Whether some connected hub has learned: only then is an instance that the table lacks known to be gone."""
         return any(view.state == LEARNED for view in self._views.values())
 
     def view(self, hub: str) -> View | None:
-        """What is known of one hub, to be looked at only."""
+        """The view of one hub, read-only; None when the table has none."""
         return self._views.get(hub)
 
-    # --- what hubs say ----------------------------------------------------------------------------
+    # --- messages of hubs -------------------------------------------------------------------------
 
     def snapshot(
         self,
@@ -141,7 +143,7 @@ class Table:
         *,
         hub_id: str = "",
     ) -> Change:
-        """All that a hub lists; numbered changes follow from `number` + 1."""
+        """Replace a hub's claims by all that it lists; numbered changes follow from `number` + 1."""
         view = self._views.setdefault(hub, View())
         view.enter(FIRST_WORDS if learning else ALL_WORDS, now)
         view.hub_id, view.epoch, view.number = hub_id or hub, epoch, number
@@ -152,7 +154,7 @@ class Table:
             self._claim(view, record, now, gone)
         missing = {key: record for key, record in before.items() if key not in view.records}
         if learning:
-            # It has only just started: what it does not list may be about to register again.
+            # The hub has only just started: instances that it does not list may be about to register again.
             view.stale = missing
         else:
             self._contradict(missing, gone)
@@ -166,11 +168,11 @@ class Table:
         gone: Iterable[tuple[str, int, str]] = (),
         now: float = 0.0,
     ) -> Change | None:
-        """What a hub says has changed: `gone` as (id, epoch, reason), then `records` that came or changed.
+        """Apply a hub's change: `gone` as (id, epoch, reason), then `records` that are new or changed.
 
         Returns:
-            None when the number is not the one after the last: ask that hub for a new snapshot. Its claims stand
-            until it comes.
+            None when the number is not the one after the last: request a new snapshot from the hub. Its claims stay
+            until the snapshot arrives.
 
         Raises:
             ProtocolViolation: the hub has sent no snapshot since it was lost.
@@ -196,7 +198,7 @@ class Table:
         return self._settle(touched, view, reasons)
 
     def learned(self, hub: str, number: int, now: float = 0.0) -> Change | None:
-        """A hub has learned: from here on what it does not list is gone from it. None as for `change`."""
+        """A hub has learned: instances that it does not list are not registered with it. Returns None as `change`."""
         view = self._views.setdefault(hub, View())
         view.enter(LEARN, now)
         if not self._in_order(view, number, now):
@@ -207,14 +209,14 @@ class Table:
         return self._settle(missing, view, gone)
 
     def loads(self, hub: str, loads: Iterable[tuple[str, float]], now: float = 0.0) -> Change:
-        """What a hub says of the loads of some that it lists; others are passed over."""
+        """Apply the loads of instances that the hub lists; others are ignored."""
         view = self._views.setdefault(hub, View())
         view.enter(LOADS, now)
         updated: list[Instance] = []
         for instance_id, load in loads:
             if instance_id not in view.records:
                 continue
-            # A claim's epoch is that of what stands (see `_claim`); of the rest of the record this says nothing.
+            # The claim and the current record have the same epoch (see `_claim`); only the load is replaced.
             record = self._current[instance_id]
             if record.load != load:
                 record = msgspec.structs.replace(record, load=load)
@@ -224,7 +226,7 @@ class Table:
         return Change(updated=tuple(updated), only_loads=True) if updated else NOTHING
 
     def hub_lost(self, hub: str, now: float = 0.0) -> Change:
-        """The connection to a hub is gone. What it said is kept, as stale, so the change is empty."""
+        """The connection to a hub was lost. Its claims are kept as stale ones, so the change is empty."""
         view = self._views.setdefault(hub, View())
         view.enter(LOSE, now)
         view.stale.update(view.records)
@@ -232,7 +234,7 @@ class Table:
         return NOTHING
 
     def forget(self, now: float) -> Change:
-        """Withdraw what silence has contradicted for `grace_s`. Call it now and then, about once a second."""
+        """Withdraw the stale claims of lost hubs that no hub has confirmed for `grace_s`. Call about once a second."""
         for instance_id in [key for key, (_, at) in self._floors.items() if now - at > FLOOR_GRACES * self.grace_s]:
             del self._floors[instance_id]
         learned_since = min((view.changed_at for view in self._views.values() if view.state == LEARNED), default=None)
@@ -269,19 +271,19 @@ class Table:
             self._end(instance_id, record.epoch, now)
             reasons[instance_id] = SUPERSEDED
         elif current is not None and current == record:
-            # Three hubs, one record: what is equal is kept once.
+            # Several hubs send equal records: keep one object.
             record = current
         view.records[instance_id] = record
         view.stale.pop(instance_id, None)
 
     def _end(self, instance_id: str, floor: int, now: float) -> None:
-        """Withdraw every claim to an id before the epoch `floor`, and let none come back."""
+        """Withdraw every claim to an id with an epoch below `floor`, and accept no such claim again."""
         self._floors[instance_id] = (max(floor, self._floors.get(instance_id, (0, 0.0))[0]), now)
         for view in self._views.values():
             view.withdraw(instance_id, floor - 1)
 
     def _contradict(self, missing: dict[str, Instance], reasons: dict[str, str]) -> None:
-        """A hub that has learned no longer lists these: end the stale claims to them, wherever they are."""
+        """A hub that has learned no longer lists these instances: withdraw the stale claims of all hubs to them."""
         for instance_id, record in missing.items():
             reasons.setdefault(instance_id, UNLISTED)
             for view in self._views.values():
@@ -290,8 +292,8 @@ class Table:
     # --- from claims to a table ---------------------------------------------------------------------
 
     def _best(self, instance_id: str, latest: View | None) -> Instance | None:
-        """The claim that counts. All have one epoch (see `_claim`): the one just heard, else what stands already,
-        else one that is listed now, else a stale one."""
+        """The claim that counts. All claims to an id have the same epoch (see `_claim`). In this order: the claim of
+        `latest`, the current record, a claim of a hub that lists it now, a stale claim."""
         if latest is not None and (heard := latest.records.get(instance_id)) is not None:
             return heard
         current = self._current.get(instance_id)
@@ -304,7 +306,7 @@ class Table:
         return best
 
     def _settle(self, touched: Iterable[str], latest: View | None, reasons: dict[str, str]) -> Change:
-        """Bring `_current` in line with the claims to the ids touched, and say what became different."""
+        """Update `_current` from the claims to the touched ids, and return the change."""
         joined: list[Instance] = []
         left: list[tuple[Instance, str]] = []
         updated: list[Instance] = []

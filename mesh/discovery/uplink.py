@@ -1,7 +1,7 @@
-"""One hub, as a client reaches it: connected, lost, and connected again.
+"""A client's connection to one hub, with reconnection.
 
-Owns: the connection to one hub with its backoff, and what is said on it.
-Leaves to others: merging several hubs (table), what is registered (holdings), when to renew (agent).
+Owns: the connection with its backoff, and the messages on it.
+Leaves to others: merging several hubs (table), which instances are registered (holdings), when to renew (agent).
 """
 
 from __future__ import annotations
@@ -44,24 +44,25 @@ from mesh.transport.contract import Buffer, Channel, Refusal, Transport
 
 log = get_logger("mesh.discovery")
 
-#: The largest message a client takes. A hub's records are bounded below this (admission.Limits.hub_bytes), so that
+#: The largest message that a client accepts. A hub's records are limited to less (admission.Limits.hub_bytes), so that
 #: a snapshot always fits.
 MAX_MESSAGE: Final = 64 * 1024 * 1024
 
 
-#: What a process says of itself. It names the kinds that it hears beyond those of the first hubs.
+#: Metadata of this process's `hello`. `hears`: message kinds that it accepts beyond those of the first release.
 ABOUT: Final = {"role": "node", "hears": "loads"}
 
 
 class HubStatus(msgspec.Struct, frozen=True):
-    """One hub as this process sees it, for pages and `mesh ps`.
+    """The state of the connection to one hub, for pages and `mesh ps`.
 
     Attributes:
         link: "waiting" to dial again, "connecting", "greeting", "open" or "leaving"; "closed" when stopped.
         view: "absent", "learning", "learned" or "gapped": see discovery.view.
-        instances: how many it lists now; `stale`: how many more it listed before it was lost.
-        failures: connections refused or lost in a row, since the last one that lasted.
-        reason: why the last connection ended; "" when none has.
+        instances: how many instances the hub lists now.
+        stale: how many more it listed before it was lost.
+        failures: consecutive connections refused or lost since the last one that lasted.
+        reason: why the last connection ended; "" when none has ended.
     """
 
     endpoint: str
@@ -77,7 +78,7 @@ class HubStatus(msgspec.Struct, frozen=True):
 
 
 class Uplink:
-    """The way to one hub. Synchronous throughout: the transport and the clock call it."""
+    """The connection to one hub, dialled again when it is lost. Synchronous: called by the transport and the clock."""
 
     def __init__(
         self,
@@ -96,7 +97,7 @@ class Uplink:
         connect_timeout_s: float,
     ) -> None:
         """Args:
-        tell: called after everything that hub says, with what it changed in the table (often nothing).
+        tell: called after each message of the hub and each loss of it, with the change of the table (often empty).
         """
         self.endpoint = endpoint
         self.identity = identity
@@ -106,16 +107,16 @@ class Uplink:
         self.shapes = shapes
         self.tell = tell
         self.clock = clock
-        #: How often this hub wants renewals, once it has said so.
+        #: The renewal period that this hub requests; None until it has sent one.
         self.renew_s: float | None = None
-        #: Goodbyes that it has not confirmed: (id, epoch).
+        #: Deregistrations that the hub has not confirmed: (id, epoch).
         self.leaving: set[tuple[str, int]] = set()
         self.failures = 0
         self.reason = ""
-        #: How many of the last connections, without a break, keys did not allow.
+        #: How many connections in a row, up to the last one, keys did not allow.
         self.refusals = 0
         self._heard_at: float | None = None
-        self._known = False  # whether it has ever answered
+        self._known = False  # whether the hub has ever sent a snapshot
         self._missed = False
         self._transport = transport
         self._backoff = backoff
@@ -137,7 +138,7 @@ class Uplink:
         self._dial()
 
     def stop(self) -> None:
-        """Flush and close; `stopped` when the transport has confirmed."""
+        """Flush and close; `stopped` becomes true when the transport has closed the connection."""
         self._stopped = True
         self._cancel_timer()
         if self._session is not None:
@@ -173,19 +174,19 @@ class Uplink:
             self._lost(str(exc))
 
     def lost(self, session: HubSession, reason: str) -> None:
-        """A connection is gone: keep what it said, and try again later."""
+        """A connection was lost: keep the hub's claims as stale ones, and dial again later."""
         if session is self._session:
             self._lost(reason)
 
     def _lost(self, reason: str) -> None:
         now = self.clock.now()
         if self._heard_at is not None and now - self._heard_at >= self._backoff.most_s:
-            # It lasted. One that is cut as soon as it has begun is no success, however often it succeeds.
+            # Only a connection that lasted resets the backoff, not one that is cut as soon as it is open.
             self.failures = 0
         self.failures += 1
         self.refusals = self.refusals + 1 if isinstance(reason, Refusal) else 0
         if self.failures == 1 and not self._stopped:
-            # Once per absence, not once per attempt.
+            # Logged once per absence, not once per attempt.
             self._missed = True
             said = "hub lost; going on with what is known" if self._known else "no hub answers yet; trying again"
             log.warning(said, hub=self.endpoint, reason=reason)
@@ -203,21 +204,21 @@ class Uplink:
             self._timer.cancel()
             self._timer = None
 
-    # --- what this process says -------------------------------------------------------------------
+    # --- messages to the hub ----------------------------------------------------------------------
 
     def register(self, ids: Iterable[str]) -> None:
-        """Register those of `ids` that are held; nothing while there is no connection, which registers all."""
+        """Register the known ones of `ids`. Does nothing without a connection: a new one registers all instances."""
         if self.open and self._session is not None:
             self._session.register(ids)
 
     def renew(self) -> None:
-        """Renew everything that is held, with its load."""
+        """Renew all instances of this process, with their loads."""
         if self.open and self._session is not None:
             for renewals in self.holdings.renewals():
                 self._session.say(RENEW, renewals)
 
     def leave(self, claims: list[tuple[str, int]]) -> None:
-        """Say goodbye for (id, epoch) each; `leaving` empties when the hub has told everybody."""
+        """Deregister (id, epoch) each; `leaving` becomes empty when the hub has notified its watchers."""
         if self.open and self._session is not None and claims:
             self._session.say(LEAVE, [list(claim) for claim in claims])
             self.leaving.update(claims)
@@ -284,7 +285,7 @@ class HubSession:
         self.link = Link.CLOSED
         self._uplink.lost(self, reason)
 
-    # --- what it says -----------------------------------------------------------------------------
+    # --- sending ----------------------------------------------------------------------------------
 
     def say(self, *message: Any) -> None:
         self._writer.add(*message)
@@ -301,7 +302,7 @@ class HubSession:
             self._asked = True
             self.say(WATCH)
 
-    # --- what the hub says ------------------------------------------------------------------------
+    # --- messages from the hub --------------------------------------------------------------------
 
     def _welcome(self, message: list[Any]) -> None:
         check_version(message)
@@ -327,7 +328,7 @@ class HubSession:
         self._uplink.renew_s = renew_ms / 1000
 
     def _unknown(self, message: list[Any]) -> None:
-        # Only ids are looked up: whatever else stands there is simply not held.
+        # Ids are only looked up; anything else in the list is ignored.
         self.register([key for key in message[1] if type(key) is str])
 
     def _snapshot(self, message: list[Any]) -> None:
@@ -390,7 +391,7 @@ _NEWS: Final[dict[int, Callable[[HubSession, list[Any]], None]]] = {
     PING: HubSession._ping,
 }
 
-#: What a client does beside the steps of the link itself (protocol.link.DIALLER); what is in neither is a violation.
+#: Messages that a client handles beyond the link's own table (protocol.link.DIALLER); all others are violations.
 ACTS: Final[dict[tuple[Link, int], Callable[[HubSession, list[Any]], None]]] = {
     (Link.GREETING, WELCOME): HubSession._welcome,
     (Link.GREETING, REJECT): HubSession._reject,

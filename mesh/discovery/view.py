@@ -1,7 +1,7 @@
-"""What one hub has said, as one client knows it.
+"""A client's view of one hub: the instances that the hub lists.
 
-Owns: the state of a client's knowledge of one hub, and its claims: fresh ones and stale ones.
-Leaves to others: weighing several hubs against each other (table).
+Owns: the state of the view, and the hub's claims: current ones and stale ones.
+Leaves to others: merging the views of several hubs (table).
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from mesh.discovery.record import Instance
 from mesh.errors import ProtocolViolation
 
 # --- states -------------------------------------------------------------------------------------
-ABSENT: Final = "absent"  # no connection, or no snapshot in this one: what is known is from before
-LEARNING: Final = "learning"  # it started lately: what it lists lives, what it does not list may live as well
-LEARNED: Final = "learned"  # what it does not list is not registered with it
-GAPPED: Final = "gapped"  # a change was missed: a new snapshot has been asked for
+ABSENT: Final = "absent"  # no connection, or no snapshot on this one: all claims are from earlier connections
+LEARNING: Final = "learning"  # the hub started recently: running instances may not have registered yet
+LEARNED: Final = "learned"  # the list is complete: an instance that is not listed is not registered with the hub
+GAPPED: Final = "gapped"  # a change was missed; a new snapshot has been requested
 
-# --- what happens -------------------------------------------------------------------------------
+# --- events -------------------------------------------------------------------------------------
 FIRST_WORDS: Final = "a snapshot of a learning hub"
 ALL_WORDS: Final = "a snapshot"
 CHANGE: Final = "a change"
@@ -26,7 +26,7 @@ LOADS: Final = "loads"
 GAP: Final = "a gap in the numbers"
 LOSE: Final = "the loss of the hub"
 
-#: A missing pair is a violation: a hub speaks of changes only after its snapshot.
+#: (state, event) -> state. A missing pair is a violation: a hub sends changes only after its snapshot.
 VIEW: Final[dict[tuple[str, str], str]] = {
     (ABSENT, FIRST_WORDS): LEARNING,
     (ABSENT, ALL_WORDS): LEARNED,
@@ -41,7 +41,7 @@ VIEW: Final[dict[tuple[str, str], str]] = {
     (LEARNED, FIRST_WORDS): LEARNING,
     (LEARNED, ALL_WORDS): LEARNED,
     (LEARNED, CHANGE): LEARNED,
-    (LEARNED, LEARN): LEARNED,  # a hub that was deaf for a while learns again, and says so again
+    (LEARNED, LEARN): LEARNED,  # a hub that was blocked for a while learns again
     (LEARNED, LOADS): LEARNED,
     (LEARNED, GAP): GAPPED,
     (LEARNED, LOSE): ABSENT,
@@ -49,7 +49,7 @@ VIEW: Final[dict[tuple[str, str], str]] = {
     (GAPPED, ALL_WORDS): LEARNED,
     (GAPPED, CHANGE): GAPPED,
     (GAPPED, LEARN): GAPPED,
-    (GAPPED, LOADS): GAPPED,  # they have no numbers, and what is listed stands
+    (GAPPED, LOADS): GAPPED,  # loads have no numbers, and the listed claims stay valid
     (GAPPED, GAP): GAPPED,
     (GAPPED, LOSE): ABSENT,
 }
@@ -59,9 +59,9 @@ class View:
     """One hub's claims.
 
     Attributes:
-        records: what the hub lists now, by id. Each is a claim that the instance lives.
-        stale: what it listed before it was lost, restarted or was misunderstood, and has neither repeated nor
-            denied since. A claim too, but one that any contradiction ends.
+        records: the instances that the hub lists now, by id. Each is a claim that the instance is running.
+        stale: the instances that the hub listed before it was lost, restarted or missed a change, and has neither
+            listed again nor declared gone since. These are claims too, but any contradiction ends them.
         changed_at: when `state` last changed.
     """
 
@@ -77,10 +77,10 @@ class View:
         self.stale: dict[str, Instance] = {}
 
     def enter(self, event: str, now: float) -> None:
-        """Follow the table.
+        """Change the state by `VIEW`.
 
         Raises:
-            ProtocolViolation: the hub may not say this now.
+            ProtocolViolation: the hub may not send this now.
         """
         after = VIEW.get((self.state, event))
         if after is None:
@@ -90,11 +90,11 @@ class View:
             self.changed_at = now
 
     def claim(self, instance_id: str) -> Instance | None:
-        """What this hub says of an id; its later word before its earlier one."""
+        """This hub's claim to an id, the current one before the stale one; None when it has none."""
         return self.records.get(instance_id) or self.stale.get(instance_id)
 
     def withdraw(self, instance_id: str, epoch: int, *, stale_only: bool = False) -> None:
-        """Forget the claims to an id that are not later than `epoch`."""
+        """Remove the claims to an id with an epoch up to `epoch`."""
         for claims in (self.stale,) if stale_only else (self.stale, self.records):
             record = claims.get(instance_id)
             if record is not None and record.epoch <= epoch:
