@@ -1,6 +1,6 @@
 """Settings: one tree from mesh.toml, the environment and flags.
 
-Owns: nothing itself; re-exports the tree (config.settings) and its reading (config.load).
+Re-exports the tree (config.settings) and the functions that read it (config.load).
 """
 
 from mesh.config.access import OPERATOR, AccessRule, AccessSettings, ServeRule

@@ -1,8 +1,8 @@
-"""[access]: who may call, defer, publish, read, write, lock, run and administer what, as it is written.
+"""[access]: the rules about who may call, defer, publish, subscribe, read, write, lock, schedule, run and administer.
 
-Owns: the shapes of rules, reading their tables, and errors that name the line.
-Leaves to others: deciding (policy.access, engines.authorization), lines of keys (config.places), the rest of the file
-(config.load).
+Owns: the types of rules, reading their tables, and errors that name the line.
+Leaves to others: authorization (policy.access, engines.authorization), the lines of keys (config.places), the rest of
+the file (config.load).
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ _TOPICS: Final = 'a topic, a pattern like "order.*" or "order.#", or an array of
 
 class AccessRule(Struct, frozen=True, kw_only=True):
     """One [[access.allow]]: what these callers may do. Each entry is a name or a pattern, in which * is any text and ?
-    any character; those of `publish` and `subscribe` are patterns of topics.
+    any character; the entries of `publish` and `subscribe` are topic patterns.
 
     Attributes:
-        callers: names of keys; of a process without one (over ipc), its role: gateway, client, operator, or its first
+        callers: names of keys; for a process without a key (over ipc) its role: gateway, client, operator, or its first
             service.
-        services, methods: what they may call, and defer. `methods` is ("*",), which is all of them, when the table
-            names none.
-        tasks: "service.task" that they may defer, beside those of `services`.
+        services, methods: methods that they may call, and tasks that they may defer. `methods` is ("*",), all methods,
+            when the table has none.
+        tasks: "service.task" that they may defer, in addition to the tasks of `services`.
         publish, subscribe: topics of durable events.
         reads, writes: namespaces of state.
-        locks, schedules: by name.
-        place: where it was written, "mesh.toml:14".
+        locks, schedules: names of locks and schedules.
+        place: where the rule is written, "mesh.toml:14".
     """
 
     callers: tuple[str, ...]
@@ -79,12 +79,13 @@ class ServeRule(Struct, frozen=True, kw_only=True):
 
 
 class AccessSettings(Struct, frozen=True, kw_only=True):
-    """[access]: rules. Once it is declared, whatever none of them allows is denied.
+    """[access]: the rules. When [access] is declared, everything that no rule allows is denied.
 
     Attributes:
-        serve: who may run what. While it is empty, hubs let every process run every service, and the store lets a
-            process run the service that it is named after.
-        operators: callers that may do everything, as the `mesh` commands do.
+        allow: which callers may do what.
+        serve: which processes may run which services. While it is empty, hubs let every process run every service, and
+            the store gives the tasks of a service to the process that is named after it.
+        operators: callers that may do everything, such as the `mesh` commands.
     """
 
     allow: tuple[AccessRule, ...] = ()
@@ -96,11 +97,11 @@ class _Key(NamedTuple):
     """A key of a rule.
 
     Attributes:
-        attribute: holds what is written; of an array in the place of a table, the attributes of all its `parts` do.
-        required: it must be there.
-        parts: keys of the table that it may be.
-        array: it may be an array although it has parts, which then all get it.
-        topics: its patterns are patterns of topics.
+        attribute: the attribute of the rule that gets the value; "" for a key with `parts`.
+        required: the key must be present.
+        parts: for a key with a table as its value: key in that table -> attribute of the rule.
+        array: a key with parts may also be an array, which then applies to all its parts.
+        topics: the patterns are topic patterns.
     """
 
     attribute: str = ""
@@ -120,13 +121,18 @@ _ALLOW: Final = {
     "locks": _Key("locks"),
     "schedules": _Key("schedules"),
 }
-#: One of these makes a rule say something.
+#: Keys that grant something; a rule needs at least one of them.
 _GRANTS: Final = ("service", "tasks", "events", "state", "locks", "schedules")
 _SERVE: Final = {"worker": _Key("workers", required=True), "service": _Key("services", required=True)}
 
 
 def read_access(table: Any, tell: Tell, place: Callable[[tuple[str, ...]], str]) -> AccessSettings:
-    """[access] as TOML gave it. What is wrong is told, each with its path; `place(path)` is where that stands."""
+    """Read the table [access] of the parsed TOML.
+
+    Args:
+        tell: called with the path of each wrong key, and what is wrong with it.
+        place: returns the file and line of a path.
+    """
     if not isinstance(table, dict):
         tell((), "is a table: write [access], and a [[access.allow]] for each rule")
         return AccessSettings()
@@ -139,7 +145,7 @@ def read_access(table: Any, tell: Tell, place: Callable[[tuple[str, ...]], str])
             )
     operators: tuple[str, ...] | None = (OPERATOR,)
     if "operators" in table:
-        # An empty array is meant: there are no operators.
+        # An empty array is valid: there are no operators.
         operators = () if table["operators"] == [] else _patterns(table["operators"], ("operators",), tell)
     allow = [AccessRule(**read, place=place(at)) for at, read in _rules(table, "allow", _ALLOW, tell)]
     serve = [ServeRule(**read, place=place(at)) for at, read in _rules(table, "serve", _SERVE, tell)]
@@ -149,7 +155,7 @@ def read_access(table: Any, tell: Tell, place: Callable[[tuple[str, ...]], str])
 def _rules(
     table: dict[str, Any], kind: str, keys: Mapping[str, _Key], tell: Tell
 ) -> Iterator[tuple[tuple[str, ...], dict[str, tuple[str, ...]]]]:
-    """Where each rule of a kind stands and what it says, of those that are right."""
+    """The path and the attributes of each valid rule of a kind."""
     rules = table.get(kind, [])
     if not isinstance(rules, list) or not all(isinstance(rule, dict) for rule in rules):
         tell((kind,), f"is one table for each rule: write [[access.{kind}]]")
@@ -188,7 +194,7 @@ def _read_rule(
 
 
 def _unknown(table: dict[str, Any], at: tuple[str, ...], keys: Mapping[str, Any], tell: Tell) -> bool:
-    """Whether there are keys that it does not have; each is told."""
+    """Whether the table has unknown keys; reports each of them."""
     wrong = False
     for key in table:
         if key not in keys:
@@ -198,7 +204,7 @@ def _unknown(table: dict[str, Any], at: tuple[str, ...], keys: Mapping[str, Any]
 
 
 def _read_key(name: str, key: _Key, value: Any, at: tuple[str, ...], tell: Tell) -> dict[str, tuple[str, ...]] | None:
-    """attribute → patterns; None when something was wrong with them."""
+    """attribute → patterns; None, after reporting it, when the value is wrong."""
     if not key.parts:
         patterns = _patterns(value, at, tell)
         if patterns is not None and name == "methods" and any("." in each for each in patterns):
@@ -224,7 +230,7 @@ def _read_key(name: str, key: _Key, value: Any, at: tuple[str, ...], tell: Tell)
 
 
 def _patterns(value: Any, at: tuple[str, ...], tell: Tell, *, topics: bool = False) -> tuple[str, ...] | None:
-    """One or many; None, and told, when they are something else."""
+    """A pattern or an array of them as a tuple; None, after reporting it, when the value is neither."""
     patterns = [value] if isinstance(value, str) else value
     if (
         not isinstance(patterns, list)
@@ -235,7 +241,7 @@ def _patterns(value: Any, at: tuple[str, ...], tell: Tell, *, topics: bool = Fal
         return None
     found = tuple(each.strip() for each in patterns)
     for each in found if topics else ():
-        # What else a word may be is checked where topics are compiled (events.topics).
+        # Other rules for the words of a topic are checked where patterns are compiled (events.topics).
         if any(not word or (len(word) > 1 and ("*" in word or "#" in word)) for word in each.split(".")):
             tell(at, f'{each!r} is no pattern of topics: words with dots between, * for one word, # for any, "order.#"')
             return None

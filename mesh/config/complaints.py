@@ -18,7 +18,7 @@ def no_such(what: str, wrong: str, known: Iterable[str]) -> str:
 
 
 def not_toml(shown_file: str, text: str, message: str) -> str:
-    """What tomllib says of a file, with the line in front, as in all other complaints."""
+    """An error of tomllib with file and line at its beginning, as in all other messages."""
     match = re.search(r"\(at line (\d+), column (\d+)\)", message)
     line = int(match[1]) if match else text.count("\n") + 1
     return f"{shown_file}:{line}: not valid TOML: {message.split(' (at ')[0]}"

@@ -1,7 +1,7 @@
-"""The keys of every table, and how each is read and shown: what the tree of settings says of itself.
+"""The keys of every table, and how each is read and shown, taken from the annotations of the settings.
 
-Owns: finding that in the annotations.
-Leaves to others: the tree (config.settings), how a value is written (config.values).
+Owns: reading these annotations.
+Leaves to others: the tree (config.settings), the syntax of values (config.values).
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ class Entry(NamedTuple):
     """One key.
 
     Attributes:
-        attribute: what the table in code calls it: the key with its unit.
-        about: what it is for, in a line.
+        attribute: name of the attribute in code: the key with its unit.
+        kind: how its value is read and shown.
+        about: a one-line description.
     """
 
     attribute: str
@@ -37,19 +38,19 @@ def _entries(table: type[msgspec.Struct]) -> dict[str, Entry]:
     return found
 
 
-#: Those with a fixed name; [services] and [access] hold what their users name.
+#: The tables with fixed keys. [services] has keys that users choose, and [access] is read by config.access.
 TABLES: Final[dict[str, type[msgspec.Struct]]] = {
     name: hint
     for name, hint in get_type_hints(Settings).items()
     if isinstance(hint, type) and issubclass(hint, msgspec.Struct)
 }
-#: table -> key -> what it is.
+#: table -> key -> its entry.
 ENTRIES: Final = {name: _entries(table) for name, table in TABLES.items()}
 #: The keys of each [services.NAME].
 SERVICE: Final = _entries(ServiceSettings)
 
 
 def kind_of(dotted: str) -> Kind:
-    """How the value of a key like "links.heartbeat" is written."""
+    """The kind of a key such as "links.heartbeat"."""
     table, _, key = dotted.partition(".")
     return ENTRIES[table][key].kind

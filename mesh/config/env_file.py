@@ -1,6 +1,6 @@
-"""Environment files: NAME=value, a line each.
+"""Environment files: one NAME=value on each line.
 
-Owns: reading them. Leaves to others: which there are ([services.NAME] env_file), and taking them in (cli.confine).
+Owns: reading them. Leaves to others: which to read ([services.NAME] env_file), and setting variables (cli.confine).
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ _LINE: Final = re.compile(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*?
 
 
 def read_env_file(path: Path) -> dict[str, str]:
-    """The variables in a file: NAME=value, one on each line, perhaps in quotes or after `export`; # begins a comment.
+    """The variables in a file: NAME=value, one on each line; `export` and quotes are optional, # begins a comment.
 
     Raises:
-        ConfigError: it cannot be read, or a line is of another form; the line is named, not shown: it may be secret.
+        ConfigError: the file cannot be read, or a line has another form. The message gives the line's number but not
+            its text, which may be secret.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()

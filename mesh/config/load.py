@@ -1,9 +1,9 @@
-"""From mesh.toml, the environment and flags to Settings, remembering where each value came from.
+"""Reads Settings from mesh.toml, the environment and flags, and records where each value comes from.
 
-Owns: the order (flag over environment over file over default), finding the file, `${NAME}`, that all that is wrong is
-told at once, and what is left of settings in which something is.
-Leaves to others: the keys (config.settings, config.entries), how a value is written (config.values), line numbers
-(config.places), words for what is wrong (config.complaints), values that contradict each other (config.together).
+Owns: precedence (flag over environment over file over default), finding the file, `${NAME}`, reporting all errors at
+once, and the usable part of settings with errors.
+Leaves to others: the keys (config.settings, config.entries), the syntax of values (config.values), line numbers
+(config.places), error messages (config.complaints), values that contradict each other (config.together).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from mesh.errors import ConfigError
 from mesh.suggest import suggestion
 
 FILE_NAME = "mesh.toml"
-#: Names a file to read instead of the one that is found by looking upwards.
+#: The environment variable that names the file to read, instead of searching the current directory and above.
 FILE_VARIABLE = "MESH_CONFIG"
 _HOW_TO_NAME = f"--config FILE or {FILE_VARIABLE}"
 
@@ -54,18 +54,18 @@ def load(
     """Read the settings.
 
     Args:
-        path: the file; None takes $MESH_CONFIG, or the mesh.toml here or above, or only defaults.
+        path: the file; None takes $MESH_CONFIG, or the mesh.toml in the current directory or above, or only defaults.
         env: the environment; None takes this process's own.
-        flags: dotted key -> value (already typed, or text); None values are left out.
+        flags: dotted key -> value (already typed, or text); None values are ignored.
 
     Raises:
-        ConfigError: with one line for each wrong key or value.
+        ConfigError: a key or value is wrong; the message has one line for each.
     """
     return _Loading(path, env, flags).settings()
 
 
 def project_root(env: Mapping[str, str] | None = None) -> Path:
-    """The project's directory, whatever its mesh.toml holds: where that stands, or the current one without it.
+    """The project's directory: the one that contains mesh.toml, which is not read, or the current one without it.
 
     Raises:
         ConfigError: another user of the machine controls the mesh.toml that was found.
@@ -78,13 +78,13 @@ def project_root(env: Mapping[str, str] | None = None) -> Path:
 
 
 class Usable(NamedTuple):
-    """What can be used of settings in which something may be wrong: for commands that look and that clean up.
+    """The usable part of settings that may have errors, for commands that inspect or clean up.
 
     Attributes:
-        settings: what is wrong or cannot be read has its default in them.
-        complaints: one line for each wrong key or value, as `load` tells them; empty when nothing is wrong.
-        places: dotted key -> where its value came from, "mesh.toml:14", for those that are no defaults.
-        read: False when the file is there and nothing of it could be read.
+        settings: the settings, with defaults in place of wrong or unreadable values.
+        complaints: one line for each wrong key or value, as in the error of `load`; empty when there is none.
+        places: dotted key -> where its value comes from, "mesh.toml:14"; without the keys that have their defaults.
+        read: False when the file exists but could not be read at all.
     """
 
     settings: Settings
@@ -93,7 +93,7 @@ class Usable(NamedTuple):
     read: bool = True
 
     def place(self, key: str) -> str:
-        """Where a key stands, or would."""
+        """Where the value of a key comes from; mesh.toml for a default."""
         return self.places.get(key, FILE_NAME)
 
 
@@ -102,7 +102,7 @@ def usable(
     env: Mapping[str, str] | None = None,
     flags: Mapping[str, Any] | None = None,
 ) -> Usable:
-    """Read the settings as far as they go. Arguments as `load`; it raises nothing of what that would."""
+    """Read the usable part of the settings. Arguments as for `load`; errors are returned instead of raised."""
     loading = _Loading(path, env, flags)
     settings = loading.build()
     return Usable(settings, loading.problems, loading.sources, loading.read)
@@ -113,13 +113,13 @@ def origins(
     env: Mapping[str, str] | None = None,
     flags: Mapping[str, Any] | None = None,
 ) -> list[Origin]:
-    """Every key with its value and where that came from, in the order of the tree. Arguments and errors as `load`."""
+    """Every key with its value and its origin, in the order of the tree. Arguments and errors as for `load`."""
     loading = _Loading(path, env, flags)
     return listed(loading.settings(), loading.sources)
 
 
 class _Loading:
-    """One reading: what was wrong is collected, so that all of it is told at once."""
+    """One reading of the settings, which collects all errors in order to report them at once."""
 
     def __init__(self, path: Path | None, env: Mapping[str, str] | None, flags: Mapping[str, Any] | None) -> None:
         self.env = os.environ if env is None else env
@@ -161,7 +161,7 @@ class _Loading:
 
     def _read_file(self, file: Path) -> None:
         try:
-            # utf-8-sig: editors of some systems write a byte order mark in front.
+            # utf-8-sig: some editors write a byte order mark at the beginning.
             text = file.read_text(encoding="utf-8-sig")
         except FileNotFoundError:
             raise ConfigError(f"{self.shown_file}: there is no such file") from None
@@ -176,7 +176,7 @@ class _Loading:
         except RecursionError:
             raise ConfigError(f"{self.shown_file}: arrays or tables are nested too deeply to be read") from None
         except ValueError as exc:
-            # Python refuses to read numbers of thousands of digits, and dates that no calendar has.
+            # Python refuses numbers with thousands of digits, and invalid dates.
             raise ConfigError(f"{self.shown_file}: a value cannot be read: {exc}") from None
         self.lines = places(text)
         for name, table in tree.items():
@@ -243,7 +243,7 @@ class _Loading:
                     self._problem(place, dotted, f'{HIDDEN} is not a reference like {{secret = "env:NAME"}}: {exc}')
             for key in config:
                 self.sources[f"services.{name}.config.{key}"] = self._at((*prefix, "config", key))
-            # `config` is known but already taken: it shall be offered when a near miss of it is typed.
+            # `config` was removed from `values` above, but must be among the suggestions for a misspelt key.
             if unknown := [key for key in values if key not in SERVICE]:
                 for key in unknown:
                     del values[key]
@@ -256,7 +256,11 @@ class _Loading:
         return f"{self.shown_file}:{line}" if line else self.shown_file
 
     def _expand(self, value: Any) -> Any:
-        """`value` with `${NAME}` and `${NAME:default}` replaced; `$${NAME}` stands for itself. KeyError: unset."""
+        """`value` with `${NAME}` and `${NAME:default}` replaced; `$${NAME}` becomes `${NAME}`.
+
+        Raises:
+            KeyError: a variable without a default is not set.
+        """
 
         def replace(match: re.Match[str]) -> str:
             escaped, name, default = match.groups()
@@ -290,7 +294,7 @@ class _Loading:
                 self._set(f"{table}.{key}", entry, self.env[variable], variable, self.values[table])
             elif variable.startswith("MESH_SERVICES_"):
                 self._env_service(variable)
-            # Others may use the prefix for their own; what begins like one of the tables was meant for it.
+            # Other programs may use the prefix MESH_; a name that begins with one of the tables is meant for mesh.
             elif variable.startswith(tuple(f"MESH_{table}_".upper() for table in TABLES)):
                 self.problems.append(f"{variable}: no key has this name{suggestion(variable, by_variable)}")
 
@@ -320,7 +324,7 @@ class _Loading:
                 continue
             table, _, key = dotted.partition(".")
             entries = ENTRIES.get(table, {})
-            # In code both names are at hand: the key of the file and the attribute with its unit.
+            # Code may use either name: the key of the file or the attribute with its unit.
             key = next((k for k, entry in entries.items() if entry.attribute == key), key)
             if key not in entries:
                 known = [f"{t}.{k}" for t, keys in ENTRIES.items() for k in keys]
@@ -340,7 +344,7 @@ class _Loading:
             into[entry.attribute] = entry.kind.read(value)
         except (ValueError, OverflowError) as exc:
             why = str(exc)
-            # Python's own words about a bad number say nothing that the kind does not say better.
+            # Python's own messages about a bad number add nothing to `wanted`; those of `values` begin with "it ".
             more = f": {why}" if why.startswith("it ") else ""
             shown = (
                 HIDDEN
@@ -357,11 +361,11 @@ class _Loading:
         self.problems.append(f"{place}: {dotted}: {what}")
 
     def build(self) -> Settings:
-        """The settings; what was wrong is as if nobody had said it."""
+        """The settings, without the wrong values. Adds contradictions to `problems`."""
         values = self.values
         mesh = values["mesh"]
         for key, default in (("run_dir", "run"), ("log_dir", "logs")):
-            # Relative to the project, wherever in it a command is typed.
+            # Relative to the project's directory, not to the current one.
             mesh[key] = self.root / mesh.get(key, default)
         values["store"]["dir"] = self.root / values["store"].get("dir", "data")
         if "dir" in values["keys"]:

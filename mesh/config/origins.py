@@ -1,6 +1,6 @@
-"""Every key with its value and where that came from, as `mesh config` lists it.
+"""Every key with its value and its origin, as `mesh config` lists it.
 
-Owns: the rows. Leaves to others: reading, and remembering what came from where (config.load).
+Owns: the rows. Leaves to others: reading the settings and recording their origins (config.load).
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from mesh.config.settings import Settings
 
 
 class Origin(NamedTuple):
-    """One value and where it came from.
+    """One value and its origin.
 
     Attributes:
         key: as in the file, dotted: "gateway.port".
-        value: as it would be written in the file: "10s", 8080, ["ipc://…"].
+        value: in the syntax of the file: "10s", 8080, ["ipc://…"].
         origin: "default", "mesh.toml:14", "MESH_GATEWAY_PORT" or "--port".
-        about: what the key is for, in a line.
+        about: a one-line description of the key.
     """
 
     key: str
@@ -33,7 +33,7 @@ def listed(settings: Settings, sources: Mapping[str, str]) -> list[Origin]:
     """All keys in the order of the tree.
 
     Args:
-        sources: dotted key -> where its value came from, for those that are no defaults.
+        sources: dotted key -> where its value comes from; without the keys that have their defaults.
     """
     rows: list[Origin] = []
 
@@ -58,7 +58,7 @@ def listed(settings: Settings, sources: Mapping[str, str]) -> list[Origin]:
         rows.append(Origin("access.allow", "everybody may call everything", "default", "who may call what"))
     else:
         if not settings.access.allow:
-            # What is declared and empty denies, and nothing else would show it.
+            # An empty [access] denies everything, and no other row would show this.
             origin = sources.get("access", "default")
             rows.append(Origin("access.allow", "nobody may call anything", origin, "who may call what"))
         for number, rule in enumerate(settings.access.allow):

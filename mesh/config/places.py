@@ -1,7 +1,7 @@
-"""Which line of a TOML text a key stands on, because tomllib does not tell.
+"""Finds the line of each key in a TOML text, which tomllib does not report.
 
-Owns: `places`. It trusts that tomllib has accepted the text, so it only tells keys from values and never judges.
-Leaves to others: reading the values (tomllib), and what they mean (config.load).
+Owns: `places`. It requires a text that tomllib has accepted: it only separates keys from values and validates nothing.
+Leaves to others: reading the values (tomllib), and their meaning (config.load).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _SPACE = re.compile(r"[ \t]*")
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 _BASIC = re.compile(r'"((?:[^"\\\n]|\\.)*)"')
 _LITERAL = re.compile(r"'([^'\n]*)'")
-# The longest strings first: a triple quote may end in up to two more quotes of its own content.
+# Multi-line strings first: their closing quotes may follow up to two quotes that belong to the content.
 _STRING = re.compile(r'"""(?:[^\\]|\\.)*?"{3,5}' r"|'''.*?'{3,5}" r'|"(?:[^"\\\n]|\\.)*"' r"|'[^'\n]*'", re.DOTALL)
 _SCALAR = re.compile(r"[^\s,\]}#][^,\]}#\n]*")
 
@@ -35,7 +35,7 @@ class _Scan:
             self.at = match.end()
 
     def note(self, key: Key, at: int) -> None:
-        # The first mention of a table is where a reader looks for it; a value has only one.
+        # Keep the first mention of a table, where a reader expects it; a value is mentioned only once.
         self.found.setdefault(key, self.text.count("\n", 0, at) + 1)
 
     def key(self) -> Key:
@@ -90,7 +90,7 @@ class _Scan:
 
     def document(self) -> dict[Key, int]:
         prefix: Key = ()
-        numbered: Key = ()  # of the array's table that we are in: ("access", "allow", "0")
+        numbered: Key = ()  # the current table of an array of tables: ("access", "allow", "0")
         counts: dict[Key, int] = {}
         while True:
             self.skip(_BLANK)
@@ -119,7 +119,7 @@ class _Scan:
 def places(text: str) -> dict[Key, int]:
     """The line (from 1) of every table and key in `text`, which must be valid TOML.
 
-    Keys inside arrays of tables have an entry with their number, ("many", "0", "k"), and share one without it: the
-    line of the first. Escapes in quoted keys are not resolved.
+    A key in an array of tables has an entry with the table's number, ("many", "0", "k"), and shares one without it,
+    which is the line of the first such key. Escapes in quoted keys are not resolved.
     """
     return _Scan(text.replace("\r\n", "\n")).document()

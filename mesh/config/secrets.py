@@ -1,7 +1,7 @@
-"""Secrets: what mesh.toml may refer to and must not hold.
+"""Secrets: mesh.toml refers to them but must not contain them.
 
-Owns: the two forms of a reference, looking one up, and showing none.
-Leaves to others: which keys are secrets (config.settings), what is done with the value.
+Owns: the two forms of a reference, looking up a secret, and hiding it in all output.
+Leaves to others: which keys are secrets (config.settings), the use of the value.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ from typing import Any, Final
 
 from mesh.errors import ConfigError
 
-#: What is shown instead of a secret, wherever one could be shown.
+#: Shown in place of every secret.
 HIDDEN: Final = "***"
-#: The key of an inline table that stands for a secret among a service's own values: {secret = "env:SMTP_PASSWORD"}.
+#: The key of an inline table that marks a secret among a service's own values: {secret = "env:SMTP_PASSWORD"}.
 MARK: Final = "secret"
-#: A secret is a word or a line. What is longer is the wrong file.
+#: The largest file of a secret, in bytes: a larger one must be the wrong file.
 MOST_BYTES: Final = 64 * 1024
 
 
 class Secret:
-    """Where a secret stands. Its value is looked up when it is used, and is in no `repr`, log line or page.
+    """A reference to a secret. The secret is read when it is used, and never appears in a `repr`, log line or page.
 
     Attributes:
         reference: "env:NAME" or "file:/absolute/path".
-        place: where the reference was written, for messages: "mesh.toml:7: services.mail.config.password".
+        place: where the reference is written, for messages: "mesh.toml:7: services.mail.config.password".
     """
 
     __slots__ = ("place", "reference")
 
     def __init__(self, reference: str, place: str = "") -> None:
         """Raises:
-        ValueError: it is no reference. The message does not repeat it: it may be the secret itself.
+        ValueError: the text is not a reference. The message does not repeat it, as it may be the secret itself.
         """
         kind, _, rest = reference.strip().partition(":")
         if kind not in ("env", "file") or not rest:
@@ -54,10 +54,10 @@ class Secret:
         return hash(self.reference)
 
     def reveal(self, env: Mapping[str, str] | None = None) -> str:
-        """The secret itself, without the line end that a file has.
+        """The secret itself, without the line end of a file.
 
         Raises:
-            ConfigError: there is none there, or others may read the file.
+            ConfigError: the variable or file is missing, empty or unreadable, or other users may read the file.
         """
         kind, _, rest = self.reference.partition(":")
         where = f"{self.place}: " if self.place else ""
@@ -71,7 +71,7 @@ class Secret:
 
 def _read(path: Path, where: str) -> str:
     try:
-        # Not to wait for whoever might write into a pipe of that name.
+        # O_NONBLOCK: if the path is a named pipe, opening it must not wait for a writer.
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as exc:
         raise ConfigError(f"{where}{path}: {exc.strerror}") from exc
@@ -79,7 +79,7 @@ def _read(path: Path, where: str) -> str:
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode):
             raise ConfigError(f"{where}{path}: is no file")
-        # A group may be what gives a service's user the file of root; everybody else is everybody else.
+        # The group may read: so can a service's user read a file that root owns. Other users must have no access.
         if found.st_mode & (stat.S_IRWXO | stat.S_IWGRP):
             mode = f"{stat.S_IMODE(found.st_mode):04o}"
             raise ConfigError(f"{where}{path}: others may read or change it (mode {mode}): chmod 600 {path}")
@@ -97,10 +97,10 @@ def _read(path: Path, where: str) -> str:
 
 
 def marked(value: Any, place: str = "") -> Any:
-    """`value`, a service's own, with each inline table {secret = "…"} made a Secret.
+    """A service's own `value`, with each inline table {secret = "…"} replaced by a Secret.
 
     Raises:
-        ValueError: such a table holds no reference.
+        ValueError: such a table does not contain a valid reference.
     """
     if isinstance(value, dict):
         if set(value) == {MARK} and isinstance(value[MARK], str):
@@ -112,7 +112,7 @@ def marked(value: Any, place: str = "") -> Any:
 
 
 def revealed(value: Any) -> Any:
-    """`value` with each Secret in it replaced by what it refers to.
+    """`value` with each Secret in it replaced by the secret itself.
 
     Raises:
         ConfigError: see Secret.reveal.
@@ -127,7 +127,7 @@ def revealed(value: Any) -> Any:
 
 
 def hidden(value: Any) -> Any:
-    """`value` as it may be shown."""
+    """`value` for display, with each Secret replaced by HIDDEN."""
     if isinstance(value, Secret):
         return HIDDEN
     if isinstance(value, dict):

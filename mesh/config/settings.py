@@ -1,8 +1,8 @@
-"""The tree of settings: every key, its default, its kind, and a line that says what it is for.
+"""The tree of settings: every key with its default, its kind and a one-line description.
 
-Owns: the shapes and the defaults. An attribute names its unit (`timeout_s`); the key in the file does not,
-because the value there does: `timeout = "10s"`.
-Leaves to others: how a value is written (config.values), and reading file, environment and flags (config.load).
+Owns: the types and the defaults. An attribute has its unit in its name (`timeout_s`); the key in the file has not,
+because the value contains the unit: `timeout = "10s"`.
+Leaves to others: the syntax of values (config.values), and reading file, environment and flags (config.load).
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class CallSettings(Struct, frozen=True, kw_only=True):
 
 
 class LinkSettings(Struct, frozen=True, kw_only=True):
-    """[links]: how a dead connection is noticed."""
+    """[links]: how a dead connection is detected."""
 
     heartbeat_s: Annotated[float, DURATION, "how often libzmq asks whether the peer lives"] = field(
         default=1.0, name="heartbeat"
@@ -125,7 +125,7 @@ class DiscoverySettings(Struct, frozen=True, kw_only=True):
 
 
 class WorkerSettings(Struct, frozen=True, kw_only=True):
-    """[worker]: the life of a worker process."""
+    """[worker]: start, liveness and stop of a worker process."""
 
     stop_timeout_s: Annotated[float, DURATION, "how long a stopping worker may finish its calls"] = field(
         default=30.0, name="stop_timeout"
@@ -184,7 +184,7 @@ class GatewaySettings(Struct, frozen=True, kw_only=True):
 
 
 class KeySettings(Struct, frozen=True, kw_only=True):
-    """[keys]: who this process is on the network, and whom it believes. docs/security.md tells how."""
+    """[keys]: the key of this process, and the directory of the keys that it trusts. See docs/security.md."""
 
     dir: Annotated[
         Path | None, PATH_OR_NONE, "key files; with it, tcp is encrypted and both ends prove who they are"
@@ -242,7 +242,7 @@ class StoreSettings(Struct, frozen=True, kw_only=True):
 
 
 class TaskSettings(Struct, frozen=True, kw_only=True):
-    """[tasks]: what a task is given when its decorator does not say."""
+    """[tasks]: the defaults of tasks, used when their decorators set none."""
 
     slots: Annotated[int, whole(1, 10_000), "tasks of one kind that a worker runs at once"] = 100
     timeout_s: Annotated[float, DURATION, "the time of one attempt"] = field(default=300.0, name="timeout")
@@ -259,7 +259,7 @@ class TaskSettings(Struct, frozen=True, kw_only=True):
 
 
 class EventSettings(Struct, frozen=True, kw_only=True):
-    """[events]: which are durable, and for how long."""
+    """[events]: which topics are durable, and their retention."""
 
     durable: Annotated[list[str], TEXTS, 'topics whose every event is durable, like ["order.#"]'] = []
     retention_s: Annotated[float, DURATION, "how long durable events are kept"] = field(
@@ -281,9 +281,9 @@ class AutoscaleSettings(Struct, frozen=True, kw_only=True):
 
 
 class ServiceSettings(Struct, frozen=True, kw_only=True):
-    """[services.NAME]: one service: what runs it, its limits, and `config`, a table of the service's own values.
+    """[services.NAME]: one service: its classes, its limits, and `config`, a table of the service's own values.
 
-    `mesh up` runs those that name a `class`; the others say only how a service is to be, wherever it runs.
+    `mesh up` runs the services that name a `class`; a table without one only configures the service, wherever it runs.
     """
 
     classes: Annotated[list[str], TEXTS, 'what its workers run, like "services.greeting:Greeting"'] = field(
@@ -324,10 +324,10 @@ class ServiceSettings(Struct, frozen=True, kw_only=True):
 
 
 class Settings(Struct, frozen=True, kw_only=True):
-    """Everything that mesh.toml may say.
+    """All settings of mesh.toml.
 
     Attributes:
-        root: the project's directory: where mesh.toml stands, or the current one without it.
+        root: the project's directory: the one that contains mesh.toml, or the current directory without it.
         file: the mesh.toml that was read, or None.
     """
 
@@ -345,7 +345,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     autoscale: AutoscaleSettings = field(default_factory=AutoscaleSettings)
     keys: KeySettings = field(default_factory=KeySettings)
     services: dict[str, ServiceSettings] = {}
-    #: None until [access] stands in the file: then everybody may call everything.
+    #: None when the file has no [access]: then every caller may call every method.
     access: AccessSettings | None = None
     root: Path = field(default_factory=Path.cwd)
     file: Path | None = None

@@ -1,6 +1,6 @@
-"""What no single value can show: values that contradict each other.
+"""Cross-checks: settings that are valid alone but contradict each other.
 
-Owns: these rules. Leaves to others: what each value alone may be (config.values), telling it all at once (config.load).
+Owns: these rules. Leaves to others: the validity of each value (config.values), reporting all errors (config.load).
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ _SHORTER: Final = (
 
 
 class Contradiction(NamedTuple):
-    """Two values that cannot both be meant.
+    """Two values that contradict each other.
 
     Attributes:
-        keys: where to look for the line that is wrong, the likelier one first.
-        key: the one to name.
+        keys: the keys that may be wrong, the likelier one first; the error points to the first that is set.
+        key: the key that the error names.
+        what: what is wrong, for the error.
     """
 
     keys: tuple[str, ...]
@@ -32,7 +33,7 @@ class Contradiction(NamedTuple):
 
 
 def contradictions(settings: Settings) -> Iterator[Contradiction]:
-    """All that there are."""
+    """All contradictions in the settings."""
     spans = {
         "discovery.renew": settings.discovery.renew_s,
         "discovery.lease": settings.discovery.lease_s,
@@ -48,7 +49,7 @@ def contradictions(settings: Settings) -> Iterator[Contradiction]:
         what = "whom to believe is missing: set keys.dir, which holds the public keys"
         yield Contradiction(("keys.secret",), "keys.secret", what)
     if settings.access is not None and keys.dir is None and settings.mesh.bind.startswith("tcp://"):
-        # Over ipc a caller is one of this user's processes; over bare tcp it is anybody who says so.
+        # Over ipc a caller is a process of this user; over tcp without keys any process may claim to be any caller.
         what = 'over tcp only a key tells who calls: set keys.dir, or mesh.bind = "ipc"'
         yield Contradiction(("access",), "access", what)
     for name, service in settings.services.items():

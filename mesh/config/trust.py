@@ -1,7 +1,7 @@
-"""Which mesh.toml may be obeyed without being named: one that no other user of the machine can have put there.
+"""Trust in a mesh.toml that was found by searching: it must not be under the control of another user of the machine.
 
-A project decides what runs: classes to import, programs to start, files to read. A command that finds it by looking
-in the current directory and above must not run what another user has left there, least of all as root.
+A project file decides what runs: classes to import, programs to start, files to read. A command that finds the file by
+searching the current directory and above must not run what another user has put there, least of all as root.
 """
 
 from __future__ import annotations
@@ -14,30 +14,30 @@ from pathlib import Path
 
 from mesh.errors import ConfigError
 
-#: Permission bits that let others than the owner's group write.
+#: The permission bit that lets every user write.
 _WORLD_WRITABLE = stat.S_IWOTH
 
 
 def check_found(file: Path, named_by: str, env: Mapping[str, str]) -> None:
-    """Refuse a project file that was found by looking and that another user controls.
+    """Refuse a project file that was found by searching and that another user controls.
 
-    The file, and its directory, from which code would be imported, must belong to this user, to root, or to the user
+    The file and its directory, from which code would be imported, must belong to this user, to root, or to the user
     who called sudo, and must not be writable by every user.
 
     Args:
         file: absolute path of the file that was found.
-        named_by: how it is named instead, for the remedy.
-        env: the environment: `SUDO_UID` in it is the user who called sudo.
+        named_by: how to name the file explicitly instead, for the message.
+        env: the environment; `SUDO_UID` in it is the user who called sudo.
 
     Raises:
-        ConfigError: it is not trusted.
+        ConfigError: the file is not trusted.
     """
     trusted = _trusted_users(env)
     for path, kind in ((file, "file"), (file.parent, "directory")):
         try:
             status = path.stat()
         except OSError:
-            continue  # it vanished, or cannot be looked at: reading it will say so
+            continue  # it was removed or is inaccessible; reading it will report that
         if status.st_uid not in trusted:
             why = f"{path} belongs to {_user(status.st_uid)}"
         elif status.st_mode & _WORLD_WRITABLE:

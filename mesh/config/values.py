@@ -1,7 +1,7 @@
-"""What one configuration value may be, and how people write it.
+"""The kinds of configuration values and their syntax.
 
-Owns: the kinds of value (port, duration, size, …): reading one from TOML or from text, and writing it back.
-Leaves to others: which key has which kind (config.settings), where a value came from (config.load).
+Owns: the kinds (port, duration, size, …): reading a value from TOML or from text, and writing it back.
+Leaves to others: which key has which kind (config.settings), where a value comes from (config.load).
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ class Kind(NamedTuple):
     """A kind of value.
 
     Attributes:
-        wanted: what is allowed, in words: an error ends in "is not …" and this.
-        read: (value as TOML gave it, or as text) -> the typed value; raises ValueError when it is not one.
-            The error's own text, when it has one, is added to the message.
-        show: (typed value) -> as it would be written in the file.
-        hidden: whether neither errors nor pages repeat what was written.
+        wanted: what is allowed, in words: error messages end in "is not …" and this text.
+        read: (value from TOML, or text) -> typed value; raises ValueError for a wrong value. A text of this error
+            that begins with "it " is added to the message.
+        show: typed value -> the value in the syntax of the file.
+        hidden: errors and pages do not show the value.
     """
 
     wanted: str
@@ -41,10 +41,10 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|KB|MB|GB|KiB|MiB|GiB)")
 
 
 def read_duration(value: Any) -> float:
-    """Seconds of "10s", "250ms", "1m", "1h30m". A bare number in text or TOML has no unit and is refused.
+    """Convert "10s", "250ms", "1m" or "1h30m" into seconds. A number without a unit is refused.
 
     Raises:
-        ValueError: the text is no duration.
+        ValueError: the value is not a duration.
     """
     if not isinstance(value, str):
         raise ValueError(f'it has no unit: write "{value}s"' if isinstance(value, int | float) else "")
@@ -60,10 +60,10 @@ def read_duration(value: Any) -> float:
 
 
 def read_seconds(value: Any) -> float:
-    """Seconds of what code gives: a plain number of them (90, 2.5), or text with a unit like "90s".
+    """Convert a duration given in code into seconds: a number of seconds (90, 2.5), or text with a unit like "90s".
 
     Raises:
-        ValueError: it is neither, or is not finite; its text, when it has one, says more.
+        ValueError: the value is neither, or is not finite; the error may have no text.
     """
     if isinstance(value, str):
         return read_duration(value)
@@ -73,7 +73,7 @@ def read_seconds(value: Any) -> float:
 
 
 def show_duration(seconds: float) -> str:
-    """The shortest exact way to write it: 0.25 is "250ms", 90.0 is "90s", 120.0 is "2m"."""
+    """The shortest exact form of a duration: 0.25 is "250ms", 90.0 is "90s", 120.0 is "2m"."""
     if seconds <= 0:
         return "0s"
     for unit, size in (("d", 86400.0), ("h", 3600.0), ("m", 60.0), ("s", 1.0)):
@@ -83,10 +83,10 @@ def show_duration(seconds: float) -> str:
 
 
 def read_size(value: Any) -> int:
-    """Bytes of "64MiB", "16 KiB", "1MB", "512B".
+    """Convert "64MiB", "16 KiB", "1MB" or "512B" into bytes.
 
     Raises:
-        ValueError: the text is no size.
+        ValueError: the value is not a size.
     """
     if not isinstance(value, str):
         raise ValueError(f'it has no unit: write "{value}B"' if isinstance(value, int) else "")
@@ -100,7 +100,7 @@ def read_size(value: Any) -> int:
 
 
 def show_size(count: int) -> str:
-    """The shortest exact way to write it: 67108864 is "64MiB"."""
+    """The shortest exact form of a size: 67108864 is "64MiB"."""
     for unit in ("GiB", "MiB", "KiB"):
         if count >= _BYTES[unit] and count % _BYTES[unit] == 0:
             return f"{count // _BYTES[unit]}{unit}"
@@ -126,7 +126,7 @@ def _read_text(value: Any) -> str:
 
 
 def _read_secret(value: Any) -> Secret:
-    # Not through _read_text: its error would name what is wrong with a text, and this one says what to write instead.
+    # Not through _read_text: the error of Secret explains what to write instead.
     if isinstance(value, Secret):
         return value
     if not isinstance(value, str):
@@ -154,7 +154,7 @@ def _read_path(value: Any) -> Path:
 def _between(read: Callable[[Any], Any], least: float, most: float) -> Callable[[Any], Any]:
     def check(value: Any) -> Any:
         typed = read(value)
-        # Written so that NaN fails too.
+        # Written this way, the check also refuses NaN.
         if not least <= typed <= most:
             raise ValueError
         return typed
@@ -199,7 +199,7 @@ def choice(*words: str) -> Kind:
 
 
 def list_of(kind: Kind, plural: str) -> Kind:
-    """An array of `kind`; as text, separated by commas."""
+    """An array of `kind`; in text form, separated by commas."""
 
     def read(value: Any) -> list[Any]:
         if isinstance(value, str):
@@ -235,7 +235,7 @@ def _read_bind(value: Any) -> str:
 
 def _read_address(value: Any) -> str:
     text = _read_text(value)
-    if ":" in text:  # an IPv6 address, as endpoints write it
+    if ":" in text:  # an IPv6 address, with or without brackets
         address = ipaddress.IPv6Address(text.removeprefix("[").removesuffix("]"))
         if address.is_unspecified:
             raise ValueError
@@ -260,7 +260,7 @@ TEXT = Kind("a text", _read_text)
 TABLE = Kind('a table of texts like { LANG = "C" }', _read_table)
 FLAG = Kind("true or false", _read_flag)
 PATH = Kind("a path", _read_path, str)
-#: A path that may be absent, which is shown as an empty text.
+#: A path that may be absent; an absent one is shown as an empty text.
 PATH_OR_NONE = Kind("a path", _read_path, lambda path: "" if path is None else str(path))
 SECRET = Kind(
     "a reference to a secret",

@@ -1,1 +1,1 @@
-"""When to wait, whom to choose, how often to retry, how much to take on: pure, with time and chance passed in."""
+"""Policies: authorization, backoff, load balancing, retry budgets, limits. Pure: time and randomness are passed in."""

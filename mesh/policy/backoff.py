@@ -12,13 +12,13 @@ import math
 class Backoff:
     """Waits that grow by `factor` from `first_s` to `most_s`, each shortened by a random share.
 
-    Jitter only shortens: `most_s` is a promise, and callers who failed together come back apart.
+    Jitter only shortens a wait: `most_s` is an upper bound, and callers that failed together retry at different times.
 
     Args:
         first_s: the wait after the first failure, in seconds; more than 0.
-        most_s: no wait is longer; at least `first_s`.
-        factor: each further failure multiplies the wait by it; at least 1.
-        jitter: the share of a wait that chance may take away, 0 (none) to 1 (all of it).
+        most_s: the longest wait, in seconds; at least `first_s`.
+        factor: multiplies the wait with each further failure; at least 1.
+        jitter: the share of a wait that may be removed at random, 0 (none) to 1 (all of it).
 
     Raises:
         ValueError: an argument is outside its range.
@@ -39,15 +39,15 @@ class Backoff:
         self.most_s = most_s
         self.factor = factor
         self.jitter = jitter
-        # Past this many doublings the ceiling holds. Known beforehand, so that the millionth failure of a peer
-        # that is away for a week does not overflow a float.
+        # After this many steps the wait is `most_s`. Precomputed, so that the millionth failure of a peer that is away
+        # for a week does not overflow a float.
         self._steps = math.log(most_s / first_s) / math.log(factor) if factor > 1 else math.inf
 
     def delay(self, attempt: int, rnd: float) -> float:
         """Seconds to wait after failure number `attempt`.
 
         Args:
-            attempt: failures in a row so far, counted from 1. Less is taken as 1.
+            attempt: consecutive failures so far, counted from 1. Less is taken as 1.
             rnd: a fresh random number, 0 ≤ rnd < 1 (`rng.random()`).
 
         Returns:

@@ -1,8 +1,7 @@
-"""Which of several instances gets the next call.
+"""Load balancing: which of several instances gets the next call.
 
-Owns: the power of two choices, the smoothed latency it judges by, and the order that a key prefers.
-Leaves to others: who may be chosen at all (discovery, calls), what is in flight (the caller counts), drawing
-random numbers, telling the time.
+Owns: the power of two choices, the smoothed latency for it, and rendezvous hashing of keys.
+Leaves to others: the candidates (discovery, calls), counting calls in flight (the caller), random numbers, time.
 """
 
 from __future__ import annotations
@@ -15,31 +14,31 @@ from typing import Final, TypeVar
 
 T = TypeVar("T")
 
-#: Seconds after which an old peak counts half. Long enough that a slow instance is not asked again at every turn,
-#: short enough that one which has recovered is back at work within some ten seconds: from ten times slower to as
-#: fast as the rest takes log2(10) = 3.3 half-lives even if nobody calls it meanwhile.
+#: Seconds after which an old peak counts half. Long enough that a slow instance is not tried again at every call, short
+#: enough that a recovered one gets calls within about ten seconds: from ten times slower to as fast as the others takes
+#: log2(10) = 3.3 half-lives, even without any calls to it.
 HALF_LIFE_S: Final = 2.0
 
-#: What an instance that has never answered is taken to need, in seconds. Not 0: every newcomer would then be sent
-#: everything until its first answer. A millisecond is what a small call on one host takes.
+#: The assumed latency of an instance that has never answered, in seconds. Not 0: a new instance would then get all
+#: calls until its first answer. A small call on one host takes a millisecond.
 UNKNOWN_S: Final = 0.001
 
-#: No latency is taken to be shorter, in seconds. Below this, what tells two instances apart is the clock's grain, and
-#: what is in flight should decide.
+#: The least latency, in seconds. Below this, differences come from the resolution of the clock, and the calls in flight
+#: should decide.
 LEAST_S: Final = 0.000_05
 
 
 def pick_two(rng_random: Callable[[], float], candidates: Sequence[T], cost: Callable[[T], float]) -> T:
     """The cheaper of two candidates drawn at random.
 
-    Two choices spread load almost as well as looking at all, cost the same for 3 candidates and for 3,000, and never
-    send the whole herd to the one that looked best a moment ago.
+    Two choices spread load almost as well as comparing all candidates, cost the same for 3 candidates and for 3,000,
+    and never send all callers to the candidate that was best a moment ago.
 
     Args:
-        rng_random: draws a number 0 ≤ x < 1, for example `random.Random(7).random`; asked once, and not at all
+        rng_random: draws a number 0 ≤ x < 1, for example `random.Random(7).random`; called once, and not at all
             for a single candidate.
         candidates: at least one.
-        cost: what choosing it costs, lower is better; asked twice at most. See `call_cost`.
+        cost: the cost of choosing a candidate, lower is better; called at most twice. See `call_cost`.
 
     Raises:
         ValueError: there are no candidates.
@@ -51,7 +50,7 @@ def pick_two(rng_random: Callable[[], float], candidates: Sequence[T], cost: Cal
         if n:
             return candidates[0]
         raise ValueError("pick_two: no candidates; look whether there are any before choosing")
-    # One draw gives an ordered pair of different places. The order being random too, equals share equally.
+    # One draw gives an ordered pair of different positions. As the order is random too, equal candidates share equally.
     others = n - 1
     drawn = int(rng_random() * (n * others))
     i = drawn // others
@@ -62,24 +61,24 @@ def pick_two(rng_random: Callable[[], float], candidates: Sequence[T], cost: Cal
 
 
 def call_cost(in_flight: int, latency_s: float) -> float:
-    """How long a call would take that is given to this instance now, as a cost for `pick_two`.
+    """The estimated duration of a new call to an instance, as a cost for `pick_two`.
 
     Args:
-        in_flight: calls it has not answered yet.
+        in_flight: calls that the instance has not answered yet.
         latency_s: `Ewma.value(now)`.
     """
     return (in_flight + 1) * latency_s
 
 
 class Ewma:
-    """A latency that believes bad news at once and good news slowly.
+    """A smoothed latency that rises at once and falls slowly.
 
-    A slower answer than the smoothed value replaces it; faster ones draw it down with the given half-life. Without
-    any answers it fades, too: an instance that was slow is asked again some time, instead of never.
+    An answer slower than the smoothed value replaces it; faster ones lower it with the given half-life. Without any
+    answers it decays too, so that a slow instance is tried again after some time.
 
     Args:
-        half_life_s: seconds after which what was observed counts half; more than 0.
-        unknown_s: the value before anything was observed, in seconds. It is forgotten at the first observation.
+        half_life_s: seconds after which an observation counts half; more than 0.
+        unknown_s: the value before the first observation, in seconds. The first observation replaces it.
 
     Raises:
         ValueError: `half_life_s` is not above 0.
@@ -103,7 +102,7 @@ class Ewma:
         value = self._value
         if seconds < value:
             elapsed = now - self._at
-            # `elapsed` is infinite at the first observation: nothing remains of the guess.
+            # `elapsed` is infinite at the first observation: nothing remains of `unknown_s`.
             if elapsed > 0:
                 self._value = seconds + (value - seconds) * exp(self._rate * elapsed)
         else:
@@ -123,14 +122,14 @@ class Ewma:
 def rendezvous(key: str, ids: Iterable[str]) -> list[str]:
     """All `ids`, the one that `key` prefers first (highest random weight).
 
-    Every process that knows the same ids finds the same order, whatever order it learnt them in. When an id goes, only
-    the keys that preferred it move, each to its next in order; the others stay where they are.
+    Every process that knows the same ids gets the same order, in whatever order it learnt them. When an id is removed,
+    only the keys that preferred it move, each to the next id in its order.
 
     Source: Thaler and Ravishankar, "Using Name-Based Mappings to Increase Hit Rates", 1998.
     """
-    # Names need not be valid Unicode (they may come from a path), and every one of them must have a place.
+    # surrogatepass: names need not be valid Unicode (they may come from a path), and every name needs a weight.
     begun = blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8)
-    # Ends the key: without it ("ab", "c") and ("a", "bc") would share a weight.
+    # Separates key and id: without it ("ab", "c") and ("a", "bc") would have the same weight.
     begun.update(b"\x00")
     weighed = []
     for name in ids:

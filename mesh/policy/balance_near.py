@@ -1,23 +1,24 @@
-"""Which instances get the next call first: those on the caller's own host, while they are well.
+"""Locality: instances on the caller's own host are preferred while they are healthy.
 
-Owns: what makes an instance less than well, and who comes first.
-Leaves to others: which host an instance is on (discovery), whose link is open (pool), choosing among those that come
-first (balance), counting what is in flight and what came in time (the caller).
+Owns: when an instance loses this preference, and which instances are preferred.
+Leaves to others: the host of an instance (discovery), which links are open (pool), choosing among the preferred ones
+(balance), counting calls in flight and timeouts (the caller).
 
-The rule. Of the instances that can be called, those on the caller's host come first. One of them stands back
+Of the callable instances, those on the caller's host are preferred. One of them loses the preference
 
 ==========================  ============================================================  ============================
-when                        how a caller knows                                            until
+when                        how the caller detects it                                     until
 ==========================  ============================================================  ============================
-it leaves or is gone        its link: a goodbye, the end of the connection                it can be called again
-it has no place left        its own calls in flight there have reached the places that    one of them is answered
-                            the instance has, or the link its credit
-it is busy with others'     the load that the registry tells of is `BUSY` or more         the load is below `AT_EASE`
-it does not answer          `MISSES` of its calls in a row were not answered in time      it answers one
+it drains or is gone        its link: a goodbye, the end of the connection                it can be called again
+it has no place left        the caller's own calls in flight there have reached the       one of them is answered
+                            places of the instance, or the credit of the link
+it is busy with the calls   its load in the registry is `BUSY` or more                    the load is below `AT_EASE`
+of other callers
+it does not answer          `MISSES` consecutive calls were not answered in time          it answers one
 ==========================  ============================================================  ============================
 
-and when none is left, all instances of the service are alike: those at hand get what they can bear beside the others,
-so that work which one host cannot do spreads, and one that did not answer is asked now and then.
+When no instance is preferred, all instances of the service are treated alike, including those on the caller's host: so
+work that exceeds one host is spread over all, and an instance that did not answer is tried again from time to time.
 """
 
 from __future__ import annotations
@@ -27,36 +28,38 @@ from typing import Final, TypeVar
 
 T = TypeVar("T")
 
-#: The share of its places from which an instance is busy. Hubs tell of a load when it has moved by more than a tenth
-#: (discovery.registry.LOAD_STEP): one that rose from 0.9 to 1.0 is not heard of.
+#: The load from which an instance is busy. Not higher: hubs report a load only when it has changed by more than 0.1
+#: (discovery.registry.LOAD_STEP), so a rise from 0.9 to 1.0 is not reported.
 BUSY: Final = 0.9
-#: It is at ease again below this. Far apart: what it gives away frees places at once, and would come back at once.
+#: The load below which a busy instance stops being busy. Far below BUSY to prevent oscillation: calls that go elsewhere
+#: free its places at once.
 AT_EASE: Final = 0.6
-#: One late answer may be one slow request, and two a pause; three in a row, and none in between, are news.
+#: One late answer may be a slow request, and two a pause; three in a row without an answer between them are a fault.
 MISSES: Final = 3
-#: The places of an instance that does not tell how many it has.
+#: The places of an instance that does not declare them.
 ANY: Final = 2**31 - 1
 
 
 def busy(load: float, was: bool) -> bool:
-    """Whether an instance is busy, at this load from the registry, when it was (or was not) busy before.
+    """Whether an instance is busy.
 
     Args:
-        load: its calls in hand as a share of its places, 0.0 to 1.0.
+        load: its load in the registry: admitted calls as a share of its places, 0.0 to 1.0.
+        was: whether it was busy before.
     """
     return load >= (AT_EASE if was else BUSY)
 
 
 def prefer(ready: Sequence[T], is_near: Callable[[T], bool]) -> Sequence[T]:
-    """Those of `ready` that come first; `ready` itself, the same object, when it makes no difference.
+    """The preferred instances of `ready`; `ready` itself, the same object, when all or none are preferred.
 
     Args:
-        is_near: whether one is on the caller's host, and well.
+        is_near: whether an instance is on the caller's host, and healthy.
     """
     near = [each for each in ready if is_near(each)]
     return near if 0 < len(near) < len(ready) else ready
 
 
 def has_place(in_flight: int, places: int) -> bool:
-    """Whether an instance on which this caller has so many calls in flight can begin one more at once."""
+    """Whether an instance with `in_flight` calls of this caller can begin one more at once."""
     return in_flight < places

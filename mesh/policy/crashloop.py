@@ -1,14 +1,14 @@
-"""When a process that ends again and again is in a crash loop, and how long it should then wait before each try.
+"""Crash loops: when a process that ends repeatedly is in one, and how long it then waits before each restart.
 
-Owns: counting short lives, and the length of the wait.
-Leaves to others: seeing that a process ended (supervision.watch), making it wait (supervision.plugin).
+Owns: counting short runs, and the length of the wait.
+Leaves to others: detecting that a process ended (supervision.watch), delaying its restart (supervision.plugin).
 
-supervisor makes a process wait that dies within its first second, and starts any other again at once, for ever. What
-dies after three seconds, because a database is away, would cost a start-up's worth of processor every three seconds.
+supervisor delays the restart of a process that dies within its first second, and restarts any other at once, forever. A
+process that dies after three seconds, because a database is down, would cost the CPU time of a start every 3 s.
 
-Who is killed with SIGKILL has not failed by itself: a person did that, or the kernel for want of memory. It is told and
-shown like any loop, and it is back within a second: the next try is as good as the one in a minute. And what all others
-stand on, hub and store, never waits long: its absence costs more than its tries.
+A process killed by SIGKILL did not fail by itself: an operator killed it, or the kernel for lack of memory. It is
+reported like any crash loop, but restarted within a second, as a later restart has no better chance. The processes on
+which all others depend, hub and store, never wait long: their absence costs more than their restarts.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from typing import Final
 
 from mesh.policy.backoff import Backoff
 
-#: A life of at least so long is a good one: what ended it is a new story.
+#: A run of at least this many seconds is steady and resets the count.
 STEADY_S: Final = 60.0
-#: So many short lives in a row are a loop. Fewer are an accident, or somebody who kills processes to see what happens.
+#: This many consecutive short runs are a crash loop. Fewer may be an accident, or an operator who tests restarts.
 LOOP_AFTER: Final = 5
 
-#: The longest wait of what others stand on.
+#: The longest wait, in seconds, of processes on which others depend (hub and store).
 GROUND_S: Final = 5.0
 
 CALM: Final = "calm"
@@ -43,24 +43,24 @@ LIVES: Final[dict[tuple[str, str], str]] = {
     (LOOPING, ASKED): CALM,
 }
 
-# No jitter: processes of one service that fail together shall also be seen to.
+# No jitter: when processes of one service fail together, their restarts should show it.
 _WAITS: Final = Backoff(1.0, 60.0, factor=2.0, jitter=0.0)
-#: After a SIGKILL: no processor is spent on starting all the time, and nobody notices the wait.
+#: After a SIGKILL, in seconds: long enough to save CPU time, and short enough to go unnoticed.
 _KILLED_S: Final = 1.0
 
 
 class Lives:
-    """The lives of one process.
+    """The runs of one process, from each start to its end.
 
     Args:
-        most_s: it never waits longer.
+        most_s: the longest wait.
 
     Attributes:
         state: CALM or LOOPING.
-        short: short lives in a row.
-        failed: how many of those ended otherwise than by SIGKILL.
-        crashes: how often it ended unasked, ever.
-        since: when the first of the short lives in a row ended, by whoever's clock tells `ended`.
+        short: consecutive short runs.
+        failed: how many of those did not end by SIGKILL.
+        crashes: how often the process has ended without being stopped.
+        since: when the first of the consecutive short runs ended, by the clock of the caller of `ended`.
     """
 
     __slots__ = ("_most_s", "crashes", "failed", "short", "since", "state")
@@ -75,7 +75,7 @@ class Lives:
 
     @property
     def wait_s(self) -> float:
-        """How long it should wait before the try after its next end; 0.0: as supervisor has it."""
+        """How long to delay the restart after the next end, in seconds; 0.0: leave it to supervisor."""
         if self.state != LOOPING:
             return 0.0
         if self.failed < LOOP_AFTER:
@@ -83,10 +83,11 @@ class Lives:
         return min(self._most_s, _WAITS.delay(self.failed - LOOP_AFTER + 1, 0.0))
 
     def ended(self, lived_s: float, now: float, killed: bool = False) -> None:
-        """It ended, and nobody had asked it to.
+        """The process ended without being stopped.
 
         Args:
-            killed: by SIGKILL.
+            lived_s: how long it ran.
+            killed: whether SIGKILL ended it.
         """
         self.crashes += 1
         if lived_s >= STEADY_S:
@@ -99,11 +100,11 @@ class Lives:
         self._enter(FIFTH if self.short >= LOOP_AFTER else SHORT)
 
     def steady(self) -> None:
-        """It has run for STEADY_S."""
+        """The process has run for STEADY_S."""
         self._enter(STEADY)
 
     def asked(self) -> None:
-        """Somebody stopped it, perhaps to mend it: what was before does not count."""
+        """An operator stopped the process, perhaps to repair it: earlier crashes no longer count."""
         self._enter(ASKED)
 
     def _enter(self, event: str) -> None:

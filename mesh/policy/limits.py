@@ -1,7 +1,7 @@
-"""How much work is taken on at once, how much may wait, and when to say no.
+"""Concurrency limiter: how many items run at once, how many may wait, and when to refuse.
 
-Owns: counting what runs, the queue of what waits, and who is next.
-Leaves to others: what an item is, running it, telling a refused caller `overloaded` (calls).
+Owns: counting running items, the queue of waiting items, and their order.
+Leaves to others: what an item is, running it, refusing the caller with `overloaded` (calls).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Item = TypeVar("Item", bound=Hashable)
 
 
 class Verdict(enum.Enum):
-    """What `Gate.admit` says."""
+    """The result of `Gate.admit`."""
 
     RUN = "run"
     WAIT = "wait"
@@ -30,8 +30,8 @@ REFUSE: Final = Verdict.REFUSE
 class Gate(Generic[Item]):
     """At most `concurrency` items run, at most `queue` more wait in order; the rest are refused at once.
 
-    Synchronous, so that deciding and acting are one step of the event loop. Each item that was told RUN, or was
-    returned by `release`, holds a place until it is given back by one `release`.
+    Synchronous, so that deciding and acting are one step of the event loop. Each item for which `admit` returned RUN,
+    or that `release` returned, holds a place until one `release` frees it.
 
     Args:
         concurrency: places; 1 or more.
@@ -41,7 +41,7 @@ class Gate(Generic[Item]):
         ValueError: an argument is outside its range.
     """
 
-    # An OrderedDict and not a dict: taking the first of a dict again and again walks over all those taken before.
+    # An OrderedDict, not a dict: finding the first item of a dict scans the slots of all items removed before it.
     __slots__ = ("_waiting", "concurrency", "queue", "running")
 
     def __init__(self, concurrency: int, queue: int) -> None:
@@ -51,7 +51,7 @@ class Gate(Generic[Item]):
             raise ValueError(f"queue: {queue!r} is not a number of items; give 0 or more")
         self.concurrency = concurrency
         self.queue = queue
-        #: Places that are taken.
+        #: Places in use.
         self.running = 0
         self._waiting: OrderedDict[Item, None] = OrderedDict()
 
@@ -62,20 +62,20 @@ class Gate(Generic[Item]):
 
     @property
     def load(self) -> float:
-        """Places taken, as a share: 0.0 to 1.0."""
+        """The share of places in use: 0.0 to 1.0."""
         return self.running / self.concurrency
 
     def admit(self, item: Item) -> Verdict:
-        """Ask for a place.
+        """Request a place.
 
         Args:
-            item: what `release` gives back when its turn comes; hashable, not None, and not waiting already.
+            item: what a later `release` returns when its turn comes; hashable, not None, and not waiting already.
 
         Returns:
             RUN: it has a place. WAIT: a later `release` will return it, unless it is withdrawn. REFUSE: neither.
 
         Raises:
-            ValueError: the item waits already; two of it could not be told apart.
+            ValueError: the item is waiting already.
         """
         if self.running < self.concurrency:
             self.running += 1
@@ -89,13 +89,13 @@ class Gate(Generic[Item]):
         return WAIT
 
     def release(self) -> Item | None:
-        """Give a place back.
+        """Free a place.
 
         Returns:
-            The item that has waited longest and has the place now: run it. None when nobody waits.
+            The item that has waited longest and now holds the place: run it. None when no item waits.
 
         Raises:
-            RuntimeError: nothing holds a place; something was released twice.
+            RuntimeError: no place is in use, so a place was released twice.
         """
         if self._waiting:
             return self._waiting.popitem(last=False)[0]
@@ -105,10 +105,10 @@ class Gate(Generic[Item]):
         return None
 
     def withdraw(self, item: Item) -> bool:
-        """Take a waiting item out of the queue, wherever it stands, in constant time.
+        """Remove a waiting item from any position of the queue, in constant time.
 
         Returns:
-            True when it was waiting. False when it was not: it runs (its place is still to be released), or is unknown.
+            True when it was waiting. False when it runs (its place must still be released), or is unknown.
         """
         try:
             del self._waiting[item]
@@ -117,7 +117,7 @@ class Gate(Generic[Item]):
         return True
 
     def evict(self) -> list[Item]:
-        """Take everything out of the queue, in order: for a stop that refuses what has not begun."""
+        """Remove and return all waiting items, in order: for a stop that refuses work that has not begun."""
         evicted = list(self._waiting)
         self._waiting.clear()
         return evicted

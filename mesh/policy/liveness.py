@@ -1,32 +1,32 @@
-"""When a worker is blocked, late with its start, or short of memory, and what follows.
+"""Liveness: when a worker is blocked, late with its start, or short of memory, and what follows.
 
 Owns: the rules and the exit codes. Time and memory are passed in.
-Leaves to others: measuring and acting inside of the worker (service.watchdog), from outside (supervision.watch).
+Leaves to others: measuring and acting inside the worker (service.watchdog) and from outside (supervision.watch).
 
-Two observers share these rules. A thread of the worker judges its event loop; it can say which line blocks it. A thread
-needs the interpreter, so a worker that is stopped (SIGSTOP) or held up in C code writes no heartbeats: `mesh watch`
-judges by those.
+Two observers share these rules. A thread of the worker checks its event loop, and can log the line that blocks it. A
+thread needs the interpreter, so a worker that is stopped (SIGSTOP) or blocked in C code writes no heartbeats; `mesh
+watch` checks these.
 """
 
 from __future__ import annotations
 
 from typing import Final, Literal, NamedTuple
 
-#: How often the loop beats. A block is noticed when a beat is late, so this is how exactly its length is known.
+#: Seconds between beats of the loop. A late beat shows a block, so its length is known with this precision.
 BEAT_S: Final = 0.05
-#: How often the thread writes a heartbeat for `mesh watch`, and measures memory.
+#: Seconds between heartbeats, which the thread writes for `mesh watch`, and between measurements of memory.
 HEARTBEAT_S: Final = 1.0
-#: Heartbeats may be so late beyond `liveness` before `mesh watch` kills: it looks every five seconds, and the thread of
-#: the worker, which knows more, is to be first.
+#: Seconds beyond `liveness` after which `mesh watch` kills: it checks every five seconds, and the worker's own thread,
+#: which can log the blocking line, should act first.
 SILENCE_MARGIN_S: Final = 3.0
-#: Blocks are logged at most so often.
+#: Blocks are logged at most once in this many seconds.
 TELL_EVERY_S: Final = 5.0
-#: A thread that wakes so much too late was not running itself: the process was paused, and its loop is not to blame.
+#: When the thread itself wakes this many seconds late, the whole process was paused, and its loop was not blocked.
 PAUSE_S: Final = 1.0
-#: Where `memory` is given and `memory_soft` is not, this share of it.
+#: The default of `memory_soft`, as a share of `memory`.
 SOFT_SHARE: Final = 0.8
 
-#: Exit codes of a worker that ends to be replaced.
+#: Exit codes of a worker that exits in order to be replaced.
 EXIT_BLOCKED: Final = 81
 EXIT_START: Final = 82
 EXIT_MEMORY: Final = 83
@@ -40,12 +40,12 @@ REASONS: Final[dict[int, Reason]] = {code: reason for reason, code in EXITS.item
 
 
 class Limits(NamedTuple):
-    """What a worker may do; 0 switches a limit off.
+    """The limits of a worker; 0 disables a limit.
 
     Attributes:
         liveness_s: how long the loop may be blocked.
-        start_s: how long importing, and the `started` hooks, may take.
-        lag_s: a block that lasts longer is logged.
+        start_s: how long the imports, and then the `started` hooks, may take.
+        lag_s: longer blocks are logged.
         soft_bytes, hard_bytes: memory.
         drain_s: how long a worker that is short of memory may drain.
     """
@@ -62,9 +62,9 @@ class Ruling(NamedTuple):
     """What to do now.
 
     Attributes:
-        action: "": nothing. "tell": log where the loop is blocked. "drain": leave in good order. "end": exit at once.
+        action: "": nothing. "tell": log where the loop is blocked. "drain": drain and exit. "end": exit at once.
         blocked_s: how long the loop has been blocked, for "tell" and "end".
-        untold: how many blocks were not logged since the last one that was.
+        untold: how many blocks have not been logged since the last logged one.
     """
 
     action: Literal["", "tell", "drain", "end"] = ""
@@ -77,12 +77,12 @@ _NOTHING: Final = Ruling()
 
 
 class Liveness:
-    """The state of one worker.
+    """The liveness state of one worker.
 
     `beat` and `enter` are called on the loop, `judge` in the thread; each attribute has one writer at a time.
 
     Attributes:
-        memory_bytes: as last measured.
+        memory_bytes: the last measurement.
     """
 
     def __init__(self, limits: Limits, now: float) -> None:
@@ -100,9 +100,10 @@ class Liveness:
         self._drain_at: float | None = None
 
     def enter(self, stage: Stage, now: float) -> None:
-        """The worker has come to this stage."""
+        """The worker enters this stage."""
         if stage == "ready":
-            # What a worker takes when it has just started cannot be a leak: at least half of what is left is its own.
+            # The memory of a worker that has just started is not a leak: raise the soft limit so that the worker may
+            # use at least half of the rest.
             start, hard = self.memory_bytes, self.limits.hard_bytes
             if self._soft_bytes and hard > start:
                 self._soft_bytes = max(self._soft_bytes, start + (hard - start) // 2)
@@ -111,17 +112,17 @@ class Liveness:
         self._beat_at = now
 
     def beat(self, now: float) -> float:
-        """The loop runs; how many seconds late this beat was."""
+        """The loop runs. Returns how many seconds late this beat is."""
         late_s = max(0.0, now - self._beat_at - BEAT_S)
         self._beat_at = now
         return late_s
 
     def blocked_s(self, now: float) -> float:
-        """How late the next beat is."""
+        """How many seconds late the next beat is."""
         return max(0.0, now - self._beat_at - BEAT_S)
 
     def wait_s(self, now: float) -> float:
-        """When to judge again: as soon as the next beat could be late enough to be told of."""
+        """Seconds until the next `judge`: until the next beat could be late enough to be logged."""
         lag_s = self.limits.lag_s or HEARTBEAT_S
         age_s = now - self._beat_at
         wait_s = BEAT_S + lag_s - age_s
@@ -144,7 +145,7 @@ class Liveness:
     def _too_late(self, now: float) -> Ruling | None:
         limits = self.limits
         if self.stage in ("importing", "starting"):
-            # An import, or a hook that loads a model, may block for as long as a start may take.
+            # An import, or a hook that loads a model, may block the loop for the whole time that a start may take.
             if limits.start_s and now - self._stage_at > limits.start_s:
                 return Ruling("end", "start_timeout", self.blocked_s(now))
             return None
@@ -181,5 +182,5 @@ class Liveness:
 
 
 def is_silent(now: float, heartbeat_at: float, liveness_s: float) -> bool:
-    """Whether a worker whose last heartbeat is so old is to be killed by an observer outside of it."""
+    """Whether `mesh watch` must kill a worker with this last heartbeat."""
     return liveness_s > 0 and now - heartbeat_at > liveness_s + SILENCE_MARGIN_S

@@ -1,16 +1,17 @@
-"""How many workers a service should have, from what was seen of them.
+"""Autoscaling: how many workers a service should have, computed from samples.
 
-Owns: the arithmetic of each measure, and the patience that keeps the number from swinging.
-Leaves to others: measuring (supervision.sampling), starting and draining workers (supervision.scale), the loop around
+Owns: the computation for each measure, and the delays that prevent oscillation.
+Leaves to others: sampling (supervision.sampling), starting and draining workers (supervision.scale), the loop around
 both (supervision.autoscale).
 
-Each measure says how many workers would bring it to its target; the greatest counts. Then:
+For each measure, the number of workers that would bring it to its target is computed; the largest number counts. Then:
 
-- a band: within a tenth of the target nothing changes, and one worker leaves only if the rest would be at 85 % of it;
-- up, more must have been wanted at every look for `up_after_s`: the least of those numbers is taken, at most twice as
-  many as there are;
-- down, the greatest number that was wanted in the last `down_after_s` is taken, at most half of them at once;
-- after each change `cooldown_s` pass, in which new workers start up and the measures come to mean something again.
+- a dead band: up to a tenth above the target nothing changes, and workers are removed only if the rest would be at 85 %
+  of the target at most;
+- up: every sample of the last `up_after_s` must need more workers. The smallest of these numbers is taken, at most
+  twice the current number;
+- down: the largest number needed in the last `down_after_s` is taken, at least half of the current number;
+- after each change, nothing changes for `cooldown_s`, in which new workers start and the measures become valid again.
 """
 
 from __future__ import annotations
@@ -18,25 +19,25 @@ from __future__ import annotations
 import math
 from typing import Final, NamedTuple
 
-#: A need above so many times the workers there are adds some.
+#: Workers are added when the need exceeds the current number by this factor.
 UP_FROM: Final = 1.1
-#: What remains after some have left must be at no more than this share of its target.
+#: Workers are removed only if the rest is then at most at this share of the target.
 DOWN_TO: Final = 0.85
-#: In one step, at most so many times as many.
+#: The largest factor by which one step changes the number, in both directions.
 STEP: Final = 2
 
 
 class Look(NamedTuple):
-    """What was seen of one service on this host.
+    """A sample of one service on this host.
 
     Attributes:
-        at: when; monotonic seconds.
-        workers: how many there are to be.
-        ready: those of them that answered.
-        cpu: cores that they use together, or would, had they not to wait for one.
-        in_flight: calls begun and not ended, those that wait included.
+        at: when it was taken; monotonic seconds.
+        workers: how many workers there should be.
+        ready: how many of them answered.
+        cpu: cores that they use together, or would use if they did not have to wait for one.
+        in_flight: calls begun and not ended, including those that wait.
         waiting: calls that wait for a place.
-        latency_s: the mean time of the answers since the look before; 0.0 when there were none.
+        latency_s: the mean latency of the answers since the previous sample; 0.0 when there were none.
     """
 
     at: float
@@ -49,13 +50,13 @@ class Look(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """What is wanted of one service.
+    """The scaling targets of one service.
 
     Attributes:
-        cpu: the share of a core that a worker is to use.
-        cores: of this host; more workers than share them out cannot each have theirs.
-        in_flight: the calls that a worker is to have under way; 0: any number.
-        latency_s: the mean time of an answer above which workers are added; 0.0: any.
+        cpu: the share of a core that a worker should use.
+        cores: cores of this host, which limit the need for workers.
+        in_flight: calls that a worker should have under way; 0: no target.
+        latency_s: the mean latency above which workers are added; 0.0: no target.
     """
 
     minimum: int
@@ -70,11 +71,12 @@ class Rule(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """What has to be remembered from one look to the next.
+    """The state kept from one sample to the next.
 
     Attributes:
-        wanted: (when, how many to go up to, how many to go down to) of the looks that still count, the oldest first.
-        since: when the first look was.
+        wanted: (when, number to scale up to, number to scale down to) of the samples that still count, oldest first.
+        since: when the first sample was taken.
+        changed_at: when the number of workers last changed.
     """
 
     wanted: tuple[tuple[float, int, int], ...] = ()
@@ -83,24 +85,21 @@ class Memory(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """How many there should be, and why, in words for people."""
+    """How many workers there should be, and a human-readable reason."""
 
     workers: int
     why: str
 
 
 def decide(look: Look, rule: Rule, memory: Memory) -> tuple[Decision, Memory]:
-    """How many workers there should be now; and what to remember for the next look.
-
-    It depends on nothing else, and changes nothing.
-    """
+    """How many workers there should be now, and the state for the next sample. A pure function."""
     if look.workers == 0:
         return Decision(0, "scaled to 0 by hand; left alone"), Memory()
     if not rule.minimum <= look.workers <= rule.maximum:
         count = min(max(look.workers, rule.minimum), rule.maximum)
         return Decision(count, f"{look.workers} is outside {rule.minimum}–{rule.maximum}"), Memory(changed_at=look.at)
     if look.ready == 0:
-        # What was seen before an outage says nothing of what comes after it.
+        # Samples from before an outage say nothing about the load after it.
         silent = Memory(changed_at=memory.changed_at)
         return Decision(look.workers, "none of its workers answers; nothing can be measured"), silent
     need, measures = _need(look, rule)
@@ -115,24 +114,24 @@ def decide(look: Look, rule: Rule, memory: Memory) -> tuple[Decision, Memory]:
 
 
 def _need(look: Look, rule: Rule) -> tuple[float, str]:
-    """Workers, in fractions, that would bring every measure to its target; and how that came about."""
-    # Beyond the cores there are, more workers would only wait for each other.
+    """The number of workers, with fractions, that would bring every measure to its target, and the reason in words."""
+    # With more workers than the cores can serve, they would only wait for each other.
     needs = [(min(look.cpu, rule.cores) / rule.cpu, f"cpu {look.cpu:.2f} of {rule.cpu:g} each")]
     if rule.in_flight:
         needs.append((look.in_flight / rule.in_flight, f"in flight {look.in_flight} of {rule.in_flight} each"))
     if look.waiting:
-        # Those that run fill the workers there are: as many more are needed as wait beside them.
+        # The running calls fill the current workers, so the need grows by the ratio of waiting to running calls.
         running = max(1, look.in_flight - look.waiting)
         needs.append((look.ready * (1 + look.waiting / running), f"waiting {look.waiting}"))
     if rule.latency_s and look.latency_s > rule.latency_s:
-        # Only ever a reason for more: that answers are quick says nothing of how quick they would be with fewer.
+        # Only a reason to scale up: a low latency does not show what it would be with fewer workers.
         needs.append((look.ready * look.latency_s / rule.latency_s, f"latency {look.latency_s * 1000:.0f} ms"))
     need = max(each for each, _ in needs)
     return need, ", ".join(f"{words} → {each:.1f}" for each, words in needs)
 
 
 def _aims(need: float, count: int, rule: Rule) -> tuple[int, int]:
-    """Where this need would go up to, and where down to, were nothing else known; `count` for no further."""
+    """The numbers to scale up to and down to for this need alone; scaling up to `count` means no change."""
     up = math.ceil(need - 1e-9) if need > count * UP_FROM else count
     down = math.ceil(need / DOWN_TO - 1e-9)
     return min(max(up, count), rule.maximum), max(down, rule.minimum)
@@ -165,7 +164,7 @@ def _patient(look: Look, rule: Rule, memory: Memory) -> tuple[int, str]:
 
 
 def _lasting(memory: Memory, now: float, count: int) -> tuple[float, int]:
-    """For how long every look up to now has wanted more than `count`, and the least that they wanted."""
+    """For how long every sample up to now has needed more than `count` workers, and the smallest of these numbers."""
     began, least = now, memory.wanted[-1][1]
     for at, up, _ in reversed(memory.wanted):
         if up <= count:

@@ -1,6 +1,6 @@
-"""The answering end of one link: every call and stream on it, as a machine without socket, loop or clock.
+"""The answering end of one link: a state machine for its calls and streams, without socket, loop or clock.
 
-Owns: which calls run, which answer is legal, refusing what comes after goodbye or beyond the credit.
+Owns: which calls run, which answers are legal, refusing calls that come after goodbye or exceed the credit.
 Leaves to others: running handlers (calls.server), the socket (transport), deadlines (calls).
 """
 
@@ -34,10 +34,10 @@ from mesh.protocol.messages import (
 
 RUNNING: Final = 1
 STREAMING: Final = 2
-STOPPING: Final = 3  # the caller cancelled; the handler is being told, and one last word is still owed
+STOPPING: Final = 3  # the caller cancelled; the handler is being stopped, and a final message must still be sent
 DONE: Final = 0
 
-#: (state, kind we send or that came) -> next state; a missing key is a bug here (sending) or a violation (coming).
+#: (state, kind sent or received) -> next state. A missing key is a bug here (sent) or a violation (received).
 CALLEE: Final[dict[tuple[int, int], int]] = {
     (RUNNING, REPLY): DONE,
     (RUNNING, ERROR): DONE,
@@ -62,10 +62,11 @@ class Callee:
     """One link's answering end.
 
     Attributes:
-        state: where the link stands.
+        state: state of the link.
         peer: identity of the calling end, "" before its hello.
-        calls: id -> state of every call that is owed a last word.
-        idle: messages that asked for nothing, since the server last looked (protocol.allowance).
+        calls: id -> state of every call that has not ended.
+        idle: messages without a request since the server last reset this (protocol.allowance).
+        parted: whether the caller has read the goodbye and sent all calls that crossed it.
     """
 
     __slots__ = (
@@ -96,24 +97,24 @@ class Callee:
         self._reader = Reader()
 
     def connected(self) -> None:
-        """A connection was accepted: its hello is awaited."""
+        """A connection was accepted: wait for its hello."""
         self.state = step(ACCEPTOR, self.state, CONNECTED)
 
     def lost(self) -> list[int]:
-        """The connection is gone; the ids of calls whose handlers run for nobody now."""
+        """The connection was lost. Returns the ids of calls that were running; their answers have no receiver now."""
         if self.state is not Link.CLOSED:
             self.state = step(ACCEPTOR, self.state, LOST)
         running = list(self.calls)
         self.calls.clear()
         return running
 
-    # --- what comes -------------------------------------------------------------------------------------
+    # --- receiving --------------------------------------------------------------------------------------
 
     def receive(self, frames: list[Buffer]) -> list[list[Any]]:
-        """Read one ZeroMQ message; what the server must act on: call, open, cancel, credit, hello.
+        """Read one ZeroMQ message. Returns the messages that the server must handle: call, open, cancel, credit, hello.
 
         Raises:
-            ProtocolViolation: the other end broke docs/wire.md; `data_to_send` then holds a reject for it.
+            ProtocolViolation: the peer violated docs/wire.md; `data_to_send` then returns a reject for it.
         """
         try:
             return self._receive(frames)
@@ -141,7 +142,7 @@ class Callee:
                     if self.state is Link.GREETING:
                         raise ProtocolViolation(f"{NAMES[kind]}: not legal while the link is {self.state.value}")
                     self.idle += 1
-                    continue  # it crossed our last word
+                    continue  # it crossed the final message of this end
                 after = CALLEE.get((state, kind))
                 if after is None:
                     raise ProtocolViolation(f"{NAMES[kind]}: call {message[1]} is not a stream")
@@ -181,10 +182,10 @@ class Callee:
         elif kind == PONG and self.state is Link.LEAVING:
             self.parted = True
 
-    # --- what the server says -----------------------------------------------------------------------------
+    # --- sending ------------------------------------------------------------------------------------------
 
     def reply(self, call: int, body: Buffer, encoding: int = 0, meta: dict[str, str] | None = None) -> None:
-        """The answer of a call. Nothing is written for a call that is no longer owed one (its link was lost)."""
+        """Send the answer of a call. Does nothing for a call that has ended already (its link was lost)."""
         if self.calls.pop(call, None) is None:
             return
         if meta is None and encoding == 0 and len(body) <= INLINE_BYTES:
@@ -201,12 +202,12 @@ class Callee:
             self._say(ERROR, call, error)
 
     def refuse(self, call: int, error: MeshError) -> None:
-        """The handler surely never started: the caller may try elsewhere."""
+        """The handler never started: the caller may try another instance."""
         if self._last_word(call, REFUSED):
             self._say(REFUSED, call, error)
 
     def item(self, call: int, body: Buffer, encoding: int = 0) -> None:
-        """One item of a stream; the server has taken a credit for it. Dropped when the caller has cancelled."""
+        """Send one item of a stream; the server has used a credit for it. Dropped when the caller has cancelled."""
         state = self.calls.get(call)
         if state is not None and (state, ITEM) in CALLEE:
             self._writer.add_body((ITEM, call), body, (encoding,) if encoding else ())
@@ -217,7 +218,7 @@ class Callee:
             self._pack(END, call)
 
     def _last_word(self, call: int, kind: int) -> bool:
-        """Whether the call is owed one; then this is it."""
+        """End the call with a message of this kind; returns False when it has ended already."""
         state = self.calls.get(call)
         if state is None:
             return False
@@ -232,10 +233,10 @@ class Callee:
         self._pack(kind, call, wire)
 
     def goodbye(self, reason: str) -> None:
-        """Nothing new from here on; what runs is still answered. Harmless before the hello and when said before.
+        """Refuse new calls from now on; running calls are still answered. Harmless before the hello and when repeated.
 
-        The ping behind it is answered after the goodbye was read, and so after the last call that crossed it: with
-        the pong, `parted` is true, and closing loses nothing.
+        A ping follows the goodbye. Its pong arrives after the last call that crossed the goodbye: then `parted` is
+        true, and closing loses no call.
         """
         if self.state is Link.OPEN:
             self.state = Link.LEAVING
@@ -244,9 +245,9 @@ class Callee:
 
     @property
     def owes(self) -> bool:
-        """Whether something waits to be sent."""
+        """Whether there are messages to send."""
         return bool(self._writer)
 
     def data_to_send(self) -> list[list[Buffer]]:
-        """What waits to leave; empties the queue."""
+        """The ZeroMQ messages to send; empties the queue."""
         return self._writer.take()

@@ -1,9 +1,9 @@
-"""The calling end of one link: every call and stream on it, as a machine without socket, loop or clock.
+"""The calling end of one link: a state machine for its calls and streams, without socket, loop or clock.
 
-Owns: ids, which answer is legal next, and what to write.
+Owns: ids, which answers are legal next, and which messages to send.
 Leaves to others: sockets (transport), when a call is late (calls), choosing a peer (policy.balance).
 
-Messages that are legal and wanted come out of `receive`; an answer that crossed a cancel is swallowed there.
+`receive` returns the messages to handle, and discards answers that crossed a cancel.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from mesh.protocol.messages import (
     WELCOME,
 )
 
-# One call's states. Small ints: they are half of a dict key for every answer.
+# The states of a call. Small ints, because each answer needs a look-up by (state, kind).
 WAITING: Final = 1
 STREAMING: Final = 2
-ABANDONED: Final = 3  # we cancelled it; its last word is still to come, and then the id is free
+ABANDONED: Final = 3  # cancelled by this end; its final message is still to come, then the id is free
 DONE: Final = 0
 
-#: (state, kind that came) -> next state; a missing key is a violation.
+#: (state, kind received) -> next state. A missing key is a violation.
 CALLER: Final[dict[tuple[int, int], int]] = {
     (WAITING, REPLY): DONE,
     (WAITING, ERROR): DONE,
@@ -55,12 +55,12 @@ CALLER: Final[dict[tuple[int, int], int]] = {
     (ABANDONED, END): DONE,
 }
 
-#: What a calling end may hear at all.
+#: The kinds of message that a calling end accepts.
 HEARD: Final = frozenset(kind for _, kind in (*CALLER, *DIALLER) if kind > 0)
 
 
 def _tail(encoding: int, trace: str | None, meta: dict[str, str] | None) -> tuple[Any, ...]:
-    """The optional fields, as few as say it."""
+    """The optional fields of a message, without trailing defaults."""
     if meta is not None:
         return (encoding, trace, meta)
     return (encoding, trace) if trace is not None else (encoding,)
@@ -70,13 +70,13 @@ class Caller:
     """One link's calling end.
 
     Attributes:
-        state: where the link stands.
+        state: state of the link.
         peer: identity of the other end, "" before its welcome.
         peer_epoch: when the other end started, ms since 1970.
         credit: how many calls may be under way at once; 0 before the welcome.
         max_body: the largest body in bytes that the other end accepts.
-        calls: id -> state of every call under way, those abandoned included.
-        idle: messages that answered nothing, since the pool last looked (protocol.allowance).
+        calls: id -> state of every call under way, including abandoned ones.
+        idle: messages that answered no call, since the pool last reset this (protocol.allowance).
     """
 
     __slots__ = (
@@ -115,25 +115,25 @@ class Caller:
 
     @property
     def owes(self) -> bool:
-        """Whether receiving left something to be sent, such as a pong."""
+        """Whether there are messages to send, such as a pong."""
         return bool(self._writer)
 
-    # --- what happens to the connection -------------------------------------------------------------
+    # --- the connection -----------------------------------------------------------------------------
 
     def connected(self) -> None:
-        """The connection stands: say hello."""
+        """The connection is open: send hello."""
         self.state = step(DIALLER, self.state, CONNECTED)
         self._pack(HELLO, VERSION, *self._identity)
 
     def lost(self) -> list[int]:
-        """The connection is gone; the ids of calls that waited for an answer, oldest first."""
+        """The connection was lost. Returns the ids of the calls that waited for an answer, oldest first."""
         if self.state is not Link.CLOSED:
             self.state = step(DIALLER, self.state, LOST)
         waiting = [call for call, state in self.calls.items() if state != ABANDONED]
         self.calls.clear()
         return waiting
 
-    # --- what the user asks ---------------------------------------------------------------------------
+    # --- sending --------------------------------------------------------------------------------------
 
     def call(
         self,
@@ -144,8 +144,11 @@ class Caller:
         trace: str | None = None,
         meta: dict[str, str] | None = None,
     ) -> int:
-        """Write a call; its id. The caller has checked `state` and `credit`, and that all text is valid Unicode: what
-        cannot be packed takes the messages before it with it."""
+        """Write a call and return its id.
+
+        The client has checked `state` and `credit`, and that all text is valid Unicode: a message that cannot be packed
+        also destroys the messages before it in the frame.
+        """
         self._next = call = self._next + 1
         self.calls[call] = WAITING
         if meta is None and trace is None and encoding == 0 and len(body) <= INLINE_BYTES:
@@ -166,7 +169,7 @@ class Caller:
         trace: str | None = None,
         meta: dict[str, str] | None = None,
     ) -> int:
-        """Write the opening of a stream; its id."""
+        """Write the opening of a stream and return its id."""
         self._next = call = self._next + 1
         self.calls[call] = STREAMING
         if meta:
@@ -175,30 +178,30 @@ class Caller:
         return call
 
     def cancel(self, call: int) -> None:
-        """Give up on a call; harmless when its answer has come."""
+        """Cancel a call. Harmless when its answer has arrived."""
         if self.calls.get(call, ABANDONED) != ABANDONED:
             self.calls[call] = ABANDONED
             self._pack(CANCEL, call)
 
     def grant(self, call: int, items: int) -> None:
-        """Allow `items` more of a stream; harmless when it has ended."""
+        """Allow `items` more items of a stream. Harmless when it has ended."""
         if self.calls.get(call) == STREAMING:
             self._pack(CREDIT, call, items)
 
     def ping(self, number: int) -> None:
-        """Ask the other end's loop (not only its I/O thread) for a sign of life."""
+        """Send a ping, which the peer's event loop answers, not its I/O thread."""
         self._pack(PING, number)
 
-    # --- what comes -------------------------------------------------------------------------------------
+    # --- receiving --------------------------------------------------------------------------------------
 
     def receive(self, frames: list[Buffer]) -> list[list[Any]]:
-        """Read one ZeroMQ message; the messages in it that are for the user, in order.
+        """Read one ZeroMQ message. Returns the messages in it that must be handled, in order.
 
-        Those are reply, error, refused, item and end of live calls; welcome, goodbye, ping and pong of the link.
+        These are reply, error, refused, item and end of calls that are not abandoned, and all messages of the link.
 
         Raises:
-            ProtocolViolation: the other end broke docs/wire.md, or rejected the link; cut the connection. What stood
-                before the fault in the same message is not delivered.
+            ProtocolViolation: the peer violated docs/wire.md, or rejected the link: close the connection. Messages
+                before the fault in the same ZeroMQ message are not returned.
         """
         wanted: list[list[Any]] = []
         calls = self.calls

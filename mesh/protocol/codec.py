@@ -1,6 +1,6 @@
-"""Messages to frames and back.
+"""Encodes messages into frames and decodes them.
 
-Owns: packing many messages into one frame, large bodies as frames of their own, and checking what comes in against
+Owns: packing many messages into one frame, large bodies as frames of their own, and checking received messages against
 the grammar. Leaves to others: which message is legal when (caller, callee, link), sockets (transport).
 
 Source: docs/wire.md, "Frames".
@@ -19,24 +19,25 @@ from mesh.protocol.messages import CALL, ENCODINGS, ERROR, EVENT, GRAMMAR, ITEM,
 
 Buffer = bytes | bytearray | memoryview
 
-#: Bodies above this travel as frames of their own: past it, a copy costs more than a frame does.
+#: Bodies above this size are sent as frames of their own: copying them would cost more than a frame does.
 INLINE_BYTES: Final = 64 * 1024
-#: A frame is sealed and a new one begun when it holds this much, so that a flood never waits for one huge send.
+#: A frame is sealed and a new one begun at this size, so that many messages never wait for one huge send.
 SEAL_BYTES: Final = 256 * 1024
-#: What one unpacker may be asked to hold for one value. msgpack allocates an array of the length that its header
-#: claims before it has seen an element: 4,096 keeps the worst nesting of such lies at some 33 MB, soon freed.
+#: The limits of one value in an unpacker. msgpack allocates an array of the length in its header before it has read an
+#: element: 4,096 limits the worst nesting of false headers to about 33 MB, which is freed soon.
 MAX_ARRAY: Final = 4096
 MAX_MAP: Final = 1024
 MAX_STR: Final = 256 * 1024
 MAX_BIN: Final = 1024 * 1024
-#: Frame 0 of a message. A writer seals at SEAL_BYTES and an event's body is at most MAX_BIN, so an honest one stays
-#: below. A hostile one may be 2 MiB of empty arrays, which Python holds in 80 bytes each: 160 MB until it is refused.
+#: The largest frame 0 of a message. A writer seals at SEAL_BYTES and an event's body is at most MAX_BIN, so legitimate
+#: frames are smaller. A hostile one may be 2 MiB of empty arrays, for which Python uses 80 bytes each: 160 MB until it
+#: is refused.
 MAX_FRAME: Final = 2 * 1024 * 1024
-#: The map of an error; a writer leaves out details that are longer.
+#: The largest map of an error, encoded; a writer omits the details of larger ones.
 MAX_ERROR: Final = 64 * 1024
-#: What an unpacker's buffer begins with. msgpack takes 1 MiB otherwise, for every link, and uses all of it in turn.
+#: The initial buffer of an unpacker. msgpack's default is 1 MiB for every link, all of which it comes to use.
 BUFFER_BYTES: Final = 64 * 1024
-#: What a packer's buffer begins with; it grows as needed. msgpack takes 256 KiB otherwise, for every link.
+#: The initial buffer of a packer; it grows as needed. msgpack's default is 256 KiB for every link.
 PACKED_BYTES: Final = 16 * 1024
 
 
@@ -44,9 +45,9 @@ NIL: Final = b"\xc0"
 
 
 class Writer:
-    """Collects the messages for one peer and hands them over as few frames as possible.
+    """Collects the messages for one peer and packs them into as few frames as possible.
 
-    One writer belongs to one connection. Nothing is sent by it; `take` gives what should be.
+    A writer belongs to one connection. It sends nothing itself; `take` returns the frames to send.
     """
 
     __slots__ = ("_big", "_pack", "_packer", "_sealed", "_size")
@@ -66,18 +67,18 @@ class Writer:
             self._seal()
 
     def expect(self, size: int) -> None:
-        """Count what the next message holds beside its body, so that its frame is sealed in time."""
+        """Add the size of the next message without its body, so that its frame is sealed in time."""
         self._size += size
 
     def add_small(self, *message: Any) -> None:
-        """Append a message whose body, the last field, is at most INLINE_BYTES long: the path of nearly every call."""
+        """Append a message with a body of at most INLINE_BYTES as its last field: the path of nearly every call."""
         self._pack(message)
         self._size = size = self._size + len(message[-1]) + 64
         if size > SEAL_BYTES:
             self._seal()
 
     def add_body(self, head: tuple[Any, ...], body: Buffer, tail: tuple[Any, ...] = ()) -> None:
-        """Append a message whose body stands between `head` and `tail`; a large one becomes a frame of its own."""
+        """Append a message with a body between `head` and `tail`; a large body becomes a frame of its own."""
         size = len(body)
         if size <= INLINE_BYTES:
             self._pack((*head, body, *tail))
@@ -87,7 +88,7 @@ class Writer:
         else:
             self._pack((*head, len(self._big), *tail))
             self._big.append(body)
-            # A large body closes its message: those behind it need not wait for its bytes to be read.
+            # A large body ends its ZeroMQ message: later messages need not wait until its bytes are read.
             self._seal()
 
     def _seal(self) -> None:
@@ -97,7 +98,7 @@ class Writer:
         self._size = 0
 
     def take(self) -> list[list[Buffer]]:
-        """The messages that wait to leave, each a list of frames, frame 0 first. Empties the writer."""
+        """The ZeroMQ messages to send, each a list of frames, frame 0 first. Empties the writer."""
         if self._size:
             self._seal()
         sealed = self._sealed
@@ -109,17 +110,17 @@ class Writer:
         return bool(self._size or self._sealed)
 
 
-#: What a look at the types of a message's fields may find; 0: all is said.
+#: Results of checking the types of a message's fields; 0: the message is legal.
 ILLEGAL: Final = 1
-REFERS: Final = 2  # its body is the number of a further frame
-FURTHER: Final = 4  # it is long enough to have an encoding or metadata, whose values are looked at
+REFERS: Final = 2  # the body is the number of a further frame
+FURTHER: Final = 4  # the message has an encoding or metadata, with values that must be checked
 
-#: Where `encoding` stands, in the messages that have one.
+#: The position of `encoding`, in the messages that have one.
 _ENCODING_AT: Final = {CALL: 5, OPEN: 6, REPLY: 3, ITEM: 3, EVENT: 6}
 
 
 def _places() -> dict[int, dict[str, int]]:
-    """kind -> where its body, encoding and map stand in the message."""
+    """kind -> the positions of body, encoding and map in the message."""
     places: dict[int, dict[str, int]] = {}
     for kind, (_, _, fields) in GRAMMAR.items():
         at: dict[str, int] = {}
@@ -139,9 +140,9 @@ _PLACES: Final = _places()
 
 
 def _signatures() -> dict[int, dict[tuple[type, ...], int]]:
-    """kind -> every legal tuple of element types -> what is to be looked at besides.
+    """kind -> every legal tuple of element types -> the further checks (REFERS, FURTHER).
 
-    Checking a message is then one tuple of its types and one look-up, however many fields it has.
+    Checking a message then takes one tuple of its types and one look-up, regardless of the number of fields.
     """
     table: dict[int, dict[tuple[type, ...], int]] = {}
     for kind, (_, required, fields) in GRAMMAR.items():
@@ -161,7 +162,7 @@ def _signatures() -> dict[int, dict[tuple[type, ...], int]]:
 _CHECKS: Final = {kind: legal.get for kind, legal in _signatures().items()}
 
 
-#: What an error map says in words. Its other values are read leniently where they are used.
+#: The text fields of an error map. Its other values are read leniently where they are used.
 _ERROR_TEXTS: Final = ("code", "message", "type")
 
 
@@ -171,7 +172,7 @@ class Reader:
     __slots__ = ("_checks", "_unpacker")
 
     def __init__(self, kinds: Iterable[int] | None = None) -> None:
-        """`kinds`: those that this end of the connection may hear; others are refused by name. None: all."""
+        """`kinds`: the kinds that this end of the connection accepts; others are refused by name. None: all."""
         self._checks = _CHECKS if kinds is None else {kind: _CHECKS[kind] for kind in kinds}
         self._fresh()
 
@@ -192,25 +193,25 @@ class Reader:
         """The messages of one ZeroMQ message, in order, each `[kind, *fields]`.
 
         Args:
-            frames: frame 0 (a sequence of MessagePack arrays), then the large bodies it refers to. A body field comes
-                back as the bytes or memoryview itself, whichever way it travelled.
+            frames: frame 0 (a sequence of MessagePack arrays), then the large bodies to which it refers. A body field
+                is returned as bytes or memoryview, whether it was inline or a frame of its own.
 
         Raises:
-            ProtocolViolation: anything that docs/wire.md does not allow; the reader can be used again.
+            ProtocolViolation: docs/wire.md does not allow the message; the reader can be used again.
         """
         referred = 0
         checks = self._checks
         try:
             unpacker = self._unpacker
             unpacker.feed(frames[0])
-            # An unpacker does not say whether it stopped between two values or inside one. A nil behind the frame
-            # does: it comes out as a value of its own, unless the frame left something open that swallowed it.
+            # An unpacker does not report whether it stopped between two values or inside one. A nil after the frame
+            # shows it: the nil is a value of its own, unless it became part of an incomplete value.
             unpacker.feed(NIL)
             messages: list[list[Any]] = list(iter(unpacker.unpack, None))
             if unpacker.read_bytes(1):
                 raise ProtocolViolation("a nil stands where a message should")
             for message in messages:
-                # A map or a string has elements too; taken for a message, it would break whoever reads its fields.
+                # A map or a string also has elements; code that reads its fields as those of a message would fail.
                 if type(message) is not list:
                     raise ProtocolViolation(f"a {type(message).__name__} stands where a message should")
                 found = checks[message[0]](tuple(map(type, message)), ILLEGAL)
@@ -236,7 +237,7 @@ class Reader:
             self._fresh()
             raise ProtocolViolation("frame 0 ends in the middle of a message") from exc
         except (KeyError, IndexError, TypeError) as exc:
-            # An array that is no array, an unknown or unhashable kind, a reference past the last frame.
+            # Not an array, an unknown or unhashable kind, or a reference past the last frame.
             self._fresh()
             raise ProtocolViolation(_unknown(exc)) from exc
         except (ValueError, OverflowError, MemoryError, RecursionError, msgpack.UnpackException) as exc:
@@ -248,7 +249,7 @@ class Reader:
 
 
 def _check_further(message: list[Any]) -> None:
-    """The values of an encoding and of a map, once their types are right."""
+    """Check the values of an encoding and of a map, given that their types are right."""
     kind = message[0]
     count = len(message)
     places = _PLACES[kind]
@@ -269,7 +270,7 @@ def _check_further(message: list[Any]) -> None:
 
 
 def text_size(meta: dict[str, str]) -> int:
-    """About how many bytes metadata takes."""
+    """The approximate size of metadata in bytes."""
     return sum(map(len, meta)) + sum(map(len, meta.values())) + 4 * len(meta)
 
 
@@ -277,10 +278,10 @@ _trial: Final = msgpack.Packer()
 
 
 def error_map(wire: dict[str, Any]) -> tuple[dict[str, Any], int]:
-    """An error's map such as every reader takes it, and its length in bytes.
+    """An error's map in a form that every reader accepts, and its length in bytes.
 
-    What a service puts into an error must not cost others their link: details that no reader takes (too long, too
-    many, a number beyond 64 bits) are left out, and it is said that they were.
+    The details of a service's error must not close the link for other calls: details that readers refuse (too long, too
+    many, a number beyond 64 bits) are replaced by `{"omitted": reason}`.
     """
     for key in _ERROR_TEXTS:
         if type(wire.get(key)) is not str:
@@ -319,7 +320,7 @@ def _unknown(exc: Exception) -> str:
 
 
 def one(*message: Any) -> bytes:
-    """A frame of exactly one small message: for tests and for what is sent rarely."""
+    """A frame of exactly one small message: for tests and for rare messages."""
     packed = msgpack.packb(message)
     assert isinstance(packed, bytes)
     return packed

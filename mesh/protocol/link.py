@@ -1,7 +1,7 @@
-"""The life of one link, seen from either end.
+"""The state of one link, at either end.
 
-Owns: which link messages are legal when: greeting, goodbye, cut.
-Leaves to others: calls on the link (caller, callee), the socket under it (transport).
+Owns: which link messages are legal when: greeting, goodbye, closing.
+Leaves to others: calls on the link (caller, callee), its socket (transport).
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from mesh.protocol.messages import (
 
 
 class Link(Enum):
-    """Where a link stands."""
+    """The state of a link."""
 
     CONNECTING = "connecting"  # dialled; no connection yet
-    GREETING = "greeting"  # connected; hello is out, or awaited
+    GREETING = "greeting"  # connected; hello was sent, or is awaited
     OPEN = "open"
-    LEAVING = "leaving"  # the accepting end said goodbye: nothing new, what runs is answered
+    LEAVING = "leaving"  # the accepting end sent goodbye: no new calls, running calls are answered
     CLOSED = "closed"
 
-    # The state is part of a dict key on every received frame; identity is enough and faster than Enum's hash of a name.
+    # The state is part of a dict key for every received frame; hashing by identity is faster than Enum's own hash.
     __hash__ = object.__hash__
 
 
-#: An identity stands in logs, metrics and on pages.
+#: Characters of an identity, which is shown in logs, metrics and pages.
 MAX_IDENTITY: Final = 200
 
 CONNECTED: Final = -1
@@ -76,10 +76,10 @@ ACCEPTOR: Final[dict[tuple[Link, int], Link]] = {
 
 
 def step(table: dict[tuple[Link, int], Link], state: Link, kind: int) -> Link:
-    """The state after a message or a happening.
+    """The state after a message or a connection change.
 
     Raises:
-        ProtocolViolation: the table has no such step.
+        ProtocolViolation: the table has no such transition.
     """
     try:
         return table[state, kind]
@@ -90,10 +90,10 @@ def step(table: dict[tuple[Link, int], Link], state: Link, kind: int) -> Link:
 
 
 def check_version(message: list[Any]) -> None:
-    """Refuse a peer of another version by name, and one without a name that can be shown.
+    """Refuse a peer with another wire version, or with an identity that cannot be displayed.
 
     Raises:
-        ProtocolViolation: the hello or welcome speaks a version that is not ours, or its identity is not one.
+        ProtocolViolation: the version of the hello or welcome differs from VERSION, or its identity is invalid.
     """
     if message[1] != VERSION:
         raise ProtocolViolation(

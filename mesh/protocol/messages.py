@@ -1,17 +1,17 @@
 """The kinds of message and the grammar of each: docs/wire.md as a table.
 
 Owns: numbers, names, fields and their types.
-Leaves to others: bytes (codec), which message is legal when (caller, callee, link), who sends what to whom.
+Leaves to others: bytes (codec), which message is legal when and in which direction (caller, callee, link).
 
-A message is a MessagePack array `[kind, …fields]`. Trailing optional fields may be left out; more fields than the
-table knows are refused, so that a change of grammar is a change of version.
+A message is a MessagePack array `[kind, …fields]`. Trailing optional fields may be omitted. A message with more fields
+than the table has is refused, so a change of the grammar requires a new version.
 """
 
 from __future__ import annotations
 
 from typing import Any, Final
 
-#: The version of this grammar. Spoken in `hello`; a peer of another version is refused by name.
+#: The version of this grammar, sent in `hello`. A peer with another version is refused, with its identity in the error.
 VERSION: Final = 1
 
 # --- a link -------------------------------------------------------------------------------------
@@ -45,19 +45,19 @@ CHANGE: Final = 55
 LEARNED: Final = 56
 LOADS: Final = 57
 
-# --- how a body is encoded --------------------------------------------------------------------------
+# --- encodings of a body ----------------------------------------------------------------------------
 MSGPACK: Final = 0
 JSON: Final = 1
 RAW: Final = 2
 ENCODINGS: Final = ("msgpack", "json", "raw")
-#: Metadata of a call that asks for its answer in another encoding than that of its arguments, and the one that may be.
+#: Metadata of a call that requests another encoding for its answer than that of its arguments, and its only value.
 ANSWER: Final = "mesh.answer"
 MSGPACK_ANSWER: Final = "msgpack"
-#: Metadata of a stream whose reader connects again by itself when it is ended with `draining`, as a browser's does.
+#: Metadata of a stream with a reader that reconnects by itself when the stream ends with `draining`, like a browser.
 RECONNECTS: Final = "mesh.reconnects"
 
 _INT = int
-_BODY = (bytes, int)  # bytes here, or the number of the frame that holds it
+_BODY = (bytes, int)  # the bytes, or the number of the frame that contains them
 _OPT_STR = (str, type(None))
 _OPT_MAP = (dict, type(None))
 
@@ -67,11 +67,11 @@ GRAMMAR: Final[dict[int, tuple[str, int, tuple[Any, ...]]]] = {
     HELLO: ("hello", 4, (int, str, int, int, _OPT_MAP)),
     # welcome: version, identity, epoch, calls the caller may have under way, largest message, metadata
     WELCOME: ("welcome", 5, (int, str, int, int, int, _OPT_MAP)),
-    # goodbye: reason. Nothing new, please; what is under way will be answered.
+    # goodbye: reason. No new calls are accepted; calls under way will be answered.
     GOODBYE: ("goodbye", 1, (str,)),
     PING: ("ping", 1, (int,)),
     PONG: ("pong", 1, (int,)),
-    # reject: code, reason. Sent instead of welcome, or before a cut.
+    # reject: code, reason. Sent instead of welcome, or before the sender closes the link.
     REJECT: ("reject", 2, (str, str)),
     # call: id, target "service.method", budget in ms, body, encoding, traceparent, metadata
     CALL: ("call", 4, (int, str, int, _BODY, int, _OPT_STR, _OPT_MAP)),
@@ -84,7 +84,7 @@ GRAMMAR: Final[dict[int, tuple[str, int, tuple[Any, ...]]]] = {
     REPLY: ("reply", 2, (int, _BODY, int, _OPT_MAP)),
     # error: id, {code, message, type, status, retry, details}. The handler ran.
     ERROR: ("error", 2, (int, dict)),
-    # refused: id, the same map. The handler surely never started.
+    # refused: id, the same map. The handler never started.
     REFUSED: ("refused", 2, (int, dict)),
     # item: id, body, encoding
     ITEM: ("item", 2, (int, _BODY, int)),
@@ -104,11 +104,11 @@ GRAMMAR: Final[dict[int, tuple[str, int, tuple[Any, ...]]]] = {
     WATCH: ("watch", 0, ()),
     # snapshot: hub id, hub epoch, number, still learning, body (array of instance records)
     SNAPSHOT: ("snapshot", 5, (str, int, int, bool, _BODY)),
-    # change: number, body (array of records that came or changed), array of [instance id, epoch, reason] that went
+    # change: number, body (array of new or changed records), array of [instance id, epoch, reason] that are gone
     CHANGE: ("change", 3, (int, _BODY, list)),
-    # learned: number. From here on absence means gone.
+    # learned: number. From now on an instance that is not listed is gone.
     LEARNED: ("learned", 1, (int,)),
-    # loads: body (array of [instance id, load]). Not numbered: what comes later counts.
+    # loads: body (array of [instance id, load]). Not numbered: the latest value counts.
     LOADS: ("loads", 1, (_BODY,)),
 }
 

@@ -1,6 +1,6 @@
-"""Flow control of one stream, both halves.
+"""Flow control of one stream, for the sender and the reader.
 
-Owns: how many items may leave, and when the reader grants more.
+Owns: how many items may be sent, and when the reader grants more.
 Leaves to others: the items, and the messages that carry the credit (caller, callee).
 """
 
@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from mesh.errors import ProtocolViolation
 
-#: What a reader lets the other end send ahead. 256 small items fill a frame or two; a slow reader holds no more.
+#: Items that the sender may send ahead. 256 small items fill a frame or two, and a slow reader buffers no more.
 WINDOW = 256
-#: No honest reader grants more than this ahead; the sum is bounded so that a counter is never a weapon.
+#: The most credit that a sender accepts. No legitimate reader grants more; a bound keeps the counter from being abused.
 MAX_CREDIT = 1 << 20
 
 
 class Outflow:
-    """The sender's half: an item needs a credit.
+    """The sender's half: each item uses one credit.
 
     Attributes:
         credit: how many items may be sent now.
@@ -46,9 +46,9 @@ class Outflow:
 
 
 class Inflow:
-    """The reader's half: what it consumed it grants again, in batches of half a window.
+    """The reader's half: grants consumed items again, in batches of half a window.
 
-    Granting item by item would cost a message each; waiting for the whole window would let the sender stand still.
+    Granting each item singly would cost a message each; waiting for the whole window would stall the sender.
     """
 
     __slots__ = ("_allowed", "_consumed", "begun", "window")
@@ -57,11 +57,11 @@ class Inflow:
         self.window = window
         self._allowed = window
         self._consumed = 0
-        #: Whether an item has come.
+        #: Whether an item has arrived.
         self.begun = False
 
     def arrived(self) -> None:
-        """An item came.
+        """An item arrived.
 
         Raises:
             ProtocolViolation: the sender had no credit for it.
@@ -72,7 +72,7 @@ class Inflow:
         self.begun = True
 
     def consumed(self) -> int:
-        """An item was handed to the reader; how many to grant now (0: nothing to send yet)."""
+        """The reader consumed an item. Returns how many items to grant now (0: send no credit yet)."""
         self._consumed += 1
         if self._consumed * 2 < self.window:
             return 0
