@@ -1,11 +1,11 @@
-"""The address that other hosts are told: where they reach a socket that is bound here.
+"""The advertised address: where other hosts reach a socket that is bound on this host.
 
-Owns: turning an endpoint as bound into one to connect to, and telling whether other hosts can use it at all.
-Leaves to others: binding (zmq_transport), registering what comes out (discovery), asking whether it works (doctor).
+Owns: turning an endpoint as bound into one to connect to, and checking whether other hosts can use it at all.
+Leaves to others: binding (zmq_transport), registering the endpoint (discovery), testing it (doctor).
 
-What a socket is bound to is seldom in question: an address, or an interface, of which libzmq tells the address. Only a
-wildcard stands for all addresses of a host; of these, others are told the one that this host itself has on the way to
-the hubs. No packet is sent to find it: the kernel's routes say it.
+A socket is usually bound to an address, or to an interface, for which libzmq reports the address. Only a wildcard means
+all addresses of a host: then the address that this host uses for packets to the hubs is advertised. No packet is sent
+to find it: the kernel's routing table gives the answer.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from typing import Final
 from mesh.errors import BadEndpoint, SetupError
 from mesh.transport.endpoints import Endpoint, parse
 
-#: Any port will do: connecting a datagram socket sends nothing.
+#: An arbitrary port: connecting a datagram socket sends nothing.
 _DISCARD: Final = 9
 
 
 class Unadvertised(SetupError):
-    """A socket listens on every address of this host, and nothing tells which of them others reach."""
+    """A socket listens on every address of this host, and the one that other hosts can reach is unknown."""
 
     code = "unadvertised"
 
 
 def advertised(bound: str, named: str = "", hubs: Sequence[str] = ()) -> str:
-    """What to tell others of a socket.
+    """The endpoint to advertise for a socket.
 
     Args:
-        bound: its endpoint as libzmq has bound it, ports and interfaces filled in.
-        named: the address that the configuration names; "" when it names none.
+        bound: its endpoint as libzmq has bound it, with port and interface resolved.
+        named: the address in the configuration; "" when it has none.
         hubs: endpoints of all hubs.
 
     Raises:
-        Unadvertised: it is bound to a wildcard, there are hubs on other hosts, and no way leads to any of them now.
+        Unadvertised: it is bound to a wildcard, there are hubs on other hosts, and there is no route to any of them.
     """
     where = parse(bound)
     if where.kind != "tcp":
@@ -66,7 +66,7 @@ def _own_address(where: Endpoint, hubs: Sequence[str]) -> str:
 
 
 def _on_networks(hubs: Sequence[str]) -> Iterator[Endpoint]:
-    """Those of the hubs that other hosts may reach, as far as they can be read."""
+    """The hubs that other hosts may reach; malformed endpoints are skipped."""
     for hub in hubs:
         try:
             where = parse(hub, dialling=True)
@@ -77,7 +77,7 @@ def _on_networks(hubs: Sequence[str]) -> Iterator[Endpoint]:
 
 
 def _on_the_way(host: str, family: socket.AddressFamily) -> str | None:
-    """The own address that packets to `host` would have, if there is a way."""
+    """The source address of packets from this host to `host`; None without a route."""
     try:
         found = socket.getaddrinfo(host, _DISCARD, family, socket.SOCK_DGRAM)
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
@@ -85,12 +85,12 @@ def _on_the_way(host: str, family: socket.AddressFamily) -> str | None:
             address = str(probe.getsockname()[0])
     except OSError:
         return None
-    # A link-local address means nothing without the interface, which has another name on each host.
+    # A link-local address is useless without the interface, which has another name on each host.
     return None if ipaddress.ip_address(address.partition("%")[0]).is_link_local else address
 
 
 def is_own(address: str) -> bool:
-    """Whether an address, or a name, is one of this host's."""
+    """Whether an address or a host name belongs to this host."""
     try:
         for family, kind, _, _, place in socket.getaddrinfo(address.strip("[]"), 0, type=socket.SOCK_DGRAM):
             with socket.socket(family, kind) as probe:
@@ -102,8 +102,8 @@ def is_own(address: str) -> bool:
 
 
 def unreachable(endpoint: str, hubs: Sequence[str]) -> str:
-    """Why processes of other hosts cannot connect to an endpoint of this one, with what to do; "" when they may, or
-    when there is no other host as far as the hubs tell."""
+    """Why processes of other hosts cannot connect to an endpoint of this host, and what to do; "" when they can, or
+    when all hubs are on this host."""
     try:
         where = parse(endpoint)
     except BadEndpoint as exc:

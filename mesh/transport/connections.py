@@ -1,10 +1,10 @@
-"""The connections of one bound socket: which there are, who has said nothing yet, and ending one.
+"""The connections of one bound socket: tracks them, and closes single ones.
 
 Owns: descriptors from accept to disconnection, the limits on connections without a first message, the shutdown.
 Leaves to others: what a peer may send (sessions), memory that a peer fills (pressure), keys (curve_guard).
 
-libzmq has no call that ends one connection of a bound socket. But the monitor reports the descriptor of a connection,
-and a descriptor is this process's own to shut down: libzmq then finds that the peer has left, and cleans up as always.
+libzmq has no call that closes one connection of a bound socket. But the monitor reports the descriptor of a connection,
+which this process can shut down itself: libzmq then handles it as a disconnection by the peer.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from mesh.transport.sockets import borrowed
 
 log = get_logger("mesh.transport")
 
-#: A dialler sends its hello as soon as the connection stands. This much later it is not a dialler of ours.
+#: A mesh peer sends its hello as soon as the connection is open. One that is silent for so long is not a mesh peer.
 SILENT_S: Final = 10.0
-#: Connections without a first message that a bound socket keeps: this share of the files that the process may open,
-#: so that strangers cannot use them up, and at least LEAST, since a hub that starts is dialled by a whole mesh at once.
+#: A bound socket keeps connections without a first message up to 1/SILENT_SHARE of the files that the process may open,
+#: so that strangers cannot use them up, and at least LEAST, as the whole mesh dials a hub at once when it starts.
 SILENT_SHARE: Final = 4
 LEAST: Final = 256
 #: SO_LINGER: on, 0 s.
@@ -35,12 +35,12 @@ ABRUPT: Final = struct.pack("ii", 1, 0)
 
 
 def shut(fd: int, where: Endpoint) -> bool:
-    """Shut down the connection behind a descriptor if it is one of the listener at `where`; whether it was.
+    """Shut down the connection of a descriptor if it belongs to the listener at `where`; returns whether it did.
 
-    The monitor reports an end a little later than the number is free for another file, so the address is compared.
+    The local address is compared, because another file may already have the number when the monitor reports the end.
 
-    A peer on tcp is told by a reset when libzmq closes the descriptor. One that only sends, into a full window, would
-    not learn of an orderly end for a minute: the kernel reopens no window of a connection that was shut down.
+    A tcp peer gets a reset when libzmq closes the descriptor. After an orderly shutdown, a peer that only sends into a
+    full window would not notice the end for a minute: the kernel does not reopen the window of such a connection.
     """
     try:
         with borrowed(fd) as connection:
@@ -50,7 +50,7 @@ def shut(fd: int, where: Endpoint) -> bool:
                 connection.shutdown(socket.SHUT_RDWR)
                 return True
     except (OSError, IndexError, TypeError, ValueError):
-        pass  # it has ended by itself, and is something else now
+        pass  # the connection has ended, and the descriptor may be another file by now
     return False
 
 
@@ -62,21 +62,21 @@ def _is_of(connection: socket.socket, where: Endpoint) -> bool:
 
 
 class Connections:
-    """Of one bound socket; told of what its monitor sees."""
+    """The connections of one bound socket, updated from the events of its monitor."""
 
     def __init__(self, where: Endpoint, *, all_speak: bool) -> None:
         """Args:
-        where: as the socket was bound.
-        all_speak: whether each peer of this socket sends something at once, so that a silent one is cut.
+        where: the endpoint as bound.
+        all_speak: whether each peer of this socket sends a message at once, so that silent ones are cut.
         """
         self.where = where
-        #: Whether a peer behind this descriptor has sent a message. The monitor may report a connection only after its
-        #: first message was read, so `spoke` alone does not tell.
+        #: Whether the peer of this descriptor has sent a message. Needed besides `spoke`, because the monitor may
+        #: report a connection only after its first message was read.
         self.has_spoken: Callable[[int], bool] = lambda fd: False
         self._all_speak = all_speak
-        #: Those that stand now.
+        #: The open connections.
         self.descriptors: set[int] = set()
-        #: Descriptor -> when it was accepted, oldest first, of those that have sent nothing.
+        #: Descriptor -> when it was accepted, of the connections without a first message, oldest first.
         self._silent: dict[int, float] = {}
         self._suspects: set[int] = set()
         self._doomed: dict[int, asyncio.TimerHandle] = {}
@@ -86,7 +86,7 @@ class Connections:
         self._most_silent = max(LEAST, files // SILENT_SHARE) if files != resource.RLIM_INFINITY else LEAST * 64
 
     def heard(self, event: int, value: int) -> None:
-        """One event of the monitor."""
+        """Handle one event of the monitor."""
         if event == zmq.EVENT_ACCEPTED:
             self.descriptors.add(value)
             self._pardon(value)
@@ -103,11 +103,12 @@ class Connections:
             self._silent.pop(value, None)
 
     def spoke(self, fd: int) -> None:
-        """The first message of a connection came."""
+        """The first message of a connection arrived."""
         self._silent.pop(fd, None)
 
     def _sweep(self) -> None:
-        """Cut those that were silent for too long, in two looks: the first message may wait to be read."""
+        """Cut connections that are silent for too long, at the second sweep that finds them so: the first message may
+        still be unread."""
         self._sweeping = None
         before = self._loop.time() - SILENT_S
         late = {fd for fd, accepted_at in self._silent.items() if accepted_at <= before}
@@ -123,11 +124,11 @@ class Connections:
             log.info("connection cut", endpoint=self.where.where, reason=why)
 
     def cut(self, fd: int) -> bool:
-        """Shut one down; libzmq closes the descriptor when it notices. Whether there was one."""
+        """Shut down a connection; libzmq closes the descriptor when it notices. Returns whether there was one."""
         return shut(fd, self.where)
 
     def cut_later(self, fd: int, after_s: float) -> None:
-        """Shut one down then, unless it ends by itself before."""
+        """Shut down a connection after `after_s` seconds, unless it ends before."""
         if fd in self.descriptors and fd not in self._doomed:
             self._doomed[fd] = self._loop.call_later(after_s, self._execute, fd)
 
@@ -141,7 +142,7 @@ class Connections:
             timer.cancel()
 
     def close(self) -> None:
-        """Look no more."""
+        """Cancel all timers."""
         for timer in self._doomed.values():
             timer.cancel()
         if self._sweeping is not None:

@@ -1,9 +1,9 @@
-"""What a transport offers and what it asks of those above: the one seam between bytes and meaning.
+"""The contract between a transport and the layers above it.
 
-Owns: the Protocols that `zmq` and `memory` both fulfil; tests/contract/test_transport.py holds them to it.
-Leaves to others: what the frames mean (protocol), whom to connect to (discovery), when to give up (calls).
+Owns: the Protocols that `zmq` and `memory` both implement; tests/contract/test_transport.py is their contract suite.
+Leaves to others: what the frames mean (protocol), where to connect (discovery), when to give up (calls).
 
-Everything here is synchronous callbacks on one event loop; only `listen` and `close` wait.
+Everything here is synchronous callbacks on one event loop; only `listen` and `close` are coroutines.
 
 A *message* is a list of frames. Frame 0 is bytes: a sequence of MessagePack arrays. Further frames are large
 bodies (bytes or memoryview). The transport neither reads nor copies them.
@@ -19,30 +19,30 @@ Message = Sequence[Buffer]
 
 
 class Refusal(str):
-    """Why a link could not stand when keys, at this end or at the other, did not allow it: the reason that
-    `Session.lost` is given. Somebody has to mend them; until then, to dial again is in vain."""
+    """The reason passed to `Session.lost` when keys, at this end or at the other, did not allow the link. Dialling
+    again cannot succeed until the keys are corrected."""
 
     __slots__ = ()
 
 
 class Session(Protocol):
-    """The upper half of one connection. The transport calls it; it never raises but ProtocolViolation.
+    """The upper half of one connection, called by the transport. Its methods raise nothing but ProtocolViolation.
 
-    On the accepting side it may begin only with the peer's first message: a peer that says nothing is not seen.
+    On the accepting side, a session may be made only at the peer's first message: a peer that sends nothing has none.
     """
 
     def opened(self) -> None:
-        """The connection stands; what is sent now leaves. On the accepting side: called before the first receive."""
+        """The connection is open for sending. On the accepting side: called before the first `receive`."""
 
     def receive(self, frames: list[Buffer]) -> None:
-        """One message came. A ProtocolViolation raised here is logged by the transport and cuts the connection."""
+        """A message arrived. A ProtocolViolation raised here is logged by the transport and closes the connection."""
 
     def data_to_send(self) -> list[list[Buffer]]:
-        """Every message that waits to leave, in order; asked after `wake`, seldom more than once a tick. Empties it."""
+        """Return and remove the messages to send, in order. Called after `wake`, rarely more than once a loop tick."""
 
     def lost(self, reason: str) -> None:
-        """The connection is gone, with whatever was under way. Called exactly once, last, also after `close`. The
-        reason is a `Refusal` when keys kept it from standing."""
+        """The connection is lost, with all messages under way. Called exactly once, as the last call, also after
+        `close`. The reason is a `Refusal` when keys did not allow the connection."""
 
 
 class Channel(Protocol):
@@ -54,17 +54,17 @@ class Channel(Protocol):
     user: str
 
     def wake(self) -> None:
-        """There is something in `session.data_to_send()`: fetch and send it within this loop tick.
+        """Fetch the messages of `session.data_to_send()` and send them within this loop tick.
 
-        Once for many wakes; when very many come in one tick, part of it may leave before the tick ends, from inside
-        `wake`.
+        Many wakes in one tick cause one fetch; after very many, `wake` itself may send a part before the tick ends.
         """
 
     def close(self, reason: str = "closed") -> None:
-        """Cut it now. What was woken for but not flushed is flushed first; `session.lost(reason)` follows."""
+        """Close the connection now. Messages not yet flushed after `wake` are flushed first; `session.lost(reason)`
+        follows."""
 
 
-#: Given the new channel, make the session that will own its upper half.
+#: Makes the session (the upper half) for a new channel.
 MakeSession = Callable[[Channel], Session]
 
 
@@ -75,23 +75,23 @@ class Listener(Protocol):
     endpoint: str
 
     async def close(self, linger_s: float = 0.0) -> None:
-        """Stop; wait at most `linger_s` for what has been sent to leave. Every session is told `lost`."""
+        """Stop listening; wait at most `linger_s` until sent messages have left. Every session gets `lost`."""
 
 
 class Publisher(Protocol):
-    """A PUB socket that connects to the subscribers that discovery tells of."""
+    """A PUB socket that connects to the subscribers that discovery lists."""
 
     def connect(self, endpoint: str) -> None:
-        """Begin to deliver to that subscriber; harmless when already connected."""
+        """Begin to deliver to this subscriber. Harmless when already connected."""
 
     def disconnect(self, endpoint: str) -> None:
-        """Stop; harmless when not connected."""
+        """Stop delivering to this subscriber. Harmless when not connected."""
 
     def joined(self, endpoint: str) -> bool:
-        """Whether that subscriber's subscriptions have arrived here, so that nothing sent now misses it."""
+        """Whether the subscriptions of this subscriber have arrived here, so that it misses no event from now on."""
 
     def send(self, topic: str, frame: Buffer) -> None:
-        """Deliver to every subscriber of a prefix of `topic`; drops for those past their high-water mark."""
+        """Deliver to every subscriber of a prefix of `topic`; dropped for subscribers at their high-water mark."""
 
     def close(self) -> None: ...
 
@@ -112,7 +112,7 @@ class Transport(Protocol):
     """A way to carry messages between processes."""
 
     def dial(self, endpoint: str, make: MakeSession) -> Channel:
-        """Connect. Returns at once; `opened` or `lost` follows. One connection: it never reconnects by itself.
+        """Connect. Returns at once; `opened` or `lost` follows. A channel is one connection and never reconnects.
 
         Raises:
             BadEndpoint: the endpoint is malformed or too long.
@@ -122,7 +122,7 @@ class Transport(Protocol):
         """Bind and accept. "tcp://host:*" picks a free port.
 
         Raises:
-            AddressInUse: a live process listens there. A stale socket file is cleaned and taken.
+            AddressInUse: a live process listens there. A stale socket file is removed and replaced.
             BadEndpoint: the endpoint is malformed, or an ipc path too long.
         """
 

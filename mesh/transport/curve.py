@@ -1,9 +1,9 @@
-"""CURVE on every tcp link: both ends prove that they hold the key that the other expects, and nobody else can read.
+"""CURVE on every tcp link: both ends prove that they hold the key that the other expects, and the link is encrypted.
 
-Owns: a socket's options, which endpoints need keys, whom a dialler expects, and what a failed handshake means.
-Leaves to others: keys (curve_ring), admitting diallers (curve_zap), ending connections (curve_guard).
+Owns: socket options, which endpoints need keys, the key that a dialler expects, and the meaning of failed handshakes.
+Leaves to others: keys (curve_ring), admitting diallers (curve_zap), closing connections (curve_guard).
 
-ipc stays bare: its sockets lie in a directory that only their user may enter.
+ipc links use no keys: their sockets are in a directory that only their user may enter.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from mesh.transport.sockets import Socket
 
 
 class Unprotected(SetupError):
-    """A socket was to listen where other hosts reach it, and there are no keys."""
+    """A socket without keys would be reachable from other hosts."""
 
     code = "unprotected"
     advice = ADVICE
 
 
 def check_exposed(where: Endpoint, ring: Keyring | None) -> None:
-    """Raises Unprotected for a bind that other hosts could reach, without keys."""
+    """Raise Unprotected for a bind without keys that other hosts could reach."""
     if where.exposed and ring is None:
         raise Unprotected(
             f"{where.where}: without keys this is refused: whoever reaches it from another host could call anything. "
@@ -39,41 +39,42 @@ def check_exposed(where: Endpoint, ring: Keyring | None) -> None:
 
 
 def dress_listener(socket: Socket, ring: Keyring) -> None:
-    """Before bind: only who holds a key that the ring knows comes in."""
+    """Before bind: admit only peers that prove to hold a key of the ring."""
     socket.setsockopt(zmq.CURVE_SERVER, 1)
     socket.setsockopt(zmq.CURVE_PUBLICKEY, ring.own.public)
     socket.setsockopt(zmq.CURVE_SECRETKEY, ring.own.secret)
     socket.setsockopt(zmq.ZAP_DOMAIN, DOMAIN)
-    # Were the handler ever missing, nobody would come in, instead of everybody.
+    # Without a ZAP handler, libzmq then refuses all peers instead of admitting all.
     socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
 
 
 def dress_dialler(socket: Socket, ring: Keyring, expected: bytes) -> None:
-    """Before connect: connect to whoever holds the key `expected`, and to nobody else."""
+    """Before connect: connect only to a listener that proves to hold the key `expected`."""
     socket.setsockopt(zmq.CURVE_PUBLICKEY, ring.own.public)
     socket.setsockopt(zmq.CURVE_SECRETKEY, ring.own.secret)
     socket.setsockopt(zmq.CURVE_SERVERKEY, expected)
 
 
 def dress_knock(socket: Socket, ring: Keyring | None) -> None:
-    """Before connect, to a listener whom this process does not believe: let its log say so, and give away nothing.
+    """Before connecting to a listener that this process does not trust: make the listener log this, and reveal nothing.
 
-    It is asked to prove a key that nobody has. So it ends the handshake at the first word, which is not yet about who
-    we are, and says that a peer expects another key. Without keys of our own it says that a peer came without one."""
+    A random key is expected, which no process holds. So the listener ends the handshake at the first message, which
+    does not contain this process's identity yet, and logs that a peer expects another key. When this process has no
+    keys, the listener logs that a peer came without a key."""
     if ring is not None:
         dress_dialler(socket, ring, os.urandom(KEY_BYTES))
 
 
 def with_key(endpoint: str, ring: Keyring | None) -> str:
-    """The endpoint as others are told of it: behind a tcp one stands the key that answers there."""
+    """The endpoint to advertise: to a tcp endpoint, the public key of its listener is appended."""
     if ring is None or not endpoint.startswith("tcp://"):
         return endpoint
     return f"{endpoint}?key={ring.own.public.hex()}"
 
 
 def explain_stranger(event: int, error: int, ring: Keyring | None) -> tuple[str, str] | None:
-    """What it means that a handshake failed at the accepting end: a word for the metric and a sentence. (Of a key that
-    is not valid the ZAP handler tells, which knows it.) None when keys are not the matter: garbage, a scanner."""
+    """Why a handshake failed at the accepting end: a word for the metric and a sentence. None when keys are not the
+    cause (garbage, a port scanner), or when the key is invalid, which the ZAP handler reports."""
     if event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
         if ring is None:
             return None
@@ -98,11 +99,11 @@ def explain_stranger(event: int, error: int, ring: Keyring | None) -> tuple[str,
 
 
 class Expectation:
-    """Whom one dialler expects at one endpoint: the key that the endpoint names, or else one of the hubs' keys.
+    """The key that a dialler expects at one endpoint: the one in the endpoint, or else one of the hubs' keys.
 
     Attributes:
-        trouble: why no link can come of it, with what to do; "" when one can. The other end is told by a `dress_knock`.
-        keys: those to try, in order.
+        trouble: why no link is possible, and what to do; "" when it is. The peer learns of it by `dress_knock`.
+        keys: the keys to try, in order.
     """
 
     def __init__(self, where: Endpoint, ring: Keyring | None) -> None:
@@ -131,20 +132,20 @@ class Expectation:
             self.keys = (PublicKey(name, public),)
 
     def valid(self, key: PublicKey | None) -> bool:
-        """Whether the key that answered there is still whose it was."""
+        """Whether the key of the link is still valid and has the same name."""
         return key is None or (self.ring is not None and self.ring.name_of(key.public) == key.name)
 
     def stands(self, key: PublicKey) -> None:
-        """The other end has proved that it holds this key."""
+        """The peer has proved that it holds this key."""
         if self.ring is not None and not self.where.key:
             self.ring.answered(self.where.where, key.public)
 
     def explain(self, event: int, value: int, key: PublicKey | None) -> tuple[str, str] | None:
-        """What a failed handshake means: a word for the metric and a sentence; no word when it may mean something else
-        as well. None when keys are not the matter.
+        """Why a handshake failed: a word for the metric and a sentence; the word is "" when another cause is possible.
+        None when keys are not the cause.
 
-        An end that finds the other's mechanism wrong hangs up, sometimes before the other has read as far: that one
-        has no detail then.
+        An end that gets the wrong mechanism closes the connection, sometimes before its peer has read enough to know
+        why: then the peer's event has no detail.
         """
         if self.where.kind != "tcp":
             return None

@@ -1,13 +1,13 @@
-"""Key files: their form, and reading them without trusting whoever could have written them.
+"""Key files: their format, and reading them safely (owner and mode are checked).
 
 Owns: names of keys, `NAME.secret`, `NAME.public` and `revoked.keys`, and which files are refused.
-Leaves to others: making and changing them (curve_store), what a process does with keys (curve_ring).
+Leaves to others: making and changing them (curve_store), the use of keys in a process (curve_ring).
 
-A directory of keys holds one pair of files for each name:
+A directory of keys has one pair of files for each name:
 
-    orders.public   the public keys that are "orders": one, or two while it is rotated
-    orders.secret   the secret key of "orders", only where "orders" runs, mode 0600
-    revoked.keys    public keys that are nobody any more, whatever the other files say
+    orders.public   the public keys of "orders": one, or two during a rotation
+    orders.secret   the secret key of "orders", only on hosts where "orders" runs, mode 0600
+    revoked.keys    public keys that are invalid, whatever the other files contain
 
 All are TOML with an array `key`. Keys are 32 bytes, written in 64 hexadecimal digits.
 """
@@ -32,23 +32,23 @@ SECRET: Final = ".secret"
 PUBLIC: Final = ".public"
 REVOKED: Final = "revoked.keys"
 KEY_BYTES: Final = 32
-#: What people compare: 64 random bits tell all keys of a mesh apart.
+#: The digits of a key that are displayed: their 64 random bits distinguish all keys of a mesh.
 SHOWN_DIGITS: Final = 16
-#: No file of keys is longer; what is, is something else.
+#: The largest file of keys, in bytes; larger files are refused.
 MOST_BYTES: Final = 1 << 20
 
-#: What people do next about whatever is wrong with keys.
+#: The advice in errors about keys.
 ADVICE: Final = (
     "`mesh keys list` shows the keys here and what is wrong with them; docs/security.md says what goes where"
 )
 
-# It becomes a file's name, stands in logs and metrics, and "@" divides role and place.
+# A name is part of file names, logs and metrics; "@" separates role and host.
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}(?:@[A-Za-z0-9][A-Za-z0-9._-]{0,63})?")
 _HEX: Final = re.compile(r"[0-9a-f]{64}")
 
 
 class BadKeys(SetupError):
-    """A key is missing, malformed, revoked, or could have been read by others."""
+    """A key is missing, malformed or revoked, or other users can read or write its file."""
 
     code = "bad_keys"
     advice = ADVICE
@@ -56,7 +56,7 @@ class BadKeys(SetupError):
 
 @dataclass(frozen=True, slots=True)
 class KeyPair:
-    """One identity: the name that others know it by, and the key that proves it."""
+    """One identity: its name, and the key that proves it."""
 
     name: str
     public: bytes
@@ -68,9 +68,9 @@ class PublicKey:
     """One public key of a name.
 
     Attributes:
-        made: when, as ISO 8601 in UTC; "" when the file does not say.
-        retiring: the name has a newer one; this one is valid until it is revoked.
-        revoked: since when it is not valid; "" while it is.
+        made: when it was made, as ISO 8601 in UTC; "" when the file does not contain it.
+        retiring: the name has a newer key; this one is valid until it is revoked.
+        revoked: when it was revoked; "" while it is valid.
     """
 
     name: str
@@ -82,14 +82,14 @@ class PublicKey:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What a directory says of everybody: valid keys, and those that were."""
+    """The public keys in a directory: valid and revoked ones."""
 
     valid: dict[bytes, PublicKey]
     revoked: dict[bytes, PublicKey]
 
 
 def check_name(name: str) -> str:
-    """Raises BadKeys for what cannot be a key's name."""
+    """Return `name`; raise BadKeys when it cannot be the name of a key."""
     if not _NAME.fullmatch(name):
         raise BadKeys(
             f"{name[:80]!r} is no name for a key: write letters, digits, . _ -, as in orders or orders@host-1"
@@ -103,15 +103,15 @@ def role_of(name: str) -> str:
 
 
 def shown(public: bytes) -> str:
-    """A public key as people compare it: its first digits."""
+    """A public key for display: its first digits."""
     return public.hex()[:SHOWN_DIGITS]
 
 
 def from_hex(text: str, what: str) -> bytes:
-    """The key that 64 hexadecimal digits say; `what` says whose, the digits are not repeated.
+    """Decode a key from 64 hexadecimal digits.
 
     Raises:
-        BadKeys: it is no key.
+        BadKeys: the text is not a key. The message names it by `what`, and does not repeat the text.
     """
     if not isinstance(text, str) or not _HEX.fullmatch(text.strip().lower()):
         raise BadKeys(f"{what} is not 64 hexadecimal digits")
@@ -133,7 +133,7 @@ def read_secret(directory: Path, name: str) -> KeyPair:
     """The key of `name`.
 
     Raises:
-        BadKeys: there is none here, it is malformed, or others may read it.
+        BadKeys: there is none in the directory, it is malformed, or others may read it.
     """
     check_directory(directory)
     path = directory / f"{check_name(name)}{SECRET}"
@@ -147,7 +147,7 @@ def read_secret(directory: Path, name: str) -> KeyPair:
 
 
 def read_pair(path: Path, name: str) -> KeyPair:
-    """The key of `name` that one secret file holds. Errors as `read_secret`."""
+    """The key of `name` in one secret file. Errors as for `read_secret`."""
     entries = _read(path, private=True)
     if len(entries) != 1:
         raise BadKeys(f"{path}: holds {len(entries)} keys, a secret file holds one")
@@ -161,20 +161,20 @@ def read_pair(path: Path, name: str) -> KeyPair:
 
 
 def read_public(directory: Path, name: str) -> list[PublicKey]:
-    """The public keys of `name`, without a look at whether they were revoked. Errors as `read_known`."""
+    """The public keys of `name`, including revoked ones. Errors as for `read_known`."""
     path = directory / f"{check_name(name)}{PUBLIC}"
     return [_public(path, name, entry) for entry in _read(path)] if path.exists() else []
 
 
 def read_known(directory: Path, tell: Callable[[Path, BadKeys], None] | None = None) -> Known:
-    """Everybody whom the directory names.
+    """All public keys in the directory.
 
     Args:
-        tell: is told of each file that cannot be used, and the others are read; no process believes such a directory,
-            but people want to see the rest of it. None raises the first of them.
+        tell: called for each unusable file, while the others are read. No process accepts such a directory; this is for
+            displaying it. None raises the first error instead.
 
     Raises:
-        BadKeys: a file is malformed, names a key that another one has, or could have been written by others.
+        BadKeys: a file is malformed, has a key that another file has too, or others may write it.
     """
     check_directory(directory)
 
@@ -208,7 +208,7 @@ def read_known(directory: Path, tell: Callable[[Path, BadKeys], None] | None = N
 
 
 def read_revoked(directory: Path) -> list[PublicKey]:
-    """The keys that were revoked. Errors as `read_known`."""
+    """The revoked keys. Errors as for `read_known`."""
     path = directory / REVOKED
     if not path.exists():
         return []
@@ -216,7 +216,7 @@ def read_revoked(directory: Path) -> list[PublicKey]:
 
 
 def check_directory(directory: Path) -> None:
-    """Raises BadKeys for a directory in which others could put keys of their own."""
+    """Raise BadKeys for a directory to which others could add their own keys."""
     try:
         found = directory.stat()
     except OSError as exc:
@@ -238,9 +238,9 @@ def _mode(found: os.stat_result) -> str:
 
 
 def _read(path: Path, *, private: bool = False) -> list[dict[str, Any]]:
-    """The entries of one file. What is wrong with it is told without a word of what it holds."""
+    """The entries of one file. Errors do not repeat its content."""
     try:
-        # Not to wait for whoever might write into a pipe of that name.
+        # O_NONBLOCK: if the path is a named pipe, opening it must not wait for a writer.
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as exc:
         raise BadKeys(f"{path}: cannot be read: {exc.strerror}") from exc

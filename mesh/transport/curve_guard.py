@@ -1,11 +1,11 @@
-"""Who is behind the connections of one bound socket, and ending those whose key is not valid any more.
+"""Identifies the peers of one bound CURVE socket, and closes their connections when their keys become invalid.
 
-Owns: from a message to its sender's name, the descriptors of live connections, cutting one.
-Leaves to others: who is known (curve_ring), who may connect (curve_zap), what a cut does to sessions (router, pubsub).
+Owns: the name of a message's sender, the descriptors of live connections, closing a connection.
+Leaves to others: valid keys (curve_ring), admission (curve_zap), ending the sessions (router, pubsub).
 
-libzmq has no call that ends one connection of a bound socket. But the descriptor of a connection comes with each of
-its messages and with the monitor's events, and a descriptor is this process's own to shut down: libzmq then finds the
-connection ended by the other side, and cleans up as it always does.
+libzmq has no call that closes one connection of a bound socket. But each message and each event of the monitor comes
+with the descriptor of its connection, which this process can shut down itself: libzmq then handles it as a
+disconnection by the peer.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from mesh.transport.connections import shut
 from mesh.transport.curve_ring import Keyring
 from mesh.transport.endpoints import parse
 
-_USER: Final = "User-Id"  # ZAP's name for it, and libzmq's
+_USER: Final = "User-Id"  # the name of this metadata in ZAP and libzmq
 
 
 class Sender(NamedTuple):
-    """Who a message is from.
+    """The sender of a message.
 
     Attributes:
-        name: of the key.
-        credential: name and key, as ZAP told libzmq.
+        name: the name of its key.
+        credential: name and key, as the ZAP handler passed them to libzmq.
     """
 
     name: str
@@ -35,24 +35,24 @@ class Sender(NamedTuple):
 
 
 class Guard:
-    """Of one bound CURVE socket."""
+    """The peers of one bound CURVE socket."""
 
     def __init__(self, ring: Keyring, endpoint: str) -> None:
-        """`endpoint`: as the socket was bound."""
+        """`endpoint`: the endpoint as bound."""
         self._where = parse(endpoint)
         self._ring = ring
-        #: Descriptor -> credential of whoever is behind it; "" before its first message.
+        #: Descriptor -> credential of its peer; "" before the first message.
         self._behind: dict[int, str] = {}
-        #: Credentials that were looked at since the keys changed.
+        #: Cache: credential -> sender, cleared when the keys change.
         self._senders: dict[str, Sender | None] = {}
 
     def sender(self, frame: zmq.Frame) -> Sender | None:
-        """Who sent this; None when its key is not valid any more, and then its connection is cut."""
+        """The sender of a message. None when its key is no longer valid; then its connection is closed."""
         try:
             user = str(frame.get(_USER))
             fd = int(frame.get(zmq.SRCFD))
         except (zmq.ZMQError, TypeError, ValueError):
-            return None  # of a connection that came before the keys: there is none
+            return None  # no credential
         if self._behind.get(fd) != user:
             self._behind[fd] = user
         try:
@@ -64,22 +64,22 @@ class Guard:
         return sender
 
     def heard(self, event: int, value: int) -> None:
-        """The monitor's events: which descriptors there are."""
+        """Handle one event of the monitor: track the open descriptors."""
         if event == zmq.EVENT_ACCEPTED:
             self._behind[value] = ""
         elif event == zmq.EVENT_DISCONNECTED:
             self._behind.pop(value, None)
 
     def keys_changed(self, spare: Collection[int] = ()) -> None:
-        """Somebody is not valid any more: end every connection that is not known to be that of a valid key, but for the
-        descriptors in `spare`. One that has said nothing may well be, and connects again; mesh's own speak at once."""
+        """A key became invalid: close every connection that does not have a valid key, except for the descriptors in
+        `spare`. A connection without a first message is closed too, as its key is unknown; a valid peer reconnects."""
         self._senders.clear()
         for fd, user in list(self._behind.items()):
             if fd not in spare and not (user and self.valid(user)):
                 self._cut(fd)
 
     def valid(self, user: str) -> bool:
-        """Whether a credential holds now: a key that has another name is another's."""
+        """Whether a credential is valid now: the key is valid and still has this name."""
         name, _, digits = user.rpartition(" ")
         try:
             return bool(name) and self._ring.name_of(bytes.fromhex(digits)) == name

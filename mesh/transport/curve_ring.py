@@ -1,7 +1,8 @@
-"""Who this process is, and whom it believes: a directory of keys that is looked at again each second.
+"""The keys of this process and the keys that it trusts: a directory that is checked for changes every second.
 
-Owns: this process's own key, the names of valid keys, following the directory, and telling when it has changed.
-Leaves to others: the files (curve_files), sockets (curve, curve_guard, curve_zap), links whose key went (their owners).
+Owns: this process's own key, the names of valid keys, following the directory, and notifying listeners of changes.
+Leaves to others: the files (curve_files), sockets (curve, curve_guard, curve_zap), closing links with invalid keys
+(the owners of the links).
 """
 
 from __future__ import annotations
@@ -36,28 +37,29 @@ from mesh.transport.curve_files import (
 
 log = get_logger("mesh.keys")
 
-#: How often the directory is looked at. A look is a stat of each file; a revoked key has so long to live.
+#: Seconds between checks of the directory. A check is one stat per file. A revoked key is accepted for at most so long.
 LOOK_S: Final = 1.0
 
-#: A stranger may be somebody new whose file has just come: then the directory is looked at again, at most so often.
+#: An unknown key may be a new one with a file that has just been copied, so the directory is checked at once, but not
+#: more often than this, in seconds.
 FRESH_S: Final = 0.1
 
 _Signature = tuple[tuple[str, int, int, int], ...]
 
 
 class Keyring:
-    """One process's keys.
+    """The keys of one process.
 
     Attributes:
-        own: the key that this process proves itself with, for as long as it lives.
+        own: the key of this process; it does not change while the process runs.
     """
 
     def __init__(self, directory: Path, own: KeyPair, *, hub: str = "hub", clock: Clock | None = None) -> None:
         """Args:
-        hub: the name of the hubs' keys; "hub" means "hub@host-1" as well.
+        hub: the name of the hubs' keys; "hub" includes "hub@host-1".
 
         Raises:
-            BadKeys: the directory cannot be used, or its own key is not valid by what it says.
+            BadKeys: the directory cannot be used, or `own` is not a valid key in it.
         """
         self.own = own
         self.directory = directory
@@ -73,15 +75,15 @@ class Keyring:
         if listed is None or listed.name != own.name:
             raise BadKeys(f"this process's own key {own.name!r} ({shown(own.public)}) {self.why_not(own.public)}")
 
-    # --- whom to believe --------------------------------------------------------------------------------
+    # --- valid keys -------------------------------------------------------------------------------------
 
     def name_of(self, public: bytes) -> str | None:
-        """Whose key this is; None when it is nobody's."""
+        """The name of a key; None when the key is not valid."""
         key = self._known.valid.get(public)
         return key.name if key is not None else None
 
     def name_now(self, public: bytes) -> str | None:
-        """`name_of`, after another look at the directory for one whom it does not name."""
+        """`name_of`; an unknown key is looked up again after checking the directory for changes."""
         name = self.name_of(public)
         if name is None and self._clock.now() - self._looked_at >= FRESH_S:
             self.reload()
@@ -89,14 +91,14 @@ class Keyring:
         return name
 
     def look_soon(self) -> None:
-        """Look at the directory in the loop's next turn: somebody was asked for whom it does not name."""
+        """Check the directory for changes in the next turn of the loop, because an unknown key was looked up."""
         now = self._clock.now()
         if now - self._looked_at >= FRESH_S:
             self._looked_at = now
             self._clock.call_at(now, self.reload)
 
     def why_not(self, public: bytes) -> str:
-        """Why a key is not valid, to stand behind its name: "was revoked …"."""
+        """Why a key is not valid, as the end of a sentence: "was revoked …"."""
         revoked = self._known.revoked.get(public)
         if revoked is not None:
             since = f" on {revoked.revoked}" if revoked.revoked else ""
@@ -108,8 +110,8 @@ class Keyring:
         return f"is in no file of {self.directory}: copy its NAME{PUBLIC} there"
 
     def hubs(self, endpoint: str, host: str) -> list[PublicKey]:
-        """The keys that a hub at `endpoint` may have, the likeliest first: the one that answered there last, then
-        one that is named for its host, then the newer."""
+        """The keys that a hub at `endpoint` may have, the most likely first: the one that answered there last, then
+        one with the name of its host, then newer ones."""
         last = self._last_hub.get(endpoint)
 
         def unlikely(key: PublicKey) -> tuple[bool, bool, bool]:
@@ -130,22 +132,22 @@ class Keyring:
     # --- following the directory --------------------------------------------------------------------------
 
     def on_change(self, callback: Callable[[bool], None]) -> Callable[[], None]:
-        """Call `callback` after the directory has changed: with whether somebody is not valid any more.
+        """Call `callback` after the directory has changed; its argument is whether a key has become invalid.
 
         Returns:
-            A function that ends it.
+            A function that removes the callback.
         """
         key = object()
         self._listeners[key] = callback
         return lambda: self._listeners.pop(key, None) and None
 
     def watch(self) -> None:
-        """Begin to look each second; harmless when begun."""
+        """Begin to check the directory every second. Harmless when called again."""
         if self._timer is None:
             self._timer = self._clock.call_at(self._clock.now() + LOOK_S, self._look)
 
     def close(self) -> None:
-        """Look no more."""
+        """Stop checking the directory."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -158,10 +160,10 @@ class Keyring:
             self.watch()
 
     def reload(self) -> bool:
-        """Read the directory if anything in it has changed; whether it had.
+        """Read the directory if anything in it has changed; returns whether it had.
 
-        What cannot be read changes nothing: better the names of a minute ago than none. It is said in the log. But
-        what is wrong with one file must not keep a key alive that another one revokes.
+        If a file cannot be read, this is logged and the keys known before stay valid, as old keys are better than none;
+        but keys in a readable `revoked.keys` become invalid nevertheless.
         """
         self._looked_at = self._clock.now()
         signature = _signature(self.directory)
@@ -188,7 +190,7 @@ class Keyring:
         return Known(valid, self._known.revoked | revoked)
 
     def _tell(self, before: Known) -> bool:
-        """Log what is new; whether somebody is not valid any more, or has another name."""
+        """Log the changes; returns whether a key has become invalid, or has another name."""
         came = [key for public, key in self._known.valid.items() if public not in before.valid]
         went = [key for public, key in before.valid.items() if public not in self._known.valid]
         for word, keys in (("key is valid now", came), ("key is valid no more", went)):
@@ -200,7 +202,7 @@ class Keyring:
 
 
 def _signature(directory: Path) -> _Signature | None:
-    """What tells whether files came, went or were replaced; None when the directory cannot be read."""
+    """A value that changes when files are added, removed or replaced; None when the directory cannot be read."""
     found = []
     try:
         with os.scandir(directory) as entries:
@@ -214,11 +216,10 @@ def _signature(directory: Path) -> _Signature | None:
 
 
 def ring_for(settings: KeySettings, role: str, host: str) -> Keyring | None:
-    """The keys that the configuration gives to a process of this role: its name is keys.name, or else the role with
-    the host's name behind it, or else the role. None without keys.dir.
+    """The keys of a process of this role, by the configuration. The name of its own key is keys.name, or else
+    "role@host", or else the role. None without keys.dir.
 
-    A command of an operator takes the key of a client when there is none of an operator: sets of keys that are older
-    than that role have it.
+    The operator's commands fall back to the key of "client", for sets of keys that are older than the role "operator".
 
     Raises:
         BadKeys, ConfigError: its key is missing, or cannot be used.
@@ -239,7 +240,7 @@ def _own(settings: KeySettings, directory: Path, role: str, host: str) -> KeyPai
         except ConfigError as exc:
             raise BadKeys(f"keys.secret: {exc.message}") from exc
         public = public_of(secret)
-        # The public files say which of the names it is.
+        # The public files decide which of the names the key has.
         known = read_known(directory).valid.get(public)
         name = known.name if known is not None and known.name in names else names[-1]
         return KeyPair(check_name(name), public, secret)

@@ -1,8 +1,8 @@
-"""Changing a directory of keys: making, rotating, revoking.
+"""Changes a directory of keys: makes, rotates and revokes them.
 
-Owns: the order in which files change, so that whoever reads them at any moment, or after a crash at any point, finds
-something that works; and that no secret can be read by others, not even for a moment.
-Leaves to others: the files' form (curve_files), who follows them (curve_ring), the words around it (cli.keys).
+Owns: the order in which files change, so that the directory is valid at any moment and after a crash at any point, and
+so that other users can never read a secret.
+Leaves to others: the format of the files (curve_files), following changes (curve_ring), the command line (cli.keys).
 """
 
 from __future__ import annotations
@@ -35,28 +35,28 @@ from mesh.transport.curve_files import (
     shown,
 )
 
-#: A rotation's new secret, until the public file names it.
+#: Suffix of the new secret in a rotation, until the public file contains its key.
 NEXT: Final = ".next"
 
 
 def make(directory: Path, name: str) -> KeyPair:
-    """A key for a name that has none. Errors as `make_each`."""
+    """Make a key for a name that has none. Errors as for `make_each`."""
     (pair,) = make_each(directory, [name])
     return pair
 
 
 def make_each(directory: Path, names: Sequence[str]) -> Iterator[KeyPair]:
-    """A key for each name: all names are looked at before the first key is made, and each is told when it is made.
+    """Make a key for each name, and yield it. All names are checked before the first key is made.
 
     Raises:
-        BadKeys: a name is none or has a key already, or the directory is not fit for keys.
+        BadKeys: a name is invalid or has a key already, or the directory cannot be used for keys.
     """
     names = [check_name(name) for name in dict.fromkeys(names)]
     with _changing(directory):
         for name in names:
             if (directory / f"{name}{PUBLIC}").exists():
                 raise BadKeys(f"{name!r} has a key in {directory} already: `mesh keys rotate {name}` gives it another")
-        # A `make` that broke off after the secret file is finished.
+        # If an earlier `make` was interrupted after it had written the secret file, use that secret.
         begun = {name: read_secret(directory, name) for name in names if (directory / f"{name}{SECRET}").exists()}
         for name in names:
             pair = begun.get(name)
@@ -68,17 +68,17 @@ def make_each(directory: Path, names: Sequence[str]) -> Iterator[KeyPair]:
 
 
 def rotate(directory: Path, name: str) -> KeyPair:
-    """Another key for a name; the one that it has stays valid, as retiring. Errors as `rotate_each`."""
+    """Make a new key for a name; its current key stays valid, as retiring. Errors as for `rotate_each`."""
     (pair,) = rotate_each(directory, [name])
     return pair
 
 
 def rotate_each(directory: Path, names: Sequence[str]) -> Iterator[KeyPair]:
-    """Another key for each name; the one that it has stays valid, as retiring, until it is revoked. All names are
-    looked at before the first is given another, and each is told when it has it.
+    """Make a new key for each name, and yield it. The current key stays valid, as retiring, until it is revoked. All
+    names are checked before the first key is made.
 
     Raises:
-        BadKeys: one has no key here, or two already.
+        BadKeys: a name has no key in the directory, or has two already.
     """
     names = [check_name(name) for name in dict.fromkeys(names)]
     with _changing(directory):
@@ -104,14 +104,17 @@ def rotate_each(directory: Path, names: Sequence[str]) -> Iterator[KeyPair]:
 
 
 def revoke(directory: Path, *which: str, retiring: bool = False) -> list[PublicKey]:
-    """End keys, each of `which` being a name, or the first digits of one key: all keys of a name, only its retiring
-    one, or that key. What cannot be taken back is done for all of them or for none.
+    """Revoke keys, which cannot be undone. All of `which` are revoked, or none.
+
+    Args:
+        which: names (all keys of a name are revoked), or the first digits of a key, at least 8.
+        retiring: revoke only the retiring keys of the names.
 
     Returns:
-        The keys that were ended.
+        The revoked keys.
 
     Raises:
-        BadKeys: nothing is called so, and nothing was ended.
+        BadKeys: one of `which` matches no key; nothing was revoked.
     """
     with _changing(directory):
         known = read_known(directory)
@@ -124,7 +127,7 @@ def revoke(directory: Path, *which: str, retiring: bool = False) -> list[PublicK
             _recover(directory, name)
             left[name] = [key for key in read_public(directory, name) if key.public not in chosen]
         revoked = [*read_revoked(directory), *ended]
-        # First it is refused, then it is forgotten: between the two it is refused already.
+        # Write the list of revoked keys first, so that the keys are invalid even if this is interrupted afterwards.
         head = "Keys that are nobody any more. Copy this to every host."
         _write(directory / REVOKED, _text(head, revoked, named=True))
         for name, keys in left.items():
@@ -151,7 +154,7 @@ def _choose(directory: Path, known: Known, which: str, retiring: bool) -> list[P
 
 
 def _holds(directory: Path, name: str, keys: Collection[bytes]) -> bool:
-    """Whether the secret here is that of one of these keys. One that cannot be read is no reason to stop half-way."""
+    """Whether the secret in the directory belongs to one of these keys. An unreadable secret does not stop `revoke`."""
     try:
         return (directory / f"{name}{SECRET}").exists() and read_secret(directory, name).public in keys
     except BadKeys:
@@ -159,8 +162,8 @@ def _holds(directory: Path, name: str, keys: Collection[bytes]) -> bool:
 
 
 def listed(directory: Path) -> tuple[list[PublicKey], list[tuple[Path, BadKeys]]]:
-    """Every key that the directory knows: the valid ones by name, newest first, then the revoked ones; and the files
-    that cannot be used, with why.
+    """Every key in the directory: the valid ones by name, newest first, then the revoked ones; and the unusable files
+    with their errors.
 
     Raises:
         BadKeys: there is no directory, or others may write to it.
@@ -172,10 +175,10 @@ def listed(directory: Path) -> tuple[list[PublicKey], list[tuple[Path, BadKeys]]
 
 
 def has_secret(directory: Path, key: PublicKey) -> bool:
-    """Whether the secret half of this key is here.
+    """Whether the directory contains the secret half of this key.
 
     Raises:
-        BadKeys: it is, in a state that no process accepts.
+        BadKeys: it does, but in a state that no process accepts.
     """
     return (directory / f"{key.name}{SECRET}").exists() and read_secret(directory, key.name).public == key.public
 
@@ -185,7 +188,7 @@ def has_secret(directory: Path, key: PublicKey) -> bool:
 
 @contextmanager
 def _changing(directory: Path) -> Iterator[None]:
-    """One change at a time; the directory is made when it is not there."""
+    """Lock the directory for one change; it is made when it does not exist."""
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         directory.mkdir(mode=0o700, exist_ok=True)
@@ -196,7 +199,7 @@ def _changing(directory: Path) -> Iterator[None]:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
         yield
-        # Names are in the directory: what was renamed is durable when it is.
+        # A rename is durable only after an fsync of the directory.
         os.fsync(fd)
     except OSError as exc:
         raise BadKeys(f"{directory}: keys cannot be changed there: {exc.strerror}") from exc
@@ -205,16 +208,16 @@ def _changing(directory: Path) -> Iterator[None]:
 
 
 def _recover(directory: Path, name: str) -> None:
-    """End a rotation: its new secret takes the old one's place as soon as the public file names it."""
+    """Complete a rotation: its new secret replaces the old one as soon as the public file contains its key."""
     waiting = directory / f"{check_name(name)}{SECRET}{NEXT}"
     if not waiting.exists():
         return
-    # Only whole files get their names, so it can be read, or somebody else has been at it: then it is told.
+    # Files are renamed only when complete, so an unreadable one was changed by others: the error is raised.
     pair = read_pair(waiting, name)
     if any(key.public == pair.public for key in read_public(directory, name)):
         os.replace(waiting, directory / f"{name}{SECRET}")
     else:
-        waiting.unlink()  # it broke off before anybody was told of the key
+        waiting.unlink()  # the rotation was interrupted before its key was published
 
 
 def _write_secret(directory: Path, pair: KeyPair, suffix: str) -> None:
@@ -242,13 +245,13 @@ def _text(head: str, keys: Sequence[PublicKey], *, named: bool = False) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    """Put the whole file there at once, readable for its owner alone from its first byte on."""
+    """Write the whole file atomically; it is never readable for other users."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.unlink(missing_ok=True)
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         with open(fd, "wb") as file:
-            os.fchmod(fd, 0o600)  # whatever the umask took away
+            os.fchmod(fd, 0o600)  # regardless of the umask
             file.write(text.encode())
             file.flush()
             os.fsync(fd)

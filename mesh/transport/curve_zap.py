@@ -1,10 +1,10 @@
-"""The answer to libzmq's question who may connect: ZAP (https://rfc.zeromq.org/spec/27/), one handler in each context.
+"""Authenticates peers for libzmq: a ZAP handler (https://rfc.zeromq.org/spec/27/), one in each context.
 
-Owns: the socket of the handler, and yes or no.
-Leaves to others: who is known (curve_ring), connections that stand already (curve_guard).
+Owns: the socket of the handler, and the decision.
+Leaves to others: valid keys (curve_ring), open connections (curve_guard).
 
-It runs on the event loop: a process that stands still greets nobody, as without keys. It must be there before the first
-bind, for without it libzmq would refuse everybody (ZMQ_ZAP_ENFORCE_DOMAIN).
+It runs on the event loop: a blocked process admits no peers, as it does without keys. It must exist before the first
+bind, because libzmq refuses all peers without it (ZMQ_ZAP_ENFORCE_DOMAIN).
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from mesh.transport.refusals import Refusals
 from mesh.transport.sockets import Context, Edge
 
 ENDPOINT: Final = "inproc://zeromq.zap.01"
-#: Sockets of this domain are the ones that are asked for.
+#: The ZAP domain of mesh sockets.
 DOMAIN: Final = b"mesh"
 VERSION: Final = b"1.0"
 _WELCOME: Final = b"200"
-_NOT_YOU: Final = b"400"  # the client is told; 300 would let it hang until it gives up
+_NOT_YOU: Final = b"400"  # libzmq reports this to the client; with 300, the client would wait until its timeout
 _BROKEN: Final = b"500"
 
 
 def credential(name: str, public: bytes) -> str:
-    """What libzmq keeps of a peer, and hands out with each of its messages as User-Id."""
+    """The User-Id that libzmq stores for a peer and attaches to each of its messages."""
     return f"{name} {public.hex()}"
 
 
 class Zap:
-    """The handler of one context."""
+    """The ZAP handler of one context."""
 
     def __init__(self, context: Context, ring: Keyring, refusals: Refusals) -> None:
         self._ring = ring
@@ -63,6 +63,6 @@ class Zap:
         return [VERSION, number, _WELCOME, b"", credential(name, public).encode(), b""]
 
     def close(self) -> None:
-        """Answer no more; after every socket that asks."""
+        """Close the handler; call it after all sockets that use it are closed."""
         self._edge.close()
         self._socket.close()

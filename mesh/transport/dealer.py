@@ -1,7 +1,7 @@
-"""The dialling end of one link: one DEALER, one connection, one life.
+"""The dialling end of one link: one DEALER for one connection, which is never reopened.
 
-Owns: sending what the session has once per tick, reading, and saying when the connection stands or is gone.
-Leaves to others: what the frames mean (the session), dialling again (discovery, calls.pool), whom to expect (curve).
+Owns: sending the session's messages once per tick, reading, and reporting when the connection is open or lost.
+Leaves to others: what the frames mean (the session), dialling again (discovery, calls.pool), expected keys (curve).
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ from mesh.transport.sockets import (
 
 log = get_logger("mesh.transport")
 
-#: How long a listener that this process does not believe has to hear so; its caller is told after that at the latest.
-#: A knock takes three ways there and back, so two hosts that are 80 ms apart.
+#: How long a dial to a listener that this process does not trust may take; `lost` follows then at the latest. A knock
+#: takes three round trips, so this suffices for a round-trip time of 80 ms.
 KNOCK_S = 0.25
-#: How often a link that is closed is asked whether its last words have left.
+#: Seconds between checks whether the last messages of a closed link have left.
 PARTING_LOOK_S = 0.005
 
 
 class Knock:
-    """The session of a dial that only tells the other end that it is not believed. See contract.Session."""
+    """The session of a dial that only makes the listener log that it is not trusted. See contract.Session."""
 
     def opened(self) -> None:
         pass
@@ -60,18 +60,18 @@ class Knock:
         pass
 
 
-#: Takes the place of a session that is over. Session and channel would otherwise hold each other until the interpreter
-#: looks for cycles, which it does by the number of objects: of short-lived peers, whose buffers are large, tens of
+#: Replaces a session that has ended. Otherwise session and channel would form a reference cycle until the garbage
+#: collector runs, which depends on the number of objects: with short-lived peers and their large buffers, tens of
 #: megabytes would wait for it (tests/chaos/churn.py).
 OVER = Knock()
 
 
 class Parting:
-    """The socket of a link that was closed while its last words were still on their way.
+    """The socket of a link that was closed while its last messages were still on their way.
 
-    It is closed when the kernel has handed them over, or abruptly when that takes too long. libzmq's own lingering
-    would stop reading the connection, and a peer that does not read either and closes then aborts the process with the
-    next heartbeat (see `pressure`).
+    It is closed when the kernel has delivered them, or abruptly when that takes too long. With libzmq's own lingering,
+    the connection would no longer be read; if the peer does not read either and then closes, the next heartbeat aborts
+    this process (see `pressure`).
     """
 
     def __init__(self, socket: Socket, fd: int, patience_s: float, forget: Callable[[Parting], None]) -> None:
@@ -91,10 +91,10 @@ class Parting:
             self._forget(self)
 
     def keys_changed(self) -> None:
-        """It is being closed anyway."""
+        """Nothing to do: the socket is being closed."""
 
     def close(self) -> None:
-        """It closes by itself."""
+        """Nothing to do: the socket closes by its timer."""
 
 
 class DealerChannel:
@@ -155,8 +155,8 @@ class DealerChannel:
         self._loop = asyncio.get_running_loop()
         self._backlog: deque[list[Buffer]] = deque()
         self._backlog_bytes = 0
-        self._given_bytes = 0  # counted bytes given to libzmq since all was seen to be sent
-        self._messages = 0  # that came
+        self._given_bytes = 0  # counted bytes given to libzmq since all was last sent
+        self._messages = 0  # received
         self._fd = -1
         self._pressure = pressure
         self.largest = options.max_message_bytes
@@ -181,14 +181,14 @@ class DealerChannel:
             raise
 
     def _connect(self) -> None:
-        """One attempt: with the next of the keys that the other end may have."""
+        """Make one attempt, with the next of the keys that the listener may have."""
         keys = self._expected.keys
         self._key = keys[self._tries] if keys else None
         self._tries += 1
         self._socket = make(self._context, zmq.DEALER, self._options, self.peer)
-        # One connection and no more: a background reconnect would deliver a stale backlog to whoever comes next. Not
-        # -1, and no IMMEDIATE: with either, libzmq 4.3.5 ends the pipe on disconnection and throws away what came but
-        # is unread, the last replies of a worker that leaves (tests/contract: …linger…). We close long before an hour.
+        # One connection only: a reconnect in the background would deliver a stale backlog to the next listener. Not -1,
+        # and no IMMEDIATE: with either, libzmq 4.3.5 ends the pipe on disconnection and discards unread messages, such
+        # as the last replies of a leaving worker (tests/contract: …linger…). The socket is closed long before an hour.
         self._socket.setsockopt(zmq.RECONNECT_IVL, 3_600_000)
         if self._expected.trouble:
             dress_knock(self._socket, self._expected.ring)
@@ -198,7 +198,7 @@ class DealerChannel:
         self._edge = Edge(self._socket, self._read)
         self._socket.connect(self._expected.where.where)
 
-    # --- what the session asks ------------------------------------------------------------------------
+    # --- called by the session ------------------------------------------------------------------------
 
     def wake(self) -> None:
         if self._woken is None:
@@ -217,7 +217,7 @@ class DealerChannel:
             self._send_waiting()
         self._gone(reason)
 
-    # --- what the connection does -----------------------------------------------------------------------
+    # --- events of the connection -----------------------------------------------------------------------
 
     def _heard(self, event: int, value: int, _endpoint: str) -> None:
         if self._over:
@@ -225,7 +225,7 @@ class DealerChannel:
         if event == zmq.EVENT_CONNECTED:
             self._fd = value
         elif self._expected.trouble:
-            # It has been knocked at, and nothing else was to come of it, whatever it says.
+            # The knock is done. No link is possible, whatever the event is.
             self._gone(Refusal(self._expected.trouble))
         elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             self._standing = True
@@ -240,7 +240,7 @@ class DealerChannel:
         elif event == zmq.EVENT_CLOSED and self._standing:
             return
         else:
-            # What the other end sent before it went may still be unread, answers among it.
+            # Messages sent before the connection ended, such as answers, may still be unread.
             while self._standing and not self._over:
                 try:
                     self._read()
@@ -250,8 +250,8 @@ class DealerChannel:
                 self._gone(self._reason(event, value))
 
     def _try_next(self, event: int, value: int) -> bool:
-        """Whether the other end may hold another of the keys, and is asked for it."""
-        # What is not about its key is the same with every key.
+        """Dial again with the next key that the listener may have; returns False when there is none."""
+        # Other failures do not depend on the expected key.
         if event != zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL or self._tries >= len(self._expected.keys):
             return False
         self._drop_socket(linger_ms=0)
@@ -268,7 +268,7 @@ class DealerChannel:
         return Refusal(sentence)
 
     def keys_changed(self) -> None:
-        """End the link if the other end's key is not valid any more."""
+        """End the link if the key of the listener is no longer valid."""
         if not self._over and not self._expected.valid(self._key):
             name = self._key.name if self._key is not None else ""
             log.warning("its key is not valid any more, link cut", peer=self.peer)
@@ -289,7 +289,8 @@ class DealerChannel:
             self._monitor.close()
             self._keep(Parting(self._socket, self._fd, self._options.linger_s, self._forget))
         else:
-            # The kernel has room for what libzmq's I/O thread still holds. A peer with a backlog takes nothing.
+            # The kernel has room for the messages that libzmq's I/O thread still holds; lingering is useless for a peer
+            # with a backlog, which does not read.
             polite = self._standing and not self._backlog
             self._drop_socket(linger_ms=int(self._options.linger_s * 1000) if polite else 0)
         self._backlog.clear()
@@ -301,7 +302,7 @@ class DealerChannel:
         self._monitor.close()
         self._socket.close(linger=linger_ms)
 
-    # --- asked by the pressure watch ----------------------------------------------------------------------
+    # --- called by the pressure watch ---------------------------------------------------------------------
 
     def intake(self) -> dict[int, int]:
         return {self._fd: self._messages} if self._fd >= 0 else {}
@@ -322,7 +323,7 @@ class DealerChannel:
     # --- moving messages --------------------------------------------------------------------------------
 
     def _read(self) -> None:
-        """Take one message; raises zmq.Again when there is none."""
+        """Read one message; raises zmq.Again when there is none."""
         socket = self._socket
         frames: list[Buffer] = [socket.recv(zmq.NOBLOCK)]
         while socket.getsockopt(zmq.RCVMORE):
@@ -334,7 +335,7 @@ class DealerChannel:
             return
         self._messages += 1
         if self._backlog:
-            self.wake()  # the pipe moved: what was refused for want of room may fit now
+            self.wake()  # the peer is active: the pipe may have room for the backlog now
         try:
             self._session.receive(frames)
         except ProtocolViolation as violation:
@@ -375,7 +376,7 @@ class DealerChannel:
                 return
 
     def _count(self, size: int) -> None:
-        """Before a message is given to libzmq; raises zmq.Again while too much waits there."""
+        """Count a message before it is given to libzmq; raises zmq.Again while too many bytes wait there."""
         if self._given_bytes > WINDOW_BYTES // 4 and not unsent_in(self._fd):
             self._given_bytes = 0
         if self._given_bytes + size > WINDOW_BYTES and self._given_bytes:
@@ -387,7 +388,7 @@ class DealerChannel:
         self._backlog_bytes += sum(sum(map(len, frames)) + MESSAGE_BYTES for frames in waiting)
         if self._backlog_bytes > MAX_BACKLOG_BYTES:
             log.warning("peer reads too slowly, link cut", peer=self.peer, waiting_bytes=self._backlog_bytes)
-            # Not at once: we may be inside of a call that puts something on this link.
+            # Not at once: this may run inside a call that adds a message to this link.
             self._loop.call_soon(self._gone, f"{self._backlog_bytes} bytes wait for a peer that does not read")
 
     def _send_backlog(self) -> None:
@@ -404,7 +405,7 @@ class DealerChannel:
             self._retry_soon()
 
     def _retry_soon(self) -> None:
-        # The pipe to the I/O thread is full, or the connection just broke and the monitor will say so. There is no
-        # reliable edge for "room again" that could not be missed, so look once per millisecond.
+        # The pipe to the I/O thread is full, or the connection just broke and the monitor will report it. No reliable
+        # event signals room in the pipe, so try once per millisecond.
         if self._woken is None:
             self._woken = self._loop.call_later(0.001, self._flush)

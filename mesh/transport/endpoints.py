@@ -1,7 +1,7 @@
-"""Where processes listen: what an endpoint looks like, and who may have an ipc path.
+"""Endpoints: their syntax, and exclusive claims to ipc paths.
 
-Owns: reading and checking endpoints, the private run directory, and the claim that keeps one listener per ipc path.
-Leaves to others: binding and connecting (zmq_transport, memory), and which endpoint belongs to whom (discovery).
+Owns: parsing and checking endpoints, the private run directory, and the claim that ensures one listener per ipc path.
+Leaves to others: binding and connecting (zmq_transport, memory), the endpoints of instances (discovery).
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ IPC_PATH_BYTES = 107
 
 LOCK_SUFFIX = ".lock"
 
-#: Behind a tcp endpoint: the public key of whoever listens there, in hexadecimal.
+#: Separates a tcp endpoint from the public key of its listener, in hexadecimal.
 KEY_MARK = "?key="
 _KEY = re.compile(r"[0-9a-f]{64}")
 
-#: What means "every address of this host" to whoever binds, and nothing useful to whoever connects.
+#: Addresses that mean "every address of this host" for bind, and that cannot be used to connect.
 ANYWHERE = ("*", "0.0.0.0", "[::]")
 
 _SHAPES = "write ipc:///absolute/path.sock, tcp://host:port, tcp://host:* or mem://name"
@@ -39,13 +39,13 @@ _MEND_PATH = "set mesh.run_dir to a shorter directory"
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One endpoint, taken apart.
+    """A parsed endpoint.
 
     Attributes:
         kind: "ipc", "tcp" or "mem".
         address: the path of an ipc socket, the host of a tcp one, the name of a mem one.
-        port: 1–65535 for tcp; None where any free port will do, and for the other kinds.
-        key: of tcp, the public key of whoever listens there, 64 hexadecimal digits; "" where that is not said.
+        port: 1–65535 for tcp; None for any free port, and for the other kinds.
+        key: for tcp, the public key of the listener, 64 hexadecimal digits; "" when the endpoint contains none.
     """
 
     kind: Literal["ipc", "tcp", "mem"]
@@ -58,19 +58,19 @@ class Endpoint:
 
     @property
     def where(self) -> str:
-        """The endpoint without the key: what libzmq is told."""
+        """The endpoint without the key, as libzmq needs it."""
         if self.kind == "tcp":
             return f"tcp://{self.address}:{'*' if self.port is None else self.port}"
         return f"{self.kind}://{self.address}"
 
     @property
     def wildcard(self) -> bool:
-        """Whether it stands for every address of the host that listens there."""
+        """Whether it means every address of the listening host."""
         return self.kind == "tcp" and self.address in ANYWHERE
 
     @property
     def exposed(self) -> bool:
-        """Whether other hosts may reach it. A name other than localhost is taken for one that they may."""
+        """Whether other hosts may reach it. Any host name other than localhost is taken as reachable."""
         if self.kind != "tcp" or self.address in ("localhost", "lo"):
             return False
         try:
@@ -80,12 +80,12 @@ class Endpoint:
 
 
 def parse(text: str, *, dialling: bool = False) -> Endpoint:
-    """Take an endpoint apart and check it.
+    """Parse and check an endpoint.
 
     Args:
-        text: "ipc:///absolute/path", "tcp://host:port", "tcp://host:*" (IPv6 hosts in brackets), "mem://name". Behind a
-            tcp endpoint "?key=" and 64 hexadecimal digits may stand.
-        dialling: whether it is to be connected to; wildcards are then refused.
+        text: "ipc:///absolute/path", "tcp://host:port", "tcp://host:*" (IPv6 hosts in brackets), "mem://name". A tcp
+            endpoint may end in "?key=" and 64 hexadecimal digits.
+        dialling: whether the endpoint is used to connect; wildcards are then refused.
 
     Raises:
         BadEndpoint: it is malformed, or its ipc path is longer than 107 bytes.
@@ -96,7 +96,7 @@ def parse(text: str, *, dialling: bool = False) -> Endpoint:
     if any(ord(char) < 32 or ord(char) == 127 for char in rest):
         raise BadEndpoint(f"{text!r} contains a control character: {_SHAPES}")
     if kind == "ipc":
-        # A path may contain spaces, as that of a project in "My shop" does.
+        # A path may contain spaces, for example that of a project in "My shop".
         return _parse_ipc(text, rest)
     if any(char.isspace() for char in rest):
         raise BadEndpoint(f"{text!r} contains white space: {_SHAPES}")
@@ -111,7 +111,7 @@ def parse(text: str, *, dialling: bool = False) -> Endpoint:
 
 def _parse_ipc(text: str, path: str) -> Endpoint:
     if not path.startswith("/"):
-        # A relative path would mean another place to each process; libzmq's "@abstract" names have no owner.
+        # A relative path depends on the current directory of each process; libzmq's "@abstract" names have no owner.
         raise BadEndpoint(f"{text!r}: an ipc path is absolute: write ipc:///directory/name.sock")
     if path.endswith("/"):
         raise BadEndpoint(f"{text!r} names a directory: write ipc:///directory/name.sock")
@@ -141,7 +141,7 @@ def _parse_tcp(text: str, rest: str, *, dialling: bool) -> Endpoint:
 
 
 def ensure_run_dir(run_dir: Path) -> Path:
-    """Make the directory for ipc sockets, with mode 0700, or check that the one there can be trusted.
+    """Make the directory for ipc sockets, with mode 0700, or check that the existing one can be trusted.
 
     Raises:
         SetupError: it cannot be made, is not a directory, belongs to another user, or others may write to it.
@@ -168,10 +168,10 @@ def ensure_run_dir(run_dir: Path) -> Path:
 
 
 class Claim:
-    """The right to bind one ipc path, for as long as the listener lives.
+    """The exclusive right to bind one ipc path, until the listener is closed.
 
-    libzmq unlinks whatever is at an ipc path before it binds, so it would take a live endpoint away. The right is
-    an flock on PATH.lock: the kernel frees it however its owner ends, kill -9 included.
+    libzmq unlinks any file at an ipc path before it binds, even the socket of a live listener. The claim is an flock on
+    PATH.lock: the kernel frees it however its owner ends, even by kill -9.
     """
 
     def __init__(self, path: str, fd: int) -> None:
@@ -181,11 +181,11 @@ class Claim:
 
     @classmethod
     def take(cls, path: str | Path) -> Claim:
-        """Claim `path`, and remove the socket that a dead owner left there.
+        """Claim `path`, and remove the socket of a dead owner.
 
         Raises:
             AddressInUse: a live process listens there; the message names its pid.
-            BadEndpoint: something that is no socket is there, or the directory cannot be written.
+            BadEndpoint: a file that is not a socket is there, or the directory cannot be written.
         """
         path = os.fspath(path)
         try:
@@ -213,9 +213,9 @@ class Claim:
         return cls(path, fd)
 
     def release(self) -> None:
-        """Remove the socket and the lock; harmless the second time.
+        """Remove the socket and the lock. Harmless when called again.
 
-        Only after the listener is closed: from here on the path may be another's.
+        Close the listener first: from now on another process may claim the path.
         """
         fd, self._fd = self._fd, -1
         if fd < 0:
@@ -223,14 +223,14 @@ class Claim:
         # A forked child shares the lock but does not own the path.
         if self._pid == os.getpid():
             _unlink(self.path)
-            # Unlinked while locked: who waits with the old file open sees that it is no longer the one at the path.
+            # Unlinked while locked: a process that has the old file open sees that it is no longer the one at the path.
             _unlink(self.path + LOCK_SUFFIX)
         os.close(fd)
 
 
 @contextmanager
 def claimed(path: str | Path) -> Iterator[Claim]:
-    """`Claim.take` for the length of a with-block."""
+    """`Claim.take` for the duration of a with-block."""
     claim = Claim.take(path)
     try:
         yield claim
@@ -239,7 +239,7 @@ def claimed(path: str | Path) -> Iterator[Claim]:
 
 
 def sweep(run_dir: Path) -> list[Path]:
-    """Remove the sockets in `run_dir` whose owners are dead, with their locks, and return their paths.
+    """Remove the sockets of dead owners in `run_dir`, with their locks, and return their paths.
 
     A socket without a lock file was not made by mesh (supervisor's own, for example) and is left alone.
     """
@@ -249,7 +249,7 @@ def sweep(run_dir: Path) -> list[Path]:
         try:
             fd = _lock(str(lock), create=False)
         except OSError:
-            continue  # gone meanwhile, or not ours to open
+            continue  # removed meanwhile, or not accessible
         if fd is None:
             continue
         try:
@@ -264,7 +264,7 @@ def sweep(run_dir: Path) -> list[Path]:
 
 
 def _lock(lock: str, *, create: bool = True) -> int | None:
-    """The descriptor of the locked file that now is at `lock`, or None if another holds it."""
+    """The descriptor of the file at `lock`, now locked; None if another process holds it."""
     flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if create else 0)
     while True:
         fd = os.open(lock, flags, 0o600)
@@ -275,7 +275,7 @@ def _lock(lock: str, *, create: bool = True) -> int | None:
             os.close(fd)
             return None
         except FileNotFoundError:
-            os.close(fd)  # its owner released it between our open and our lock
+            os.close(fd)  # its owner released it between `open` and `flock`
             continue
         except BaseException:
             os.close(fd)
@@ -294,7 +294,7 @@ def _owner(lock: str) -> int | None:
 
 
 def _remove_stale(path: str) -> None:
-    """Unlink the socket at `path` that nobody listens on; the caller holds its lock."""
+    """Unlink the socket at `path` if no process listens on it; the caller holds its lock."""
     try:
         found = os.lstat(path)
     except FileNotFoundError:
@@ -309,10 +309,10 @@ def _remove_stale(path: str) -> None:
 
 
 def _answers(path: str) -> bool:
-    """Whether a process listens on the unix socket, lock or no lock."""
+    """Whether a process listens on the unix socket, regardless of locks."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
-        # Anything but a refusal (a full backlog, another socket type, no permission) may well be alive.
+        # With any result but a refusal (a full backlog, another socket type, no permission), a listener may exist.
         return probe.connect_ex(path) not in (errno.ECONNREFUSED, errno.ENOENT)
 
 

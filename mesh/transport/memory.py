@@ -1,11 +1,11 @@
-"""The in-memory twin: the transport's contract without a socket, with faults to order.
+"""The in-memory transport: implements the transport contract without sockets, with fault injection.
 
-Owns: carrying messages between the sessions of one event loop, and losing them when told to.
+Owns: carrying messages between the sessions of one event loop, and injected faults.
 Leaves to others: publishers and subscribers (memory_events), what the messages mean (protocol), whole meshes in
 one process (mesh.testing).
 
-Transports that share a `MemoryNetwork` play the processes of a mesh. A wake is answered on the loop's next turn,
-never inside it; what leaves in one turn arrives in that turn, in order.
+Transports that share a `MemoryNetwork` represent the processes of a mesh. A wake takes effect in the next turn of the
+loop, never inside the call; messages sent in one turn arrive in that turn, in order.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class _End:
         self.dialling = dialling
         self.session: Session | None = None
         self.other: _End | None = None
-        #: What travels towards this end: (due_at, frames), or (due_at, reason) for the end of the connection.
+        #: Messages on their way to this end: (due_at, frames), or (due_at, reason) for the end of the connection.
         self.inbox: deque[tuple[float, list[Buffer] | str]] = deque()
         self.open = False
         self.gone = False
@@ -81,7 +81,7 @@ class _End:
             other.drain()
 
     def _send_waiting(self) -> _End | None:
-        """Move what was woken for into the other end's inbox; the other end, if it should look there."""
+        """Move the session's messages into the other end's inbox. Returns the other end, if it should drain it."""
         if self.gone or not self.open or self.transport.dead:
             return None
         other = self.other
@@ -95,7 +95,7 @@ class _End:
         return other
 
     def put(self, item: list[Buffer] | str) -> None:
-        """Something for this end set out; it arrives not before what set out earlier."""
+        """Add an item to the inbox; it is never due before earlier items."""
         network = self.transport.network
         delay_s = network._delays.get(self.endpoint, 0.0)
         if delay_s or self._due:
@@ -104,7 +104,7 @@ class _End:
         self.inbox.append((self._due, item))
 
     def drain(self) -> None:
-        """Hand over what has arrived."""
+        """Deliver the items that are due."""
         network = self.transport.network
         while self.inbox and not self.gone and not self.transport.dead and not network._parted(self):
             due_at, item = self.inbox[0]
@@ -130,7 +130,7 @@ class _End:
             self.close("the session failed")
 
     def _leave(self, reason: str) -> None:
-        """Be gone; the session is told on the next turn, so never from inside one of its own calls."""
+        """End this side. The session gets `lost` in the next turn, so never inside one of its own calls."""
         if not self.gone:
             self.gone = True
             self.inbox.clear()
@@ -142,12 +142,12 @@ class _End:
             self.session.lost(reason)
 
     def lose(self, reason: str) -> None:
-        """The connection broke: nothing is flushed, the other end has to notice by itself."""
+        """The connection broke: nothing is flushed, and the other end is not notified."""
         if not self.transport.dead:
             self._leave(reason)
 
     def stand(self) -> None:
-        """The connection stands: tell the session, then send what it was woken for meanwhile."""
+        """The connection is open: notify the session, then flush if there was a wake meanwhile."""
         if self.gone or self.session is None:
             return
         self.open = True
@@ -186,17 +186,17 @@ class MemoryListener:
             del self._transport.network.listeners[self.endpoint]
         for end in self._transport._own(self.endpoint):
             end.close("listener closed")
-        # What `close` put on the loop runs before this resumes.
+        # Callbacks that `close` has scheduled run before this resumes.
         await asyncio.sleep(0)
 
 
 class MemoryNetwork:
-    """What joins several `MemoryTransport`s, and the place to order faults.
+    """Connects several `MemoryTransport`s, and injects faults.
 
     Args:
-        clock: times delays and silence; real time when None.
-        silence_s: how long a partition lasts before both sides of a connection through it are told `lost`, and a
-            dial through it is given up: what heartbeats do on a real network.
+        clock: the clock for delays and silence; real time when None.
+        silence_s: how long a partition lasts before both sides of a connection across it get `lost`, and a dial across
+            it fails; corresponds to the heartbeat timeout of a real network.
         event_high_water: how many events wait for one subscriber before further ones are dropped.
     """
 
@@ -206,23 +206,23 @@ class MemoryNetwork:
         self.event_high_water = event_high_water
         self.listeners: dict[str, MemoryListener] = {}
         self.subscribers: dict[str, MemorySubscriber] = {}
-        # Dicts for their order: a run with the same seed is the same run.
+        # Dicts instead of sets for their order: runs with the same seed must be identical.
         self._transports: dict[MemoryTransport, None] = {}
         self._names: set[str] = set()
         self._drops: dict[str, tuple[float, random.Random | None]] = {}
         self._delays: dict[str, float] = {}
         self._parties: set[str | MemoryTransport] = set()
 
-    # --- faults to order --------------------------------------------------------------------------
+    # --- fault injection --------------------------------------------------------------------------
 
     def drop(self, endpoint: str, share: float = 1.0, rng: random.Random | None = None) -> None:
-        """Lose this share (0–1) of the messages and events to and from `endpoint`; less than all needs `rng`."""
+        """Drop this share (0–1) of the messages and events to and from `endpoint`; a share below 1 needs `rng`."""
         if share < 1.0 and rng is None:
             raise ValueError("drop: a share below 1 needs a random.Random")
         self._drops[endpoint] = (share, rng)
 
     def delay(self, endpoint: str, seconds: float) -> None:
-        """Messages and events to and from `endpoint` take `seconds` of the network's clock; order is kept."""
+        """Delay messages and events to and from `endpoint` by `seconds` of the network's clock; order is kept."""
         self._delays[endpoint] = seconds
 
     def partition(self, *parties: str | MemoryTransport) -> None:
@@ -231,7 +231,7 @@ class MemoryNetwork:
         self.clock.call_at(self.clock.now() + self.silence_s, self._fall_silent, frozenset(parties))
 
     def heal(self, *parties: str | MemoryTransport) -> None:
-        """Lift drops, delays and partitions of these parties, or all. What a partition held back arrives."""
+        """End drops, delays and partitions of these parties, or of all. Messages held back by a partition arrive."""
         for party in parties or (*self._drops, *self._delays, *self._parties):
             self._parties.discard(party)
             if isinstance(party, str):
@@ -243,16 +243,16 @@ class MemoryNetwork:
                 asyncio.get_running_loop().call_soon(self._connect, end)
 
     def cut(self, endpoint: str, reason: str = "cut") -> int:
-        """Break every connection to `endpoint`; both sides are told. Returns how many there were."""
+        """Break every connection to `endpoint`; both sides get `lost`. Returns how many there were."""
         broken = [end for end in self._ends() if end.endpoint == endpoint]
         for end in broken:
             end.lose(reason)
         return sum(end.dialling for end in broken)
 
     def kill(self, party: str | MemoryTransport) -> None:
-        """The process that listens on `party`, or plays it, ends as by kill -9: its peers are told `lost`.
-
-        Its own sessions hear nothing, until its transport's `close` cleans up after it.
+        """End a process as kill -9 would: its peers get `lost`. Its own sessions get it only when its transport closes.
+        Args:
+            party: an endpoint on which the process listens, or its transport.
         """
         if isinstance(party, str):
             owner = self.listeners[party]._transport if party in self.listeners else self.subscribers[party]._transport
@@ -267,11 +267,11 @@ class MemoryNetwork:
         for publisher in tuple(owner._publishers):
             publisher.close()
         for other in [end.other for end in ends if end.other is not None]:
-            # What had left before still arrives, as from a kernel's buffer.
+            # Messages sent before still arrive, as from a kernel's buffer.
             other.put("the peer vanished")
             asyncio.get_running_loop().call_soon(other.drain)
 
-    # --- what transports ask ----------------------------------------------------------------------
+    # --- called by transports ---------------------------------------------------------------------
 
     def _ends(self) -> Iterable[_End]:
         return [end for transport in self._transports for end in transport._ends if not end.gone]
@@ -319,11 +319,11 @@ class MemoryNetwork:
 
 
 class MemoryTransport:
-    """The `Transport` of the contract, for one process that a test plays."""
+    """The `Transport` of the contract, for one simulated process in a test."""
 
     def __init__(self, network: MemoryNetwork | None = None) -> None:
         self.network = network or MemoryNetwork()
-        #: Killed: nothing goes in or out any more.
+        #: Killed: nothing is sent or received any more.
         self.dead = False
         self._ends: dict[_End, None] = {}
         self._publishers: dict[MemoryPublisher, None] = {}
@@ -355,7 +355,7 @@ class MemoryTransport:
         self._check_free(endpoint)
         subscriber = self.network.subscribers[endpoint] = MemorySubscriber(self, endpoint, on_event)
         self._subscribers[subscriber] = None
-        # Publishers that were told of it before it was there find it now, as libzmq's do.
+        # Publishers that connected to the endpoint before it existed reach it now, as with libzmq.
         for transport in self.network._transports:
             for publisher in transport._publishers:
                 asyncio.get_running_loop().call_soon(publisher._join, endpoint)

@@ -1,4 +1,4 @@
-"""The in-memory twin's publishers and subscribers.
+"""Publishers and subscribers of the in-memory transport.
 
 Owns: delivering events by prefix, and dropping them past the high-water mark as a PUB socket does.
 Leaves to others: connections, faults and names (memory).
@@ -73,7 +73,7 @@ class MemorySubscriber:
         self._open = True
 
     def subscribe(self, prefix: str) -> None:
-        # As over a socket, the publishers hear of it later than the call returns.
+        # As with a socket, the subscription reaches the publishers only after the call has returned.
         asyncio.get_running_loop().call_soon(self._prefixes.add, prefix)
 
     def unsubscribe(self, prefix: str) -> None:

@@ -1,7 +1,7 @@
-"""What libzmq's I/O thread saw happen to a socket's connections.
+"""Reports what happens to a socket's connections, from libzmq's socket monitor.
 
-Owns: the monitor socket and its events as calls.
-Leaves to others: what to do about them (dealer, router, pubsub).
+Owns: the monitor socket, and calling back for each event.
+Leaves to others: reacting to events (dealer, router, pubsub).
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import zmq
 
 from mesh.transport.sockets import Edge, Socket
 
-#: A connection stood, and a peer to talk to did not come of it.
+#: A connection was made, but its handshake failed.
 FAILED = (
     zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL,
     zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL,
     zmq.EVENT_HANDSHAKE_FAILED_AUTH,
 )
 
-#: Only what is acted on: each event costs a wake-up.
+#: Only events that are used: each one costs a wake-up.
 WATCHED = (
     zmq.EVENT_HANDSHAKE_SUCCEEDED
     | zmq.EVENT_DISCONNECTED
@@ -31,7 +31,7 @@ WATCHED = (
     | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
     | zmq.EVENT_HANDSHAKE_FAILED_AUTH
 )
-#: Of a bound socket and of a dialling one: also the descriptors of their connections.
+#: For bound and for dialling sockets: also the descriptors of their connections.
 ACCEPTING = WATCHED | zmq.EVENT_ACCEPTED
 DIALLING = WATCHED | zmq.EVENT_CONNECTED
 
@@ -48,16 +48,16 @@ REASONS = {
 
 
 def ignored(event: int, value: int, endpoint: str) -> None:
-    """Stop watching."""
+    """Discard an event."""
 
 
 class Monitor:
-    """Watches one socket; must be made before it binds or connects, and closed before it is closed."""
+    """Watches one socket. Make it before the socket binds or connects, and close it before the socket."""
 
     __slots__ = ("_ahead", "_edge", "_heard", "_pair", "_watched")
 
     def __init__(self, socket: Socket, heard: Callable[[int, int, str], None], events: int = WATCHED) -> None:
-        """`heard(event, value, endpoint)`: value is a file descriptor or an error number, as libzmq has it."""
+        """`heard(event, value, endpoint)` is called for each event; `value` is a descriptor or a libzmq error number."""
         self._ahead: deque[tuple[int, int, str]] = deque()
         self._watched = socket
         self._heard = heard
@@ -74,17 +74,17 @@ class Monitor:
         return event, value, frames[1].decode("utf-8", "replace")
 
     def has(self, event: int, value: int) -> bool:
-        """Whether this has happened already and is still to be told; asked from inside of `heard`."""
+        """Whether this event has happened already but was not reported yet; called from inside `heard`."""
         with suppress(zmq.Again):
             while True:
                 self._ahead.append(self._take())
         return any(each[0] == event and each[1] == value for each in self._ahead)
 
     def close(self) -> None:
-        """Stop watching; harmless the second time."""
+        """Stop watching. Harmless when called again."""
         self._ahead.clear()
         self._edge.close()
-        self._heard = ignored  # its owner holds us
+        self._heard = ignored  # breaks a reference cycle with the owner
         if not self._watched.closed:
             self._watched.disable_monitor()
         self._pair.close()

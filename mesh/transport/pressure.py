@@ -1,12 +1,12 @@
-"""Memory that peers fill faster than it is read: noticed by what the process holds, and the peers are cut.
+"""Protects the process from peers that fill its memory faster than it reads: finds their connections and cuts them.
 
-Owns: watching resident memory, finding the connections that fill it, giving memory back afterwards.
-Leaves to others: how one connection is cut (router, dealer, pubsub), what may be in hand (protocol, policy).
+Owns: watching resident memory, finding the connections that fill it, returning memory to the system afterwards.
+Leaves to others: cutting a connection (router, dealer, pubsub), limits on calls and messages (protocol, policy).
 
-libzmq's receive limit must be off: it stops reading a connection, and a peer that closes one that is not read aborts
-the process (libzmq #4841, 4.3.5: stream_engine_base.cpp, out_event). The limit would not bound memory anyway. It counts
-whole messages of any size, and none of the frames of a message that never ends. libzmq does not tell how much waits
-inside of it either; so the growth of the process is the sign, and the kernel tells which connections still pour.
+libzmq's receive limit must be off: at the limit it stops reading a connection, and a peer that closes such a connection
+aborts the process (libzmq #4841, 4.3.5: stream_engine_base.cpp, out_event). The limit would not bound memory anyway: it
+counts complete messages of any size, but no frames of a message that never ends. libzmq does not report either how much
+it buffers. So the growth of the process is the signal, and the kernel shows on which connections data still arrives.
 """
 
 from __future__ import annotations
@@ -26,31 +26,33 @@ from mesh.telemetry.logs import get_logger
 
 log = get_logger("mesh.transport")
 
-#: How often memory is looked at: 20 µs each time. A peer on the same host fills some 100 MB meanwhile, at most.
+#: Seconds between checks of memory, which take 20 µs each. A peer on the same host sends at most some 100 MB meanwhile.
 LOOK_S: Final = 0.1
-#: The same while connections are under suspicion.
+#: The same while connections are examined.
 CLOSE_LOOK_S: Final = 0.02
-#: Growth from which on connections are examined. Less is what any process gains and loses.
+#: Growth from which connections are examined. Less is normal for any process.
 GROWTH_BYTES: Final = 32 * 2**20
-#: Whole messages may wait up to this; then the peer that sends most of them is cut.
+#: Growth by complete unread messages at which the peer that sends most of them is cut.
 UNREAD_BYTES: Final = 256 * 2**20
-#: The same where that peer sends many: to pass over a million small ones later takes seconds.
+#: The same for a peer that sends many small messages: to discard a million of them later takes seconds.
 UNREAD_SMALL_BYTES: Final = 48 * 2**20
-#: So many, since memory began to grow.
+#: A peer sends many messages if this many were read from it since memory began to grow.
 MANY: Final = 100
-#: So often a connection was seen to pour before it is blamed. An honest one is seen once in the middle of a message.
+#: Checks in which a connection must receive an incomplete message before it is cut. On a legitimate connection, one
+#: check may happen in the middle of a message.
 POURING_LOOKS: Final = 3
-#: And so much waited each time: not a heartbeat or an answer that libzmq's thread had no time for yet.
+#: Bytes that must wait in the kernel at each of these checks: more than a heartbeat or an answer that libzmq's thread
+#: has not read yet.
 POURING_BYTES: Final = 2048
-#: What waits in the kernel of a peer that sends faster than libzmq reads, on average. Of others it is a few KB at most.
+#: Bytes that on average wait in the kernel for a peer that sends faster than libzmq reads. For others it is a few KB.
 WAITING_BYTES: Final = 16 * 1024
-#: Looks without growth that end a suspicion: the growth was the application's own.
+#: Checks without growth after which the examination ends: the growth came from the application.
 CALM_LOOKS: Final = 10
-#: Growth in one look that counts as none.
+#: Growth between two checks that counts as none.
 STILL_BYTES: Final = 2**20
-#: How long after a cut freed memory is given back to the system: libzmq has dropped what it held by then.
+#: Seconds from a cut until freed memory is returned to the system: by then libzmq has freed its buffers.
 TRIM_AFTER_S: Final = 0.5
-#: And when again, after a growth that is over.
+#: When to return memory again after the end of a growth, in seconds.
 TRIM_AGAIN_S: Final = (1.0, 5.0)
 
 _PAGE: Final = resource.getpagesize()
@@ -59,7 +61,7 @@ _PAGE: Final = resource.getpagesize()
 class Source(Protocol):
     """A socket through which peers send."""
 
-    #: The largest frame that it takes, in bytes.
+    #: The largest frame that the socket accepts, in bytes.
     largest: int
 
     def intake(self) -> Mapping[int, int]:
@@ -74,7 +76,7 @@ class Source(Protocol):
 
 
 class Pressure:
-    """Watches the memory of this process for its sockets. Starts with the first of them."""
+    """Watches the memory of this process for its sockets. Starts with the first socket."""
 
     def __init__(self) -> None:
         self._sources: dict[Source, None] = {}
@@ -83,8 +85,9 @@ class Pressure:
         self._calm_bytes = 0
         self._last_bytes = 0
         self._still = 0
-        # While memory grows, of each connection: how many messages it has given; how often more came, though no message
-        # of it was left to read; and how many bytes waited in the kernel while messages were, all looks together.
+        # While memory grows, for each connection: how many messages were read from it, now and at the beginning; in how
+        # many checks data arrived although no complete message was left to read; and the sum of the bytes that waited
+        # in the kernel at the checks with unread messages.
         self._counts: dict[tuple[Source, int], int] = {}
         self._first: dict[tuple[Source, int], int] = {}
         self._poured: dict[tuple[Source, int], int] = {}
@@ -130,8 +133,8 @@ class Pressure:
         self._examine(now_bytes)
         self._still = self._still + 1 if now_bytes - self._last_bytes < STILL_BYTES else 0
         if self._still > CALM_LOOKS:
-            # The growth was the application's own; or it is over, and the allocator keeps what was freed. What a peer
-            # that was cut had sent is passed over bit by bit, so this is asked again.
+            # The growth came from the application; or it is over, and the allocator keeps the freed memory. Messages of
+            # a peer that was cut are discarded gradually, so memory is returned again later.
             give_back()
             for later_s in TRIM_AGAIN_S:
                 loop.call_later(later_s, give_back)
@@ -161,7 +164,7 @@ class Pressure:
                 key = (source, fd)
                 waiting = waiting_in(fd)
                 if unread:
-                    # Whole messages wait. Whose they are is not told; but the kernel's buffer is full of the next ones.
+                    # Complete messages wait. Their sender is unknown, but its next messages fill the kernel's buffer.
                     self._waited[key] = self._waited.get(key, 0) + waiting
                     if self._waited[key] > loudest[0]:
                         loudest = (self._waited[key], key)
@@ -169,7 +172,7 @@ class Pressure:
                     self._counts[key] = count
                     self._poured[key] = 0
                 elif waiting > POURING_BYTES and not unread:
-                    # More comes, and all whole messages were read: what has come of this one is not whole.
+                    # Data arrives, and all complete messages were read: this connection sends an incomplete message.
                     self._poured[key] = self._poured.get(key, 0) + 1
                 if self._poured.get(key, 0) >= POURING_LOOKS:
                     silent.append(key)
@@ -191,12 +194,12 @@ class Pressure:
 
 
 def waiting_in(fd: int) -> int:
-    """Bytes that the kernel holds and this process has not read."""
+    """Bytes that the kernel has received and this process has not read."""
     return _count(fd, termios.FIONREAD)
 
 
 def unsent_in(fd: int) -> int:
-    """Bytes that this process has sent and the other end has not taken (ipc) or not acknowledged (tcp)."""
+    """Bytes that this process has sent and the peer has not read (ipc) or its kernel has not acknowledged (tcp)."""
     return _count(fd, termios.TIOCOUTQ)
 
 
@@ -205,11 +208,11 @@ def _count(fd: int, request: int) -> int:
     try:
         fcntl.ioctl(fd, request, answer)
     except (OSError, ValueError):
-        return 0  # it has ended
+        return 0  # the connection has ended
     return int.from_bytes(answer, sys.byteorder)
 
 
 def give_back() -> None:
-    """Return freed memory to the system; the allocator keeps it otherwise. Does nothing where glibc is not."""
+    """Return freed memory to the system, which the allocator would keep. Does nothing without glibc."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)

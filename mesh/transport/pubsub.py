@@ -1,10 +1,10 @@
-"""Events to everyone: an XPUB that connects to the SUB that each subscriber binds.
+"""Events over PUB/SUB: an XPUB that connects to the SUB that each subscriber binds.
 
-Owns: the two sockets, and knowing when a subscriber's subscriptions have arrived.
-Leaves to others: who the subscribers are (discovery), what an event is (events).
+Owns: the two sockets, and detecting when a subscriber's subscriptions have arrived.
+Leaves to others: finding subscribers (discovery), what an event is (events).
 
-The publisher connects, not the subscriber: it learns of subscribers from the registry, and a short-lived process can
-publish without anybody having to find it first.
+The publisher connects, not the subscriber: it knows the subscribers from the registry, and a short-lived process can
+publish without having to be discovered first.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from mesh.transport.sockets import Context, Edge, LinkOptions, Socket, allow_ipv
 
 log = get_logger("mesh.transport")
 
-#: A subscriber also subscribes to its own address behind this byte. A SUB announces its subscriptions in the order
-#: of their bytes, and 0xff is in no UTF-8 topic: when the token has arrived, all the others have.
+#: A subscriber also subscribes to its own address with this byte in front. A SUB announces its subscriptions in the
+#: order of their bytes, and 0xff is in no UTF-8 topic: when the token has arrived, all others have.
 TOKEN = b"\xff"
-#: Events that may wait for one subscriber before it loses some; gaps are counted at its end.
+#: Events that may wait for one subscriber; further ones are dropped, and the subscriber counts the gaps.
 HIGH_WATER = 10_000
-#: How long a subscriber goes on counting events by connection after it was asked for the counts.
+#: How long a subscriber counts events by connection after the counts were requested.
 COUNTING_S = 1.0
 
 
@@ -50,23 +50,23 @@ class ZmqPublisher:
         refusals: Refusals,
         knock: Callable[[str], object],
     ) -> None:
-        """`knock(endpoint)` says here and there that this process does not believe who listens there."""
+        """`knock(endpoint)` makes both ends log that this process does not trust the listener."""
         self._forget = forget
         self._options = options
         self._ring = ring
         self._refusals = refusals
         self._knock = knock
-        #: Whom we were told to reach, and of these the ones that libzmq was told of, by what it calls them.
+        #: The endpoints passed to `connect`; and those connected in libzmq, by their address without the key.
         self._wanted: dict[str, None] = {}
         self._connected: dict[str, tuple[str, Expectation]] = {}
         self._joined: set[str] = set()
         self._socket = make(context, zmq.XPUB, options)
-        # A pipe ends with its connection: `joined` is then taken back, and nothing stale waits for the next subscriber.
+        # IMMEDIATE ends a pipe with its connection: `joined` becomes false, and no stale events wait for a reconnect.
         self._socket.setsockopt(zmq.IMMEDIATE, 1)
         self._socket.setsockopt(zmq.SNDHWM, HIGH_WATER)
         self._socket.setsockopt(zmq.RECONNECT_IVL, 100)
         self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, 2000)
-        # Only keys can fail a handshake in a way that is worth telling; a monitor costs two sockets.
+        # A monitor costs two sockets, and is needed only to report handshakes that fail because of keys.
         self._monitor = Monitor(self._socket, self._heard) if ring is not None else None
         self._edge = Edge(self._socket, self._read)
 
@@ -81,7 +81,7 @@ class ZmqPublisher:
         if expected.trouble:
             self._knock(endpoint)
             return
-        # One socket, and to libzmq one connection for each address: a newer key there ends the link with the older.
+        # libzmq has one connection per address: an endpoint with a newer key replaces the one with the older key.
         if where.where in self._connected:
             self._leave(self._connected[where.where][0])
         allow_ipv6(self._socket, where.where)
@@ -89,7 +89,7 @@ class ZmqPublisher:
             dress_dialler(self._socket, self._ring, expected.keys[0].public)
         self._socket.connect(where.where)
         self._connected[where.where] = (endpoint, expected)
-        self._edge.look()  # connecting, too, consumes edges
+        self._edge.look()  # connecting consumes edges too
 
     def disconnect(self, endpoint: str) -> None:
         if endpoint in self._wanted:
@@ -107,7 +107,7 @@ class ZmqPublisher:
                 log.debug("disconnect", endpoint=endpoint, reason=str(exc))
 
     def keys_changed(self) -> None:
-        """Leave the subscribers whose key is not valid any more, and reach those whose key is valid now."""
+        """Disconnect subscribers with keys that are no longer valid, and connect those with newly valid keys."""
         if self._socket.closed:
             return
         for endpoint, expected in list(self._connected.values()):
@@ -140,14 +140,14 @@ class ZmqPublisher:
         self._edge.look()
 
     def _read(self) -> None:
-        """Take one subscription: a byte, 1 for joining and 0 for leaving, and the prefix."""
+        """Read one subscription: a byte (1 to subscribe, 0 to unsubscribe), then the prefix."""
         note = self._socket.recv(zmq.NOBLOCK)
         if note[1:2] == TOKEN:
             endpoint = note[2:].decode("utf-8", "replace")
             if note[0] == 1:
                 self._joined.add(endpoint)
                 if self._ring is not None:
-                    # Only this subscriber has asked for its token: it learns which connection is ours.
+                    # Only this subscriber subscribes to its token. The message lets its guard identify the connection.
                     self._socket.send_multipart((note[1:], b""), zmq.NOBLOCK)
             else:
                 self._joined.discard(endpoint)
@@ -177,7 +177,7 @@ class ZmqSubscriber:
         pressure: Pressure,
         largest: int,
     ) -> None:
-        """Takes over a SUB socket that is bound already, with its monitor, and the guard of its keys if it has one."""
+        """Take over a bound SUB socket with its monitor, and its guard if it uses keys."""
         self.endpoint = endpoint
         self._socket = socket
         self._on_event = on_event
@@ -188,7 +188,7 @@ class ZmqSubscriber:
         self._connections = connections
         self._pressure = pressure
         self.largest = largest
-        #: Descriptor -> events that came from it. A SUB knows no peers, so this is counted only when it is asked for.
+        #: Descriptor -> events received from it. A SUB does not know its peers, so this is counted only on request.
         self._counts: dict[int, int] = {}
         self._counting_until = 0.0
         self._loop = asyncio.get_running_loop()
@@ -220,7 +220,7 @@ class ZmqSubscriber:
         if self._loop.time() > self._counting_until:
             self._counting_until = 0.0
 
-    # --- asked by the pressure watch ----------------------------------------------------------------------
+    # --- called by the pressure watch ---------------------------------------------------------------------
 
     def intake(self) -> dict[int, int]:
         self._counting_until = self._loop.time() + COUNTING_S
@@ -231,13 +231,13 @@ class ZmqSubscriber:
         return self._edge.unread
 
     def relieve(self, fd: int, reason: str) -> None:
-        """Its publisher connects again by itself; what it sent meanwhile is a gap."""
+        """Cut a connection. Its publisher reconnects by itself; events sent meanwhile are a gap."""
         log.warning("publisher fills the memory, link cut", endpoint=self.endpoint, reason=reason)
         self._counts.pop(fd, None)
         self._connections.cut(fd)
 
     def _read_guarded(self) -> None:
-        """A publisher is asked for with each message: it may say nothing for long, and a SUB knows no peers."""
+        """Read one message and check its sender's key; for each message, as a SUB does not know its peers."""
         assert self._guard is not None
         frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
         if self._guard.sender(frames[0]) is None:
@@ -245,11 +245,11 @@ class ZmqSubscriber:
         if self._counting_until:
             self._count(frames[0])
         parts = [frame.bytes for frame in frames]
-        if parts[0][:1] != TOKEN:  # which is a publisher's greeting, and has done its work
+        if parts[0][:1] != TOKEN:  # a publisher's greeting, which only serves the guard
             self._take(parts)
 
     def keys_changed(self) -> None:
-        """End the connections of those whose key is not valid any more."""
+        """Close the connections of publishers with keys that are no longer valid."""
         if self._guard is not None and not self._socket.closed:
             self._guard.keys_changed()
 

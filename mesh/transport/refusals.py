@@ -1,7 +1,7 @@
-"""Links that keys did not allow: counted each time, said once.
+"""Links that keys did not allow: each one is counted, but repetitions are not logged.
 
-Owns: the counter, when the same thing is said again, and the error for whoever needed the link.
-Leaves to others: what is wrong with a link (curve), who hears it through the session (dealer, router).
+Owns: the counter, when to log the same refusal again, and the error for calls that need the link.
+Leaves to others: why a link is refused (curve), reporting it to the session (dealer, router).
 """
 
 from __future__ import annotations
@@ -17,26 +17,27 @@ from mesh.transport.curve_files import ADVICE
 
 log = get_logger("mesh.transport")
 
-#: A peer that tries again each second is said again after so long.
+#: Seconds until the same refusal of the same peer is logged again.
 AGAIN_S: Final = 60.0
-#: Different troubles that are remembered; a flood of strangers forgets the oldest, and is said more often.
+#: Refusals that are remembered. With more different peers, the oldest are forgotten, and so logged more often.
 MOST: Final = 1024
 
 
-#: One that is told in the middle of a handshake may be a peer that just died; so many in a row are a matter of keys.
-#: Diallers come to them in half a second (calls.pool and discovery.agent back off from 0.05 and 0.1 s), and the
-#: directory of keys is looked at again in between.
+#: This many consecutive refusals are attributed to keys; a single one may come from a peer that died in its handshake.
+#: Diallers reach this number in half a second (calls.pool and discovery.agent back off from 0.05 and 0.1 s), and the
+#: directory of keys is checked again in between.
 IN_A_ROW: Final = 3
 
 
 class KeysRefused(Unavailable):
-    """Keys allow no link to whom it takes: waiting is in vain until somebody mends them. On the wire: Unavailable."""
+    """Keys do not allow the necessary link: waiting cannot help until the keys are corrected. On the wire:
+    Unavailable."""
 
     advice = ADVICE
 
 
 class Refusals:
-    """Of one transport."""
+    """The refused links of one transport."""
 
     def __init__(self, recorder: Recorder | None = None, clock: Clock | None = None) -> None:
         self._clock: Clock = clock or LoopClock()
@@ -44,12 +45,13 @@ class Refusals:
         self._said: OrderedDict[tuple[str, str], float] = OrderedDict()
 
     def note(self, reason: str, who: str, text: str, **fields: Any) -> None:
-        """A link was refused, by this end or by the other.
+        """Count a link that was refused by this end or by the other, and log it if it is new.
 
         Args:
             reason: one of a few words, for the metric.
-            who: tells this peer's trouble from another's.
-            text: a sentence, for the log; `fields` stand beside it.
+            who: identifies the peer, to detect repetitions.
+            text: a sentence for the log.
+            fields: further fields of the log line.
         """
         self._recorder.counter("links_refused", "Links that keys did not allow.", reason=reason).add()
         now = self._clock.now()
@@ -62,6 +64,6 @@ class Refusals:
             log.warning("link refused", reason=text, **fields)
 
     def over(self, who: str) -> None:
-        """A link to `who` stands: its next trouble is news."""
+        """A link to `who` was established: log its next refusal."""
         for key in [key for key in self._said if key[1] == who]:
             del self._said[key]

@@ -1,11 +1,12 @@
-"""The accepting end: one ROUTER bound for a whole worker, one channel per peer.
+"""The accepting end: one bound ROUTER for a whole worker, one channel per peer.
 
-Owns: telling peers apart, an outbox for each, and noticing that one has gone.
+Owns: identifying peers, a backlog for each, and detecting that one has gone.
 Leaves to others: what the frames mean (sessions), who may connect (curve, curve_guard).
 
-A ROUTER never says that a peer went away: it drops what is sent to it, or with ROUTER_MANDATORY refuses the send. So
-the monitor's DISCONNECTED, which knows only a file descriptor, is matched with the descriptor that the peer's first
-message came on, and proved by an empty message: refused, the peer is gone; delivered, the number was used again.
+A ROUTER does not report that a peer has gone: it drops messages to it, or with ROUTER_MANDATORY refuses to send them.
+So the monitor's DISCONNECTED, which has only a file descriptor, is matched with the descriptor of the peer's first
+message, and verified by a probe message (PROOF): if the send is refused, the peer is gone; if it succeeds, the
+descriptor was reused.
 """
 
 from __future__ import annotations
@@ -41,20 +42,21 @@ from mesh.transport.sockets import (
 
 log = get_logger("mesh.transport")
 
-#: Messages of a peer that is gone which are passed over in one turn.
+#: How many messages of gone peers are discarded in one turn of the loop.
 SKIPPED_AT_ONCE = 50
-#: How long a peer that is cut has to read why, before its connection is shut down.
+#: Seconds in which a peer that is cut can read the reason, before its connection is shut down.
 LAST_WORDS_S = 0.05
-#: When to prove a disconnection. The event comes from the I/O thread a moment before the ROUTER itself knows.
+#: When to verify a disconnection, in seconds. The I/O thread reports it a moment before the ROUTER itself knows it.
 PROOFS_S = (0.002, 0.02, 0.2, 1.0)
-#: How long to read on for what a gone peer had sent: others send without end, and it cannot be told apart from theirs.
+#: How long to read on for unread messages of a gone peer. A limit is necessary: they are in one queue with the messages
+#: of other peers, which may never end.
 PARTING_S = 1.0
-#: Peers that are gone can be heard all the same: what the dead had sent, or one that does not know that it was cut. So
-#: many are remembered; a ROUTER gives each connection a name of its own, and none twice.
+#: How many gone peers are remembered. Their messages may still arrive: unread ones of a dead peer, or new ones of a
+#: peer that has not noticed that it was cut. A ROUTER gives each connection its own name, and reuses none.
 REMEMBERED_GONE = 1024
-#: Who is behind a link without keys.
+#: The sender on a link without keys.
 NOBODY = Sender("", "")
-#: A frame of no messages: legal, and without effect on whoever gets it.
+#: A frame without messages: legal, and without effect on the receiver.
 NOTHING = b""
 
 
@@ -88,10 +90,10 @@ class RouterChannel:
         self.peer = f"{self.user} {ident.hex()}".strip()
         self.backlog: deque[list[Buffer]] = deque()
         self.backlog_bytes = 0
-        self.given_bytes = 0  # counted bytes given to libzmq since all was seen to be sent
-        self.messages = 0  # that came
-        self.woken = 0  # how often since the last flush; 0 when none is due
-        self.parting = False  # it is gone, and what it had sent is being read
+        self.given_bytes = 0  # counted bytes given to libzmq since all was last sent
+        self.messages = 0  # received
+        self.woken = 0  # wakes since the last flush; 0 when none is due
+        self.parting = False  # the peer has gone, and its unread messages are being read
         self.gone = False
 
     def wake(self) -> None:
@@ -125,7 +127,7 @@ class RouterListener:
         connections: Connections,
         pressure: Pressure,
     ) -> None:
-        """Takes over a socket that is bound already, with the guard of its keys if it has any."""
+        """Take over a bound socket, with its guard if it uses keys."""
         self.largest = options.largest_received
         self._connections = connections
         self._pressure = pressure
@@ -140,7 +142,7 @@ class RouterListener:
         self._peers: dict[bytes, RouterChannel] = {}
         self._by_fd: dict[int, bytes] = {}
         connections.has_spoken = self._by_fd.__contains__
-        #: Peers that are gone, and whether one that went on was told so.
+        #: Peers that are gone -> whether one that sends on was told again that it was cut.
         self._gone: OrderedDict[bytes, bool] = OrderedDict()
         self._woken: list[RouterChannel] = []
         self._flushing: asyncio.Handle | None = None
@@ -153,13 +155,13 @@ class RouterListener:
         pressure.watch(self)
 
     def watch(self, monitor: Monitor) -> None:
-        """Own the monitor that was made before the bind."""
+        """Take over the monitor that was made before the bind."""
         self._monitor = monitor
 
     # --- reading ----------------------------------------------------------------------------------------
 
     def _read(self) -> None:
-        """Take one message; raises zmq.Again when there is none."""
+        """Read one message; raises zmq.Again when there is none."""
         socket = self._socket
         ident = socket.recv(zmq.NOBLOCK)
         channel = self._peers.get(ident)
@@ -175,7 +177,7 @@ class RouterListener:
                 return
             first = socket.recv(zmq.NOBLOCK, copy=False)
             channel = self._meet(ident, first)
-            if channel is None or channel.gone:  # no valid key; or closed while its session was made or opened
+            if channel is None or channel.gone:  # no valid key, or closed while its session was made or opened
                 self._skip()
                 return
             frames.append(first.bytes)
@@ -193,10 +195,10 @@ class RouterListener:
             self.cut(channel, f"protocol violation: {violation.message}")
 
     def _skip_gone(self, ident: bytes) -> bytes | None:
-        """Pass over what peers that are gone had sent; the peer of the next message, None when it is to be read later.
+        """Discard messages of gone peers. Returns the peer of the next message, or None to continue in the next turn.
 
-        Not a message in each turn: one that was cut may have sent hundreds of thousands. Raises zmq.Again when there is
-        nothing more.
+        Several messages at once: a peer that was cut may have sent hundreds of thousands. Raises zmq.Again when no
+        message is left.
         """
         for _ in range(SKIPPED_AT_ONCE):
             self._refuse_again(ident)
@@ -225,7 +227,8 @@ class RouterListener:
             before = self._by_fd.get(fd)
             self._by_fd[fd] = ident
             if before is not None and before in self._peers:
-                # The descriptor is another's now: its former owner is gone, whatever the monitor still has to say.
+                # The descriptor belongs to another peer now, so its former peer is gone, even if the monitor has not
+                # reported it yet.
                 self._lose(self._peers[before], "connection lost")
                 self._by_fd[fd] = ident
         channel.session = self._accept(channel)
@@ -235,7 +238,7 @@ class RouterListener:
     # --- sending ----------------------------------------------------------------------------------------
 
     def woke(self, channel: RouterChannel) -> None:
-        """A channel has something to send: flush in this tick."""
+        """A channel has messages to send: flush in this tick."""
         self._woken.append(channel)
         if self._flushing is None:
             self._flushing = self._loop.call_soon(self._flush)
@@ -251,7 +254,7 @@ class RouterListener:
             self._edge.look()
 
     def flush_one(self, channel: RouterChannel) -> None:
-        """Send what one channel's session has."""
+        """Send the messages of one channel's session."""
         waiting = channel.session.data_to_send()
         if channel.backlog:
             self._defer(channel, waiting)
@@ -263,7 +266,7 @@ class RouterListener:
                 return
 
     def _send(self, channel: RouterChannel, frames: list[Buffer]) -> bool:
-        """Send one message; False when there is no room, or the peer turns out to be gone."""
+        """Send one message; returns False when there is no room, or when the peer turns out to be gone."""
         send = self._socket.send
         size = len(frames[0]) if len(frames) == 1 else sum(map(len, frames))
         if size > COUNTED_BYTES:
@@ -316,10 +319,10 @@ class RouterListener:
         if not self._socket.closed:
             self._edge.look()
 
-    # --- peers that go ----------------------------------------------------------------------------------
+    # --- disconnection ----------------------------------------------------------------------------------
 
     def heard(self, event: int, value: int, _endpoint: str) -> None:
-        """The monitor's events: which descriptor was accepted, and which disconnected."""
+        """Handle one event of the monitor: a descriptor was accepted or disconnected."""
         self._connections.heard(event, value)
         if self._guard is not None:
             self._guard.heard(event, value)
@@ -338,7 +341,7 @@ class RouterListener:
         self._proofs.add(timer)
 
     def keys_changed(self) -> None:
-        """End the links of those whose key is not valid any more: their sessions, and the connections beneath."""
+        """End the links of peers with keys that are no longer valid: their sessions and their connections."""
         if self._guard is None or self._socket.closed:
             return
         for channel in list(self._peers.values()):
@@ -348,18 +351,18 @@ class RouterListener:
         self._guard.keys_changed({channel.fd for channel in self._peers.values()})
 
     def cut(self, channel: RouterChannel, reason: str) -> None:
-        """Send what the session still has to say, then treat the peer as gone, and end its connection."""
+        """Send the session's remaining messages, then treat the peer as gone, and close its connection."""
         for frames in channel.session.data_to_send():
             if channel.gone or not self._send(channel, frames):
                 break
         if not channel.gone:
             self._send(channel, [CUT])
-        # Not at once: we may be inside of a drain.
+        # Not at once: this may run inside a drain.
         self._loop.call_soon(self._edge.look)
         self._connections.cut_later(channel.fd, 0.0 if channel.backlog else LAST_WORDS_S)
         self._lose(channel, reason)
 
-    # --- asked by the pressure watch ---------------------------------------------------------------------
+    # --- called by the pressure watch --------------------------------------------------------------------
 
     def intake(self) -> dict[int, int]:
         peers = self._peers
@@ -381,7 +384,7 @@ class RouterListener:
             self._lose(channel, reason)
 
     def _refuse_again(self, ident: bytes) -> None:
-        # If it lives, it has not understood that it was cut: say it again, once.
+        # If the peer is alive, it has not noticed that it was cut: tell it once more.
         if self._gone[ident]:
             return
         self._gone[ident] = True
@@ -389,10 +392,10 @@ class RouterListener:
             self._socket.send(ident, zmq.NOBLOCK | zmq.SNDMORE)
             self._socket.send(CUT, zmq.NOBLOCK)
         except zmq.ZMQError:
-            pass  # it is dead, and there may be more of what it had sent
+            pass  # the peer is dead, and more of its messages may be unread
 
     def _part(self, channel: RouterChannel, until: float) -> None:
-        """It is gone; but what it sent before may still be unread, a goodbye among it. That comes first."""
+        """The peer has gone: read its unread messages first, such as a goodbye, then end the channel."""
         if channel.gone or self._socket.closed:
             return
         if self._edge.more and self._loop.time() < until:
@@ -409,8 +412,8 @@ class RouterListener:
             return
         channel.gone = True
         self._peers.pop(channel.ident, None)
-        # What it had sent may still be unread. Met anew, it would have no hello, and take a descriptor that may be
-        # another's by now.
+        # Messages of the peer may still be unread. Without this record they would create a new channel, without a
+        # hello, for a descriptor that may belong to another peer by now.
         self._gone[channel.ident] = False
         while len(self._gone) > REMEMBERED_GONE:
             self._gone.popitem(last=False)
@@ -422,10 +425,10 @@ class RouterListener:
         session.lost(reason)
 
     async def _take_leave(self, patience_s: float) -> None:
-        """Wait until the kernel has handed over what was sent, and shut down the peers that do not take it.
+        """Wait until the kernel has delivered all sent data, and shut down the peers that do not read it.
 
-        While a socket lingers, libzmq reads its connections no more, and a peer that does not read either and closes
-        aborts the process with the next heartbeat: the same fault as at a receive limit.
+        While a socket lingers, libzmq does not read its connections. If a peer does not read either and then closes,
+        the next heartbeat aborts this process: the same fault as at a receive limit (see `pressure`).
         """
         end = self._loop.time() + patience_s
         while late := [fd for fd in self._connections.descriptors if unsent_in(fd)]:
@@ -456,7 +459,7 @@ class RouterListener:
             self._retry.cancel()
         if self._flushing is not None:
             self._flushing.cancel()
-        # LINGER decides how long the context's end may wait for the peers to take what was sent.
+        # LINGER limits how long terminating the context waits until the peers have received all sent data.
         self._socket.close(linger=int(max(linger_s, self._options.linger_s) * 1000))
         if self._claim is not None:
             self._claim.release()

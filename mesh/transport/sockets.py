@@ -1,7 +1,7 @@
-"""Making ZeroMQ sockets with every option that must be set before bind or connect.
+"""Makes ZeroMQ sockets, with every option that must be set before bind or connect.
 
 Owns: the options, and reading a socket from an event loop without missing an edge.
-Leaves to others: what is read (dealer, router, pubsub), where to bind (endpoints).
+Leaves to others: handling the messages (dealer, router, pubsub), where to bind (endpoints).
 """
 
 from __future__ import annotations
@@ -15,28 +15,28 @@ from socket import socket as PlainSocket
 
 import zmq
 
-#: The accepting side's last word: ROUTER cannot close one connection, so it asks the dialler to. 0xc1 is the one byte
-#: that begins no MessagePack value, so no message of a session can be mistaken for it.
+#: The last message of the accepting side: a ROUTER cannot close one connection, so it asks the dialler to close it.
+#: 0xc1 is the only byte that begins no MessagePack value, so no message of a session can be mistaken for it.
 CUT = b"\xc1"
-#: Asks whether a peer is still there: the send fails when it is not, and whoever gets it drops it.
+#: Tests whether a peer is still connected: the send fails when it is not, and a peer that receives it discards it.
 PROOF = b"\xc1?"
 
-#: What may wait in our memory for one peer that does not read; past it the peer is cut. Answers are bounded by the
-#: credit of the link, so only a peer that asks for much and reads nothing comes here.
+#: Bytes that may wait in this process for one peer that does not read; beyond it the peer is cut. The credit of the
+#: link bounds the answers, so only a peer that requests much and reads nothing reaches this.
 MAX_BACKLOG_BYTES = 128 * 1024 * 1024
-#: What one message costs in that memory beside its bytes; small ones would otherwise count as nothing.
+#: The overhead counted for each message, in bytes; otherwise small messages would count as almost nothing.
 MESSAGE_BYTES = 200
-#: Messages longer than this are counted when libzmq is given them; shorter ones are bounded by their number (SNDHWM).
+#: Messages longer than this are counted when they are given to libzmq; SNDHWM limits the number of shorter ones.
 COUNTED_BYTES = 8 * 1024
-#: So many counted bytes are given to libzmq for one peer; more only when the kernel has sent all of it.
+#: Counted bytes given to libzmq for one peer; more only after the kernel has sent all of them.
 WINDOW_BYTES = 64 * 1024 * 1024
 
-#: How many messages one drain takes before the loop's other work has its turn. A message holds a tick's worth of
-#: calls, so 64 of them are plenty; benchmarks/rpc.py shows no gain beyond 32.
+#: How many messages one drain reads before other work of the loop runs. A message contains the calls of a whole tick,
+#: so 64 are enough; benchmarks/rpc.py shows no gain beyond 32.
 DRAIN_BUDGET = 64
 
-#: A tick's messages leave together, but not later than this many: while the other end works on the first lot, this
-#: end makes the second, and two processes that wait for each other use two cores.
+#: The messages of a tick are sent together, but after this many wakes a part is sent early: while the peer processes
+#: the first part, this end makes the second, and two processes that wait for each other use two cores.
 EARLY_FLUSH = 16
 
 Context = zmq.Context[zmq.Socket[bytes]]
@@ -45,15 +45,15 @@ Socket = zmq.Socket[bytes]
 
 @dataclass(frozen=True)
 class LinkOptions:
-    """What every socket of a transport is made with.
+    """The options of all sockets of a transport.
 
     Attributes:
-        heartbeat_s: how often libzmq's I/O thread asks an idle peer for a sign of life.
-        heartbeat_timeout_s: silence after which it calls the connection dead.
-        connect_timeout_s: how long a dialled connection may take to stand.
-        max_message_bytes: a larger frame cuts the connection that it came on.
-        max_received_bytes: the same for sockets that peers connect to; None takes `max_message_bytes`.
-        linger_s: how long a closed socket may still hand over what was sent.
+        heartbeat_s: how often libzmq's I/O thread sends heartbeats to an idle peer.
+        heartbeat_timeout_s: silence after which it closes the connection.
+        connect_timeout_s: how long connecting and the handshake may take.
+        max_message_bytes: the largest frame; a larger one closes its connection.
+        max_received_bytes: the same for ROUTER sockets that peers connect to; None takes `max_message_bytes`.
+        linger_s: how long a closed socket may still deliver sent messages.
     """
 
     heartbeat_s: float = 1.0
@@ -65,7 +65,7 @@ class LinkOptions:
 
     @property
     def largest_received(self) -> int:
-        """The largest frame that a bound ROUTER takes."""
+        """The largest frame that a bound ROUTER accepts."""
         return self.max_message_bytes if self.max_received_bytes is None else self.max_received_bytes
 
 
@@ -75,41 +75,42 @@ def make(context: Context, kind: int, options: LinkOptions, endpoint: str = "") 
     socket.linger = 0
     socket.setsockopt(zmq.MAXMSGSIZE, options.max_message_bytes)
     # No limit: libzmq stops reading a connection at its limit, and aborts the process when the peer then closes and a
-    # heartbeat is due (libzmq #4841). What a peer may fill is bounded by `pressure` and by the sessions instead.
+    # heartbeat is due (libzmq #4841). `pressure` and the sessions bound the memory of a peer instead.
     socket.setsockopt(zmq.RCVHWM, 0)
     socket.setsockopt(zmq.HEARTBEAT_IVL, int(options.heartbeat_s * 1000))
     socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, int(options.heartbeat_timeout_s * 1000))
-    # The peer, too, forgets us when we fall silent: TTL is in units of 100 ms on the wire.
+    # The peer also closes the connection when this end is silent: TTL has units of 100 ms on the wire.
     socket.setsockopt(zmq.HEARTBEAT_TTL, int(options.heartbeat_timeout_s * 1000))
     socket.setsockopt(zmq.HANDSHAKE_IVL, int(options.connect_timeout_s * 1000))
-    # A publisher connects by itself: not with the kernel's patience, whose tries soon are a minute apart.
+    # For publishers, which reconnect by themselves: the kernel's own retries would soon be a minute apart.
     socket.setsockopt(zmq.CONNECT_TIMEOUT, int(options.connect_timeout_s * 1000))
-    # libzmq sends no ping while a message is half sent, and each message that comes ends the wait for the next sign of
-    # life (4.3.5, stream_engine_base.cpp: out_event, decode_and_push). So a link that is cut in the middle of large
-    # bodies may last until TCP gives up, a quarter of an hour later. Twice the silence, since a peer that is busy and
-    # lets its buffers fill takes nothing either, and busy is not dead.
+    # libzmq sends no ping while a message is half sent, and each received message ends the wait for the next heartbeat
+    # (4.3.5, stream_engine_base.cpp: out_event, decode_and_push). So a link that breaks in the middle of large bodies
+    # may last until TCP gives up, 15 minutes later. Twice the heartbeat timeout, because a busy peer with full buffers
+    # acknowledges nothing either, although it is alive.
     socket.setsockopt(zmq.TCP_MAXRT, int(options.heartbeat_timeout_s * 2000))
     allow_ipv6(socket, endpoint)
     return socket
 
 
 def allow_ipv6(socket: Socket, endpoint: str) -> None:
-    """Before bind or connect to an IPv6 address. Not for all: an IPv4 one is then reported as ::ffff:127.0.0.1."""
+    """Before bind or connect: enable IPv6 for an IPv6 address. Not for IPv4, which libzmq would then report as
+    ::ffff:127.0.0.1."""
     if "[" in endpoint:
         socket.setsockopt(zmq.IPV6, 1)
 
 
 @contextmanager
 def borrowed(fd: int) -> Iterator[PlainSocket]:
-    """A descriptor of our own for the connection behind one of libzmq's; that one stays open when this is closed.
+    """A duplicate of one of libzmq's descriptors, as a socket; closing it leaves libzmq's descriptor open.
 
     Raises:
-        OSError: there is no connection behind it any more.
+        OSError: the descriptor is not a connection any more.
     """
     own = os.dup(fd)
     try:
         connection = PlainSocket(fileno=own)
-    except OSError:  # the number is a file's by now
+    except OSError:  # the number belongs to a file by now
         os.close(own)
         raise
     with connection:
@@ -117,15 +118,15 @@ def borrowed(fd: int) -> Iterator[PlainSocket]:
 
 
 def nothing() -> None:
-    """There is no message, and none will come."""
+    """The `read` of a closed Edge: there is no message."""
     raise zmq.Again
 
 
 class Edge:
     """Calls `read` until there is nothing left, whenever a socket may have become readable.
 
-    ZMQ_FD is edge-triggered: it wakes once for many messages, and not at all for those that arrive while we send. So
-    whoever sends calls `look` afterwards.
+    ZMQ_FD is edge-triggered: it wakes once for many messages, and not at all for messages that arrive during a send. So
+    code that sends must call `look` afterwards.
     """
 
     __slots__ = ("_again", "_fd", "_loop", "_read", "_socket")
@@ -138,11 +139,11 @@ class Edge:
         self._fd: int = socket.getsockopt(zmq.FD)  # type: ignore[assignment]  # typed for every option at once
         self._again: asyncio.Handle | None = None
         self._loop.add_reader(self._fd, self.drain)
-        # The edge of what came before we listened is gone.
+        # Messages that arrived before add_reader cause no edge.
         self._again = self._loop.call_soon(self.drain)
 
     def drain(self) -> None:
-        """Read until the socket is empty or the budget is used; then go on in the next tick."""
+        """Read until the socket is empty, or continue in the next tick when the budget is used."""
         if self._fd < 0:
             return
         self._again = None
@@ -153,12 +154,12 @@ class Edge:
         except zmq.Again:
             return
         except zmq.ZMQError:
-            # Closed by what we just read, or by the context's end.
+            # Closed by the handler of the message just read, or by the end of the context.
             if self._socket.closed or self._fd < 0:
                 return
             raise
         except Exception as exc:
-            # One message that its reader could not bear must not leave the rest unread for ever.
+            # If reading one message fails, the rest must still be read.
             context = {"message": "mesh: reading a socket failed", "exception": exc}
             self._loop.call_exception_handler(context)
         if self._fd >= 0:
@@ -176,14 +177,14 @@ class Edge:
 
     @property
     def unread(self) -> bool:
-        """The same, for those who do not read on: asking consumes an edge, so a drain follows."""
+        """The same, for callers that do not read afterwards: the check may consume an edge, so it schedules a drain."""
         more = self.more
         if more and self._again is None:
             self._again = self._loop.call_soon(self.drain)
         return more
 
     def look(self) -> None:
-        """After a send: an edge may have been consumed by it; read what is there."""
+        """Read what has arrived. Call it after each send, which may consume an edge."""
         if self._again is None and self._fd >= 0:
             events: int = self._socket.getsockopt(zmq.EVENTS)  # type: ignore[assignment]  # typed for every option
             if events & zmq.POLLIN:
@@ -194,7 +195,7 @@ class Edge:
         if self._fd >= 0:
             self._loop.remove_reader(self._fd)
             self._fd = -1
-            self._read = nothing  # its owner holds us
+            self._read = nothing  # breaks a reference cycle with the owner
             if self._again is not None:
                 self._again.cancel()
                 self._again = None

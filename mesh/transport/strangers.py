@@ -1,10 +1,11 @@
-"""Who came to a bound socket and was not let in: said once, with the address that it came from.
+"""Reports peers that failed the handshake with a bound socket, with their addresses.
 
-Owns: from a connection's descriptor to its peer's address, and which failed handshake was on which connection.
-Leaves to others: what a failure means (curve), counting and saying it (refusals), keys that are not valid (curve_zap).
+Owns: the peer's address for a connection's descriptor, and matching failed handshakes with connections.
+Leaves to others: the cause of a failure (curve), counting and logging (refusals), invalid keys (curve_zap).
 
-libzmq tells of a failed handshake without a word about the peer. But the next end of a connection that it tells of is
-that one's (4.3.5, stream_engine_base.cpp: error), and it was told of the beginning, both with the descriptor.
+libzmq reports a failed handshake without any information about the peer. But the next disconnection that it reports
+belongs to the same connection (4.3.5, stream_engine_base.cpp: error), and it reports both the accept and the
+disconnection with the descriptor.
 """
 
 from __future__ import annotations
@@ -19,25 +20,25 @@ from mesh.transport.sockets import borrowed
 
 
 class Strangers:
-    """Of one bound socket; told of what its monitor sees."""
+    """The failed handshakes of one bound socket, from the events of its monitor."""
 
     def __init__(self, ring: Keyring | None, refusals: Refusals) -> None:
         self._ring = ring
         self._refusals = refusals
-        #: Descriptor -> address of the peer, where it is certain.
+        #: Descriptor -> address of the peer, if it is certain.
         self._addresses: dict[int, str] = {}
-        #: By word: the last address that it was said of.
+        #: Word for the metric -> the last address reported with it.
         self._last: dict[str, str] = {}
-        #: (word, sentence, our endpoint) of a failed handshake, until the end of its connection says whose it was.
+        #: (word, sentence, endpoint of the listener) of a failed handshake, until the disconnection shows its peer.
         self._failed: tuple[str, str, str] | None = None
 
     def heard(self, monitor: Monitor, event: int, value: int, at: str) -> None:
-        """One event of the monitor; only tcp is of interest."""
+        """Handle one event of the monitor; only those of tcp are used."""
         if not at.startswith("tcp://"):
             return
         if event == zmq.EVENT_ACCEPTED:
             address = peer_address(value, at)
-            # We may be late: if its end is known already, its number may be another connection's by now.
+            # If the connection has ended already, its descriptor may belong to another connection by now.
             if address and not monitor.has(zmq.EVENT_DISCONNECTED, value):
                 self._addresses[value] = address
         elif event == zmq.EVENT_DISCONNECTED:
@@ -53,16 +54,16 @@ class Strangers:
             known = {"peer": peer} if peer else {}
             if peer:
                 self._last[word] = peer
-            # One whose address was missed is likely the one that keeps trying: no news beside what was said of it.
+            # A peer without a known address is probably the last one trying again: treat it as a repetition.
             self._refusals.note(word, f"{at} {peer or self._last.get(word, '')}", sentence, endpoint=at, **known)
 
 
 def peer_address(fd: int, endpoint: str) -> str:
-    """Where a connection of the listener at `endpoint` comes from; "" when it is no such connection any more."""
+    """The peer's address of a connection of the listener at `endpoint`; "" when it has ended."""
     try:
         with borrowed(fd) as connection:
             if connection.getsockname()[1] == int(endpoint.rpartition(":")[2]):
                 return str(connection.getpeername()[0])
     except (OSError, IndexError, TypeError, ValueError):
-        pass  # it has ended by itself, and is something else now
+        pass  # the connection has ended, and the descriptor may be another file by now
     return ""

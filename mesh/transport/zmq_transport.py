@@ -1,6 +1,6 @@
-"""ZeroMQ as a transport: the only place where its context, sockets and addresses meet.
+"""The ZeroMQ transport: combines the context, sockets and addresses.
 
-Owns: the context, binding without stealing, and closing everything.
+Owns: the context, binding without taking over a live endpoint, and closing everything.
 Leaves to others: each kind of socket (dealer, router, pubsub), what the frames mean (protocol).
 """
 
@@ -37,13 +37,13 @@ from mesh.transport.router import RouterListener
 from mesh.transport.sockets import Context, LinkOptions, Socket, make
 from mesh.transport.strangers import Strangers
 
-#: A monitored link takes three of a context's sockets; libzmq's default of 1,023 would end at 340 links.
+#: A monitored link uses three sockets of a context; libzmq's default of 1,023 would allow only 340 links.
 MAX_SOCKETS = 65_535
-#: What a hub may have to say at once, in bytes: its own limit (discovery.admission), and some.
+#: The largest message of a hub, in bytes: its own limit (discovery.admission) with a margin.
 LARGEST_SNAPSHOT = 64 * 1024 * 1024
-#: What a hub takes in one frame: discovery.hub.MAX_MESSAGE, and some.
+#: The largest frame that a hub accepts: discovery.hub.MAX_MESSAGE with a margin.
 LARGEST_REGISTER = 5 * 1024 * 1024
-#: An event's frame: protocol.codec.MAX_FRAME, and some.
+#: The largest frame of an event: protocol.codec.MAX_FRAME with a margin.
 LARGEST_EVENT = 3 * 1024 * 1024
 
 
@@ -51,12 +51,12 @@ class ZmqTransport:
     """See contract.Transport.
 
     Args:
-        run_dir: where ipc sockets live: made with mode 0700, refused when others may write to it.
+        run_dir: the directory of ipc sockets; made with mode 0700, refused when others may write to it.
         bind: "ipc", or "tcp://host:*" to listen on the network.
         options: heartbeats, limits and time-outs of every link.
-        ring: this process's keys; with them every tcp link has CURVE, without them tcp stays on this host.
+        ring: this process's keys; with them every tcp link uses CURVE, without them tcp is limited to this host.
         recorder: counts refused links.
-        advertise: (endpoint as bound) -> the one that others are told; see advertise.advertised.
+        advertise: (endpoint as bound) -> the endpoint to advertise; see advertise.advertised.
     """
 
     def __init__(
@@ -198,21 +198,21 @@ class ZmqTransport:
         return subscriber
 
     def _guard(self, bound: str) -> Guard | None:
-        """Of a socket that is bound there; None when keys have nothing to do with it."""
+        """The guard of a socket with this endpoint; None when it uses no keys."""
         if self._ring is None or not bound.startswith("tcp://"):
             return None
         return Guard(self._ring, bound)
 
     def _bind_socket(self, socket: Socket, where: Endpoint) -> tuple[str, str, Claim | None]:
-        """Bind without taking a live endpoint away; the address as bound, the one that others are told, and the claim
-        that keeps it ours."""
+        """Bind without taking over a live endpoint. Returns the endpoint as bound, the one to advertise, and the claim
+        to an ipc path."""
         endpoint = where.where
         check_exposed(where, self._ring)
         claim: Claim | None = None
         if where.kind == "ipc":
             directory = ensure_run_dir(Path(where.address).parent)
             if not self._swept:
-                # What processes that were killed left behind goes when the next one starts.
+                # Remove the sockets that killed processes have left behind.
                 self._swept = True
                 sweep(directory)
             claim = Claim.take(where.address)
@@ -235,13 +235,13 @@ class ZmqTransport:
         return bound, self._advertise(bound), claim
 
     async def _parting(self) -> None:
-        """Wait for the links whose last words are on their way: see dealer.Parting."""
+        """Wait for closed links with messages still on their way: see dealer.Parting."""
         while any(isinstance(owned, Parting) for owned in self._owned):  # noqa: ASYNC110  # they end by timers
             await asyncio.sleep(PARTING_LOOK_S)
 
     def _follow_keys(self, ring: Keyring) -> None:
-        """Before the first socket with keys: answer libzmq's questions, and look for changes. Harmless the second
-        time."""
+        """Start the ZAP handler and follow changes of the keys. Called before the first socket with keys; harmless when
+        called again."""
         if self._unfollow is None:
             self._unfollow = ring.on_change(self._keys_changed)
             ring.watch()
@@ -250,7 +250,7 @@ class ZmqTransport:
 
     def _keys_changed(self, fewer: bool) -> None:
         for owned in list(self._owned):
-            # Who came may be reached now; only of who went is there something to end.
+            # A new key may make a subscriber reachable; other owners need to act only when a key became invalid.
             if fewer or isinstance(owned, ZmqPublisher):
                 owned.keys_changed()
 
@@ -277,15 +277,15 @@ class ZmqTransport:
             self._ring.close()
         if self._zap is not None:
             self._zap.close()
-        # Waits for what lingers, at most LinkOptions.linger_s (or what a listener was closed with).
+        # Waits for lingering sockets, at most LinkOptions.linger_s (or the linger time of a closed listener).
         await asyncio.get_running_loop().run_in_executor(None, self._context.term)
 
 
 def from_settings(settings: Settings, role: str = "client", recorder: Recorder | None = None) -> ZmqTransport:
-    """The transport that the configuration asks for, for a process of this role: it decides which key is its own.
+    """The transport by the configuration, for a process of this role, which selects the process's key.
 
     Raises:
-        BadKeys: keys.dir is set, and there is no key for it that can be used.
+        BadKeys: keys.dir is set, and it has no usable key for this role.
     """
     links = settings.links
     return ZmqTransport(
@@ -298,7 +298,7 @@ def from_settings(settings: Settings, role: str = "client", recorder: Recorder |
             heartbeat_s=links.heartbeat_s,
             heartbeat_timeout_s=links.heartbeat_timeout_s,
             connect_timeout_s=links.connect_timeout_s,
-            # A frame is one body, a hub's snapshot, or a bundle of small messages that a writer has sealed.
+            # A frame is one body, a hub's snapshot, or many small messages that a writer has sealed.
             max_message_bytes=max(settings.calls.max_body_bytes, LARGEST_SNAPSHOT) + (1 << 20),
             # Only a hub that was dialled sends snapshots.
             max_received_bytes=max(LARGEST_REGISTER, settings.discovery.record_bytes + (1 << 20))
