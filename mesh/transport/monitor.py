@@ -57,7 +57,7 @@ class Monitor:
     __slots__ = ("_ahead", "_edge", "_heard", "_pair", "_watched")
 
     def __init__(self, socket: Socket, heard: Callable[[int, int, str], None], events: int = WATCHED) -> None:
-        """`heard(event, value, endpoint)` is called for each event; `value` is a descriptor or a libzmq error number."""
+        """`heard(event, value, endpoint)` is called for each event; `value`: a descriptor or a libzmq error number."""
         self._ahead: deque[tuple[int, int, str]] = deque()
         self._watched = socket
         self._heard = heard
