@@ -125,7 +125,8 @@ class Client:
 
         Args:
             target: "service.method".
-            body: the encoded arguments, as `encoding` says.
+            body: the encoded arguments.
+            encoding: the encoding of `body`: MSGPACK, JSON or RAW of mesh.protocol.messages.
             timeout: seconds, or text like "2s"; None takes the timeout that the method declares, or else the
                 configured one. A call made by a handler ends no later than the call that the handler answers.
             key: calls with the same key prefer the same instance.

@@ -25,7 +25,7 @@ class Method(msgspec.Struct, frozen=True, gc=False):
         decode_args: (body, encoding) -> (positional values for `run`, in order). Accepts an array of positional
             arguments, a map of named ones, or a map that mixes integer keys (positions) and names.
             Raises BadArguments with `details["path"]`. A RAW body needs a method with exactly one `bytes` parameter.
-        encode_result: (value, encoding asked for) -> (body, encoding used): bytes results travel RAW.
+        encode_result: (value, requested encoding) -> (body, encoding used): bytes are sent RAW.
         stream: `run` is an async generator function.
         asynchronous: `run` returns an awaitable (False for a plain def).
         idempotent, timeout_s: as declared; the caller learns them from the registry.

@@ -119,7 +119,7 @@ class Registry:
 
     @property
     def renew_s(self) -> float:
-        """The renewal period that peers are asked for, in seconds."""
+        """The renewal period that the hub requests from peers, in seconds."""
         return self.lease_s / RENEWALS_PER_LEASE
 
     def get(self, instance_id: str) -> Instance | None:

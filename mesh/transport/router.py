@@ -142,7 +142,7 @@ class RouterListener:
         self._peers: dict[bytes, RouterChannel] = {}
         self._by_fd: dict[int, bytes] = {}
         connections.has_spoken = self._by_fd.__contains__
-        #: Peers that are gone -> whether one that sends on was told again that it was cut.
+        #: Gone peers -> whether CUT was sent again to one that still sends messages.
         self._gone: OrderedDict[bytes, bool] = OrderedDict()
         self._woken: list[RouterChannel] = []
         self._flushing: asyncio.Handle | None = None
@@ -384,7 +384,7 @@ class RouterListener:
             self._lose(channel, reason)
 
     def _refuse_again(self, ident: bytes) -> None:
-        # If the peer is alive, it has not noticed that it was cut: tell it once more.
+        # If the peer is alive, it has not noticed that it was cut: send CUT once more.
         if self._gone[ident]:
             return
         self._gone[ident] = True
