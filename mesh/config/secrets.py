@@ -57,7 +57,7 @@ class Secret:
         """The secret itself, without the line end of a file.
 
         Raises:
-            ConfigError: the variable or file is missing, empty or unreadable, or other users may read the file.
+            ConfigError: the variable or file is missing, empty or unreadable, or others may read or change the file.
         """
         kind, _, rest = self.reference.partition(":")
         where = f"{self.place}: " if self.place else ""

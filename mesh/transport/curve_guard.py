@@ -52,7 +52,7 @@ class Guard:
             user = str(frame.get(_USER))
             fd = int(frame.get(zmq.SRCFD))
         except (zmq.ZMQError, TypeError, ValueError):
-            return None  # no credential
+            return None  # a connection that is older than the keys has no credential
         if self._behind.get(fd) != user:
             self._behind[fd] = user
         try:
