@@ -1,1 +1,1 @@
-"""Where durable data lives: engines behind the contracts of tasks, events, state, schedules and locks."""
+"""Engines: storage of durable data behind the contracts of tasks, events, state, schedules and locks."""

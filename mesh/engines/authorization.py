@@ -1,12 +1,12 @@
-"""What each operation on durable data touches, and whether [access] lets a caller touch it.
+"""Authorizes operations on durable data: the names that each operation touches, and the callers' rights by [access].
 
 Owns: the table of the store's operations, the rights that they need, and the decision for each caller and name.
-Leaves to others: the rules (policy.access), who a caller is (its link), the engines that ask (mesh.store, guarded).
+Leaves to others: the rules (policy.access), identifying callers (by their links), calling this (mesh.store, guarded).
 
-Rights are about names: of queues ("service.task" or "service.handler"), topics, namespaces, locks and schedules.
-A process that may work for a service (`Access.may_work`) has these without a rule: to lease the tasks of its queues and
-the deliveries of its durable handlers, to defer its tasks, to look after their jobs and dead letters, and to fire its
-schedules. Which topics its handlers subscribe to needs a rule. Operators may do everything.
+Rights refer to names: of queues ("service.task" or "service.handler"), topics, namespaces, locks and schedules.
+A process that may work for a service (`Access.may_work`) has these rights without a rule: to lease the tasks of its
+queues and the deliveries of its durable handlers, to defer its tasks, to manage their jobs and dead letters, and to
+fire its schedules. Subscribing its handlers to topics needs a rule. Operators may do everything.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from mesh.events.topics import BadTopic, Matcher
 from mesh.policy.access import STORE, Access, matches_any, remedy
 from mesh.tasks.contract import Offer
 
-#: defer: add tasks to a queue · look: find, await and cancel one job of a queue; who may defer to it may, and who works
-#: for it · work: lease, settle, list, requeue and drop what is in a queue, replay and end a subscription · publish:
-#: durable events of a topic · subscribe: to all topics of a pattern · read, write: a namespace of state · lock ·
-#: schedule · session: to speak for a worker's session, or for a process that waits for jobs · inspect: a rule names the
-#: store's method · operate: operators alone.
+#: defer: add tasks to a queue · look: find, await and cancel one job of a queue; implied by the rights to defer to it
+#: and to work for it · work: lease, settle, list, requeue and drop the jobs of a queue, replay and delete a
+#: subscription · publish: durable events of a topic · subscribe: to all topics of a pattern · read, write: a namespace
+#: of state · lock · schedule · session: use a worker's session, or the watch of a process that waits for jobs ·
+#: inspect: a rule names the store's method · operate: operators only.
 Right = Literal[
     "defer",
     "look",
@@ -46,17 +46,17 @@ class Operation(NamedTuple):
     """One operation.
 
     Attributes:
-        needs: (right, on what).
-        filtered: it lists names: each is shown to a caller with one of the rights on it, and nothing is refused.
+        needs: (right, description of the names).
+        filtered: the operation lists names: it shows those on which the caller has one of the rights, and never fails.
     """
 
     needs: tuple[tuple[Right, str], ...]
     filtered: bool = False
 
 
-#: Every method of the store → what is authorized. A method that is missing here does not start (mesh.store.service).
+#: Method of the store → the rights that it needs. The store does not start if one is missing here (mesh.store.service).
 OPERATIONS: Final[dict[str, Operation]] = {
-    # One commit: each unit whole or not at all.
+    # One commit: each unit as a whole or not at all.
     "apply": Operation(
         (
             ("defer", "the queue of each task, those of chains and groups and of schedules too"),
@@ -109,11 +109,10 @@ OPERATIONS: Final[dict[str, Operation]] = {
     "info": Operation((("inspect", "info"),)),
 }
 
-#: Pairs of caller and name that are remembered for each right; past it, a caller that makes up names is looked up each
-#: time.
+#: Cached pairs of caller and name for each right; further pairs (made-up names, say) are decided each time.
 REMEMBERED: Final = 4096
 
-#: Not remembered.
+#: Not cached.
 _UNKNOWN: Final = object()
 
 _DOES: Final[dict[Right, str]] = {
@@ -133,7 +132,7 @@ _DOES: Final[dict[Right, str]] = {
 
 
 class Refusal(NamedTuple):
-    """Why not: what a Forbidden is made of, each time anew."""
+    """Why an operation is denied; `error()` makes a new Forbidden each time."""
 
     message: str
     caller: str
@@ -146,7 +145,7 @@ class Refusal(NamedTuple):
 
 
 class Authorization:
-    """The decisions of one engine. Everything is compiled once for each caller, and each answer is remembered."""
+    """The decisions of one engine. Rules are compiled once for each caller, and decisions are cached."""
 
     def __init__(
         self,
@@ -157,9 +156,9 @@ class Authorization:
         denied: Callable[[Refusal, bool], None],
     ) -> None:
         """Args:
-        identity: of the engine, in errors: its mesh.toml is the one that counts.
-        subscription: whether a queue is that of a durable handler: its jobs are events and are made from the log alone.
-        denied: told of each refusal, and whether it is a new one.
+        identity: names the engine in errors: the rules are those of its mesh.toml.
+        subscription: whether a queue belongs to a durable handler: its jobs are made only from the event log.
+        denied: called with each refusal, and whether it is a new one.
 
         Raises:
             SetupError: a rule has a malformed pattern of topics.
@@ -173,16 +172,16 @@ class Authorization:
         self._identity = identity
         self._subscription = subscription
         self._denied = denied
-        # right → (caller, name) → why not; None when it may.
+        # right → (caller, name) → the refusal; None when it is allowed.
         self._known: dict[Right, dict[tuple[str, str], Refusal | None]] = {right: {} for right in _DOES}
         self._publishing: dict[str, Matcher[None]] = {}
 
     # --- one name -----------------------------------------------------------------------------------------
 
     def refusal(self, caller: str, right: Right, name: str) -> Refusal | None:
-        """Why this caller has no such right; None when it has."""
+        """Why this caller does not have the right on the name; None when it has."""
         if (right == "defer" or right == "look") and self._subscription(name):
-            # A task there would be taken for an event, and its jobs are events.
+            # The jobs there are events, and a deferred task would be treated as one.
             right = "work"
         known = self._known[right]
         pair = caller, name
@@ -199,10 +198,10 @@ class Authorization:
         return found
 
     def check(self, caller: str, operation: str, *names: str) -> None:
-        """For operations on names, which need the last right of the table's entry on each.
+        """Check an operation on names: it needs the last right of its table entry on each name.
 
         Raises:
-            Forbidden: the caller does not have it on one of them.
+            Forbidden: the caller does not have the right on one of them.
         """
         right = OPERATIONS[operation].needs[-1][0]
         for name in names:
@@ -217,13 +216,13 @@ class Authorization:
     # --- many at once -------------------------------------------------------------------------------------
 
     def unit(self, caller: str, unit: Unit, queue_of: Callable[[str], str]) -> Refusal | None:
-        """Why this caller may not commit that.
+        """Why this caller may not commit the unit; None when it may.
 
         Args:
-            queue_of: of a job, by its id; "" for one that is not known, whose settlement the engine refuses.
+            queue_of: the queue of a job, by its id; "" for an unknown job: the engine rejects its settlement.
         """
         refusal = self.refusal
-        # The two kinds that come by ten thousands a second: what is allowed costs one look-up.
+        # Tasks and settlements come at tens of thousands per second: an allowed one costs one look-up.
         known = self._known["defer"]
         for task in unit.tasks:
             queue = task.queue
@@ -250,7 +249,7 @@ class Authorization:
         return None
 
     def offer(self, caller: str, offer: Offer, holds: Iterable[str] = ()) -> Refusal | None:
-        """Why this caller may not attach as such a worker.
+        """Why this caller may not subscribe as this worker; None when it may.
 
         Args:
             holds: queues of the leases that its session has.
@@ -266,7 +265,7 @@ class Authorization:
         return None
 
     def stranger(self, caller: str, name: str) -> Forbidden:
-        """The refusal of a session or a watch that belongs to another caller."""
+        """The error for using a session or a watch that another caller owns."""
         refusal = Refusal(
             f"{caller[:100]!r} may not use {name[:200]!r}: it belongs to another caller", caller, "session", name
         )

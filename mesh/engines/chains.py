@@ -1,7 +1,7 @@
 """Tasks of one unit that wait for each other: the rules that are the same for every engine. Pure.
 
-Owns: whether what feeds what fits together, and what is not made because its end is known already.
-Leaves to others: passing answers on, and what follows from a bad end (each engine).
+Owns: checking that `feeds` and `waits` are consistent, and which tasks are not made because a known job replaces them.
+Leaves to others: passing answers on, and handling failures (each engine).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from mesh.tasks.contract import NewTask
 
 def check_feeds(tasks: Sequence[NewTask]) -> None:
     """Raises:
-    BadRequest: a task feeds one that does not follow it in this unit, or waits for another number than feed it.
+    BadRequest: a task feeds one that does not follow it in this unit, or `waits` is not the number that feed it.
     """
     fed: Counter[str] = Counter()
     for task in tasks:
@@ -37,7 +37,7 @@ def check_feeds(tasks: Sequence[NewTask]) -> None:
 
 
 def not_made(tasks: Sequence[NewTask], known: Container[str]) -> set[str]:
-    """Of the tasks that are not known, those that feed one that is, at once or through others."""
+    """The unknown tasks that feed a known one, directly or through others."""
     dropped: set[str] = set()
     for task in reversed(tasks):
         if task.feeds and task.id not in known and (task.feeds in known or task.feeds in dropped):

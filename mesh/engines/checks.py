@@ -1,7 +1,7 @@
-"""What may be enqueued, acknowledged, appended, written and locked: the rules that are the same for every engine. Pure.
+"""Validation of tasks, settlements, events, writes and locks: the rules that are the same for every engine. Pure.
 
-Owns: lengths, ranges and names, and the errors that name what is wrong.
-Leaves to others: what depends on what is there already (each engine), what feeds what (chains).
+Owns: lengths, ranges and names, and the errors that name the problem.
+Leaves to others: checks that depend on stored data (each engine), tasks that feed others (chains).
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from mesh.events.topics import BadTopic, check_topic
 from mesh.state.contract import MAX_KEY, MAX_NAMESPACE, Write
 from mesh.tasks.contract import PRIORITIES, NewTask, Settlement, Verdict
 
-#: Characters of an id, a queue, a key, an order, or a lock's name.
+#: Maximum number of characters of an id, a queue, a key, an order, or a lock's name.
 MOST_CHARS: Final = 1024
-#: The latest instant, and the longest time, in seconds: beyond the year 100,000.
+#: The latest instant, and the longest duration, in seconds: beyond the year 100,000.
 LATEST: Final = 3.2e12
 
 _VERDICTS: Final = frozenset(get_args(Verdict))
 
 
 def is_name(text: str) -> bool:
-    """Whether something may be known by this text."""
+    """Whether the text is a valid name."""
     return 0 < len(text) <= MOST_CHARS and text.isprintable()
 
 
 def is_queue(text: str) -> bool:
-    """Whether a queue may have this name."""
+    """Whether the text is a valid name of a queue."""
     return is_name(text) and "." in text
 
 
@@ -39,12 +39,12 @@ def check_tasks(tasks: Sequence[NewTask], known: Container[str] = ()) -> None:
     known: queues with a name that was checked before.
 
     Raises:
-        BadRequest: one of them cannot be enqueued, or what feeds what does not fit together.
+        BadRequest: a task is invalid, or `feeds` and `waits` are inconsistent.
     """
     chained = False
     for task in tasks:
         id = task.id
-        # is_name, written out: this runs for each of a hundred thousand tasks a second.
+        # is_name, inlined: this runs for a hundred thousand tasks a second.
         named = 0 < len(id) <= MOST_CHARS and id.isprintable()
         if not named or (task.queue not in known and not is_queue(task.queue)):
             raise BadRequest(
@@ -53,7 +53,7 @@ def check_tasks(tasks: Sequence[NewTask], known: Container[str] = ()) -> None:
             )
         if task.priority not in PRIORITIES:
             raise BadRequest(f"task {task.id} of {task.queue}: priority {task.priority!r} is none of 0 to 9")
-        # Written so that a NaN is refused as well. Most tasks have no time but `keep_s`.
+        # Written so that a NaN is rejected as well. Most tasks set no time except `keep_s`.
         if (task.due_at or task.delay_s or task.timeout_s or not 0 <= task.keep_s <= LATEST) and not (
             0 <= task.due_at <= LATEST
             and 0 <= task.delay_s <= LATEST
@@ -77,7 +77,7 @@ def check_tasks(tasks: Sequence[NewTask], known: Container[str] = ()) -> None:
 
 
 def check_settlement(each: Settlement) -> None:
-    """Raises: BadRequest: it says what no settlement can say."""
+    """Raises: BadRequest: the settlement is invalid."""
     if each.verdict not in _VERDICTS or not (0 <= each.due_at <= LATEST and 0 <= each.delay_s <= LATEST):
         raise BadRequest(
             f"job {each.id}: verdict {each.verdict!r} with due_at {each.due_at!r}, delay_s {each.delay_s!r} is no "
@@ -86,11 +86,11 @@ def check_settlement(each: Settlement) -> None:
 
 
 def check_event(event: NewEvent) -> None:
-    """Raises: BadRequest: its topic is malformed, it has no id, or something in it cannot be kept."""
+    """Raises: BadRequest: its topic is malformed, it has no id, or a value in it cannot be stored."""
     try:
         check_topic(event.topic)
     except BadTopic as exc:
-        # Of the errors that callers know by name.
+        # BadRequest is one of the contract's errors, BadTopic is not.
         raise BadRequest(exc.message) from exc
     if not is_name(event.id) or len(event.key) > MOST_CHARS:
         raise BadRequest(f"event {event.topic}: an id and a key have at most {MOST_CHARS} (printable) characters")
@@ -99,7 +99,7 @@ def check_event(event: NewEvent) -> None:
 
 
 def check_write(write: Write) -> None:
-    """Raises: BadRequest: its namespace, key, verb or time to live is none."""
+    """Raises: BadRequest: its namespace, key, verb or time to live is invalid."""
     for noun, text, most in (("namespace", write.namespace, MAX_NAMESPACE), ("key", write.key, MAX_KEY)):
         try:
             length = len(text) if text.isascii() else len(text.encode())
@@ -114,7 +114,7 @@ def check_write(write: Write) -> None:
 
 
 def check_lock(name: str, owner: str, ttl_s: float) -> None:
-    """Raises: BadRequest: the name, the owner or the time is none."""
+    """Raises: BadRequest: the name, the owner or the time is invalid."""
     if not 0 < len(name) <= MOST_CHARS or not 0 < len(owner) <= MOST_CHARS or not 0 < ttl_s <= LATEST:
         raise BadRequest(
             f"lock {name[:80]!r}, owner {owner[:80]!r}, ttl_s {ttl_s!r}: a name, an owner (at most {MOST_CHARS} "
@@ -123,6 +123,6 @@ def check_lock(name: str, owner: str, ttl_s: float) -> None:
 
 
 def check_schedule(name: str, at: float) -> None:
-    """Raises: BadRequest: it has no name, or `at` is no instant."""
+    """Raises: BadRequest: the name is empty, or `at` is not an instant."""
     if not name or not 0 <= at <= LATEST:
         raise BadRequest(f"schedule {name[:80]!r}: a name and an instant are needed, not {at!r}")

@@ -1,7 +1,7 @@
 """Which engine serves which capability, in one process.
 
-Owns: [engines] made into engines, one object for each name, made when it is first used; saying at start that an engine
-cannot give what it is chosen for, and, where it is asked for, that two capabilities are not committed together.
+Owns: making the engines of [engines], one object for each name, at first use; errors at start for an engine without
+the capability that it is chosen for, and errors at use for capabilities that cannot be committed together.
 Leaves to others: what engines do (contract), how each is made (`Makers`), when they are closed (service.node).
 """
 
@@ -27,7 +27,7 @@ log = get_logger("mesh.engines")
 
 Makers = Mapping[str, Callable[[], Engine]]
 
-#: What each engine can do, known without importing it or reaching what it talks to.
+#: The capabilities of each engine, known without importing it or connecting to its server.
 OFFERED: Final[Mapping[str, frozenset[Capability]]] = {
     "sqlite": frozenset(CAPABILITIES),
     "memory": frozenset(CAPABILITIES),
@@ -43,7 +43,7 @@ class Engines:
         """Check the choice; nothing is opened.
 
         Raises:
-            NotOffered: an engine cannot give what it is chosen for; the message names those that can.
+            NotOffered: an engine lacks a capability that it is chosen for; the message names the engines that have it.
         """
         self._chosen: dict[Capability, str] = {
             "tasks": chosen.tasks,
@@ -63,11 +63,11 @@ class Engines:
             raise NotOffered("\n".join(problems))
 
     def name_of(self, capability: Capability) -> str:
-        """As [engines] has it."""
+        """The name of the engine that [engines] sets for a capability."""
         return self._chosen[capability]
 
     def of(self, capability: Capability) -> Engine:
-        """The engine of a capability; made now, if it was not yet."""
+        """The engine of a capability; made at first use."""
         name = self._chosen[capability]
         engine = self._made.get(name)
         if engine is None:
@@ -78,7 +78,7 @@ class Engines:
         """The engine that commits these together.
 
         Raises:
-            NotOffered: there is none; the message says what stands in the way.
+            NotOffered: there is none; the message gives the reason.
         """
         wanted = sorted(capabilities, key=CAPABILITIES.index)
         names = {capability: self._chosen[capability] for capability in wanted}
@@ -118,11 +118,11 @@ class Engines:
 
     @property
     def made(self) -> tuple[Engine, ...]:
-        """Those in use."""
+        """The engines in use."""
         return tuple(self._made.values())
 
     async def close(self) -> None:
-        """Close those in use. Harmless the second time."""
+        """Close the engines in use. Idempotent."""
         for engine in self._made.values():
             await engine.close()
 

@@ -1,9 +1,9 @@
-"""What an `atomic` block asks for, kept until all of it is committed at once.
+"""Collects the changes of an `atomic` block until they are committed together.
 
-Owns: the collector in force (a context variable, so that it is inherited by what a block starts), the order of what it
-takes, and refusing at once what could never be committed together.
-Leaves to others: which engine serves what (choose), opening and committing blocks (service.atomic), the verbs that
-put things in (service.durable, state.namespace).
+Owns: the current collector (a context variable, so that tasks started in a block inherit it), the order of the changes,
+and rejecting at once changes that cannot be committed together.
+Leaves to others: which engine serves which capability (choose), opening and committing blocks (service.atomic), the
+methods that add changes (service.durable, state.namespace).
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ from mesh.events.log import NewEvent
 from mesh.state.contract import Write
 from mesh.tasks.contract import NewTask, Settlement, Ticket
 
-#: Told what became of a deferred task, when it is known.
+#: Called with the result of a deferred task after the commit.
 Told = Callable[[Ticket], None]
 #: Raises NotOffered when no engine commits these together.
 Together = Callable[[frozenset[Capability]], object]
 
 
 class Collector:
-    """The wishes of one block, in the order in which they were made.
+    """The changes of one block, in the order in which they were made.
 
     Attributes:
-        tasks, events, writes: so far.
+        tasks, events, writes: the changes so far.
         uses: the capabilities that must be committed together.
-        open: whether the block still goes on.
-        outer: what will be committed before this, in the same commit; None for nothing. State reads through it.
+        open: whether the block is still open.
+        outer: changes that precede these in the same commit; None for none. Reads of state include them.
     """
 
     __slots__ = ("_together", "_unit", "events", "open", "outer", "tasks", "told", "uses", "writes")
 
     def __init__(self, together: Together, uses: Iterable[Capability] = (), outer: Collector | None = None) -> None:
         """Args:
-        together: asked at each first use of a capability, so that the line which cannot work is the one that fails.
-        uses: what will be committed with the block in any case: the capability of the lease that is being run.
+        together: called at each first use of a capability, so that the offending statement itself fails.
+        uses: capabilities that are committed with the block in any case: that of the lease that is being run.
         """
         self.outer = outer
         self._together = together
@@ -57,24 +57,24 @@ class Collector:
         return bool(self.tasks or self.events or self.writes)
 
     def defer(self, tasks: Sequence[NewTask], told: Sequence[Told | None] = ()) -> None:
-        """Take tasks; `told` are called with their tickets after the commit. Raises: see `_take`."""
+        """Add tasks; `told` are called with their tickets after the commit. Raises: see `_take`."""
         self._take("tasks")
         self.tasks += tasks
         self.told += told or [None] * len(tasks)
 
     def append(self, events: Sequence[NewEvent]) -> None:
-        """Take events for the log. Raises: see `_take`."""
+        """Add events for the log. Raises: see `_take`."""
         self._take("events")
         self.events += events
 
     def write(self, writes: Sequence[Write]) -> None:
-        """Take changes of state. Raises: see `_take`."""
+        """Add changes of state. Raises: see `_take`."""
         self._take("state")
         self.writes += writes
 
     def _take(self, capability: Capability) -> None:
         """Raises:
-        NotOffered: no engine commits this together with what the block has already.
+        NotOffered: no engine commits this capability together with those that the block uses already.
         SetupError: the block is over.
         """
         if not self.open:
@@ -85,11 +85,11 @@ class Collector:
             self.uses = uses
 
     def close(self) -> None:
-        """Take nothing more: what the block left running must not change what is being committed."""
+        """Accept no more changes: tasks that the block left running must not change what is being committed."""
         self.open = False
 
     def absorb(self, inner: Collector) -> None:
-        """Take over everything that an inner block collected."""
+        """Add all changes of an inner block."""
         self.uses |= inner.uses
         self.tasks += inner.tasks
         self.told += inner.told
@@ -97,8 +97,8 @@ class Collector:
         self.writes += inner.writes
 
     def unit(self, settle: Sequence[Settlement] = ()) -> Unit:
-        """All of it, with the acknowledgements that go with it. Always the same one: asked for again, because an
-        engine gave no answer, it must not be committed twice."""
+        """All changes as a unit, with the given acknowledgements. Later calls return the same unit, so that a retry
+        after a missing answer does not commit it twice."""
         if self._unit is None:
             self._unit = Unit(
                 id=ids.job_id(),
@@ -110,7 +110,7 @@ class Collector:
         return self._unit
 
     def tell(self, outcome: Outcome) -> None:
-        """The unit was committed: pass the tickets on."""
+        """Pass on the tickets after the commit."""
         for told, ticket in zip(self.told, outcome.tickets, strict=False):
             if told is not None:
                 told(ticket)
@@ -120,5 +120,5 @@ COLLECTING: Final[ContextVar[Collector | None]] = ContextVar("mesh_atomic", defa
 
 
 def collecting() -> Collector | None:
-    """The collector of the block that the running code stands in; None outside of any."""
+    """The collector of the current block; None outside of any block."""
     return COLLECTING.get()

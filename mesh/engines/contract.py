@@ -1,6 +1,6 @@
-"""What an engine is: some capabilities, and which of them it can commit together.
+"""The contract of an engine: its capabilities, and which of them it can commit together.
 
-Owns: the unit that crosses capabilities, and the Protocol of a whole engine.
+Owns: the unit that spans capabilities, and the Protocol of a whole engine.
 Leaves to others: each capability's own contract (tasks, events.log, state, schedules, locks), choosing (choose).
 """
 
@@ -22,15 +22,16 @@ CAPABILITIES: tuple[Capability, ...] = ("tasks", "events", "state", "schedules",
 
 
 class Unit(msgspec.Struct, array_like=True, frozen=True):
-    """What is committed together: all of it, or nothing.
+    """Changes that are committed together: all of them, or none.
 
     Attributes:
-        id: made by whoever commits (mesh.ids.job_id): a unit that was committed is not committed again, however often
-            it is sent. An engine remembers ids for ten minutes at least. "" for one that need not be remembered, as it
-            holds nothing but settlements: many units may have it, and each is another.
-        settle: acknowledgements; a stale one refuses the whole unit (LeaseLost). Beside anything else a settlement that
-            was committed before is stale, too, even if it said the same: its effects would happen twice.
-        advance: schedules; one whose `from_at` is not the last any more refuses the whole unit (Conflict).
+        id: made by the caller (mesh.ids.job_id); a unit is committed once, however often it is sent. An engine
+            remembers ids for at least ten minutes. "" for a unit that consists of settlements only and need not be
+            remembered: any number of units may have the id "".
+        settle: acknowledgements; a stale one rejects the whole unit (LeaseLost). In a unit with other changes, a
+            settlement that was committed before is stale too, even with the same verdict: otherwise the other changes
+            would be made twice.
+        advance: schedules; an outdated `from_at` rejects the whole unit (Conflict).
     """
 
     id: str
@@ -42,11 +43,11 @@ class Unit(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Outcome(msgspec.Struct, array_like=True, frozen=True):
-    """What became of a unit.
+    """The result of a unit.
 
     Attributes:
-        error: as in mesh.errors.to_wire; then nothing was done.
-        tickets, offsets, entries: of its tasks, events and writes, in order.
+        error: in the form of mesh.errors.to_wire; when set, nothing was done.
+        tickets, offsets, entries: the results of the unit's tasks, events and writes, in order.
     """
 
     error: dict[str, Any] | None = None
@@ -60,9 +61,9 @@ class Engine(Protocol):
 
     Attributes:
         name: as in mesh.toml.
-        offers: its capabilities. The attribute of one that it does not offer raises NotOffered.
-        together: the capabilities that one unit may mix. Settlements of leases belong to "tasks" when the lease is a
-            task's, and to "events" when it is a delivery's.
+        offers: its capabilities. The attribute of a missing capability raises NotOffered.
+        together: the capabilities that one unit may mix. The settlement of a task's lease counts as "tasks", that of an
+            event's delivery as "events".
     """
 
     @property
@@ -83,13 +84,13 @@ class Engine(Protocol):
     def locks(self) -> Locks: ...
 
     async def commit(self, unit: Unit, *, timeout_s: float) -> Outcome:
-        """Returns when it is durable.
+        """Commit a unit; return when it is durable.
 
         Raises:
-            Conflict, LeaseLost, BadRequest, Unwritable: nothing was done. TryLater: nothing was done.
-            Uncertain: it may have been done; the same unit may be committed again.
-            NotOffered: it mixes capabilities that this engine cannot commit together.
+            Conflict, LeaseLost, BadRequest, Unwritable, TryLater: nothing was done.
+            Uncertain: the unit may have been committed; the same unit may be sent again.
+            NotOffered: the unit mixes capabilities that this engine cannot commit together.
         """
 
     async def close(self) -> None:
-        """End sessions and connections. Harmless the second time."""
+        """Close sessions and connections. Idempotent."""

@@ -1,7 +1,7 @@
-"""An engine that authorizes its caller, as the store does: for engines that a process has within itself.
+"""Authorizes the caller of an engine that runs within its process, as the store does for its callers.
 
-Owns: asking the authorization before each method of the contracts. Leaves to others: the decision (authorization), the
-engine itself. The store, whose callers come over links, asks at its own methods instead (mesh.store.admission).
+Owns: checking the authorization before each method of the contracts. Leaves to others: the decision (authorization),
+the engine itself. The store has callers over links and checks in its own methods (mesh.store.admission).
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from mesh.tasks.contract import JobInfo, NewTask, Offer, QueueInfo, Receiver, Se
 
 
 class Guard:
-    """What one caller may do with one engine."""
+    """The authorization of one caller for one engine."""
 
     def __init__(self, authorization: Authorization, caller: str, tasks: Tasks, owners: dict[str, str]) -> None:
         """Args:
-        tasks: unguarded, to find the queues of jobs.
-        owners: session → its caller, of all guards of the engine.
+        tasks: the engine's own, unguarded, to find the queues of jobs.
+        owners: session → the caller that owns it; shared by all guards of the engine.
         """
         self._owners = owners
         self._authorization = authorization
@@ -70,7 +70,7 @@ class GuardedTasks:
     """See mesh.tasks.contract.Tasks.
 
     Attributes:
-        unguarded: the engine's own.
+        unguarded: the engine's own tasks.
     """
 
     def __init__(self, unguarded: Tasks, guard: Guard) -> None:

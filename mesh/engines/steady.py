@@ -1,11 +1,11 @@
-"""An engine's own time: seconds since 1970 that no setting of the wall clock moves.
+"""An engine's own time: seconds since 1970, unaffected by changes of the wall clock.
 
-Owns: reading it, going on exactly where it stood after a restart on the same boot, and what it differs from the wall
-clock by. Leaves to others: keeping `mark` (engines), what is measured in it (docs/durable.md, "Time").
+Owns: reading it, continuing it exactly after a restart on the same boot, and its difference from the wall clock.
+Leaves to others: storing `mark` (engines), what is measured in this time (docs/durable.md, "Time").
 
 It is CLOCK_BOOTTIME, which also counts while the host sleeps, plus an offset that is fixed when the engine first starts
-on a boot of its host. So leases, delays, retries, `ttl` and `keep` last as long as they say. How much time has passed
-between two boots is known from the wall clock alone.
+on a boot of its host. So leases, delays, retries, `ttl` and `keep` have their exact lengths. The time between two boots
+is known from the wall clock only.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from mesh.clock import Clock, Timer
 
 
 class SteadyClock:
-    """A clock whose `wall` is steady.
+    """A clock with a `wall` that is not affected by changes of the wall clock.
 
     Attributes:
-        goes_on: it is known exactly how much time has passed since `mark` was written.
+        goes_on: whether this clock continues the time of `mark` exactly.
     """
 
     def __init__(self, clock: Clock, mark: str = "", boot_id: str = "") -> None:
         """Args:
-        mark: of the last process that kept this time; "" for none.
-        boot_id: of this boot of this host; "" where the system does not tell.
+        mark: the stored mark of the last process; "" for none.
+        boot_id: identifies this boot of this host; "" where the system does not provide it.
         """
         self._clock = clock
         self._boot = clock.boot
@@ -38,7 +38,7 @@ class SteadyClock:
 
     @property
     def mark(self) -> str:
-        """To be kept, so that the next process on this boot goes on with the same time."""
+        """To be stored, so that the next process on this boot continues the same time."""
         return f"{self._boot_id} {self._offset!r}"
 
     def wall(self) -> float:
@@ -46,7 +46,7 @@ class SteadyClock:
         return self._boot() + self._offset
 
     def ahead(self) -> float:
-        """How far the wall clock is ahead of this one: what it was set by since this one began."""
+        """How far the wall clock is ahead of this one: by how much it was set since this clock started."""
         return self._clock.wall() - self.wall()
 
     def boot(self) -> float:

@@ -1,11 +1,11 @@
 """The sending half of events: to every instance over PUB/SUB, and to one instance of each service by a call.
 
-Owns: who must hear of a topic, the order and numbers of what is sent, waiting for fresh subscribers, and telling the
-emitter which service did not acknowledge.
-Leaves to others: receiving (inbox), finding an instance and trying another (the call that is passed in), sockets.
+Owns: finding the subscribers of a topic, the order and numbers of events, waiting for new subscribers, and reporting
+which service did not acknowledge.
+Leaves to others: receiving (inbox), finding an instance and failing over (the call that is passed in), sockets.
 
-To every instance: at most once. What one loop tick emits of one topic leaves as one frame. To one of a service:
-acknowledged when the handlers there have returned; another instance is tried when the first dies.
+To every instance: at most once. The events of one topic in one loop tick are sent as one frame. To one instance of a
+service: acknowledged when its handlers have returned; another instance is tried when the first dies.
 """
 
 from __future__ import annotations
@@ -33,28 +33,28 @@ from mesh.transport.contract import Publisher, Transport
 
 log = get_logger("mesh.events")
 
-#: What a worker answers for its `to="one"` handlers: "mail.$on".
+#: The method that a worker serves for its `to="one"` handlers: "mail.$on".
 DELIVER: Final = "$on"
-#: How long the first event waits for a subscriber to have joined. Joining takes a connection and one message: a few
-#: milliseconds on one host. Past it the subscriber is taken to be dead and costs nobody time again.
+#: How long the first event waits for a subscriber to join. Joining takes a connection and one message: a few
+#: milliseconds on one host. After that the subscriber is presumed dead, and no later event waits for it.
 JOIN_S: Final = 1.0
-#: Topics whose next number is remembered. Past it the longest unused is forgotten; see _Numbers.
+#: Topics with a remembered next number. Beyond that the least recently used one is evicted; see _Numbers.
 MOST_TOPICS: Final = 65_536
 
 _pack: Final = msgspec.msgpack.Encoder().encode
 
 
 class NotAcknowledged(Uncertain):
-    """Some services that asked for an event did not confirm it; `details["services"]` says which and why.
+    """Some services that subscribe to an event did not acknowledge it.
 
-    The others have it. `details["services"]` maps each service to the code and message of its error.
+    The others have received it. `details["services"]` maps each failed service to the code and message of its error.
     """
 
     code = "not_acknowledged"
 
 
 class Listeners(Protocol):
-    """What the bus asks of discovery's Table."""
+    """The part of discovery's Table that the bus uses."""
 
     version: int
 
@@ -80,7 +80,7 @@ class Deliver(Protocol):
 
 
 class _Who(NamedTuple):
-    """Who listens, worked out once for each version of the table."""
+    """The subscribers, computed once for each version of the table."""
 
     version: int
     endpoints: Matcher[str]
@@ -91,8 +91,8 @@ class _Who(NamedTuple):
 class _Numbers:
     """The next number of each topic, in bounded memory.
 
-    A topic that was forgotten goes on above every number that was ever given, so that a receiver which remembers it
-    sees a hole, which is counted, and never a repetition, which would be dropped.
+    An evicted topic continues above the highest number of any evicted topic, so that a receiver which remembers it sees
+    a gap, which is counted, and never a repetition, which would be dropped.
     """
 
     def __init__(self, most: int) -> None:
@@ -110,7 +110,7 @@ class _Numbers:
 
 
 class Bus:
-    """One process's way to tell others that something happened."""
+    """The publisher of one process's events."""
 
     def __init__(
         self,
@@ -124,13 +124,12 @@ class Bus:
         join_s: float = JOIN_S,
         most_topics: int = MOST_TOPICS,
     ) -> None:
-        """Opens nothing before the first event that somebody listens to.
+        """Opens no socket before the first event that has a subscriber.
 
         Args:
-            publisher: names this process in this life of it; a restarted one must have another, as its numbers
-                begin anew.
+            publisher: names this run of the process; a restarted process needs another name, as its numbers restart.
             deliver: makes a call to "service.$on".
-            join_s: the longest that an event waits for a fresh subscriber.
+            join_s: the longest wait of an event for a new subscriber, in seconds.
         """
         self._transport = transport
         self._table = table
@@ -160,16 +159,16 @@ class Bus:
         trace: str | None = None,
         timeout: float | None = None,
     ) -> None:
-        """Tell whoever listens. Returns when it has been handed to the subscribers' sockets and every service with a
-        `to="one"` handler has acknowledged it; at once when nobody listens.
+        """Send an event to all subscribers. Returns when the event has been handed to the subscribers' sockets and
+        every service with a `to="one"` handler has acknowledged it; at once when there is no subscriber.
 
         Args:
-            key: events of one key go to the same instance of a service, as long as it lives.
-            trace: traceparent; None takes the one in force.
+            key: events with the same key go to the same instance of a service, as long as it lives.
+            trace: traceparent; None takes the current one.
             timeout: seconds for a service to acknowledge; None takes the calls' default.
 
         Raises:
-            BadTopic, BadArguments, TooLarge: it cannot be sent; nothing was.
+            BadTopic, BadArguments, TooLarge: the event cannot be sent; nothing was sent.
             NotAcknowledged: some service did not acknowledge; all were tried.
         """
         body, encoding = encode_data(check_topic(topic), data, MAX_BIN)
@@ -186,7 +185,7 @@ class Bus:
         trace: str | None = None,
         timeout: float | None = None,
     ) -> None:
-        """`emit` of data that is encoded already, at most 1 MiB of it."""
+        """`emit` of data that is encoded already, at most 1 MiB."""
         check_topic(topic)
         if meta is not None:
             check_meta(meta)
@@ -238,12 +237,12 @@ class Bus:
     # --- to every instance ----------------------------------------------------------------------
 
     def changed(self) -> None:
-        """The table changed: leave subscribers that are gone. Harmless at any time."""
+        """Disconnect from subscribers that are no longer in the table. May be called at any time."""
         if self._connected and not self._closed:
             self._listeners()
 
     def _listeners(self) -> _Who:
-        """Who listens now; work is done only when the table has changed."""
+        """The present subscribers; recomputed only when the table has changed."""
         if self._who.version == self._table.version:
             return self._who
         every: dict[tuple[str, str], None] = {}
@@ -265,7 +264,7 @@ class Bus:
         return self._who
 
     def _connect(self, endpoints: Sequence[str]) -> set[asyncio.Task[None]]:
-        """See that all are connected; the tasks to wait for, of those that have not joined yet."""
+        """Connect to all endpoints; return the tasks of those that have not joined yet."""
         if self._publisher is None:
             self._publisher = self._transport.publisher()
         for endpoint in endpoints:
@@ -273,7 +272,7 @@ class Bus:
                 try:
                     self._publisher.connect(endpoint)
                 except MeshError as exc:
-                    # A record with a malformed address: it gets nothing, and nobody else suffers.
+                    # A record with a malformed address: it receives nothing; the other subscribers are not affected.
                     log.warning("subscriber cannot be reached", endpoint=endpoint, error=exc.message)
                     self._connected.add(endpoint)
                     continue
@@ -282,7 +281,7 @@ class Bus:
         return {self._joining[endpoint] for endpoint in endpoints if endpoint in self._joining}
 
     async def _join(self, endpoint: str) -> None:
-        """Return when the subscriber has joined, or is given up."""
+        """Wait until the subscriber has joined, or give up after `join_s`."""
         publisher = self._publisher
         assert publisher is not None
         give_up_at = self._clock.now() + self._join_s
@@ -294,7 +293,7 @@ class Bus:
                     self._slow.add()
                     log.warning("subscriber has not joined in time", endpoint=endpoint, waited_s=self._join_s)
                     return
-                # In memory a few turns of the loop are enough; a socket wants a millisecond or so.
+                # In memory a few loop iterations are enough; a socket needs about a millisecond.
                 if turn < 5:
                     await asyncio.sleep(0)
                 else:
@@ -320,7 +319,7 @@ class Bus:
         self._sent.add()
 
     def _flush(self) -> None:
-        """Send what this tick emitted: one frame for each topic, or a few when there is much of it."""
+        """Send the events of this tick: one frame for each topic, or several when they exceed SEAL_BYTES."""
         outbox, self._outbox = self._outbox, {}
         publisher = self._publisher
         if publisher is None:
@@ -339,7 +338,7 @@ class Bus:
         return int(self._clock.wall() * 1000)
 
     async def close(self) -> None:
-        """Send what waits, give up on who has not joined, and close the socket. Harmless when closed."""
+        """Send waiting events, give up on subscribers that have not joined, and close the socket. Idempotent."""
         self._closed = True
         joining = list(self._joining.values())
         for task in joining:
@@ -352,7 +351,7 @@ class Bus:
 
 
 def _matcher(pairs: dict[tuple[str, str], None]) -> Matcher[str]:
-    """A matcher without the patterns that somebody's record has wrong; each listener once per topic."""
+    """A matcher of all valid patterns; malformed ones are skipped. It gives each listener once per topic."""
     good = []
     for pattern, who in pairs:
         try:

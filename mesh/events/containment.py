@@ -1,11 +1,11 @@
-"""Whether patterns of topics cover another pattern: each topic that it matches, one of them matches.
+"""Whether a set of topic patterns covers another pattern: every topic that it matches, one of the set matches.
 
-Owns: that question. Pure. Leaves to others: what patterns are (topics), who asks (engines.authorization).
+Owns: that test. Pure. Leaves to others: the syntax of patterns (topics), its use (engines.authorization).
 
-A pattern is a small automaton: a position in its words, `#` stays where it is and may be passed without a word. To
-cover is inclusion of languages: every state that the one pattern and the set of the others can reach together is
-visited, and none may accept a topic in the first alone. Topics have endlessly many words, but all that no pattern names
-behave alike, so one stands for them.
+A pattern is a small automaton: its state is a position in the words; `#` keeps the position for any word and may be
+skipped without a word. Covering is language inclusion: all states that the pattern and the set can reach together are
+visited, and in none may only the pattern accept. There are infinitely many possible words, but all words that no
+pattern names behave alike, so one represents them all.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Final
 
 from mesh.events.topics import check_pattern
 
-#: Some word that no pattern names; it is not a legal one.
+#: Represents every word that no pattern names; it is not a legal word.
 _OTHER: Final = ""
-#: States that are visited at most, some 50 ms: a pattern of 128 words has a few hundred with any usual rules. One that
-#: needs more is taken as not covered.
+#: Maximum number of visited states, some 50 ms: a pattern of 128 words has a few hundred with any usual rules. If more
+#: are needed, the pattern counts as not covered.
 MOST_STATES: Final = 2_000
 
 _Words = tuple[str, ...]
@@ -34,7 +34,7 @@ def covers(patterns: Iterable[str], pattern: str) -> bool:
     rules = [tuple(check_pattern(each).split(".")) for each in patterns]
     if wanted in rules or ("#",) in rules:
         return True
-    # Where the pattern takes any word, only the rules tell words apart.
+    # Where the pattern accepts any word, only the rules distinguish words.
     alphabet = {word for words in rules for word in words if word not in ("*", "#")} | {_OTHER}
     start = frozenset(state for number, words in enumerate(rules) for state in _closed(words, number, 0))
     stack = [(at, start) for _, at in _closed(wanted, 0, 0)]
@@ -47,7 +47,7 @@ def covers(patterns: Iterable[str], pattern: str) -> bool:
         for symbol in alphabet if word in ("*", "#") else (word,):
             after = frozenset(_step(rules, allowed, symbol))
             for _, reached in _step([wanted], ((0, at),), symbol):
-                # A topic has a word at least, and here one was read.
+                # A topic has at least one word, and here one was read.
                 if reached == len(wanted) and not any(place == len(rules[number]) for number, place in after):
                     return False
                 state = (reached, after)
@@ -60,7 +60,7 @@ def covers(patterns: Iterable[str], pattern: str) -> bool:
 
 
 def _closed(words: _Words, number: int, at: int) -> Iterable[tuple[int, int]]:
-    """A position and those behind the `#` that stand there."""
+    """A position, and the positions after the `#` words that follow it."""
     yield number, at
     while at < len(words) and words[at] == "#":
         at += 1
@@ -68,7 +68,7 @@ def _closed(words: _Words, number: int, at: int) -> Iterable[tuple[int, int]]:
 
 
 def _step(rules: Sequence[_Words], states: Iterable[tuple[int, int]], symbol: str) -> Iterable[tuple[int, int]]:
-    """Where a word leads from these positions."""
+    """The positions that a word leads to from these positions."""
     for number, at in states:
         words = rules[number]
         if at == len(words):

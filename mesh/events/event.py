@@ -1,7 +1,7 @@
-"""Something that happened, as a handler sees it, and what a handler is.
+"""An event as its handler sees it, and the description of a handler.
 
-Owns: the shapes, an event's data to and from bytes, and the parcel in which it travels to one instance.
-Leaves to others: sending (bus), receiving (inbox), which method of a service handles what (service.describe).
+Owns: the data types, encoding and decoding an event's data, and the parcel in which it travels to one instance.
+Leaves to others: sending (bus), receiving (inbox), finding the handlers of a service (service.describe).
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ _pack: Final = msgspec.msgpack.Encoder().encode
 
 
 class Event(msgspec.Struct, frozen=True):
-    """What a handler is given.
+    """The argument of a handler.
 
     Attributes:
         topic: as it was emitted.
         data: of the type that the handler's annotation names.
-        publisher: the process that emitted it; every life of a process has another.
-        number: counts what one publisher emitted of one topic, from 1, without holes; apart for `to="one"` and
-            `to="every"`. With publisher and topic it names the event: a second delivery has the same.
-        at: when it was emitted by the publisher's clock, in seconds since 1970.
-        trace: W3C traceparent of what emitted it; "" when unknown.
-        meta: small map of text that travels with it.
-        id: of a durable event; the same at each delivery.
-        key: with which a durable event was emitted.
-        offset: where a durable event stands in the log.
+        publisher: the process that emitted the event; a restarted process has another name.
+        number: counts the events of one publisher and topic, from 1, without gaps; separately for `to="one"` and
+            `to="every"`. Publisher, topic and number identify the event: a second delivery has the same.
+        at: when it was emitted, by the publisher's clock, in seconds since 1970.
+        trace: W3C traceparent of the publisher; "" when unknown.
+        meta: small map of text that travels with the event.
+        id: of a durable event; the same in each delivery.
+        key: the key of a durable event.
+        offset: the position of a durable event in the log.
     """
 
     topic: str
@@ -55,8 +55,8 @@ class Handler(msgspec.Struct, frozen=True):
     Attributes:
         label: "mail.welcome", for logs and errors.
         service: the service's name.
-        pattern: what it listens to.
-        every: over PUB/SUB to every instance; otherwise acknowledged, to one instance of the service.
+        pattern: the topics that it subscribes to.
+        every: whether events go to every instance over PUB/SUB; otherwise to one instance, with acknowledgement.
         decode: (body, encoding) -> data. Raises BadArguments.
         run: awaited with the event.
     """
@@ -120,7 +120,7 @@ def decoder(label: str, hint: Any = Any) -> Decode:
             if encoding == JSON:
                 return text(body)
             return bytes(body) if any_bytes else msgspec.convert(bytes(body), hint)
-        # Whatever a hostile body or a type's own checks raise.
+        # A hostile body or a type's own checks may raise anything.
         except Exception as exc:
             what, _, where = str(exc).rpartition(" - at ")
             path = where.strip("`") if what else "$"

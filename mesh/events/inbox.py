@@ -1,10 +1,9 @@
 """The receiving half of events: from PUB/SUB for every instance here, and from calls to "service.$on".
 
-Owns: which handlers of this worker an event is for, running them, and counting what was lost on the way.
+Owns: finding this worker's handlers of an event, running them, and counting lost events.
 Leaves to others: sending (bus), sockets (transport), answering calls (the server, with the Method made here).
 
-What comes over PUB/SUB comes from anywhere: nothing in it can raise out of here, and nothing in it is kept without a
-bound.
+Frames over PUB/SUB are untrusted: no content makes this module raise, and memory is bounded.
 """
 
 from __future__ import annotations
@@ -33,10 +32,10 @@ from mesh.transport.contract import Subscriber, Transport
 
 log = get_logger("mesh.events")
 
-#: Handlers of events to every instance that may be under way. Nobody waits for them, so a flood can only be dropped;
-#: what is dropped is counted.
+#: Maximum number of running handlers of events to every instance. No publisher waits for them, so excess events are
+#: dropped and counted.
 MOST_RUNNING: Final = 10_000
-#: (publisher, topic) pairs whose last number is remembered, so that gaps can be told; the longest silent is forgotten.
+#: (publisher, topic) pairs with a remembered last number, to detect gaps; the one silent for longest is evicted.
 MOST_REMEMBERED: Final = 65_536
 # The fields of an event that may be left out, from the end: encoding, trace, metadata.
 _OPTIONAL: Final[list[Any]] = [MSGPACK, None, None]
@@ -45,15 +44,15 @@ _parcel: Final = msgspec.msgpack.Decoder(Parcel).decode
 
 
 class Gaps:
-    """What is missing between the numbers that came, for each publisher and topic, in bounded memory."""
+    """Detects missing event numbers, for each publisher and topic, in bounded memory."""
 
     def __init__(self, most: int = MOST_REMEMBERED) -> None:
         self._last: OrderedDict[tuple[str, str], int] = OrderedDict()
         self._most = most
 
     def note(self, publisher: str, topic: str, number: int) -> int:
-        """How many were missed before this one; -1 when it came already. The first of a pair misses none: what was
-        sent before this process listened was not for it."""
+        """How many events were missed before this one; -1 when it came already. The first event of a pair counts none:
+        events from before this process subscribed are not missed."""
         key = (publisher, topic)
         last = self._last.get(key)
         if last is not None and number <= last:
@@ -92,7 +91,7 @@ class Inbox:
 
     @property
     def missed(self) -> int:
-        """Events over PUB/SUB that were sent to this worker and did not come."""
+        """The number of events that were sent to this worker over PUB/SUB and did not arrive."""
         return int(self._missed.value)
 
     @property
@@ -102,13 +101,13 @@ class Inbox:
 
     @property
     def wanted(self) -> bool:
-        """Whether any handler hears over PUB/SUB, so that `open` is needed."""
+        """Whether any handler receives over PUB/SUB, so that `open` is needed."""
         return bool(self._every)
 
     # --- set-up ---------------------------------------------------------------------------------
 
     def add(self, handlers: Iterable[Handler]) -> list[Method]:
-        """Take the handlers of one service instance; the methods through which it is handed what is for one instance.
+        """Add the handlers of one service instance; return the methods that receive its `to="one"` events.
 
         Raises:
             BadTopic: a pattern is malformed.
@@ -127,7 +126,7 @@ class Inbox:
         return [_method(service, self._one[service]) for service in ones]
 
     def open(self, transport: Transport, endpoint: str) -> None:
-        """Bind and subscribe. Do it before the instance is registered, so that no publisher comes too early.
+        """Bind and subscribe. Call this before the instance is registered, so that no publisher connects too early.
 
         Raises:
             AddressInUse, BadEndpoint: as for `Transport.subscriber`.
@@ -137,7 +136,7 @@ class Inbox:
             self._subscriber.subscribe(prefix)
 
     async def close(self, *, cancel: bool = False) -> None:
-        """Hear nothing more, and wait for the handlers that run; `cancel` ends them instead."""
+        """Stop receiving, and wait for the running handlers; `cancel` cancels them instead."""
         if self._subscriber is not None:
             self._subscriber.close()
             self._subscriber = None
@@ -154,8 +153,8 @@ class Inbox:
         """One frame came: a sequence of events of one topic. Never raises."""
         try:
             handlers = self._matcher.match(check_topic(topic))
-            # A reader of its own for each frame: frames of many publishers come here, and what one leaves unfinished
-            # must not run into the next. It costs about a microsecond.
+            # A new reader for each frame: frames of many publishers arrive here, and an incomplete one must not
+            # affect the next. This costs about a microsecond.
             messages = Reader().read([frame])
         except MeshError as exc:
             self._refuse(topic, exc.message)
@@ -195,7 +194,7 @@ class Inbox:
         task.add_done_callback(self._running.discard)
 
     async def _run(self, handler: Handler, parcel: Parcel) -> None:
-        # A task has a context of its own: this trace is in force for this handler only.
+        # A task has its own context: this trace applies to this handler only.
         traces.current.set(traces.child(parcel.trace))
         try:
             event = _event(handler, parcel)
@@ -245,8 +244,8 @@ def _method(service: str, matcher: Matcher[Handler]) -> Method:
         except Exception as exc:
             raise BadArguments(f"{target} takes an event: {exc}"[:300], details={"path": "$"}) from None
         if not matcher.match(parcel.topic):
-            # Another release of the service listens to it, this one does not. Said before anything has begun, it sends
-            # the caller to another instance.
+            # Another release of the service subscribes to the topic, this one does not. Raised before any handler has
+            # started, Unavailable makes the caller try another instance.
             raise Unavailable(f"this instance of {service} does not listen to {parcel.topic!r}")
         return (parcel,)
 
@@ -266,7 +265,7 @@ def _method(service: str, matcher: Matcher[Handler]) -> Method:
 
 
 async def _run_all(handlers: Sequence[Handler], events: Sequence[Event]) -> None:
-    """All of them, each to its end, whatever the others do; then the first error, if any."""
+    """Run all handlers to their end, even if some fail; then raise the first error, if any."""
     if len(handlers) == 1:
         handler, event = handlers[0], events[0]
         try:
@@ -287,7 +286,7 @@ async def _run_all(handlers: Sequence[Handler], events: Sequence[Event]) -> None
 
 
 async def _outcome(handler: Handler, event: Event) -> BaseException | None:
-    """What the handler raised. Returned, not raised: a task that raises SystemExit leaves the loop."""
+    """The handler's exception, returned rather than raised: a task that raises SystemExit ends the event loop."""
     try:
         await handler.run(event)
     except BaseException as exc:
@@ -297,7 +296,7 @@ async def _outcome(handler: Handler, event: Event) -> BaseException | None:
 
 
 def _told(handler: Handler, exc: Exception) -> Exception:
-    """What the emitter is told of a handler that raised; its own mistakes are not the emitter's."""
+    """The exception to report to the publisher for a handler that raised."""
     failure = failure_of(exc, handler.label)
     return failure.error.with_traceback(exc.__traceback__) if isinstance(exc, MeshError) else exc
 

@@ -1,7 +1,7 @@
 """Topics and the patterns that match them: dotted words, `*` for one, `#` for none or more.
 
-Owns: what a topic and a pattern may look like, and which of them match. Pure.
-Leaves to others: who subscribed to what (discovery), carrying events (bus, inbox).
+Owns: the syntax of topics and patterns, and matching them. Pure.
+Leaves to others: subscriptions (discovery), carrying events (bus, inbox).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Item = TypeVar("Item")
 #: A topic travels with every event and is matched by every subscriber.
 MOST_BYTES: Final = 255
 _WORD: Final = re.compile(r"[A-Za-z0-9_\-:@$]+")
-# Topics with ids in them are many and each is seen but a few times: enough for a burst, at some 100 bytes each.
+# There are many topics that contain ids, and each is used only a few times: enough for a burst, at some 100 bytes each.
 _REMEMBERED: Final = 4096
 
 
@@ -64,9 +64,9 @@ def _check(text: str, noun: str, *, wild: bool) -> str:
 
 
 def literal_prefix(pattern: str) -> str:
-    """The longest text with which every topic that the pattern matches begins: what a SUB socket subscribes to.
+    """The longest common prefix of all topics that the pattern matches: the subscription of a SUB socket.
 
-    "order.*" → "order.", "order.#" → "order" (the `#` may be nothing, and the dot with it), "#" → "".
+    "order.*" → "order.", "order.#" → "order" (the `#` may match no word, then without the dot), "#" → "".
     """
     head: list[str] = []
     for word in pattern.split("."):
@@ -84,7 +84,7 @@ def matches(pattern: str, topic: str) -> bool:
 
 
 class _Node:
-    """What may follow after some words of a pattern."""
+    """The possible continuations after some words of a pattern."""
 
     __slots__ = ("items", "loops", "rest", "star", "words")
 
@@ -99,9 +99,9 @@ class _Node:
 
 
 class Matcher(Generic[Item]):
-    """Many patterns, each with an item, asked at once: one walk over the topic's words, whatever the patterns are.
+    """Many patterns, each with an item, matched in one walk over the topic's words.
 
-    The walk keeps the set of nodes that the words so far may have led to, so it costs at most words × nodes and never
+    The walk keeps the set of nodes reachable by the words so far, so it costs at most words × nodes and never
     backtracks.
     """
 
@@ -125,7 +125,7 @@ class Matcher(Generic[Item]):
         node = self._root
         for word in pattern.split("."):
             if word == "#":
-                # "#.#" says what "#" says.
+                # "#.#" is equivalent to "#".
                 if not node.loops:
                     node.rest = node = node.rest or _Node(loops=True)
             elif word == "*":
@@ -136,10 +136,10 @@ class Matcher(Generic[Item]):
         self._items.append(item)
 
     def match(self, topic: str) -> tuple[Item, ...]:
-        """The items whose patterns match, in the order they were given. The same topic again costs one look-up."""
+        """The items with a matching pattern, in the given order. A repeated topic costs one look-up."""
         found = self._known.get(topic)
         if found is None:
-            # Forgetting all of it now and then is cheaper than keeping an order of use.
+            # Clearing the whole cache now and then is cheaper than an LRU order.
             if len(self._known) >= _REMEMBERED:
                 self._known.clear()
             found = self._known[topic] = self._walk(topic)

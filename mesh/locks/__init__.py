@@ -1,1 +1,1 @@
-"""Locks: one at a time, over the whole mesh. What users call, and the contract that an engine fulfils."""
+"""Locks: mutual exclusion over the whole mesh. The user's API, and the contract that an engine implements."""

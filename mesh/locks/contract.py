@@ -1,7 +1,7 @@
-"""What an engine does with locks: named leases, each grant with a number that only grows.
+"""The contract of locks: named leases, each grant with a fencing token that only grows.
 
-Owns: the shapes and the Protocol that every engine fulfils.
-Leaves to others: renewing while it is held (lock), storing (engines).
+Owns: the data types and the Protocol that every engine implements.
+Leaves to others: renewing a held lock (lock), storing (engines).
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ class Grant(msgspec.Struct, array_like=True, frozen=True):
     """A lock that is held.
 
     Attributes:
-        owner: who holds it; unique for each acquisition.
+        owner: identifies the holder; unique for each acquisition.
         token: the fencing token: larger than that of every earlier grant of this name, for ever.
-        until_at: wall clock of the engine; nobody else gets it before.
+        until_at: when the grant ends, by the engine's wall clock; no other owner gets the lock before.
     """
 
     name: str
@@ -27,30 +27,30 @@ class Grant(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Locks(Protocol):
-    """The locks of an engine; tests/contract/test_locks.py holds it to this.
+    """The locks of an engine. tests/contract/test_locks.py checks these promises of every engine:
 
-    - At most one owner at a time holds a name, through any restart of the engine.
-    - Those who wait get it in the order in which they came; nobody who comes later passes by them, and the time to live
-      begins with the grant.
-    - Whose `acquire` is cancelled waits no more, and holds nothing.
+    - At most one owner at a time holds a name, across any restart of the engine.
+    - Waiting owners get the lock in the order of their requests; a later request never overtakes an earlier one. The
+      time to live begins with the grant.
+    - A cancelled `acquire` leaves the queue and holds nothing.
     """
 
     async def acquire(self, name: str, owner: str, *, ttl_s: float, wait_s: float, timeout_s: float) -> Grant:
-        """Hold it for `ttl_s`, after waiting at most `wait_s`. An owner that has it gets the same grant, for longer.
+        """Acquire the lock for `ttl_s`, waiting at most `wait_s`. For its present owner, extend the same grant.
 
         Raises:
-            LockTaken: somebody else held it all the time; `details["owner"]` says who.
+            LockTaken: another owner, named in `details["owner"]`, held it during the whole wait.
         """
 
     async def renew(self, name: str, owner: str, *, ttl_s: float, timeout_s: float) -> Grant:
-        """Hold it for longer; never for less.
+        """Extend the grant; never shorten it.
 
         Raises:
-            LockLost: it is not this owner's any more: somebody has it, or its time was over.
+            LockLost: this owner no longer holds the lock: the grant expired or another owner has it.
         """
 
     async def release(self, name: str, owner: str, *, timeout_s: float) -> bool:
-        """Whether it was this owner's."""
+        """Release the lock. Return whether this owner held it."""
 
     async def locks(self, *, timeout_s: float) -> list[Grant]:
-        """What is held now, by name."""
+        """The locks that are held now, sorted by name."""

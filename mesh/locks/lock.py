@@ -1,11 +1,11 @@
-"""What users call: a lock over the whole mesh, `async with self.lock("nightly", ttl="1m"):`.
+"""The user's API: a lock over the whole mesh, `async with self.lock("nightly", ttl="1m"):`.
 
-Owns: waiting for it, renewing it while the body runs, stopping the body when it is lost, giving it back.
-Leaves to others: who holds it (an engine, by mesh.locks.contract).
+Owns: waiting for the lock, renewing it while the body runs, stopping the body when it is lost, releasing it.
+Leaves to others: which owner holds it (an engine, by mesh.locks.contract).
 
-No lock over a network can promise more than this: a process that was frozen while its lock ended does not know it
-before it goes on. What must not be touched by two at once checks the **token**: it grows with each grant, so whoever
-has seen a larger one refuses a smaller.
+No lock over a network can prevent this: a process is frozen, its lock expires meanwhile, and the process continues
+before it notices. A resource that must be protected even then checks the **token**: it grows with each grant, so a
+resource that has seen a larger token rejects a smaller one.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ Duration = float | int | str
 
 #: A lock is renewed this often within its time: two renewals may fail before it is lost.
 RENEWALS: Final = 3
-#: Shorter ones would be lost in the pauses of a loaded process; longer ones keep everybody out when their owner dies.
+#: A shorter one would be lost in the pauses of a loaded process; a longer one blocks the others when its owner dies.
 LEAST_TTL_S: Final = 1.0
 MOST_TTL_S: Final = 86_400.0
-#: One request to wait; who waits longer asks again, at the end of the line. A day is longer than any deadline that is
-#: meant, and shorter than the longest that travels.
+#: The longest wait of one request; a longer wait sends another request, which joins the end of the queue. A day is
+#: longer than any practical deadline, and shorter than the longest one that the protocol can carry.
 ONE_WAIT_S: Final = 86_400.0
 ASK_AGAIN_S: Final = 0.05
-#: Giving back is a courtesy, the lock ends by itself: it must not hold up a process that is leaving.
+#: The release is optional, since the lock expires by itself: it must not delay the end of a process.
 RELEASE_S: Final = 3.0
-#: What is being given back, so that it is not collected half way.
+#: Running releases, referenced so that they are not garbage-collected.
 _GIVING: Final[set[asyncio.Task[None]]] = set()
 UNCONFIRMED: Final = "no renewal was confirmed in time"
 #: Bytes of a name, in UTF-8.
@@ -53,9 +53,9 @@ class Held:
 
     Attributes:
         name: of the lock.
-        owner: who holds it, for people.
+        owner: the holder, for people.
         token: the fencing token: larger than that of every earlier holder.
-        lost: set when the lock is not held any more although the body has not ended; the body is being cancelled.
+        lost: set when the lock is lost while the body still runs; the body is being cancelled.
     """
 
     __slots__ = ("lost", "name", "owner", "token")
@@ -78,9 +78,9 @@ class Lock:
         async with self.lock("nightly", ttl="1m", wait="10s") as held:
             await archive.write(rows, token=held.token)
 
-    While the body runs the lock is renewed, so `ttl` is not how long the work may take: it is how long everybody else
-    waits when this process dies. When a renewal is refused, or none was confirmed for `ttl`, the body is cancelled and
-    LockLost raised in its place.
+    The lock is renewed while the body runs, so `ttl` does not limit the work: it is how long others wait after this
+    process has died. When a renewal is rejected, or none was confirmed for `ttl`, the body is cancelled and LockLost
+    is raised in place of the cancellation.
     """
 
     def __init__(
@@ -97,14 +97,14 @@ class Lock:
         wait: Duration | None = None,
     ) -> None:
         """Args:
-        owner: of this process; each acquisition adds something of its own to it.
-        timeout_s: how long to wait for an engine that is away, when the lock is asked for.
-        ttl: how long the lock outlives a process that dies with it.
-        wait: for the lock, when somebody else has it; 0 tries once. None: for as long as the call or task that is
-            being answered has left; outside of one without end.
+        owner: names this process; each acquisition appends a unique part.
+        timeout_s: how long an acquisition waits for an unreachable engine.
+        ttl: how long the lock outlives a process that dies while holding it.
+        wait: how long to wait while another owner holds the lock; 0 tries once. None: until the deadline of the
+            current call or task, or without limit where there is none.
 
         Raises:
-            BadRequest: the name or one of the times is none.
+            BadRequest: the name or one of the durations is invalid.
         """
         self.name = _check_name(name)
         self._ttl_s = _read(self.name, "ttl", ttl)
@@ -129,8 +129,8 @@ class Lock:
 
     async def __aenter__(self) -> Held:
         """Raises:
-        LockTaken: somebody else held it for as long as was waited.
-        TryLater, Uncertain: the engine was away.
+        LockTaken: another owner held the lock during the whole wait.
+        TryLater, Uncertain: the engine was unreachable.
         """
         if self._hold is not None:
             raise SetupError(f'lock "{self.name}": this object is in use; take another one for each body')
@@ -153,7 +153,7 @@ class Lock:
 
 
 class _Hold:
-    """One acquisition, from asking to giving back."""
+    """One acquisition, from the request to the release."""
 
     held: Held
 
@@ -163,10 +163,10 @@ class _Hold:
         self._locks = lock._locks
         self._ttl_s = lock._ttl_s
         self._task = task
-        # Cancellations that were asked for before, which are not ours to swallow.
+        # Cancellations that were requested before this acquisition; they must not be swallowed.
         self._cancelling = task.cancelling()
         self._why = ""
-        # By the clock that also counts while this host sleeps: the engine's host may be awake.
+        # By the clock that also runs while this host sleeps: the engine's host may be awake.
         self._until_at = 0.0
         self._timer: Timer | None = None
         self._renewing: asyncio.Task[None] | None = None
@@ -174,17 +174,17 @@ class _Hold:
     # --- asking -------------------------------------------------------------------------------------------
 
     async def acquire(self, owner: str) -> None:
-        """Hold it, and begin to renew it."""
+        """Acquire the lock and start renewing it."""
         try:
             self.held = Held(await self._wait(owner))
         except LockTaken:
             raise
         except BaseException:
-            # Cancelled, or no answer: it may have been granted, or may yet be.
+            # Cancelled, or no answer: the lock may have been granted, or may still be.
             await self._give_back(owner)
             raise
         self._arm()
-        # Not in the context of the body: the deadline, the trace and the block around that are its own.
+        # Outside the context of the body: its deadline, trace and surrounding block do not apply to the renewal.
         self._renewing = asyncio.create_task(self._renew(), name=f"mesh.lock {self._lock.name}", context=Context())
 
     async def _wait(self, owner: str) -> Grant:
@@ -204,14 +204,14 @@ class _Hold:
                     lock.name, owner, ttl_s=self._ttl_s, wait_s=wait_s, timeout_s=timeout_s
                 )
                 if clock.boot() - booted_at > self._ttl_s / RENEWALS:
-                    # It was granted at some moment since; only an answer to what is asked now tells how long it lasts.
+                    # The instant of the grant is unknown; a renewal now gives a known lower bound of its end.
                     booted_at = clock.boot()
                     grant = await self._locks.renew(lock.name, owner, ttl_s=self._ttl_s, timeout_s=self._ttl_s)
                 self._until_at = booted_at + self._ttl_s
                 if clock.boot() < self._until_at:
                     return grant
             except LockLost:
-                # The answer came when the lock was over again; as if it had not been granted.
+                # The answer came after the grant had expired: continue as if it had not been granted.
                 log.warning("a lock was over before it could be used", lock=lock.name)
             except LockTaken as exc:
                 if clock.now() >= ends_at:
@@ -220,7 +220,7 @@ class _Hold:
                         f'lock "{lock.name}" was held by {exc.details.get("owner", "somebody else")}{waited}',
                         details={**exc.details, "lock": lock.name},
                     ) from exc
-                # A request has a longest time to wait, or the engine's clock is a hair before ours.
+                # One request waits for a limited time, or the engine's clock is slightly ahead of ours.
                 await clock.sleep(min(ASK_AGAIN_S, ends_at - clock.now()))
 
     # --- holding ------------------------------------------------------------------------------------------
@@ -235,14 +235,14 @@ class _Hold:
         """Renew until cancelled, or lost."""
         lock, clock = self._lock, self._clock
         period_s = self._ttl_s / RENEWALS
-        # After a failure sooner: what is left of the time shall see several tries.
+        # Retry sooner after a failure, so that several tries fit into the remaining time.
         next_s = period_s
         while True:
             await clock.sleep(next_s)
             asked_at = clock.boot()
             left_s = self._until_at - asked_at
             if left_s <= 0:
-                # The timer has seen it, unless this host slept in between: then its time stood still.
+                # The timer has fired already, unless this host slept meanwhile: its clock stands still during sleep.
                 self._over(UNCONFIRMED)
                 return
             try:
@@ -253,7 +253,7 @@ class _Hold:
             except MeshError as exc:
                 log.warning("a lock could not be renewed", lock=lock.name, error=exc.message, left_s=round(left_s, 3))
             except Exception:
-                # Whatever it was: the body goes on for as long as the lock surely lasts.
+                # Whatever the error: the body continues for as long as the lock is certain to last.
                 log.exception("a lock could not be renewed", lock=lock.name, left_s=round(left_s, 3))
             else:
                 self._until_at = asked_at + self._ttl_s
@@ -263,7 +263,7 @@ class _Hold:
             next_s = period_s / 4 * (1 - 0.5 * lock._rng.random())
 
     def _over(self, why: str) -> None:
-        """The lock is not ours any more: stop the body."""
+        """The lock is lost: stop the body."""
         if self._why:
             return
         self._why = why
@@ -275,10 +275,10 @@ class _Hold:
     # --- giving back --------------------------------------------------------------------------------------
 
     async def end(self, error: BaseException | None) -> None:
-        """The body is over, with this error.
+        """End the acquisition after the body has ended, with `error` if it raised.
 
         Raises:
-            LockLost: it was cancelled for that, or did not mind.
+            LockLost: the lock was lost, and the body was cancelled for that or ended without an error.
         """
         if self._timer is not None:
             self._timer.cancel()
@@ -303,8 +303,8 @@ class _Hold:
             raise lost from error
 
     async def _give_back(self, owner: str) -> None:
-        """Give it back, whatever has become of the call or task around: its deadline is often just over, and it may be
-        cancelled once more. What is under way then goes on by itself, for RELEASE_S at the most.
+        """Release the lock even if the surrounding call or task has passed its deadline or is cancelled again. In the
+        latter case the release continues in the background, for RELEASE_S at most.
         """
         giving = asyncio.create_task(self._release(owner), name=f"mesh.unlock {self._lock.name}", context=Context())
         _GIVING.add(giving)

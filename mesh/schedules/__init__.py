@@ -1,1 +1,1 @@
-"""Schedules: at a time, once per cluster. What users declare, and the contract that an engine fulfils."""
+"""Schedules: timed tasks, once per cluster. The user's declarations, and the contract that an engine implements."""

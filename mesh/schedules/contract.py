@@ -1,6 +1,6 @@
-"""What an engine does with schedules: it remembers, for each, the due time that was dealt with last.
+"""The contract of schedules: an engine stores, for each schedule, the due time that was handled last.
 
-Owns: the shapes and the Protocol that every engine fulfils.
+Owns: the data types and the Protocol that every engine implements.
 Leaves to others: when a schedule is due (plan), firing it (driver: all workers try, one succeeds), storing (engines).
 """
 
@@ -11,17 +11,17 @@ from typing import Literal, Protocol
 
 import msgspec
 
-#: once: however many due times were missed, run once for the last of them · all: once for each · skip: not at all.
+#: Missed due times: once: run once, for the last of them · all: run once for each · skip: do not run.
 Missed = Literal["once", "all", "skip"]
 
 
 class Schedule(msgspec.Struct, array_like=True, frozen=True):
-    """A schedule as the engine knows it.
+    """A schedule as the engine stores it.
 
     Attributes:
         name: "service.method", which is also the queue of its tasks.
-        plan: for people, and to see that it changed: "0 3 * * * Asia/Tokyo" or "every 10s".
-        last_at: the due time that was dealt with last; when the schedule was first declared, that instant.
+        plan: "0 3 * * * Asia/Tokyo" or "every 10s"; shown to people and compared to detect a change.
+        last_at: the due time that was handled last; at first, the instant at which the schedule was declared.
     """
 
     name: str
@@ -31,7 +31,7 @@ class Schedule(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Advance(msgspec.Struct, array_like=True, frozen=True):
-    """Say that due times up to `to_at` are dealt with, if `from_at` is still the last."""
+    """Mark due times up to `to_at` as handled, if `from_at` is still the last one handled."""
 
     name: str
     from_at: float
@@ -39,13 +39,16 @@ class Advance(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Schedules(Protocol):
-    """The schedules of an engine; tests/contract/test_schedules.py holds it to this."""
+    """The schedules of an engine; tests/contract/test_schedules.py checks every engine."""
 
     async def declare(self, schedules: Sequence[Schedule], *, timeout_s: float) -> list[Schedule]:
-        """As they stand: a new one begins at its `last_at`; a known one keeps its own; a changed plan begins anew."""
+        """Declare schedules; return them as stored.
+
+        A new schedule, or one with a changed plan, starts at the given `last_at`; any other keeps its stored `last_at`.
+        """
 
     async def advance(self, advance: Advance, *, timeout_s: float) -> bool:
-        """Whether `from_at` was still the last; then `to_at` is."""
+        """Set the last due time to `to_at` if it is still `from_at`. Return whether it was."""
 
     async def schedules(self, *, timeout_s: float) -> list[Schedule]:
-        """All, by name."""
+        """All schedules, sorted by name."""

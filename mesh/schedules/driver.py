@@ -1,12 +1,12 @@
 """Firing schedules: every worker tries, one succeeds.
 
-Owns: waking at due times, deferring the task of each and saying that it was dealt with, and going on after whatever
-went wrong: an engine that was away, a clock that was set, another worker that was faster.
+Owns: waking at due times, deferring the task of each and advancing the schedule, and recovering from an unreachable
+engine, a changed clock, or a race that another worker won.
 Leaves to others: when a schedule is due (plan), committing (Fire), running the task (tasks.runner).
 
-Nobody leads. Each worker that has a schedule sleeps until it is due and then offers to the engine, as one: the task,
-and "the last due time was A, it is B now". The engine takes it from the first; for the others A is not the last any
-more, so they read what is, and sleep again. A worker that dies at any point leaves either both done or neither.
+There is no leader. Each worker of a schedule sleeps until it is due and then commits one unit: the task, and the
+advance of the last due time from A to B. The first worker succeeds; for the others A is no longer the last due time, so
+they read the schedule again and sleep. Even if a worker dies, either both are committed or neither.
 """
 
 from __future__ import annotations
@@ -29,13 +29,14 @@ from mesh.telemetry.metrics import Counter, Recorder
 
 log = get_logger("mesh.schedules")
 
-#: However far the next due time is: clocks are set, machines sleep, and another version may have changed the plan.
+#: Longest sleep, however far the next due time is: clocks are set, machines sleep, and another version may have changed
+#: the plan.
 LOOK_S: Final = 60.0
-#: The workers of one schedule wake at different moments of this span: most of them then find it done.
+#: The workers of one schedule wake at random moments of this span, so that most of them find the work done.
 SPREAD_S: Final = 0.25
-#: Tasks offered at once, when many due times are run.
+#: Tasks in one commit, when many due times are run.
 AT_ONCE: Final = 100
-#: A last due time that is further ahead than this was written by a host whose clock is wrong.
+#: A last due time that is further in the future than this was written by a host with a wrong clock.
 AHEAD_S: Final = 90.0
 
 #: Defer the tasks and advance the schedule: both or neither, or, where an engine cannot, in this order (see `apart`).
@@ -47,10 +48,10 @@ class Recurring(msgspec.Struct, frozen=True, kw_only=True):
     """A schedule, as its service declares it.
 
     Attributes:
-        name: "service.method": of the schedule.
+        name: "service.method": the name of the schedule.
         plan: when it is due.
-        missed: what to do about due times that nobody was there for.
-        queue: of its tasks, when it is not named as the schedule.
+        missed: how to handle due times at which no worker was running.
+        queue: the queue of its tasks; "" for a queue with the schedule's name.
         priority, keep_s, timeout_s: of its tasks, as NewTask has them.
     """
 
@@ -66,7 +67,8 @@ class Recurring(msgspec.Struct, frozen=True, kw_only=True):
 def apart(tasks: Tasks, schedules: Schedules) -> Fire:
     """`Fire` for engines that cannot commit both together: the tasks first, then the advance.
 
-    Who dies in between leaves tasks that are made again by the next: their keys, which name the due time, are known.
+    When a worker dies in between, the next one defers the tasks again: no second job is made, because their keys, which
+    contain the due time, are known.
     """
 
     async def fire(made: Sequence[NewTask], advance: Advance, timeout_s: float) -> None:
@@ -103,14 +105,14 @@ class Driver:
     ) -> None:
         """Args:
         fire: see `Fire`: one unit of an engine that has tasks and schedules, else `apart`.
-        timeout_s: how long one request waits for an engine that is away; after that it is made again.
+        timeout_s: how long one request waits for an unreachable engine; after that it is repeated.
         """
         self._schedules = schedules
         self._fire = fire
         self._clock = clock
         self._rng = rng
         self._timeout_s = timeout_s
-        # Within seconds of an engine's return, without all workers knocking at once.
+        # Resume within seconds of an engine's return, without all workers retrying at once.
         self._backoff = Backoff(0.5, 10.0)
         self._courses = {one.name: _Course(one, recorder) for one in recurring}
 
@@ -134,7 +136,7 @@ class Driver:
                     log.warning("schedules wait for their engine", error=exc.message, code=exc.code)
             except Exception:
                 failures += 1
-                # Whatever it is, schedules that stop without a sound are worse.
+                # Continue after any error: schedules that stop silently are worse.
                 log.exception("schedules could not be driven, trying again")
             else:
                 if failures:
@@ -154,7 +156,7 @@ class Driver:
     async def _read(self) -> None:
         now = self._clock.wall()
         rows = {row.name: row for row in await self._schedules.schedules(timeout_s=self._timeout_s)}
-        # One is missing when the engine was put back to a time before it was declared.
+        # A schedule is missing when the engine was restored from a backup made before it was declared.
         missing = [name for name in self._courses if name not in rows]
         if missing:
             await self._declare(missing)
@@ -165,10 +167,10 @@ class Driver:
     # --- firing -------------------------------------------------------------------------------------------
 
     async def _turn(self) -> None:
-        """Fire what is due. What somebody else was faster with is looked at again before the next turn.
+        """Fire the due schedules. One that another worker fired first is read again before the next round.
 
         Raises:
-            TryLater, Uncertain: the engine is away.
+            TryLater, Uncertain: the engine is unreachable.
         """
         for course in self._courses.values():
             found = course.due(self._clock.wall())
@@ -181,14 +183,14 @@ class Driver:
             except (TryLater, Uncertain):
                 raise
             except Exception:
-                # Whatever is wrong with this one, it does not hold up the others.
+                # An error of one schedule does not delay the others.
                 course.failures += 1
                 if course.failures == 1:
                     log.exception("a schedule could not be fired, trying again", schedule=course.name)
                 course.not_before = self._clock.wall() + self._backoff.delay(course.failures, self._rng.random())
 
     async def _run(self, course: _Course, found: Due) -> None:
-        """Offer the runs, in parts: each part is dealt with when its last run is."""
+        """Commit the runs, in parts; each part advances the schedule to its last run."""
         for start in range(0, max(len(found.run), 1), AT_ONCE):
             part = found.run[start : start + AT_ONCE]
             last = start + AT_ONCE >= len(found.run)
@@ -201,7 +203,7 @@ class Driver:
     # --- waiting ------------------------------------------------------------------------------------------
 
     async def _rest(self, failures: int) -> None:
-        """Sleep until something is due, or it is time to look again."""
+        """Sleep until a schedule is due, or for LOOK_S at most."""
         clock, rng = self._clock, self._rng
         if failures:
             await clock.sleep(self._backoff.delay(failures, rng.random()))
@@ -213,23 +215,23 @@ class Driver:
         if due_in_s < LOOK_S:
             await clock.sleep(max(0.0, due_in_s) + rng.random() * SPREAD_S)
         else:
-            # Not all at the same moment either.
+            # Spread these wake-ups too.
             await clock.sleep(LOOK_S * (1 - 0.1 * rng.random()))
 
 
 class _Course:
-    """One schedule and how far it has come."""
+    """One schedule and its progress."""
 
     def __init__(self, declaration: Recurring, recorder: Recorder) -> None:
         self._declaration = declaration
         self.name = declaration.name
         self.last_at = 0.0
-        #: The plan in force: the engine's, so that two versions of a service, of which each declared its own, agree.
+        #: The plan in force: the engine's, so that two versions of a service with different plans agree.
         self._plan: Plan | None = None
         self._plan_text = ""
         self._missed = declaration.missed
         self._ahead = False
-        #: Errors of its own, one after the other, and until when it rests after the last of them.
+        #: Consecutive errors of this schedule, and the end of the wait after the last one.
         self.failures = 0
         self.not_before = 0.0
         name = declaration.name
@@ -241,12 +243,12 @@ class _Course:
         )
 
     def declared(self, now: float) -> Schedule:
-        """What to tell the engine."""
+        """The declaration for the engine."""
         one = self._declaration
         return Schedule(name=one.name, plan=one.plan.text, missed=one.missed, last_at=now)
 
     def learn(self, row: Schedule, now: float) -> None:
-        """Take over what the engine knows."""
+        """Adopt the engine's row."""
         self.last_at = row.last_at
         self._missed = row.missed
         if row.plan != self._plan_text:
@@ -281,13 +283,13 @@ class _Course:
 
     @property
     def next_at(self) -> float | None:
-        """When there is something to do; None when that is not known."""
+        """The next due time, or the end of a wait after an error if that is later; None when unknown."""
         at = None if self._plan is None else self._plan.after(self.last_at)
         return at if at is None else max(at, self.not_before)
 
     def due(self, now: float) -> Due | None:
-        """What is due."""
-        # A clock that was set back makes nobody rest for longer.
+        """The due times to handle at `now`."""
+        # The wait after an error does not become longer when the clock is set back.
         if self._plan is None or now < self.not_before < now + LOOK_S:
             return None
         return due(self._plan, self.last_at, now, self._missed)
@@ -307,7 +309,7 @@ class _Course:
         )
 
     def fired(self, run: Sequence[float], to_at: float) -> None:
-        """The engine took it."""
+        """Record that the engine committed the runs."""
         self.last_at = to_at
         self.failures = 0
         self._fired.add(len(run))
@@ -315,7 +317,7 @@ class _Course:
             log.debug("fired", schedule=self.name, due=stamp(run[-1]), runs=len(run))
 
     def told_missed(self, found: Due) -> None:
-        """Say what was not run."""
+        """Log and count missed due times."""
         if found.missed:
             self._skipped.add(found.missed)
             log.warning(

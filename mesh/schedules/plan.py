@@ -1,14 +1,14 @@
 """When a schedule is due: from cron text in a time zone, or from a period.
 
-Owns: reading a plan, its due times, and which of them are to be run when some were missed.
-Leaves to others: cron's fields and how they combine (cronsim), the time of day anywhere (zoneinfo), firing (driver).
+Owns: parsing a plan, its due times, and which of them are run when some were missed.
+Leaves to others: cron's fields and how they combine (cronsim), time zones (zoneinfo), firing (driver).
 
-Pure: instants are wall-clock seconds since 1970, passed in. A plan is written as text, which is what an engine keeps:
+Pure: instants are wall-clock seconds since 1970, passed in. A plan has a text form, which an engine stores:
 `0 3 * * * Asia/Tokyo` or `every 10s`.
 
-Where clocks are turned: a time of day that does not exist on that day (02:30 in the night when it becomes 03:00) is
-due at the next minute that does; one that exists twice is due the first time. Plans whose hour or minute begins with
-`*` go by the clock as it runs: each hour that there is, and an hour that comes twice both times.
+Daylight saving: a time of day that does not exist on that day (02:30 in the night when it becomes 03:00) is due at the
+next minute that exists; one that exists twice is due the first time. A plan with an hour or minute that begins with `*`
+follows elapsed time: it is due in each hour that exists, and both times in an hour that occurs twice.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from mesh.config.values import read_seconds, show_duration
 from mesh.schedules.contract import Missed
 from mesh.suggest import suggest
 
-#: Due times that are run, or counted, when many were missed.
+#: Maximum number of missed due times that are run or counted.
 MOST: Final = 1000
-#: What is later than this was missed. A driver looks at least this often, and a store is back long before.
+#: A due time is missed when it is later than this. A driver wakes at least this often, and a store restarts faster.
 LATE_S: Final = 60.0
-#: Through a durable queue more often makes no sense.
+#: A shorter period makes no sense with a durable queue.
 LEAST_PERIOD_S: Final = 1.0
 MOST_PERIOD_S: Final = 366 * 86_400.0
 
@@ -56,14 +56,14 @@ _EXAMPLE: Final = 'for example "30 3 * * MON-FRI": at 03:30 from Monday to Frida
 
 
 class BadPlan(BadDeclaration):
-    """A schedule's plan cannot be read, or never comes."""
+    """A schedule's plan is malformed, or never due."""
 
 
 class Plan(Protocol):
     """A schedule's plan.
 
     Attributes:
-        text: as an engine keeps it; `parse` reads it.
+        text: the form that an engine stores; `parse` reads it.
     """
 
     @property
@@ -94,7 +94,7 @@ class Cron:
         tz: an IANA name, like "Asia/Tokyo".
 
     Raises:
-        BadPlan: the message names the field or zone, and says what it may be.
+        BadPlan: the message names the field or zone and its allowed values.
     """
 
     __slots__ = ("_expression", "_zone", "text")
@@ -119,8 +119,8 @@ class Cron:
         low = self.after(since)
         if low is None or low > now:
             return None
-        # `low` is due, and nothing is due after `high` until now. Looking backwards could be wrong by the hour that a
-        # night of turned clocks has too many, or too few; halving needs 25 looks for a year.
+        # `low` is due, and nothing is due after `high` until now. Iterating backwards could be wrong by the hour that
+        # daylight saving adds or removes; bisection needs 25 steps for a year.
         high = now
         while high - low > 1.0:
             middle = (low + high) / 2
@@ -132,7 +132,7 @@ class Cron:
         return low
 
     def newest(self, since: float, now: float, most: int) -> list[float]:
-        # Once a minute at the most; where it is less often, further back until enough are found.
+        # At most one due time per minute; when there are fewer, search further back until enough are found.
         span_s = most * 60.0
         while True:
             start = max(since, now - span_s)
@@ -151,7 +151,7 @@ class Cron:
             yield due
 
     def _from(self, at: float) -> Iterator[float]:
-        """Due times after `at`; each later than the one before, whatever is done to the clocks."""
+        """Due times after `at`, strictly increasing even across daylight saving."""
         last = at
         for moment in CronSim(self._expression, datetime.fromtimestamp(at, self._zone)):
             due = moment.timestamp()
@@ -161,13 +161,13 @@ class Cron:
 
 
 class Every:
-    """Again and again, at the multiples of a period since 1970: "every 15m" is at :00, :15, :30 and :45 (UTC).
+    """Periodic, at the multiples of a period since 1970: "every 15m" is due at :00, :15, :30 and :45 (UTC).
 
     Args:
         period: seconds, or text like "10s"; from a second to a year.
 
     Raises:
-        BadPlan: it is no such time.
+        BadPlan: the period is not such a time.
     """
 
     __slots__ = ("_period_ms", "text")
@@ -206,17 +206,17 @@ class Every:
         return min(most, max(0, self._place(now) - self._place(since)))
 
     def _place(self, at: float) -> int:
-        # Whole milliseconds: 0.1 s is no number that a float can say, and a due time must be found again in its own
-        # multiple. A float of this century is exact to a quarter of a microsecond.
+        # Whole milliseconds: a float cannot represent 0.1 s exactly, and a due time must map to its own multiple again.
+        # A float of this century is exact to a quarter of a microsecond.
         return math.floor(at * 1000 + 0.01) // self._period_ms
 
 
 class Due(NamedTuple):
-    """What is to be done at an instant.
+    """The due times to handle at an instant.
 
     Attributes:
         run: due times to run, oldest first.
-        to_at: due times up to this one are then dealt with.
+        to_at: due times up to this one are then handled.
         missed: how many will not be run; counted up to MOST.
     """
 
@@ -226,11 +226,11 @@ class Due(NamedTuple):
 
 
 def due(plan: Plan, last_at: float, now: float, missed: Missed) -> Due | None:
-    """What is due at `now`, when due times up to `last_at` are dealt with; None when nothing is.
+    """The due times to handle at `now`, after `last_at`; None when there are none.
 
     Args:
-        missed: "once": the last of them. "all": each, but no more than the newest MOST. "skip": the last of them, if
-            it is not later than LATE_S.
+        missed: "once": run the last of them. "all": run each, but no more than the newest MOST. "skip": run the last of
+            them, if it is not later than LATE_S.
     """
     last = plan.last(last_at, now)
     if last is None:
@@ -243,10 +243,10 @@ def due(plan: Plan, last_at: float, now: float, missed: Missed) -> Due | None:
 
 
 def parse(text: str) -> Plan:
-    """The plan of a text that an engine kept.
+    """Parse the text of a plan that an engine stored.
 
     Raises:
-        BadPlan: it is none, or one that only a later version of mesh can read.
+        BadPlan: the text is not a plan, or only a later version of mesh can read it.
     """
     first, _, rest = text.partition(" ")
     if first == "every":
@@ -298,7 +298,7 @@ def _check_cron(expression: str) -> None:
 def _zone(tz: Any) -> zoneinfo.ZoneInfo:
     try:
         return zoneinfo.ZoneInfo(tz)
-    # A name that is a directory of the database, or leads out of it, fails in ways of its own.
+    # A name that is a directory of the database, or leads out of it, raises other errors.
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError, TypeError):
         names = sorted(zoneinfo.available_timezones())
         ends = {name.rpartition("/")[2].lower(): name for name in names}

@@ -1,1 +1,1 @@
-"""State: keys and values that outlive processes. What users call, and the contract that an engine fulfils."""
+"""State: keys and values that outlive processes. The user's API, and the contract that an engine implements."""

@@ -1,7 +1,7 @@
-"""What an engine does with state: keys and values in namespaces.
+"""The contract of state: keys and values in namespaces.
 
-Owns: the shapes and the Protocol that every engine fulfils.
-Leaves to others: values as Python knows them (namespace), storing (engines).
+Owns: the data types and the Protocol that every engine implements.
+Leaves to others: conversion to Python values (namespace), storing (engines).
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from typing import Final, Literal, Protocol
 
 import msgspec
 
-#: Bytes of a key and of a namespace, in UTF-8.
+#: Maximum length of a key and of a namespace, in bytes of UTF-8.
 MAX_KEY: Final = 1024
 MAX_NAMESPACE: Final = 255
 
-#: set: the value, whatever is there · delete · add: `by` to a whole number, absent counts as 0.
+#: set: replace the value · delete · add: add `by` to an integer; an absent key counts as 0.
 Verb = Literal["set", "delete", "add"]
 
 
@@ -25,10 +25,10 @@ class Write(msgspec.Struct, array_like=True, frozen=True):
     Attributes:
         value: MessagePack, for `set`.
         by: for `add`; the sum must fit into 64 bits.
-        etag: None: whatever is there; "": only when the key is absent; else only when the key has this etag.
-        ttl_s: forgotten after so long; 0 for never. An `add` keeps the time to live of what is there.
-        new_etag: the etag that the key will have; made by whoever writes (mesh.ids.etag), so that repeating an
-            unanswered write is seen to have been done: what has this etag already is left as it is.
+        etag: None: write unconditionally; "": only when the key is absent; else only when the key has this etag.
+        ttl_s: time to live; 0 for no expiry. An `add` to an existing key keeps its time to live.
+        new_etag: the etag that the key will have, made by the caller (mesh.ids.etag). It makes a repeated write
+            idempotent: a key that already has this etag is left as it is.
     """
 
     namespace: str
@@ -42,10 +42,10 @@ class Write(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Entry(msgspec.Struct, array_like=True, frozen=True):
-    """One key as it stands.
+    """One key with its present value.
 
     Attributes:
-        expires_at: wall clock; 0 for never.
+        expires_at: wall clock; 0 for no expiry.
     """
 
     key: str
@@ -55,35 +55,42 @@ class Entry(msgspec.Struct, array_like=True, frozen=True):
 
 
 class StateStore(Protocol):
-    """The state of an engine; tests/contract/test_state.py holds it to this.
+    """The state of an engine. tests/contract/test_state.py checks these promises of every engine:
 
-    - What `write` returned from is durable; all of it happened at once, or none.
-    - An expired key is absent from the instant on, whether or not it was swept away.
-    - Reads see every write that was confirmed before they were asked for.
+    - When `write` returns, its changes are durable. They are atomic: all are made, or none.
+    - A key is absent from the instant at which it expires, even if its row has not been deleted yet.
+    - A read sees every write that was confirmed before the read was requested.
     """
 
     async def get(self, namespace: str, keys: Sequence[str], *, timeout_s: float) -> list[Entry | None]:
-        """In the order of the keys. Raises TooLarge: together they are more than one answer may be; ask for fewer."""
-
-    async def write(self, writes: Sequence[Write], *, timeout_s: float) -> list[Entry | None]:
-        """One transaction, whose writes see each other in order; each key as it is afterwards (its value only for
-        `add`), None for what was deleted.
+        """The entries, in the order of the keys; None for an absent key.
 
         Raises:
-            Conflict: an etag did not fit; `details["key"]` says which, nothing was written.
-            BadRequest: `add` to what is no whole number, or beyond 64 bits; an empty or too long key or namespace.
+            TooLarge: the entries together exceed the limit of one answer; request fewer keys.
+        """
+
+    async def write(self, writes: Sequence[Write], *, timeout_s: float) -> list[Entry | None]:
+        """Apply the writes in one transaction, in order; each write sees the earlier ones.
+
+        Returns:
+            For each write the entry as it is afterwards (with its value only for `add`); None for a deleted key.
+
+        Raises:
+            Conflict: the etag of the key in `details["key"]` did not match; nothing was written.
+            BadRequest: `add` to a value that is not an integer, or a sum beyond 64 bits; an empty or too long key or
+                namespace.
         """
 
     async def page(
         self, namespace: str, *, prefix: str = "", after: str = "", limit: int = 100, timeout_s: float
     ) -> list[Entry]:
-        """Entries in the order of their keys' UTF-8 bytes; `after` is the last key of the page before.
+        """One page of entries, ordered by the UTF-8 bytes of their keys; `after` is the last key of the previous page.
 
-        There may be fewer than `limit` although there are more: only an empty page is behind the last one.
+        A page may be shorter than `limit` although more entries follow; only an empty page marks the end.
 
         Raises:
-            TooLarge: together they are more than one answer may be; ask for fewer.
+            TooLarge: the entries together exceed the limit of one answer; request fewer.
         """
 
     async def namespaces(self, *, timeout_s: float) -> list[tuple[str, int]]:
-        """(namespace, how many keys), by name."""
+        """(namespace, number of keys), sorted by name."""

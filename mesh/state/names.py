@@ -1,6 +1,6 @@
-"""What a namespace and a key may be called.
+"""The syntax of names of namespaces and keys.
 
-Owns: refusing, where it is written, a name that no engine keeps. Leaves to others: what stands under it.
+Owns: rejecting invalid names before they are sent to an engine. Leaves to others: the values.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any, Final
 from mesh.errors import BadRequest
 from mesh.state.contract import MAX_KEY, MAX_NAMESPACE
 
-# What can be typed on any command line and stand in any path: namespaces are few and chosen by programmers.
+# Safe on any command line and in any path: namespaces are few and chosen by programmers.
 _NAMESPACE: Final = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9_.:/-]{{0,{MAX_NAMESPACE - 1}}}")
 
 
@@ -43,7 +43,7 @@ def check_key(namespace: str, key: Any) -> str:
 
 
 def check_prefix(namespace: str, prefix: Any) -> str:
-    """The prefix itself; "" is one of every key.
+    """The prefix itself; "" is a prefix of every key.
 
     Raises:
         BadRequest: it is not one.

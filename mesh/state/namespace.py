@@ -1,7 +1,7 @@
-"""What users call: the keys and values of one namespace, `self.state("carts")`.
+"""The user's API: the keys and values of one namespace, `self.state("carts")`.
 
-Owns: the verbs, values as Python knows them, sizes and times to live, paging, and what an `atomic` block changes.
-Leaves to others: keeping any of it (an engine, by mesh.state.contract), committing a block (who opened it).
+Owns: the methods, Python values, sizes and times to live, paging, and the behaviour inside an `atomic` block.
+Leaves to others: storing (an engine, by mesh.state.contract), committing a block (the code that opened it).
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ U = TypeVar("U")
 #: Seconds, or text with a unit: 90, "90s", "30m".
 Duration = float | int | str
 
-#: Entries asked for at a time by a listing; a listing of large values asks for fewer when an answer is too large.
+#: Entries requested at a time by a listing; a listing of large values requests fewer when an answer is too large.
 PAGE: Final = 100
-#: Keys asked for at a time by `get_many`.
+#: Keys requested at a time by `get_many`.
 AT_ONCE: Final = 1000
-#: Changes in one transaction: it is one commit, in which nobody else's work is done.
+#: Changes in one transaction: a transaction is one commit, and other work waits for it.
 MOST_WRITES: Final = 10_000
-#: Bytes that travel with each change besides namespace, key and value; what is kept free for the message around them.
+#: Bytes that travel with each change besides namespace, key and value; bytes reserved for the enclosing message.
 PER_WRITE: Final = 64
 AROUND: Final = 4096
 
@@ -38,12 +38,12 @@ _INT64: Final = range(-(2**63), 2**63)
 
 
 class Block(Protocol):
-    """An `atomic` block, as state sees it.
+    """The part of an `atomic` block that state uses.
 
     Attributes:
-        writes: what was collected so far, oldest first.
-        outer: what will be committed before this, in the same commit: a block around this one, or those that ended
-            earlier in the same task.
+        writes: the writes collected so far, oldest first.
+        outer: effects that precede these in the same commit: an enclosing block, or blocks that ended earlier in the
+            same task.
     """
 
     @property
@@ -53,11 +53,11 @@ class Block(Protocol):
     def outer(self) -> Block | None: ...
 
     def write(self, writes: Sequence[Write]) -> None:
-        """Take these too; they are committed with the block."""
+        """Add writes that are committed with the block."""
 
 
 def outside() -> Block | None:
-    """The block in force where there are none."""
+    """The current block, where there are no blocks."""
     return None
 
 
@@ -68,19 +68,19 @@ class Namespace(Generic[T]):
 
         carts = self.state("carts", type=Cart)
         cart, etag = await carts.get("u1")                 # (None, "") when there is none
-        etag = await carts.set("u1", cart, etag=etag)      # Conflict when somebody else wrote in between
+        etag = await carts.set("u1", cart, etag=etag)      # Conflict when the key was written in between
         await carts.set("u2", Cart(), etag="")             # only when there is none
 
     A write is durable when it returns. **Inside `async with self.atomic():`** nothing is written until the block is
-    committed: `set` answers with the etag that the key will have; `get` and `get_many` see what the block has written,
-    else what is stored; listings see what is stored. A Conflict shows when the block is committed.
+    committed: `set` returns the etag that the key will have; `get` and `get_many` see the block's own writes, else the
+    stored values; listings see stored values only. A Conflict is raised when the block is committed.
 
-    Every verb waits for an engine that is away: as long as it was told to, and no longer than the call that is being
-    answered has left. Then it raises TryLater (nothing was done) or Uncertain (it may have been done); a write that
-    the disk does not take raises Unwritable.
+    Every method waits for an unreachable engine: for the configured time at most, and not beyond the deadline of the
+    current call. Then it raises TryLater (nothing was done) or Uncertain (the change may have been made). When the
+    store is read-only or the disk is full, a write raises Unwritable.
 
     Attributes:
-        name: of the namespace.
+        name: the name of the namespace.
     """
 
     __slots__ = ("_clock", "_collecting", "_hint", "_max_bytes", "_store", "_timeout_s", "name")
@@ -97,13 +97,14 @@ class Namespace(Generic[T]):
         collecting: Callable[[], Block | None] = outside,
     ) -> None:
         """Args:
-        timeout_s: how long to wait for an engine that is away.
-        max_bytes: of one request: values and transactions that do not fit are refused.
+        timeout_s: how long to wait for an unreachable engine.
+        max_bytes: limit of one request: larger values and transactions are rejected.
         type: of the values, for reading; Any for plain ones.
-        collecting: the `atomic` block that the running code stands in.
+        collecting: returns the current `atomic` block, or None.
 
         Raises:
-            BadRequest: the name is no namespace's, or the type cannot be read.
+            BadRequest: the name is not a valid namespace.
+            BadArguments: msgspec cannot decode the type.
         """
         self.name = check_namespace(name)
         self._store = store
@@ -128,7 +129,7 @@ class Namespace(Generic[T]):
         """The value and its etag; (None, "") when the key is absent.
 
         Raises:
-            BadReply: what is stored is not of that type.
+            BadReply: the stored value is not of that type.
         """
         return (await self.get_many((key,), type=type))[key]
 
@@ -139,11 +140,11 @@ class Namespace(Generic[T]):
     @overload
     async def get_many(self, keys: Iterable[str], *, type: Any) -> dict[str, Value[Any]]: ...
     async def get_many(self, keys: Iterable[str], *, type: Any = None) -> dict[str, Value[Any]]:
-        """Every one of the keys with its value and etag, in their order. A thousand are read in one step, or as many
-        as one answer has room for.
+        """All of the keys with their values and etags, in the given order. One request reads a thousand keys, or as
+        many as fit into one answer.
 
         Raises:
-            BadReply: what is stored is not of that type.
+            BadReply: a stored value is not of that type.
         """
         if isinstance(keys, str):
             raise BadRequest(f'{self!r}: get_many takes several keys, like ["{keys}"]')
@@ -169,12 +170,12 @@ class Namespace(Generic[T]):
         except TooLarge:
             if len(keys) == 1:
                 raise
-        # Together they are more than one answer may be.
+        # The entries together exceed the limit of one answer.
         half = len(keys) // 2
         return await self._read(keys[:half]) + await self._read(keys[half:])
 
     def _written(self, block: Block, key: str) -> Write | None:
-        """The last that the block, or what is committed with it, does to a key."""
+        """The last write to a key in the block or in the effects that precede it."""
         before: Block | None = block
         while before is not None:
             for write in reversed(before.writes):
@@ -197,17 +198,17 @@ class Namespace(Generic[T]):
     def items(self, prefix: str = "", *, type: Any = None) -> AsyncIterator[tuple[str, Any]]:
         """Keys that begin with `prefix`, with their values, in the order of their UTF-8 bytes.
 
-        Read in pages as it is iterated: each key comes at most once, as it stood when its page was read. What is
-        written or deleted meanwhile may or may not be seen; what was there all the time is.
+        Pages are read during the iteration: each key comes at most once, as it was when its page was read. Keys that
+        are written or deleted meanwhile may or may not be seen; keys that exist throughout are seen.
 
         Raises:
-            BadReply: what is stored is not of that type.
+            BadReply: a stored value is not of that type.
         """
         hint = self._hint if type is None else check_type(type)
         return self._items(check_prefix(self.name, prefix), hint)
 
     def keys(self, prefix: str = "") -> AsyncIterator[str]:
-        """Keys that begin with `prefix`; in order, and in pages, as `items`."""
+        """Keys that begin with `prefix`; in order, and read in pages, as by `items`."""
         return self._keys(check_prefix(self.name, prefix))
 
     async def _items(self, prefix: str, hint: Any) -> AsyncIterator[tuple[str, Any]]:
@@ -232,7 +233,7 @@ class Namespace(Generic[T]):
                     raise
                 limit = max(1, limit // 4)
                 continue
-            # A short page says nothing: an engine may cut one at a number of bytes.
+            # A short page does not mark the end: an engine may limit a page in bytes.
             if not page:
                 return
             yield page
@@ -241,32 +242,32 @@ class Namespace(Generic[T]):
     # --- writing ------------------------------------------------------------------------------------------
 
     async def set(self, key: str, value: Any, *, etag: str | None = None, ttl: Duration | None = None) -> str:
-        """Write a value; its new etag.
+        """Write a value; return its new etag.
 
         Args:
-            etag: None: whatever is there. "": only when the key is absent. Else: only when it has this etag.
-            ttl: how long until it is forgotten, like "30m" or 90; None for never, also when the key had one.
+            etag: None: write unconditionally. "": only when the key is absent. Else: only when it has this etag.
+            ttl: time to live, like "30m" or 90; None for no expiry, even when the key had one.
 
         Raises:
-            Conflict: the etag did not fit; nothing was written.
-            BadArguments, TooLarge: the value cannot be kept.
+            Conflict: the etag did not match; nothing was written.
+            BadArguments, TooLarge: the value cannot be stored.
         """
         return (await self.transaction((self.put(key, value, etag=etag, ttl=ttl),)))[0]
 
     async def delete(self, key: str, *, etag: str | None = None) -> None:
-        """Take a key away; no matter whether it is there, unless an etag is given.
+        """Delete a key. An absent key is not an error, unless an etag is given.
 
         Raises:
-            Conflict: the etag did not fit; nothing was deleted.
+            Conflict: the etag did not match; nothing was deleted.
         """
         await self.transaction((self.remove(key, etag=etag),))
 
     async def clear(self, prefix: str = "") -> int:
-        """Delete the keys that begin with `prefix`; how many. Page by page, each a transaction: what is written
-        meanwhile may stay, and a clear that fails half way has deleted something.
+        """Delete the keys that begin with `prefix`; return how many. Each page is a transaction: keys that are written
+        meanwhile may stay, and a `clear` that fails half way has deleted some keys.
 
         Raises:
-            BadRequest: inside of an `atomic` block, which is one transaction.
+            BadRequest: it is called inside an `atomic` block, which is one transaction.
         """
         if self._collecting() is not None:
             raise BadRequest(f"{self!r}: clear is no part of an atomic block; delete the keys that you know of")
@@ -276,15 +277,15 @@ class Namespace(Generic[T]):
             count += len(page)
         return count
 
-    # `int | Any`: it is a number wherever there is one; to have everybody ask whether would help nobody.
+    # `int | Any`, not `int | None`: outside of `atomic` it is always a number, so callers need not test for None.
     async def add(self, key: str, by: int = 1, *, ttl: Duration | None = None) -> int | Any:
-        """Add to a whole number, an absent one being 0; what it is now. Inside `atomic` that is not known: None.
+        """Add to an integer, where an absent key counts as 0; return the sum, or None inside `atomic`.
 
         Args:
-            ttl: how long until it is forgotten, when this makes it; one that is there keeps its own.
+            ttl: time to live of a new key; an existing key keeps its own.
 
         Raises:
-            BadRequest: what is there is no whole number, or the sum does not fit into 64 bits.
+            BadRequest: the stored value is not an integer, or the sum does not fit into 64 bits.
         """
         write = self.plus(key, by, ttl=ttl)
         block = self._collecting()
@@ -296,17 +297,17 @@ class Namespace(Generic[T]):
         return decode(self.name, key, entry.value, int)
 
     async def transaction(self, writes: Iterable[Write]) -> list[str]:
-        """Do all of these, or none: `await carts.transaction([carts.put("u1", cart), stock.plus("apples", -1)])`.
+        """Make all changes, or none: `await carts.transaction([carts.put("u1", cart), stock.plus("apples", -1)])`.
 
         Args:
             writes: made by `put`, `remove` and `plus`, of this namespace or of others; in order.
 
         Returns:
-            For each the etag of its key afterwards; "" for what was removed.
+            For each change the etag of its key afterwards; "" for a removed key.
 
         Raises:
-            Conflict: an etag did not fit; `details["namespace"]` and `details["key"]` say where.
-            TooLarge, BadRequest: they are too many, or too large together, or as for `set` and `add`.
+            Conflict: the etag of the key in `details["namespace"]` and `details["key"]` did not match.
+            TooLarge, BadRequest: the changes are too many or too large together, or as for `set` and `add`.
         """
         writes = tuple(writes)
         if not writes:

@@ -1,6 +1,6 @@
-"""Values of state: what users see of one, and how it becomes bytes.
+"""Values of state: the user's view of a value, and its encoding.
 
-Owns: MessagePack there and back, types, and the sentence that says what does not fit.
+Owns: encoding and decoding MessagePack, type checks, and their error messages.
 Leaves to others: sizes and names (namespace, names), storing.
 """
 
@@ -40,10 +40,10 @@ ABSENT: Value[Any] = Value(None, "")
 
 
 def encode(namespace: str, key: str, value: Any, hint: Any = Any) -> bytes:
-    """The bytes of a value; `hint` is the type that the namespace is read as.
+    """Encode a value; `hint` is the type as which the namespace is read.
 
     Raises:
-        BadArguments: it is of a type that MessagePack cannot say, or not of the type that would be read.
+        BadArguments: MessagePack cannot encode the value, or it is not of type `hint`.
     """
     try:
         body = _pack(value)
@@ -65,7 +65,7 @@ def encode(namespace: str, key: str, value: Any, hint: Any = Any) -> bytes:
 
 
 def decode(namespace: str, key: str, body: bytes, hint: Any) -> Any:
-    """The value of bytes, as `hint` has it.
+    """Decode a value of type `hint`.
 
     Raises:
         BadReply: something else is stored there.
@@ -93,7 +93,7 @@ def check_type(hint: Any) -> Any:
     return hint
 
 
-# A decoder walks the type when it is made, which costs as much as a hundred decodes. 256: a program reads few types.
+# Making a decoder walks the type, which costs as much as a hundred decodes. 256: a program reads few types.
 @lru_cache(maxsize=256)
 def _decoder(hint: Any) -> Callable[[bytes], Any]:
     return msgspec.msgpack.Decoder(hint).decode

@@ -1,13 +1,13 @@
-"""The store's callers: each operation is authorized for what it touches, before anything of it is done.
+"""Authorizes the store's callers: each operation is checked for the names that it touches before it starts.
 
-Owns: who the caller of the running method is, which caller a session or a watch belongs to, and what a denial leaves
-behind.
-Leaves to others: the table of operations and the decision (engines.authorization), the rules (policy.access), proving
-names (transport), doing what is allowed (service).
+Owns: identifying the caller of the running method, the owners of sessions and watches, and logging and counting
+denials.
+Leaves to others: the table of operations and the decision (engines.authorization), the rules (policy.access),
+authentication (transport), the operations themselves (service).
 
-The store decides, because it is the last to know by its link who asks: the worker that runs a task sees only the store.
-What the store does later by itself (the next task of a chain, a delivery, another attempt) was authorized when a caller
-asked for it: each task of a chain by its queue, a subscription by its queue and each of its patterns.
+The store decides, because it is the last process that identifies the caller by its link: the worker that runs a task
+sees only the store. Later work of the store itself (the next task of a chain, a delivery, another attempt) was
+authorized by the original request: each task of a chain by its queue, a subscription by its queue and its patterns.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from mesh.telemetry.metrics import Recorder
 
 log = get_logger("mesh.store")
 
-#: Owners of sessions are looked through when there are so many more than sessions; those of sessions that are over go.
+#: Owners of ended sessions are evicted when there are so many more owners than sessions.
 SPARE_OWNERS: Final = 1024
-#: A session is known to be over no sooner than this after its owner was noted: it may just be attaching.
+#: An owner is kept for at least so long after it was recorded: its session may still be subscribing.
 ATTACHING_S: Final = 60.0
 
 
@@ -53,7 +53,7 @@ class Admission:
         sessions: Sessions,
         watches: Watches,
     ) -> None:
-        """`identity`: of the store, in errors: its mesh.toml is the one that counts.
+        """`identity` names the store in errors: the rules are those of its mesh.toml.
 
         Raises:
             SetupError: a rule has a malformed pattern.
@@ -66,9 +66,9 @@ class Admission:
         self._watches = watches
         self._counted_callers: set[str] = set()
         self._counted_services: set[str] = set()
-        # session → (the caller that it belongs to, when that was noted).
+        # session → (the caller that owns it, when that was recorded).
         self._owners: dict[str, tuple[str, float]] = {}
-        # Queues of durable handlers, as workers declared them last; asked for each task, so kept beside the core.
+        # Queues of durable handlers, by their latest declarations; needed for each task, so cached here.
         self._subscriptions = {
             name for name in core.names() if (said := core.declared(name)) is not None and said.patterns
         }
@@ -80,17 +80,17 @@ class Admission:
 
     def check(self, operation: str, *names: str) -> None:
         """Raises:
-        Forbidden: the caller may not do this with one of these names.
+        Forbidden: the caller is not authorized for one of these names.
         """
         self._authorization.check(name_of(current()), operation, *names)
 
     def shown(self, operation: str) -> Callable[[str], bool]:
-        """Which names a listing may show to the caller."""
+        """A predicate for the names that a listing may show to the caller."""
         caller = name_of(current())
         return lambda name: self._authorization.shown(caller, operation, name)
 
     def refusals(self, units: Sequence[Unit]) -> dict[int, Outcome]:
-        """The units that the caller may not ask for, by their place; nothing of them is to be done."""
+        """The outcomes of rejected units by their index: those for which the caller is not authorized."""
         caller = name_of(current())
         refused: dict[int, Outcome] = {}
         unknown: list[str] = []
@@ -106,7 +106,8 @@ class Admission:
             if found is not None:
                 refused[place] = Outcome(error=found.error().to_wire())
             elif unknown:
-                # It may be known and leased by the time that the unit is done: a job that waits for the disk before it.
+                # Rejected, because the job could become known and leased before the unit runs: a defer that is queued
+                # before it makes the job.
                 lost = f"job {unknown[0][:80]} is not known: it never was, or it was forgotten after its time"
                 refused[place] = Outcome(error=LeaseLost(lost, details={"job": unknown[0][:80]}).to_wire())
             unknown.clear()
@@ -115,10 +116,10 @@ class Admission:
     # --- sessions -------------------------------------------------------------------------------------------------
 
     def attach(self, offer: Offer) -> None:
-        """The caller attaches as this worker; its session is the caller's from here on.
+        """Authorize the caller to subscribe as this worker; it then owns the session.
 
         Raises:
-            Forbidden: it may not, or the session is another's.
+            Forbidden: the caller may not subscribe, or another caller owns the session.
         """
         caller = name_of(current())
         self._check_owner(caller, offer.session)
@@ -130,10 +131,10 @@ class Admission:
         self._note(offer.session, caller)
 
     def session(self, session: str) -> None:
-        """The caller speaks for this session.
+        """Check that the caller owns this session.
 
         Raises:
-            Forbidden: it is another's.
+            Forbidden: another caller owns it.
         """
         self._check_owner(name_of(current()), session)
 
@@ -143,7 +144,7 @@ class Admission:
             if owner[0] != caller:
                 raise self._authorization.stranger(caller, session)
         elif session in self._sessions:
-            # It is known by its leases alone, since the store was restarted: it is of one who may work for those.
+            # Since the store was restarted, only the session's leases are known: require the right to run their queues.
             queues = {self._dispatch.queue_of(id) for id, _ in self._dispatch.leases(session)}
             found = self._authorization.offer(caller, Offer(session, (), ()), queues)
             if found is not None:
@@ -163,20 +164,20 @@ class Admission:
     # --- watches --------------------------------------------------------------------------------------------------
 
     def open_watch(self, name: str) -> Watch:
-        """A watch of the caller.
+        """Open a watch for the caller.
 
         Raises:
-            Forbidden: another has one of this name.
+            Forbidden: another caller has a watch of this name.
         """
         caller = name_of(current())
         self.watch(self._watches.find(name))
         return self._watches.open(name, caller)
 
     def watch(self, watch: Watch | None) -> None:
-        """The caller speaks for this watch.
+        """Check that the caller owns this watch.
 
         Raises:
-            Forbidden: it is another's.
+            Forbidden: another caller owns it.
         """
         caller = name_of(current())
         if watch is not None and watch.owner != caller:
@@ -186,9 +187,9 @@ class Admission:
 
     def _denied(self, refusal: Refusal, fresh: bool) -> None:
         if fresh:
-            # Once for each caller, right and name: it is remembered.
+            # Logged once for each caller, right and name.
             log.warning("forbidden", caller=refusal.caller, right=refusal.right, target=refusal.target[:200])
-        # What callers make up must not become series without end.
+        # Names chosen by callers must not create an unbounded number of series.
         caller = _counted(self._counted_callers, refusal.caller[:100])
         if refusal.right == "defer":
             self._recorder.counter(
@@ -207,7 +208,7 @@ class Admission:
 
 
 def _counted(known: set[str], name: str) -> str:
-    """The label of a name: itself for the first hundred."""
+    """The label of a name: the name itself for the first COUNTED_CALLERS names, then OTHERS."""
     if name not in known:
         if len(known) >= COUNTED_CALLERS:
             return OTHERS
@@ -217,7 +218,7 @@ def _counted(known: set[str], name: str) -> str:
 
 def check_table(methods: Sequence[str]) -> None:
     """Raises:
-    SetupError: the store has a method of which the table of operations does not say what is authorized.
+    SetupError: a method of the store is missing in the table of operations.
     """
     missing = sorted(set(methods) - set(OPERATIONS))
     if missing:
@@ -225,7 +226,7 @@ def check_table(methods: Sequence[str]) -> None:
 
 
 def name_of(call: CallContext | None) -> str:
-    """The name that rules know a caller by: as calls.door has it."""
+    """The name of a caller in the rules; the same as in calls.door."""
     if call is None:
         return ""
     return call.user or call.caller.rpartition("-")[0] or call.caller

@@ -1,6 +1,6 @@
-"""Work that takes long and blocks, beside the store's loop.
+"""Long blocking work outside of the store's event loop.
 
-Owns: a thread of its own for it. Leaves to others: what the work is (service), and that it may run beside turns (core).
+Owns: a thread for it. Leaves to others: the work (service), and its safety while transactions run (core).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 async def in_thread(work: Callable[[], T]) -> T:
-    """Run what reads the whole file in a thread of its own, which does not keep this process from ending."""
+    """Run `work` in a thread of its own that does not prevent this process from exiting."""
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[T] = loop.create_future()
 
@@ -36,7 +36,7 @@ async def in_thread(work: Callable[[], T]) -> T:
         try:
             loop.call_soon_threadsafe(tell, value, error)
         except RuntimeError:
-            return  # the loop has ended, and with it whoever asked
+            return  # the loop has ended, and the caller with it
 
     threading.Thread(target=run, name="mesh.store long", daemon=True).start()
     return await answer

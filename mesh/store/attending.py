@@ -1,7 +1,7 @@
-"""Workers that attach, come back and leave: what each of these changes, in order.
+"""Workers that subscribe, reconnect and leave: the changes of each step, in order.
 
-Owns: the streams of sessions, and what a turn's leases and news become there.
-Leaves to others: when a session is over (sessions), credit (dispatch), the file (the core), turns (turns).
+Owns: the streams of sessions, and sending the leases and cancellations of a transaction there.
+Leaves to others: when a session is over (sessions), credit (dispatch), the file (the core), transactions (turns).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Attending:
     """Every worker's stream.
 
     Attributes:
-        turns: given by whoever makes both.
+        turns: set after construction, because each of the two refers to the other.
     """
 
     turns: Turns
@@ -41,7 +41,7 @@ class Attending:
         watches: Watches,
         damaged: Callable[[Fatal], None],
     ) -> None:
-        """`damaged` is told when the file turns out not to be as it was written."""
+        """`damaged` is called when the file turns out to be corrupt."""
         self._core = core
         self._clock = clock
         self._sessions = sessions
@@ -53,13 +53,13 @@ class Attending:
     # --- asked by workers ---------------------------------------------------------------------------------------
 
     async def attach(self, offer: Offer) -> WorkStream:
-        """A worker is here, for the first time or again.
+        """Subscribe a worker, for the first time or again.
 
-        Of the leases that it had, those that it still holds stay; the others got lost on the way to it and go to
-        others at once. What it holds and has no lease on it is told to stop.
+        Of its recorded leases, those that it still holds stay; the others were lost on the way to the worker and are
+        released at once. Attempts that it runs without a lease are cancelled.
 
         Raises:
-            Unwritable: something would have to be written, and the disk takes nothing.
+            Unwritable: a change is needed, and the store is read-only or the disk is full.
         """
         session = offer.session
         self._supersede(session)
@@ -93,7 +93,7 @@ class Attending:
         return stream
 
     def detach(self, stream: WorkStream) -> None:
-        """A stream has ended: its link broke, or the worker left, or attached anew."""
+        """A stream has ended: its link broke, or the worker left or subscribed again."""
         if self._streams.get(stream.session) is stream:
             del self._streams[stream.session]
             self._dispatch.shut(stream.session)
@@ -101,12 +101,12 @@ class Attending:
             self.turns.wake()
 
     def stop(self, session: str) -> bool:
-        """It wants no more."""
+        """Send the session no more leases; return whether it is known."""
         self._dispatch.shut(session)
         return self._sessions.stop(session, self._clock.now())
 
     async def leave(self, session: str) -> bool:
-        """It is done; what it holds goes to others."""
+        """End the session and release its leases; return whether it was known."""
         if session not in self._sessions:
             return False
         self._dispatch.shut(session)
@@ -124,19 +124,19 @@ class Attending:
         log.info("a worker has left", session=session)
         return True
 
-    # --- told by turns ------------------------------------------------------------------------------------------
+    # --- called by turns ----------------------------------------------------------------------------------------
 
     def leased(self, session: str, leases: list[Lease]) -> None:
-        """Give it these."""
+        """Send leases to a session."""
         stream = self._streams.get(session)
-        # Without a stream it went within the turn: when it comes back it does not hold them, and they are released.
+        # Without a stream it has disconnected meanwhile: when it returns it does not hold them, and they are released.
         if stream is not None:
-            # Until it has taken them it gets no more.
+            # It gets no more leases until it has read these.
             self._dispatch.shut(session)
             stream.push(leases)
 
     def stopping(self, session: str, id: str, attempt: int) -> None:
-        """Somebody wants this attempt to stop."""
+        """Ask a session to stop this attempt."""
         stream = self._streams.get(session)
         if stream is not None:
             stream.cancel(id, attempt)
@@ -146,17 +146,17 @@ class Attending:
         self._watches.over(jobs)
 
     def damaged(self, error: Fatal) -> None:
-        """Nothing may be built on this file any more."""
+        """The file is corrupt: stop using it."""
         self._damaged(error)
 
     def gone(self, session: str) -> None:
-        """A session is over: so is its stream, if it still has one."""
+        """A session is over: drop its stream, if it still has one."""
         stream = self._streams.pop(session, None)
         if stream is not None:
             stream.drop()
 
     def end(self) -> None:
-        """The store leaves: no new leases; every stream ends when what waits in it is sent."""
+        """Drain: grant no new leases; end every stream after its waiting items are sent."""
         for session, stream in self._streams.items():
             self._dispatch.shut(session)
             stream.end()
@@ -167,18 +167,18 @@ class Attending:
     # --- inside -------------------------------------------------------------------------------------------------
 
     def _taken(self, stream: WorkStream) -> None:
-        """It has read what there was: it may have more."""
+        """The worker has read its stream: it may get more leases."""
         if self._streams.get(stream.session) is stream and self._sessions.takes(stream.session):
             self._dispatch.open(stream.session)
             self.turns.wake()
 
     def _supersede(self, session: str) -> None:
-        """Its link broke without our knowing yet. What waits in the stream is lost: the worker does not hold it."""
+        """Drop the previous stream: its link broke unnoticed. The worker does not hold the leases that wait in it."""
         before = self._streams.pop(session, None)
         if before is not None:
             before.drop()
         self._dispatch.shut(session)
 
     def _asked_to_stop(self, session: str) -> list[tuple[str, int]]:
-        """(id, attempt) of those that somebody cancelled while their worker was away."""
+        """(id, attempt) of attempts that were cancelled while their worker was disconnected."""
         return [(held.id, held.attempt) for held in self._core.held().get(session, ()) if held.stopping]

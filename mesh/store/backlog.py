@@ -1,7 +1,7 @@
-"""What callers asked for and the disk has not taken yet.
+"""The queue of requests that are not committed yet.
 
-Owns: the line, what of it a turn has tried, and telling each caller how it ended: durable, refused, or broken.
-Leaves to others: the transaction (the core), when there is a turn (turns).
+Owns: the queue, which of its items a transaction has tried, and answering each caller: durable, rejected, or failed.
+Leaves to others: the transaction (the core), when it runs (turns).
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from mesh.errors import LinkLost, MeshError, Overloaded, RemoteError, Unavailabl
 
 T = TypeVar("T")
 
-#: Units that are given to the core at once: between two of these the clock is looked at.
+#: Units that are passed to the core at once; the clock is read between two slices.
 SLICE: Final = 128
-#: And the tasks and events in them, but for one unit that has more: about 8 ms.
+#: Maximum number of tasks and events in a slice, unless a single unit has more: about 8 ms.
 SLICE_ROWS: Final = 512
-#: What one turn takes on, for a clock that stands still while it runs.
+#: Maximum number of units in one transaction, for a clock that stands still while it runs.
 MOST_UNITS: Final = 4096
-#: From so much on, what has come all at once to a store that had nothing to do is done in two turns: whoever the first
-#: one answers asks again while the second one runs, and from then on neither side waits for the other. For less, a
-#: turn more (as much work as 25 tasks) costs more than it saves.
+#: Split bursts of this size, arriving at an idle store, into two transactions: the callers of the first one send again
+#: while the second one runs, so that clients and store overlap from then on. For smaller bursts another transaction (as
+#: much work as 25 tasks) costs more than it saves.
 WORTH_HALVING: Final = 48
 
 
@@ -35,7 +35,7 @@ class Batch:
     """The units of one call.
 
     Attributes:
-        at: how many are done; outcomes: of those.
+        at: how many units are done; outcomes: their outcomes.
     """
 
     __slots__ = ("answer", "at", "outcomes", "units")
@@ -52,12 +52,12 @@ class Batch:
 
     @property
     def weight(self) -> int:
-        """Roughly how many rows it makes or changes."""
+        """The approximate number of rows that it makes or changes."""
         return sum(len(unit.tasks) + len(unit.events) + len(unit.writes) + len(unit.settle) for unit in self.units)
 
 
 class Deed:
-    """Something else that changes the file."""
+    """Any other change of the file."""
 
     __slots__ = ("act", "answer", "error", "value")
 
@@ -69,30 +69,30 @@ class Deed:
 
 
 class Backlog:
-    """The line of one store.
+    """The queue of one store.
 
     Attributes:
-        waiting: units in it.
+        waiting: the number of queued units.
     """
 
     def __init__(self, most: int, settled: Callable[[str, int], None]) -> None:
         """Args:
         most: units that may wait.
-        settled: told (job, attempt) of each lease that a turn has settled.
+        settled: called with (job, attempt) for each lease that a transaction has settled.
         """
         self.waiting = 0
         self._most = most
         self._settled = settled
         self._loop = asyncio.get_running_loop()
         self._line: deque[Batch | Deed] = deque()
-        # Of the turn that runs: batches that it has begun or gone on with, and at which unit.
+        # Of the running transaction: the batches that it has started or continued, and from which unit on.
         self._tried: list[tuple[Batch, int]] = []
         self._deeds: list[Deed] = []
-        # So many are tried one by one: among them is one that the core cannot bear.
+        # So many items are tried one by one: one of them made a transaction fail.
         self._careful = 0
-        # The last turn has left something in line: callers come at different times.
+        # The last transaction has left items in the queue: callers are not in step.
         self._pressed = False
-        # So many at the end of the line are not for the turn that runs.
+        # So many items at the end of the queue are left to the next transaction.
         self._left = 0
         self._closed = False
 
@@ -102,10 +102,10 @@ class Backlog:
     # --- asking -------------------------------------------------------------------------------------------------
 
     def add(self, units: Sequence[Unit]) -> asyncio.Future[list[Outcome]]:
-        """Units; their outcomes.
+        """Queue units; the future gets their outcomes.
 
         Raises:
-            Overloaded: more units wait than [store] backlog allows.
+            Overloaded: more units would wait than [store] backlog allows.
         """
         if self.waiting and self.waiting + len(units) > self._most:
             raise Overloaded(
@@ -118,7 +118,7 @@ class Backlog:
         return batch.answer
 
     def add_deed(self, act: Callable[[Turn], T]) -> asyncio.Future[T]:
-        """Something else; what it returned or the MeshError that it raised."""
+        """Queue another change; the future gets its return value or the MeshError that it raised."""
         deed = Deed(act, self._loop.create_future())
         self._enter(deed)
         return deed.answer
@@ -131,7 +131,7 @@ class Backlog:
         return True
 
     def close(self) -> None:
-        """Nothing is taken any more; whoever waits is told."""
+        """Accept nothing more; fail all waiting requests with Unavailable."""
         self._closed = True
         for item in self._line:
             if not item.answer.done():
@@ -142,7 +142,9 @@ class Backlog:
     # --- in a turn ----------------------------------------------------------------------------------------------
 
     def work(self, turn: Turn, enough: Callable[[], bool]) -> int:
-        """Do what stands first in line, until it is enough; how much that was. `committed` or another end follows."""
+        """Process the queue from its head until `enough()`; return the number of items. The caller then reports the end
+        of the transaction: `committed`, `refused`, `doubtful` or `broken`.
+        """
         line = self._line
         self._left = left = self._to_leave()
         count = 0
@@ -160,7 +162,7 @@ class Backlog:
         return count
 
     def _to_leave(self) -> int:
-        """How many at the end of the line the next turn should have."""
+        """How many items at the end of the queue to leave to the next transaction."""
         line = self._line
         if self._pressed or self._careful or len(line) < 2:
             return 0
@@ -188,7 +190,7 @@ class Backlog:
             deed.error = error
 
     def _slice(self, turn: Turn) -> int:
-        """Some units at the head of the line, of as many batches as it takes; how many."""
+        """Apply some units from the head of the queue, of one or more batches; return how many."""
         line = self._line
         most = 1 if self._careful else SLICE
         units: list[Unit] = []
@@ -201,7 +203,7 @@ class Backlog:
             if batch.at == 0:
                 self._tried.append((batch, 0))
             if batch.answer.done() and batch.at == 0:
-                # Whoever asked is gone, and will ask again.
+                # The caller has left; it will send the batch again.
                 batch.at = len(batch.units)
             else:
                 length = 0
@@ -231,13 +233,13 @@ class Backlog:
 
     @property
     def tried(self) -> int:
-        """How many units and deeds the turn has tried."""
+        """How many units and deeds the transaction has tried."""
         return len(self._deeds) + sum(batch.at - start for batch, start in self._tried)
 
     # --- how a turn ends ----------------------------------------------------------------------------------------
 
     def committed(self) -> None:
-        """All of it is durable."""
+        """The transaction is durable: answer its callers."""
         for deed in self._deeds:
             if not deed.answer.done():
                 if deed.error is None:
@@ -247,8 +249,8 @@ class Backlog:
         self._end()
 
     def refused(self, error: MeshError) -> None:
-        """Nothing of it was done; this is what each of them is told. A turn that did not even begin stands for all that
-        would have been in it."""
+        """Nothing was done: answer each caller with this error. When the transaction could not begin, this applies to
+        all waiting items."""
         if not self.tried:
             self._take_all()
         outcome = Outcome(error.to_wire())
@@ -260,8 +262,8 @@ class Backlog:
         self._end()
 
     def doubtful(self) -> None:
-        """It may have been done, or not: callers are told what they are told of a link that broke. They ask the next
-        store, which knows what was done."""
+        """It is unknown whether the transaction was committed: answer the callers with LinkLost, as for a broken link.
+        They send again to the next store, which knows what was committed."""
         if not self.tried:
             self._take_all()
         lost = "the store stops, and cannot tell whether this was done; the same may be sent again"
@@ -276,8 +278,8 @@ class Backlog:
         self._deeds.clear()
 
     def broken(self, exc: Exception) -> None:
-        """Nothing of it was done, and nobody foresaw why. Whoever's fault it is, it must not cost the others: all of it
-        is tried again, one by one."""
+        """Nothing was done because of an unexpected error. Try all items again, one by one, so that only the item that
+        causes the error fails."""
         tried = self.tried
         if tried <= 1:
             self.refused(RemoteError(f"the store failed at this: {exc!r}", type_name=type(exc).__name__))
@@ -295,7 +297,7 @@ class Backlog:
         self._deeds.clear()
 
     def _end(self) -> None:
-        """Answer what is complete; a batch that is not stays in sight until it is."""
+        """Answer complete batches; keep the others until they are complete."""
         self._pressed = bool(self._line)
         for batch, _ in self._tried:
             if batch.complete:
@@ -306,7 +308,7 @@ class Backlog:
         self._deeds.clear()
 
     def _take_all(self) -> None:
-        """Count everything that waits as tried."""
+        """Count all waiting items as tried."""
         self._tried.clear()
         for item in self._line:
             if isinstance(item, Deed):

@@ -1,7 +1,7 @@
-"""The store's directory of backups: the only place of its host that a caller can have it write to.
+"""The store's directory of backups: the only place on its host where a caller can make it write.
 
-Owns: which names a backup may have, the directory, and that nothing in it is overwritten.
-Leaves to others: copying (engines.sqlite.backup), who may ask (admission), bringing the copy elsewhere (cli, as the
+Owns: the valid names of backups, the directory, and that nothing in it is overwritten.
+Leaves to others: copying (engines.sqlite.backup), authorization (admission), moving the copy elsewhere (cli, as the
 operator's own user).
 """
 
@@ -20,7 +20,7 @@ from mesh.engines.sqlite.messages import BackupInfo
 from mesh.errors import BadRequest, SetupError
 from mesh.store.aside import in_thread
 
-#: A file name alone: no directory, no hidden file, nothing that a shell or a terminal reads otherwise.
+#: A bare file name: no directory, no hidden file, no character that is special in a shell or a terminal.
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 
 
@@ -28,7 +28,7 @@ class Backups:
     """The backups of one store."""
 
     def __init__(self, core: Core, directory: Path, clock: Clock, host: str) -> None:
-        """`directory`: [store] backups; made with mode 0700 when the first backup is."""
+        """`directory`: [store] backups; created with mode 0700 for the first backup."""
         self._core = core
         self._directory = directory
         self._clock = clock
@@ -36,14 +36,14 @@ class Backups:
         self._making: set[str] = set()
 
     async def make(self, name: str = "") -> BackupInfo:
-        """Copy the data, as it stands at one instant, to a new file.
+        """Copy a snapshot of the data to a new file.
 
         Args:
-            name: of the file; "" for one that names the instant.
+            name: of the file; "" for a name made from the time.
 
         Raises:
-            BadRequest: that is not a file name, or it is being made.
-            SetupError: there is such a file, the directory cannot be used, or the copy failed.
+            BadRequest: the name is not a valid file name, or a backup of this name is being made.
+            SetupError: the file exists, the directory cannot be used, or the copy failed.
         """
         name = name or _stamped(self._clock.wall())
         if not _NAME.fullmatch(name):
@@ -75,7 +75,7 @@ class Backups:
             raise SetupError(
                 f"store.backups: {directory}: {exc.strerror or exc}; name a directory for backups"
             ) from exc
-        # Who may write there could place a link under the next name.
+        # A user with write access there could place a link under the next name.
         if seen.st_uid not in (os.geteuid(), 0) or stat.S_IMODE(seen.st_mode) & 0o022:
             raise SetupError(
                 f"store.backups: others than this user may write to {directory}: `chmod go-w` it, or name another one"

@@ -1,16 +1,16 @@
-"""What the store does by itself, each when it is due.
+"""The store's maintenance: work that becomes due without a request.
 
-Owns: when each is due, and how much of it one turn does.
-Leaves to others: doing it in the file (the core), turns (turns), locks that pass on (queueing).
+Owns: when each kind is due, and how much of it one transaction does.
+Leaves to others: the changes in the file (the core), transactions (turns), granting locks (queueing).
 
-=========  ==========================================================================================
-Deaths     sessions that are over: their tasks go to others
-Delayed    tasks whose time has come
-Deliveries events that subscriptions have not got yet
-Unknown    tasks of a living service that none of its workers declares: dead after a while
-Sweeping   rows whose time is over
-Locks      locks that became free while somebody waits
-=========  ==========================================================================================
+========== ==========================================================================================
+Deaths     sessions that are over: their tasks become ready for other workers
+Delayed    delayed tasks that are due
+Deliveries events that subscriptions have not received yet
+Unknown    tasks of a live service that none of its workers declares: dead after a while
+Sweeping   expired rows
+Locks      locks that became free while callers wait for them
+========== ==========================================================================================
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from mesh.telemetry.logs import get_logger
 
 log = get_logger("mesh.store")
 
-#: Rows that one turn handles, beside what callers ask for: a millisecond or two.
+#: Rows that one transaction handles besides callers' requests: a millisecond or two.
 SOME: Final = 300
-#: How often one looks for what is over, and for queues that nobody knows.
+#: How often to look for expired rows, and for unknown queues.
 SWEEP_EVERY_S: Final = 5.0
 LOOK_EVERY_S: Final = 1.0
 
@@ -38,7 +38,7 @@ class Deaths:
     """Sessions that are over."""
 
     def __init__(self, sessions: Sessions, dispatch: Dispatch, ended: Callable[[str], None]) -> None:
-        """`ended(session)` is told when it is durable."""
+        """`ended(session)` is called when the end of a session is durable."""
         self._sessions = sessions
         self._dispatch = dispatch
         self._ended = ended
@@ -66,7 +66,7 @@ class Deaths:
 
 
 class Delayed:
-    """Tasks whose time has come."""
+    """Delayed tasks that are due."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
@@ -85,7 +85,7 @@ class Delayed:
 
 
 class Deliveries:
-    """Events that subscriptions have not got yet."""
+    """Events that subscriptions have not received yet."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
@@ -102,7 +102,7 @@ class Deliveries:
 
 
 class Unknown:
-    """Tasks that no worker of their service knows."""
+    """Tasks that no worker of their service declares."""
 
     def __init__(
         self,
@@ -113,8 +113,8 @@ class Unknown:
         registered: Callable[[str], Collection[str] | None],
     ) -> None:
         """Args:
-        registered: the tasks that a service's living instances declare, as the registry has them; None when none
-            lives. A service without any task has no session here, and is known by this alone.
+        registered: the tasks that a service's live instances declare in the registry; None when there is no instance.
+            A service without tasks has no session here; only the registry shows that it is live.
         """
         self._core = core
         self._registered = registered
@@ -159,10 +159,10 @@ class Unknown:
                 yield queue
 
     def _is_unregistered(self, service: str, name: str, queue: str) -> bool:
-        """Whether the service lives and has no such task."""
+        """Whether the service is live and has no such task."""
         said = self._core.declared(queue)
         if said is not None and said.patterns:
-            # A durable handler is no task, and not among them in the registry.
+            # A durable handler is not a task, and not listed as one in the registry.
             return False
         tasks = self._registered(service)
         return tasks is not None and name not in tasks
@@ -172,7 +172,7 @@ class Unknown:
 
 
 class Sweeping:
-    """Rows whose time is over."""
+    """Expired rows."""
 
     def __init__(self) -> None:
         self._next_at = 0.0
@@ -190,7 +190,7 @@ class Sweeping:
 
 
 class Locks:
-    """Locks that became free while somebody waits."""
+    """Locks that became free while callers wait for them."""
 
     def __init__(self, queues: LockQueues) -> None:
         self._queues = queues

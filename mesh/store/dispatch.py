@@ -1,16 +1,16 @@
 """Which worker gets which task next: credit, limits over the whole mesh, and fairness.
 
-Owns: who holds what, how much each may still have, what to claim next, and when to look again.
-Leaves to others: which tasks there are and their order (the core), who lives (sessions), claiming and sending (turns).
+Owns: which session holds which leases, remaining credit and limits, the next claim, and when to look again.
+Leaves to others: the tasks and their order (the core), live sessions (sessions), claiming and sending (turns).
 
-Nothing here knows a socket, a loop or a clock: what happens is told by methods, `now` is passed in, and `next` answers
-with one claim after the other until nothing more can be given.
+There is no socket, loop or clock here: callers report events by methods, `now` is passed in, and `next` returns one
+claim after another until nothing more can be leased.
 
-- Between queues: in a ring; each visit gives at most QUANTUM leases, so that no queue starves another.
-- Between workers: who holds the fewest of the queue, then who was served longest ago. What is ready is divided among
-  those who have room, so that the first one asked does not take all.
-- A suspect (a task that was lost twice) is given only to a worker that holds nothing, and alone. When every worker is
-  busy one of them is kept back for it, for a while: a worker with an hour's work should not stand idle for it.
+- Between queues: round robin; each visit grants at most QUANTUM leases, so that no queue starves another.
+- Between workers: the worker with the fewest leases of the queue, then the one served longest ago. The ready tasks are
+  divided among the workers with free credit, so that the first one does not take all.
+- A suspect (a task that was lost twice) is leased only to a worker without leases, and alone. When every worker is
+  busy, one of them is kept back for it, for a limited time: a worker with an hour's work should not idle meanwhile.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from typing import Final, NamedTuple
 from mesh.store.bucket import Bucket
 from mesh.tasks.contract import Queue
 
-#: Leases that one visit of the ring gives away.
+#: Leases that one visit of a queue grants.
 QUANTUM: Final = 256
-#: How long a worker is first kept back for a suspect; then twice as long, and so on. The rest in between is as long.
+#: How long a worker is first kept back for a suspect; doubled each time. The pause in between is as long.
 KEEP_BACK_S: Final = 10.0
 LONGEST_KEEP_BACK_S: Final = 600.0
 
 
 class Claim(NamedTuple):
-    """Give this worker at most so many of this queue; `alone`: one suspect."""
+    """Lease at most `most` tasks of this queue to this worker; `alone`: one suspect."""
 
     queue: str
     session: str
@@ -42,8 +42,8 @@ class Seat:
     """One worker at one queue.
 
     Attributes:
-        credit: leases that it will hold at once; held: those it has.
-        served: when it was last given something, as a running number.
+        credit: how many leases it holds at most at once; held: how many it has.
+        served: when it was last served, as a running number.
     """
 
     __slots__ = ("credit", "held", "party", "served")
@@ -63,10 +63,10 @@ class Party:
     """One worker's session.
 
     Attributes:
-        open: it takes new leases now: it is attached, reads its stream and was not asked to stop.
+        open: it accepts new leases now: it is subscribed, reads its stream and was not asked to stop.
         holds: how many leases it has.
-        alone: it runs a suspect, and gets nothing beside it.
-        kept_for: the queue whose suspect it is kept back for.
+        alone: it runs a suspect, and gets no other lease meanwhile.
+        kept_for: the queue with the suspect that it is kept back for.
     """
 
     __slots__ = ("alone", "holds", "kept_for", "open", "seats", "session")
@@ -84,10 +84,11 @@ class Line:
     """One queue.
 
     Attributes:
-        ready: how many tasks may be claimed, as far as is known; suspects: how many of them must run alone.
+        ready: how many tasks may be claimed, as far as is known; suspects: how many more must run alone.
         running: leases on it, over all sessions.
-        in_ring: it stands in the ring. Whatever might make it claimable puts it there; finding it is not takes it out.
-        kept: the worker that is kept back for a suspect; `keep_until_at` when that, or the rest after it, ends.
+        in_ring: it is in the ring. Every change that may make it claimable puts it there; `next` removes it when it is
+            not claimable.
+        kept: the worker that is kept back for a suspect; `keep_until_at`: when that, or the pause after it, ends.
     """
 
     __slots__ = (
@@ -124,7 +125,7 @@ class Line:
         return self.bucket.left(now, most) if most > 0 else 0
 
     def best(self) -> tuple[Seat | None, int]:
-        """The worker that should be served next, and how many have room."""
+        """The worker to serve next, and the number of workers with free credit."""
         best: Seat | None = None
         count = 0
         for seat in self.seats.values():
@@ -138,22 +139,22 @@ class Line:
 
 
 class Dispatch:
-    """Everything that is held and everything that could be."""
+    """All leases, and all queues and workers between which to lease."""
 
     def __init__(self) -> None:
         self._lines: dict[str, Line] = {}
         self._parties: dict[str, Party] = {}
         self._leases: dict[str, tuple[int, Party, Line]] = {}
         self._ring: deque[Line] = deque()
-        # Queues that wait for a token -> when there is one.
+        # Queues that wait for a token -> when one is available.
         self._rated: dict[Line, float] = {}
         self._suspected: dict[Line, None] = {}
         self._count = 0
 
-    # --- who there is -------------------------------------------------------------------------------------------
+    # --- workers ------------------------------------------------------------------------------------------------
 
     def attach(self, session: str, queues: Iterable[Queue], now: float) -> None:
-        """A worker says what it runs; what it holds stays. It gets nothing before `open`."""
+        """Set the queues that a worker runs; its leases stay. It gets no lease before `open`."""
         party = self._party(session)
         for name in party.seats:
             self._lines[name].seats.pop(session, None)
@@ -167,7 +168,7 @@ class Dispatch:
             seat.held = sum(1 for _, owner, place in self._leases.values() if owner is party and place is line)
 
     def open(self, session: str) -> None:
-        """It takes new leases."""
+        """The session accepts new leases."""
         party = self._parties.get(session)
         if party is not None and not party.open:
             party.open = True
@@ -175,14 +176,14 @@ class Dispatch:
                 self._ring_up(self._lines[name])
 
     def shut(self, session: str) -> None:
-        """It takes no new leases for now; those that it holds it keeps."""
+        """The session accepts no new leases for now; it keeps those that it holds."""
         party = self._parties.get(session)
         if party is not None:
             party.open = False
             self._set_free(party)
 
     def leave(self, session: str) -> None:
-        """It is gone, and holds nothing any more."""
+        """Remove the session and its leases."""
         party = self._parties.pop(session, None)
         if party is None:
             return
@@ -196,7 +197,7 @@ class Dispatch:
             del self._lines[name].seats[session]
 
     def workers(self, queue: str) -> int:
-        """How many sessions are attached to a queue."""
+        """How many sessions are subscribed to a queue."""
         line = self._lines.get(queue)
         return len(line.seats) if line is not None else 0
 
@@ -210,10 +211,10 @@ class Dispatch:
         party = self._parties.get(session)
         return party.holds if party is not None else 0
 
-    # --- what there is ------------------------------------------------------------------------------------------
+    # --- tasks and leases ---------------------------------------------------------------------------------------
 
     def ready(self, queue: str, count: int, suspects: int, now: float) -> None:
-        """So many of a queue may be claimed now, `suspects` more of them only alone."""
+        """Set how many tasks of a queue may be claimed now, and how many more only alone (`suspects`)."""
         line = self._line(queue, now)
         line.ready = count
         line.suspects = suspects
@@ -225,7 +226,7 @@ class Dispatch:
             self._no_suspects(line)
 
     def hold(self, session: str, queue: str, id: str, attempt: int, now: float, *, alone: bool = False) -> None:
-        """A session has this lease: it was just claimed, or found when the store began."""
+        """Record a session's lease: it was just claimed, or found when the store started."""
         party = self._party(session)
         line = self._line(queue, now)
         self._leases[id] = (attempt, party, line)
@@ -237,7 +238,7 @@ class Dispatch:
             seat.held += 1
 
     def let_go(self, id: str, attempt: int) -> None:
-        """A lease is over. Harmless for one that is not known."""
+        """Remove a lease that is over. An unknown lease is ignored."""
         lease = self._leases.get(id)
         if lease is None or lease[0] != attempt:
             return
@@ -255,7 +256,7 @@ class Dispatch:
         self._ring_up(line)
 
     def leases(self, session: str) -> set[tuple[str, int]]:
-        """(id, attempt) of what a session holds."""
+        """(id, attempt) of the leases of a session."""
         party = self._parties.get(session)
         if party is None or not party.holds:
             return set()
@@ -267,19 +268,19 @@ class Dispatch:
         return lease[2].name if lease is not None else ""
 
     def forget_leases(self) -> None:
-        """Nobody holds anything: what is held will be told anew."""
+        """Remove all leases; the caller records the held ones again."""
         for id, (attempt, _, _) in tuple(self._leases.items()):
             self.let_go(id, attempt)
 
     def holder(self, id: str) -> tuple[str, int] | None:
-        """(session, attempt) of who has a lease on a job."""
+        """(session, attempt) of the lease on a job; None without a lease."""
         lease = self._leases.get(id)
         return (lease[1].session, lease[0]) if lease is not None else None
 
-    # --- what to do ---------------------------------------------------------------------------------------------
+    # --- claims -------------------------------------------------------------------------------------------------
 
     def next(self, now: float) -> Claim | None:
-        """What should be claimed now; None when nothing can be. Each claim is answered by `claimed`."""
+        """The next claim; None when nothing can be claimed. The caller reports the result of each by `claimed`."""
         if self._rated:
             for line in [line for line, at in self._rated.items() if at <= now]:
                 del self._rated[line]
@@ -304,7 +305,7 @@ class Dispatch:
         return None
 
     def claimed(self, claim: Claim, leases: Sequence[tuple[str, int]], now: float) -> None:
-        """What a claim brought: (id, attempt) of each lease. Fewer than asked for: there are no more."""
+        """Record the result of a claim: (id, attempt) of each lease. Fewer than requested: the queue has no more."""
         line = self._lines[claim.queue]
         if claim.alone:
             line.suspects = max(0, line.suspects - len(leases)) if leases else 0
@@ -324,7 +325,7 @@ class Dispatch:
             seat.served = self._count
 
     def due_at(self) -> float | None:
-        """When to look again, even if nothing happens; after the last `next`, never before it."""
+        """When to call `next` again, even if nothing happens. Valid only after `next` has returned None."""
         dues = [*self._rated.values(), *(line.keep_until_at for line in self._suspected if line.keep_until_at)]
         return min(dues, default=None)
 
@@ -347,14 +348,14 @@ class Dispatch:
             if idle is not None:
                 return Claim(line.name, idle.session, 1, alone=True)
             if takers and not line.keep_until_at:
-                # Everybody is busy: one worker gets nothing new, so that it will hold nothing.
+                # All workers are busy: one worker gets no new leases, until it holds none.
                 line.kept = min(takers, key=lambda party: (party.alone, party.holds))
                 line.kept.kept_for = line
                 line.keep_until_at = now + line.keep_s
         return None
 
     def _keep_over(self, line: Line, now: float) -> None:
-        """The worker did not come to its end in time: it works on, and another is tried after a rest."""
+        """The kept worker did not become idle in time: it gets leases again, and another is tried after a pause."""
         if line.kept is not None:
             self._set_free(line.kept)
             line.keep_until_at = now + line.keep_s
@@ -370,7 +371,7 @@ class Dispatch:
             line.keep_until_at = 0.0
 
     def _set_free(self, party: Party) -> None:
-        """Keep it back no longer."""
+        """Stop keeping a worker back."""
         line = party.kept_for
         if line is not None:
             line.kept = party.kept_for = None

@@ -1,7 +1,7 @@
-"""What is asked of the log of durable events: pages of it, delivering from it again, ending a subscription.
+"""Operations on the log of durable events: reading pages, replay, and deleting a subscription.
 
-Owns: doing so in steps, so that others have their turn in between.
-Leaves to others: each step (the core), who listens now (dispatch), whoever asks (service).
+Owns: doing them in steps, so that other requests run in between.
+Leaves to others: each step (the core), the present subscribers (dispatch), the callers (service).
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from mesh.events.log import LoggedEvent
 from mesh.store.dispatch import Dispatch
 from mesh.store.turns import Turns
 
-#: Rows that one turn handles of a request for all of a queue.
+#: Rows that one transaction handles of a request for all rows of a queue.
 STEP: Final = 1000
 
 
 class Logbook:
-    """The log, to those who ask.
+    """The operations of one store.
 
     Args:
-        reading: around each look that is not part of a turn: a file that is damaged is told.
+        reading: wraps each read outside of a transaction, to report a corrupt file.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Logbook:
         core = self._core
 
         def step(turn: Turn) -> int:
-            # Looked at in each step: a worker may come back in between.
+            # Checked in each step: a worker may return in between.
             said = core.declared(subscription)
             if total == 0 and (said is None or not said.patterns):
                 names = (name for name in core.names() if (one := core.declared(name)) is not None and one.patterns)

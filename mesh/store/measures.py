@@ -1,4 +1,4 @@
-"""What the store tells of itself: gauges for /metrics, its queues, and `info` for people.
+"""The store's metrics: gauges for /metrics, its queues, and `info` for people.
 
 Owns: names of metrics, and which queues have series of their own. Leaves to others: counting (turns, the core).
 """
@@ -19,9 +19,9 @@ from mesh.telemetry.metrics import OTHER, Recorder
 if TYPE_CHECKING:
     from mesh.store.service import Store
 
-#: Queues with series of their own; the rest are added up as "other". A name may come from anybody who defers.
+#: Queues with series of their own; the rest are added up as "other". Any caller that defers can make up a name.
 MOST_QUEUES: Final = 200
-#: How long one look at the queues serves: a page asks for every gauge, one after the other.
+#: How long a snapshot of the queues is reused: a page of metrics reads all gauges one after another.
 FRESH_S: Final = 0.5
 
 _PER_QUEUE: Final[tuple[tuple[str, str, Callable[[QueueInfo], float]], ...]] = (
@@ -42,12 +42,12 @@ _PER_QUEUE: Final[tuple[tuple[str, str, Callable[[QueueInfo], float]], ...]] = (
 
 
 def with_workers(queues: Sequence[QueueInfo], dispatch: Dispatch) -> list[QueueInfo]:
-    """Queues as the core knows them, with the sessions that are attached to each."""
+    """The core's queues, with the number of sessions that are subscribed to each."""
     return [msgspec.structs.replace(queue, workers=dispatch.workers(queue.name)) for queue in queues]
 
 
 class _Queues:
-    """The queues, looked at once for many gauges."""
+    """A snapshot of the queues, shared by many gauges."""
 
     def __init__(self, store: Store, recorder: Recorder) -> None:
         self._store = store
@@ -58,7 +58,7 @@ class _Queues:
         self._known: set[str] = set()
 
     def look(self) -> float:
-        """How many queues there are. Asked first: it makes the series of those that are new."""
+        """How many queues there are. Read first: it creates the series of new queues."""
         store = self._store
         now = store.clock.now()
         if self._at < 0 or now - self._at > FRESH_S:
@@ -93,7 +93,7 @@ class _Queues:
 
 
 def register(recorder: Recorder, store: Store) -> None:
-    """Have the store's gauges in every snapshot of its process."""
+    """Register the store's gauges with the recorder of its process."""
     figures = store.turns.figures
     queues = _Queues(store, recorder)
 
@@ -120,7 +120,7 @@ def register(recorder: Recorder, store: Store) -> None:
 
 
 def info(store: Store) -> StoreInfo:
-    """The store as it stands."""
+    """The present state of the store."""
     file = store.core.info()
     figures = store.turns.figures
     return StoreInfo(

@@ -1,7 +1,7 @@
-"""Who waits for which lock, first come first served.
+"""The queues of callers that wait for locks, first come, first served.
 
-Owns: the line in front of each lock, and giving it to the next one in the turn in which it is free.
-Leaves to others: who holds a lock (the core), when turns happen (turns), callers that leave (service).
+Owns: the queue of each lock, and granting it to the next caller in the transaction in which it is free.
+Leaves to others: the holders of locks (the core), when transactions run (turns), callers that leave (service).
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from mesh.locks.contract import Grant
 
 
 class Acquires(Protocol):
-    """What is needed of the core's Turn."""
+    """The method of the core's Turn that is used here."""
 
     def acquire(self, name: str, owner: str, ttl_s: float) -> Grant: ...
 
 
 class Waiter:
-    """One who waits."""
+    """One waiting request."""
 
     __slots__ = ("answer", "grant", "name", "owner", "slot", "taken", "ttl_s")
 
@@ -32,25 +32,25 @@ class Waiter:
         self.owner = owner
         self.ttl_s = ttl_s
         self.answer = answer
-        #: Who has had it last.
+        #: The latest error, which names the holder.
         self.taken = taken
-        #: Given to it in the turn that runs; nothing before that has ended well.
+        #: The grant of the running transaction; it counts only after the commit.
         self.grant: Grant | None = None
         self.slot = 0
 
     def expire(self) -> None:
-        """It has waited as long as it would."""
+        """The waiting time is over: fail with LockTaken."""
         if not self.answer.done():
             self.answer.set_exception(self.taken)
 
 
 class LockQueues:
-    """Everybody who waits for a lock."""
+    """All waiting requests."""
 
     def __init__(self, clock: Clock) -> None:
         self._expiries = Expiries(clock)
         self._lines: dict[str, dict[str, Waiter]] = {}
-        # Locks with a line -> when the one who has it must have renewed it, wall clock.
+        # Locks with a queue -> when the holder's grant ends unless it is renewed, wall clock.
         self._until: dict[str, float] = {}
         self._granted: list[Waiter] = []
 
@@ -58,16 +58,16 @@ class LockQueues:
         return sum(map(len, self._lines.values()))
 
     def waits(self, name: str, owner: str) -> bool:
-        """Whether somebody else waits for it."""
+        """Whether another owner waits for this lock."""
         line = self._lines.get(name)
         return line is not None and any(other != owner for other in line)
 
     def enter(self, name: str, owner: str, ttl_s: float, taken: LockTaken, give_up_at: float) -> Waiter:
-        """Stand in line; who asked before keeps the place.
+        """Join the queue; an owner that waits already keeps its place.
 
         Args:
-            taken: as the core refused it; `details["until_at"]` says when it will be free at the latest, wall clock.
-            give_up_at: when to wait no longer, by the loop's clock.
+            taken: the core's error; `details["until_at"]`: when the holder's grant ends, wall clock.
+            give_up_at: when the wait ends, by the loop's clock.
         """
         waiter = Waiter(name, owner, ttl_s, taken, asyncio.get_running_loop().create_future())
         line = self._lines.setdefault(name, {})
@@ -82,7 +82,7 @@ class LockQueues:
         return waiter
 
     def leave(self, waiter: Waiter) -> None:
-        """It waits no longer; harmless when it has been served."""
+        """Leave the queue. Harmless when the request has been served."""
         self._expiries.forget(waiter)
         line = self._lines.get(waiter.name)
         if line is not None and line.get(waiter.owner) is waiter:
@@ -92,18 +92,18 @@ class LockQueues:
                 self._until.pop(waiter.name, None)
 
     def due(self, freed: Iterable[str], wall: float) -> list[str]:
-        """Locks that might go to somebody who waits: freed ones, and those that were not renewed in time."""
+        """Locks to grant to a waiting request: freed ones, and those that were not renewed in time."""
         if not self._lines:
             return []
         due = [name for name, until_at in self._until.items() if until_at <= wall]
         return [*due, *(name for name in freed if name in self._lines and name not in due)]
 
     def due_at(self) -> float | None:
-        """When a lock will not have been renewed in time, wall clock."""
+        """When the next grant ends unless it is renewed, wall clock."""
         return min(self._until.values(), default=None)
 
     def serve(self, turn: Acquires, names: Iterable[str]) -> None:
-        """Give each of these locks to the first who waits for it. `committed` or `undone` follows."""
+        """Grant each of these locks to the first in its queue. The caller then calls `committed` or `undone`."""
         for name in names:
             for waiter in tuple(self._lines.get(name, {}).values()):
                 if waiter.answer.done():
@@ -119,7 +119,7 @@ class LockQueues:
                 break
 
     def committed(self) -> None:
-        """The turn is durable: tell those who were served."""
+        """The transaction is durable: answer the served requests."""
         for waiter in self._granted:
             if waiter.grant is not None and not waiter.answer.done():
                 waiter.answer.set_result(waiter.grant)
@@ -127,14 +127,14 @@ class LockQueues:
         self._granted.clear()
 
     def undone(self) -> None:
-        """The turn has changed nothing; they wait on."""
+        """The transaction was rolled back: the requests continue to wait."""
         for waiter in self._granted:
             waiter.grant = None
             self._until[waiter.name] = 0.0
         self._granted.clear()
 
     def end(self, error: MeshError) -> None:
-        """Nobody is served any more: tell everybody."""
+        """Fail all waiting requests with this error."""
         for line in self._lines.values():
             for waiter in line.values():
                 if not waiter.answer.done():

@@ -1,6 +1,6 @@
 """The store's process, from its start to its exit code.
 
-Owns: ending it when the file turns out to be damaged. Leaves to others: a worker's life (service.worker).
+Owns: stopping it when the file turns out to be corrupt. Leaves to others: the worker's life cycle (service.worker).
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from mesh.service import worker
 from mesh.service.worker import Worker
 from mesh.store.service import Store
 
-#: Of the store's program in supervisord.conf.
+#: `startsecs` of the store's program in supervisord.conf.
 STARTSECS: Final = 1.0
 
 
 async def run(settings: Settings, wait_s: float = 0.0) -> int:
-    """Run a store until SIGTERM or SIGINT, which drain it; the exit code.
+    """Run a store until SIGTERM or SIGINT, which drain it; return the exit code.
 
     Args:
-        wait_s: how long to wait for a folder that another store has.
+        wait_s: how long to wait for a folder that another store has locked.
 
     Raises:
-        Damaged: the file is not as it was written; the message says what to do.
-        MeshError: it could not start.
+        Damaged: the file is corrupt; the message describes the remedy.
+        MeshError: the store could not start.
     """
     stores: list[Store] = []
 
@@ -49,12 +49,12 @@ async def run(settings: Settings, wait_s: float = 0.0) -> int:
 
 
 def outlast_start() -> None:
-    """Before exit code 5: supervisor takes an end within `startsecs` for a failed start, and tries again whatever
-    the code was."""
+    """Delay exit code 5: supervisor treats an exit within `startsecs` as a failed start, and restarts the program
+    whatever the exit code."""
     if os.environ.get("SUPERVISOR_ENABLED"):
         time.sleep(STARTSECS + 0.5)
 
 
 def _leave() -> None:
-    """As if told by supervisor: what can still be answered is, and links are closed in order."""
+    """Stop as on supervisor's SIGTERM: remaining requests are answered, and links are closed in order."""
     os.kill(os.getpid(), signal.SIGTERM)

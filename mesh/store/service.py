@@ -1,10 +1,10 @@
-"""The store as a service: what other processes ask of it.
+"""The store as a service: the methods that other processes call.
 
-Owns: its methods, and putting the parts together when the worker starts.
+Owns: these methods, and assembling the parts when the worker starts.
 Leaves to others: each part (turns, attending, dispatch, watches, queueing), the data (the core), links (worker).
 
-It is an ordinary worker of the mesh: registered at the hubs, asked by calls, drained by SIGTERM. Its name is its
-address. Processes ask it through mesh.engines.sqlite.client, and never by hand.
+The store is an ordinary worker of the mesh: registered at the hubs, called by name, drained by SIGTERM. Processes use
+it only through mesh.engines.sqlite.client.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from mesh.tasks.contract import JobInfo, Offer, QueueInfo, Status
 
 T = TypeVar("T")
 
-#: A page is no longer than this, whatever is asked for.
+#: Maximum length of a page, whatever limit is requested.
 LONGEST_PAGE: Final = 10_000
 
 
@@ -56,19 +56,19 @@ class Store(Service):
     """Owns the files of the embedded engine: tasks, durable events, state, schedules and locks."""
 
     name = SERVICE
-    # Whoever waits for a lock is parked here, and costs nothing; what waits for the disk is bounded by [store] backlog.
+    # Calls that wait for a lock cost almost nothing; requests that wait for the disk are bounded by [store] backlog.
     concurrency = 1_000_000
     queue = 0
 
-    #: How long to wait for a folder that another store has.
+    #: How long to wait for a folder that another store has locked.
     wait_s: ClassVar[float] = 0.0
     clock: SteadyClock
-    #: The file is open, and all parts are there.
+    #: The file is open, and all parts are made.
     _begun = False
 
     async def started(self) -> None:
         """Raises:
-        SetupError: another store has the directory, or the file cannot be used; the message says what to do.
+        SetupError: another store has the directory, or the file cannot be used; the message describes the remedy.
         """
         node = self.node
         assert isinstance(node, Node)
@@ -117,11 +117,11 @@ class Store(Service):
         )
         self.turns = Turns(self.core, clock, self.dispatch, self.attending, chores, backlog=settings.store.backlog)
         if not time_is_kept:
-            # Nothing else is done in a time that the locks in the file were not granted in.
+            # The locks in the file are in the stored time: store this clock's mark before any other change.
             self.turns.first = self._keep_time_in
         self.attending.turns = self.turns
         self.logbook = Logbook(self.core, self.turns, self.dispatch, self._reading)
-        # Whoever held something when the last store ended has a lease's time to say that it still does.
+        # Sessions that held leases when the last store ended have one lease time to subscribe again.
         for session in self.core.held():
             self.sessions.found(session, clock.now())
         self.turns.recall()
@@ -130,7 +130,7 @@ class Store(Service):
         measures.register(node.recorder, self)
 
     def _keep_time(self) -> bool:
-        """Have the next store on this boot go on with the time of this one; whether that is done."""
+        """Store this clock's mark, so that the next store on this boot continues its time; return whether it is set."""
         clock = self.clock
         if not clock.goes_on or self.core.time_mark() != clock.mark:
             try:
@@ -150,12 +150,12 @@ class Store(Service):
         instances = list(node.table.instances(service))
         return {task for instance in instances for task in instance.tasks} if instances else None
 
-    #: Why the store cannot go on, once that is so; and what the process does about it.
+    #: The error that stops the store, and the callback that then ends the process.
     fatal: Fatal | None = None
     on_fatal: Callable[[], None] | None = None
 
     def damaged(self, error: Fatal) -> None:
-        """The file is not as it was written: stop, before anything is built on it."""
+        """The file is corrupt: stop before anything else is written."""
         if self.fatal is None:
             self.fatal = error
             self.log.critical("the store stops", reason=error.message)
@@ -164,7 +164,7 @@ class Store(Service):
                 self.on_fatal()
 
     def draining(self) -> None:
-        """The worker leaves: streams end, and whoever waits for a lock waits at the next store."""
+        """The worker drains: end the streams; callers that wait for a lock try again at the next store."""
         if not self._begun:
             return
         self.attending.end()
@@ -182,7 +182,7 @@ class Store(Service):
             whole = f"{found.message}. Everything that was confirmed is in {self.core.path}"
             self.fatal = type(found)(whole, details=found.details)
         elif found is not None and self.fatal is None:
-            # Found at the very end, after the last transaction; the process is ending already.
+            # Found on closing, after the last transaction; the process is ending already.
             self.log.critical("the files were changed", reason=found.message)
             self.fatal = found
 
@@ -202,14 +202,14 @@ class Store(Service):
             self.admission.check(operation, *names)
 
     def _shown(self, operation: str) -> Callable[[str], bool]:
-        """Which names a listing shows to the caller."""
+        """A predicate for the names that a listing shows to the caller."""
         return self.admission.shown(operation) if self.admission is not None else lambda name: True
 
     # --- units and sessions -------------------------------------------------------------------------------------
 
     @rpc
     async def apply(self, units: list[Unit]) -> list[Outcome]:
-        """Do each of them, whole or not at all; the outcomes in order, when they are durable."""
+        """Commit units, each as a whole or not at all; return their outcomes in order, when they are durable."""
         refused = self.admission.refusals(units) if self.admission is not None else None
         if not refused:
             return await self.turns.apply(units)
@@ -218,7 +218,7 @@ class Store(Service):
 
     @rpc
     async def work(self, offer: Offer) -> AsyncIterator[Push]:
-        """A worker's standing order: leases, as its credit allows."""
+        """A worker's subscription: leases, within its credit."""
         if self.admission is not None:
             self.admission.attach(offer)
         stream = await self.attending.attach(offer)
@@ -230,21 +230,21 @@ class Store(Service):
 
     @rpc(idempotent=True)
     async def renew(self, session: str) -> bool:
-        """A worker lives; whether its session is known."""
+        """Renew a worker's session; return whether it is known."""
         if self.admission is not None:
             self.admission.session(session)
         return self.sessions.renew(session, self.clock.now())
 
     @rpc(idempotent=True)
     async def stop(self, session: str) -> bool:
-        """A worker wants no more leases; whether its session is known."""
+        """Send a worker no more leases; return whether its session is known."""
         if self.admission is not None:
             self.admission.session(session)
         return self.attending.stop(session)
 
     @rpc(idempotent=True)
     async def leave(self, session: str) -> bool:
-        """A worker is done: what it still holds goes to others at once. Whether its session was known."""
+        """End a worker's session and release its leases at once; return whether the session was known."""
         if self.admission is not None:
             self.admission.session(session)
         return await self.attending.leave(session)
@@ -253,7 +253,7 @@ class Store(Service):
 
     @rpc(idempotent=True)
     async def watch(self, name: str) -> AsyncIterator[Over]:
-        """Jobs that are over, of those that are followed under this name."""
+        """Stream the jobs that are over, of those that are followed under this name."""
         watch = self.admission.open_watch(name) if self.admission is not None else self.watches.open(name)
         try:
             async for news in watch.items(lambda job: self._job(job, forgotten=True)):
@@ -263,10 +263,10 @@ class Store(Service):
 
     @rpc(idempotent=True)
     async def follow(self, name: str, jobs: list[str]) -> None:
-        """Tell the watch of this name when these are over, or if there is no such job."""
+        """Report to the watch of this name when these jobs are over or unknown."""
         watch = self.watches.find(name)
         if watch is None:
-            # Its stream was lost; the next one has another name.
+            # The watch's stream was lost; the next one has another name.
             return
         if self.admission is not None:
             self.admission.watch(watch)
@@ -280,7 +280,7 @@ class Store(Service):
 
     @rpc(idempotent=True)
     async def unfollow(self, name: str, jobs: list[str]) -> None:
-        """Nobody waits for these any more."""
+        """Stop following these jobs."""
         watch = self.watches.find(name)
         if watch is not None:
             if self.admission is not None:
@@ -294,7 +294,7 @@ class Store(Service):
 
     @rpc(idempotent=True)
     async def find(self, id: str) -> JobInfo | None:
-        """A job as it stands; null when there is none."""
+        """The present state of a job; null when there is none."""
         info = self._job(id)
         if info is not None:
             self._may("find", info.queue)
@@ -302,7 +302,7 @@ class Store(Service):
 
     @rpc(idempotent=True)
     async def cancel(self, id: str) -> JobInfo:
-        """Cancel a job that is not over."""
+        """Cancel a job that is not over; return its present state."""
         info = self._job(id) if self.admission is not None else None
         if info is not None:
             self._may("cancel", info.queue)
@@ -310,12 +310,12 @@ class Store(Service):
 
     @rpc(idempotent=True)
     async def queues(self) -> list[QueueInfo]:
-        """Every queue as it stands."""
+        """The present state of every queue."""
         shown = self._shown("queues")
         return [info for info in self.list_queues() if shown(info.name)]
 
     def list_queues(self) -> list[QueueInfo]:
-        """Every queue with its workers."""
+        """Every queue with its number of workers."""
         with self._reading():
             return measures.with_workers(self.core.queues(self.clock.wall()), self.dispatch)
 
@@ -330,18 +330,18 @@ class Store(Service):
 
     @rpc
     async def requeue(self, queue: str, ids: list[str]) -> int:
-        """Dead jobs run again: these, or all of the queue. How many."""
+        """Make dead jobs ready again, these or all of the queue; return how many."""
         self._may("requeue", queue)
         return await self._steps(lambda turn: turn.requeue(queue, ids, limit=STEP), bool(ids))
 
     @rpc
     async def drop(self, queue: str, ids: list[str]) -> int:
-        """Forget dead jobs: these, or all of the queue. How many."""
+        """Delete dead jobs, these or all of the queue; return how many."""
         self._may("drop", queue)
         return await self._steps(lambda turn: turn.drop(queue, ids, limit=STEP), bool(ids))
 
     async def _steps(self, act: Callable[[Turn], int], at_once: bool) -> int:
-        """Do it in steps, each in a turn, so that others have theirs in between; the sum."""
+        """Do it in steps, each in a transaction, so that other requests run in between; return the sum."""
         total = 0
         while True:
             count: int = await self.turns.do(act)
@@ -353,14 +353,14 @@ class Store(Service):
 
     @rpc
     async def replay(self, subscription: str, offset: int | None = None, since_at: float | None = None) -> int:
-        """Deliver again to a subscription what stands in the log from there on; how many events."""
+        """Deliver the events of the log to a subscription again, from an offset or instant on; return how many."""
         self._may("replay", subscription)
         since = None if since_at is None else since_at - self.clock.ahead()
         return await self.logbook.replay(subscription, offset, since)
 
     @rpc
     async def abandon(self, subscription: str) -> int:
-        """End a subscription that no worker has any more; how many deliveries went with it."""
+        """Delete a subscription that no worker has any more; return how many deliveries were removed."""
         self._may("abandon", subscription)
         return await self.logbook.abandon(subscription)
 
@@ -392,7 +392,7 @@ class Store(Service):
 
     @rpc(idempotent=True)
     async def namespaces(self) -> list[tuple[str, int]]:
-        """(namespace, how many keys)."""
+        """(namespace, number of keys)."""
         with self._reading():
             found = self.core.namespaces(self.clock.wall())
         shown = self._shown("namespaces")
@@ -402,7 +402,7 @@ class Store(Service):
 
     @rpc(idempotent=True)
     async def declare(self, schedules: list[Schedule]) -> list[Schedule]:
-        """Schedules as they stand, after these were made known."""
+        """Declare schedules; return them as stored."""
         self._may("declare", *(one.name for one in schedules))
         return await self.turns.do(lambda turn: turn.declare_schedules(schedules))
 
@@ -418,7 +418,7 @@ class Store(Service):
 
     @rpc(idempotent=True)
     async def acquire(self, name: str, owner: str, ttl_s: float, wait_s: float) -> Grant:
-        """Hold a lock, after waiting for at most `wait_s`."""
+        """Acquire a lock, waiting for at most `wait_s`."""
         self._may("acquire", name)
         give_up_at = self.clock.now() + wait_s
 
@@ -441,7 +441,7 @@ class Store(Service):
             return shown(await waiter.answer, self.clock.ahead())
         except asyncio.CancelledError:
             if waiter.answer.done() and not waiter.answer.cancelled() and waiter.answer.exception() is None:
-                # Granted while its caller left: the next one should not have to wait for the end of its time.
+                # Granted while its caller left: release it, so that the next one need not wait for its expiry.
                 self.turns.do(lambda turn: turn.release_lock(name, owner)).add_done_callback(_looked_at)
             raise
         finally:
@@ -449,19 +449,19 @@ class Store(Service):
 
     @rpc(idempotent=True)
     async def renew_lock(self, name: str, owner: str, ttl_s: float) -> Grant:
-        """Hold it for longer."""
+        """Extend the grant of a lock."""
         self._may("renew_lock", name)
         return shown(await self.turns.do(lambda turn: turn.renew_lock(name, owner, ttl_s)), self.clock.ahead())
 
     @rpc(idempotent=True)
     async def release(self, name: str, owner: str) -> bool:
-        """Let go of it; whether it was this owner's."""
+        """Release a lock; return whether this owner held it."""
         self._may("release", name)
         return await self.turns.do(lambda turn: turn.release_lock(name, owner))
 
     @rpc(idempotent=True)
     async def locks(self) -> list[Grant]:
-        """What is held now."""
+        """The locks that are held now."""
         with self._reading():
             held = self.core.locks(self.clock.wall())
         may_read = self._shown("locks")
@@ -472,28 +472,28 @@ class Store(Service):
 
     @rpc(timeout="1h")
     async def backup(self, name: str = "") -> BackupInfo:
-        """Copy the data, as it stands at one instant, to a new file in the store's directory of backups."""
+        """Copy a snapshot of the data to a new file in the store's directory of backups."""
         self._may("backup", "backup")
         return await self.backups.make(name)
 
     @rpc(timeout="1h", idempotent=True)
     async def check(self) -> list[str]:
-        """Read all of the data; what is wrong with it, in sentences."""
+        """Read and check all data; return a description of each problem."""
         self._may("check", "check")
         return await in_thread(self.core.check)
 
     @rpc(idempotent=True)
     async def info(self) -> StoreInfo:
-        """The store as it stands."""
+        """The present state of the store."""
         self._may("info", "info")
         return measures.info(self)
 
 
 def bounded(limit: int) -> int:
-    """So many rows as a page may have.
+    """The limit of a page, at most LONGEST_PAGE.
 
     Raises:
-        BadRequest: that is no number of rows.
+        BadRequest: the limit is less than 1.
     """
     if limit < 1:
         raise BadRequest(f"limit {limit} is no number of rows; give 1 or more")

@@ -1,13 +1,13 @@
-"""Workers' sessions, as the store sees them: who is attached, who is silent, and who has died.
+"""Workers' sessions in the store: which are subscribed, silent, or dead.
 
-Owns: when a session is over. Leaves to others: its leases (dispatch, the core), its stream (streams), looking at
+Owns: when a session is over. Leaves to others: its leases (dispatch, the core), its stream (streams), observing
 processes (engines.sqlite.vitals; passed in).
 
-No socket, no loop, no clock: what happens is told by methods, with `now`.
+No socket, no loop, no clock: callers report events by methods, with `now`.
 
-A session with an open stream lives: libzmq answers for a loop that is busy, and a process that dies takes its links
-with it. From the end of its stream on it has a lease's time to come back, unless it is seen to be dead before. After a
-restart of the store nobody has a stream, and whoever holds leases has that time, too.
+A session with an open stream lives: libzmq answers heartbeats while the worker's loop is busy, and the links of a
+process end when it dies. After the end of its stream a session has one lease time to return, unless its process is
+found dead before. After a restart of the store no session has a stream, and each one with leases has the same time.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from typing import Final
 
 from mesh.tasks.contract import Offer
 
-#: A loop that has not renewed for so many leases, though its link stands, does not just work hard: it hangs.
+#: A worker that has not renewed for so many lease times although its link is up is not just busy: it hangs.
 HANGS_AFTER: Final = 30
-#: How soon after the end of a stream its process is looked at again, and then how often: what was killed is still there
-#: for a moment.
+#: Delays of the checks of a process after the end of its stream, and then the period: a killed process still exists for
+#: a moment.
 FIRST_LOOKS_S: Final = (0.0, 0.01, 0.05, 0.2, 0.5)
 LOOK_EVERY_S: Final = 1.0
 
 
 class State(Enum):
-    """Where a session stands."""
+    """The state of a session."""
 
     ATTACHED = auto()  # its stream is open
-    AWAY = auto()  # it has none; its leases wait for it
-    STOPPING = auto()  # attached, and wants no more
+    AWAY = auto()  # it has no stream; its leases are kept for it
+    STOPPING = auto()  # its stream is open, but it gets no more leases
 
 
 class Heard(Enum):
-    """What is told of it."""
+    """The events of a session."""
 
     ATTACH = auto()
     STOP = auto()
@@ -43,7 +43,7 @@ class Heard(Enum):
     RENEWED = auto()
 
 
-#: (state, what is told) -> state; a missing key changes nothing: it crossed other news.
+#: (state, event) -> state; a missing key changes nothing: the event was overtaken by another.
 LIFE: Final[dict[tuple[State, Heard], State]] = {
     (State.AWAY, Heard.ATTACH): State.ATTACHED,
     (State.ATTACHED, Heard.ATTACH): State.ATTACHED,
@@ -61,10 +61,10 @@ class Session:
     """One worker's session.
 
     Attributes:
-        offer: what it said when it attached; None for one that is only known to hold leases.
-        born: when its process began, as far as this host can see it; "" when it cannot.
-        heard_at: when it was last heard of.
-        looks: how often its process has been looked at since its stream ended; `look_at`: when it is again.
+        offer: its subscription; None for a session that is known only by its leases.
+        born: when its process started; "" when this host cannot observe the process.
+        heard_at: the time of its last event.
+        looks: how often its process has been checked since its stream ended; `look_at`: the time of the next check.
     """
 
     __slots__ = ("born", "heard_at", "look_at", "looks", "name", "offer", "state")
@@ -80,7 +80,7 @@ class Session:
 
 
 class Sessions:
-    """All of them."""
+    """All sessions of one store."""
 
     def __init__(
         self,
@@ -103,7 +103,7 @@ class Sessions:
         return name in self._known
 
     def services(self) -> set[str]:
-        """Services with a worker that is attached."""
+        """The services of all subscribed workers."""
         return {
             service
             for session in self._known.values()
@@ -112,11 +112,11 @@ class Sessions:
         }
 
     def found(self, name: str, now: float) -> None:
-        """It holds leases, and nothing else is known of it."""
+        """Add a session that is known only by its leases."""
         self._known.setdefault(name, Session(name, now))
 
     def attach(self, offer: Offer, now: float) -> None:
-        """Its stream is open."""
+        """The session's stream is open."""
         session = self._known.setdefault(offer.session, Session(offer.session, now))
         session.offer = offer
         near = bool(offer.pid_space) and offer.pid_space == self._pid_space
@@ -124,31 +124,31 @@ class Sessions:
         self._tell(session, Heard.ATTACH, now)
 
     def takes(self, name: str) -> bool:
-        """Whether it is attached and wants leases."""
+        """Whether the session is subscribed and accepts leases."""
         session = self._known.get(name)
         return session is not None and session.state is State.ATTACHED
 
     def stop(self, name: str, now: float) -> bool:
-        """It wants no more; whether it is known."""
+        """The session accepts no more leases; return whether it is known."""
         return self._tell(self._known.get(name), Heard.STOP, now)
 
     def renew(self, name: str, now: float) -> bool:
-        """It says that it lives; whether it is known."""
+        """Renew the session; return whether it is known."""
         return self._tell(self._known.get(name), Heard.RENEWED, now)
 
     def away(self, name: str, now: float) -> None:
-        """Its stream has ended."""
+        """The session's stream has ended."""
         session = self._known.get(name)
         if self._tell(session, Heard.STREAM_ENDED, now) and session is not None:
             session.looks = 0
             session.look_at = now
 
     def forget(self, name: str) -> None:
-        """It is over."""
+        """Remove the session."""
         self._known.pop(name, None)
 
     def died(self, now: float) -> list[tuple[str, str]]:
-        """(session, why) of those that are over now. They are known until `forget`."""
+        """(session, reason) of the sessions that are over now. They stay known until `forget`."""
         found = []
         for session in self._known.values():
             if session.state is not State.AWAY:
@@ -165,7 +165,7 @@ class Sessions:
         return found
 
     def due_at(self) -> float | None:
-        """When to ask `died` again, even if nothing happens."""
+        """When to call `died` again, even if nothing happens."""
         dues = []
         for session in self._known.values():
             away = session.state is State.AWAY

@@ -1,8 +1,8 @@
-"""What the store tells of instants: its own time as the wall clock has it now.
+"""Converts instants in answers from the store's own time to the present wall clock.
 
 Owns: which fields are instants. Leaves to others: the store's own time (mesh.engines.steady), answering (service).
 
-Without a wall clock that was set, both are the same, and nothing is copied.
+Unless the wall clock was set, both are the same, and nothing is copied.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mesh.tasks.contract import JobInfo
 
 T = TypeVar("T", JobInfo, Grant, Entry)
 
-#: What clocks drift apart by without having been set: adjusting the wall clock's rate moves both.
+#: Smaller differences are ignored: below this the clocks have drifted, but the wall clock was not set.
 SET_BY_S: Final = 0.5
 
 _INSTANTS: Final[dict[type, tuple[str, ...]]] = {
@@ -28,7 +28,7 @@ _INSTANTS: Final[dict[type, tuple[str, ...]]] = {
 
 
 def shown(it: T, ahead: float) -> T:
-    """The same with the instants that people and other hosts read.
+    """The same object with its instants in wall-clock time.
 
     Args:
         ahead: how far the wall clock is ahead of the store's own time.

@@ -1,7 +1,7 @@
-"""A store that waits until another one leaves the folder.
+"""A store that waits until another one releases the folder.
 
-Owns: trying again until it is free, and saying that it waits.
-Leaves to others: the lock (engines.sqlite.folder), and who leaves when (supervision.relay).
+Owns: retrying until the folder is free, and announcing that this store waits.
+Leaves to others: the lock (engines.sqlite.folder), and the handover (supervision.relay).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mesh.telemetry.logs import get_logger
 
 log = get_logger("mesh.store")
 
-#: A try costs 20 µs; this is what writers wait for beyond the old store's end and the new one's opening.
+#: A try costs 20 µs; writers wait for this long in addition to the old store's end and the new store's start.
 EVERY_S: Final = 0.005
 
 

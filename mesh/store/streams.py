@@ -1,6 +1,6 @@
-"""What one turn of the store has for a worker, waiting for the worker's stream to take it.
+"""Leases and cancellations for a worker that wait to be sent on its stream.
 
-Owns: the box between turns and a stream. Leaves to others: what goes in (turns), flow control (calls).
+Owns: the buffer between transactions and a stream. Leaves to others: filling it (turns), flow control (calls).
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from mesh.tasks.contract import Lease
 
 
 class WorkStream:
-    """The standing stream of one session.
+    """The stream of one session.
 
     Attributes:
-        session: whose it is.
-        idle: everything has been taken. A worker whose stream is not idle does not read as fast as it is given: it gets
-            no further leases before it has taken these.
+        session: the session's name.
+        idle: nothing is buffered. A worker that does not read its stream fast enough gets no further leases until it is
+            idle again.
     """
 
     __slots__ = ("_cancel", "_ended", "_first", "_leases", "_taken", "_waiter", "session")
@@ -38,29 +38,29 @@ class WorkStream:
         return self._first is None and not self._leases and not self._cancel
 
     def push(self, leases: Sequence[Lease]) -> None:
-        """Leases for it."""
+        """Send leases."""
         self._leases.extend(leases)
         self._wake()
 
     def cancel(self, id: str, attempt: int) -> None:
-        """An attempt that must stop."""
+        """Send the cancellation of an attempt."""
         self._cancel.append((id, attempt))
         self._wake()
 
     def end(self) -> None:
-        """Nothing more comes: after what waits, the stream is over."""
+        """End the stream after the buffered items."""
         self._ended = True
         self._wake()
 
     def drop(self) -> None:
-        """Over at once: what waits is not sent any more."""
+        """End the stream at once, without the buffered items."""
         self._first = None
         self._leases.clear()
         self._cancel.clear()
         self.end()
 
     async def items(self) -> AsyncIterator[Push]:
-        """What there is, as one item at a time, until the end."""
+        """The items to send, each with all that is buffered, until the end."""
         while True:
             if not self.idle:
                 push = self._take()

@@ -1,11 +1,11 @@
-"""Group commit: what arrived together is done in one transaction, and answered after it.
+"""Group commit: requests that arrive together are done in one transaction (a turn), and answered after the commit.
 
-Owns: one turn after the other on the loop's own thread, what is in each, and what follows when one fails.
-Leaves to others: what callers asked for (backlog), the transaction (the core), whom to give tasks (dispatch), what is
-due by itself (chores).
+Owns: running transactions one after another on the loop's own thread, their contents, and recovery after a failure.
+Leaves to others: callers' requests (backlog), the transaction (the core), leasing tasks (dispatch), maintenance
+(chores).
 
-A turn blocks the loop: statements would fight a thread of their own for the interpreter, and nothing useful can be
-answered while the disk is asked. So a turn is bounded, and between two turns the loop reads and writes its sockets.
+A transaction blocks the loop: in a thread of its own it would compete for the interpreter, and nothing useful can be
+answered during the commit. So a transaction is bounded, and between two of them the loop reads and writes its sockets.
 """
 
 from __future__ import annotations
@@ -30,26 +30,26 @@ T = TypeVar("T")
 
 log = get_logger("mesh.store")
 
-#: A turn takes on nothing more after so long; with what is in hand then, and the commit, it ends in about 20 ms.
+#: A transaction starts no more requests after so long; with the running slice and the commit it ends in about 20 ms.
 BUDGET_S: Final = 0.008
 CLAIMS_S: Final = 0.004
-#: The same bound in leases, for a clock that stands still while a turn runs.
+#: The same bound in leases, for a clock that stands still during a transaction.
 MOST_LEASES: Final = 2048
-#: After a turn that failed: the store tries what it does by itself so much later. Callers try at once.
+#: Pause of the store's own maintenance after a transaction that failed. Callers' requests are tried at once.
 PAUSE_S: Final = 0.5
-#: Between two turns that nobody asked for: what is due at once and does not end must not take all of the loop.
+#: Pause between two transactions without requests: maintenance that is always due must not occupy the loop.
 SHORTEST_S: Final = 0.001
-#: A disk that is nearly full takes one write and refuses the next, many times a second: it is told so often at most.
+#: A disk that is nearly full alternates between accepting and rejecting writes: log that at most so often.
 SAY_AGAIN_S: Final = 10.0
-#: After so long without a turn the core may tidy up.
+#: After so long without a transaction the core may do its idle work.
 REST_S: Final = 1.0
 
 
 class Chore(Protocol):
-    """Something that is due by itself. Run in a turn; then either `committed` or `undone` is called."""
+    """One kind of maintenance. `run` is called in a transaction; then either `committed` or `undone` is called."""
 
     def due_at(self, now: float, wall: float) -> float | None:
-        """When it is due by the loop's clock; at `now` or before: in a turn as soon as possible. None: not at all."""
+        """When it is due by the loop's clock; at `now` or before: as soon as possible. None: not at all."""
 
     def run(self, turn: Turn, now: float, wall: float) -> None: ...
     def committed(self) -> None: ...
@@ -57,7 +57,7 @@ class Chore(Protocol):
 
 
 class After(Protocol):
-    """Told what a turn that is durable has brought."""
+    """Callbacks for the results of a durable transaction, and for a corrupt file."""
 
     def leased(self, session: str, leases: list[Lease]) -> None: ...
     def stopping(self, session: str, id: str, attempt: int) -> None: ...
@@ -66,7 +66,7 @@ class After(Protocol):
 
 
 class Figures:
-    """What turns have done, for metrics."""
+    """Counters of transactions, for metrics."""
 
     __slots__ = ("_longest", "failures", "leases", "total_s", "turns", "units")
 
@@ -84,7 +84,7 @@ class Figures:
         self._longest.note(seconds, now)
 
     def longest_s(self, now: float) -> float:
-        """The longest transaction of the last minute; asking changes nothing."""
+        """The longest transaction of the last minute; reading it changes nothing."""
         return self._longest.read(now)
 
 
@@ -92,7 +92,7 @@ class Turns:
     """All changes of one file. One event loop owns it.
 
     Attributes:
-        trouble: why the last turn could not be written; "" when it could.
+        trouble: why the last transaction could not be written; "" when it was written.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class Turns:
         self._core = core
         self._clock = clock
         self._now = clock.now
-        # A clock that is not steady is the wall clock itself.
+        # Any other clock is the wall clock itself.
         self._ahead = clock.ahead if isinstance(clock, SteadyClock) else lambda: 0.0
         self._dispatch = dispatch
         self._after = after
@@ -111,19 +111,19 @@ class Turns:
         self._backlog = Backlog(backlog, dispatch.let_go)
         self.figures = Figures()
         self.trouble = ""
-        #: Done before all else in the next transaction that is committed, and never again.
+        #: Runs at the start of each transaction until one is committed, and then no more.
         self.first: Callable[[Turn], None] | None = None
         self._said = False
         self._say_again_at = 0.0
         self._scheduled = False
         self._timer: Timer | None = None
         self._timer_at = 0.0
-        # What the store does by itself waits until then, after a turn that could not be written.
+        # Maintenance waits until then, after a transaction that could not be written.
         self._pause_until_at = 0.0
-        # When the core may tidy up, if nothing happens before; 0 when it has.
+        # When the core may do its idle work, if nothing happens before; 0 when it has.
         self._rest_at = 0.0
         self._closed = False
-        # The turn was not long enough for all that could be leased.
+        # The transaction ended before all possible leases were granted.
         self._more = False
 
     # --- asking -------------------------------------------------------------------------------------------------
@@ -134,30 +134,30 @@ class Turns:
         return self._backlog.waiting
 
     def apply(self, units: Sequence[Unit]) -> asyncio.Future[list[Outcome]]:
-        """Do these units; their outcomes, when they are durable.
+        """Commit these units; the future gets their outcomes when they are durable.
 
         Raises:
-            Overloaded: too many wait for the disk already.
+            Overloaded: too many units wait for the disk already.
         """
         answer = self._backlog.add(units)
         self.wake()
         return answer
 
     def do(self, act: Callable[[Turn], T]) -> asyncio.Future[T]:
-        """Do something else in a turn; what it returned or the MeshError that it raised, when that is durable. A
-        MeshError leaves no trace."""
+        """Call `act` in a transaction; the future gets its return value or its MeshError when that is durable. An `act`
+        that raises a MeshError changes nothing."""
         answer = self._backlog.add_deed(act)
         self.wake()
         return answer
 
     def wake(self) -> None:
-        """Something has changed: look whether there is anything to do."""
+        """Check soon whether there is anything to do. Call this after every change."""
         if not self._scheduled and not self._closed:
             self._scheduled = True
             self._loop.call_soon(self._run)
 
     def close(self) -> None:
-        """No turn after this."""
+        """Run no more transactions."""
         self._closed = True
         self._stop_timer()
         self._backlog.close()
@@ -173,12 +173,12 @@ class Turns:
         except Fatal as error:
             self._after.damaged(error)
         except Exception:
-            # Outside of a turn nothing should fail; if it does, the store must not fall asleep over it.
+            # Nothing should fail outside of a transaction; if it does, the store must not stop running.
             log.exception("the store failed between two turns")
             self._wake_at(self._now() + PAUSE_S)
 
     def _look(self) -> None:
-        """Do what there is to do, or sleep until there is."""
+        """Run a transaction if there is work, or sleep until there is."""
         now = self._now()
         wall = self._clock.wall()
         by_itself = now >= self._pause_until_at
@@ -196,7 +196,7 @@ class Turns:
             self._more = False
             if not self._scheduled:
                 self._scheduled = True
-                # The next step of the loop has the answers written, the one after it sends them: then the next turn.
+                # The next loop iteration writes the answers, the one after it sends them: then the next transaction.
                 self._loop.call_soon(self._loop.call_soon, self._run)
         else:
             self._sleep()
@@ -257,7 +257,7 @@ class Turns:
         self._tell(turn, given)
 
     def _claim(self, turn: Turn, now: float, given: list[tuple[str, list[Lease]]]) -> None:
-        """Lease what may be leased."""
+        """Grant all possible leases."""
         core = self._core
         dispatch = self._dispatch
         for queue in turn.woken:
@@ -275,7 +275,7 @@ class Turns:
                 break
 
     def _tell(self, turn: Turn, given: list[tuple[str, list[Lease]]]) -> None:
-        """It is durable: whoever it concerns may hear of it."""
+        """The transaction is durable: report its results."""
         for chore in self._chores:
             chore.committed()
         after = self._after
@@ -287,14 +287,14 @@ class Turns:
             after.over(turn.over)
 
     def _start_over(self) -> None:
-        """The turn has changed nothing: neither has what we made of it."""
+        """The transaction was rolled back: discard what was derived from it."""
         self.figures.failures += 1
         for chore in self._chores:
             chore.undone()
         self.recall()
 
     def recall(self) -> None:
-        """Ask the core what is held and what is ready; what was known of that is forgotten."""
+        """Rebuild the dispatch from the core: which leases are held and which tasks are ready."""
         core = self._core
         dispatch = self._dispatch
         now = self._now()
@@ -308,7 +308,7 @@ class Turns:
     # --- when nothing happens -----------------------------------------------------------------------------------
 
     def _sleep(self) -> None:
-        """Be woken when something is due by itself."""
+        """Set the timer for the next maintenance or claim that is due."""
         now = self._now()
         wall = self._clock.wall()
         dues = [at for chore in self._chores if (at := chore.due_at(now, wall)) is not None]

@@ -1,10 +1,10 @@
-"""Who waits for which job to be over.
+"""Processes that wait for jobs to be over.
 
-Owns: following jobs for many processes, and what each is to be told.
-Leaves to others: which jobs are over (the core tells, turn by turn), reading them, the streams themselves (service).
+Owns: following jobs for many processes, and what to report to each.
+Leaves to others: which jobs are over (reported by each transaction), reading them, the streams themselves (service).
 
-Parked cheaply: an entry in two maps for each job and process that waits, no task, no timer. The process keeps its own
-time.
+A wait is cheap: an entry in two maps for each job and waiting process, no task, no timer. The process itself enforces
+its timeout.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Final
 from mesh.engines.sqlite.messages import Over
 from mesh.tasks.contract import JobInfo
 
-#: Jobs, and bytes of their answers, in one item.
+#: Maximum number of jobs, and bytes of their data, in one item.
 MOST_JOBS: Final = 256
 MOST_BYTES: Final = 1024 * 1024
 
@@ -25,7 +25,7 @@ class Watch:
     """One process that waits for jobs.
 
     Attributes:
-        owner: the caller that opened it, as [access] knows it; "" where nothing is authorized.
+        owner: the caller that opened it, by its name in [access]; "" without authorization.
     """
 
     __slots__ = ("_ended", "_over", "_waiter", "follows", "name", "owner")
@@ -39,7 +39,7 @@ class Watch:
         self._waiter: asyncio.Future[None] | None = None
 
     def over(self, job: str) -> None:
-        """It is over, or there is none."""
+        """Report a job that is over, or unknown."""
         self._over[job] = None
         self._wake()
 
@@ -48,7 +48,7 @@ class Watch:
         self._wake()
 
     async def items(self, read: Callable[[str], JobInfo | None]) -> AsyncIterator[Over]:
-        """What is over, as it comes; an empty item first. `read` finds a job as it stands."""
+        """The jobs that are over, as they end; an empty item first. `read` returns the present state of a job."""
         yield Over()
         while True:
             if self._over:
@@ -84,7 +84,7 @@ class Watch:
 
 
 class Watches:
-    """All of them."""
+    """All watches of one store."""
 
     def __init__(self) -> None:
         self._watches: dict[str, Watch] = {}
@@ -95,16 +95,16 @@ class Watches:
 
     @property
     def jobs(self) -> int:
-        """How many jobs are waited for."""
+        """How many jobs are followed."""
         return len(self._by_job)
 
     def open(self, name: str, owner: str = "") -> Watch:
-        """A process begins to watch."""
+        """Open a watch for a process."""
         watch = self._watches[name] = Watch(name, owner)
         return watch
 
     def close(self, watch: Watch) -> None:
-        """It watches no more."""
+        """Close a watch."""
         if self._watches.get(watch.name) is watch:
             del self._watches[watch.name]
         self._leave(watch, tuple(watch.follows))
@@ -113,17 +113,17 @@ class Watches:
         return self._watches.get(name)
 
     def follow(self, watch: Watch, job: str) -> None:
-        """Tell it when the job is over."""
+        """Report to the watch when the job is over."""
         if job not in watch.follows:
             watch.follows.add(job)
             self._by_job.setdefault(job, []).append(watch)
 
     def unfollow(self, watch: Watch, jobs: Iterable[str]) -> None:
-        """It is not interested any more."""
+        """Stop following these jobs."""
         self._leave(watch, [job for job in jobs if job in watch.follows])
 
     def over(self, jobs: Iterable[str]) -> None:
-        """These are over: tell who waits for them."""
+        """Report jobs that are over to the watches that follow them."""
         by_job = self._by_job
         if not by_job:
             return
@@ -133,7 +133,7 @@ class Watches:
                 watch.over(job)
 
     def end(self) -> None:
-        """End every stream, after what waits in it."""
+        """End every stream after its waiting items."""
         for watch in self._watches.values():
             watch.end()
 

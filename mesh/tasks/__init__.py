@@ -1,1 +1,1 @@
-"""Tasks: do this later, surely. What users call, and the contract that an engine fulfils."""
+"""Tasks: durable background work. The user's API, and the contract that an engine implements."""

@@ -1,9 +1,9 @@
-"""Telling an engine what became of leases, until it has heard.
+"""Sending acknowledgements (ack or nack) to an engine until they are confirmed.
 
-Owns: sending settlements in batches, trying again while the engine is away, and giving up when a lease is lost.
-Leaves to others: what the settlement says (runner, verdicts), the engine.
+Owns: sending settlements in batches, retrying while the engine is unreachable, and giving up when a lease is lost.
+Leaves to others: the contents of a settlement (runner, verdicts), the engine.
 
-A settlement is worth sending for as long as the lease lives: the work is done, and would be done again without it.
+A settlement is sent again for as long as the lease lives: without it, work that is done would be done again.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from mesh.telemetry.logs import get_logger
 
 log = get_logger("mesh.tasks")
 
-#: How long one request waits for an engine that is away, before it is counted as failed and sent again.
+#: How long one request waits for an unreachable engine before it counts as failed and is sent again.
 ASK_S: Final = 10.0
 RETRY: Final = Backoff(0.05, 2.0)
 
 
 class Acknowledge(Protocol):
-    """What is asked of an engine."""
+    """The methods of an engine that are used here."""
 
     async def settle(self, settlements: Sequence[Settlement], *, timeout_s: float) -> None:
         """As mesh.tasks.contract.Tasks.settle."""
 
     async def commit(self, settlement: Settlement, effects: Any, *, timeout_s: float) -> None:
-        """The acknowledgement and all of the effects, or nothing. Asked again, the same is done once.
+        """Commit the acknowledgement and all effects, or nothing. Idempotent.
 
         Raises:
             Conflict, LeaseLost and others: as Engine.commit.
@@ -61,11 +61,11 @@ class Acknowledging:
         return [None] * len(settlements)
 
     def add(self, settlement: Settlement, alive: Callable[[], bool], done: Callable[[MeshError | None], None]) -> None:
-        """Send it until it is heard.
+        """Send a settlement until it is confirmed.
 
         Args:
-            alive: whether the lease is still this worker's; asked before each try but the first.
-            done: called once, with None when it was heard, else with the error that ended it.
+            alive: whether this worker still holds the lease; called before each retry.
+            done: called once: with None when the settlement was confirmed, else with the error.
         """
         failures = 0
 
@@ -88,10 +88,10 @@ class Acknowledging:
         self._gathering.add(settlement, weight(settlement), told)
 
     async def commit(self, settlement: Settlement, effects: Any) -> None:
-        """Send it with its effects until both are heard, or cancelled.
+        """Send a settlement with its effects until both are confirmed, or until cancelled.
 
         Raises:
-            Conflict, LeaseLost, BadRequest and others: nothing was done, and asking again would not help.
+            Conflict, LeaseLost, BadRequest and others: nothing was done, and a retry would not help.
         """
         failures = 0
         while True:
@@ -117,7 +117,7 @@ class Acknowledging:
         self._waiting[number] = self._clock.call_at(self._clock.now() + delay_s, go)
 
     async def close(self) -> None:
-        """Send nothing more; what was not heard ends with its error."""
+        """Send nothing more; unconfirmed settlements end with an error."""
         self._closed = True
         for timer in self._waiting.values():
             timer.cancel()
@@ -126,5 +126,5 @@ class Acknowledging:
 
 
 def weight(settlement: Settlement) -> int:
-    """Roughly how many bytes it takes in a message."""
+    """The approximate size of a settlement in a message, in bytes."""
     return 100 + len(settlement.result) + len(settlement.error) + len(settlement.traceback)

@@ -1,7 +1,7 @@
-"""One attempt from its lease to its acknowledgement, and what a worker knows of the task that it runs.
+"""One attempt from its lease to its acknowledgement, and the worker's description of a task.
 
-Owns: the two records, decoding the arguments and encoding the answer, and setting the function off where it belongs.
-Leaves to others: its time and its end (runner), what is known of a method (service.workload).
+Owns: the two records, decoding the arguments and encoding the answer, and starting the function in its executor.
+Leaves to others: timeouts and the end of an attempt (runner), describing a method (service.workload).
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ class Work(msgspec.Struct, frozen=True):
 
     Attributes:
         queue: "service.task", or "service.handler" of a durable event.
-        run: the bound function, taking the values that `read` gives.
-        read: a lease to the values. Raises BadArguments.
-        write: the answer to MessagePack. Raises BadResult.
-        asynchronous: `run` gives an awaitable.
+        run: the bound function; takes the values that `read` returns.
+        read: decodes the arguments of a lease. Raises BadArguments.
+        write: encodes the answer as MessagePack. Raises BadResult.
+        asynchronous: `run` returns an awaitable.
         retries, backoff, timeout_s, fatal: see mesh.tasks.options.
         offload, reference, check_result: see mesh.calls.method.
     """
@@ -58,7 +58,7 @@ class Work(msgspec.Struct, frozen=True):
 
 
 class Stop(Enum):
-    """Why an attempt was told to stop."""
+    """Why an attempt is stopped."""
 
     NO = ""
     TIMEOUT = "timeout"
@@ -68,24 +68,24 @@ class Stop(Enum):
 
 
 class Stops(Protocol):
-    """What an attempt asks of its runner."""
+    """The method of the runner that an attempt uses."""
 
     def stop_one(self, attempt: Attempt, why: Stop) -> None: ...
 
 
 class Attempt(TaskContext, kw_only=True):
-    """One attempt in hand; the TaskContext of its handler.
+    """One running attempt; the TaskContext of its handler.
 
     Attributes:
-        began_at: of the clock.
+        began_at: when it began, by the clock.
         values: the decoded arguments.
-        begun: its handler's task has had its first step.
-        settling: the handler has returned: what is left is the acknowledgement, which nothing stops but a lost lease.
-        stopped: why it was told to stop.
-        slot: for Expiries.
-        hold: what runs in a pool and cannot be stopped there.
-        taken_up: a thread or process of the pool has taken it up; its time counts from then.
-        conflicts: how often its effects met a Conflict.
+        begun: the asyncio task of its handler has made its first step.
+        settling: the handler has returned: only the acknowledgement is left, which only a lost lease stops.
+        stopped: why it is stopped.
+        slot: used by Expiries.
+        hold: its future in the executor; work that runs there cannot be stopped.
+        taken_up: the executor has started it; its timeout counts from then.
+        conflicts: how many commits of its effects failed with Conflict.
     """
 
     runner: Stops
@@ -108,16 +108,16 @@ class Attempt(TaskContext, kw_only=True):
 
     @property
     def timeout_s(self) -> float:
-        """How long it may take."""
+        """How long the attempt may take."""
         return self.lease.timeout_s or self.work.timeout_s
 
     def expire(self) -> None:
-        """Its time is over."""
+        """Stop the attempt: its timeout is over."""
         self.runner.stop_one(self, Stop.TIMEOUT)
 
 
 def reader(signature: Signature) -> Callable[[Lease], tuple[Any, ...]]:
-    """How the arguments of a task are read; the answers of earlier steps put in their places."""
+    """A function that decodes the arguments of a lease, with the answers of earlier steps in their places."""
     decode = signature.decode_args
 
     def read(lease: Lease) -> tuple[Any, ...]:
@@ -131,7 +131,7 @@ def arguments_of(lease: Lease) -> bytes:
     """The encoded arguments, complete.
 
     Raises:
-        BadArguments: the answer of the step before has no place in them.
+        BadArguments: the answer of the previous step has no place in them.
     """
     if lease.meta and PRIOR_META in lease.meta:
         return with_prior(lease.body, lease.meta[PRIOR_META], lease.prior)
@@ -139,10 +139,10 @@ def arguments_of(lease: Lease) -> bytes:
 
 
 def writer(signature: Signature, *, check: bool = True) -> Callable[[Any], bytes]:
-    """How the answer of a task is kept: always MessagePack, so that it can become an argument of the next step.
+    """A function that encodes the answer of a task: always MessagePack, so that the next step can take it as argument.
 
     Args:
-        check: refuse an answer that is not what the annotation promises.
+        check: reject an answer that does not match the annotation.
     """
     encode = signature.encode_checked if check else signature.encode_result
 
@@ -153,7 +153,7 @@ def writer(signature: Signature, *, check: bool = True) -> Callable[[Any], bytes
 
 
 def as_msgpack(body: Buffer, encoding: int) -> bytes:
-    """An encoded answer as MessagePack: bytes travel raw between processes, but are kept as what they are."""
+    """An encoded answer as MessagePack: processes exchange bytes raw, but they are stored as MessagePack."""
     return _pack(body) if encoding == RAW else bytes(body)
 
 
@@ -161,10 +161,10 @@ def as_msgpack(body: Buffer, encoding: int) -> bytes:
 
 
 async def run_offloaded(offload: Offload | None, attempt: Attempt, now: Callable[[], float]) -> bytes:
-    """Run the function in a thread or a process; its answer as MessagePack.
+    """Run the function in a thread or a process; return its answer as MessagePack.
 
     Raises:
-        RefusedInChild: the arguments do not fit, as the child found. Otherwise what the function raised.
+        RefusedInChild: the child process rejected the arguments. Otherwise the function's own exception.
     """
     assert offload is not None, "a worker has its pools when it runs tasks"
     work, lease = attempt.work, attempt.lease
@@ -187,8 +187,8 @@ async def run_offloaded(offload: Offload | None, attempt: Attempt, now: Callable
 if sys.version_info >= (3, 12):
 
     def begin(coroutine: Any, loop: asyncio.AbstractEventLoop, name: str, context: Context) -> asyncio.Task[None]:
-        """A task of the loop with this context."""
-        # Runs at once to its first wait: most handlers are done without a turn of the loop.
+        """Start an asyncio task with this context."""
+        # Runs at once to its first wait: most handlers end without an iteration of the loop.
         return asyncio.Task(coroutine, loop=loop, name=name, context=context, eager_start=True)
 
 else:

@@ -1,7 +1,7 @@
 """Many tasks in one commit: `async with self.batch() as b:`.
 
-Owns: collecting them, their handles, and that a block which raises defers nothing.
-Leaves to others: what a task is (deferring, canvas), the commit (`commit`).
+Owns: collecting tasks, their handles, and that a block which raises defers nothing.
+Leaves to others: making the rows (deferring, canvas), the commit (`commit`).
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from mesh.tasks.options import Duration
 
 T = TypeVar("T")
 
-#: What becomes of one deferred task.
+#: Called with the result of one deferred task.
 Told = Callable[[Ticket], None]
-#: (tasks, who is told of each): returns when they are durable, or taken over by an atomic block.
+#: (tasks, a callback for each): returns when the tasks are durable, or added to an atomic block.
 Commit = Callable[[Sequence[NewTask], Sequence[Told]], Awaitable[None]]
 
 
@@ -66,14 +66,14 @@ class Batch:
         meta: dict[str, str] | None = None,
         **kwargs: Any,
     ) -> Job[Any]:
-        """One more task; as `Node.defer`. Its job may be used when the block is over."""
+        """Add a task; arguments as for `Node.defer`. Its job may be used when the block is over."""
         target = self._resolve(task)
         how = options(key, delay, at, priority, order, keep, timeout, meta)
         body = arguments(target, args, kwargs, self._max_bytes)
         return self.add(new_task(target, body, how, self._clock.wall()), target)
 
     def chain(self, *parts: Part | Callable[..., Any] | str) -> Job[Any]:
-        """As `Node.chain`; the job of the last step."""
+        """As `Node.chain`; return the job of the last step."""
         return chain_jobs(self._compiled(chain(*parts)), self.add)
 
     def group(
@@ -113,10 +113,10 @@ Add = Callable[[NewTask, Target], Job[Any]]
 
 
 def chain_jobs(rows: Rows, add: Add) -> Job[Any]:
-    """Add the rows of a chain; the job of its last step.
+    """Add the rows of a chain; return the job of its last step.
 
     Raises:
-        BadArguments: it ends in a group, which has many.
+        BadArguments: the chain ends in a group, which has several jobs.
     """
     if rows.fan:
         raise BadArguments("this chain ends in a group: defer it with group(…), which gives the jobs of its members")
@@ -125,11 +125,11 @@ def chain_jobs(rows: Rows, add: Add) -> Job[Any]:
 
 
 def group_jobs(rows: Rows, add: Add) -> Group[Any]:
-    """Add the rows of a group; its members' jobs, and that of the callback when there is one."""
+    """Add the rows of a group; return its members' jobs, and the callback's job when there is one."""
     jobs = [add(row.task, row.target) for row in rows.rows]
     if rows.fan:
         return Group([jobs[tail] for tail in rows.tails])
-    # The callback is what the members feed, the last that gathers; it may have further steps.
+    # The members feed the callback, the last row that gathers; further steps may follow it.
     first = max(at for at, row in enumerate(rows.rows) if row.task.gathers)
     members = [jobs[at] for at, row in enumerate(rows.rows) if row.task.feeds == rows.rows[first].task.id]
     return Group(members, jobs[-1])

@@ -1,16 +1,16 @@
-"""Tasks that wait for each other: chains, groups, and what is done when a group is done.
+"""Tasks that wait for each other: chains, groups, and callbacks of groups.
 
-Owns: what users compose (pure values), and turning it into rows that are deferred in one commit.
-Leaves to others: what a step's task is (service.targets), making the next step ready (engines), and putting the answer
-where `prior` stands (`with_prior`, called by the runner).
+Owns: the compositions (pure values), and compiling them to rows that are deferred in one commit.
+Leaves to others: finding a step's task (service.targets), making the next step ready (engines), and calling
+`with_prior`, which puts the answer in the place of `prior` (attempt).
 
 ::
 
     await self.chain(step(self.fetch, url), step(self.resize, mesh.prior, 256), step(self.save, mesh.prior))
     await self.group(*(step(self.thumbnail, name) for name in names), then=step(self.finish, album_id))
 
-`prior` stands for the answer of the step before; after a group, for the list of its members' answers, in their order.
-A step that does not mention it runs after the others without their answers.
+`prior` stands for the answer of the previous step; after a group, for the list of its members' answers, in their order.
+A step without `prior` runs after the previous steps without their answers.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class _Prior:
         return "mesh.prior"
 
 
-#: The answer of the step before; in what follows a group, the list of its members' answers.
+#: The answer of the previous step; in the callback of a group, the list of its members' answers.
 prior: Final[Any] = _Prior()
 
 
@@ -65,13 +65,13 @@ class Step(NamedTuple):
 
 
 class Chain(NamedTuple):
-    """Parts that run one after the other. Made by `chain`."""
+    """Parts that run one after another. Made by `chain`."""
 
     parts: tuple[Part, ...]
 
 
 class Fan(NamedTuple):
-    """Parts that run side by side. Made by `group`."""
+    """Parts that run concurrently. Made by `group`."""
 
     parts: tuple[Part, ...]
 
@@ -86,20 +86,20 @@ def step(task: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> Step: 
 def step(task: Any, /, *args: Any, **kwargs: Any) -> Step:
     """A task with its arguments, for `chain` and `group`: `step(self.charge, order_id)` or `step("mail.send", to=…)`.
 
-    `mesh.prior` among the arguments stands for the answer of the step before.
+    `mesh.prior` among the arguments stands for the answer of the previous step.
     """
     return Step(task, args, kwargs)
 
 
 def chain(*parts: Part | Callable[..., Any] | str) -> Chain:
-    """One after the other; each begins when the one before is done. A task alone is a step without arguments."""
+    """Run parts one after another; each begins when the previous one is done. A bare task has no arguments."""
     if not parts:
         raise BadArguments("a chain needs at least one step")
     return Chain(tuple(map(_part, parts)))
 
 
 def group(*parts: Part | Callable[..., Any] | str, then: Part | Callable[..., Any] | str | None = None) -> Part:
-    """Side by side; `then` begins when all of them are done. The parts may be chains."""
+    """Run parts concurrently; `then` begins when all of them are done. The parts may be chains."""
     if not parts:
         raise BadArguments("a group needs at least one member")
     fan = Fan(tuple(map(_part, parts)))
@@ -124,9 +124,9 @@ class Rows(NamedTuple):
     """A composition, or a part of one, as rows.
 
     Attributes:
-        rows: of the whole composition so far, each behind those that it waits for.
-        tails: places in `rows` of those whose answers are the part's answer.
-        fan: whether that answer is a list, also of one.
+        rows: the rows of the whole composition so far, each after the rows that it waits for.
+        tails: indexes in `rows` of the tasks that give the part's answer.
+        fan: whether that answer is a list, even of one item.
     """
 
     rows: list[Row]
@@ -135,15 +135,15 @@ class Rows(NamedTuple):
 
 
 def compile(part: Part, resolve: Callable[[Any], Target], now: float, max_bytes: int) -> Rows:
-    """The rows of a composition.
+    """Compile a composition to rows.
 
     Args:
-        resolve: what is known of a step's task.
+        resolve: finds the target of a step's task.
         now: wall clock, for delays.
-        max_bytes: of one step's arguments.
+        max_bytes: limit of one step's arguments.
 
     Raises:
-        BadArguments: a group follows another step, `prior` stands where nothing came before, or arguments are wrong.
+        BadArguments: a group follows another step, a first step uses `prior`, or arguments are wrong.
     """
     return _Compiling(resolve, now, max_bytes).add(part, Rows([], []))
 
@@ -178,7 +178,7 @@ class _Compiling(NamedTuple):
         return Rows(rows, [len(rows) - 1])
 
     def _row(self, part: Step, follows: bool) -> Row:
-        """One step; where it has `prior` is nil for now, and the places stand in the metadata."""
+        """The row of one step. Each `prior` is encoded as nil, and its place is stored in the metadata."""
         target = self.resolve(part.task)
         places = [str(place) for place, value in enumerate(part.args) if value is prior]
         places += [name for name, value in part.kwargs.items() if value is prior]
@@ -189,7 +189,7 @@ class _Compiling(NamedTuple):
             raise BadArguments(f"{target.queue}: mesh.prior stands in a first step, where nothing came before")
         args = tuple(None if value is prior else value for value in part.args)
         kwargs = {name: None if value is prior else value for name, value in part.kwargs.items()}
-        # Not checked against the function: what will stand there has no type yet.
+        # Not checked against the function: the type of the answer is not known yet.
         body = arguments(msgspec.structs.replace(target, check=None), args, kwargs, self.max_bytes)
         task = new_task(target, body, part.how, self.now)
         return Row(msgspec.structs.replace(task, meta={**task.meta, PRIOR_META: ",".join(places)}), target)
@@ -203,11 +203,11 @@ _pack: Final = msgspec.msgpack.Encoder().encode
 
 
 def with_prior(body: bytes, places: str, answer: bytes) -> bytes:
-    """The arguments with the answer in its places.
+    """Put the answer in its places in the arguments.
 
     Args:
-        body: an array, a map of names, or a map with positions too.
-        places: "0" or "name", several with commas between.
+        body: an array, a map of names, or a map that also has positions.
+        places: "0" or "name", or several, separated by commas.
         answer: MessagePack.
 
     Raises:

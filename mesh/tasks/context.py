@@ -1,6 +1,6 @@
-"""What a handler may know of the task or durable event that it is running.
+"""The context of the task or durable event that a handler is running.
 
-Owns: the shape, which is also a CallContext: calls made by the handler inherit its deadline, trace and metadata.
+Owns: the data type, which is also a CallContext: calls made by the handler inherit its deadline, trace and metadata.
 Leaves to others: the context variable (calls.context), setting it (runner).
 """
 
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class Effects(Protocol):
-    """What `atomic` blocks of an attempt collected, as the runner sees it: something, or nothing."""
+    """The effects that `atomic` blocks of an attempt collected; the runner only tests whether there are any."""
 
     def __bool__(self) -> bool: ...
 
@@ -29,9 +29,9 @@ class TaskContext(msgspec.Struct, eq=False):
     Attributes:
         lease: as the engine gave it; the properties read it.
         target: "service.task".
-        caller, user: "" always: whoever deferred it need not live any more.
+        caller, user: always "": the caller that deferred the task may have ended.
         deadline_at: the instant (of the clock) at which the attempt is stopped; calls made in it end no later.
-        effects: what is committed with the acknowledgement; filled by `atomic`.
+        effects: committed together with the acknowledgement; filled by `atomic`.
     """
 
     lease: Lease
@@ -45,7 +45,7 @@ class TaskContext(msgspec.Struct, eq=False):
 
     @property
     def over(self) -> bool:
-        """Whether the handler has returned: what it left running is not part of the attempt any more."""
+        """Whether the handler has returned; background work that it left running is not part of the attempt."""
         return False
 
     @property
@@ -55,7 +55,7 @@ class TaskContext(msgspec.Struct, eq=False):
 
     @property
     def attempt(self) -> int:
-        """Counted from 1."""
+        """The number of the attempt, from 1."""
         return self.lease.attempt
 
     @property
@@ -65,7 +65,7 @@ class TaskContext(msgspec.Struct, eq=False):
 
     @property
     def key(self) -> str:
-        """As it was deferred or emitted with; "" for none."""
+        """The key of the task or event; "" for none."""
         return self.lease.key
 
     @property
@@ -75,7 +75,7 @@ class TaskContext(msgspec.Struct, eq=False):
 
     @property
     def topic(self) -> str:
-        """Of the durable event; "" in a task."""
+        """The topic of the durable event; "" in a task."""
         return self.lease.topic
 
     @property
@@ -85,12 +85,12 @@ class TaskContext(msgspec.Struct, eq=False):
 
     @property
     def offset(self) -> int:
-        """Where the durable event stands in the log; 0 in a task."""
+        """The offset of the durable event in the log; 0 in a task."""
         return self.lease.offset
 
     @property
     def prior(self) -> Any:
-        """What the tasks that it waited for answered, as plain values: one answer, or a list in a group's callback."""
+        """The answers of the tasks that it waited for, as plain values: one answer, or a list in a group's callback."""
         return msgspec.msgpack.decode(self.lease.prior) if self.lease.prior else None
 
 
@@ -99,10 +99,11 @@ def current_task() -> TaskContext: ...
 @overload
 def current_task(default: T, /) -> TaskContext | T: ...
 def current_task(*default: T) -> TaskContext | T:
-    """The task or durable event that the running handler works at.
+    """The task or durable event that the running handler works on.
 
     Args:
-        default: what is given elsewhere, also in a plain call; `current_task(None)` asks whether there is one.
+        default: returned outside of a task or durable event, for example in a call; `current_task(None)` tests
+            whether there is one.
 
     Raises:
         SetupError: none is running, and no default was given.

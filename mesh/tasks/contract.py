@@ -1,15 +1,15 @@
-"""What an engine does with tasks: the shapes that cross to it, and the promises that each engine keeps.
+"""The contract of tasks: the data types that cross to an engine, and the promises that every engine keeps.
 
-Owns: the words (task, lease, settlement, job), their fields, and the Protocol that every engine fulfils.
-Leaves to others: what users call (job, canvas), running a lease (runner), storing any of it (engines).
+Owns: the terms (task, lease, settlement, job), their fields, and the Protocol that every engine implements.
+Leaves to others: the user's API (job, canvas), running a lease (runner), storing (engines).
 
 A task becomes a **job** when it is deferred: the job is the task's row, from the moment it is confirmed until it is
-forgotten. A worker is given a **lease** on it: the right to run one attempt. A lease belongs to a worker's session and
-is renewed with it; it ends when it is settled, or when the session does. Attempts are numbered from 1, and the number
-fences: what an earlier attempt still says is refused. No number is given twice to a job, not even after a release or a
-requeue; what is compared with a limit of retries is `tries`.
+deleted. A worker receives a **lease** on it: the right to run one attempt. A lease belongs to a worker's session and
+is renewed with it; it ends when it is settled (ack or nack), or when the session ends. Attempts are numbered from 1.
+The number is a fencing token: the settlement of an earlier attempt is rejected. A job never reuses a number, not even
+after a release or a requeue; the limit of retries is compared with `tries`.
 
-Instants here are wall-clock seconds since 1970 (they outlive processes); lengths are seconds.
+Instants are wall-clock seconds since 1970 (they outlive processes); durations are in seconds.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from typing import Final, Literal, Protocol
 
 import msgspec
 
-#: waiting: for other tasks: those that feed it, or one that comes before it in its `order` · delayed: for its time ·
-#: ready: for a worker · running: a worker has a lease on it · done · dead: given up, kept until somebody looks ·
-#: cancelled.
+#: waiting: for the tasks that feed it, or for an earlier one with the same `order` · delayed: until its due time ·
+#: ready: for a worker · running: a worker has a lease on it · done · dead: a dead letter, kept until it is requeued or
+#: dropped · cancelled.
 Status = Literal["waiting", "delayed", "ready", "running", "done", "dead", "cancelled"]
 OVER: Final = frozenset({"done", "dead", "cancelled"})
 
-#: done · retry: run again at `due_at` · dead: never again · release: it was not begun, the attempt does not count ·
-#: cancelled: it was stopped because somebody asked for that.
+#: done · retry: run again at `due_at` · dead: do not run again · release: it was not started, the attempt does not
+#: count · cancelled: it was stopped on request.
 Verdict = Literal["done", "retry", "dead", "release", "cancelled"]
 
-#: Why a task ended in the dead letters.
+#: Why a task became a dead letter.
 Reason = Literal["", "failed", "undecodable", "unknown", "lost", "upstream"]
 
 PRIORITIES: Final = range(10)
@@ -40,26 +40,27 @@ class NewTask(msgspec.Struct, array_like=True, frozen=True):
     """A task to be deferred.
 
     Attributes:
-        id: made by whoever defers (mesh.ids.job_id), so that repeating an unanswered defer adds nothing.
+        id: made by the caller (mesh.ids.job_id), so that repeating an unanswered defer adds nothing.
         queue: "service.task".
-        body: MessagePack arguments, as a call's.
-        key: of two jobs of one queue with the same key, the second is not made: its ticket names the first. Known for
-            as long as the first job is kept. "" for none. Of tasks that wait for each other only the last may have
-            one; when it is known, none of those that feed it is made either.
-        order: jobs of one queue with the same order run one after the other, as they were deferred. "" for none.
-        priority: 0 to 9; of what is ready, the higher goes first, and then the older.
-        due_at: not before this instant of the engine's wall clock; 0 for at once. Of older senders; see `delay_s`.
-        keep_s: how long the finished job, its answer and its key are kept.
-        waits: how many other tasks must be done first; it is `waiting` until then, and gets their answers as `prior`
-            (nil for one that gave none).
+        body: MessagePack arguments, as in a call.
+        key: unique key of the job in its queue: a second job with the same key is not made, its ticket names the first.
+            The key is known for as long as the first job is kept. "" for none. Of tasks that wait for each other only
+            the last may have a key; when it is known, none of the tasks that feed it is made either.
+        order: ordering key: jobs of one queue with the same order run one at a time, in the order in which they were
+            deferred. "" for none.
+        priority: 0 to 9; of the ready tasks, the highest priority runs first, then the oldest.
+        due_at: the earliest start, by the engine's wall clock; 0 for at once. Used by older senders; see `delay_s`.
+        keep_s: retention of the finished job, its answer and its key.
+        waits: how many other tasks must be done first; this one is `waiting` until then, and gets their answers as
+            `prior` (nil for a task without an answer).
         feeds: the id of the task that waits for this one; "" for none. It follows this one in the same unit.
-        place: where this task's answer stands in the `prior` of the task that it feeds.
+        place: the position of this task's answer in the `prior` of the task that it feeds.
         gathers: `prior` is an array of answers, one for each task that it waited for; else the one answer itself.
-        trace: W3C traceparent of what deferred it.
-        meta: small map of text that travels with it.
-        timeout_s: for one attempt, when this task is to have another than its queue; 0 for the queue's.
-        delay_s: not before so much time has passed since the engine got it, whatever its wall clock says; counts
-            instead of `due_at` when it is above 0.
+        trace: W3C traceparent of the caller.
+        meta: small map of text that travels with the task.
+        timeout_s: of one attempt; 0 for the queue's timeout.
+        delay_s: the earliest start, counted from the engine's receipt and independent of its wall clock; replaces
+            `due_at` when it is above 0.
     """
 
     id: str
@@ -81,12 +82,12 @@ class NewTask(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Ticket(msgspec.Struct, array_like=True, frozen=True):
-    """What became of a deferred task.
+    """The result of deferring a task.
 
     Attributes:
-        id: of the job: the new one, or the first with the same key.
-        fresh: whether the job was made by this unit (False: its key was known, or it feeds one whose key was). What is
-            deferred again under the same id, in another unit, may be told either.
+        id: the id of the new job, or of the first job with the same key.
+        fresh: whether this unit made the job. False: its key was known, or the key of the task that it feeds was. When
+            the same id is deferred again in another unit, either value is possible.
     """
 
     id: str
@@ -94,17 +95,17 @@ class Ticket(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Queue(msgspec.Struct, array_like=True, frozen=True):
-    """What a worker says of one of its queues when it attaches; the last to say so is right.
+    """One queue as a worker declares it when it subscribes; the latest declaration is in force.
 
     Attributes:
         name: "service.task", or "service.handler" of a durable `@on`.
-        credit: how many leases this worker will hold at once.
-        rate_per_s: leases given out per second over the whole mesh; 0 for no limit.
-        burst: how many of them may go out at once after a pause; at least 1.
+        credit: the worker's prefetch: how many leases it holds at most at once.
+        rate_per_s: leases granted per second over the whole mesh; 0 for no limit.
+        burst: how many of them may be granted at once after a pause; at least 1.
         concurrency: leases held at once over the whole mesh; 0 for no limit.
-        most_lost: a task whose worker died this often while it ran is dead.
+        most_lost: a task is dead after so many workers have died while they ran it.
         patterns: topics, for a durable subscription; its tasks are made from the event log. () for tasks.
-        start: where a subscription that was not known before begins: with "new" events, or with "all" that are kept.
+        start: where a new subscription begins: with "new" events, or with "all" that are kept.
     """
 
     name: str
@@ -121,15 +122,15 @@ class Lease(msgspec.Struct, array_like=True, frozen=True):
     """One attempt of one job, given to a worker.
 
     Attributes:
-        id, attempt: what a settlement names.
+        id, attempt: identify the lease in a settlement.
         queue, body, key, trace, meta, timeout_s: as deferred.
         encoding: of `body` (mesh.protocol.messages).
         created_at: when the job was made.
         prior: answers of the tasks that it waited for (MessagePack); b"" for none.
         lost: how many workers died while they ran it.
         topic, event, offset, at: of the durable event that it delivers; "" and 0 for a task.
-        tries: which try of the handler this is, from 1: counts neither what was released nor what ended with its
-            worker's death (that is `lost`), and begins anew when the job is requeued.
+        tries: the number of this try of the handler, from 1. Attempts that were released or that ended with their
+            worker's death (counted in `lost`) are not counted; a requeue restarts the count.
     """
 
     id: str
@@ -152,14 +153,14 @@ class Lease(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Settlement(msgspec.Struct, array_like=True, frozen=True):
-    """What became of a lease. Settling the same attempt twice in the same way changes nothing, until another begins.
+    """The ack or nack of a lease. Repeating the same settlement changes nothing, until another attempt begins.
 
     Attributes:
         verdict: see Verdict.
-        result: the answer (MessagePack) of what is done.
-        due_at: when to try again, by the engine's wall clock; 0 for at once. Of older senders; see `delay_s`.
-        reason, error, traceback: why not; kept with the job, shown to people.
-        delay_s: try again after so much time; counts instead of `due_at` when it is above 0.
+        result: the answer (MessagePack) of a task that is done.
+        due_at: when to try again, by the engine's wall clock; 0 for at once. Used by older senders; see `delay_s`.
+        reason, error, traceback: of a failure; kept with the job, shown to people.
+        delay_s: try again after so much time; replaces `due_at` when it is above 0.
     """
 
     id: str
@@ -174,14 +175,14 @@ class Settlement(msgspec.Struct, array_like=True, frozen=True):
 
 
 class JobInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """A job as it stands, for people and for `Job`.
+    """The present state of a job, for people and for `Job`.
 
     Attributes:
         attempt: attempts begun so far.
         lost: how many of them ended with their worker's death.
-        worker: the session that has the lease, while it is running.
-        result: b"" until it is done.
-        ends_at: when the finished job will be forgotten; 0 while it is not finished, or when it is dead.
+        worker: the session that has the lease, while the job is running.
+        result: b"" until the job is done.
+        ends_at: when the finished job will be deleted; 0 while it is not finished, or when it is dead.
         event, topic, offset: for the delivery of a durable event.
     """
 
@@ -212,15 +213,15 @@ class JobInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class QueueInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """A queue as it stands.
+    """The present state of a queue.
 
     Attributes:
         oldest_s: how long the oldest ready task has been ready; 0 when none is.
-        workers: sessions that are attached to it.
+        workers: sessions that are subscribed to it.
         rate_per_s, concurrency: the limits in force; 0 for none.
         patterns, position, backlog: of a durable subscription: its topics, the offset up to which its tasks were made,
-            and how many kept events stand after that.
-        done: finished ever, over restarts of the store (the engine in memory: since it started).
+            and the number of kept events after that offset.
+        done: jobs that were ever done, across restarts of the store (engine in memory: since its start).
     """
 
     name: str
@@ -240,15 +241,16 @@ class QueueInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Offer(msgspec.Struct, array_like=True, frozen=True):
-    """What a worker offers to run, in one session.
+    """The subscription of a worker, for one session.
 
     Attributes:
-        session: unique for a process's life; the same when it attaches again.
-        services: of which it knows every task: a ready task of theirs that no worker declares is unknown.
-        queues: what it runs.
-        held: (id, attempt) of the leases that it still has, when it attaches again.
-        host, pid, pid_space: where it lives; an engine on the same host can see that it is dead. `pid_space` names the
-            pid namespace, "" when unknown.
+        session: unique for a process's life; the same when it subscribes again.
+        services: the services that the worker runs with all of their tasks: a ready task of such a service in a queue
+            that no worker declares is unknown.
+        queues: the queues that it runs.
+        held: (id, attempt) of the leases that it still has, when it subscribes again.
+        host, pid, pid_space: the worker's process; an engine on the same host can detect its death. `pid_space` names
+            the pid namespace, "" when unknown.
     """
 
     session: str
@@ -261,99 +263,102 @@ class Offer(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Receiver(Protocol):
-    """A worker, as an engine sees it. The methods are synchronous and do not raise."""
+    """A worker's callbacks for an engine. The methods are synchronous and do not raise."""
 
     def leased(self, leases: Sequence[Lease]) -> None:
-        """Run these; there was credit for them."""
+        """Run these leases; they are within the worker's credit."""
 
     def cancel(self, jobs: Sequence[tuple[str, int]]) -> None:
-        """Stop these attempts, if they still run, and settle them `cancelled`."""
+        """Stop those of these attempts that still run, and settle them `cancelled`."""
 
     def lost(self, reason: str) -> None:
-        """The session's leases are gone: whatever runs must stop, settling it would be refused."""
+        """The session's leases are lost: stop all its attempts; their settlements would be rejected."""
 
     def held(self) -> Sequence[tuple[str, int]]:
-        """(id, attempt) of what it has in hand; asked when the engine attaches it again."""
+        """(id, attempt) of the leases that the worker holds; called when the engine subscribes it again."""
 
 
 class Session(Protocol):
-    """A worker's standing order with an engine."""
+    """A worker's session with an engine."""
 
     async def stop(self) -> None:
-        """No new leases; those in hand stay and are renewed. Harmless the second time."""
+        """Receive no new leases; those that are held stay and are renewed. Idempotent."""
 
     async def close(self) -> None:
-        """End it: leases that are still held are released at once."""
+        """End the session: leases that are still held are released at once."""
 
 
 class Tasks(Protocol):
     """The tasks of an engine.
 
-    Every engine keeps these promises, and tests/contract/test_tasks.py holds it to them:
+    Every engine keeps these promises; tests/contract/test_tasks.py checks them:
 
-    - What `defer`, `settle`, `cancel`, `requeue` or `drop` returned from is durable.
-    - A job is leased to one session at a time, and for as long as that lives; each lease has a new attempt number.
-    - A session that is silent for the lease time has died. Its tasks become ready again, `lost` by one more; those
-      that were lost `most_lost` times are dead ("lost"). A task that was lost twice runs alone in its worker, so that
-      innocent tasks are not counted with one that kills.
-    - Of one queue the order is: priority, then age; a job is as old as its defer, whatever it has been through since.
-      `order` lets only the oldest of its jobs run, whatever its delay; when that is over, the next does. An older one
-      that is requeued waits until the one whose turn it is is over.
-    - `rate_per_s` and `concurrency` hold over all sessions together, as the last worker to declare the queue said.
-    - Whom somebody asked to cancel does not run again, whatever its worker says or dies of; done and dead remain so.
-    - A waiting task becomes ready in the same commit in which the last one it waits for is done. When one of those
-      ends otherwise, it is dead ("upstream"), and so is what waits for it in turn. Requeueing the cause mends both; the
-      cause is what counts as requeued, and what died of it is not requeued by itself.
-    - A ready task of a service that is attached, in a queue that none of its workers declared for `unknown_after`, is
-      dead ("unknown").
-    - Methods wait for an engine that is away, until `timeout_s` is over; then they raise TryLater or Uncertain.
+    - When `defer`, `settle`, `cancel`, `requeue` or `drop` returns, its changes are durable.
+    - A job is leased to one session at a time, for as long as the session lives; each lease has a new attempt number.
+    - A session that is silent for the lease time has died. Its tasks become ready again, with `lost` increased by one;
+      a task that was lost `most_lost` times is dead ("lost"). A task that was lost twice runs alone in its worker, so
+      that a task that kills its worker does not raise `lost` of other tasks.
+    - The tasks of a queue run by priority, then by age. The age of a job counts from its defer, even after a retry or a
+      requeue. Of the jobs with the same `order` only the oldest may run; the others wait until it is over, even while
+      it is delayed. An older job that is requeued waits until the present one is over.
+    - `rate_per_s` and `concurrency` hold for all sessions together; the latest declaration of the queue is in force.
+    - A cancelled job never runs again, whatever its worker reports and even if the worker dies; jobs that are done or
+      dead remain so.
+    - A waiting task becomes ready in the same commit in which the last task that it waits for is done. When one of
+      those ends otherwise, the waiting task is dead ("upstream"), and so are the tasks that wait for it in turn.
+      Requeueing the cause restores them all; only the cause counts as requeued, and a task that died of it cannot be
+      requeued by itself.
+    - A ready task of a subscribed service, in a queue that none of its workers declared for `unknown_after`, is dead
+      ("unknown").
+    - Methods wait for an unreachable engine until `timeout_s` is over; then they raise TryLater or Uncertain.
 
-    Every method raises Unwritable when the disk takes nothing, where it writes.
+    Every method that writes raises Unwritable when the store is read-only or the disk is full.
     """
 
     async def defer(self, tasks: Sequence[NewTask], *, timeout_s: float) -> list[Ticket]:
-        """All in one commit."""
+        """Defer the tasks in one commit."""
 
     async def attach(self, offer: Offer, receiver: Receiver) -> Session:
-        """Begin to receive leases. The engine attaches again by itself when its connection breaks."""
+        """Subscribe to leases. The engine subscribes again by itself when its connection breaks."""
 
     async def settle(self, settlements: Sequence[Settlement], *, timeout_s: float) -> None:
-        """All in one commit.
+        """Acknowledge (ack or nack) leases in one commit.
 
         Raises:
-            LeaseLost: one of them is not of the current attempt; nothing was settled.
+            LeaseLost: one settlement is not of the job's current attempt; nothing was settled.
         """
 
     async def job(self, id: str, *, timeout_s: float) -> JobInfo | None: ...
 
     async def wait(self, id: str, *, timeout_s: float) -> JobInfo:
-        """The job when it is over.
+        """Wait until the job is over; return it.
 
         Raises:
             UnknownJob, DeadlineExceeded.
         """
 
     async def cancel(self, id: str, *, timeout_s: float) -> JobInfo:
-        """Cancel what is not over; what runs is told to stop, and is `cancelled` when it has. The job as it stands.
+        """Cancel a job that is not over; return its present state. A running attempt is asked to stop, and the job
+        is `cancelled` when it has stopped.
 
         Raises:
             UnknownJob.
         """
 
     async def queues(self, *, timeout_s: float) -> list[QueueInfo]:
-        """Every queue and durable subscription with a job or a worker, by name."""
+        """Every queue and durable subscription with a job or a worker, sorted by name."""
 
     async def jobs(
         self, queue: str, status: Status, *, after: str = "", limit: int = 100, timeout_s: float
     ) -> list[JobInfo]:
-        """A page of jobs: oldest first; what is delayed by its time, what is done or cancelled by when it will be
-        forgotten. `after` is the last id of the page before, which may have been dropped since.
+        """A page of jobs, oldest first; delayed jobs sorted by due time, done and cancelled ones by the end of their
+        retention. `after` is the last id of the previous page; that job may have been dropped since.
         """
 
     async def requeue(self, queue: str, ids: Sequence[str] = (), *, timeout_s: float) -> int:
-        """Dead jobs become ready again, as old as they are, with `tries` and `lost` counted anew: these, or all of the
-        queue. How many.
+        """Make dead jobs ready again, these or all of the queue; return how many. They keep their age; `tries` and
+        `lost` restart.
         """
 
     async def drop(self, queue: str, ids: Sequence[str] = (), *, timeout_s: float) -> int:
-        """Forget dead jobs: these, or all of the queue. How many."""
+        """Delete dead jobs, these or all of the queue; return how many."""

@@ -1,7 +1,7 @@
-"""From "this task, with these arguments" to a task that an engine can store.
+"""Turning a task and its arguments into a row that an engine can store.
 
-Owns: what is known of a task where it is deferred, its options, encoding and checking its arguments, the row.
-Leaves to others: finding out what is known (service.targets), sending it (gathering), handles (job).
+Owns: the target and the options of a task, encoding and checking its arguments, the row.
+Leaves to others: finding the target (service.targets), sending the row (gathering), handles (job).
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from mesh.tasks.job import Decode, Job
 from mesh.tasks.options import Duration, due_at, span
 from mesh.telemetry.traces import in_force
 
-#: Characters of a `key` and of an `order`.
+#: Maximum length of a `key` and of an `order`, in characters.
 MAX_KEY: Final = 1024
-#: Beside `meta` of the user, in the same map: where the answers go that a step waits for (see canvas).
+#: Key in the same map as the user's `meta`: the places of the answers that a step waits for (see canvas).
 PRIOR_META: Final = "mesh-prior"
 
 
 class Target(msgspec.Struct, frozen=True):
-    """What is known of a task where it is deferred.
+    """What the deferring process knows of a task.
 
     Attributes:
         queue: "service.task".
-        check: reads arguments as the worker will, to refuse wrong ones here; None when the function is not at hand.
-        decode: of its answer.
-        keep_s: how long the finished job is kept when nobody says.
-        priority: when nobody says.
+        check: decodes arguments as the worker will, to reject wrong ones here; None when the function is not available.
+        decode: decodes the answer.
+        keep_s: default retention of the finished job.
+        priority: default priority.
     """
 
     queue: str
@@ -74,21 +74,21 @@ def options(
     timeout: Duration | None,
     meta: dict[str, str] | None,
 ) -> Options:
-    """The options that were given; NO_OPTIONS, which costs nothing, when none were."""
+    """The given options; NO_OPTIONS, which costs nothing, when there are none."""
     if not (key or order or meta) and delay is at is priority is keep is timeout is None:
         return NO_OPTIONS
     return Options(key, delay, at, priority, order, keep, timeout, meta)
 
 
 class Deferred(asyncio.Future[Job[Any]]):
-    """A task on its way to the engine: `job = await self.defer(…)` returns when it is durable."""
+    """A task that is being deferred: `job = await self.defer(…)` returns when it is durable."""
 
 
 def arguments(target: Target, args: tuple[Any, ...], kwargs: dict[str, Any], max_bytes: int) -> bytes:
-    """The body of a task.
+    """Encode and check the arguments of a task.
 
     Raises:
-        BadArguments: they cannot be sent, or are not what the task takes.
+        BadArguments: the arguments cannot be encoded, or do not match the task's signature.
         TooLarge: they are longer than `max_bytes`.
     """
     body = check_size(target, encode_arguments(args, kwargs, target.queue), max_bytes)
@@ -110,8 +110,8 @@ def check_size(target: Target, body: bytes, max_bytes: int) -> bytes:
 def encoding_of(body: bytes) -> int:
     """How the arguments of a task are encoded: JSON when they begin with `{` or `[`, else MessagePack.
 
-    Arguments are an array, a map or nothing. In MessagePack neither begins with these bytes, which are small integers
-    there, so a body tells its encoding and engines need not keep it.
+    Arguments are an array, a map or nothing. In MessagePack none of these begins with `{` or `[`, which are small
+    integers there; so the encoding follows from the body and engines need not store it.
     """
     return JSON if body[:1] in _JSON_STARTS else MSGPACK
 
@@ -123,7 +123,7 @@ def new_task(target: Target, body: bytes, options: Options, now: float) -> NewTa
     """The row of a task; `now` is wall clock.
 
     Raises:
-        BadArguments: an option is nonsense; the message names it.
+        BadArguments: an option is invalid; the message names it.
     """
     if options is NO_OPTIONS:
         return NewTask(
@@ -163,5 +163,5 @@ def new_task(target: Target, body: bytes, options: Options, now: float) -> NewTa
 
 
 def weight(task: NewTask) -> int:
-    """Roughly how many bytes it takes in a message."""
+    """The approximate size of a task in a message, in bytes."""
     return len(task.body) + 200 + (MAX_META if task.meta else 0)

@@ -1,10 +1,10 @@
-"""What is asked for in one tick of the loop goes out as one request.
+"""Batching: the items of one loop tick are sent as one request.
 
-Owns: gathering, the size of a request, and giving each asker its own answer or error.
-Leaves to others: whether to send it in halves (pace), the request itself (an engine's `defer` or `append`).
+Owns: collecting items, the size of a request, and giving each caller its own answer or error.
+Leaves to others: whether to send a batch in halves (pace), the request itself (an engine's `defer` or `append`).
 
-A hundred handlers that each defer a task in the same tick cost one commit and one message, and no task of the loop
-each: that is most of the speed of deferring.
+A hundred handlers that each defer a task in the same tick cost one commit, one message and one asyncio task: most of
+the speed of deferring comes from that.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from mesh.tasks.pace import Pace
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
-#: A request goes out early at so many items: the rest of the tick is encoded while the engine works.
+#: A request is sent early at so many items: the rest of the tick is encoded while the engine works.
 MOST_ITEMS: Final = 512
-#: Or at so many bytes: an engine works that off in a few milliseconds, so that nobody waits long behind it.
+#: Or at so many bytes: an engine handles that in a few milliseconds, so later requests do not wait long.
 MOST_BYTES: Final = 256 * 1024
-#: While requests are joined for a round (see pace), none waits longer than this for the one before it.
+#: While requests are joined for a round (see pace), none waits longer than this for the previous one.
 JOIN_S: Final = 0.02
 
-#: What refuses all of a request because of one item: then each item is asked for alone.
+#: Errors that reject a whole request because of one item: then each item is sent alone.
 ONE_IS_WRONG: Final = (BadRequest, LeaseLost)
 
 
@@ -40,30 +40,30 @@ class Gathering(Generic[Item, Answer]):
         self, send: Callable[[list[Item]], Awaitable[Sequence[Answer]]], name: str, *, halves: bool = False
     ) -> None:
         """Args:
-        send: all of them at once; the answers in their order.
-        name: of the loop's tasks, for people.
-        halves: who is answered mostly asks again at once, so a crowd may be better served in two halves (see pace).
+        send: sends a batch; returns the answers in the order of its items.
+        name: names the asyncio tasks, for people.
+        halves: whether batches may be sent in two halves; worth it when most callers send again at once (see pace).
         """
         self._send = send
         self._name = name
         self._items: list[Item] = []
         self._told: list[Callable[[Answer | BaseException], None]] = []
         self._bytes = 0
-        # Requests that are under way, with the number of their items; and the sum of those.
+        # Running requests with the number of their items; and the sum of those numbers.
         self._sending: dict[asyncio.Task[None], int] = {}
         self._asked = 0
         self._pace = Pace() if halves else None
         self._loop = asyncio.get_running_loop()
-        # Nothing that surrounds one asker (a deadline, a trace, an atomic block) is to hold for all of them.
+        # The context of one caller (a deadline, a trace, an atomic block) must not apply to the others.
         self._context = Context()
         self._closed = False
 
     def __len__(self) -> int:
-        """How many requests are on their way or wait to be sent."""
+        """The number of requests that are running or wait to be sent."""
         return len(self._sending) + bool(self._items)
 
     def add(self, item: Item, size: int, told: Callable[[Answer | BaseException], None]) -> None:
-        """Ask for it; `told` is called once, with the answer or with what went wrong, and must not raise."""
+        """Add an item to the batch; `told` is called once, with the answer or the error, and must not raise."""
         if self._closed:
             told(Unavailable("this node is closed"))
             return
@@ -76,7 +76,7 @@ class Gathering(Generic[Item, Answer]):
             self._context.run(self._flush)
 
     def _tick(self) -> None:
-        """Send what the tick has brought; of much, one half before the other."""
+        """Send the items of this tick, or only the first half when there are many."""
         count = len(self._items)
         pace = self._pace
         if pace is None or not count:
@@ -89,13 +89,13 @@ class Gathering(Generic[Item, Answer]):
             items, self._items = self._items[:share], self._items[share:]
             told, self._told = self._told[:share], self._told[share:]
             self._send_off(items, told)
-            # A step behind the first half all the way, or they would be joined again.
+            # One loop step after the first half; otherwise the halves would be joined again.
             self._loop.call_soon(self._flush, context=self._context)
         else:
             self._flush()
 
     def _stop_joining(self, pace: Pace) -> None:
-        """The request before takes its time: the engine may be away."""
+        """Stop waiting for the previous request: it is slow, the engine may be unreachable."""
         if pace.joining:
             pace.joining = False
             self._flush()
@@ -128,7 +128,7 @@ class Gathering(Generic[Item, Answer]):
             if len(items) == 1:
                 answers = [exc]
             else:
-                # All were refused for one of them, and the others did not ask to be sent together with it.
+                # One item caused the rejection of all: send each alone, so that the others succeed.
                 await asyncio.gather(*(self._ask([one], [tell]) for one, tell in zip(items, told, strict=True)))
                 return
         except asyncio.CancelledError:
@@ -136,16 +136,16 @@ class Gathering(Generic[Item, Answer]):
                 tell(Unavailable("this node was closed before an answer came"))
             raise
         except Exception as exc:
-            # A copy for each: an exception that is raised in many places at once collects all their tracebacks.
+            # A copy for each caller: one exception raised in many places would collect all their tracebacks.
             answers = [copy.copy(exc) for _ in items]
         for tell, answer in zip(told, answers, strict=True):
             tell(answer)
 
     async def close(self) -> None:
-        """End what is under way with errors; what is asked for later fails at once."""
+        """End running requests with errors; items that are added later fail at once."""
         self._closed = True
         self._context.run(self._flush)
-        # A task that is cancelled before its first step tells nobody: let each have it.
+        # A task that is cancelled before its first step reports nothing: let each task take that step.
         await asyncio.sleep(0)
         sending = list(self._sending)
         for task in sending:

@@ -1,6 +1,6 @@
-"""A job as whoever deferred it holds it: its status, its answer, its end.
+"""The handle of a deferred job: its status, its answer, waiting for its end.
 
-Owns: the handle, its typed answer, and the errors that a job's end becomes.
+Owns: the handle, its typed answer, and the errors for a job that ended badly.
 Leaves to others: deferring (deferring), the row behind it (engines).
 """
 
@@ -22,12 +22,12 @@ from mesh.tasks.options import Duration, span
 T = TypeVar("T")
 Decode = Callable[[Any, int], Any]
 
-#: One question to the engine waits at most so long; `result` asks again.
+#: Longest wait of one request to the engine; `result` repeats the request.
 ASK_S: Final = 3600.0
 
 
 class Desk(Protocol):
-    """Where a handle asks: the tasks of an engine, chosen when they are first needed."""
+    """What a handle needs: the tasks of an engine, which is chosen at the first use."""
 
     @property
     def tasks(self) -> Tasks: ...
@@ -35,11 +35,11 @@ class Desk(Protocol):
     def clock(self) -> Clock: ...
     @property
     def timeout_s(self) -> float:
-        """How long a question waits for an engine that is away."""
+        """How long a request waits for an unreachable engine, in seconds."""
 
 
 class Job(Generic[T]):
-    """One deferred task. `mesh.Job[Receipt]` in an annotation says what its result is."""
+    """One deferred task. The annotation `mesh.Job[Receipt]` declares the type of its result."""
 
     __slots__ = ("_decode", "_desk", "_fresh", "_id", "_known", "queue")
 
@@ -59,10 +59,10 @@ class Job(Generic[T]):
 
     @property
     def id(self) -> str:
-        """What `node.job(id)` finds it by, from any process.
+        """The id by which `node.job(id)` finds the job, from any process.
 
         Raises:
-            SetupError: it has a key and its block has not been committed yet.
+            SetupError: the job has a key and its `atomic` block has not been committed yet.
         """
         if not self._known:
             raise SetupError(f"the job of {self.queue} has a key: its id is known when its block is over")
@@ -70,18 +70,18 @@ class Job(Generic[T]):
 
     @property
     def fresh(self) -> bool:
-        """Whether it was made by this `defer`; False: another with the same key was there before."""
+        """Whether this `defer` made the job; False: a job with the same key existed already."""
         return self._fresh
 
     def confirmed(self, ticket: Ticket) -> None:
-        """It is durable, under this id. For the room that deferred it."""
+        """Record that the job is durable, under the ticket's id. For internal use."""
         self._id, self._fresh, self._known = ticket.id, ticket.fresh, True
 
     async def info(self) -> JobInfo:
-        """The job as it stands.
+        """The present state of the job.
 
         Raises:
-            UnknownJob: it was never confirmed, or is forgotten.
+            UnknownJob: it was never confirmed, or its retention is over.
         """
         found = await self._desk.tasks.job(self.id, timeout_s=self._desk.timeout_s)
         if found is None:
@@ -93,16 +93,16 @@ class Job(Generic[T]):
         return (await self.info()).status
 
     async def result(self, timeout: Duration | None = None) -> T:
-        """Wait until it is over; its answer.
+        """Wait until the job is over; return its answer.
 
         Args:
-            timeout: None waits as long as it takes, in a handler until its deadline.
+            timeout: None waits without limit, or in a handler until its deadline.
 
         Raises:
             JobFailed: it is dead; `details` has reason, error, traceback and attempt.
             JobCancelled, UnknownJob.
-            DeadlineExceeded: it is not over yet; it goes on.
-            BadReply: its answer is not of the type that the task's annotation promises.
+            DeadlineExceeded: the job is not over yet; it continues.
+            BadReply: its answer is not of the type that the task's annotation declares.
         """
         info = await self.wait(timeout)
         if info.status == "done":
@@ -111,7 +111,7 @@ class Job(Generic[T]):
         raise ended_badly(info)
 
     async def wait(self, timeout: Duration | None = None) -> JobInfo:
-        """Wait until it is over, however it ended; the job then.
+        """Wait until the job is over, however it ended; return its state.
 
         Arguments and errors as for `result`, without JobFailed and JobCancelled.
         """
@@ -132,7 +132,7 @@ class Job(Generic[T]):
                     raise DeadlineExceeded(f"{named} is not over after {waited_s:.3g} s; it goes on") from None
 
     async def cancel(self) -> JobInfo:
-        """Cancel it, unless it is over; a running handler is stopped. The job as it stands.
+        """Cancel the job, unless it is over; a running handler is stopped. Return its present state.
 
         Raises:
             UnknownJob.
@@ -144,10 +144,10 @@ class Job(Generic[T]):
 
 
 class Progress(NamedTuple):
-    """How far a group is.
+    """The progress of a group.
 
     Attributes:
-        total, done, failed: jobs; failed are those that are dead or cancelled.
+        total, done, failed: numbers of jobs; dead and cancelled jobs count as failed.
     """
 
     total: int
@@ -156,7 +156,7 @@ class Progress(NamedTuple):
 
     @property
     def over(self) -> bool:
-        """Whether none is left to run."""
+        """Whether all jobs are over."""
         return self.done + self.failed == self.total
 
 
@@ -164,8 +164,8 @@ class Group(Generic[T]):
     """Jobs that were deferred together.
 
     Attributes:
-        jobs: of its members, in order.
-        then: the job of the callback; None without one.
+        jobs: the jobs of its members, in order.
+        then: the job of the callback; None without a callback.
     """
 
     __slots__ = ("jobs", "then")
@@ -175,11 +175,11 @@ class Group(Generic[T]):
         self.then = then
 
     async def results(self, timeout: Duration | None = None) -> list[T]:
-        """The answers of all members, in order. Arguments and errors as for `Job.result`; the first error ends it."""
+        """The answers of all members, in order. Arguments and errors as for `Job.result`; the first error is raised."""
         return list(await asyncio.gather(*(job.result(timeout) for job in self.jobs)))
 
     async def progress(self) -> Progress:
-        """How many are done; one question for each, so keep a count in state for groups of thousands."""
+        """Count the finished jobs, with one request per job; for groups of thousands, keep a count in state instead."""
         infos = await asyncio.gather(*(job.info() for job in self.jobs))
         done = sum(info.status == "done" for info in infos)
         return Progress(len(infos), done, sum(info.status in ("dead", "cancelled") for info in infos))

@@ -1,6 +1,6 @@
-"""What may be said of a task, where it is declared and where it is deferred, and reading the ways to write it.
+"""The options of a task, where it is declared and where it is deferred, and parsing their notations.
 
-Owns: the options with their defaults, "1s..1m" and "50/s", and refusing nonsense with a sentence that names the option.
+Owns: the options with their defaults, "1s..1m" and "50/s", and errors for invalid values that name the option.
 Leaves to others: the decorators (service.decorators), what a worker does with them (runner, service.workload).
 """
 
@@ -23,31 +23,31 @@ from mesh.errors import BadArguments
 from mesh.policy.backoff import Backoff
 from mesh.tasks.contract import DEFAULT_PRIORITY, PRIORITIES
 
-#: Exceptions after which trying again is useless.
+#: Exceptions after which a retry is useless.
 Fatal = type[Exception] | Iterable[type[Exception]]
 
 DEFAULT_BACKOFF: Final = "1s..1m"
-#: Workers that die with a task before that is given up: a task that kills them must not go on for ever.
+#: Workers that may die while they run a task before it is dead: a task that kills them must not run for ever.
 DEFAULT_LOST: Final = 3
-#: A rate alone may be used up in bursts of so many seconds' worth: finer than that no timer is worth setting.
+#: A rate without a burst allows bursts of so many seconds' worth: finer timers are not worth their cost.
 BURST_S: Final = 0.1
-#: What a duration may be at most: longer ones are mistakes, and would not fit where instants are kept.
+#: Longest duration: a longer one is a mistake, and would not fit where instants are stored.
 LONGEST_S: Final = 100 * 365 * 86400.0
 
 _RATE: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*/\s*(.+?)\s*")
 
 
 class Attempts(msgspec.Struct, frozen=True):
-    """How often, how long and how many at once: what tasks and durable subscriptions have in common.
+    """Retries, timeouts and limits: the options that tasks and durable subscriptions have in common.
 
     Attributes:
         retries: attempts after the first; None takes the configured number.
         first_s, most_s: the wait after the first failure, and the longest one.
         timeout_s: of one attempt; None takes the configured one.
-        slots: how many a worker runs at once; None takes the configured number.
-        concurrency: how many run at once over the whole mesh; 0 for no limit.
-        rate_per_s, burst: how many begin per second over the whole mesh; 0 for no limit.
-        most_lost: a task whose worker died this often while it ran is dead.
+        slots: how many attempts a worker runs at once; None takes the configured number.
+        concurrency: how many attempts run at once over the whole mesh; 0 for no limit.
+        rate_per_s, burst: how many attempts begin per second, and at once, over the whole mesh; rate 0 for no limit.
+        most_lost: a task is dead after so many workers have died while they ran it.
         fatal: exceptions after which no other attempt is made.
     """
 
@@ -68,7 +68,7 @@ class Attempts(msgspec.Struct, frozen=True):
         return Backoff(self.first_s, self.most_s)
 
     def filled(self, settings: TaskSettings) -> tuple[int, float, int]:
-        """(retries, timeout_s, slots), with what the author left open taken from the settings."""
+        """(retries, timeout_s, slots), with missing values taken from the settings."""
         return (
             settings.retries if self.retries is None else self.retries,
             settings.timeout_s if self.timeout_s is None else self.timeout_s,
@@ -80,10 +80,10 @@ class TaskMark(msgspec.Struct, frozen=True):
     """`@task` and its options.
 
     Attributes:
-        keep_s: how long a finished job is kept when its `defer` does not say; None takes the configured time.
-        priority: of a job when its `defer` does not say.
-        check_result: whether the answer must be what the annotation promises; None takes the configured rule.
-        expose: whether a gateway defers it for anyone; None takes the service's.
+        keep_s: retention of a finished job, unless `defer` sets another; None takes the configured time.
+        priority: of a job, unless `defer` sets another.
+        check_result: whether the answer is checked against the annotation; None takes the configured rule.
+        expose: whether a gateway defers the task for anyone; None takes the service's.
     """
 
     attempts: Attempts = Attempts()
@@ -107,10 +107,10 @@ def read_attempts(
     lost: int = DEFAULT_LOST,
     fatal: Fatal = (),
 ) -> Attempts:
-    """The options of `@task` and its kin; `what` names the decorator in errors.
+    """Read the options of `@task` and similar decorators; `what` names the decorator in errors.
 
     Raises:
-        BadDeclaration: an option is nonsense; the message names it.
+        BadDeclaration: an option is invalid; the message names it.
     """
     if retries is not None:
         check_count(f"{what}: retries", retries, most=1000)
@@ -139,10 +139,10 @@ def read_attempts(
 
 
 def read_seconds(what: str, value: Duration) -> float:
-    """Seconds of 2.5, "2s" or "1m30s".
+    """Read 2.5, "2s" or "1m30s" as seconds.
 
     Raises:
-        BadDeclaration: it is not a positive time; `what` names it.
+        BadDeclaration: the value is not a positive time; `what` names it.
     """
     try:
         seconds = values.read_seconds(value)
@@ -157,7 +157,7 @@ def read_seconds(what: str, value: Duration) -> float:
 
 def check_count(what: str, value: int, *, least: int = 0, most: int = 2**31 - 1) -> None:
     """Raises:
-    BadDeclaration: it is not a whole number from `least` to `most`.
+    BadDeclaration: the value is not a whole number from `least` to `most`.
     """
     if type(value) is not int or not least <= value <= most:
         upto = f" to {most}" if most < 2**31 - 1 else ""
@@ -166,16 +166,16 @@ def check_count(what: str, value: int, *, least: int = 0, most: int = 2**31 - 1)
 
 def check_priority(what: str, value: int) -> None:
     """Raises:
-    BadDeclaration: it is none of 0 to 9.
+    BadDeclaration: the value is not a whole number from 0 to 9.
     """
     check_count(what, value, most=PRIORITIES[-1])
 
 
 def read_backoff(what: str, value: Duration) -> tuple[float, float]:
-    """(first, most) of "1s..1m": it doubles from the one to the other; of "5s" or 5: always that.
+    """Read a backoff as (first, most): "1s..1m" doubles from first to most; "5s" or 5 is a constant wait.
 
     Raises:
-        BadDeclaration: it is neither.
+        BadDeclaration: the value has neither form.
     """
     first, dots, most = value.partition("..") if isinstance(value, str) else (value, "", "")
     first_s = read_seconds(what, first.strip() if isinstance(first, str) else first)
@@ -186,10 +186,10 @@ def read_backoff(what: str, value: Duration) -> tuple[float, float]:
 
 
 def read_rate(what: str, value: str | float) -> float:
-    """Per second, of "50/s", "100/m", "1000/h", "10/5s" or 50.
+    """Read "50/s", "100/m", "1000/h", "10/5s" or 50 as a rate per second.
 
     Raises:
-        BadDeclaration: it is none of these.
+        BadDeclaration: the value has none of these forms.
     """
     if isinstance(value, str):
         found = _RATE.fullmatch(value)
@@ -219,10 +219,10 @@ def _read_fatal(what: str, value: Fatal) -> tuple[type[Exception], ...]:
 
 
 def due_at(target: str, delay: Duration | None, at: datetime | float | None, now: float) -> float:
-    """The instant before which a task shall not run, wall clock; 0 for at once.
+    """The earliest start of a task, wall clock; 0 for at once.
 
     Raises:
-        BadArguments: both are given, or one is no time.
+        BadArguments: both `delay` and `at` are given, or one of them is not a time.
     """
     if delay is not None:
         if at is not None:
@@ -241,10 +241,10 @@ def due_at(target: str, delay: Duration | None, at: datetime | float | None, now
 
 
 def span(target: str, option: str, value: Any, *, zero: bool = False) -> float:
-    """A length of time in seconds, given where a task is deferred.
+    """Read a duration that was given to `defer`, in seconds.
 
     Raises:
-        BadArguments: it is none; the message names target and option.
+        BadArguments: the value is not a duration; the message names target and option.
     """
     try:
         seconds = values.read_seconds(value)

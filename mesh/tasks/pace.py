@@ -1,11 +1,11 @@
-"""Whether many askers at once are better served by one request after the other, or by two at a time.
+"""Choosing between one request at a time and two at a time, when many callers send at once.
 
-Owns: that choice, from what was measured. Leaves to others: requests (gathering), the clock: `now` is passed in.
+Owns: that choice, from measurements. Leaves to others: requests (gathering), the clock: `now` is passed in.
 
-With one request at a time, the engine waits while the askers are answered and ask again, and they wait while it works.
-With two halves in turn neither waits; but what a request costs by itself, however much is in it, is then spent twice:
-waiting for the disk, above all, and processor time where that is scarce. With 64 callers halves carried between 0.6 and
-1.5 times as much, by the machine and by what else ran on it. So both are tried, and the better one is kept for a while.
+With one request at a time, the engine is idle while the callers receive their answers and send again, and they wait
+while it works. With two alternating halves neither waits; but the fixed cost of a request is then paid twice: above all
+waiting for the disk, and processor time where that is scarce. With 64 callers, halves had between 0.6 and 1.5 times the
+throughput, depending on the machine and its load. So both are tried, and the better one is kept for a while.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from typing import Final
 
 #: From so many items on halves may be worth it: a request is as much work for the store as 25 tasks in it.
 CROWD: Final = 48
-#: A measurement is over when everybody has asked so many times: some 50 ms, in which one slow commit does not count.
+#: A measurement is over when each caller has sent so many times: some 50 ms, so one slow commit has little weight.
 TURNS: Final = 24
-#: So many measurements with the better one, then one with the other: a twentieth of the time.
+#: So many measurements with the better mode, then one with the other: a twentieth of the time.
 KEEP: Final = 20
-#: A pause that is longer was not the engine's: a measurement with one in it says nothing. Where requests themselves
-#: take longer, they go whole.
+#: A longer pause was not caused by the engine: a measurement that contains one is discarded. Where requests themselves
+#: take longer, they are not halved.
 PAUSE_S: Final = 0.1
-#: The weight of the newest measurement in what is known.
+#: The weight of the newest measurement in the running average.
 NEWEST: Final = 0.5
 
 
 class Pace:
-    """Of one kind of request.
+    """The choice for one kind of request.
 
     Attributes:
-        halves: two requests at a time now.
-        joining: the next request waits until nothing is under way.
+        halves: two requests at a time are sent now.
+        joining: the next request waits until no request is running.
     """
 
     __slots__ = ("_begun_at", "_items", "_kept", "_last_at", "_rates", "halves", "joining")
@@ -38,7 +38,7 @@ class Pace:
     def __init__(self) -> None:
         self.halves = False
         self.joining = False
-        # Items per second with whole requests and with halves; 0 before it was measured.
+        # Items per second with whole requests and with halves; 0 before the first measurement.
         self._rates = [0.0, 0.0]
         self._kept = 0
         self._begun_at = 0.0
@@ -46,7 +46,7 @@ class Pace:
         self._items = 0
 
     def share(self, count: int, under_way: int, now: float) -> int:
-        """Of `count` items that wait, how many go now; the others go right after them, in a request of their own.
+        """How many of `count` waiting items to send now; the others follow at once in a request of their own.
 
         Args:
             under_way: items of requests that are not answered yet.
@@ -73,7 +73,7 @@ class Pace:
         return min(count, (crowd + 1) // 2) if self.halves else count
 
     def _measured(self, rate: float, under_way: int) -> None:
-        """Choose for the next while."""
+        """Choose the mode for the next measurement."""
         rates = self._rates
         known = rates[self.halves]
         rates[self.halves] = rate if not known else known + NEWEST * (rate - known)
@@ -82,7 +82,7 @@ class Pace:
         if not rates[other] or rates[other] > rates[self.halves] or self._kept >= KEEP:
             self.halves = other
             self.joining = not other and under_way > 0
-            # The first measurement after a long while decides by itself: much may have changed.
+            # The first measurement after a long time decides alone: conditions may have changed.
             self._kept = 0
-        # What goes now is still a step from one to the other.
+        # The request that is sent now still belongs to the transition: do not measure it.
         self._begun_at = 0.0

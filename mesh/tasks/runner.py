@@ -1,10 +1,10 @@
 """Running leases: from an engine's push to the acknowledgement of each attempt.
 
-Owns: the attempts in hand, their time, stopping them, and what each ends in.
-Leaves to others: who may run what and when (engines), the rule for failures (verdicts), getting acknowledgements heard
-(acknowledging), what a task's function is (attempt.Work, made by service.workload).
+Owns: the running attempts, their timeouts, stopping them, and the verdict of each.
+Leaves to others: scheduling (engines), the rule for failures (verdicts), sending acknowledgements until they are
+confirmed (acknowledging), the function of a task (attempt.Work, made by service.workload).
 
-How many attempts run at once is said to the engine when the worker attaches (`Queue.credit`): nothing waits here.
+The worker declares how many attempts run at once when it subscribes (`Queue.credit`): nothing is queued here.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from mesh.telemetry.traces import current as TRACE
 
 log = get_logger("mesh.tasks")
 
-#: A Conflict at the commit means that somebody was faster: the handler runs again here, soon, on the same lease. Past
-#: this many times it is a failure like others, so that handlers which never fit together do not spin for ever.
+#: A Conflict at the commit means that a concurrent write came first: the handler runs again soon, on the same lease.
+#: After so many conflicts it counts as a failure, so that handlers in permanent conflict do not loop for ever.
 MOST_CONFLICTS: Final = 20
 AFTER_CONFLICT: Final = Backoff(0.01, 0.5)
 
@@ -59,7 +59,7 @@ class Runner:
         max_result: int = 64 * 2**20,
     ) -> None:
         """Args:
-        max_result: bytes of an answer that an engine takes.
+        max_result: maximum size of an answer that an engine accepts, in bytes.
         """
         self.works = {work.queue: work for work in works}
         self._clock = clock
@@ -76,35 +76,35 @@ class Runner:
         self._dead = recorder.counter("tasks_dead", "Attempts that sent their task to the dead letters.")
         self._retried = recorder.counter("tasks_retried", "Attempts that failed and will be made again.")
         self._lost = recorder.counter("tasks_lost", "Attempts whose lease was lost while they ran.")
-        # Handlers whose lease is lost and that have not stopped yet.
+        # Handlers that have lost their lease and have not stopped yet.
         self._strays: set[asyncio.Task[None]] = set()
         self._idle: asyncio.Future[None] | None = None
         self._leaving = False
-        # What surrounds a push (somebody's call, somebody's block) is nothing to the handlers that it starts.
+        # The context of a push (a call, an atomic block) does not apply to the handlers that it starts.
         self._surroundings = copy_context()
         self._surroundings.run(_forget_surroundings)
 
     @property
     def in_hand(self) -> int:
-        """Attempts that run or are not acknowledged yet."""
+        """The number of attempts that run or are not acknowledged yet."""
         return len(self._held)
 
     # --- the engine's side --------------------------------------------------------------------------------
 
     def leased(self, leases: Sequence[Lease]) -> None:
-        """Run these."""
+        """Run these leases."""
         for lease in leases:
             self._begin(lease)
 
     def cancel(self, jobs: Sequence[tuple[str, int]]) -> None:
-        """Stop these attempts, if they still run."""
+        """Stop those of these attempts that still run."""
         for job in jobs:
             attempt = self._held.get(job)
             if attempt is not None:
                 self.stop_one(attempt, Stop.CANCELLED)
 
     def lost(self, reason: str) -> None:
-        """All leases are gone: whatever runs must stop; acknowledging it would be refused."""
+        """All leases are lost: stop all attempts; their acknowledgements would be rejected."""
         attempts = list(self._held.values())
         if attempts:
             log.warning("leases lost, tasks are stopped", count=len(attempts), reason=reason)
@@ -117,7 +117,7 @@ class Runner:
                 attempt.task.add_done_callback(self._strays.discard)
 
     def held(self) -> Sequence[tuple[str, int]]:
-        """(id, attempt) of what is in hand, what is being acknowledged included."""
+        """(id, attempt) of all held leases, including those that are being acknowledged."""
         return list(self._held)
 
     # --- from a lease to a running handler ----------------------------------------------------------------
@@ -125,7 +125,7 @@ class Runner:
     def _begin(self, lease: Lease) -> None:
         key = (lease.id, lease.attempt)
         if key in self._held:
-            return  # pushed twice, by an engine that was not sure
+            return  # pushed twice, by an engine that did not know whether the first push arrived
         work = self.works.get(lease.queue)
         now = self._now()
         timeout_s = lease.timeout_s or (work.timeout_s if work is not None else 0.0)
@@ -153,7 +153,7 @@ class Runner:
         try:
             if work.offload != "process":
                 attempt.values = work.read(attempt.lease)
-        # A type's own checks may raise anything, and nothing of that will be better in another attempt.
+        # A type's own checks may raise anything, and another attempt would fail in the same way.
         except BaseException as exc:
             self._bury(attempt, "undecodable", exc.message if isinstance(exc, MeshError) else sentence(exc))
             return
@@ -188,7 +188,7 @@ class Runner:
                 note(exc)
                 if not isinstance(exc, Exception):
                     end_forked_child(exc)
-                # SystemExit and KeyboardInterrupt, too: the attempt fails, the worker and its other attempts go on.
+                # Even on SystemExit and KeyboardInterrupt only the attempt fails; the worker and other attempts go on.
                 self._failed(attempt, exc)
                 return
             self._expiries.forget(attempt)
@@ -200,7 +200,7 @@ class Runner:
                 return
             if not await self._commit(attempt, Settlement(*_key(attempt), "done", result=result)):
                 return
-            # The attempt is made again, as if it had just begun.
+            # Run the attempt again, as if it had just begun.
             attempt.settling = False
             attempt.effects = None
             attempt.deadline_at = self._now() + attempt.timeout_s
@@ -209,11 +209,13 @@ class Runner:
     # --- how an attempt ends ------------------------------------------------------------------------------
 
     async def _commit(self, attempt: Attempt, settlement: Settlement) -> bool:
-        """The acknowledgement with what the handler's `atomic` blocks collected; whether to run the handler again."""
+        """Commit the acknowledgement with the effects of the handler's `atomic` blocks. Return whether to run the
+        handler again.
+        """
         try:
             await self._settling.commit(settlement, attempt.effects)
         except asyncio.CancelledError:
-            # Lost, or the worker's end: whether it was committed is seen by whoever runs it next.
+            # The lease is lost or the worker ends: the next attempt, if any, finds whether this one was committed.
             self._over(attempt, "cancelled")
             raise
         except LeaseLost as exc:
@@ -239,7 +241,7 @@ class Runner:
                 self._finish(attempt, "cancelled", code="cancelled")
                 return
             if stopped is Stop.LEAVING:
-                # Not the task's fault: whatever its retries are, it runs again, and at once.
+                # The task did not fail: it runs again at once, regardless of its retries.
                 error = f"{self._identity} stopped before it was done"
                 self._finish(attempt, "retry", code="draining", error=error)
                 return
@@ -285,7 +287,7 @@ class Runner:
         )
 
     def _bury(self, attempt: Attempt, reason: Reason, error: str) -> None:
-        """It cannot run, or cannot end."""
+        """Send the task to the dead letters: it cannot run, or its end was rejected."""
         self._dead.add()
         log.error("task is dead", target=attempt.target, job=attempt.job, reason=reason, error=error)
         self._finish(attempt, "dead", code=reason, reason=reason, error=error[:MOST_ERROR])
@@ -302,10 +304,10 @@ class Runner:
         error: str = "",
         trace: str = "",
     ) -> None:
-        """Acknowledge, with nothing else to commit."""
+        """Acknowledge without effects."""
         attempt.settling = True
         lease = attempt.lease
-        # For a store of an older release, which knows no delays.
+        # For a store of an older release, which does not know `delay_s`.
         due_at = self._clock.wall() + delay_s if delay_s else 0.0
         settlement = Settlement(lease.id, lease.attempt, verdict, result, due_at, reason, error, trace, delay_s)
 
@@ -313,7 +315,7 @@ class Runner:
             if failure is None:
                 self._over(attempt, code)
             elif isinstance(failure, BadRequest) and verdict != "dead":
-                # The lease is still ours, and would be for ever.
+                # This worker still holds the lease, and would hold it for ever.
                 self._bury(attempt, "failed", f"its end ({verdict}) was refused: {failure.message}")
             else:
                 self._refused(attempt, failure)
@@ -321,13 +323,13 @@ class Runner:
         self._settling.add(settlement, lambda: attempt.stopped is not Stop.LOST, heard)
 
     def _refused(self, attempt: Attempt, failure: MeshError) -> None:
-        """The acknowledgement was not accepted: somebody else has the task, or will get it."""
+        """The acknowledgement was rejected: another worker has the task, or will get it."""
         log.warning("an acknowledgement was refused", target=attempt.target, job=attempt.job, error=failure.message)
         self._over(attempt, failure.code)
 
     def _over(self, attempt: Attempt, code: str) -> None:
-        """The last of it here."""
-        # What the handler left running in the background has no deadline of the attempt's any more.
+        """Remove the attempt and record its end."""
+        # The attempt's deadline no longer applies to work that the handler left running in the background.
         attempt.deadline_at = math.inf
         if self._forget(attempt):
             attempt.stats.end(self._now() - attempt.began_at, code)
@@ -341,7 +343,7 @@ class Runner:
     # --- stopping -----------------------------------------------------------------------------------------
 
     def stop_one(self, attempt: Attempt, why: Stop) -> None:
-        """Stop a handler, which sees CancelledError. One that has returned is left to be acknowledged."""
+        """Stop a handler by cancelling its task. A handler that has returned is still acknowledged."""
         if attempt.stopped is not Stop.NO and why is not Stop.LOST:
             return
         if attempt.settling and why is not Stop.LOST:
@@ -357,14 +359,14 @@ class Runner:
             return
         task.cancel()
         if not attempt.begun:
-            # Cancelled before its first step, a task never runs: its end is ours.
+            # An asyncio task that is cancelled before its first step never runs: handle its end here.
             if why is Stop.LEAVING:
                 self._finish(attempt, "release", code="draining")
             else:
                 self._failed(attempt, asyncio.CancelledError())
 
     def _has_time(self, attempt: Attempt) -> bool:
-        """Whether it waited for a thread or process of a pool: that is not the task's time, and was no attempt yet."""
+        """Whether the attempt has time left: waiting for a thread or process of a pool does not count."""
         if attempt.hold is None:
             return False
         now = self._now()
@@ -375,14 +377,14 @@ class Runner:
         return True
 
     async def drain(self, timeout_s: float) -> bool:
-        """Finish what runs; whether that was done in time. What comes from now on is released.
+        """Drain: finish the running attempts; return whether they ended in time. New leases are released.
 
-        What has not begun is released, what is not done in time is stopped and will run again elsewhere. Returns when
-        all of it is acknowledged, or its session is lost.
+        Attempts that have not begun are released. After `timeout_s` the remaining ones are stopped and will run again
+        elsewhere; their acknowledgements are not awaited.
         """
         self._leaving = True
         for attempt in list(self._held.values()):
-            # What waits for a thread or a process can be taken back; what one of them has taken up, cannot.
+            # Work that waits for a thread or process can be taken back; work that has started there cannot.
             if not attempt.begun or (attempt.hold is not None and attempt.hold.cancel()):
                 self.stop_one(attempt, Stop.LEAVING)
         if await self._until_idle(timeout_s):
@@ -404,7 +406,7 @@ class Runner:
         return not self._held
 
     async def close(self, patience_s: float = 0.0) -> None:
-        """Stop whatever runs; wait at most `patience_s` for the acknowledgements."""
+        """Stop all attempts; wait at most `patience_s` for the acknowledgements."""
         self._leaving = True
         for attempt in list(self._held.values()):
             self.stop_one(attempt, Stop.LEAVING)

@@ -1,7 +1,7 @@
-"""What is kept of an exception: its sentence, its traceback, its code.
+"""What is recorded of an exception: its message, its traceback, its code.
 
-Owns: their length, and that an exception whose own methods raise cannot break the telling of it.
-Leaves to others: the text (calls.failures), where it is kept (a settlement), and what follows from it (verdicts).
+Owns: their maximum lengths, and protection against exceptions with methods that raise.
+Leaves to others: the text (calls.failures), storing it (a settlement), deciding on a retry (verdicts).
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from typing import Final
 from mesh.calls.failures import text_of
 from mesh.errors import MeshError
 
-#: What is kept of a traceback, from its end: that is where the error is.
+#: Characters of a traceback that are kept, from its end: that is where the error is.
 MOST_TRACEBACK: Final = 8000
 MOST_ERROR: Final = 2000
 
 
 def sentence(exc: BaseException) -> str:
-    """`ValueError: no such order`."""
+    """Type and message: `ValueError: no such order`."""
     text = text_of(exc)
     name = exc.type_name if isinstance(exc, MeshError) else type(exc).__name__
     return _text(f"{name}: {text}")[:MOST_ERROR]
@@ -34,10 +34,10 @@ def trace(exc: BaseException) -> str:
 
 
 def code(exc: BaseException) -> str:
-    """For counters: that of a MeshError, else the one of all handlers' own failures."""
+    """The code for metrics: that of a MeshError, else "handler_error"."""
     return exc.code if isinstance(exc, MeshError) else "handler_error"
 
 
 def _text(text: str) -> str:
-    """Text that any reader can take: no lone surrogates (file names have them)."""
+    """The text without lone surrogates (file names may have them), so that every reader can decode it."""
     return text.encode("utf-8", "replace").decode()

@@ -1,12 +1,12 @@
-"""What follows from an attempt that raised: another one, and when, or the dead letters.
+"""The decision after an attempt that raised: a retry, and when, or a dead letter.
 
-Owns: the rule, and what a handler may raise to decide for itself.
-Leaves to others: running attempts (runner), drawing the random number, storing what was decided (engines).
+Owns: the rule, and the exceptions by which a handler decides for itself.
+Leaves to others: running attempts (runner), drawing the random number, storing the decision (engines).
 
-The rule: whatever a handler raises, it is tried again with growing waits until its retries are used up. So that holds
-for errors of other services, too: who cannot be found or reached now may be there a minute later, and `retryable` of an
-error speaks of repeating a call, not of running a task anew. Trying again ends at once for what cannot get better:
-Reject, the exceptions that the decorator names as `fatal`, and an answer that cannot be kept.
+The rule: after any exception the task is retried with growing waits until its retries are used up. This includes errors
+of other services: a service that cannot be found or reached now may be available a minute later, and `retryable` of an
+error is about repeating a call, not about running a task again. A task is not retried when that would be useless: after
+Reject, after the exceptions that the decorator lists as `fatal`, and after an answer that cannot be stored.
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ class Retry(ServiceError):
 
 
 class Ruling(NamedTuple):
-    """What is to become of an attempt.
+    """The decision after a failed attempt.
 
     Attributes:
-        delay_s: before the next one, of "retry".
+        delay_s: for "retry": the wait before the next attempt.
     """
 
     verdict: Verdict
@@ -63,7 +63,7 @@ class Ruling(NamedTuple):
     delay_s: float = 0.0
 
 
-#: Errors after which the same attempt would end the same way, its effects outside of the mesh repeated for nothing.
+#: Errors after which a retry would end the same way and only repeat the effects outside of the mesh.
 USELESS = (Reject, BadResult, TooLarge)
 
 
@@ -76,14 +76,14 @@ def judge(
     fatal: tuple[type[Exception], ...],
     rnd: float,
 ) -> Ruling:
-    """The rule.
+    """Apply the rule.
 
     Args:
-        exc: what the handler raised.
-        failed: tries that ended badly, this one included (`Lease.tries`).
+        exc: the handler's exception.
+        failed: failed tries, this one included (`Lease.tries`).
         rnd: a fresh random number, 0 ≤ rnd < 1.
     """
-    # Of a group (a TaskGroup's), each exception counts: what one of them makes useless, all of them do.
+    # In an exception group (of a TaskGroup) each exception counts: one that makes a retry useless is enough.
     raised = (exc, *leaves_of(exc)) if isinstance(exc, BaseExceptionGroup) else (exc,)
     if any(isinstance(each, USELESS) or (fatal and isinstance(each, fatal)) for each in raised):
         return Ruling("dead", "failed")

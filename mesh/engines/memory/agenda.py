@@ -1,7 +1,7 @@
-"""What is to be done later: many instants, one timer of the clock.
+"""Scheduled callbacks: many instants, one timer of the clock.
 
-Owns: the order of what is due, and that nothing is armed while nothing is.
-Leaves to others: what is done (jobs, queues, sessions, locks).
+Owns: the order of the callbacks, and that no timer is set while there are none.
+Leaves to others: the callbacks (jobs, queues, sessions, locks).
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Any, Final
 
 from mesh.clock import Clock, Timer
 
-#: What is due so soon is due: wall-clock instants as floats are exact to a quarter of this.
+#: An instant this close counts as reached: wall-clock instants as floats are exact to a quarter of this.
 HAIR_S: Final = 1e-6
 
 
 class Appointment:
-    """Something that will be done, unless it is called off."""
+    """A scheduled callback."""
 
     __slots__ = ("args", "callback")
 
@@ -27,13 +27,13 @@ class Appointment:
         self.args = args
 
     def cancel(self) -> None:
-        """Call it off; harmless when it is over."""
+        """Cancel it; harmless when it has run."""
         self.callback = None
         self.args = ()
 
 
 class Agenda:
-    """Callbacks in the order of their instants. They are synchronous and do not raise."""
+    """Callbacks, run in the order of their instants. They are synchronous and do not raise."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -55,14 +55,14 @@ class Agenda:
         return self.at(self._clock.now() + (when - self._clock.wall()), callback, *args)
 
     def close(self) -> None:
-        """Disarm: nothing is done any more until `open`; what is due then waits."""
+        """Stop the timer: no callback runs until `open`; due ones wait until then."""
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     def open(self) -> None:
-        """Go on after `close`; harmless otherwise."""
+        """Resume after `close`; harmless otherwise."""
         self._closed = False
         self._arm()
 

@@ -1,7 +1,7 @@
-"""What one process sees of the memory that all share.
+"""The Engine of one process, on the memory that all processes share.
 
-Owns: the Engine of one process, its way to the memory (which tests may cut), and waiting.
-Leaves to others: everything that is kept (memory).
+Owns: the Engine, its connection to the memory (which tests may cut), and waiting.
+Leaves to others: all data (memory).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 
 class MemoryEngine:
-    """See mesh.engines.contract.Engine. It offers everything, together."""
+    """See mesh.engines.contract.Engine. It has all capabilities and commits them together."""
 
     name: Final = "memory"
     offers: Final[frozenset[Capability]] = frozenset(CAPABILITIES)
@@ -37,7 +37,7 @@ class MemoryEngine:
 
     def __init__(self, memory: Memory, authorization: Authorization | None = None, caller: str = "") -> None:
         """Args:
-        authorization: what [access] lets `caller`, the process that has this engine, do; None: everything.
+        authorization: decides by [access] for `caller`, the process that has this engine; None: allow everything.
         """
         self._memory = memory
         self._way = Way(memory)
@@ -69,20 +69,20 @@ class MemoryEngine:
     # --- faults, for tests --------------------------------------------------------------------------------
 
     def cut(self) -> None:
-        """Nothing goes to the memory or comes from it until `mend`. Its sessions die when that takes a lease."""
+        """Cut the connection to the memory until `mend`. Its sessions die if that takes longer than a lease."""
         self._way.cut()
         for session in self._sessions:
             session.cut()
 
     def mend(self) -> None:
-        """End a cut: sessions that still live go on, the others begin anew."""
+        """End a cut: live sessions continue, dead ones subscribe again."""
         if not self._way.open:
             self._way.mend()
             for session in self._sessions:
                 session.mend()
 
     def kill(self) -> None:
-        """As the end of the process by kill -9: its sessions fall silent, and it is told nothing any more."""
+        """Simulate kill -9 of the process: its sessions fall silent, and it receives nothing any more."""
         self._way.cut()
         for session in self._sessions:
             session.kill()
@@ -90,7 +90,7 @@ class MemoryEngine:
 
 
 class Way:
-    """The way of one process to the memory."""
+    """The connection of one process to the memory."""
 
     def __init__(self, memory: Memory) -> None:
         self.memory = memory
@@ -110,16 +110,16 @@ class Way:
             self._blocked = None
 
     async def clear(self, timeout_s: float) -> None:
-        """Return when the way is free.
+        """Wait until the connection is open.
 
         Raises:
-            Unavailable: it was not within `timeout_s`; nothing was done.
+            Unavailable: it was cut for all of `timeout_s`; nothing was done.
         """
         if self._blocked is not None and not await self.within(asyncio.shield(self._blocked), timeout_s):
             raise Unavailable(f"the engine in memory was out of reach for {timeout_s:g} s")
 
     async def within(self, awaited: Awaitable[object], timeout_s: float) -> bool:
-        """Wait for it, but not longer than this by the mesh's own clock; whether it came."""
+        """Wait for `awaited`, at most `timeout_s` by the engine's clock; return whether it was done in time."""
         waiting = asyncio.ensure_future(awaited)
         clock = self.memory.clock
         timer = clock.call_at(clock.now() + timeout_s, waiting.cancel)
@@ -143,7 +143,7 @@ class MemorySession:
         self._receiver = receiver
         self._sessions = sessions
         self._stopped = False
-        # None until the memory was first reached.
+        # None until the memory is first reached.
         self._state: SessionState | None = self._attach(offer.held) if way.open else None
         sessions.append(self)
 
@@ -182,7 +182,7 @@ class MemorySession:
 
 
 class _Nobody:
-    """The receiver of a process that is no more."""
+    """The receiver of a killed process."""
 
     def leased(self, leases: object) -> None: ...
     def cancel(self, jobs: object) -> None: ...
@@ -201,7 +201,7 @@ class MemoryTasks:
 
     async def defer(self, tasks: Sequence[NewTask], *, timeout_s: float) -> list[Ticket]:
         await self._way.clear(timeout_s)
-        # A task that is alone serves for its unit, too: whoever defers it again gets the same ticket.
+        # The id of a single task also serves as that of its unit: deferring it again gets the same ticket.
         name = tasks[0].id if len(tasks) == 1 else ids.job_id()
         return list(self._memory.commit(Unit(name, tasks=tasks)).tickets) if tasks else []
 

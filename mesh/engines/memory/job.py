@@ -1,7 +1,7 @@
-"""One job, and the statuses that it may have one after the other.
+"""One job, and the transitions between its statuses.
 
-Owns: what a job remembers, and which act leads from which status to which.
-Leaves to others: when something is done to it (jobs), when it may run (queue), who runs it (sessions).
+Owns: the data of a job, and the table of transitions.
+Leaves to others: when a transition happens (jobs), when a job may run (queue), which worker runs it (sessions).
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from mesh.tasks.contract import JobInfo, Lease, NewTask, Reason, Status, Verdict
 
 Act = Literal["begin", "due", "give", "done", "again", "bury", "cancel", "revive"]
 
-#: begin: nothing that it waited for is left · due: its time has come · give: to a worker · again: it must run once
-#: more · bury: it is given up · revive: it, or what it waited for, is to run after all.
-#: Whatever is to run is `delayed` first, and ready in the same breath when it is due.
+#: begin: it waits for no other job any more · due: its due time has come · give: leased to a worker · again: it must
+#: run once more · bury: it becomes a dead letter · revive: it, or a task that it waits for, is requeued.
+#: A job that is to run is `delayed` first, and becomes ready in the same step when it is due.
 MOVES: Final[dict[tuple[Status, Act], Status]] = {
     ("waiting", "begin"): "delayed",
     ("waiting", "bury"): "dead",
@@ -36,24 +36,24 @@ MOVES: Final[dict[tuple[Status, Act], Status]] = {
     ("dead", "revive"): "waiting",
 }
 
-#: MessagePack's nil: the answer of a task that gave none.
+#: MessagePack's nil: stands for the answer of a task without one.
 NIL: Final = b"\xc0"
 _pack: Final = msgspec.msgpack.Encoder().encode
 
 
 class Job:
-    """A deferred task, or the delivery of an event, until it is forgotten.
+    """A deferred task, or the delivery of an event, until it is deleted.
 
     Attributes:
         task: as it was deferred.
-        age: less than that of every job of its queue that came later; of a delivery, the event's offset.
-        event: what it delivers, or None.
+        age: smaller for older jobs of the queue; of a delivery, the event's offset.
+        event: the delivered event, or None.
         failed: how many of the tasks that it waits for have ended otherwise than done.
-        parts: their answers, by place.
-        stopping: somebody asked to cancel it while it ran.
-        settled: (attempt, verdict) that came last.
-        listed: it stands in the heap of what is ready.
-        alarm: what will make it ready.
+        parts: answers of the tasks that it waits for, by place.
+        stopping: it was cancelled while it ran.
+        settled: (attempt, verdict) of the last settlement.
+        listed: it is in the heap of ready jobs.
+        alarm: the callback that makes it ready.
     """
 
     __slots__ = (
@@ -115,7 +115,7 @@ class Job:
 
     def move(self, act: Act) -> None:
         """Raises:
-        KeyError: nothing of the kind can happen to it now; a fault of this engine.
+        KeyError: the transition is illegal; a bug of this engine.
         """
         self.status = MOVES[self.status, act]
         if self.alarm is not None:
@@ -123,11 +123,11 @@ class Job:
             self.alarm = None
 
     def over(self, wall: float) -> bool:
-        """Whether its time as a finished job has passed, so that it is forgotten."""
+        """Whether its retention as a finished job is over."""
         return self.status in ("done", "cancelled") and self.ends_at <= wall
 
     def prior(self) -> bytes:
-        """What it is given of the tasks that it waited for."""
+        """The answers of the tasks that it waited for, as in Lease.prior."""
         if not self.parts:
             return b""
         if self.task.gathers:
@@ -158,7 +158,7 @@ class Job:
         )
 
     def info(self) -> JobInfo:
-        """As people see it."""
+        """Its present state."""
         task, logged = self.task, self.event
         return JobInfo(
             id=task.id,

@@ -1,9 +1,9 @@
-"""All jobs: from the unit that makes them until they are forgotten.
+"""All jobs: from the unit that makes them until they are deleted.
 
-Owns: what a defer, a settlement, a cancel and a death do to a job, and to those that wait for it.
-Leaves to others: the order within a queue (queue), who runs what (sessions), the dead (letters), committing (memory).
+Owns: the effects of a defer, a settlement, a cancel and a worker's death on a job, and on jobs that wait for it.
+Leaves to others: the order within a queue (queue), leasing (sessions), dead letters (letters), committing (memory).
 
-What may be refused is looked at first (`look_…`) and raises there; what then happens (`put_…`) cannot fail.
+Changes are validated first (`look_…`, which may raise) and then applied (`put_…`, which cannot fail).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from mesh.errors import LeaseLost, UnknownJob
 from mesh.events.log import LoggedEvent
 from mesh.tasks.contract import OVER, NewTask, Reason, Settlement, Status, Ticket, Verdict
 
-#: How long the end of a job that is gone is remembered, so that saying it again is no error.
+#: How long the settlement of a deleted job is remembered, so that repeating it is no error.
 REMEMBERED_S: Final = 600.0
 
 
@@ -32,9 +32,9 @@ class Jobs:
     """Every job of the engine, and its queues.
 
     Attributes:
-        queues: by name; a queue is there from its first job or worker on.
-        deliveries: the outstanding ones, and the dead: (subscription, offset) -> job.
-        by_id: all jobs, perhaps some whose time is over.
+        queues: by name; a queue exists from its first job or worker on.
+        deliveries: outstanding and dead ones: (subscription, offset) -> job.
+        by_id: all jobs, possibly some with an expired retention.
     """
 
     def __init__(
@@ -47,9 +47,9 @@ class Jobs:
         told: Callable[[Job], object],
     ) -> None:
         """Args:
-        stir: something of the queue may go out now.
-        freed: a session does not hold a job any more.
-        told: a job is over.
+        stir: called when a job of the queue may be leased now.
+        freed: called when a session no longer holds a job.
+        told: called when a job is over.
         """
         self.queues: dict[str, QueueState] = {}
         self.deliveries: dict[tuple[str, int], Job] = {}
@@ -66,7 +66,7 @@ class Jobs:
     # --- finding ------------------------------------------------------------------------------------------
 
     def find(self, id: str) -> Job | None:
-        """The job, unless it is forgotten."""
+        """The job, unless it is unknown or its retention is over."""
         job = self.by_id.get(id)
         return job if job is not None and not job.over(self._clock.wall()) else None
 
@@ -80,7 +80,7 @@ class Jobs:
         return job
 
     def queue(self, name: str) -> QueueState:
-        """The queue, made when it is new."""
+        """The queue, made at first use."""
         found = self.queues.get(name)
         if found is None:
             found = self.queues[name] = QueueState(name, self._clock)
@@ -90,12 +90,12 @@ class Jobs:
 
     def look_tasks(self, tasks: Sequence[NewTask]) -> None:
         """Raises:
-        BadRequest: one of them cannot be deferred, or what feeds what does not fit together.
+        BadRequest: a task is invalid, or `feeds` and `waits` are inconsistent.
         """
         check_tasks(tasks, self.queues)
 
     def put_tasks(self, tasks: Sequence[NewTask]) -> list[Ticket]:
-        """Make those that are new; the tickets of all."""
+        """Make the new jobs; return the tickets of all tasks."""
         wall = self._clock.wall()
         known: dict[str, Ticket] = {}
         new_keys: dict[tuple[str, str], str] = {}
@@ -115,7 +115,7 @@ class Jobs:
         return tickets
 
     def _first(self, task: NewTask, new_keys: dict[tuple[str, str], str]) -> str:
-        """The id of the job that is there already: of the same key, or this very one; "" for none."""
+        """The id of an existing job with the same key or the same id; "" for none."""
         if self.find(task.id) is not None:
             return task.id
         if not task.key:
@@ -131,7 +131,7 @@ class Jobs:
         return first if first != task.id else ""
 
     def deliver(self, queue: QueueState, logged: LoggedEvent) -> bool:
-        """Make the delivery of an event, unless one is there; whether it was made."""
+        """Make the delivery of an event, unless there is one; return whether it was made."""
         place = (queue.name, logged.offset)
         if place in self.deliveries:
             return False
@@ -160,7 +160,7 @@ class Jobs:
     # --- running ------------------------------------------------------------------------------------------
 
     def begin(self, job: Job) -> None:
-        """It waits, perhaps for nothing any more."""
+        """Start the job, or the next one with its ordering key, unless it waits for other tasks."""
         order = job.task.order
         begins = self.queues[job.task.queue].turn(order) if order else job
         if begins is not None and not begins.waits:
@@ -168,7 +168,7 @@ class Jobs:
             self._go(begins)
 
     def _go(self, job: Job) -> None:
-        """It is delayed: until its time, or not at all."""
+        """Make a delayed job ready, at its due time or at once."""
         wall = self._clock.wall()
         if job.due_at > wall + HAIR_S:
             job.alarm = self._agenda.at_wall(job.due_at, self._go, job)
@@ -181,12 +181,12 @@ class Jobs:
 
     def look_settle(self, settlements: Sequence[Settlement], *, alone: bool = True) -> None:
         """Args:
-        alone: nothing else is committed with them. What is would happen again if an attempt that was settled in the
-            same way before were let pass.
+        alone: nothing else is committed with them. Otherwise a repeated settlement is rejected too, because the other
+            changes would be made twice.
 
         Raises:
             LeaseLost: one of them is not of the current attempt.
-            BadRequest: one says what no settlement can say.
+            BadRequest: one is invalid.
         """
         said: dict[tuple[str, int], Verdict] = {}
         for each in settlements:
@@ -206,14 +206,14 @@ class Jobs:
             said[lease] = each.verdict
 
     def put_settle(self, settlements: Sequence[Settlement]) -> None:
-        """What `look_settle` found to fit."""
+        """Apply settlements that `look_settle` has accepted."""
         for each in settlements:
             job = self.by_id.get(each.id)
             if job is None or job.status != "running" or job.attempt != each.attempt:
                 continue
             job.settled = (each.attempt, each.verdict)
             if each.verdict == "done" or each.reason or each.error:
-                # A release says nothing, and what was wrong before it still was.
+                # A release has no error of its own: keep that of the previous attempt.
                 job.reason, job.error, job.traceback = each.reason, each.error, each.traceback
             if each.verdict == "done":
                 job.result = bytes(each.result)
@@ -226,14 +226,14 @@ class Jobs:
                 self._again(job, self._due_at(each.due_at, each.delay_s), counts=each.verdict == "retry")
 
     def release(self, job: Job) -> None:
-        """Its session gives it back: the attempt does not count."""
+        """Take the job back from its session: the attempt does not count."""
         if job.stopping:
             self._end(job, "cancelled")
         else:
             self._again(job, 0.0, counts=False)
 
     def lose(self, job: Job) -> None:
-        """Its session died while it ran."""
+        """Handle the death of its session while it ran."""
         queue = self.queues[job.task.queue]
         job.lost += 1
         if job.stopping:
@@ -244,12 +244,12 @@ class Jobs:
             self._again(job, 0.0, counts=False)
 
     def bury(self, job: Job, reason: Reason, error: str, traceback: str = "") -> None:
-        """Give it up; it is kept for people to look at."""
+        """Send the job to the dead letters."""
         job.reason, job.error, job.traceback = reason, error, traceback
         self._end(job, "dead")
 
     def _due_at(self, due_at: float, delay_s: float) -> float:
-        """In the engine's own time: an instant of the wall clock, or a time from now on; 0 for at once."""
+        """The due time in the engine's own time, from an instant of the wall clock or a delay; 0 for at once."""
         if delay_s:
             return self._clock.wall() + delay_s
         return due_at - self._clock.ahead() if due_at else 0.0
@@ -262,7 +262,7 @@ class Jobs:
         self._go(job)
 
     def _leave(self, job: Job) -> None:
-        """It is in nobody's hands any more."""
+        """Remove the job's lease, if it is running."""
         if job.status == "running":
             self.queues[job.task.queue].running -= 1
             session, job.session = job.session, ""
@@ -300,7 +300,7 @@ class Jobs:
         self.forget(job)
 
     def _pass_on(self, job: Job) -> None:
-        """Tell the task that waits for it."""
+        """Pass the answer or the failure on to the task that waits for this job."""
         waiting = self.by_id.get(job.task.feeds) if job.task.feeds else None
         if waiting is None or (waiting.status in OVER and waiting.reason != "upstream"):
             return
@@ -322,14 +322,14 @@ class Jobs:
             self.deliveries.pop((queue.name, job.event.offset), None)
 
     def _settled(self, job: Job | None, lease: tuple[str, int]) -> Verdict | None:
-        """How this attempt was settled, if it was the last one to be."""
+        """How this attempt was settled, if it was the last settled one of the job."""
         if job is not None and job.settled is not None and job.settled[0] == lease[1]:
             return job.settled[1]
         gone = self._gone.get(lease)
         return gone[1] if gone is not None else None
 
     def sweep(self) -> None:
-        """Forget finished jobs whose time has passed."""
+        """Delete finished jobs with an expired retention."""
         wall = self._clock.wall()
         while self._ending and self._ending[0][0] <= wall:
             _, id = heapq.heappop(self._ending)
@@ -340,7 +340,7 @@ class Jobs:
             del self._gone[lease]
 
     def cancel(self, id: str) -> tuple[Job, bool]:
-        """(the job, whether its worker must be told to stop).
+        """Cancel a job; return it and whether its worker must be asked to stop.
 
         Raises:
             UnknownJob.

@@ -1,7 +1,7 @@
-"""Looking at jobs, and what people do with those that are dead.
+"""Listing jobs, and managing dead letters.
 
-Owns: pages of jobs; running the dead after all, with whatever died of them; forgetting them.
-Leaves to others: everything that happens to a job by itself (jobs).
+Owns: pages of jobs; requeueing dead jobs, with the jobs that died of them; dropping them.
+Leaves to others: the life cycle of a job (jobs).
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from mesh.engines.memory.job import Job
 from mesh.engines.memory.jobs import Jobs
 from mesh.tasks.contract import Status
 
-#: How long the place of a job that was dropped is remembered, for whoever drops page by page.
+#: How long the place of a dropped job is remembered, for callers that list and drop page by page.
 REMEMBERED_S: Final = 600.0
 
 
 class Letters:
-    """The dead letters, and the lists in which people find them."""
+    """The dead letters, and the pages of jobs."""
 
     def __init__(self, jobs: Jobs, clock: Clock) -> None:
         self._jobs = jobs
@@ -42,13 +42,13 @@ class Letters:
         return [job for job in those if self._place(job, status) > start][: max(0, limit)]
 
     def _place(self, job: Job, status: Status) -> tuple[float, int]:
-        """Where a job stands in the pages of a status, also when it has it no longer."""
+        """The sort key of a job in the pages of a status, even when it no longer has that status."""
         if status == "delayed":
             return job.due_at, job.age
         return (job.ends_at, job.age) if status in ("done", "cancelled") else (-1.0, job.age)
 
     def _age_of(self, id: str) -> int:
-        """The age of a job that is gone; when that was long ago, by its id, which is made of the time."""
+        """The age of a deleted job; when it was deleted long ago, derived from its id, which begins with the time."""
         dropped = self._dropped.get(id)
         if dropped is not None:
             return dropped[1]
@@ -57,7 +57,7 @@ class Letters:
     # --- the dead -----------------------------------------------------------------------------------------
 
     def requeue(self, queue: str, ids: Iterable[str]) -> int:
-        """Dead jobs run after all; what waits for others does when those do. How many."""
+        """Make dead jobs ready again, and those that died of them; return how many were requeued themselves."""
         count = 0
         for job in self._dead(queue, ids):
             if job.status == "dead" and not job.failed:
@@ -69,7 +69,7 @@ class Letters:
         return count
 
     def drop(self, queue: str, ids: Iterable[str]) -> int:
-        """Forget dead jobs. How many."""
+        """Delete dead jobs; return how many."""
         dead = self._dead(queue, ids)
         for job in dead:
             self._dropped[job.id] = (self._clock.wall() + REMEMBERED_S, job.age)
@@ -93,7 +93,7 @@ class Letters:
         self._jobs.queues[job.task.queue].add(job)
 
     def _mend(self, job: Job) -> None:
-        """It runs after all: so may what waits for it, if nothing else is in its way."""
+        """After a requeue: revive the task that waits for this job, unless another of its tasks has failed too."""
         waiting = self._jobs.by_id.get(job.task.feeds) if job.task.feeds else None
         if waiting is None or not waiting.failed:
             return
@@ -103,7 +103,7 @@ class Letters:
             self._mend(waiting)
 
     def sweep(self) -> None:
-        """Forget the places of those that were dropped long ago."""
+        """Delete the places of jobs that were dropped long ago."""
         wall = self._clock.wall()
         for id in [id for id, (until, _) in self._dropped.items() if until <= wall]:
             del self._dropped[id]

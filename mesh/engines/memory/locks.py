@@ -1,7 +1,7 @@
-"""Locks in dicts: who holds which, who waits for it, and the numbers that only grow.
+"""Locks in dicts: their holders, their waiting owners, and their fencing tokens.
 
-Owns: when a grant is given, for how long, and the order of those who wait.
-Leaves to others: waking who waits (engine: a waiter is a future), renewing while it is held (mesh.locks).
+Owns: when a grant is made, for how long, and the order of waiting owners.
+Leaves to others: awaiting a grant (engine: a waiter has a future), renewing a held lock (mesh.locks).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mesh.locks.contract import Grant
 
 
 class Waiter:
-    """Somebody in the line of a lock; `granted` gets the grant."""
+    """A waiting request in the queue of a lock; `granted` gets the grant."""
 
     __slots__ = ("granted", "owner", "ttl_s")
 
@@ -29,7 +29,7 @@ class Waiter:
 
 
 class Locks:
-    """All locks. A grant is over when its `until_at` has come, whether or not anybody looks."""
+    """All locks. A grant ends at its `until_at`, even if it has not been removed yet."""
 
     def __init__(self, clock: Clock, agenda: Agenda) -> None:
         self._clock: Final = clock
@@ -40,12 +40,12 @@ class Locks:
         self._tokens: dict[str, int] = {}
 
     def holder(self, name: str) -> Grant | None:
-        """The grant that is in force."""
+        """The present grant of a lock, or None."""
         grant = self._held.get(name)
         return grant if grant is not None and grant.until_at > self._clock.wall() else None
 
     def take(self, name: str, owner: str, ttl_s: float) -> Grant | None:
-        """A grant, if it can be given now: the lock is free and nobody waits, or it is this owner's."""
+        """A grant if possible now: the lock is free and no request waits, or this owner holds it; else None."""
         check_lock(name, owner, ttl_s)
         held = self.holder(name)
         if held is not None:
@@ -53,7 +53,7 @@ class Locks:
         return None if self._lines.get(name) else self._grant(name, owner, ttl_s)
 
     def wait(self, name: str, owner: str, ttl_s: float) -> Waiter:
-        """Join the end of the line."""
+        """Join the end of the queue."""
         waiter = Waiter(owner, ttl_s)
         line = self._lines.setdefault(name, deque())
         line.append(waiter)
@@ -62,7 +62,7 @@ class Locks:
         return waiter
 
     def give_up(self, name: str, waiter: Waiter) -> None:
-        """Leave the line; a grant that came at the last moment goes to the next."""
+        """Leave the queue; a grant that came at the last moment is released."""
         line = self._lines.get(name)
         if line is not None and waiter in line:
             line.remove(waiter)
@@ -73,7 +73,7 @@ class Locks:
 
     def renew(self, name: str, owner: str, ttl_s: float) -> Grant:
         """Raises:
-        LockLost: it is not this owner's any more.
+        LockLost: this owner no longer holds the lock.
         """
         check_lock(name, owner, ttl_s)
         held = self.holder(name)
@@ -82,7 +82,7 @@ class Locks:
         return self._extend(held, ttl_s)
 
     def release(self, name: str, owner: str) -> bool:
-        """Whether it was this owner's; then the next in the line has it."""
+        """Release the lock and grant it to the next in the queue. Return whether this owner held it."""
         held = self.holder(name)
         if held is None or held.owner != owner:
             return False
@@ -91,11 +91,11 @@ class Locks:
         return True
 
     def all(self) -> list[Grant]:
-        """Those in force, by name."""
+        """The present grants, sorted by name."""
         return [grant for name in sorted(self._held) if (grant := self.holder(name)) is not None]
 
     def sweep(self) -> None:
-        """Forget grants that are over; their tokens stay."""
+        """Delete expired grants; their tokens stay."""
         for name in [name for name in self._held if self.holder(name) is None and name not in self._lines]:
             del self._held[name]
 
@@ -112,7 +112,7 @@ class Locks:
         return grant
 
     def _serve(self, name: str) -> None:
-        """Give a free lock to whoever has waited longest."""
+        """Grant a free lock to the request that has waited longest."""
         line = self._lines.get(name)
         while line and self.holder(name) is None:
             waiter = line.popleft()
@@ -124,14 +124,14 @@ class Locks:
             self._lines.pop(name, None)
 
     def _look_at_expiry(self, name: str) -> None:
-        """Somebody waits: serve the line when the grant ends. It may have been extended by then."""
+        """Schedule a look at the queue for the end of the present grant, which may be extended until then."""
         held = self._held.get(name)
         if held is not None:
             self._agenda.at_wall(held.until_at, self._serve, name)
 
 
 def taken(name: str, held: Grant | None, waited_s: float) -> LockTaken:
-    """The error of somebody who did not get it."""
+    """The error for a request that did not get the lock."""
     owner = held.owner if held is not None else ""
     how = f"held it for all of the {waited_s:g} s" if waited_s else "holds it"
     return LockTaken(f"lock {name!r}: {owner or 'somebody else'} {how}", details={"name": name, "owner": owner})

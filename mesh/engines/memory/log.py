@@ -1,7 +1,7 @@
 """The event log as a list.
 
-Owns: offsets, finding events by topic, offset or instant, and forgetting what is old.
-Leaves to others: who gets what (memory: a subscription is a queue of deliveries).
+Owns: offsets, finding events by topic, offset or instant, and retention.
+Leaves to others: deliveries (memory: a subscription is a queue of deliveries).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mesh.events.topics import Matcher
 
 
 class Record(NamedTuple):
-    """An event, and when it was put down."""
+    """An event, and when it was appended."""
 
     offset: int
     logged_at: float
@@ -25,10 +25,10 @@ class Record(NamedTuple):
 
 
 class Log:
-    """All events that are kept, in order.
+    """All kept events, in order.
 
     Attributes:
-        last: the offset that was given last.
+        last: the offset that was assigned last.
     """
 
     def __init__(self) -> None:
@@ -38,13 +38,13 @@ class Log:
 
     def look(self, events: Sequence[NewEvent]) -> None:
         """Raises:
-        BadRequest: one of them cannot be kept.
+        BadRequest: one of them is invalid.
         """
         for event in events:
             check_event(event)
 
     def put(self, event: NewEvent, wall: float) -> tuple[LoggedEvent, bool]:
-        """(the event as it stands, whether it is new)."""
+        """Append an event, unless it is known; return it and whether it is new."""
         known = self._by_id.get(event.id)
         if known is not None:
             return known, False
@@ -54,7 +54,7 @@ class Log:
         return logged, True
 
     def matching(self, topics: Matcher[None], *, offset: int = 0, since_at: float = 0.0) -> Iterator[LoggedEvent]:
-        """Those that match, from an offset and an instant on."""
+        """The matching events, from an offset and an instant on."""
         for record in itertools.islice(self._records, self._index(offset), None):
             if record.logged_at >= since_at and topics.match(record.logged.event.topic):
                 yield record.logged
@@ -64,7 +64,7 @@ class Log:
         return list(itertools.islice(self.matching(topics, offset=after + 1), max(0, limit)))
 
     def forget(self, before_at: float, spared: Collection[int]) -> None:
-        """What was put down before the instant is no more, but for the spared offsets."""
+        """Delete the events that were appended before the instant, except the spared offsets."""
         if not self._records or self._records[0].logged_at >= before_at:
             return
         kept: list[Record] = []

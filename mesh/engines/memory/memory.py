@@ -1,9 +1,9 @@
-"""What all processes of one mesh share: everything durable, in one object.
+"""The data that all processes of one mesh share, in one object.
 
-Owns: committing a unit as a whole, remembering which were, subscriptions, and forgetting what is old.
-Leaves to others: each capability (state, locks, schedules, log, jobs, sessions), what a process sees of it (engine).
+Owns: committing a unit as a whole, remembering committed units, subscriptions, and retention.
+Leaves to others: each capability (state, locks, schedules, log, jobs, sessions), the Engine of a process (engine).
 
-Nothing here waits: a unit is looked at in full, which may refuse it, and then put down in full, which cannot fail.
+Nothing here waits: a unit is first validated in full, which may reject it, and then applied in full, which cannot fail.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from mesh.tasks.contract import JobInfo, QueueInfo
 
 #: How long a unit is remembered after it was committed: see Unit.id.
 REMEMBERED_S: Final = 600.0
-#: What is over is not seen any more; its memory is given back at most so long after, when something happens.
+#: Expired data is invisible at once; the first activity after so long frees its memory.
 SWEEP_S: Final = 60.0
 
 
@@ -67,13 +67,13 @@ class Memory:
         self._retention_s = retention_s
         self._units: dict[str, tuple[float, Outcome]] = {}
         self._subscriptions: dict[str, QueueState] = {}
-        #: session → the caller that it belongs to, where callers are authorized (engines.guarded).
+        #: session → the caller that owns it, where callers are authorized (engines.guarded).
         self.owners: dict[str, str] = {}
         self._waiting: dict[str, list[asyncio.Future[JobInfo]]] = {}
         self._sweep_at = self.clock.now() + SWEEP_S
 
     def commit(self, unit: Unit) -> Outcome:
-        """All of it, or nothing.
+        """Commit a unit: all of it, or nothing.
 
         Raises:
             Conflict, LeaseLost, BadRequest: nothing was done.
@@ -88,7 +88,7 @@ class Memory:
         self.jobs.look_tasks(unit.tasks)
         self.log.look(unit.events)
         sheet = self.state.look(unit.writes, wall)
-        # Nothing below can fail. What is done is settled first, so that what it made way for may follow at once.
+        # Nothing below can fail. Settlements come first, so that jobs that wait for their ends can start at once.
         self.jobs.put_settle(unit.settle)
         self.schedules.put(unit.advance)
         outcome = Outcome(
@@ -103,7 +103,7 @@ class Memory:
     # --- events -------------------------------------------------------------------------------------------
 
     def subscribe(self, name: str, patterns: tuple[str, ...], start: Literal["new", "all"]) -> None:
-        """Make deliveries from now on; a new subscription may get what stands already."""
+        """Make deliveries from now on; a new subscription with start "all" also gets the kept events."""
         queue = self.jobs.queue(name)
         queue.topics = Matcher([(pattern, None) for pattern in patterns])
         if name not in self._subscriptions:
@@ -113,7 +113,7 @@ class Memory:
                 self._deliver_from(queue, 0)
 
     def subscribed(self, name: str) -> bool:
-        """Whether that is a durable subscription."""
+        """Whether this is a durable subscription."""
         return name in self._subscriptions
 
     def replay(self, name: str, offset: int | None, since_at: float | None) -> int:
@@ -166,7 +166,7 @@ class Memory:
     # --- jobs ---------------------------------------------------------------------------------------------
 
     def wait(self, id: str) -> asyncio.Future[JobInfo]:
-        """The job when it is over. The future may be cancelled.
+        """A future for the job when it is over. It may be cancelled.
 
         Raises:
             UnknownJob.
@@ -216,7 +216,7 @@ class Memory:
     # --- forgetting ---------------------------------------------------------------------------------------
 
     def sweep(self) -> None:
-        """Give back the memory of what is over, now and then."""
+        """Free the memory of expired data, every SWEEP_S."""
         now, wall = self.clock.now(), self.clock.wall()
         if now < self._sweep_at:
             return
@@ -232,6 +232,6 @@ class Memory:
             del self._waiting[id]
 
     def close(self) -> None:
-        """Let go of the clock and the loop: nothing happens by itself any more."""
+        """Stop all timers and callbacks."""
         self.agenda.close()
         self.sessions.close()

@@ -1,7 +1,7 @@
-"""One queue: what of it is ready, in which order it goes out, and how fast.
+"""One queue: its ready jobs, their order, and their rate.
 
-Owns: priority, age, order per key, the rate and the concurrency over all workers.
-Leaves to others: which worker gets it (sessions), what becomes of it (jobs).
+Owns: priority, age, ordering keys, the rate and the concurrency over all workers.
+Leaves to others: which worker gets a job (sessions), the life cycle of a job (jobs).
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from mesh.engines.memory.job import Job
 from mesh.events.topics import Matcher
 from mesh.tasks.contract import Queue
 
-#: A task that was lost so often runs alone in its worker: it may be what kills.
+#: A task that was lost so often runs alone in its worker: it may be the task that kills workers.
 SUSPECT: Final = 2
 
 
 class Line:
-    """The jobs of one order: one of them is under way (delayed, ready or running), the others wait.
+    """The jobs with one ordering key: one of them is active (delayed, ready or running), the others wait.
 
     Attributes:
-        active: the one that is under way. The oldest, unless an older one was requeued meanwhile.
+        active: the active job: the oldest, unless an older one was requeued meanwhile.
     """
 
     __slots__ = ("_waiting", "active")
@@ -36,7 +36,7 @@ class Line:
         heapq.heappush(self._waiting, (job.age, id(job), job))
 
     def turn(self) -> Job | None:
-        """Whose turn it is now, if nobody is under way: the oldest, unless that waits for what feeds it."""
+        """Activate the next job if none is active: the oldest, unless it still waits for tasks that feed it."""
         waiting = self._waiting
         while waiting and waiting[0][2].status != "waiting":
             heapq.heappop(waiting)
@@ -50,7 +50,7 @@ class Line:
 
 
 class Bucket:
-    """Leases that may still go out: `rate_per_s` more each second, at most `burst` saved up."""
+    """A token bucket of leases: `rate_per_s` new tokens each second, at most `burst` saved up."""
 
     __slots__ = ("_at", "_left", "burst", "rate_per_s")
 
@@ -61,18 +61,18 @@ class Bucket:
         self._at = 0.0
 
     def limit(self, rate_per_s: float, burst: int, now: float) -> None:
-        """The limits from now on. What is saved up stays, a first limit begins with all of the burst."""
+        """Change the limits. Saved tokens stay; a first limit starts with the whole burst."""
         first = not self.rate_per_s
         self._fill(now)
         self.rate_per_s, self.burst = rate_per_s, max(1, burst)
         self._left = float(self.burst) if first else min(self._left, self.burst)
 
     def next_at(self, now: float) -> float:
-        """When the next lease may go out; not after `now` for at once."""
+        """When the next lease may be granted; `now` for at once."""
         if not self.rate_per_s:
             return now
         self._fill(now)
-        # A billionth of a lease is the rounding of floats, not a limit.
+        # Tolerate the rounding of floats: a billionth of a lease.
         return now if self._left >= 1 - 1e-9 else now + (1 - self._left) / self.rate_per_s
 
     def take(self) -> None:
@@ -85,17 +85,17 @@ class Bucket:
 
 
 class QueueState:
-    """A queue with everything that is in it.
+    """A queue with all of its jobs.
 
     Attributes:
-        jobs: all that are kept, by id, in the order of their coming.
-        keys: those with a key.
-        said: what a worker said of it last; a queue that no worker declared yet has no limits.
-        topics: of a durable subscription: what it gets; None for a queue of tasks.
-        position: the last offset of which a subscription was told.
-        running, done: how many hold a lease; how many were done since the engine started.
-        missing_at: since when its service is there and nobody declares it (the clock's `now`); None when it is not.
-        alarm: when to look at it again though nothing happens.
+        jobs: all kept jobs, by id, in the order in which they were made.
+        keys: the jobs with a key, by key.
+        said: the latest declaration; a queue that no worker has declared yet has no limits.
+        topics: of a durable subscription: the topics that it gets; None for a queue of tasks.
+        position: the last offset that was offered to a subscription.
+        running, done: how many jobs are leased; how many were done since the engine started.
+        missing_at: since when its service has a worker but none declares the queue (the clock's `now`); else None.
+        alarm: the callback that looks at it again even if nothing happens.
     """
 
     def __init__(self, name: str, clock: Clock) -> None:
@@ -116,14 +116,14 @@ class QueueState:
         self._bucket = Bucket()
 
     def declare(self, said: Queue) -> None:
-        """A worker says what it is: the last to say so is right."""
+        """Set a worker's declaration; the latest one is in force."""
         self.said = said
         self._bucket.limit(said.rate_per_s, said.burst, self._clock.now())
 
     # --- what is in it ------------------------------------------------------------------------------------
 
     def add(self, job: Job) -> None:
-        """A new job, or one that was over and is to run after all. It waits."""
+        """Add a waiting job: a new one, or one that is requeued."""
         self.jobs[job.id] = job
         if job.task.key:
             self.keys[job.task.key] = job
@@ -131,13 +131,13 @@ class QueueState:
             self._lines.setdefault(job.task.order, Line()).join(job)
 
     def forget(self, job: Job) -> None:
-        """It is no more."""
+        """Remove a job."""
         del self.jobs[job.id]
         if self.keys.get(job.task.key) is job:
             del self.keys[job.task.key]
 
     def turn(self, order: str) -> Job | None:
-        """Whose turn it is now of an order; it is under way from now on."""
+        """Activate the next job with this ordering key, if none is active; return it."""
         line = self._lines.get(order)
         found = line.turn() if line is not None else None
         if not line:
@@ -145,7 +145,7 @@ class QueueState:
         return found
 
     def over(self, job: Job) -> None:
-        """It is under way no longer."""
+        """The job is no longer active."""
         line = self._lines.get(job.task.order)
         if line is not None and line.active is job:
             line.active = None
@@ -153,13 +153,13 @@ class QueueState:
     # --- what goes out ------------------------------------------------------------------------------------
 
     def ready(self, job: Job) -> None:
-        """It may be given out."""
+        """The job may be leased."""
         if not job.listed:
             job.listed = True
             heapq.heappush(self._ready, (-job.task.priority, job.age, id(job), job))
 
     def first(self) -> Job | None:
-        """The next to go out; it stays the first until it is given, or set `aside`."""
+        """The next job to lease; it stays the first until it is leased, or set `aside`."""
         while self._ready:
             job = self._ready[0][3]
             if job.status == "ready":
@@ -168,19 +168,19 @@ class QueueState:
         return None
 
     def aside(self) -> Job:
-        """Take the first out of what is ready; `ready` brings it back."""
+        """Remove the first of the ready jobs; `ready` adds it again."""
         job = heapq.heappop(self._ready)[3]
         job.listed = False
         return job
 
     def open_at(self) -> float | None:
-        """When the next lease may go out; None when only a lease that ends makes room."""
+        """When the next lease may be granted; None when a lease must end first (`concurrency`)."""
         if self.said.concurrency and self.running >= self.said.concurrency:
             return None
         return self._bucket.next_at(self._clock.now())
 
     def give(self, job: Job, session: str) -> None:
-        """It begins an attempt. It may have been any that may run; the heap forgets it when it comes to it."""
+        """Start an attempt of any ready job; its entry in the heap is removed later, when it becomes the first."""
         job.listed = False
         job.move("give")
         job.session = session

@@ -1,7 +1,7 @@
 """Schedules in a dict.
 
-Owns: which due time each of them has dealt with last.
-Leaves to others: what is due (mesh.schedules), committing an advance with the task it makes (memory).
+Owns: the due time of each that was handled last.
+Leaves to others: when a schedule is due (mesh.schedules), committing an advance with its task (memory).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Schedules:
 
     def look(self, advances: Sequence[Advance]) -> None:
         """Raises:
-        Conflict: one of them does not start from the last due time any more.
+        Conflict: the `from_at` of one is no longer the last due time.
         """
         ahead: dict[str, float] = {}
         for each in advances:
@@ -50,10 +50,10 @@ class Schedules:
             ahead[each.name] = each.to_at
 
     def put(self, advances: Sequence[Advance]) -> None:
-        """What `look` found to fit."""
+        """Apply advances that `look` has accepted."""
         for each in advances:
             self._known[each.name] = msgspec.structs.replace(self._known[each.name], last_at=each.to_at)
 
     def all(self) -> list[Schedule]:
-        """By name."""
+        """All schedules, sorted by name."""
         return [self._known[name] for name in sorted(self._known)]

@@ -1,10 +1,10 @@
-"""Workers' sessions: who lives, who holds what, and who gets what is ready.
+"""Workers' sessions: their leases, their deaths, and leasing ready jobs to them.
 
-Owns: credit, suspects that run alone, the silence after which a session has died, and telling workers.
-Leaves to others: what of a queue goes out next (queue), what becomes of a job (jobs).
+Owns: credit, suspects that run alone, the silence after which a session has died, and notifying workers.
+Leaves to others: the next job of a queue (queue), the life cycle of a job (jobs).
 
-A session of a living process needs no renewal here: both are in one process. It falls silent only when a test cuts or
-kills its process, and dies a lease later.
+A live session needs no renewal here: engine and worker are in one process. It falls silent only when a test cuts or
+kills its process, and dies one lease time later.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from mesh.engines.memory.jobs import Jobs
 from mesh.engines.memory.queue import SUSPECT, QueueState
 from mesh.tasks.contract import Lease, Offer, Receiver
 
-#: A worker that is busy is kept back for a suspect for so long, and then works on for as long: with an hour's work in
-#: hand it should not stand idle.
+#: A busy worker is kept back for a suspect for so long, and then gets leases again for as long: with an hour's work it
+#: should not idle.
 KEEP_BACK_S: Final = 10.0
 
 
@@ -32,12 +32,12 @@ class SessionState:
     """One worker's session.
 
     Attributes:
-        held: what it has a lease on, by id; counts: how many of each queue.
-        open: it takes new leases.
-        alone: it holds a suspect, and gets nothing beside it.
+        held: the jobs that it has leases on, by id; counts: how many of each queue.
+        open: it accepts new leases.
+        alone: it holds a suspect, and gets no other lease meanwhile.
         kept_for, kept_until_at: the suspect for which it is kept back, and until when.
-        served: when it was last given something, as a running number.
-        ending: what will declare it dead, while it is silent.
+        served: when it was last served, as a running number.
+        ending: the callback that declares it dead, while it is silent.
     """
 
     __slots__ = (
@@ -79,10 +79,10 @@ class SessionState:
 
 
 class Sessions:
-    """All sessions that live, and those that are silent but not yet dead."""
+    """All live sessions, and those that are silent but not yet dead."""
 
     def __init__(self, clock: Clock, agenda: Agenda, *, lease_s: float, unknown_after_s: float) -> None:
-        self.jobs: Jobs  # given by the memory that makes both
+        self.jobs: Jobs  # set by Memory, which makes both
         self._clock = clock
         self._agenda = agenda
         self._lease_s = lease_s
@@ -95,7 +95,7 @@ class Sessions:
     # --- coming and going ---------------------------------------------------------------------------------
 
     def attach(self, offer: Offer, receiver: Receiver, held: Iterable[tuple[str, int]]) -> SessionState:
-        """A session begins, or comes back with what it still holds."""
+        """Add a session, or replace one that returns; `held`: the leases that it still holds."""
         made = SessionState(offer, receiver)
         before = self._known.get(offer.session)
         if before is not None:
@@ -110,24 +110,24 @@ class Sessions:
         return made
 
     def stop(self, session: SessionState) -> None:
-        """No new leases."""
+        """Grant no new leases."""
         session.open = False
         session.kept_for = None
 
     def leave(self, session: SessionState) -> None:
-        """It ends in good order: what it holds is given back."""
+        """End a session: its leases are released."""
         if self._forget(session):
             for job in list(session.held.values()):
                 self.jobs.release(job)
             self._changed()
 
     def fall_silent(self, session: SessionState) -> None:
-        """Nothing is heard of it any more, and it hears nothing."""
+        """The connection to the session is cut, in both directions."""
         if self._known.get(session.offer.session) is session and not session.silent:
             session.ending = self._agenda.at(self._clock.now() + self._lease_s, self._die, session)
 
     def speak(self, session: SessionState) -> bool:
-        """It is heard again; whether it still lived."""
+        """The connection to the session is restored; return whether the session was still alive."""
         if self._known.get(session.offer.session) is not session:
             return False
         if session.ending is not None:
@@ -138,7 +138,7 @@ class Sessions:
         return True
 
     def workers(self, queue: str) -> int:
-        """How many are attached to a queue."""
+        """How many sessions are subscribed to a queue."""
         return sum(queue in session.credits for session in self._known.values())
 
     def _die(self, session: SessionState) -> None:
@@ -149,7 +149,7 @@ class Sessions:
             session.receiver.lost(f"nothing was heard of this worker for {self._lease_s:g} s")
 
     def _forget(self, session: SessionState) -> bool:
-        """Whether it was the one that is known by its name."""
+        """Remove a session; return False when it was removed or replaced before."""
         self._hush(session)
         if self._known.get(session.offer.session) is not session:
             return False
@@ -166,7 +166,7 @@ class Sessions:
         session.ending = session.telling = None
 
     def _reconcile(self, session: SessionState, held: Iterable[tuple[str, int]]) -> None:
-        """What it does not know it has, was lost on the way; what it has and should not have, it must stop."""
+        """Release leases that the worker does not hold (lost on the way); cancel attempts that it holds without one."""
         has = set(held)
         for job in list(session.held.values()):
             if (job.id, job.attempt) not in has:
@@ -179,7 +179,7 @@ class Sessions:
     # --- what is held -------------------------------------------------------------------------------------
 
     def freed(self, name: str, job: Job) -> None:
-        """A session does not hold a job any more. See Jobs."""
+        """A session no longer holds a job. See Jobs."""
         session = self._known.get(name)
         if session is None or session.held.pop(job.id, None) is None:
             return
@@ -189,7 +189,7 @@ class Sessions:
         self._stir_all(session)
 
     def must_stop(self, job: Job) -> None:
-        """Tell whoever runs it."""
+        """Ask the session that runs the job to stop it."""
         session = self._known.get(job.session)
         if session is not None:
             self._tell(session, cancel=(job.id, job.attempt))
@@ -213,7 +213,7 @@ class Sessions:
         session.telling = None
         leases, session.leases = session.leases, []
         cancels, session.cancels = session.cancels, []
-        # What is told to a silent worker is lost on the way; `speak` finds that out.
+        # Messages to a silent worker are lost; `speak` detects that.
         if session.silent:
             return
         if leases:
@@ -224,7 +224,7 @@ class Sessions:
     # --- sharing out --------------------------------------------------------------------------------------
 
     def stir(self, queue: QueueState) -> None:
-        """Something of this queue may go out now: share it out when the tick is over."""
+        """A job of this queue may be leased now: do so when the tick is over."""
         self._stirred[queue.name] = queue
         if self._sharing is None:
             self._sharing = asyncio.get_running_loop().call_soon(self._share_out)
@@ -257,7 +257,7 @@ class Sessions:
             queue.ready(job)
 
     def _may_go(self, queue: QueueState) -> bool:
-        """Whether the limits over all sessions allow one more lease; when it is a matter of time, look again then."""
+        """Whether the limits over all sessions allow one more lease; when only the rate does not, schedule a retry."""
         open_at = queue.open_at()
         if open_at is not None and open_at > self._clock.now():
             self._look_again(queue, open_at)
@@ -272,12 +272,12 @@ class Sessions:
         self._tell(session, lease=job.lease())
 
     def _next(self, queue: QueueState) -> SessionState | None:
-        """Who holds least of it, and was served longest ago."""
+        """The session with free credit that holds the fewest leases of the queue, and was served longest ago."""
         takers = [each for each in self._takers(queue) if self._kept_for(each) is None]
         return min(takers, key=lambda each: (each.counts[queue.name], each.served), default=None)
 
     def _idle(self, queue: QueueState, suspect: Job) -> SessionState | None:
-        """Somebody who holds nothing; when there is nobody, one of the busy is kept back, so that it will."""
+        """A session without leases; when there is none, keep a busy one back until it has none."""
         takers = [each for each in self._takers(queue) if self._kept_for(each) in (None, suspect)]
         idle = next((each for each in takers if not each.held), None)
         now = self._clock.now()
@@ -289,14 +289,14 @@ class Sessions:
         return idle
 
     def _kept_for(self, session: SessionState) -> Job | None:
-        """The suspect for which it is kept back now."""
+        """The suspect for which the session is kept back now."""
         job = session.kept_for
         if job is None or job.status != "ready" or self._clock.now() >= session.kept_until_at:
             return None
         return job
 
     def _rested(self, session: SessionState, suspect: Job, now: float) -> bool:
-        """Whether it is, or was a short while ago, kept back for this suspect."""
+        """Whether the session is, or was within the last KEEP_BACK_S, kept back for this suspect."""
         return session.kept_for is suspect and now < session.kept_until_at + KEEP_BACK_S
 
     def _takers(self, queue: QueueState) -> list[SessionState]:
@@ -318,10 +318,10 @@ class Sessions:
             queue.alarm.cancel()
         queue.alarm = self._agenda.at(at, self.stir, queue)
 
-    # --- queues that nobody knows -------------------------------------------------------------------------
+    # --- unknown queues -----------------------------------------------------------------------------------
 
     def _changed(self) -> None:
-        """A session came or went: look again at what may run, and at what is known."""
+        """After a session came or went: check again which jobs may run, and which queues are declared."""
         for queue in self.jobs.queues.values():
             self._see_missing(queue)
             self.stir(queue)
@@ -335,7 +335,7 @@ class Sessions:
             queue.missing_at = self._clock.now()
 
     def _bury_unknown(self, queue: QueueState) -> None:
-        """What was ready for long enough in a queue that nobody declares."""
+        """Bury jobs that were ready for long enough in a queue that no worker declares."""
         now, wall = self._clock.now(), self._clock.wall()
         missing_since = wall - (now - (queue.missing_at or 0.0))
         error = f"no worker of {queue.service} knows a task {queue.name.rpartition('.')[2]!r}"
@@ -350,7 +350,7 @@ class Sessions:
             self._look_again(queue, now + (next_at - wall))
 
     def close(self) -> None:
-        """Share nothing out any more, tell nobody anything."""
+        """Grant no more leases and send nothing to workers."""
         if self._sharing is not None:
             self._sharing.cancel()
             self._sharing = None

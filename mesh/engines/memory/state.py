@@ -1,10 +1,10 @@
 """State in dicts: namespaces of keys.
 
-Owns: when a write fits, what it leaves behind, and when an entry is over.
-Leaves to others: committing it with other things (memory), values as Python knows them (mesh.state.namespace).
+Owns: the conditions and the effect of a write, and the expiry of entries.
+Leaves to others: committing with other changes (memory), conversion to Python values (mesh.state.namespace).
 
-A transaction is looked at first, on a sheet over what stands, and put down when all of it fits: so there is nothing
-to take back.
+A transaction is first computed on a sheet over the present data, and applied when all of it is valid: so nothing needs
+to be rolled back.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mesh.engines.checks import check_write
 from mesh.errors import BadRequest, Conflict
 from mesh.state.contract import Entry, Write
 
-#: Whole numbers as every engine can keep them.
+#: The integers that every engine can store.
 _LEAST: Final = -(2**63)
 _MOST: Final = 2**63 - 1
 
@@ -29,7 +29,7 @@ _Place = tuple[str, str]
 class Space:
     """The keys of one namespace, found by name and in order.
 
-    Keys are compared as Python compares text, by code points, which is the order of their UTF-8 bytes too.
+    Keys are compared as Python compares text, by code points, which is also the order of their UTF-8 bytes.
     """
 
     __slots__ = ("_sorted", "entries")
@@ -48,11 +48,11 @@ class Space:
             self._sorted = None
 
     def keys_from(self, prefix: str, after: str) -> Iterable[str]:
-        """Those that begin with `prefix` and come after `after`, in order."""
+        """The keys that begin with `prefix` and come after `after`, in order."""
         if self._sorted is None:
             self._sorted = sorted(self.entries)
         keys = self._sorted
-        # `after` may be "" for a first page: "" itself is no key, so that none is left out.
+        # `after` is "" for a first page: "" itself is not a valid key, so no key is left out.
         start = max(bisect_left(keys, prefix), bisect_right(keys, after))
         for index in range(start, len(keys)):
             if not keys[index].startswith(prefix):
@@ -69,7 +69,7 @@ class State:
     # --- reading ------------------------------------------------------------------------------------------
 
     def get(self, namespace: str, key: str, wall: float) -> Entry | None:
-        """The entry, unless it is over."""
+        """The entry, unless it has expired."""
         space = self._spaces.get(namespace)
         entry = space.entries.get(key) if space is not None else None
         return None if entry is None or _over(entry, wall) else entry
@@ -96,7 +96,7 @@ class State:
         return [(name, count) for name, count in counts if count]
 
     def sweep(self, wall: float) -> None:
-        """Forget what is over."""
+        """Delete expired entries."""
         for name, space in list(self._spaces.items()):
             for key in [key for key, entry in space.entries.items() if _over(entry, wall)]:
                 space.drop(key)
@@ -106,7 +106,7 @@ class State:
     # --- writing ------------------------------------------------------------------------------------------
 
     def look(self, writes: Sequence[Write], wall: float) -> Sheet:
-        """What the writes would leave behind, one after the other; nothing is done.
+        """Compute the result of the writes, in order, without applying it.
 
         Raises:
             Conflict, BadRequest: see StateStore.write.
@@ -122,7 +122,7 @@ class State:
         return sheet
 
     def put(self, sheet: Sheet) -> list[Entry | None]:
-        """Put down what `look` found; the answers of its writes."""
+        """Apply a sheet; return the answers of its writes."""
         for (namespace, key), entry in sheet.after.items():
             space = self._spaces.get(namespace)
             if entry is not None:
@@ -137,11 +137,11 @@ class State:
 
 
 class Sheet:
-    """What a transaction would leave behind.
+    """The computed result of a transaction.
 
     Attributes:
-        after: each place as it would be; None where nothing would be.
-        answers: of its writes, in order.
+        after: (namespace, key) → the entry afterwards; None where there is none.
+        answers: the answers of its writes, in order.
     """
 
     __slots__ = ("after", "answers")
@@ -157,9 +157,9 @@ def _over(entry: Entry, wall: float) -> bool:
 
 def _written(write: Write, before: Entry | None, wall: float) -> Entry | None:
     if before is not None and before.etag == write.new_etag and write.verb != "delete":
-        # This very write was done already, and nothing since: it is being repeated.
+        # This write is being repeated: it was done before, and no other write since.
         if write.verb == "add":
-            # The answer holds the value: to whom may write and not read, that of a counter and no other.
+            # The answer contains the value. A caller with the right to write only must see no value but a counter's.
             _number(write, before)
         return before
     if write.etag is not None and write.etag != (before.etag if before is not None else ""):

@@ -1,7 +1,7 @@
-"""One question to the store, asked again while the store is away.
+"""One request to the store, retried while the store is unreachable.
 
-Owns: which errors are worth another try, and when it is too late.
-Leaves to others: links and instances (calls.client), units (batching), what the answers mean (client).
+Owns: which errors are worth a retry, and until when.
+Leaves to others: links and instances (calls.client), units (batching), interpreting the answers (client).
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from mesh.policy.backoff import Backoff
 from mesh.protocol.messages import MSGPACK
 
 RETRY: Final = Backoff(0.02, 1.0)
-#: Said when nobody answered in time.
+#: The message when no store answered in time.
 NO_STORE: Final = "no store could be reached in time; is one running? (`mesh store`, or `mesh up`)"
 
-#: What says nothing of the request itself. By class and not by kind: Unwritable and LockTaken are answers, too.
+#: Errors that do not depend on the request itself. Not all of TryLater: Unwritable and LockTaken are answers.
 PASSING: Final = frozenset(
     {
-        # Nothing was done: no store is there, it is leaving, has too much to do, or is not yet what it will be.
+        # Nothing was done: there is no store, it is draining, is overloaded, or is of an older release.
         Unavailable,
         Draining,
         Overloaded,
@@ -54,7 +54,7 @@ PASSING: Final = frozenset(
 
 
 class Asker(Protocol):
-    """What is needed of mesh.calls.client.Client."""
+    """The methods of mesh.calls.client.Client that are used here."""
 
     def call(
         self,
@@ -73,12 +73,12 @@ class Asker(Protocol):
 
 
 def passing(error: BaseException) -> bool:
-    """Whether another try may find what this one did not."""
+    """Whether a retry may succeed."""
     return type(error) in PASSING
 
 
 def answer_of(shape: Any) -> Callable[[Any, int], Any]:
-    """A decoder of answers of that type."""
+    """A decoder of answers of type `shape`."""
     decode = msgspec.msgpack.Decoder(shape).decode
 
     def read(body: Any, encoding: int) -> Any:
@@ -95,7 +95,7 @@ def answer_of(shape: Any) -> Callable[[Any, int], Any]:
 
 
 class Line:
-    """Asks the store, for as long as the asker has time."""
+    """Sends requests to the store, and retries them until the caller's deadline."""
 
     def __init__(self, asker: Asker, clock: Clock, rng: random.Random) -> None:
         self._asker = asker
@@ -103,12 +103,12 @@ class Line:
         self._random = rng.random
 
     async def ask(self, method: str, *args: Any, timeout_s: float, read: Callable[[Any, int], Any]) -> Any:
-        """The answer.
+        """Send a request; return the answer.
 
         Raises:
             Unavailable: no store could be reached in time; nothing was done.
-            Uncertain: a store was reached, and has not answered in time.
-            MeshError: as the store answered.
+            Uncertain: a store was reached, but has not answered in time.
+            MeshError: the store's error.
         """
         body = encode(args)
         now = self._clock.now()

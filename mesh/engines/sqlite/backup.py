@@ -1,10 +1,10 @@
-"""Copies of the file, and reading all of it: in a thread of their own, while the store goes on.
+"""Copying and checking the file, in a thread of its own, while the store keeps running.
 
-Owns: copying it as it stands at one instant, checking the copy, and what must hold between the tables.
+Owns: copying a snapshot, checking the copy, and the invariants between the tables.
 Leaves to others: when (people, by `mesh store backup` and `mesh store check`).
 
-Both use a connection of their own that only reads: it sees the file as it was when it began. The write-ahead log cannot
-be emptied meanwhile, and grows by what is written.
+Both use a read-only connection of their own: it sees the file as it was when its transaction began. Meanwhile the
+write-ahead log cannot be reset, and grows with each write.
 """
 
 from __future__ import annotations
@@ -71,10 +71,10 @@ def backup(source: Path, path: Path, *, overwrite: bool = False) -> Backup:
 
 
 def _copy(source: Path, partial: Path) -> int:
-    """Copy and check; the version of the schema."""
+    """Copy and check; return the version of the schema."""
     with _reading(source) as reading, contextlib.closing(sqlite3.connect(partial, isolation_level=None)) as copy:
         reading.backup(copy)
-        # As one file, without a log beside it.
+        # A single file, without a write-ahead log.
         copy.execute("PRAGMA journal_mode = DELETE").fetchall()
         wrong = _check(copy)
         if wrong:
@@ -102,7 +102,7 @@ def check(source: Path) -> list[str]:
 
 @contextlib.contextmanager
 def _reading(source: Path) -> Iterator[sqlite3.Connection]:
-    """A connection that sees the file as it is now, for as long as it is open."""
+    """A connection that sees a snapshot of the file as it is now."""
     connection = _connect(source)
     try:
         yield connection
@@ -131,7 +131,7 @@ def _connect(source: Path) -> sqlite3.Connection:
 
 
 def _check(connection: sqlite3.Connection) -> list[str]:
-    """Its structure, and what must hold between its tables."""
+    """Check the structure and the invariants between the tables; return the problems."""
     found = [row[0] for row in connection.execute("PRAGMA integrity_check(20)").fetchall()]
     wrong = [text for text in found if text != "ok"]
     if not wrong:

@@ -1,10 +1,10 @@
-"""Units on their way to the store: what a tick of the loop brings together goes in one call.
+"""Sending units to the store: the units of one loop tick are sent in one call.
 
-Owns: gathering, how many calls are under way, trying again until each unit's time is over, and what its end is.
-Leaves to others: links and instances (calls.client), what a unit does (the store).
+Owns: batching, the number of concurrent calls, retrying until each unit's deadline, and the result of each unit.
+Leaves to others: links and instances (calls.client), applying a unit (the store).
 
-A unit may be sent again as often as it takes: the store knows what it has done already. So a link that breaks, or a
-store that restarts, costs time and nothing else.
+A unit may be sent any number of times: the store detects units that it has committed. So a broken link or a restart of
+the store only costs time.
 """
 
 from __future__ import annotations
@@ -25,34 +25,34 @@ from mesh.engines.sqlite.messages import APPLY, SERVICE, apply_body, encode
 from mesh.errors import BadArguments, BadReply, LinkLost, Unavailable, Uncertain, from_wire
 from mesh.tasks.contract import Settlement
 
-#: Units and bytes of one call. The store works off so much in a few milliseconds, so that its next turn is near.
+#: Maximum number of units and bytes of one call. The store handles a call of this size in a few milliseconds.
 MOST_UNITS: Final = 128
 MOST_BYTES: Final = 256 * 1024
-#: Calls under way at once: one that the store works on, one that waits for it there, and two on the way.
+#: Concurrent calls: one that the store works on, one that is queued there, and two in transit.
 MOST_CALLS: Final = 4
-#: An answer that takes longer is not waited for any more: its units are sent again.
+#: When an answer takes longer, its units are sent again.
 PATIENCE_S: Final = 30.0
 
 _read_outcomes: Final = answer_of(list[Outcome])
 
 
 class Commit(asyncio.Future[Outcome]):
-    """A unit on its way; await it for the outcome. Cancelled, it may still be done."""
+    """A unit that is being sent; await it for the outcome. A cancelled one may still be committed."""
 
-    # No __init__: one is made for every commit.
+    # No __init__, for speed: one is made for every commit.
     __slots__ = ("began_at", "body", "deadline_at", "doubtful", "settle", "slot", "under_way")
 
     began_at: float
     body: bytes
     deadline_at: float
-    #: A call with it was lost: it may have been done.
+    #: A call with it was lost: it may have been committed.
     doubtful: bool
     settle: Sequence[Settlement]
     slot: int
     under_way: bool
 
     def expire(self) -> None:
-        """Its time is over."""
+        """The deadline is over: fail with Uncertain or Unavailable."""
         if self.done():
             return
         if self.under_way or self.doubtful:
@@ -79,7 +79,7 @@ class Batcher:
         self._waiting: deque[Commit] = deque()
         self._bytes = 0
         self._calls: dict[asyncio.Future[Any], list[Commit]] = {}
-        # Nothing that surrounds one caller (a deadline, a trace) is to hold for a call that carries many.
+        # The context of one caller (a deadline, a trace) must not apply to a call for many callers.
         self._context = Context()
         self._scheduled = False
         self._failures = 0
@@ -87,12 +87,12 @@ class Batcher:
         self._closed = False
 
     def commit(self, unit: Unit, timeout_s: float) -> Commit:
-        """Send it with whatever else this tick brings; the awaitable for its outcome.
+        """Send a unit together with the others of this tick; return the awaitable for its outcome.
 
         Raises, when awaited: see mesh.engines.contract.Engine.commit.
 
         Raises:
-            BadArguments: it holds a value that cannot be sent.
+            BadArguments: the unit contains a value that cannot be encoded.
         """
         try:
             body = encode(unit)
@@ -107,7 +107,7 @@ class Batcher:
         commit.slot = 0
         deadline_at = now + timeout_s
         if not unit.settle:
-            # An acknowledgement is worth having even when the attempt's own time is over.
+            # An acknowledgement is useful even after the attempt's own deadline.
             outer = CURRENT.get()
             if outer is not None and outer.deadline_at < deadline_at:
                 deadline_at = outer.deadline_at
@@ -126,20 +126,20 @@ class Batcher:
             and len(self._calls) < MOST_CALLS
             and self._resume is None
         ):
-            # Enough for a call: the store may begin while the rest of this tick goes on.
+            # Enough for a call: the store can start while the rest of this tick continues.
             self._context.run(self._send)
         return commit
 
     def unsettled(self) -> list[tuple[str, int]]:
-        """(id, attempt) of leases whose settlement has not been confirmed: for the store they are still in hand.
+        """(id, attempt) of leases with an unconfirmed settlement: the store still counts them as held.
 
-        Not of those that were given up: nobody will send them again.
+        Without settlements that were given up: they will not be sent again.
         """
         commits = [*self._waiting, *(commit for sent in self._calls.values() for commit in sent)]
         return [(each.id, each.attempt) for commit in commits if not commit.done() for each in commit.settle]
 
     def close(self) -> None:
-        """End whatever is under way with an error."""
+        """End all waiting and running commits with an error."""
         self._closed = True
         if self._resume is not None:
             self._resume.cancel()
@@ -162,7 +162,7 @@ class Batcher:
             self._send()
 
     def _send(self) -> None:
-        """One call with what is first in line."""
+        """Send one call with the units at the head of the queue."""
         waiting = self._waiting
         commits: list[Commit] = []
         size = 0
@@ -216,12 +216,12 @@ class Batcher:
         else:
             self._fail(commits, error)
         if self._waiting and not self._scheduled:
-            # With the callers that these answers wake: what they send next goes along.
+            # After the callers that these answers wake: their next units go along.
             self._scheduled = True
             self._loop.call_soon(self._flush, context=self._context)
 
     def _again(self, commits: list[Commit], error: BaseException) -> None:
-        """Back to the head of the line, in order, and a pause."""
+        """Put units back at the head of the queue, in order, and pause."""
         doubtful = isinstance(error, Uncertain)
         for commit in reversed(commits):
             if commit.done():
@@ -231,7 +231,7 @@ class Batcher:
             self._waiting.appendleft(commit)
             self._bytes += len(commit.body)
         self._failures += 1
-        # A first broken link needs no pause: the next call waits for the next link by itself.
+        # A first broken link needs no pause: the next call itself waits for a new link.
         if self._resume is None and (self._failures > 1 or not isinstance(error, LinkLost)):
             pause_s = RETRY.delay(self._failures, self._random())
             self._resume = self._clock.call_at(self._now() + pause_s, self._go_on)

@@ -1,10 +1,10 @@
-"""What the core keeps in memory of an open file, and how it gets back when a transaction fails.
+"""The core's in-memory state of an open file, and its rollback when a transaction fails.
 
-Owns: queues with their counts, the leases that are held, numbers that only grow, and a turn's pending rows.
-Leaves to others: changing any of it for a reason (all the rooms beside this one), the transaction (turn).
+Owns: queues with their counts, held leases, sequence numbers, and the changes of the running transaction.
+Leaves to others: making the changes (the modules beside this one), the transaction (turn).
 
 Counting a million rows takes a tenth of a second, so counts are kept here and read from the file only when it is
-opened. Every change in here belongs to a transaction: `rollback` puts back what the file is put back to.
+opened. Every change here belongs to a transaction: `rollback` undoes it together with the changes of the file.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ class Lane:
     """One queue.
 
     Attributes:
-        counts: jobs by status.
-        suspects: how many of the ready ones must run alone.
-        done: jobs that were ever done; kept: the same, as the file knows it.
-        due_at: not later than the first delayed one's time.
-        ends_at: not later than the first instant at which a row may go.
-        said: what a worker declared last, if ever one did.
-        topics: what it subscribes to; None for a queue of tasks.
-        position: the last offset of which deliveries were made, as the file has it; None if it never subscribed.
-        replays: how often it was moved back.
-        level: it has everything that stands in the log; new events are delivered at once.
+        counts: number of jobs by status.
+        suspects: how many of the ready jobs must run alone.
+        done: how many jobs were ever done; kept: the same number as stored in the file.
+        due_at: a lower bound of the first due time of delayed jobs.
+        ends_at: a lower bound of the first instant at which a row may be deleted.
+        said: the latest declaration by a worker, if any.
+        topics: the topics that it subscribes to; None for a queue of tasks.
+        position: the last offset with deliveries made, as stored in the file; None if it was never a subscription.
+        replays: how often it was moved back by a replay.
+        level: it has received the whole log; new events are delivered at once.
     """
 
     __slots__ = (
@@ -84,7 +84,7 @@ class Lane:
         self.turn: object = None
 
     def save(self) -> tuple[Any, ...]:
-        """Everything that a turn may change."""
+        """Everything that a transaction may change."""
         return (
             self.counts.copy(),
             self.suspects,
@@ -99,7 +99,7 @@ class Lane:
         )
 
     def restore(self, saved: tuple[Any, ...]) -> None:
-        """As it was when it was saved."""
+        """Restore what `save` returned."""
         (
             self.counts,
             self.suspects,
@@ -115,18 +115,18 @@ class Lane:
 
     @property
     def most_lost(self) -> int:
-        """A task whose worker died this often is dead."""
+        """A task is dead after so many workers have died while they ran it."""
         return self.said.most_lost if self.said is not None else Queue("", 0).most_lost
 
 
 class Job:
-    """A job that is being dealt with; one of these is kept for each lease that is held.
+    """A job that is being processed; one object is kept for each held lease.
 
     Attributes:
-        session: that has the lease.
+        session: the session that has the lease.
         feeds: seq of the task that waits for it.
-        asked: somebody asked it to stop.
-        event: offset of what it delivers, or None.
+        asked: it was asked to stop.
+        event: offset of the delivered event, or None.
     """
 
     __slots__ = (
@@ -186,25 +186,25 @@ class Job:
 
     @property
     def suspect(self) -> bool:
-        """It may be what kills its workers: it runs alone."""
+        """Whether it may be the task that kills its workers: it then runs alone."""
         return self.lost >= SUSPECT_LOST
 
 
 class Book:
-    """Everything that is known of an open file, and the turn that is under way.
+    """The in-memory state of an open file and of the running transaction.
 
     Attributes:
-        cursor: of the one connection.
-        lanes, by_no: every queue. subscriptions: those with topics, matched at once. behind: those that are not level.
-        held: id → the lease that is held on it; sessions: the same by session.
-        seq, offset: the last that were given out.
-        last_id: no job has an id that sorts after it. (The greatest there ever was: a job that goes leaves it.)
-        wall: the instant of this turn, in the store's own time; turn: its identity.
+        cursor: the cursor of the only connection.
+        lanes, by_no: every queue. subscriptions: a matcher of those with topics. behind: those that are not level.
+        held: id → the job with a held lease; sessions: the same by session.
+        seq, offset: the last assigned numbers.
+        last_id: the greatest id that any job ever had, deleted jobs included.
+        wall: the instant of this transaction, in the store's own time; turn: identifies the transaction.
         ahead: how far the wall clock is ahead of that time.
         woken, over, stopping, freed: see Turn.
-        broken: not even rolling back went well; the file must be opened again.
-        guard: watches the files; None when they can only be read.
-        fatal: why no turn may begin any more.
+        broken: a rollback failed; the file must be opened again.
+        guard: watches the files; None when they are read-only.
+        fatal: the error after which no transaction may begin.
     """
 
     def __init__(self, path: Path, cursor: sqlite3.Cursor) -> None:
@@ -238,7 +238,7 @@ class Book:
     # --- reading the file ---------------------------------------------------------------------------------
 
     def load(self) -> None:
-        """Read what is kept in memory; walks an index, no rows of jobs that are not running."""
+        """Read the in-memory state; scans an index, and reads only the rows of running jobs."""
         execute = self.execute
         marks = dict(execute(_SQL["marks"]).fetchall())
         self.seq = max(marks["seq"], execute(_SQL["last_seq"]).fetchone()[0] or 0)
@@ -269,7 +269,7 @@ class Book:
         self.resubscribe()
 
     def resubscribe(self) -> None:
-        """Match events against the subscriptions as they are now."""
+        """Rebuild the matcher of the present subscriptions."""
         lanes = [lane for lane in self.lanes.values() if lane.topics is not None]
         pairs = [(pattern, lane) for lane in lanes if lane.said is not None for pattern in lane.said.patterns]
         self.subscriptions = Matcher(pairs, distinct=True)
@@ -291,7 +291,7 @@ class Book:
         self._numbers = (self.seq, self.offset)
 
     def rollback(self) -> None:
-        """The file is as it was when the turn began; so be this."""
+        """Restore the state before the transaction, after the file was rolled back."""
         for act, args in reversed(self._undo):
             act(*args)
         for lane, saved in reversed(self._saved):
@@ -306,27 +306,27 @@ class Book:
             self.resubscribe()
 
     def failed(self, error: E) -> E:
-        """Remember an error after which nothing may be confirmed any more; any other is passed through."""
+        """Remember the error if it is fatal; return it."""
         if isinstance(error, Fatal) and self.fatal is None:
             self.fatal = error
         return error
 
     def due_at(self, due_at: float, delay_s: float) -> float:
-        """When something is due in the store's own time; 0 for at once.
+        """The due time in the store's own time; 0 for at once.
 
         Args:
-            due_at: an instant of the wall clock, or 0. delay_s: a time from now on, which counts when it is above 0.
+            due_at: an instant of the wall clock, or 0. delay_s: a delay from now on; replaces `due_at` when above 0.
         """
         if delay_s:
             return self.wall + delay_s
         return due_at - self.ahead if due_at else 0.0
 
     def undo(self, act: Callable[..., object], *args: Any) -> None:
-        """What to call should this turn fail."""
+        """Register a call for the rollback of this transaction."""
         self._undo.append((act, args))
 
     def touch(self, lane: Lane) -> None:
-        """Before a queue is changed in a turn."""
+        """Save a queue for a rollback; call this before changing it."""
         if lane.turn is not self.turn:
             lane.turn = self.turn
             self._saved.append((lane, lane.save()))
@@ -334,7 +334,7 @@ class Book:
     # --- queues ---------------------------------------------------------------------------------------------
 
     def lane(self, name: str) -> Lane:
-        """The queue, made when it is new."""
+        """The queue, made at first use."""
         found = self.lanes.get(name)
         if found is None:
             no = self.execute(_SQL["add_queue"], (name,)).lastrowid
@@ -345,7 +345,7 @@ class Book:
         return found
 
     def declare(self, said: Queue) -> Lane:
-        """Keep what a worker says of a queue."""
+        """Store a worker's declaration of a queue."""
         lane = self.lane(said.name)
         if lane.said != said:
             self.touch(lane)
@@ -354,7 +354,7 @@ class Book:
         return lane
 
     def moved(self, lane: Lane, before: int, after: int) -> None:
-        """One job of a queue has another status. Raises: KeyError: no such move is legal."""
+        """Count the change of a job's status. Raises: KeyError: the transition is illegal."""
         MOVES[before, after]
         if lane.turn is not self.turn:
             self.touch(lane)
@@ -364,7 +364,7 @@ class Book:
             self.woken.add(lane.name)
 
     def keep_done(self) -> None:
-        """Write how many jobs of each queue were ever done. Now and then: with every job it would cost a page more."""
+        """Write how many jobs of each queue were ever done. Only now and then: it costs one more page per commit."""
         for lane in self.lanes.values():
             if lane.done != lane.kept:
                 self.execute(_SQL["keep_done"], (lane.done, lane.no))
@@ -374,7 +374,7 @@ class Book:
     # --- leases ---------------------------------------------------------------------------------------------
 
     def hold(self, job: Job) -> None:
-        """A session has a lease."""
+        """Record a lease."""
         self.held[job.id] = job
         of_session = self.sessions.get(job.session)
         if of_session is None:
@@ -383,7 +383,7 @@ class Book:
         self._undo.append((self._let_go, (job,)))
 
     def let_go(self, job: Job) -> None:
-        """A lease is over."""
+        """Remove a lease."""
         self._let_go(job)
         self._undo.append((self._hold, (job, job.session)))
 
@@ -400,9 +400,9 @@ class Book:
 
 
 def matcher(patterns: tuple[str, ...]) -> Matcher[None]:
-    """What a subscription matches. Raises: BadRequest: a pattern is malformed."""
+    """A matcher of a subscription's patterns. Raises: BadRequest: a pattern is malformed."""
     try:
         return Matcher([(pattern, None) for pattern in patterns])
     except BadTopic as exc:
-        # Of the errors that callers know by name.
+        # BadRequest is one of the contract's errors, BadTopic is not.
         raise BadRequest(exc.message) from exc

@@ -1,7 +1,7 @@
-"""What people do with jobs: cancel one, bury what nobody knows, and see to the dead.
+"""Managing jobs: cancelling, burying unknown tasks, requeueing and dropping dead letters.
 
-Owns: finding the rows, in steps where there may be many; giving up a whole queue.
-Leaves to others: what then happens to them and to those that wait (ending).
+Owns: finding the rows, in steps where there may be many; abandoning a whole queue.
+Leaves to others: the effects on these jobs and on those that wait for them (ending).
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from mesh.errors import UnknownJob
 
 _SQL: Final = statements.named("tasks")
 
-#: Dead jobs that one step of `requeue` or `drop` looks at.
+#: Dead jobs that one step of `requeue` or `drop` reads.
 _PAGE: Final = 1000
 
 
 class Burial:
-    """Acts of one turn after the other."""
+    """These operations, for one transaction after another."""
 
     def __init__(self, book: Book, ending: Ending, flush: Callable[[], None]) -> None:
         """Args:
-        flush: writes everything that is pending, so that it can be found.
+        flush: writes all pending rows, so that they can be found.
         """
         self._book: Final = book
         self._ending: Final = ending
@@ -79,7 +79,7 @@ class Burial:
         """See Turn.requeue."""
         count = 0
         for row in self._dead(queue, ids):
-            # What died of another comes back with it, and not by itself.
+            # A job that died of another is requeued with that one, and not by itself.
             if row[-1]:
                 continue
             self._revive(row)
@@ -137,7 +137,7 @@ class Burial:
                 rows = book.execute(_SQL["of_status"], (lane.no, status, limit - count)).fetchall()
                 for row in rows:
                     job = self._ending.job(row)
-                    # Another one's end may have been its own.
+                    # The end of another job may have ended this one too.
                     if self._status(job.seq) == status:
                         self._ending.end(job, CANCELLED)
                 count += len(rows)
@@ -148,7 +148,7 @@ class Burial:
         return int(status)
 
     def _dead(self, queue: str, ids: Sequence[str]) -> Iterator[tuple[Any, ...]]:
-        """Rows of dead jobs; those named, or all of the queue by age."""
+        """Rows of dead jobs: the named ones, or all of the queue by age."""
         lane = self._book.lanes.get(queue)
         if lane is None or not lane.counts[DEAD]:
             return

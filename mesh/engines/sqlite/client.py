@@ -1,7 +1,7 @@
 """The embedded engine as one process uses it: every capability by calls to the store.
 
-Owns: the contracts' methods as questions to the store. Leaves to others: units on their way (batching), a worker's
-session (session), waiting for jobs (watching), patience (asking), the data (the store and its core).
+Owns: the contracts' methods as requests to the store. Leaves to others: sending units (batching), a worker's session
+(session), waiting for jobs (watching), retries (asking), the data (the store and its core).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from mesh.state.contract import Entry, Write
 from mesh.tasks.contract import JobInfo, NewTask, Offer, QueueInfo, Receiver, Settlement, Status, Ticket
 
 _ALL: Final = frozenset(CAPABILITIES)
-#: What the words of a question to the disk itself may take: a backup of many gigabytes.
+#: Timeout of operations on the whole file, such as a backup of many gigabytes.
 LONG_S: Final = 3600.0
 
 _job: Final = answer_of(JobInfo | None)
@@ -53,7 +53,7 @@ class StoreEngine:
 
     Attributes:
         tasks, events, state, schedules, locks: its capabilities.
-        admin: what only this engine has: backup, check, info.
+        admin: the operations that only this engine has: backup, check, info.
     """
 
     name: Final = "sqlite"
@@ -91,7 +91,7 @@ class StoreEngine:
         return session
 
     async def close(self) -> None:
-        """End sessions and whatever is under way. Harmless the second time."""
+        """End sessions and running requests. Idempotent."""
         await asyncio.gather(*(session.close() for session in tuple(self._sessions)))
         await self.watching.close()
         self.batcher.close()
@@ -108,12 +108,12 @@ class StoreTasks:
     async def defer(self, tasks: Sequence[NewTask], *, timeout_s: float) -> list[Ticket]:
         if not tasks:
             return []
-        # The id of a task alone names its unit, too: making another costs a tenth of the whole way.
+        # The id of a single task also serves as that of its unit: making another costs a tenth of the whole request.
         outcome = await self._commit(Unit(tasks[0].id if len(tasks) == 1 else ids.job_id(), tasks), timeout_s)
         return list(outcome.tickets)
 
     async def attach(self, offer: Offer, receiver: Receiver) -> StoreSession:
-        """Returns when the store knows the worker, or after two seconds: it goes on trying by itself."""
+        """Return when the store has confirmed the subscription, or after two seconds: it keeps trying in background."""
         return await self._engine.begin_session(offer, receiver)
 
     async def settle(self, settlements: Sequence[Settlement], *, timeout_s: float) -> None:
@@ -248,11 +248,11 @@ class StoreLocks:
                     )
                     return grant
                 except LockTaken:
-                    # The store may have counted from an earlier try.
+                    # The store may have counted the wait from an earlier try.
                     if self._clock.now() >= give_up_at:
                         raise
         except asyncio.CancelledError:
-            # It may have been granted while the news of it was on its way: nobody is there to hold it.
+            # The lock may have been granted, with the answer still in transit: release it.
             call = self._asker.call(f"{SERVICE}.release", encode((name, owner)), timeout=timeout_s, idempotent=True)
             call.add_done_callback(_looked_at)
             raise
@@ -271,32 +271,32 @@ class StoreLocks:
 
 
 class StoreAdmin:
-    """What people ask of the store itself."""
+    """Administration of the store."""
 
     def __init__(self, line: Line) -> None:
         self._ask = line.ask
 
     async def backup(self, name: str = "", *, timeout_s: float = LONG_S) -> BackupInfo:
-        """Copy the data to a new file in the store's directory of backups while it goes on.
+        """Copy the data to a new file in the store's directory of backups, while the store keeps running.
 
         Args:
-            name: of the file; "" for one that names the instant.
+            name: of the file; "" for a name made from the time.
         """
         info: BackupInfo = await self._ask("backup", name, timeout_s=timeout_s, read=_backup)
         return info
 
     async def check(self, *, timeout_s: float = LONG_S) -> list[str]:
-        """Read all of the data; what is wrong with it."""
+        """Read and check all data; return the problems."""
         faults: list[str] = await self._ask("check", timeout_s=timeout_s, read=_faults)
         return faults
 
     async def info(self, *, timeout_s: float) -> StoreInfo:
-        """The store as it stands."""
+        """The present state of the store."""
         info: StoreInfo = await self._ask("info", timeout_s=timeout_s, read=_info)
         return info
 
 
 def _looked_at(call: asyncio.Future[Any]) -> None:
-    """Nobody waits for this answer; its error is not reported as forgotten."""
+    """Retrieve the error of a call that is not awaited, so that asyncio does not log it."""
     if not call.cancelled():
         call.exception()

@@ -1,21 +1,21 @@
-"""One SQLite file with all that is durable, and the one thread that owns it.
+"""One SQLite file with all durable data, and the one thread that owns it.
 
-Owns: opening the file (alone), one transaction at a time (`turn`), and reading between them.
-Leaves to others: sockets, time, sessions' lives and who gets which lease (mesh.store).
+Owns: opening the file (exclusively), one transaction at a time (`turn`), and reading between them.
+Leaves to others: sockets, time, sessions and leasing (mesh.store).
 
-A turn is one transaction: what many callers asked for is applied, what became ready is leased, and one commit makes all
-of it durable. Nothing may be answered or pushed before the turn has ended well::
+A turn is one transaction: requests of many callers are applied, ready tasks are leased, and one commit makes all of it
+durable. Nothing may be answered or pushed before the turn has ended without an error::
 
     with core.turn(clock.wall()) as turn:
         outcomes = turn.apply(units)
         leases = turn.claim("orders.charge", 16, session)
     # durable from here on: answer `outcomes`, push `leases`; turn.woken, turn.over and turn.stopping tell what changed
 
-When the disk takes nothing, a turn raises Unwritable, in its body or at its end, and has changed nothing, neither in
-the file nor in memory. Reading methods of Core are for between turns; they are quick, whatever the file holds, and
-those that could be long go in steps (`read`, `count`).
+When the file cannot be written, a turn raises Unwritable, in its body or at its end, and has changed nothing, neither
+in the file nor in memory. The reading methods of Core are to be called between turns. They are quick, however large the
+file is; those that could take long work in steps (`read`, `count`).
 
-Walls (`wall`, `…_at`) are seconds since 1970, passed in.
+Instants (`wall`, `…_at`) are seconds since 1970, passed in.
 """
 
 from __future__ import annotations
@@ -47,17 +47,17 @@ __all__ = ["Backup", "Core", "FileInfo", "Held", "Turn"]
 
 _FACTS: Final = statements.named("facts")
 
-#: Between attempts to open a file for writing that could only be read.
+#: Seconds between attempts to open a read-only file for writing.
 _REOPEN_S: Final = 5.0
-#: A log that is larger is cut when there is time for that; a smaller one is faster written over than made anew.
+#: A larger log is truncated when the store is idle; overwriting a smaller one is faster than making a new one.
 _LONG_LOG_BYTES: Final = 16 * 2**20
 
 
 class Held(NamedTuple):
-    """A lease as the file knows it.
+    """A lease as stored in the file.
 
     Attributes:
-        stopping: somebody asked for this attempt to stop; tell the session when it attaches again.
+        stopping: this attempt was asked to stop; cancel it when the session subscribes again.
         suspect: its task was lost twice or more: it runs alone.
     """
 
@@ -73,9 +73,9 @@ class FileInfo(NamedTuple):
     """The file in numbers.
 
     Attributes:
-        wal_bytes: of the write-ahead log beside it. free_bytes: in it, for what comes next.
-        tasks, events: kept rows of each.
-        reason: why it is not writable.
+        wal_bytes: size of the write-ahead log. free_bytes: unused space in the file, for later rows.
+        tasks, events: number of kept rows.
+        reason: why the file is not writable.
     """
 
     path: Path
@@ -94,19 +94,19 @@ class Core:
 
     Attributes:
         path: of the file.
-        writable: False when the file could only be opened for reading; a turn then tries to open it again (every few
-            seconds at most) and raises Unwritable while that fails. `reason` says why.
+        writable: False when the file could only be opened read-only; a turn then tries to open it again (every few
+            seconds at most) and raises Unwritable while that fails. `reason`: why.
         id: of the store, the same for all its copies; "" while it is not open.
-        fatal: after `close`: why nothing could be confirmed any more; see mesh.engines.sqlite.guard.
-        rescued: after `close`: the log had only lost its name, and all that was confirmed is in the database now.
+        fatal: after `close`: the error after which nothing could be confirmed; see mesh.engines.sqlite.guard.
+        rescued: after `close`: the log had only lost its name, and all confirmed changes are in the database now.
     """
 
     def __init__(self, dir: Path, *, cache_bytes: int = 32 * 2**20, retention_s: float = 7 * 86400.0) -> None:
-        """Nothing is touched before `open`.
+        """Files are not touched before `open`.
 
         Args:
             cache_bytes: memory for pages.
-            retention_s: how long events are kept; ten minutes at least.
+            retention_s: how long events are kept; PROOF_S (eleven minutes) at least.
         """
         self.path: Final = Path(dir).absolute() / FILE
         self.writable = False
@@ -125,15 +125,15 @@ class Core:
     # --- opening ----------------------------------------------------------------------------------------------
 
     def open(self, *, replace: bool = False) -> None:
-        """Take the folder (made with mode 0700 when it is not there), check the file, bring its schema up to date.
+        """Lock the folder (created with mode 0700 if missing), check the file, and migrate its schema.
 
         Args:
-            replace: also when another store was there before, or there was one and is none now.
+            replace: accept a different store than before, or an empty folder where there was a store.
 
         Raises:
             WrongStore: it is not the store that was there before; see mesh.engines.sqlite.identity.
-            SetupError: another process has it (its pid is named), the file is damaged, or it is of a newer version.
-                The message says what to do; the file is as it was.
+            SetupError: another process has the folder (its pid is named), the file is corrupt, or it is of a newer
+                version. The message describes the remedy; the file is unchanged.
         """
         self._folder.take()
         dir = self.path.parent
@@ -168,12 +168,12 @@ class Core:
         self._reopen_at = time.monotonic() + _REOPEN_S
 
     def close(self) -> None:
-        """Let go of the file. Harmless the second time.
+        """Close the file and unlock the folder. Idempotent.
 
         When `fatal` is set afterwards, another program has changed the files since the last commit.
         """
         if self._rooms_ is not None and self.writable and not self._busy:
-            # So that the next start need not look again at what no subscription wanted.
+            # So that the next start need not read again the events that no subscription matched.
             with contextlib.suppress(MeshError, sqlite3.Error), self.turn(0.0):
                 self._rooms_.subscriptions.note()
                 self._rooms_.book.keep_done()
@@ -218,7 +218,7 @@ class Core:
             ahead: how far the wall clock is ahead of `wall`, the store's own time (mesh.engines.steady).
 
         Raises:
-            Unwritable: the file can only be read.
+            Unwritable: the file is read-only.
         """
         if self._busy:
             raise RuntimeError("a turn is under way: turns do not nest")
@@ -246,7 +246,7 @@ class Core:
             except Fatal:
                 raise
             except MeshError as exc:
-                # What is known in memory stays, so that the next attempt is made.
+                # The in-memory state stays, so that the next attempt is made.
                 self._rooms_ = rooms
                 rooms.book.broken = False
                 self.writable, self.reason = False, exc.message
@@ -254,14 +254,14 @@ class Core:
             raise Unwritable(f"{self.path} can only be read: {self.reason}", details={"path": str(self.path)})
 
     def rest(self) -> None:
-        """Nothing has happened for a while: bring the write-ahead log into the file. A few milliseconds."""
+        """Idle work: checkpoint the write-ahead log into the database. Takes a few milliseconds."""
         if self._busy or not self.writable:
             return
         checkpoint(self._rooms.book, "TRUNCATE" if self._log_bytes() > _LONG_LOG_BYTES else "PASSIVE")
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[Rooms]:
-        """Between turns. Raises: Damaged, Unwritable: the disk gives nothing."""
+        """Read between turns. Raises: Damaged; Unwritable: the disk cannot be read."""
         rooms = self._rooms
         if self._connection is None:
             raise Unwritable(f"{self.path} cannot be opened again: {self.reason}", details={"path": str(self.path)})
@@ -271,7 +271,7 @@ class Core:
             raise translate(exc, self.path) or exc from exc
 
     def time_mark(self) -> str:
-        """As the last process kept it by `Turn.keep_time`; "" for none."""
+        """The mark that the last process stored by `Turn.keep_time`; "" for none."""
         with self._reading() as rooms:
             row = rooms.book.execute(_FACTS["find"], ("clock",)).fetchone()
             return str(row[0]) if row is not None else ""
@@ -279,35 +279,35 @@ class Core:
     # --- tasks ------------------------------------------------------------------------------------------------
 
     def next_due(self) -> float | None:
-        """When the next delayed task is due, or earlier: `Turn.promote` then."""
+        """When the next delayed task is due, or earlier: when to call `Turn.promote`."""
         return self._rooms.leasing.next_due()
 
     def ready(self, queue: str) -> int:
-        """How many tasks `Turn.claim(…, solo=False)` could give; suspects are not among them. O(1)."""
+        """How many tasks `Turn.claim(…, solo=False)` could lease; suspects are not counted. O(1)."""
         lane = self._rooms.book.lanes.get(queue)
         return lane.counts[READY] - lane.suspects if lane is not None else 0
 
     def suspects(self, queue: str) -> int:
-        """How many tasks `Turn.claim(…, solo=True)` could give. O(1)."""
+        """How many tasks `Turn.claim(…, solo=True)` could lease. O(1)."""
         lane = self._rooms.book.lanes.get(queue)
         return lane.suspects if lane is not None else 0
 
     def running(self, queue: str) -> int:
-        """How many leases of this queue are held, by whichever session (for `concurrency`). O(1)."""
+        """How many leases of this queue are held over all sessions (for `concurrency`). O(1)."""
         lane = self._rooms.book.lanes.get(queue)
         return lane.counts[RUNNING] if lane is not None else 0
 
     def names(self) -> list[str]:
-        """Every queue that is known."""
+        """The names of all known queues."""
         return list(self._rooms.book.lanes)
 
     def declared(self, queue: str) -> Queue | None:
-        """What the last worker said of it, also before a restart; None for a queue that nobody ever declared."""
+        """The latest declaration of a queue, also from before a restart; None when no worker ever declared it."""
         lane = self._rooms.book.lanes.get(queue)
         return lane.said if lane is not None else None
 
     def held(self) -> dict[str, list[Held]]:
-        """session → the leases that it has, as the file knows them."""
+        """session → its leases, as stored in the file."""
         return {
             session: [
                 Held(job.id, job.attempt, job.lane.name, session, bool(job.asked), job.suspect)
@@ -317,16 +317,16 @@ class Core:
         }
 
     def job(self, id: str, wall: float, *, forgotten: bool = False) -> JobInfo | None:
-        """A job as it stands.
+        """The present state of a job.
 
         Args:
-            forgotten: also when its time is over already: for those who waited for a job that is not kept.
+            forgotten: also find a job with an expired retention: for callers that waited for a job that is not kept.
         """
         with self._reading() as rooms:
             return rooms.jobs.find(id, wall, forgotten=forgotten)
 
     def queue_of(self, id: str) -> str:
-        """Of a job, also of one that is forgotten and only known as proof; "" when there is no row of it."""
+        """The queue of a job, even of one that is kept only as a proof; "" when it has no row."""
         with self._reading() as rooms:
             return rooms.jobs.queue_of(id)
 
@@ -336,8 +336,8 @@ class Core:
             return rooms.jobs.page(queue, status, after, limit, wall)
 
     def queues(self, wall: float) -> list[QueueInfo]:
-        """As Tasks.queues, with `workers` 0: only the caller knows sessions. Queues without jobs are among them if they
-        were ever declared.
+        """As Tasks.queues, with `workers` 0: only the caller knows sessions. Includes queues without jobs if they were
+        ever declared.
         """
         with self._reading() as rooms:
             return rooms.jobs.queues(wall, rooms.log.first())
@@ -345,17 +345,17 @@ class Core:
     # --- events -----------------------------------------------------------------------------------------------
 
     def pumpable(self) -> bool:
-        """Whether `Turn.pump` has something to do: a subscription is behind the log, and has few ready deliveries."""
+        """Whether `Turn.pump` has work: a subscription is behind the log and has few ready deliveries."""
         return self._rooms.subscriptions.pumpable()
 
     def read(
         self, pattern: str, *, after: int = 0, limit: int = 100, scan: int = 5000
     ) -> tuple[list[LoggedEvent], int | None]:
-        """One step of a page of the log: at most `limit` events that match, of the next `scan` events.
+        """Read one step of a page of the log: at most `limit` matching events, of the next `scan` events.
 
         Returns:
-            The events, and where to go on (`after` of the next step); None at the end of the log. A page is not over
-            before it is full or this is None.
+            The events, and `after` of the next step; None at the end of the log. A page is complete when it is full or
+            this is None.
 
         Raises:
             BadRequest: the pattern is malformed.
@@ -365,7 +365,7 @@ class Core:
             return rooms.log.read(topics, after, limit, scan)
 
     def count(self, subscription: str, *, after: int = 0, scan: int = 20_000) -> tuple[int, int | None]:
-        """One step of counting the kept events that a subscription matches after an offset; as `read`.
+        """Count, in steps as `read`, the kept events after an offset that a subscription matches.
 
         Raises:
             BadRequest: there is no such subscription.
@@ -403,7 +403,7 @@ class Core:
             return rooms.schedules.all()
 
     def lock(self, name: str, wall: float) -> Grant | None:
-        """Who holds it now."""
+        """The present grant of a lock, or None."""
         with self._reading() as rooms:
             return rooms.locks.holder(name, wall)
 
@@ -415,8 +415,8 @@ class Core:
     # --- the file -------------------------------------------------------------------------------------------------
 
     def backup(self, path: Path, *, overwrite: bool = False) -> Backup:
-        """Copy the file as it stands at one instant while the store goes on; the copy is checked before it gets its
-        name. For a thread of its own.
+        """Copy a snapshot of the file while the store keeps running; the copy is checked before it gets its name. To be
+        called in a thread of its own.
 
         Raises:
             SetupError: the path exists, cannot be written, or the copy is not sound.
@@ -424,7 +424,7 @@ class Core:
         return backup(self.path, path, overwrite=overwrite)
 
     def check(self) -> list[str]:
-        """Read all of the file; what is wrong with it, in sentences. [] when it is sound. For a thread of its own."""
+        """Read and check the whole file; return a description of each problem. To be called in a thread of its own."""
         return check(self.path)
 
     def info(self) -> FileInfo:

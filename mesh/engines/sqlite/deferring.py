@@ -1,10 +1,10 @@
-"""Making jobs: of tasks that are deferred, and of events that are delivered.
+"""Making jobs from deferred tasks and from delivered events.
 
-Owns: what may be deferred, which tasks are known already, and the rows of a turn's new jobs until they are written.
-Leaves to others: giving them to workers (leasing), what of an event is delivered to whom (subscriptions).
+Owns: validating tasks, detecting known ones, and the rows of a transaction's new jobs until they are written.
+Leaves to others: leasing them to workers (leasing), which subscription gets which event (subscriptions).
 
-New rows are written together at the end of a turn, or before something needs to find them: one statement for many rows
-costs a third of many statements. A row that is claimed before it is written never becomes ready in the file at all.
+New rows are written together at the end of a transaction, or before a query needs them: one statement for many rows
+costs a third of many statements. A row that is claimed before it is written is written as running at once.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ _INSERT: Final = _SQL["insert"]
 _INSERT_READY: Final = _SQL["insert_ready"]
 _INSERT_LEASED: Final = _SQL["insert_leased"]
 
-#: A larger body has a row of its own, so that it is not copied with each change of its job's status.
+#: A larger body has its own row, so that a change of the job's status does not copy it.
 INLINE_BYTES: Final = 1024
 
 _pack: Final = msgspec.msgpack.Encoder().encode
 
-#: Places in a new row, as the statement `insert` has them.
+#: Positions in a new row, in the order of the statement `insert`.
 _STATUS: Final = 3
 _SORT: Final = 4
 _ATTEMPT: Final = 6
@@ -46,12 +46,12 @@ _EXTRA: Final = 22
 
 
 class Fresh:
-    """A job that was made in this turn and is ready, before its row is written.
+    """A ready job that was made in this transaction, before its row is written.
 
     Attributes:
-        row: as the statement `insert` takes it; None for a plain one.
-        task: what was deferred; or event and offset: what is delivered.
-        session: that has been given a lease on it.
+        row: the values for the statement `insert`; None for a plain task.
+        task: the deferred task; or event and offset: the delivered event.
+        session: the session with a lease on it.
     """
 
     __slots__ = ("event", "offset", "row", "seq", "session", "task")
@@ -77,7 +77,7 @@ class Fresh:
         return self.task.priority if self.task is not None else DEFAULT_PRIORITY
 
     def lease(self, session: str) -> tuple[int, int | None, int]:
-        """It will be written as running. (attempt, feeds, extra) of it."""
+        """Lease the job: it will be written as running. Return its (attempt, feeds, extra)."""
         self.session = session
         row = self.row
         if row is None:
@@ -91,10 +91,10 @@ class Fresh:
 
 
 class Deferring:
-    """New jobs of one turn after the other.
+    """New jobs, for one transaction after another.
 
     Attributes:
-        fresh: ready jobs whose rows are not written yet, by queue.
+        fresh: ready jobs with rows that are not written yet, by queue.
     """
 
     def __init__(self, book: Book) -> None:
@@ -107,7 +107,7 @@ class Deferring:
         self._keys: dict[tuple[int, str], str] = {}
 
     def begin(self) -> None:
-        """A turn begins."""
+        """Begin a transaction."""
         self.fresh = {}
         self._rows = []
         self._plain = []
@@ -116,8 +116,8 @@ class Deferring:
         self._keys = {}
 
     def learn(self, ids: Iterable[str]) -> None:
-        """Find out which of these tasks were made before; asked for all of a turn's units at once."""
-        # Ids begin with their instant, so what is new mostly sorts after all that there is: that needs no looking up.
+        """Find out which of these tasks were made before; called once for all units of a transaction."""
+        # Ids begin with their instant, so new ones mostly sort after all existing ones and need no look-up.
         last_id = self._book.last_id
         doubtful = [id for id in ids if id <= last_id]
         if doubtful:
@@ -128,7 +128,7 @@ class Deferring:
 
     def look(self, tasks: Sequence[NewTask]) -> None:
         """Raises:
-        BadRequest: one of them cannot be deferred, or what feeds what does not fit together.
+        BadRequest: a task is invalid, or `feeds` and `waits` are inconsistent.
         """
         check_tasks(tasks, self._book.lanes)
         for task in tasks:
@@ -137,7 +137,7 @@ class Deferring:
 
     def _check_id(self, id: str) -> None:
         """Raises:
-        BadRequest: a delivery of an event that is in the log has this id, or may yet get it: it would not be made.
+        BadRequest: the id is, or may become, that of an event's delivery, which would then not be made.
         """
         event, _, lane = id.rpartition("-")
         if lane.isdecimal() and self._book.execute(_SQL["is_event"], (event,)).fetchone() is not None:
@@ -146,7 +146,7 @@ class Deferring:
             )
 
     def put(self, tasks: Sequence[NewTask]) -> list[Ticket]:
-        """Make those that are new; the tickets of all. One that was made before is told the same again."""
+        """Make the new jobs; return the tickets of all tasks. A repeated task gets the same ticket again."""
         known = self._known
         book = self._book
         first: dict[str, Ticket] = {}
@@ -159,7 +159,7 @@ class Deferring:
                     first[task.id] = Ticket(other, False)
         unmade = not_made(tasks, first) if first else ()
         tickets: list[Ticket] = []
-        # Of those that wait: numbered by the first that feeds them, because its row names them.
+        # The seq of waiting tasks: assigned with the first task that feeds them, because its row refers to it.
         seqs: dict[str, int] = {}
         for task in tasks:
             ticket = first.get(task.id)
@@ -268,7 +268,7 @@ class Deferring:
         """Make the delivery of an event to a subscription.
 
         Args:
-            attempt: the last attempt of an earlier delivery of the same event: its numbers are not given out again.
+            attempt: the last attempt of an earlier delivery of the same event: attempt numbers are never reused.
         """
         book = self._book
         id = delivery_id(event.id, lane)
@@ -314,7 +314,7 @@ class Deferring:
         return self._book.seq
 
     def _line_up(self, lane: Lane, row: list[Any]) -> None:
-        """Of one line one goes after the other. The row is written at once: the next one must find it."""
+        """Let a job with an ordering key wait for earlier ones. Its row is written at once: the next must find it."""
         if self._book.execute(_SQL["line_taken"], (lane.no, row[_LINE])).fetchone() is not None:
             row[_STATUS], row[_SORT] = WAITING, 0
         self._book.execute(_INSERT, row)
@@ -336,7 +336,7 @@ class Deferring:
             lane.due_at = due_at
 
     def flush(self) -> None:
-        """Write the rows that are pending."""
+        """Write pending rows."""
         self.fresh = {}
         if self._plain:
             self._write_plain()
@@ -349,7 +349,7 @@ class Deferring:
             self._blobs = []
 
     def _write_plain(self) -> None:
-        """Write the rows of tasks that have nothing special: binding fewer values makes it half again as fast."""
+        """Write the rows of plain tasks: binding fewer values makes this half again as fast."""
         wall = self._book.wall
         ready: list[tuple[Any, ...]] = []
         leased: list[tuple[Any, ...]] = []
@@ -377,5 +377,5 @@ class Deferring:
 
 
 def delivery_id(event: str, lane: Lane) -> str:
-    """The id of the job that delivers an event to a subscription: the same one however often it is asked for."""
+    """The id of the job that delivers an event to a subscription. Deterministic."""
     return f"{event}-{lane.no}"

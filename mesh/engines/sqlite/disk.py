@@ -1,6 +1,6 @@
-"""What SQLite says when it fails, as errors of mesh.
+"""Translates SQLite's errors to errors of mesh.
 
-Owns: which failure is the disk's, which is the file's, and what people are told to do.
+Owns: which errors mean the disk, which a corrupt file, and the remedies in their messages.
 Leaves to others: rolling back (turn), refusing to start (file).
 """
 
@@ -12,7 +12,7 @@ from typing import Final
 
 from mesh.errors import MeshError, SetupError, Unwritable
 
-#: Primary result codes. A busy file is one that a foreign process writes to, against every rule.
+#: Primary result codes. A busy file means that a foreign process writes to it, which it must not.
 _DISK: Final = {
     sqlite3.SQLITE_FULL: "the disk is full: make room on it",
     sqlite3.SQLITE_IOERR: "the disk fails: see the kernel's log",
@@ -28,10 +28,10 @@ _UNSYNCED: Final = (sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_DIR_FSYNC)
 
 
 class Fatal(MeshError):
-    """Nothing may be confirmed any more by this process.
+    """This process may confirm nothing any more.
 
     Attributes:
-        doubtful: the transaction may be durable all the same, so its callers must not be told that it was not done.
+        doubtful: the transaction may be durable nevertheless, so it must not be reported as not done.
     """
 
     code = "store_failed"
@@ -39,16 +39,16 @@ class Fatal(MeshError):
 
 
 class Damaged(Fatal, SetupError):
-    """The file is not as it was written; nothing may be built on it."""
+    """The file is corrupt and must not be used."""
 
     code = "damaged_file"
 
 
 class SyncFailed(Fatal):
-    """The operating system could not say that what was written is on the disk.
+    """An fsync failed: it is unknown whether the written data is on the disk.
 
-    After a failed fsync the kernel forgets what it could not write, and the next fsync succeeds without it. So nothing
-    may be confirmed any more by this process; the next one writes the log anew before it uses it.
+    After a failed fsync the kernel drops the pages that it could not write, and the next fsync succeeds without them.
+    So this process may confirm nothing any more; the next one rewrites the log before it uses it.
     """
 
     code = "sync_failed"
@@ -56,7 +56,7 @@ class SyncFailed(Fatal):
 
 
 def damaged(path: Path, what: str) -> Damaged:
-    """The error, with what to do."""
+    """The error for a corrupt file, with the remedy."""
     return Damaged(
         f"{path} is damaged: {what}. It is left as it is. Stop the store, move {path.name}, {path.name}-wal and "
         f"{path.name}-shm elsewhere, copy a backup (`mesh store backup` makes them) to {path}, and start again; "
@@ -65,7 +65,7 @@ def damaged(path: Path, what: str) -> Damaged:
 
 
 def translate(exc: sqlite3.Error, path: Path) -> MeshError | None:
-    """The error of mesh for one of SQLite; None for what is a fault of this program."""
+    """The error of mesh for an error of SQLite; None when it is a bug of this program."""
     code = getattr(exc, "sqlite_errorcode", None)
     if code is None:
         return None

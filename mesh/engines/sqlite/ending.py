@@ -1,7 +1,8 @@
-"""What happens to a job's row, and to those that wait for it, when an attempt or the job itself is over.
+"""The changes to a job, and to jobs that wait for it, when an attempt or the job itself is over.
 
-Owns: done, once more, dead, cancelled; passing answers and failures on to the tasks that wait; the next of a line.
-Leaves to others: who says so (settling, leasing, burial).
+Owns: done, retry, dead, cancelled; passing answers and failures on to waiting tasks; starting the next job of an
+ordering key.
+Leaves to others: deciding the end (settling, leasing, burial).
 """
 
 from __future__ import annotations
@@ -34,15 +35,15 @@ _SQL: Final = statements.named("tasks")
 _DONE: Final = _SQL["done"]
 _DONE_UNKEPT: Final = _SQL["done_unkept"]
 
-#: Of what is shown to people, so that no failure fills the disk.
+#: Maximum number of stored characters, so that failures do not fill the disk.
 MOST_ERROR: Final = 4000
 MOST_TRACEBACK: Final = 64_000
 
 
 class Ending:
-    """Endings of one turn after the other.
+    """These changes, for one transaction after another.
 
-    Acknowledgements of plain tasks are written together; `flush` writes what is pending.
+    Acknowledgements of plain tasks are written together; `flush` writes the pending ones.
     """
 
     def __init__(self, book: Book, deferring: Deferring) -> None:
@@ -52,12 +53,12 @@ class Ending:
         self._unkept: list[tuple[Any, ...]] = []
 
     def begin(self) -> None:
-        """A turn begins."""
+        """Begin a transaction."""
         self._done = []
         self._unkept = []
 
     def flush(self) -> None:
-        """Write the rows that are pending."""
+        """Write pending rows."""
         if self._done:
             self._book.executemany(_DONE, self._done)
             self._done = []
@@ -68,7 +69,7 @@ class Ending:
     # --- an attempt is over -----------------------------------------------------------------------------------
 
     def done(self, job: Job, result: bytes) -> None:
-        """A held job is done."""
+        """End a held job as done."""
         book = self._book
         book.let_go(job)
         lane = job.lane
@@ -99,7 +100,7 @@ class Ending:
             self.advance(job)
 
     def again(self, job: Job, due_at: float, *, tries: int, lost: int | None = None, verdict: int = 0) -> None:
-        """A held job runs once more, from an instant on; or it is cancelled, if somebody asked for that."""
+        """Run a held job again, from an instant on; or cancel it, if that was requested."""
         book = self._book
         if job.asked:
             self.end(job, CANCELLED, verdict=verdict)
@@ -111,7 +112,7 @@ class Ending:
         if due_at > book.wall:
             status, sort = DELAYED, due_at
         else:
-            # What became ready at this instant has not been ready since it was made.
+            # The job is ready since this instant, not since it was made.
             status, sort, due_at = READY, rank(job.priority, lost), book.wall
         book.moved(lane, RUNNING, status)
         if status == DELAYED:
@@ -121,7 +122,7 @@ class Ending:
         book.execute(_SQL["again"], (status, sort, tries, lost, due_at, job.extra, verdict, job.seq))
 
     def lose(self, job: Job) -> None:
-        """A held job's worker died."""
+        """Handle the death of a held job's worker."""
         lost = job.lost + 1
         if job.asked:
             self.end(job, CANCELLED, lost=lost)
@@ -135,24 +136,24 @@ class Ending:
     def bury(
         self, job: Job, reason: Reason, error: str, traceback: str = "", *, lost: int | None = None, verdict: int = 0
     ) -> None:
-        """A job is given up, whatever it was doing."""
+        """Make a job dead, whatever its status."""
         self.fail(job, reason, error, traceback)
         self.end(job, DEAD, lost=lost, verdict=verdict)
 
     def fail(self, job: Job, reason: Reason, error: str, traceback: str) -> None:
-        """Keep why an attempt, or the job, failed; the caller writes `job.extra`."""
+        """Store why an attempt or the job failed; the caller writes `job.extra`."""
         row = (job.seq, self._book.wall, reason, error[:MOST_ERROR], traceback[-MOST_TRACEBACK:])
         self._book.execute(_SQL["fail"], row)
         self.change(job, job.extra | FAILURE)
 
     def change(self, job: Job, extra: int) -> None:
-        """Other rows belong to the job now."""
+        """Change which extra rows belong to the job."""
         if extra != job.extra:
             self._book.undo(setattr, job, "extra", job.extra)
             job.extra = extra
 
     def end(self, job: Job, status: int, *, lost: int | None = None, verdict: int = 0) -> None:
-        """A job is dead or cancelled, whatever it was doing; with it whatever waits for it, and so on."""
+        """End a job as dead or cancelled, whatever its status; then, recursively, the tasks that wait for it."""
         ended = [(job, status, job.lost if lost is None else lost, verdict)]
         while ended:
             job, status, lost, verdict = ended.pop()
@@ -179,7 +180,7 @@ class Ending:
             book.moved(lane, before, DEAD)
             book.execute(_SQL["end"], (DEAD, 0, lost, extra, said, job.seq))
         else:
-            # Why the last attempt failed stays with what was cancelled after it.
+            # A cancelled job keeps the error of its last attempt.
             self.tidy(job.seq, extra & ~(BODY | FAILURE))
             extra &= BODY | FAILURE
             if job.keep_s > 0:
@@ -194,7 +195,7 @@ class Ending:
         book.over.append(job.id)
 
     def tidy(self, seq: int, extra: int) -> None:
-        """Drop rows beside a job's own: those whose bits are in `extra`."""
+        """Delete a job's extra rows: those with their bits set in `extra`."""
         execute = self._book.execute
         if extra & BODY:
             execute(_SQL["drop_blob"], (2 * seq,))
@@ -208,7 +209,7 @@ class Ending:
     # --- those that wait --------------------------------------------------------------------------------------
 
     def _fed(self, job: Job) -> tuple[Job, int, int, float] | None:
-        """(the task that a job feeds, its waits, broken, due_at), unless that is out of reach."""
+        """(the task that a job feeds, its waits, broken, due_at); None when that task is gone or can no longer run."""
         row = self._book.execute(_SQL["fed"], (job.feeds,)).fetchone()
         if row is None:
             return None
@@ -219,7 +220,7 @@ class Ending:
         return None
 
     def _feed(self, job: Job, result: bytes) -> None:
-        """Pass an answer on."""
+        """Pass an answer on to the waiting task."""
         found = self._fed(job)
         if found is None:
             return
@@ -234,7 +235,7 @@ class Ending:
                 self.advance(fed)
 
     def _fail_fed(self, job: Job, status: int) -> Job | None:
-        """Pass a failure on: the task that dies of it, if one does."""
+        """Pass a failure on to the waiting task; return that task if it dies of it."""
         found = self._fed(job)
         if found is None:
             return None
@@ -246,7 +247,7 @@ class Ending:
         return fed if fed.status == WAITING else None
 
     def mend(self, job: Job) -> None:
-        """A dead job runs after all: so may what died of it, and so on, if nothing else is in its way."""
+        """After a requeue: revive the task that died of this job, recursively, unless another cause remains."""
         book = self._book
         while job.feeds is not None:
             found = self._fed(job)
@@ -265,7 +266,7 @@ class Ending:
     # --- lines ------------------------------------------------------------------------------------------------
 
     def advance(self, job: Job) -> None:
-        """Start the next of a job's line, if none of it is on its way."""
+        """Start the next job with the same ordering key, if none of them is active."""
         place = (job.lane.no, job.line)
         if self._book.execute(_SQL["line_active"], place).fetchone() is not None:
             return
@@ -274,7 +275,7 @@ class Ending:
             self._start(self.job(row), row[-1])
 
     def _start(self, job: Job, due_at: float) -> None:
-        """What waited is delayed now, or ready."""
+        """Make a waiting job delayed or ready."""
         book = self._book
         sort: float
         if due_at > book.wall:
@@ -291,6 +292,6 @@ class Ending:
     # --- rows -------------------------------------------------------------------------------------------------
 
     def job(self, row: tuple[Any, ...]) -> Job:
-        """The job of a row that begins with `columns`; the one in memory if it is held."""
+        """The job of a row that begins with `columns`; the in-memory object if it is held."""
         held = self._book.held.get(row[2])
         return held if held is not None else Job(self._book.by_no[row[0]], *row[1:16])

@@ -1,7 +1,7 @@
-"""Opening the SQLite file: in the best way that its disk allows, and only when it is sound.
+"""Opening the SQLite file: in the best mode that its disk allows, and only when it is not corrupt.
 
-Owns: the connection's settings, the ways to open, the check at the start, the schema's version.
-Leaves to others: who may open it (folder), what is in it (all the rest).
+Owns: the connection's settings, the modes of opening, the check at the start, the schema's version.
+Leaves to others: exclusive access (folder), the contents (the other modules).
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from mesh.errors import SetupError, Unwritable
 
 FILE: Final = "mesh.db"
 
-#: "mesh" in the file's head: what has another number is somebody else's.
+#: "mesh" in the file's header: a file with another number belongs to another application.
 APPLICATION_ID: Final = 0x6D657368
-#: RETURNING (3.35), and what is used of it.
+#: The first version with RETURNING.
 OLDEST_SQLITE: Final = (3, 35, 0)
 
 PAGE_BYTES: Final = 4096
-#: Pages in the write-ahead log at which a commit brings them into the file: 1,000 pages of 4 KiB take a few
-#: milliseconds to copy, and a log that is written over and over is faster than one that grows.
+#: Pages in the write-ahead log at which a commit starts a checkpoint: 1,000 pages of 4 KiB take a few milliseconds to
+#: copy, and overwriting a log is faster than extending it.
 CHECKPOINT_PAGES: Final = 1000
-#: A log that grew beyond this (while a backup was read, say) is cut when it is empty again.
+#: A log that grew beyond this (during a backup, say) is truncated when it is empty again.
 LOG_BYTES: Final = 64 * 2**20
-#: Up to this size the whole structure is read at the start: 0.4 s for a million tasks (250 MB).
+#: Up to this size the whole structure is checked at the start: 0.4 s for a million tasks (250 MB).
 CHECKED_BYTES: Final = 2**30
 
-#: Seconds to wait for a foreign process that has the file locked.
+#: Seconds to wait for a foreign process that holds a lock on the file.
 _BUSY_S: Final = 0.5
 
 
@@ -46,11 +46,11 @@ class Opened(NamedTuple):
 
 
 def connect(path: Path, cache_bytes: int, *, mode: str = "rw", alone: bool = False) -> sqlite3.Connection:
-    """A connection with the settings that all of them have.
+    """A connection with the common settings.
 
     Args:
-        mode: "rw", "ro", or "immutable": of a disk that nobody can write to.
-        alone: keep the log's index in memory instead of in a file, for a disk on which that file has no room.
+        mode: "rw", "ro", or "immutable" for a file on a read-only disk.
+        alone: keep the log's index in memory instead of in a file, for a disk without room for that file.
     """
     how = "immutable=1" if mode == "immutable" else f"mode={mode}"
     connection = sqlite3.connect(
@@ -67,13 +67,13 @@ def connect(path: Path, cache_bytes: int, *, mode: str = "rw", alone: bool = Fal
         for setting in (
             f"cache_size = {-max(cache_bytes // 1024, 64)}",
             "synchronous = FULL",
-            # macOS: without it, synchronous does not reach the disk there. Elsewhere it says nothing.
+            # macOS: without it, `synchronous` does not reach the disk there. No effect elsewhere.
             "fullfsync = ON",
             "temp_store = MEMORY",
-            # Debian's build overwrites what is deleted with zeros, at a third of the speed.
+            # Debian's build overwrites deleted data with zeros, which leaves a third of the speed.
             "secure_delete = OFF",
             "trusted_schema = OFF",
-            # With the log's index in a file the core checkpoints by itself: it must know when the database is written.
+            # With the log's index in a file the core runs checkpoints: it must know when the database is written.
             f"wal_autocheckpoint = {CHECKPOINT_PAGES if alone else 0}",
             f"journal_size_limit = {LOG_BYTES}",
         ):
@@ -85,10 +85,11 @@ def connect(path: Path, cache_bytes: int, *, mode: str = "rw", alone: bool = Fal
 
 
 def open_file(path: Path, cache_bytes: int) -> Opened:
-    """Open it for writing, or at least for reading; made when it is not there.
+    """Open the file for writing, or at least for reading; create it if missing.
 
     Raises:
-        SetupError: it is damaged, somebody else's or of a newer version; or it can be neither read nor made.
+        SetupError: the file is corrupt, of another application or of a newer version; or it can be neither read nor
+            created.
     """
     if sqlite3.sqlite_version_info < OLDEST_SQLITE:
         raise SetupError(
@@ -119,8 +120,8 @@ def open_file(path: Path, cache_bytes: int) -> Opened:
 def _ways(path: Path) -> list[tuple[str, bool]]:
     """(mode, alone), the best first.
 
-    A full disk has no room for the log's index, so it is kept in memory. A read-only one can be read when the index is
-    there, or when the log is empty.
+    On a full disk there is no room for the log's index, so it is kept in memory. On a read-only disk the file can be
+    read when the index exists, or when the log is empty.
     """
     return [("rw", False), ("rw", True), *((mode, False) for mode in read_only_modes(path))]
 
@@ -132,10 +133,10 @@ def read_only_modes(path: Path) -> list[str]:
 
 
 def _make(path: Path) -> None:
-    """Make an empty file that only this user may read, if there is none.
+    """Create an empty file that only this user may read, if there is none.
 
     Raises:
-        SetupError: there is none, and none can be made.
+        SetupError: there is none, and none can be created.
     """
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
@@ -147,13 +148,13 @@ def _make(path: Path) -> None:
 
 
 def _store_log(path: Path) -> str:
-    """Write what an earlier process left in the log anew, and wait until it is on the disk.
+    """Rewrite the log that an earlier process left, and wait until it is on the disk.
 
-    That process may have ended because an fsync failed. Such pages are in the kernel's memory and are not on the disk,
-    and no later fsync writes them: a log that continues after them would be lost with the next power failure.
+    That process may have ended because an fsync failed. The affected pages are in the kernel's memory but not on the
+    disk, and no later fsync writes them: commits after them in the log would be lost with the next power failure.
 
     Returns:
-        Why there is no room for it; "" when it is stored, or nothing can be written there at all.
+        Why there is no room for it; "" when it is stored, or when the file is read-only.
 
     Raises:
         SetupError: the disk fails.
@@ -162,7 +163,7 @@ def _store_log(path: Path) -> str:
     try:
         fd = os.open(log, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
-        # There is none; or it cannot be written, which is found when the file is opened.
+        # There is no log; or it cannot be written, which opening the file detects.
         return ""
     try:
         at = 0
@@ -184,7 +185,7 @@ def _store_log(path: Path) -> str:
 
 
 def sync_directory(path: Path) -> None:
-    """Wait until the names in a directory are on the disk. Raises: OSError."""
+    """Wait until the entries of a directory are on the disk. Raises: OSError."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
@@ -203,7 +204,7 @@ def _begin(connection: sqlite3.Connection, path: Path, mode: str) -> Opened:
     _check_head(connection, path)
     version, newest = schema(connection), newest_schema()
     if not version:
-        # The first two must be known before the first table is.
+        # These two must be set before the first table is created.
         connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         connection.execute("PRAGMA journal_mode = WAL").fetchall()
@@ -215,7 +216,7 @@ def _begin(connection: sqlite3.Connection, path: Path, mode: str) -> Opened:
     if version:
         _check_sound(connection, path)
         if mode == "rw":
-            # A backup is one file without a log.
+            # A restored backup is a single file without a log.
             connection.execute("PRAGMA journal_mode = WAL").fetchall()
     if version == newest:
         reason = "" if mode == "rw" else "its disk takes nothing"
@@ -253,7 +254,7 @@ def _check_sound(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def _probe(connection: sqlite3.Connection, path: Path) -> tuple[bool, str]:
-    """Whether a change would be taken: SQLite opens what it cannot write without a word."""
+    """Whether the file is writable: SQLite opens a file that it cannot write without an error."""
     try:
         connection.execute("BEGIN IMMEDIATE")
         connection.execute("UPDATE marks SET value = value WHERE name = 'seq'")
@@ -282,7 +283,7 @@ def newest_schema() -> int:
 
 
 def migrate(connection: sqlite3.Connection, version: int, steps: list[tuple[int, str]] | None = None) -> None:
-    """Apply what came after a version, in one transaction: a crash leaves the file as it was, or as it shall be."""
+    """Apply the migrations after a version in one transaction: after a crash either all are applied, or none."""
     connection.execute("BEGIN IMMEDIATE")
     try:
         for number, script in steps if steps is not None else statements.migrations():
@@ -299,5 +300,5 @@ def migrate(connection: sqlite3.Connection, version: int, steps: list[tuple[int,
 
 
 def pragma(connection: sqlite3.Connection, name: str) -> Any:
-    """One value."""
+    """The value of a pragma."""
     return connection.execute(f"PRAGMA {name}").fetchone()[0]

@@ -1,6 +1,6 @@
-"""The folder of the store: one process at a time, and nobody else may look.
+"""The folder of the store: used by one process at a time, and readable by its user only.
 
-Owns: the lock on it, its mode, and naming who has it.
+Owns: the lock on it, its mode, and naming the process that has it.
 Leaves to others: the file in it (file).
 """
 
@@ -14,9 +14,9 @@ from typing import Final
 
 from mesh.errors import SetupError
 
-#: Says which process has the folder. Only a hint for people: what counts is the lock, which dies with its process.
+#: The pid of the process that has the folder. Only a hint for people: the lock decides, and ends with its process.
 PID_FILE: Final = "store.pid"
-#: The pid of the store that waits for the folder. A hint as well, believed only of a process that runs.
+#: The pid of the store that waits for the folder. Also a hint, ignored unless that process runs.
 NEXT_FILE: Final = "next.pid"
 
 
@@ -25,18 +25,18 @@ class FolderTaken(SetupError):
 
 
 class Folder:
-    """A folder, and this process's lock on it while it is taken."""
+    """A folder, and this process's lock on it."""
 
     def __init__(self, dir: Path) -> None:
         self.dir: Final = dir
         self._fd = -1
 
     def take(self) -> None:
-        """Lock it; made with mode 0700 when it is not there. One that others may look into is closed to them.
+        """Lock the folder; create it with mode 0700 if missing. Remove any access by other users.
 
         Raises:
             FolderTaken: another process has it.
-            SetupError: there is none, and none can be made.
+            SetupError: there is none, and none can be created.
         """
         try:
             self._make()
@@ -57,7 +57,7 @@ class Folder:
                 "another folder in mesh.toml, [store] dir"
             ) from None
         self._fd = fd
-        # On a disk that takes nothing the store is to be read all the same.
+        # On a read-only disk the store must still be readable.
         with contextlib.suppress(OSError):
             if os.fstat(fd).st_mode & 0o077:
                 os.fchmod(fd, 0o700)
@@ -69,7 +69,7 @@ class Folder:
             return
         missing = [each for each in (self.dir, *self.dir.parents) if not each.exists()]
         self.dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # SQLite sees to what is in the folder; that there is one must outlive a loss of power, too.
+        # SQLite syncs the folder's contents; its own directory entry must survive a power failure, too.
         for made in reversed(missing):
             parent = os.open(made.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
@@ -78,7 +78,7 @@ class Folder:
                 os.close(parent)
 
     def leave(self) -> None:
-        """Unlock it. Harmless the second time."""
+        """Unlock the folder. Idempotent."""
         if self._fd >= 0:
             with contextlib.suppress(OSError):
                 os.unlink(PID_FILE, dir_fd=self._fd)
@@ -98,12 +98,12 @@ class Folder:
 
 
 def owner(dir: Path) -> int:
-    """The pid of the process that says it has this folder; 0 when none does."""
+    """The pid of the process that has this folder, by its pid file; 0 for none."""
     return _pid_in(dir / PID_FILE)
 
 
 def waits_for(dir: Path) -> int:
-    """The pid of the process that says it waits for this folder; 0 when none does."""
+    """The pid of the process that waits for this folder, by its pid file; 0 for none."""
     return _pid_in(dir / NEXT_FILE)
 
 

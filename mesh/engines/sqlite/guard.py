@@ -1,21 +1,21 @@
 """Notices, before a commit is confirmed, that another program has changed, truncated, replaced or removed the files.
 
-Owns: what the files must look like from one commit to the next, and the errors that name what is wrong.
-Leaves to others: when to look (turn), stopping the store (mesh.store), what SQLite itself reports (disk).
+Owns: the expected state of the files from one commit to the next, and the errors that name the problem.
+Leaves to others: when to check (turn), stopping the store (mesh.store), SQLite's own errors (disk).
 
-SQLite keeps writing to files that it has open, also after their names are gone: a commit succeeds, and nothing of it is
-there at the next start. So each transaction checks, in about 10 microseconds:
+SQLite keeps writing to its open files even after they were removed: a commit succeeds, but its data is missing at the
+next start. So each transaction checks, in about 10 microseconds:
 
 =====================  =================================================================================
-database, log, index   the path still leads to the file that is open (device and inode)
+database, log, index   the path still leads to the open file (device and inode)
 database               size and modification time are those after the last checkpoint, the only writer
-log and index, before  as they were after the last commit: no other program has committed
-log, after             its head is the one that SQLite has in use, it is not shorter than its frames, and the
-                       frame before the new ones is there: writing behind the end of a truncated file leaves zeros
+log and index, before  unchanged since the last commit: no other program has committed
+log, after             its header is the one that SQLite uses, it is not shorter than its frames, and the frame
+                       before the new ones exists: writing behind the end of a truncated file leaves zeros
 =====================  =================================================================================
 
-A descriptor of the database must not be opened here: closing it would drop the locks that SQLite has on the file
-(POSIX). The one of the index is closed only when SQLite has closed its own; the log is never locked.
+No descriptor of the database may be opened here: closing it would drop SQLite's locks on the file (POSIX). The
+descriptor of the index is closed only after SQLite has closed its own; the log is never locked.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from typing import Final, NamedTuple
 from mesh.engines.sqlite.disk import Damaged
 from mesh.engines.sqlite.file import LOG_BYTES, pragma
 
-#: A frame of the log: its head and one page. The log itself has a head of its own.
+#: Bytes of the log's header, and of the header of a frame; a frame is its header and one page.
 _LOG_HEAD: Final = 32
 _FRAME_HEAD: Final = 24
-#: The head of the index; see `Index`. https://sqlite.org/walformat.html, "The WAL-Index File Format".
+#: The header of the index; see `Index`. https://sqlite.org/walformat.html, "The WAL-Index File Format".
 _INDEX: Final = struct.Struct("=8xI4xII8x8s")
 _BACKFILLED_AT: Final = 96
-#: A directory whose last change is older than this has not changed since: file systems count in steps of up to ten
-#: milliseconds.
+#: A directory with an older last change has not changed since: file systems record times in steps of up to ten
+#: milliseconds, so a younger time may hide a second change.
 _QUIET_NS: Final = 50_000_000
 
 #: Device, inode, size, modification time.
@@ -51,10 +51,10 @@ _OTHER: Final = (
 
 
 class Index(NamedTuple):
-    """What the index says of the log.
+    """The index's description of the log.
 
     Attributes:
-        commits: a counter of them. frames: of the log that are in use. pages: of the database. salts: of this log.
+        commits: counter of commits. frames: number of used frames. pages: size of the database. salts: of this log.
     """
 
     commits: int
@@ -70,12 +70,12 @@ class Guard:
     """The files of one open connection.
 
     Attributes:
-        frames: of the log, after the last commit; 0 when that is not known.
-        fault: what was found to be wrong; "" for nothing.
+        frames: number of frames of the log after the last commit; 0 when unknown.
+        fault: the problem that was found; "" for none.
     """
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
-        """The connection has read, so that SQLite has its files open.
+        """`connection` must have been read from, so that SQLite has its files open.
 
         Raises:
             Damaged: a file was replaced while it was opened.
@@ -88,7 +88,7 @@ class Guard:
         self.fault = ""
         self._savable = False
         self._folder = self._log = self._index = -1
-        # With locks for a single process the index is in memory, on a disk without room for it.
+        # In exclusive locking mode (a disk without room for the index) the index is in memory.
         shared = pragma(connection, "locking_mode") == "normal"
         try:
             self._folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -120,8 +120,8 @@ class Guard:
     # --- a transaction ------------------------------------------------------------------------------------------
 
     def ready(self) -> None:
-        """A transaction may begin. SQLite reads the index in memory, and a process that reads what is not in the file
-        any more is killed (SIGBUS).
+        """Check before a transaction. SQLite maps the index into memory, and reading behind the end of a truncated file
+        kills the process (SIGBUS).
 
         Raises:
             Damaged: the index was truncated.
@@ -130,7 +130,7 @@ class Guard:
             raise self._error(self._index_path, "was truncated by another program", self._restore(self._index_path))
 
     def begun(self) -> None:
-        """A transaction has begun, and holds SQLite's lock.
+        """Check after a transaction has begun and holds SQLite's lock.
 
         Raises:
             Damaged: another program has written to the database or its log.
@@ -146,14 +146,14 @@ class Guard:
             raise self._log_changed()
 
     def committed(self) -> None:
-        """A transaction is in the log; it may be confirmed when this returns.
+        """Check after a transaction is in the log; it may be confirmed when this returns.
 
         Raises:
-            Damaged: a file is not the one that is open, or its contents were changed.
+            Damaged: a path no longer leads to the open file, or its contents were changed.
         """
         found = os.fstat(self._log)
         size = found.st_size
-        # SQLite cuts a longer log to this size when it begins it anew.
+        # SQLite truncates a longer log to this size when it restarts the log.
         if size < self._log_before[2] and size < LOG_BYTES:
             raise self._log_changed()
         if self._index >= 0:
@@ -173,15 +173,15 @@ class Guard:
             self._database = self._stamp(self._path)
 
     def rolled_back(self) -> None:
-        """A transaction has changed nothing, though parts of it may have been written to the log."""
+        """A transaction was rolled back; parts of it may have been written to the log."""
         if not self.fault:
             self._log_before = _stamp(os.fstat(self._log))
 
     def checkpointed(self) -> None:
-        """SQLite has brought the log into the database, in part or whole.
+        """SQLite has run a checkpoint, in part or completely.
 
         Raises:
-            Damaged: the database is shorter than what was written to it.
+            Damaged: the database is shorter than the data that was written to it.
         """
         if self._index >= 0:
             self._known = known = self._read_index()
@@ -194,7 +194,7 @@ class Guard:
         self._log_before = _stamp(os.fstat(self._log))
 
     def look(self) -> None:
-        """Between transactions. Raises: Damaged."""
+        """Check between transactions. Raises: Damaged."""
         self._look_at_names(0)
         if _stamp(os.fstat(self._log)) != self._log_before:
             raise self._log_changed()
@@ -202,7 +202,7 @@ class Guard:
     # --- the end ------------------------------------------------------------------------------------------------
 
     def rescue(self, connection: sqlite3.Connection) -> bool:
-        """After an error: bring the log, which has lost only its name, into a database that is untouched.
+        """After an error: if only the log's name was lost and the database is unchanged, checkpoint the log into it.
 
         Returns:
             Whether everything that was ever confirmed is in the database now.
@@ -225,26 +225,26 @@ class Guard:
         self._index = self._close(self._index)
 
     def keep(self, connection: sqlite3.Connection) -> None:
-        """Instead of closing a connection with files that are not its own any more: SQLite would write what is in its
-        log to a database that may be another one by now, and remove a log that is not its own. The process ends soon.
+        """Keep a connection open instead of closing it after its files were replaced: SQLite would write its log to a
+        database that may be another one, and remove a log that is not its own. The process ends soon.
         """
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
 
     # --- looking ------------------------------------------------------------------------------------------------
 
     def _look_at_names(self, now_ns: int) -> None:
-        """`now_ns`: the present in the file system's own time; 0 when it is not known."""
+        """`now_ns`: the present in the file system's own time; 0 when unknown."""
         database = self._stamp(self._path)
         # Without an index in a file SQLite itself decides when to write to the database.
         if database != self._database and (self._index >= 0 or database[:2] != self._database[:2]):
             raise self._database_changed()
-        # As long as the directory is as it was, no name in it has come, gone or changed. The modification time alone
-        # does not tell: `rsync -a` and `tar` set it back after they have replaced files. They cannot set the other.
+        # While the directory is unchanged, no entry in it was added, removed or replaced. The modification time alone
+        # is not enough: `rsync -a` and `tar` set it back after they have replaced files. They cannot set the ctime.
         folder = os.fstat(self._folder)
         changed_at = folder.st_mtime_ns, folder.st_ctime_ns
         if changed_at == self._quiet_at:
             return
-        # Until both are found to be in place: whatever is wrong with these names, the log itself is complete.
+        # Until both names are found in place: if one of them is wrong, the log itself is still complete.
         self._savable = True
         if self._stamp(self._log_path)[:2] != self._log_before[:2]:
             raise self._error(self._log_path, "was replaced by another file", self._restore(self._log_path))
@@ -264,7 +264,7 @@ class Guard:
             raise self._error(path, what, self._restore(path)) from exc
 
     def _head(self) -> bytes:
-        # Nothing is there when the index was truncated.
+        # b"" when the index was truncated.
         return os.pread(self._index, _INDEX.size, 0) if self._index >= 0 else b""
 
     def _read_index(self) -> Index:
@@ -325,7 +325,7 @@ def _same_file(path: str, stamp: Stamp) -> bool:
 
 
 def _open_files() -> list[tuple[int, int]]:
-    """(device, inode) of every descriptor of this process; [] where the system does not tell."""
+    """(device, inode) of every descriptor of this process; [] where the system does not provide them."""
     found = []
     try:
         for fd in os.listdir("/proc/self/fd"):

@@ -1,10 +1,10 @@
-"""Which store a directory holds, remembered outside of it, so that an emptied one is not taken for a new one.
+"""The identity of the store in a directory, recorded outside of it, so that an emptied directory is detected.
 
-Owns: the store's id in its file, the note of that id beside the directory, and refusing what does not fit together.
-Leaves to others: opening the file (file), the commands of people (mesh.cli.store).
+Owns: the store's id in its file, the note of that id beside the directory, and rejecting a mismatch.
+Leaves to others: opening the file (file), the CLI (mesh.cli.store).
 
-The note of the directory `data` is the file `data.id` beside it, one line with the id. A disk that is not mounted, a
-directory that was emptied, or a host that was set up anew with its note thus does not begin with an empty store.
+The note of the directory `data` is the file `data.id` beside it, one line with the id. It prevents starting with an
+empty store when a disk is not mounted, a directory was emptied, or a host was set up again together with its note.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ class WrongStore(Damaged):
 
 
 def note_of(dir: Path) -> Path:
-    """Where the id of the store in this directory is noted."""
+    """The path of the note for this directory."""
     return dir.with_name(f"{dir.name}.id")
 
 
 def noted(dir: Path) -> str:
-    """The id that is noted; "" when none is."""
+    """The noted id; "" for none."""
     try:
         return note_of(dir).read_text("ascii").strip()
     except (OSError, ValueError):
@@ -49,7 +49,7 @@ def note(dir: Path, id: str) -> None:
     """Note the id beside the directory, durably. Raises: OSError."""
     path = note_of(dir)
     new = path.with_name(f".{path.name}.{os.getpid()}.new")
-    # Of a process that was killed here and had this pid: in a container it is always the same.
+    # Left by a killed process with the same pid: in a container the pid is always the same.
     new.unlink(missing_ok=True)
     fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
@@ -66,10 +66,10 @@ def note(dir: Path, id: str) -> None:
 
 
 def expect(dir: Path) -> None:
-    """Before the file is opened, and made when it is not there.
+    """Check the note before the file is opened or created.
 
     Raises:
-        WrongStore: there is none, and there was one.
+        WrongStore: there is no file, but there was a store.
     """
     id = noted(dir)
     if id and not _holds_store(dir / FILE):
@@ -81,10 +81,10 @@ def expect(dir: Path) -> None:
 
 
 def settle(connection: sqlite3.Connection, dir: Path, *, writable: bool, replace: bool = False) -> str:
-    """After the file was opened: the id of its store, made when it has none, and noted when it was not.
+    """After the file was opened: return the id of its store; make one if missing, and note it.
 
     Args:
-        replace: whatever was noted before, it is this store from now on.
+        replace: accept this store even if another id was noted.
 
     Raises:
         WrongStore: another store's id is noted.
@@ -93,14 +93,14 @@ def settle(connection: sqlite3.Connection, dir: Path, *, writable: bool, replace
     id = str(row[0]) if row is not None else ""
     before = noted(dir)
     if not id and writable:
-        # What was noted before may be the id of this store, from which a backup of an older release was restored.
+        # The noted id may be that of this store: a restored backup of an older release has no id of its own.
         id = before if before and not replace else secrets.token_hex(8)
         try:
             connection.execute(_SQL["put"], ("id", id))
         except sqlite3.Error as exc:
             if not isinstance(translate(exc, dir / FILE), Unwritable):
                 raise
-            # Reading goes on; the next start makes one.
+            # Continue read-only; the next start makes an id.
             return ""
     if before and before != id and not replace:
         raise WrongStore(

@@ -1,7 +1,7 @@
-"""Jobs and queues for people to look at.
+"""Listing jobs and queues.
 
 Owns: reading them from the file, a page at a time, in the order that Tasks.jobs promises.
-Leaves to others: everything that changes one.
+Leaves to others: all changes.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _meta: Final = msgspec.msgpack.Decoder(dict[str, str])
 
 
 class Jobs:
-    """Views of what the file holds, between turns."""
+    """Reads of the file's jobs and queues, between transactions."""
 
     def __init__(self, book: Book) -> None:
         self._book: Final = book
@@ -77,7 +77,7 @@ class Jobs:
         return [seq for (seq,) in heapq.merge(*pages)][:limit]
 
     def _age(self, after: str) -> int:
-        """The seq behind which a page begins, also when the job that it names is gone."""
+        """The seq after which a page begins, even if the job `after` was deleted."""
         if not after:
             return 0
         rows = self._book.execute(_SQL["position"], (after,)).fetchall()
@@ -87,7 +87,7 @@ class Jobs:
         return int(rows[0][0]) - 1 if rows else self._book.seq
 
     def _by_sort(self, lane: Lane, code: int, after: str, limit: int, wall: float) -> list[int]:
-        # What is over at this instant is not swept yet, perhaps, but it is forgotten.
+        # Rows with an expired retention may not be swept yet; they are not listed.
         at: tuple[float, int] = (0.0, 0) if code == DELAYED else (wall, 2**62)
         rows = self._book.execute(_SQL["position"], (after,)).fetchall() if after else []
         if rows:
@@ -185,7 +185,7 @@ class Jobs:
         """See Core.queues.
 
         Args:
-            first: the first offset that is kept.
+            first: the first kept offset.
         """
         return [
             self._queue(lane, wall, first)

@@ -1,7 +1,7 @@
-"""Giving ready jobs to workers, and taking them back.
+"""Leasing ready jobs to workers, and releasing leases.
 
-Owns: claiming (from the file, or a row that is not written yet), what a lease carries, and making ready what is due.
-Leaves to others: whom to give how many (the store's dispatch), how an attempt ends (settling).
+Owns: claiming (from the file, or a row that is not written yet), the contents of a lease, and making due jobs ready.
+Leaves to others: which worker gets how many (the store's dispatch), how an attempt ends (settling).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mesh.tasks.contract import DEFAULT_PRIORITY, Lease
 _SQL: Final = statements.named("tasks")
 _CLAIM: Final = _SQL["claim"]
 
-#: MessagePack's nil: the answer of a task that gave none.
+#: MessagePack's nil: stands for the answer of a task without one.
 NIL: Final = b"\xc0"
 
 _meta: Final = msgspec.msgpack.Decoder(dict[str, str])
@@ -30,11 +30,11 @@ _NO_META: Final[dict[str, str]] = {}
 
 
 class Leasing:
-    """Leases of one turn after the other."""
+    """Leases, for one transaction after another."""
 
     def __init__(self, book: Book, deferring: Deferring, ending: Ending, flush: Callable[[], None]) -> None:
         """Args:
-        flush: writes everything that is pending, so that it can be found.
+        flush: writes all pending rows, so that they can be found.
         """
         self._book: Final = book
         self._deferring: Final = deferring
@@ -49,12 +49,12 @@ class Leasing:
             return []
         fresh = self._deferring.fresh.get(lane)
         if fresh is not None:
-            # What stands in the file is older, but perhaps of a lower priority: then both must be looked at in order.
+            # Rows in the file are older but may have a lower priority: then both must be merged in order.
             if not solo and lane.counts[READY] - lane.suspects == len(fresh):
                 return self._claim_fresh(lane, fresh, n, session)
             self._deferring.flush()
         if lane.topics is not None:
-            # Deliveries name their events.
+            # Deliveries refer to the rows of their events.
             self._flush()
         if not lane.counts[READY]:
             return []
@@ -62,7 +62,7 @@ class Leasing:
         rows = book.execute(_CLAIM, (session, lane.no, low, high, n)).fetchall()
         if not rows:
             return []
-        # RETURNING keeps no order.
+        # RETURNING does not preserve the order.
         rows.sort(key=_order)
         book.touch(lane)
         lane.counts[READY] -= len(rows)
@@ -162,7 +162,7 @@ class Leasing:
         )
 
     def prior(self, seq: int, gathers: bool) -> bytes:
-        """What a task is given of those that it waited for."""
+        """The answers of the tasks that a task waited for, as in Lease.prior."""
         parts = [bytes(part) or NIL for (part,) in self._book.execute(_SQL["priors"], (seq,))]
         return _pack([msgspec.Raw(part) for part in parts]) if gathers else parts[0]
 
@@ -171,7 +171,7 @@ class Leasing:
         return {row[0]: row for row in self._book.execute(_SQL["events"], (offsets,))}
 
     def _claim_fresh(self, lane: Lane, fresh: list[Fresh], n: int, session: str) -> list[Lease]:
-        """Lease what was made in this very turn: the rows will be written as running."""
+        """Lease jobs that were made in this transaction: their rows will be written as running."""
         book = self._book
         if len({each.priority for each in fresh}) > 1:
             fresh.sort(key=_fresh_order)

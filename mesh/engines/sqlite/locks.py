@@ -1,7 +1,7 @@
-"""Locks: who holds which until when, and the numbers that only grow.
+"""Locks: their holders, the ends of their grants, and their fencing tokens.
 
 Owns: their rows.
-Leaves to others: waiting for one (the store), renewing while it is held (mesh.locks).
+Leaves to others: waiting for a lock (the store), renewing a held lock (mesh.locks).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _SQL: Final = statements.named("locks")
 
 
 class Locks:
-    """All locks. A grant is over when its `until_at` has come, whether or not anybody looks."""
+    """All locks. A grant ends at its `until_at`, even if its row has not been deleted yet."""
 
     def __init__(self, book: Book) -> None:
         self._book: Final = book
@@ -56,16 +56,16 @@ class Locks:
         return True
 
     def holder(self, name: str, wall: float) -> Grant | None:
-        """The grant that is in force."""
+        """The present grant of a lock, or None."""
         rows = self._book.execute(_SQL["find"], (name, wall)).fetchall()
         return Grant(*rows[0]) if rows else None
 
     def all(self, wall: float) -> list[Grant]:
-        """Those in force, by name."""
+        """The present grants, sorted by name."""
         return [Grant(*row) for row in self._book.execute(_SQL["all"], (wall,)).fetchall()]
 
     def sweep(self, limit: int) -> int:
-        """Throw away grants that are over; how many."""
+        """Delete expired grants; return how many."""
         return self._book.execute(_SQL["sweep"], (self._book.wall, limit)).rowcount
 
     def _extend(self, held: Grant, ttl_s: float) -> Grant:
@@ -73,7 +73,7 @@ class Locks:
         return self._put(Grant(held.name, held.owner, held.token, until_at), ttl_s)
 
     def grant_anew(self) -> None:
-        """Every holder has all of its time again, from now on."""
+        """Restart the time to live of every grant."""
         self._book.execute(_SQL["anew"], (self._book.wall,))
 
     def _put(self, grant: Grant, ttl_s: float) -> Grant:

@@ -1,7 +1,7 @@
 """The log of durable events.
 
-Owns: offsets, appending, reading in steps, finding an instant in it, and forgetting what is old.
-Leaves to others: who gets what (subscriptions).
+Owns: offsets, appending, reading in steps, finding an instant, and retention.
+Leaves to others: deliveries (subscriptions).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mesh.events.topics import Matcher
 
 _SQL: Final = statements.named("log")
 
-#: Deliveries that one step of forgetting looks up: one for each event and subscription.
+#: Deliveries that one step of retention looks up: one for each event and subscription.
 _LOOK_UPS: Final = 2000
 
 _pack: Final = msgspec.msgpack.Encoder().encode
@@ -30,7 +30,7 @@ _meta: Final = msgspec.msgpack.Decoder(dict[str, str])
 
 
 class Log:
-    """All events that are kept, in the order of their offsets."""
+    """All kept events, in the order of their offsets."""
 
     def __init__(self, book: Book, subscriptions: Subscriptions, retention_s: float) -> None:
         self._book: Final = book
@@ -39,19 +39,19 @@ class Log:
         self._retention_s: Final = max(retention_s, PROOF_S)
         self._known: dict[str, int] = {}
         self._rows: list[tuple[Any, ...]] = []
-        # No event has an id that sorts after it; None before it was asked for.
+        # The greatest id of all events; None before it is first read.
         self._last_id: str | None = None
-        # Where forgetting goes on, and when: it takes its time with old events that are kept for a delivery's sake.
+        # Where and when the next step of retention starts: it pauses when only events kept for a delivery are left.
         self._swept = 0
         self._swept_until_at = 0.0
 
     def begin(self) -> None:
-        """A turn begins."""
+        """Begin a transaction."""
         self._known = {}
         self._rows = []
 
     def flush(self) -> None:
-        """Write the rows that are pending."""
+        """Write pending rows."""
         if self._rows:
             self._book.executemany(_SQL["insert"], self._rows)
             self._rows = []
@@ -59,11 +59,11 @@ class Log:
     # --- appending --------------------------------------------------------------------------------------------
 
     def learn(self, ids: Iterable[str]) -> None:
-        """Find out which of these events were appended before; asked for all of a turn's units at once."""
+        """Find out which of these events were appended before; called once for all units of a transaction."""
         last_id = self._last_id
         if last_id is None:
             last_id = self._last_id = self._book.execute(_SQL["last_id"]).fetchone()[0] or ""
-        # As with tasks: what is new mostly sorts after all that there is.
+        # As with tasks: new ids mostly sort after all existing ones.
         doubtful = [id for id in ids if id <= last_id]
         if doubtful:
             found = self._book.execute(_SQL["known"], (_json(doubtful),))
@@ -71,13 +71,13 @@ class Log:
 
     def look(self, events: Sequence[NewEvent]) -> None:
         """Raises:
-        BadRequest: a topic is malformed, an event has no id, or something in it cannot be kept.
+        BadRequest: a topic is malformed, an event has no id, or a value in it cannot be stored.
         """
         for event in events:
             check_event(event)
 
     def put(self, events: Sequence[NewEvent]) -> list[int]:
-        """Append those that are new; the offsets of all."""
+        """Append the new events; return the offsets of all."""
         book = self._book
         offsets: list[int] = []
         for event in events:
@@ -153,15 +153,14 @@ class Log:
         ]
 
     def first(self) -> int:
-        """The offset of the first event that is kept; the next offset when there is none."""
+        """The offset of the first kept event; the next offset when there is none."""
         (first,) = self._book.execute(_SQL["first"]).fetchall()[0]
         return self._book.offset + 1 if first is None else int(first)
 
     def offset_at(self, since_at: float) -> int:
         """See Core.offset_at."""
         low, high = self.first(), self._book.offset + 1
-        # What was put down later has a larger offset: halve what is between. (A clock that was set back makes it find
-        # one of several places.)
+        # Bisection: a later event has a larger offset. (After a clock was set back it finds one of several places.)
         while low < high:
             middle = (low + high) // 2
             rows = self._book.execute(_SQL["logged_at"], (middle,)).fetchall()
@@ -174,7 +173,7 @@ class Log:
     # --- forgetting -------------------------------------------------------------------------------------------
 
     def sweep(self, limit: int) -> int:
-        """Forget events whose time is over and whose deliveries are all made and settled; how many."""
+        """Delete events with an expired retention if all their deliveries are made and settled; return how many."""
         book = self._book
         if book.wall < self._swept_until_at:
             return 0
@@ -195,7 +194,7 @@ class Log:
             book.execute(_SQL["forget"], (_json(gone),))
             forgotten = len(gone)
         if len(old) < limit:
-            # All of what is old was looked at: begin again, but not at once for the few that are spared.
+            # All old events were checked: start over, but not at once for the few that must be kept.
             self._swept, pause = 0, True
         else:
             self._swept, pause = old[-1][0], not forgotten
@@ -205,7 +204,7 @@ class Log:
 
 
 def _awaits(lane: Lane, offset: int, topic: str) -> bool:
-    """Whether a subscription that is behind has still to be given an event."""
+    """Whether a subscription that is behind has yet to receive an event."""
     return (lane.position or 0) < offset and lane.topics is not None and bool(lane.topics.match(topic))
 
 

@@ -1,7 +1,7 @@
-"""What a process and the store say to each other, beside the shapes of the contracts.
+"""The messages between a process and the store, besides the data types of the contracts.
 
-Owns: the service's name, its targets, and the shapes that only these two know.
-Leaves to others: asking (client, batching, session, watching), answering (mesh.store).
+Owns: the service's name, its targets, and the data types that only these two use.
+Leaves to others: sending requests (client, batching, session, watching), answering them (mesh.store).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import msgspec
 
 from mesh.tasks.contract import JobInfo, Lease
 
-#: The store's name in the registry. Names that begin like this are the framework's own.
+#: The store's name in the registry. Names with this prefix are reserved for the framework.
 SERVICE: Final = "mesh-store"
 
 APPLY: Final = f"{SERVICE}.apply"
@@ -22,17 +22,17 @@ WATCH: Final = f"{SERVICE}.watch"
 FOLLOW: Final = f"{SERVICE}.follow"
 UNFOLLOW: Final = f"{SERVICE}.unfollow"
 
-#: The deadline of a stream that is to stand for ever, in seconds; it is opened anew after that.
+#: The deadline of a permanent stream, in seconds; it is opened again after that.
 DAY_S: Final = 86_400.0
 
 
 class Push(msgspec.Struct, array_like=True, frozen=True, omit_defaults=True):
-    """One item of a worker's stream: what one turn of the store had for it.
+    """One item of a worker's stream.
 
     Attributes:
-        leases: to be run.
-        cancel: (id, attempt) of what must stop.
-        lease_s: in the first item only: the store knows this session now, for so long without a renewal.
+        leases: leases to run.
+        cancel: (id, attempt) of attempts to stop.
+        lease_s: in the first item only: the session is confirmed, and lives for so long without a renewal.
     """
 
     leases: Sequence[Lease] = ()
@@ -41,9 +41,9 @@ class Push(msgspec.Struct, array_like=True, frozen=True, omit_defaults=True):
 
 
 class Over(msgspec.Struct, array_like=True, frozen=True):
-    """One item of a watch: jobs that are over. `gone`: ids that no job has (any more).
+    """One item of a watch: jobs that are over. `gone`: ids of unknown or deleted jobs.
 
-    The first item is empty: from there on the watch misses nothing.
+    The first item is empty: from then on the watch misses nothing.
     """
 
     jobs: Sequence[JobInfo] = ()
@@ -56,7 +56,7 @@ class BackupInfo(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         path: where it is, on the store's host.
         schema: the version of its tables.
-        host: the store's.
+        host: the store's host.
     """
 
     path: str
@@ -67,15 +67,15 @@ class BackupInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StoreInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """The store as it stands, for people.
+    """The present state of the store, for people.
 
     Attributes:
-        writable: whether the last write went well; `trouble` says what was wrong.
-        waiting_units: that wait for the disk.
-        turns, units: commits, and what was committed in them, since it started.
+        writable: whether the last write succeeded; `trouble`: the error otherwise.
+        waiting_units: units that wait for the disk.
+        turns, units: commits, and units committed in them, since the store started.
         schema: the version of its tables.
-        file_bytes, log_bytes, free_bytes: of the database, of its write-ahead log, and unused in the database.
-        tasks, events: rows that are kept.
+        file_bytes, log_bytes, free_bytes: size of the database, of its write-ahead log, and unused in the database.
+        tasks, events: numbers of kept rows.
         id: of this store, the same for all its backups.
     """
 

@@ -1,6 +1,6 @@
-"""Copies that were not finished: locked while they are made, and removed when their process has died.
+"""Unfinished copies: locked while they are made, and removed when their process has died.
 
-Owns: the names of unfinished copies, where copies were made, and removing what a killed process left.
+Owns: the names of unfinished copies, the directories with copies, and removing the files of killed processes.
 Leaves to others: copying (backup), when to clean (core: at the start, and before each copy).
 """
 
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-#: In the store's directory: the directories to which copies were made, one a line.
+#: In the store's directory: the directories to which copies were made, one per line.
 DIRECTORIES: Final = "backup-directories"
 MOST_DIRECTORIES: Final = 32
 
@@ -42,9 +42,9 @@ def partial(path: Path) -> Iterator[Path]:
 
 
 def clean(dir: Path) -> list[str]:
-    """Remove what killed processes left in this directory; the names.
+    """Remove the unfinished copies of killed processes in this directory; return their names.
 
-    Never a copy that is being made, a file of another user, or what a symbolic link leads to.
+    Never removes a copy that is being made, a file of another user, or the target of a symbolic link.
     """
     removed = []
     try:
@@ -55,7 +55,7 @@ def clean(dir: Path) -> list[str]:
         names = sorted(name for name in os.listdir(folder) if _PARTIAL.fullmatch(name))
         for name in names:
             found = _PARTIAL.fullmatch(name)
-            # What is beside a copy goes with it, or when the copy is gone already.
+            # Files beside a copy are removed with it, or when the copy no longer exists.
             if found is None or (found["beside"] and name.removesuffix(found["beside"]) in names):
                 continue
             if _remove(folder, name):
@@ -89,13 +89,13 @@ def _remove(folder: int, name: str) -> bool:
 
 
 def remember(data: Path, dir: Path) -> None:
-    """A copy is made to this directory: look there at the next start."""
+    """Record the directory of a copy, for cleaning at the next start."""
     known = directories(data)
     if dir in known:
         return
     lines = "".join(f"{each}\n" for each in [*known, dir][-MOST_DIRECTORIES:] if "\n" not in str(each))
     new = data / f".{DIRECTORIES}.{os.getpid()}.new"
-    # A disk without room keeps no one from making a copy elsewhere.
+    # A full disk must not prevent a copy to another disk.
     with contextlib.suppress(OSError):
         new.unlink(missing_ok=True)
         fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -105,7 +105,7 @@ def remember(data: Path, dir: Path) -> None:
 
 
 def directories(data: Path) -> list[Path]:
-    """Where copies were made."""
+    """The recorded directories."""
     try:
         return [Path(os.fsdecode(line)) for line in (data / DIRECTORIES).read_bytes().splitlines()]
     except OSError:

@@ -1,7 +1,7 @@
-"""Schedules: which due time of each was dealt with last.
+"""Schedules: the due time of each that was handled last.
 
 Owns: their rows.
-Leaves to others: what is due (mesh.schedules), committing an advance with the task that it makes (units).
+Leaves to others: when a schedule is due (mesh.schedules), committing an advance with its task (units).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Schedules:
 
     def look(self, advances: Sequence[Advance]) -> None:
         """Raises:
-        Conflict: one of them does not start from the last due time any more.
+        Conflict: the `from_at` of one is no longer the last due time.
         """
         ahead: dict[str, float] = {}
         for each in advances:
@@ -56,12 +56,12 @@ class Schedules:
             ahead[each.name] = each.to_at
 
     def put(self, advances: Sequence[Advance]) -> None:
-        """What `look` found to fit."""
+        """Apply advances that `look` has accepted."""
         for each in advances:
             self._book.execute(_SQL["advance"], (each.to_at, each.name))
 
     def all(self) -> list[Schedule]:
-        """By name."""
+        """All schedules, sorted by name."""
         return [Schedule(*row) for row in self._book.execute(_SQL["all"]).fetchall()]
 
     def _find(self, name: str) -> Schedule | None:

@@ -1,11 +1,11 @@
-"""A worker's standing order with the store, as the worker's process keeps it.
+"""The worker's side of its session with the store.
 
-Owns: attaching, and attaching again when link, store or hub were lost; renewing; and knowing when the leases are lost.
-Leaves to others: running leases (tasks.runner), giving them (mesh.store).
+Owns: subscribing, also again after link, store or hub were lost; renewing; and detecting that the leases are lost.
+Leaves to others: running leases (tasks.runner), granting them (mesh.store).
 
-The worker's half of a promise: what it holds is given to nobody else while it says so in time. Silence counts from the
-sending of the last renewal that was confirmed, so here it always ends before it does in the store. A loop that was
-blocked for longer asks once more before it gives up: in the store an open link counts as a sign of life.
+The promise: no other worker gets this worker's leases while it renews them in time. The worker counts silence from the
+sending of the last confirmed renewal, so its leases end here before they end in the store. After its loop was blocked
+for longer, it sends one more renewal before it gives up: for the store an open link is a sign of life.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from mesh.telemetry.logs import get_logger
 log = get_logger("mesh.engines.sqlite")
 
 AGAIN: Final = Backoff(0.05, 1.0)
-#: How long `attach` waits for the store before it returns and goes on trying.
+#: How long `attach` waits for the store before it returns and retries in the background.
 FIRST_S: Final = 2.0
-#: The share of a lease after which the worker gives its leases up: a handler needs a moment to stop.
+#: The share of the lease time after which the worker gives up its leases: a handler needs a moment to stop.
 SAFE: Final = 0.9
-#: A timer that fires later than this was kept waiting by its own loop.
+#: A timer that fires later than this was delayed by a blocked loop.
 LATE_S: Final = 0.05
-#: A question to the store while the lease runs.
+#: Timeout of a request to the store while the lease runs.
 ASK_S: Final = 2.0
 
 _read_push: Final = answer_of(Push)
 
-#: (id, attempt) of settlements that are on their way.
+#: (id, attempt) of unconfirmed settlements.
 Unsettled = Callable[[], Sequence[tuple[str, int]]]
 
 
@@ -50,7 +50,7 @@ class StoreSession:
     """See mesh.tasks.contract.Session.
 
     Attributes:
-        attached: the store knows this session now.
+        attached: the store has confirmed this session.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class StoreSession:
         unsettled: Unsettled,
         ended: Callable[[StoreSession], None],
     ) -> None:
-        """`ended` is told when it is closed."""
+        """`ended` is called when the session is closed."""
         self._asker = asker
         self._clock = clock
         self._random = rng.random
@@ -78,7 +78,7 @@ class StoreSession:
         self._closed = False
         self._complaint = ""
         self._lease_s = 0.0
-        #: When the last renewal that was confirmed had been sent.
+        #: When the last confirmed renewal was sent.
         self._renewed_at = 0.0
         self._timer: Timer | None = None
         self._stream: Any = None
@@ -90,7 +90,7 @@ class StoreSession:
     # --- asked by the worker ------------------------------------------------------------------------------------
 
     async def first(self) -> None:
-        """Return when it is attached, or after a while: it goes on trying by itself."""
+        """Wait until the session is confirmed, at most FIRST_S; retries continue in the background."""
         timer = self._clock.call_at(self._clock.now() + FIRST_S, _done, self._first)
         try:
             await asyncio.shield(self._first)
@@ -98,7 +98,7 @@ class StoreSession:
             timer.cancel()
 
     async def stop(self) -> None:
-        """No new leases; those in hand stay and are renewed."""
+        """Receive no new leases; those that are held stay and are renewed."""
         if self._stopping:
             return
         self._stopping = True
@@ -106,17 +106,17 @@ class StoreSession:
             try:
                 await self._ask("stop")
             except MeshError as error:
-                # When it is attached again it offers no queues.
+                # When the session subscribes again, it does so without queues.
                 log.debug("the store was not told that a worker takes no more", reason=error.message)
 
     async def close(self) -> None:
-        """End it: what is still held is released at once."""
+        """End the session: leases that are still held are released at once."""
         if self._closed:
             return
         self._closed = self._stopping = True
         self._ended(self)
         self._stop_timer()
-        # It may know us without our having heard so; then it is told, but not waited for as long.
+        # An unconfirmed session may be known to the store: end it too, but with a shorter timeout.
         timeout_s = ASK_S if self.attached else ASK_S / 4
         self.attached = False
         tasks = [task for task in (self._task, self._renewing, self._trying, self._breaking) if task is not None]
@@ -143,7 +143,7 @@ class StoreSession:
                 if not passing(error):
                     self._complain(reason)
             except Exception:
-                # A receiver that raises breaks its promise; its tasks must go on all the same.
+                # A receiver must not raise; if it does, the session must continue all the same.
                 log.exception("a session with the store failed", session=self._offer.session)
                 reason = "it failed"
             if self.attached:
@@ -153,18 +153,18 @@ class StoreSession:
             await self._clock.sleep(AGAIN.delay(failures, self._random()))
 
     def _complain(self, reason: str) -> None:
-        """Say why the store will not have us; once, for it is asked again every second."""
+        """Log why the store rejects this session; once, because it is tried again every second."""
         if reason != self._complaint:
             self._complaint = reason
             log.error("the store refuses this worker; asking again", session=self._offer.session, reason=reason)
 
     async def _attend(self) -> None:
-        """One stream, from its opening to its end."""
+        """Read one stream, from its opening to its end."""
         receiver = self._receiver
         held = {*receiver.held(), *self._unsettled()}
         offer = msgspec.structs.replace(self._offer, held=tuple(held))
         if self._stopping:
-            # It answers for no service any more: a task that nobody else declares is not unknown for that.
+            # Without services: a task that no other worker declares must not become unknown because of this session.
             offer = msgspec.structs.replace(offer, queues=(), services=())
         sent_at = self._clock.now()
         self._stream = stream = self._asker.stream(WORK, encode((offer,)), timeout=DAY_S, decode=_read_push)
@@ -192,21 +192,21 @@ class StoreSession:
     # --- the lease ----------------------------------------------------------------------------------------------
 
     async def _renew(self) -> None:
-        """Say that we live, three times in a lease."""
+        """Renew the session, three times per lease time."""
         while True:
             await self._clock.sleep(self._lease_s / 3)
             if self.attached:
                 await self._renew_once()
 
     async def _renew_once(self) -> bool:
-        """Whether the store confirmed it."""
+        """Send one renewal; return whether the store confirmed it."""
         sent_at = self._clock.now()
         try:
             known = await self._ask("renew", timeout_s=self._lease_s / 3)
         except MeshError:
             return False
         if not known:
-            # It has given our leases up; attaching again tells which.
+            # The store has ended this session; subscribing again shows which leases are lost.
             self._break_off()
             return False
         self._renewed_at = max(self._renewed_at, sent_at)
@@ -214,7 +214,7 @@ class StoreSession:
         return True
 
     def _watch(self) -> None:
-        """Look again when the leases would be lost."""
+        """Set the timer for the instant at which the leases would be lost."""
         self._stop_timer()
         due_at = self._renewed_at + self._lease_s * SAFE
         self._timer = self._clock.call_at(due_at, self._overdue, due_at)
@@ -227,7 +227,7 @@ class StoreSession:
     def _overdue(self, due_at: float) -> None:
         self._timer = None
         if self.attached and self._clock.now() - due_at > LATE_S:
-            # This loop was blocked, not the way to the store: while the link stands nobody has taken anything.
+            # This loop was blocked, not the link: while the link is open, the store has not released the leases.
             self._trying = self._loop.create_task(self._last_try(), name="mesh.renewal last", context=Context())
         else:
             self._lost()
@@ -241,7 +241,7 @@ class StoreSession:
         reason = f"the store did not confirm the lease for {silent_s:.3g} s"
         log.warning("leases lost", session=self._offer.session, reason=reason)
         self._receiver.lost(reason)
-        # The store may not know: attaching again, with nothing in hand, tells it.
+        # The store may not know that the leases are lost: subscribing again without held leases reports it.
         self._break_off()
 
     def _break_off(self) -> None:
@@ -255,7 +255,7 @@ class StoreSession:
 
 
 def placed(offer: Offer) -> Offer:
-    """The offer with the place of this process, where it does not say one."""
+    """The offer with the host, pid and pid namespace of this process, unless it names others."""
     if offer.pid_space and offer.pid:
         return offer
     return msgspec.structs.replace(offer, pid=offer.pid or os.getpid(), pid_space=vitals.pid_space())

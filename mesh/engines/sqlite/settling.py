@@ -1,6 +1,6 @@
-"""Acknowledgements: what became of an attempt.
+"""Acknowledgements (ack and nack) of attempts.
 
-Owns: whether it is the current one, whether it was said before, and what each verdict leads to.
+Owns: whether the attempt is the current one, whether the settlement is a repetition, and the effect of each verdict.
 Leaves to others: the rows (ending).
 """
 
@@ -20,31 +20,31 @@ from mesh.tasks.contract import Settlement
 _SQL: Final = statements.named("tasks")
 _NAMES_OF_VERDICTS: Final = {code: name for name, code in VERDICTS.items()}
 
-#: A settlement, and the job that it is about; None when it was settled like that before.
+#: A settlement, and its job; None when the same settlement was committed before.
 Seen = tuple[Settlement, Job | None]
 
 
 class Settling:
-    """Settlements of one turn after the other."""
+    """Settlements, for one transaction after another."""
 
     def __init__(self, book: Book, ending: Ending, flush: Callable[[], None]) -> None:
         """Args:
-        flush: writes everything that is pending, so that it can be found.
+        flush: writes all pending rows, so that they can be found.
         """
         self._book: Final = book
         self._ending: Final = ending
         self._flush: Final = flush
 
     def look(self, settlements: Sequence[Settlement], *, alone: bool) -> list[Seen]:
-        """Find what they are about.
+        """Validate settlements and find their jobs.
 
         Args:
-            alone: nothing else is committed with them. What is would happen again if an attempt that was settled in the
-                same way before were accepted once more.
+            alone: nothing else is committed with them. Otherwise a repeated settlement is rejected too, because the
+                other changes would be made twice.
 
         Raises:
             LeaseLost: one of them is not of the current attempt.
-            BadRequest: one says what no settlement can say.
+            BadRequest: one is invalid.
         """
         held = self._book.held
         seen: list[Seen] = []
@@ -67,7 +67,7 @@ class Settling:
         return seen
 
     def _look_back(self, each: Settlement) -> None:
-        """Raises: LeaseLost: the attempt was not settled like this before."""
+        """Raises: LeaseLost: the same settlement was not committed before."""
         self._flush()
         row = self._book.execute(_SQL["verdict"], (each.id,)).fetchone()
         if row is None:
@@ -81,7 +81,7 @@ class Settling:
         raise _lost(each, f"it is {stands} now (attempt {attempt})")
 
     def put(self, seen: Sequence[Seen]) -> None:
-        """What `look` found to fit."""
+        """Apply settlements that `look` has accepted."""
         ending = self._ending
         for each, job in seen:
             if job is None:

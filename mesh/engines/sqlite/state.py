@@ -1,10 +1,10 @@
 """State: namespaces of keys.
 
-Owns: when a write fits, what it leaves behind, and when an entry is over.
-Leaves to others: committing it with other things (units), values as Python knows them (mesh.state.namespace).
+Owns: the conditions and the effect of a write, and the expiry of entries.
+Leaves to others: committing with other changes (units), conversion to Python values (mesh.state.namespace).
 
-A transaction is looked at first, on a sheet over what stands, and put down when all of it fits: so there is nothing
-to take back.
+A transaction is first computed on a sheet over the present data, and applied when all of it is valid: so nothing needs
+to be rolled back.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from mesh.state.contract import Entry, Write
 
 _SQL: Final = statements.named("state")
 
-#: A page ends behind the entry that brings it to so much, so that one question never fills the store's memory.
+#: A page ends after the entry with which it reaches so many bytes, so that one request never fills the store's memory.
 PAGE_BYTES: Final = 2**20
 
-#: Whole numbers as every engine can keep them.
+#: The integers that every engine can store.
 _LEAST: Final = -(2**63)
 _MOST: Final = 2**63 - 1
 
@@ -38,7 +38,7 @@ class Space:
     """One namespace.
 
     Attributes:
-        entries: how many keys it has, expired ones included.
+        entries: number of keys, including expired ones.
     """
 
     __slots__ = ("entries", "name", "no", "turn")
@@ -51,12 +51,12 @@ class Space:
 
 
 class Sheet:
-    """What a transaction would leave behind.
+    """The computed result of a transaction.
 
     Attributes:
-        before: each place as it is in the file, expired or not.
-        after: each place as it would be; None where nothing would be.
-        answers: of its writes, in order.
+        before: (namespace, key) → the entry in the file, expired or not.
+        after: (namespace, key) → the entry afterwards; None where there is none.
+        answers: the answers of its writes, in order.
     """
 
     __slots__ = ("after", "answers", "before")
@@ -82,11 +82,11 @@ class State:
             self._spaces[name] = self._by_no[no] = Space(no, name, entries)
 
     def begin(self) -> None:
-        """A turn begins."""
+        """Begin a transaction."""
         self._counted = []
 
     def flush(self) -> None:
-        """Write the counts that this turn changed."""
+        """Write the counts that this transaction changed."""
         for space in self._counted:
             self._book.execute(_SQL["set_entries"], (space.entries, space.no))
 
@@ -107,7 +107,7 @@ class State:
         end = _behind(prefix)
         page: list[Entry] = []
         size = 0
-        # Of its own, because it may be left before its end: until it is closed it would hold on to the log.
+        # A separate cursor, because the query may not be read to its end: until it is closed it blocks checkpoints.
         with contextlib.closing(self._book.cursor.connection.cursor()) as rows:
             if end is None:
                 rows.execute(_SQL["page"], (space.no, prefix, after, wall, limit))
@@ -134,7 +134,7 @@ class State:
     # --- writing ----------------------------------------------------------------------------------------------
 
     def look(self, writes: Sequence[Write]) -> Sheet:
-        """What the writes would leave behind, one after the other; nothing is done.
+        """Compute the result of the writes, in order, without applying it.
 
         Raises:
             Conflict, BadRequest: see StateStore.write.
@@ -155,7 +155,7 @@ class State:
         return sheet
 
     def put(self, sheet: Sheet) -> list[Entry | None]:
-        """Put down what `look` found; the answers of its writes."""
+        """Apply a sheet; return the answers of its writes."""
         for (namespace, key), after in sheet.after.items():
             before = sheet.before[namespace, key]
             if after is before:
@@ -188,7 +188,7 @@ class State:
         space.entries += change
 
     def sweep(self, limit: int) -> int:
-        """Throw away keys whose time is over; how many."""
+        """Delete expired keys; return how many."""
         rows: list[tuple[Any, ...]] = self._book.execute(_SQL["old"], (self._book.wall, limit)).fetchall()
         if rows:
             self._book.executemany(_SQL["delete"], rows)
@@ -202,12 +202,12 @@ def _alive(entry: Entry | None, wall: float) -> Entry | None:
 
 
 def _behind(prefix: str) -> str | None:
-    """The least text that is greater than everything that begins with a prefix; None when there is none."""
+    """The smallest text that is greater than every text with this prefix; None when there is none."""
     while prefix:
         code = ord(prefix[-1]) + 1
         prefix = prefix[:-1]
         if code == 0xD800:
-            # Surrogates are no characters: UTF-8 goes on behind them.
+            # UTF-8 cannot encode surrogates: skip them.
             code = 0xE000
         if code <= 0x10FFFF:
             return prefix + chr(code)
@@ -217,9 +217,9 @@ def _behind(prefix: str) -> str | None:
 def _written(write: Write, before: Entry | None, wall: float) -> Entry | None:
     """A key after a write. Raises: see State.look."""
     if before is not None and before.etag == write.new_etag and write.verb != "delete":
-        # This very write was done already, and nothing since: it is being repeated.
+        # This write is being repeated: it was done before, and no other write since.
         if write.verb == "add":
-            # The answer holds the value: to whom may write and not read, that of a counter and no other.
+            # The answer contains the value. A caller with the right to write only must see no value but a counter's.
             _number(write, before)
         return before
     if write.etag is not None and write.etag != (before.etag if before is not None else ""):

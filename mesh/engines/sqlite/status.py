@@ -1,7 +1,7 @@
-"""The statuses of a job as the file has them, and which may follow which.
+"""The statuses of a job as stored in the file, and their transitions.
 
-Owns: the numbers, their names for people, the legal moves, and the order within a status.
-Leaves to others: making a move (deferring, leasing, settling, ending, burial, sweep).
+Owns: the numbers, their names for people, the legal transitions, and the order within a status.
+Leaves to others: making a transition (deferring, leasing, settling, ending, burial, sweep).
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ RUNNING: Final = 3
 DONE: Final = 4
 DEAD: Final = 5
 CANCELLED: Final = 6
-#: Of no concern to anybody any more, but kept as the proof that it was, for whoever repeats a unit.
+#: Retention is over, but the row is kept as a proof that the job existed, in case its unit is repeated.
 FORGOTTEN: Final = 7
 
 STATUSES: Final = 8
 NAMES: Final[tuple[Status, ...]] = ("waiting", "delayed", "ready", "running", "done", "dead", "cancelled")
 CODES: Final[dict[Status, int]] = {name: code for code, name in enumerate(NAMES)}
 
-#: (from, to) → by what. A pair that is missing is a fault of this engine.
+#: (from, to) → cause. A missing pair is a bug of this engine.
 MOVES: Final[dict[tuple[int, int], str]] = {
     (WAITING, DELAYED): "fed, or first in its line",
     (WAITING, READY): "fed, or first in its line",
@@ -53,9 +53,9 @@ MOVES: Final[dict[tuple[int, int], str]] = {
 
 VERDICTS: Final[dict[Verdict, int]] = {"done": 1, "retry": 2, "dead": 3, "release": 4, "cancelled": 5}
 
-#: A task that was lost so often may be what kills its workers: it runs alone.
+#: A task that was lost so often may be the one that kills its workers: it runs alone.
 SUSPECT_LOST: Final = 2
-#: Suspects stand behind every rank, so that one index range has all of them and none of the others.
+#: Suspects sort after every rank, so that one index range contains exactly them.
 SUSPECT_SORT: Final = 100
 
 #: Bits of `extra`.
@@ -64,11 +64,11 @@ RESULT: Final = 2
 FAILURE: Final = 4
 PRIORS: Final = 8
 
-#: For so long the rows of a unit prove that it was committed: the ten minutes that engines.contract.Unit promises, and
-#: one more.
+#: How long the rows of a unit are kept as a proof that it was committed: the ten minutes that engines.contract.Unit
+#: promises, and one more.
 PROOF_S: Final = 660.0
 
 
 def rank(priority: int, lost: int) -> int:
-    """The order of what is ready."""
+    """The sort number of a ready job."""
     return 9 - priority + (SUSPECT_SORT if lost >= SUSPECT_LOST else 0)

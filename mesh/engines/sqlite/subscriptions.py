@@ -1,8 +1,8 @@
-"""Durable subscriptions: which of them gets which events, and how far each has come.
+"""Durable subscriptions: matching events, and the position of each subscription.
 
-Owns: positions in the log, and making deliveries: at once for a subscription that has everything before, else in
-windows while few of its deliveries are ready (so that a backlog of a million events is no million jobs).
-Leaves to others: the log itself (log), the rows of deliveries (deferring), what becomes of them (leasing, ending).
+Owns: positions in the log, and making deliveries: at once for a subscription that has all earlier events, else in
+batches while few of its deliveries are ready (so that a backlog of a million events does not become a million jobs).
+Leaves to others: the log itself (log), the rows of deliveries (deferring), their life cycle (leasing, ending).
 """
 
 from __future__ import annotations
@@ -27,31 +27,31 @@ log = get_logger("mesh.store")
 
 _SQL: Final = statements.named("log")
 
-#: Deliveries that may be ready, and that may be on their way at all (most wait for another of their key, then).
+#: Limits of ready deliveries, and of all outstanding ones (most of which then wait for another with the same key).
 MOST_READY: Final = 2000
 MOST_MADE: Final = 20_000
-#: Fewer ready ones than this: more are made. Half, so that they are made many at a time.
+#: With fewer ready deliveries than this, more are made. Half of the limit, so that batches are large.
 FEW_READY: Final = MOST_READY // 2
 
 _meta: Final = msgspec.msgpack.Decoder(dict[str, str])
 
 
 class Subscriptions:
-    """Subscriptions of one turn after the other."""
+    """All subscriptions, for one transaction after another."""
 
     def __init__(self, book: Book, deferring: Deferring, ending: Ending) -> None:
         self._book: Final = book
         self._deferring: Final = deferring
         self._ending: Final = ending
-        # Subscriptions that were given something in this turn: their positions must be written with it.
+        # Subscriptions with deliveries made in this transaction: their positions must be written with it.
         self._moved: set[Lane] = set()
 
     def begin(self) -> None:
-        """A turn begins."""
+        """Begin a transaction."""
         self._moved = set()
 
     def flush(self) -> None:
-        """Write the positions of this turn."""
+        """Write the positions that this transaction changed."""
         book = self._book
         for lane in self._moved:
             if lane.level:
@@ -60,17 +60,17 @@ class Subscriptions:
         self._moved = set()
 
     def note(self) -> None:
-        """Write the position of every subscription that has all there is."""
+        """Write the position of every subscription that has received the whole log."""
         self._moved = {lane for lane in self._book.lanes.values() if lane.level}
 
     def declare(self, said: Queue, first: int) -> None:
-        """What a worker says of a queue.
+        """Apply a worker's declaration of a queue.
 
         Args:
-            first: the first offset that is kept.
+            first: the first kept offset.
 
         Raises:
-            BadRequest: its name is none, or a pattern is malformed.
+            BadRequest: its name is invalid, or a pattern is malformed.
         """
         book = self._book
         if not is_queue(said.name):
@@ -84,7 +84,7 @@ class Subscriptions:
         if said.patterns == before:
             return
         if lane.level:
-            # It had everything until now, by its patterns of before.
+            # It has received all events until now by its previous patterns.
             lane.position = book.offset
         if topics is None:
             lane.level = False
@@ -99,7 +99,7 @@ class Subscriptions:
     # --- new events -------------------------------------------------------------------------------------------
 
     def offer(self, offset: int, event: NewEvent) -> None:
-        """An event was appended: deliver it to those subscriptions that have everything before it."""
+        """Deliver an appended event to the matching subscriptions that have all earlier events."""
         for lane in self._book.subscriptions.match(event.topic):
             if not lane.level:
                 continue
@@ -160,13 +160,13 @@ class Subscriptions:
             if before is not None:
                 _, seq, status, attempt, extra, place, queue = before
                 if queue != lane.no:
-                    # A task that was given this id before the event was: its row is not this subscription's.
+                    # A task had this id before the event did: the row does not belong to this subscription.
                     log.warning("an event is not delivered: a task has the id of its delivery", id=before[0])
                     continue
-                # It is outstanding, or dead; or it was outstanding when somebody asked for the replay.
+                # The delivery is outstanding or dead, or was outstanding when the replay was requested.
                 if status not in (DONE, CANCELLED, FORGOTTEN) or (place and place == lane.replays):
                     continue
-                # The same delivery once more, in its place among the others: as a new row.
+                # Repeat the delivery as a new row, in the order of the log.
                 self._ending.tidy(seq, extra)
                 self._book.execute(_SQL["remove"], (seq,))
                 lane.counts[status] -= 1

@@ -1,7 +1,7 @@
-"""Throwing away what nobody needs any more, a few rows at a time.
+"""Deleting expired rows, a few at a time.
 
-Owns: finished jobs whose time is over, and giving pages back to the disk.
-Leaves to others: the rows of their own (log, state, locks, units), when to sweep (the store).
+Owns: finished jobs with an expired retention, records of units, and returning pages to the disk.
+Leaves to others: other rows (log, state, locks), when to sweep (the store).
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from mesh.engines.sqlite.status import CANCELLED, DONE, FORGOTTEN, PROOF_S
 _SQL: Final = statements.named("sweep")
 _UNITS: Final = statements.named("units")
 
-#: Free pages are kept for what comes next, until they are more than this and a share of the file.
+#: Free pages are kept for later rows, unless there are more than this number and this share of the file.
 SPARE_PAGES: Final = 2500
 SPARE_SHARE: Final = 0.25
-#: Pages that one sweep gives back: each costs a page read and written.
+#: Pages that one sweep returns to the disk: each costs a page read and a page written.
 _VACUUMED: Final = 64
 
 
 class Sweep:
-    """Sweeps of one turn after the other."""
+    """Sweeps, for one transaction after another."""
 
     def __init__(self, book: Book, ending: Ending, log: Log, state: State, locks: Locks) -> None:
         self._book: Final = book
@@ -40,7 +40,7 @@ class Sweep:
         for room in self._rooms:
             if left > 0:
                 left -= room(left)
-        # Whoever had the first choice now has the last one next time: none that always has enough starves the others.
+        # Rotate the order, so that a kind of row with a permanent backlog does not starve the others.
         self._rooms.append(self._rooms.pop(0))
         if left > 0:
             left -= self._vacuum(min(left, _VACUUMED))
@@ -55,7 +55,7 @@ class Sweep:
     def _jobs(self, limit: int) -> int:
         book = self._book
         count = 0
-        # Those that wait longest first.
+        # Queues with the longest expired rows first.
         for lane in sorted((lane for lane in book.lanes.values() if lane.ends_at <= book.wall), key=_ends_at):
             if count >= limit:
                 break
@@ -82,7 +82,7 @@ class Sweep:
                 self._ending.tidy(seq, extra)
             finished_at = ends_at - keep_s
             if status != FORGOTTEN and finished_at + PROOF_S > wall:
-                # Its time is over, but whoever repeats a unit must find it.
+                # Its retention is over, but a repeated unit must still find it.
                 book.execute(_SQL["forget"], (finished_at + PROOF_S, seq))
                 book.moved(lane, status, FORGOTTEN)
             else:
@@ -99,7 +99,7 @@ class Sweep:
         return float(row[0]) if row is not None else float("inf")
 
     def _drop(self, lane: Lane) -> None:
-        """A queue without jobs that no worker ever declared: a name that somebody mistyped."""
+        """Delete a queue without jobs that no worker ever declared, such as a mistyped name."""
         book = self._book
         book.execute(_SQL["drop_queue"], (lane.no,))
         del book.lanes[lane.name]
@@ -110,7 +110,7 @@ class Sweep:
     # --- pages ------------------------------------------------------------------------------------------------
 
     def _vacuum(self, most: int) -> int:
-        """Give pages back to the disk, if very many are free; how many."""
+        """Return pages to the disk, if very many are free; return how many."""
         execute = self._book.execute
         (free,) = execute("PRAGMA freelist_count").fetchone()
         if free <= SPARE_PAGES:

@@ -1,7 +1,7 @@
-"""One transaction, and all that can be done in it.
+"""One transaction, and the operations in it.
 
-Owns: its beginning and its end: written and durable, or as if nothing had been.
-Leaves to others: what each act means (the rooms beside this one).
+Owns: its beginning and its end: either durable, or rolled back completely.
+Leaves to others: each operation (the modules beside this one).
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ _FACTS: Final = statements.named("facts")
 
 
 class _Room(Protocol):
-    """Something with rows that are written when the turn ends."""
+    """A part with pending rows that are written at the end of the transaction."""
 
     def begin(self) -> None: ...
     def flush(self) -> None: ...
 
 
 class Rooms:
-    """Everything that acts in a turn, put together once for an open file."""
+    """All parts of a transaction, assembled once for an open file."""
 
     def __init__(self, book: Book, retention_s: float) -> None:
         self.book: Final = book
@@ -74,18 +74,18 @@ class Rooms:
         )
 
     def begin(self) -> None:
-        """A turn begins: nothing is pending."""
+        """Begin a transaction: nothing is pending."""
         for room in self._keeping:
             room.begin()
 
     def flush(self) -> None:
-        """Write everything that is pending."""
+        """Write all pending rows."""
         for room in self._keeping:
             room.flush()
 
 
 def checkpoint(book: Book, how: str = "PASSIVE") -> None:
-    """Bring the log into the database. After an error that ends the store no turn begins any more."""
+    """Run a checkpoint of the log. After a fatal error no transaction can begin any more."""
     guard = book.guard
     try:
         if guard is not None:
@@ -104,23 +104,23 @@ def checkpoint(book: Book, how: str = "PASSIVE") -> None:
             book.failed(exc)
         return
     if guard is not None:
-        # It may have come some way.
+        # The checkpoint may be partial.
         with contextlib.suppress(Damaged):
             guard.checkpointed()
 
 
 class Turn:
-    """One transaction. Nothing is durable before the `with` block has ended well.
+    """One transaction. Nothing is durable before the `with` block has ended without an error.
 
     Raises at the end of the block, or in it:
-        Unwritable: the disk takes nothing. Damaged: the file is damaged. Either way nothing was changed.
+        Unwritable: the disk cannot be written. Damaged: the file is corrupt. Either way nothing was changed.
 
     Attributes:
-        wall: the instant of this turn.
+        wall: the instant of this transaction.
         woken: queues that have got ready tasks (or suspects) in it.
-        over: ids of jobs that are over now: for those who wait for one.
-        stopping: (session, id, attempt) of running attempts that somebody asked to stop.
-        freed: names of locks that nobody holds any more.
+        over: ids of jobs that are over now: for callers that wait for one.
+        stopping: (session, id, attempt) of running attempts that were asked to stop.
+        freed: names of locks that have become free.
     """
 
     __slots__ = ("_ahead", "_book", "_ended", "_rooms", "freed", "over", "stopping", "wall", "woken")
@@ -128,7 +128,7 @@ class Turn:
     def __init__(self, rooms: Rooms, wall: float, ended: Callable[[], None], ahead: float = 0.0) -> None:
         """Args:
         ahead: how far the wall clock is ahead of `wall`, which is the store's own time.
-        ended: called when it is over, however it ended.
+        ended: called at the end of the transaction, also after an error.
         """
         self._rooms = rooms
         self._book = rooms.book
@@ -198,20 +198,20 @@ class Turn:
             raise failure
 
     def _check(self, guard: Guard) -> None:
-        """The transaction is in the log. Raises: Damaged: but that may not be what is found at the next start."""
+        """Check after the commit. Raises: Damaged: the next start might not find the transaction in the log."""
         try:
             guard.committed()
         except Damaged as damage:
             damage.doubtful = True
             raise
         if guard.frames >= CHECKPOINT_PAGES:
-            # The commit is confirmed whatever becomes of this; a failure ends what comes after it.
+            # The commit is confirmed even if the checkpoint fails; a failure affects only later transactions.
             checkpoint(self._book)
 
     def _rollback(self) -> None:
         book = self._book
         try:
-            # SQLite may have rolled back by itself.
+            # SQLite may have rolled back already.
             if book.cursor.connection.in_transaction:
                 book.execute("ROLLBACK")
             if book.guard is not None:
@@ -227,46 +227,44 @@ class Turn:
     # --- units, tasks -----------------------------------------------------------------------------------------
 
     def apply(self, units: Sequence[Unit]) -> list[Outcome]:
-        """Do them in order. A unit with an error in its outcome has left no trace; a unit that was done before (also
-        in this very turn) has its first outcome again.
+        """Apply units in order. A unit with an error in its outcome has changed nothing; a unit that was applied before
+        (even in this transaction) gets its first outcome again.
         """
         return self._rooms.units.apply(units)
 
     def claim(self, queue: str, n: int, session: str, *, solo: bool = False) -> list[Lease]:
-        """Lease up to `n` ready tasks to a session, in order. `solo`: suspects, and only those; else none of them.
+        """Lease up to `n` ready tasks to a session, in order. `solo`: only suspects; otherwise no suspects.
 
-        Rate, concurrency and credit are the caller's affair. What this turn has made itself is leased without having
-        been ready in the file: claim after `apply`, in the same turn.
+        The caller enforces rate, concurrency and credit. Tasks made in this transaction are leased before they are
+        written, which is cheaper: claim after `apply`, in the same transaction.
         """
         return self._rooms.leasing.claim(queue, n, session, solo=solo)
 
     def promote(self, limit: int = 1000) -> int:
-        """Make ready what was delayed and is due; how many. As many as `limit`: there may be more."""
+        """Make delayed tasks that are due ready; return how many. As many as `limit`: there may be more."""
         return self._rooms.leasing.promote(limit)
 
     def release(self, session: str, *, keep: Sequence[tuple[str, int]] = (), lost: bool) -> list[tuple[str, int]]:
-        """Take leases back from a session: all but (id, attempt) in `keep`.
+        """Release all leases of a session except (id, attempt) in `keep`.
 
         Args:
-            lost: the worker died with them: each is counted, and dead ("lost") when its queue's `most_lost` is reached.
-                False: they were never begun (they got lost on the way); the attempts do not count.
+            lost: the worker died with them: each job's `lost` is increased, and it is dead ("lost") when its queue's
+                `most_lost` is reached. False: they never started (lost on the way); the attempts do not count.
 
         Returns:
-            Those of `keep` that are not leases of this session: tell it to stop them.
+            Those of `keep` that are not leases of this session: to be cancelled by the caller.
         """
         return self._rooms.leasing.release(session, keep, lost=lost)
 
     def bury(self, queue: str, *, error: str, limit: int = 1000) -> int:
-        """Ready tasks of a queue that nobody knows are dead ("unknown"); how many. As many as `limit`: there may be
-        more.
-        """
+        """Make ready tasks of an unknown queue dead ("unknown"); return how many. At `limit` there may be more."""
         return self._rooms.burial.bury(queue, error, limit)
 
     def declare(self, queue: Queue) -> None:
-        """What a worker says of a queue; with patterns it becomes a subscription (a new one begins at `start`).
+        """Apply a worker's declaration of a queue; with patterns it is a subscription (a new one begins at `start`).
 
         Raises:
-            BadRequest: its name is none, or a pattern is malformed.
+            BadRequest: its name is invalid, or a pattern is malformed.
         """
         self._rooms.flush()
         self._rooms.subscriptions.declare(queue, self._rooms.log.first())
@@ -292,16 +290,16 @@ class Turn:
         return self._rooms.burial.drop(queue, ids, limit)
 
     def abandon(self, queue: str, *, limit: int = 1000) -> int:
-        """Give up a queue or subscription that no worker has any more: it is not declared, gets no events, and keeps
-        none from being forgotten; jobs that are not running are cancelled, dead ones dropped, in steps. How many; 0: it
-        is done. (A worker that declares it again begins anew.)
+        """Delete the declaration of a queue or subscription that no worker has any more: it gets no events and no
+        longer prevents their deletion. Jobs that are not running are cancelled, dead ones dropped, in steps. Return how
+        many; 0: finished. (A worker that declares it again starts a new subscription.)
         """
         return self._rooms.burial.abandon(queue, limit)
 
     # --- events -----------------------------------------------------------------------------------------------
 
     def pump(self, limit: int = 1000) -> int:
-        """Make deliveries of events for subscriptions that are behind; how many events were looked at. 0: none is."""
+        """Make deliveries for subscriptions that are behind; return how many events were read. 0: none is behind."""
         return self._rooms.subscriptions.pump(limit, self._rooms.flush)
 
     def replay(self, subscription: str, *, offset: int) -> None:
@@ -340,11 +338,10 @@ class Turn:
         return self._rooms.locks.release(name, owner)
 
     def keep_time(self, mark: str, *, goes_on: bool) -> None:
-        """Remember the store's own time (mesh.engines.steady).
+        """Store the mark of the store's own time (mesh.engines.steady).
 
         Args:
-            goes_on: False: it is not known how much time has passed since the locks were granted, so each holder has
-                all of its time again.
+            goes_on: False: the time since the locks were granted is unknown, so the time to live of each restarts.
         """
         self._book.execute(_FACTS["put"], ("clock", mark))
         if not goes_on:
@@ -353,8 +350,8 @@ class Turn:
     # --- what is over -----------------------------------------------------------------------------------------
 
     def sweep(self, limit: int = 500) -> int:
-        """Throw away at most `limit` rows whose time is over: jobs, keys, events, units, locks; then free pages. How
-        many; as many as `limit`: there may be more. Call it now and then, a few rows at a time.
+        """Delete at most `limit` expired rows: jobs, keys, events, units, locks; then return free pages to the disk.
+        Return how many; as many as `limit`: there may be more. To be called regularly, with a small limit.
         """
         self._rooms.flush()
         self._book.keep_done()

@@ -1,13 +1,13 @@
-"""Units: what is asked for together is done together, and only once.
+"""Units: the changes of a unit are committed together, and only once.
 
-Owns: applying a unit to all capabilities, refusing it before anything is written, and knowing it when it comes again.
+Owns: applying a unit to all capabilities, rejecting it before anything is written, and detecting a repeated unit.
 Leaves to others: each capability's own rules (deferring, settling, log, state, schedules).
 
-A unit is looked at by every capability first; only when none objects is anything written. So nothing has to be taken
-back, and a unit that is refused costs no savepoint.
+Every capability validates a unit first; only when all accept it is anything written. So nothing needs to be rolled
+back, and a rejected unit needs no savepoint.
 
 Most units need no record of their own: the rows that they made prove that they were committed (a task, an event, a job
-that is done by this attempt), and those are kept for PROOF_S at least. The others stand in the table `units`.
+that is done by this attempt), and those are kept for at least PROOF_S. The others are recorded in the table `units`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _outcome: Final = msgspec.msgpack.Decoder(Outcome)
 
 
 class Units:
-    """Units of one turn after the other."""
+    """Units, for one transaction after another."""
 
     def __init__(
         self,
@@ -55,12 +55,12 @@ class Units:
         self._rows: list[tuple[Any, ...]] = []
 
     def begin(self) -> None:
-        """A turn begins."""
+        """Begin a transaction."""
         self._done = {}
         self._rows = []
 
     def flush(self) -> None:
-        """Write the rows that are pending."""
+        """Write pending rows."""
         if self._rows:
             self._book.executemany(_SQL["add"], self._rows)
             self._rows = []
@@ -89,7 +89,7 @@ class Units:
         return outcomes
 
     def _apply(self, unit: Unit) -> Outcome:
-        """Raises: MeshError: it is refused; nothing was written."""
+        """Raises: MeshError: the unit is rejected; nothing was written."""
         tasks, settle = unit.tasks, unit.settle
         proven = not (unit.writes or unit.advance)
         keyed = False
@@ -97,7 +97,7 @@ class Units:
             if tasks or unit.events:
                 proven = False
             for each in settle:
-                # An attempt that goes on as another leaves no trace when that is under way; a dead job may be requeued.
+                # Not a lasting proof: the next attempt overwrites that of a retry, and a dead job may be requeued.
                 if each.verdict != "done":
                     proven = False
         for task in tasks:

@@ -1,7 +1,7 @@
-"""Whether a process of this host still lives.
+"""Whether a process of this host is alive.
 
-Owns: naming a place (host, pid namespace) and a process in it, so that another process there can look.
-Leaves to others: what follows from a death (mesh.store).
+Owns: identifying a pid namespace and a process in it, so that another process there can observe it.
+Leaves to others: handling a death (mesh.store).
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-#: The one that changes with every boot: hosts may share their names, and all first pid namespaces their number.
+#: Changes with every boot. Needed because hosts may share a name, and all initial pid namespaces have the same number.
 BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
 def boot_id() -> str:
-    """What this boot of this host is known by, unlike any other; "" where the system does not tell."""
+    """The unique id of this boot of this host; "" where the system does not provide it."""
     try:
         return BOOT.read_text(encoding="ascii").strip()
     except OSError:
@@ -22,7 +22,7 @@ def boot_id() -> str:
 
 
 def pid_space() -> str:
-    """The pid namespace of this process, unlike that of any other host or boot; "" where the system does not tell."""
+    """The pid namespace of this process, unique over all hosts and boots; "" where the system does not provide it."""
     try:
         return f"{BOOT.read_text(encoding='ascii').strip()} {os.readlink('/proc/self/ns/pid')}"
     except OSError:
@@ -30,13 +30,13 @@ def pid_space() -> str:
 
 
 def born(pid: int) -> str:
-    """When a process of this host began, as the kernel tells it: a pid may be given to another. "" for none."""
+    """The kernel's start time of a process of this host, because pids are reused. "" for no such process."""
     state, began = _look(pid)
     return "" if state in ("", "Z", "X", "x") else began
 
 
 def dead(pid: int, began: str) -> bool:
-    """Whether the process that was `born` then surely runs no more (what waits to be reaped does not run)."""
+    """Whether the process with this start time (see `born`) is certainly dead. A zombie counts as dead."""
     if not began:
         return False
     return born(pid) != began
@@ -48,6 +48,6 @@ def _look(pid: int) -> tuple[str, str]:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
     except OSError:
         return "", ""
-    # The name in parentheses may hold anything, parentheses too; what follows the last one does not.
+    # The name in parentheses may contain anything, even parentheses; the fields after the last one do not.
     fields = text.rpartition(")")[2].split()
     return (fields[0], fields[19]) if len(fields) > 19 else ("", "")

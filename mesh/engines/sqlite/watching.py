@@ -1,9 +1,9 @@
 """Waiting for jobs to be over: one stream for all that this process waits for.
 
-Owns: who waits for which job, telling the store, and doing so again when the stream was lost.
+Owns: the waiting callers of each job, subscribing at the store, and doing so again after the stream was lost.
 Leaves to others: when a job is over (the store).
 
-A call of its own for each waiting job would use up the link's credit, and a thousand of them would block the rest.
+A separate call for each awaited job would use up the link's credit, and a thousand of them would block other calls.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ log = get_logger("mesh.engines.sqlite")
 AGAIN: Final = Backoff(0.05, 1.0)
 #: Ids in one message to the store.
 MOST_IDS: Final = 1000
-#: A question to the store; when it is not answered, it is asked again.
+#: Timeout of one request to the store; it is then repeated.
 ASK_S: Final = 5.0
 
 _read_over: Final = answer_of(Over)
@@ -37,7 +37,7 @@ _read_nothing: Final = answer_of(None)
 
 
 class Waiting(asyncio.Future[JobInfo]):
-    """Somebody who waits for a job."""
+    """One wait for a job."""
 
     __slots__ = ("job", "slot", "timeout_s")
 
@@ -46,13 +46,13 @@ class Waiting(asyncio.Future[JobInfo]):
     timeout_s: float
 
     def expire(self) -> None:
-        """Its time is over."""
+        """The timeout is over."""
         if not self.done():
             self.set_exception(DeadlineExceeded(f"job {self.job} was not over within {self.timeout_s:.3g} s"))
 
 
 class Watching:
-    """Everything that this process waits for. One event loop owns it."""
+    """All waits of this process. One event loop owns it."""
 
     def __init__(self, asker: Asker, clock: Clock, rng: random.Random) -> None:
         self._asker = asker
@@ -62,7 +62,7 @@ class Watching:
         self._expiries = Expiries(clock)
         self._context = Context()
         self._waiting: dict[str, set[Waiting]] = {}
-        # Ids that the store is to be told of, in order.
+        # Ids to follow and to unfollow, not yet sent to the store, in order.
         self._new: dict[str, None] = {}
         self._old: dict[str, None] = {}
         self._scheduled = False
@@ -71,7 +71,7 @@ class Watching:
         self._telling: asyncio.Task[None] | None = None
 
     def wait(self, job: str, timeout_s: float) -> Waiting:
-        """The awaitable for the job as it is when it is over.
+        """An awaitable for the job when it is over.
 
         Raises, when awaited: UnknownJob, DeadlineExceeded.
         """
@@ -94,7 +94,7 @@ class Watching:
         return waiting
 
     def __len__(self) -> int:
-        """How many jobs are waited for."""
+        """How many jobs are awaited."""
         return len(self._waiting)
 
     async def close(self) -> None:
@@ -111,7 +111,7 @@ class Watching:
     # --- here ---------------------------------------------------------------------------------------------------
 
     def _ended(self, waiting: asyncio.Future[JobInfo]) -> None:
-        """Answered, too late, or given up."""
+        """Remove a wait that was answered, timed out or cancelled."""
         assert isinstance(waiting, Waiting)
         self._expiries.forget(waiting)
         others = self._waiting.get(waiting.job)
@@ -136,7 +136,9 @@ class Watching:
                     )
 
     def _refused(self, jobs: Sequence[str], error: Forbidden) -> None:
-        """One of these jobs may not be looked at: if it is alone its waits end, else all of them are asked for anew."""
+        """The store denied access to one of these jobs: end its waits if it is the only one, else send all again (the
+        caller then sends fewer at a time).
+        """
         if len(jobs) > 1:
             self._new.update((job, None) for job in jobs if job in self._waiting)
             return
@@ -145,7 +147,7 @@ class Watching:
                 waiting.set_exception(error)
 
     def _take(self, job: str) -> Iterable[Waiting]:
-        # Told once, the store follows it no longer.
+        # After reporting a job the store no longer follows it.
         self._new.pop(job, None)
         self._old.pop(job, None)
         return self._waiting.pop(job, ())
@@ -153,7 +155,7 @@ class Watching:
     # --- there --------------------------------------------------------------------------------------------------
 
     async def _run(self) -> None:
-        """One stream after the other."""
+        """Read one stream after another."""
         failures = 0
         while True:
             began_at = self._clock.now()
@@ -167,7 +169,7 @@ class Watching:
             await self._clock.sleep(AGAIN.delay(failures, self._random()))
 
     async def _attend(self) -> None:
-        # A name of its own for each stream: what is still said to the one before says nothing to this one.
+        # A new name for each stream, so that late messages for the previous one do not affect it.
         name = ids.job_id()
         stream = self._asker.stream(WATCH, encode((name,)), timeout=DAY_S, decode=_read_over)
         async with stream:
@@ -185,7 +187,7 @@ class Watching:
             self._loop.call_soon(self._tell, context=self._context)
 
     def _tell(self) -> None:
-        """Say what this tick brought; one message at a time, so that what is said last is heard last."""
+        """Send the changes of this tick, one message at a time, so that they arrive in order."""
         self._scheduled = False
         if self._telling is None or self._telling.done():
             self._telling = self._loop.create_task(self._tell_all(), name="mesh.watch tell", context=self._context)
