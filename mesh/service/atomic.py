@@ -1,11 +1,11 @@
-"""All of it or nothing: `async with self.atomic():`.
+"""Transactions of durable writes: `async with self.atomic():`.
 
-Owns: opening and ending a block, nesting, and whether it is committed with a task's acknowledgement or by itself.
-Leaves to others: what is collected (engines.collect), the commit (durable), acknowledging (tasks.runner).
+Owns: opening and ending a block, nesting, and whether it is committed with a task's ack or by itself.
+Leaves to others: collecting the writes (engines.collect), the commit (durable), the ack (tasks.runner).
 
-In the handler of a task or durable event a block is committed together with the acknowledgement, when the handler has
-returned: so what it wrote, emitted and deferred happens exactly once, however often the handler has to run. Elsewhere
-it is committed at its end. A block that raises leaves nothing.
+In the handler of a task or durable event a block is committed together with the ack, after the handler has returned:
+its writes, events and deferred tasks happen exactly once, however often the handler runs. Elsewhere a block is
+committed at its end. A block that raises writes nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mesh.tasks.context import TaskContext, current_task
 
 
 class Atomic:
-    """One block. Writes of state, durable events and deferred tasks in it are collected; see the module."""
+    """One block: collects the state writes, durable events and deferred tasks inside it; see the module."""
 
     __slots__ = ("_collector", "_commit", "_outer", "_together", "_token")
 
@@ -33,7 +33,7 @@ class Atomic:
         self._token: Token[Collector | None] | None = None
 
     def __len__(self) -> int:
-        """How many writes, events and tasks it has so far."""
+        """The number of writes, events and tasks collected so far."""
         found = self._collector
         return 0 if found is None else len(found.tasks) + len(found.events) + len(found.writes)
 
@@ -48,7 +48,7 @@ class Atomic:
         return self
 
     def _uses(self) -> frozenset[Capability]:
-        """What will be committed with it in any case."""
+        """The capabilities that are part of the commit in any case."""
         if self._outer is not None:
             return self._outer.uses
         attempt = _attempt()
@@ -83,6 +83,6 @@ class Atomic:
 
 
 def _attempt() -> TaskContext | None:
-    """The attempt that the running code belongs to; None also for what a handler left running behind it."""
+    """The attempt that the current code belongs to; None also in code that a finished handler left running."""
     attempt = current_task(None)
     return None if attempt is None or attempt.over else attempt

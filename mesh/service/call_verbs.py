@@ -1,7 +1,7 @@
-"""The verbs of calls, as they stand on a node, and who there is to be called.
+"""The call verbs of a node, and its view of the registry.
 
-Owns: their signatures and what users are told of them; asking every instance, and one call for each of many items.
-Leaves to others: the way of a call (calls.client), the proxies (rpc), who lives (discovery).
+Owns: their signatures and documentation; calling every instance, and one call for each of many items.
+Leaves to others: making a call (calls.client), the proxies (rpc), the registry (discovery).
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class CallVerbs:
     """Calls and streams, and the registry as callers see it; see Node.
 
     Attributes:
-        client: the calling half of the process.
-        table: who lives, as far as this process knows.
+        client: the client half of the process.
+        table: the registered instances that this process knows.
         settings, clock: of the node.
     """
 
@@ -50,21 +50,21 @@ class CallVerbs:
         meta: dict[str, str] | None = None,
         **kwargs: Any,
     ) -> Call:
-        """Call a method; await the result for its answer.
+        """Call a method; await the returned object for the answer.
 
-        A parameter of the method that is named like an option here is passed by position, or through `n.rpc`.
+        A parameter of the method with the name of an option is passed by position, or through `n.rpc`.
 
         Args:
             target: "service.method".
-            args, kwargs: as the method takes them.
-            timeout: seconds, or text like "2s"; None takes the method's own, then the configured one. Never longer than
-                what is left of the call that is being answered.
+            args, kwargs: the arguments of the method.
+            timeout: seconds, or text like "2s"; None uses the method's own, then the configured one. Never longer than
+                the rest of the deadline of the call that this process is answering.
             key: calls with the same key go to the same instance, as long as it lives.
-            instance: only this instance.
-            meta: strings that travel beside the call.
+            instance: call only this instance.
+            meta: strings that travel with the call.
 
-        Raises, when awaited:
-            MeshError: by what to do about it, see mesh.errors.
+        Raises:
+            MeshError: when awaited; mesh.errors groups the errors by what a caller can do about them.
         """
         body = encode_arguments(args, kwargs, target)
         return self.client.call(target, body, timeout=timeout, key=key, instance=instance, meta=meta)
@@ -97,7 +97,7 @@ class CallVerbs:
         trace: str | None = None,
         idempotent: bool | None = None,
     ) -> Call:
-        """A call whose arguments are encoded already, answered by an `Answer` in the same encoding (RAW for bytes)."""
+        """Make a call with encoded arguments; the answer is an `Answer` in the same encoding (RAW for bytes)."""
         return self.client.call(
             target,
             body,
@@ -124,7 +124,7 @@ class CallVerbs:
         trace: str | None = None,
         idempotent: bool | None = None,
     ) -> Stream:
-        """A stream of `Answer`s; see `call_raw`."""
+        """Open a stream of `Answer`s; see `call_raw`."""
         return self.client.stream(
             target,
             body,
@@ -141,12 +141,12 @@ class CallVerbs:
     async def scatter(
         self, target: str, /, *args: Any, timeout: Duration | None = None, **kwargs: Any
     ) -> list[Outcome]:
-        """Ask every instance of a service at once: the value or the error of each, in the order of the registry.
+        """Call every instance of a service at once: the value or the error of each, in the order of the registry.
 
         Waits for a first instance as a call does.
 
         Raises:
-            Unavailable, UnknownService: there is no instance to ask.
+            Unavailable, UnknownService: there is no instance to call.
         """
         body = encode_arguments(args, kwargs, target)
         service = target.rpartition(".")[0]
@@ -177,13 +177,13 @@ class CallVerbs:
         timeout: Duration | None = None,
         at_once: int = 256,
     ) -> list[Any]:
-        """One call for each item, shared out over the instances; the answers in the order of the items.
+        """Make one call for each item, spread over the instances; the answers in the order of the items.
 
         Args:
             target: a method that takes an item as its one positional argument.
-            items: read as calls end, so it may be long.
+            items: consumed as calls end, so it may be long.
             timeout: of each call; seconds, or text like "2s".
-            at_once: how many calls are under way at most.
+            at_once: the maximum number of concurrent calls.
 
         Raises:
             MeshError: of the first call that fails; the others are cancelled.
@@ -202,7 +202,7 @@ class CallVerbs:
         finally:
             for call in under_way:
                 if not call.cancel() and not call.cancelled():
-                    call.exception()  # looked at, so that it is not reported as forgotten
+                    call.exception()  # retrieve it, so that asyncio does not report it as never retrieved
         return answers
 
     def using(
@@ -246,7 +246,7 @@ class CallVerbs:
         """Return when an instance of the service can be called.
 
         Raises:
-            Unavailable: none was within `timeout`, which is in seconds, or text like "2s".
+            Unavailable: there was none within `timeout` (seconds, or text like "2s").
         """
         timeout = seconds(f"wait_for({service!r})", "timeout", timeout)
         self.client.use(service)
@@ -268,7 +268,7 @@ class CallVerbs:
         return self.table.instances(service)
 
     def method(self, target: str) -> MethodRecord | None:
-        """What the registry says of "service.method"; None when it says nothing."""
+        """The record of "service.method" in the registry; None when it has none."""
         service, _, name = target.rpartition(".")
         for instance in reversed(self.table.instances(service)):
             record = instance.methods.get(name)
@@ -282,11 +282,11 @@ class CallVerbs:
         return record is not None and record.stream
 
     def service_names(self) -> list[str]:
-        """Every service with an instance."""
+        """The names of all services that have an instance."""
         return self.table.services()
 
     def method_names(self, service: str) -> list[str]:
-        """Every method of a service."""
+        """The names of all methods of a service."""
         return sorted({name for instance in self.table.instances(service) for name in instance.methods})
 
 

@@ -1,6 +1,6 @@
-"""What the proxies ask of a node, and the options that may be fixed for many calls.
+"""The interface between the proxies and a node, and the options that may be fixed for many calls.
 
-Owns: the seam between rpc and node. Leaves to others: both ends of it.
+Owns: this interface. Leaves to others: both of its sides (rpc, node).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Options(msgspec.Struct, frozen=True):
 
 
 class Calling(Protocol):
-    """A node, as the proxies see it."""
+    """The part of a node that the proxies use."""
 
     def begin_call(self, target: str, body: bytes, options: Options, decode: Decode = decode_any) -> Call: ...
     def begin_stream(self, target: str, body: bytes, options: Options, decode: Decode = decode_any) -> Stream: ...

@@ -29,12 +29,14 @@ async def connect(
     """Join the mesh as a client: `async with mesh.connect() as n: await n.call("greeting.hello", "x")`.
 
     Args:
-        settings: as loaded; None reads mesh.toml, found from the current directory upwards, and the environment.
+        settings: loaded settings; None reads mesh.toml, found from the current directory upwards, and the environment.
         path: the mesh.toml to read instead.
         hubs: endpoints of hubs, instead of the configured ones.
-        flags: dotted keys and values that win over file and environment.
-        wait_s: how long to wait for a hub's first word. Without one the node goes on: calls wait in their deadline.
-        role: what the process is to others, in rules and by its key. Commands of operators are "operator".
+        flags: dotted keys and values that override file and environment.
+        wait_s: how long to wait for a hub to answer. After that the node works without a hub: calls wait for one until
+            their deadline.
+        role: the role of the process, which decides its key and which access rules apply to it. Commands of operators
+            have the role "operator".
 
     Raises:
         ConfigError: a key or value is wrong; the message names the line.

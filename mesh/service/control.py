@@ -1,6 +1,6 @@
-"""What every process that answers calls can be asked, whatever it runs: `$worker.metrics`, `.info` and `.logs`.
+"""The control methods of every process that answers calls: `$worker.metrics`, `.info` and `.logs`.
 
-Owns: these methods. Leaves to others: answering them (calls.server), asking (gateway, command line).
+Owns: these methods. Leaves to others: serving them (calls.server), calling them (gateway, command line).
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from mesh.telemetry import recent_lines
 if TYPE_CHECKING:
     from mesh.service.node import Node
 
-#: Never limited by a service's gate, so that a full worker can still be seen.
+#: Separate from the limits of services, so that an overloaded worker can still be inspected.
 CONTROL_LIMIT = 64
 
 
 class RecentLog(msgspec.Struct, frozen=True):
-    """What `$worker.logs` answers.
+    """The answer of `$worker.logs`.
 
     Attributes:
-        next: what to ask `since` for next time.
-        lines: JSON lines, oldest first; none of a process that writes to a file.
+        next: the value of `since` for the next call.
+        lines: JSON lines, oldest first; empty for a process that logs to a file.
     """
 
     next: int
@@ -35,18 +35,18 @@ class RecentLog(msgspec.Struct, frozen=True):
 
 
 def control_methods(node: Node) -> list[Method]:
-    """The methods, to be hosted with CONTROL_LIMIT."""
+    """The control methods, to be hosted with CONTROL_LIMIT."""
 
     async def metrics() -> dict[str, Any]:
-        """What this process counts: a mesh.telemetry.snapshot.Snapshot as plain values."""
+        """The metrics of this process: a mesh.telemetry.snapshot.Snapshot as plain values."""
         return node.recorder.snapshot()
 
     async def info() -> dict[str, Any]:
-        """What this process is and has in hand."""
+        """The identity, current load and hub links of this process."""
         return describe(node)
 
     async def logs(since: int = 0) -> RecentLog:
-        """The last log lines of a process that writes to no file."""
+        """The last log lines of a process that does not log to a file."""
         recent = recent_lines.recent
         return RecentLog(*recent.since(since)) if recent is not None else RecentLog(0, [])
 
@@ -69,7 +69,7 @@ def control_methods(node: Node) -> list[Method]:
 
 
 def describe(node: Node) -> dict[str, Any]:
-    """A process as plain values."""
+    """The description of a process, as plain values."""
     server = node.server
     return {
         "identity": node.identity,

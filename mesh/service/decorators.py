@@ -1,8 +1,8 @@
-"""What a service's author writes over a method: `@rpc`, `@http.get`, `@on`, `@every`; see task_decorators for the rest.
+"""The decorators of service methods: `@rpc`, `@http.get`, `@on`, `@every`; see task_decorators for the others.
 
-Owns: the options of each, refused at once when they are nonsense, and the marks that they leave on the function.
-Leaves to others: what the options of attempts may be (tasks.options), whether marks and function fit together
-(members), what becomes of them (describe, workload).
+Owns: the options of each, rejected at once when invalid, and the marks that decorators put on the function.
+Leaves to others: the allowed options of attempts (tasks.options), whether marks and function fit together
+(members), using the marks (describe, workload).
 
 A decorator returns the function itself: it can be called and tested as written, and editors see its types.
 """
@@ -38,7 +38,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 To = Literal["one", "every"]
 Start = Literal["new", "all"]
 
-#: How many calls may wait for a method with a `concurrency` of its own, when its author gives no `queue`.
+#: How many calls may wait for a method that sets `concurrency` but not `queue`.
 DEFAULT_QUEUE: Final = 1024
 _ATTRIBUTE: Final = "__mesh_marks__"
 
@@ -56,7 +56,7 @@ class RpcMark(msgspec.Struct, frozen=True):
 
 
 class RouteMark(msgspec.Struct, frozen=True):
-    """`@http.get(path)` and its kin."""
+    """`@http.get(path)` and the other HTTP decorators."""
 
     verb: str
     path: str
@@ -73,7 +73,7 @@ class DurableMark(msgspec.Struct, frozen=True):
 
 
 class TopicMark(msgspec.Struct, frozen=True):
-    """`@on(topic)`; `durable` is None for one that is told and forgotten."""
+    """`@on(topic)`; `durable` is None for a handler of plain events."""
 
     topic: str
     to: To = "one"
@@ -87,7 +87,7 @@ class TimerMark(msgspec.Struct, frozen=True):
 
 
 class ScheduleMark(msgspec.Struct, frozen=True):
-    """`@cron(…)` or `@every(…, once=True)`; `attempts` is None when it said nothing of them."""
+    """`@cron(…)` or `@every(…, once=True)`; `attempts` is None when none of the options of attempts was given."""
 
     plan: Plan
     missed: Missed = "once"
@@ -95,10 +95,10 @@ class ScheduleMark(msgspec.Struct, frozen=True):
 
 
 class Marks(msgspec.Struct):
-    """All that decorators said of one function.
+    """All marks that decorators put on one function.
 
     Attributes:
-        owners: the service classes that it was defined in, or mixed into; so that `Orders.charge` finds its service.
+        owners: the service classes that it was defined in, or mixed into; `Orders.charge` finds its service by them.
     """
 
     rpc: RpcMark | None = None
@@ -111,7 +111,7 @@ class Marks(msgspec.Struct):
 
 
 def marks_of(function: Any) -> Marks | None:
-    """What was marked on a function; None when nothing was."""
+    """The marks on a function; None when there are none."""
     marks = getattr(function, _ATTRIBUTE, None)
     return marks if isinstance(marks, Marks) else None
 
@@ -144,18 +144,18 @@ def rpc(
     """Let a method be called from other processes. An `async def` is a call, with `yield` in it a stream.
 
     Args:
-        idempotent: running it twice does no harm, so a lost answer is asked for again at another instance.
-        timeout: the deadline of a call to it when the caller gives none; seconds, or text like "2s".
-        concurrency: how many may run at once in one worker; 0 means as many as the service may.
-        queue: how many more may wait when `concurrency` is reached; then callers are told `overloaded` at once.
+        idempotent: running it twice does no harm, so a call is retried at another instance when its answer is lost.
+        timeout: the deadline of a call when the caller gives none; seconds, or text like "2s".
+        concurrency: how many calls may run at once in one worker; 0 applies only the service's limit.
+        queue: how many more calls may wait when `concurrency` is reached; further calls fail at once with `overloaded`.
         offload: where a plain `def` runs: in a "thread" (the default) or a "process".
-        check_result: whether an answer (of a stream: an item) that is not what the annotation promises is refused, as
-            `bad_result`; None takes `calls.check_results`.
-        expose: let anyone who reaches a gateway call it at POST /rpc/{service}/{method}. None takes the service's
-            `expose`, which is False unless its class says otherwise. A route reaches its method anyway.
+        check_result: whether an answer (of a stream: an item) that does not match the annotation is rejected with
+            `bad_result`; None uses `calls.check_results`.
+        expose: let anyone who reaches a gateway call it at POST /rpc/{service}/{method}. None uses the service's
+            `expose`, which is False unless its class sets it. HTTP routes to the method do not depend on it.
 
     Raises:
-        BadDeclaration: an option is not one of these.
+        BadDeclaration: an option has an invalid value.
     """
     timeout_s = None if timeout is None else read_seconds("@rpc: timeout", timeout)
     check_count("@rpc: concurrency", concurrency)
@@ -186,27 +186,27 @@ def rpc(
 
 
 def read_expose(what: str, expose: bool | None) -> bool | None:
-    """The option itself. Raises BadDeclaration: it is not one of True, False and None."""
+    """Return the option. Raises BadDeclaration: it is not one of True, False and None."""
     if expose is not None and type(expose) is not bool:
         raise BadDeclaration(f"{what}: expose is True, False or None, not {expose!r}")
     return expose
 
 
 class _Http:
-    """Routes: the method answers HTTP at a gateway, and calls as if `@rpc` stood there too.
+    """HTTP routes: the method answers HTTP requests at a gateway, and also calls, as with `@rpc`.
 
-    A path is "/hello/{name}": words and whole-word parameters; a last "{rest...}" takes the remainder. `status` is that
-    of a success (200 to 299), `produces` the Content-Type of the answer when it is not the usual one. With
-    `forms`, a method whose body is `bytes` also receives HTML forms (multipart/form-data,
-    application/x-www-form-urlencoded), as they were sent: it reads the envelope itself. Without it they are refused.
+    A path is "/hello/{name}": words and whole-word parameters; a last "{rest...}" matches the rest of the path.
+    `status` is the status of a success (200 to 299), `produces` the Content-Type of the answer when it is not the usual
+    one. With `forms`, a method that takes its body as `bytes` also receives HTML forms (multipart/form-data,
+    application/x-www-form-urlencoded), as they were sent: it parses them itself. Without `forms` they are rejected.
 
-    Where a parameter comes from follows from its type (docs/http.md); a marker says otherwise:
+    The source of a parameter follows from its type (docs/http.md); a marker overrides it:
     `visit: Annotated[Visit, http.Field]`.
 
     Attributes:
         Body: the parameter is the whole body.
-        Query: it is in the query string.
-        Field: it is a member of the JSON object that the body is.
+        Query: the parameter is in the query string.
+        Field: the parameter is a member of the JSON object in the body.
     """
 
     Body: Final = HttpSource("body")
@@ -214,7 +214,7 @@ class _Http:
     Field: Final = HttpSource("field")
 
     def get(self, path: str, *, status: int = 200, produces: str = "") -> Callable[[F], F]:
-        """Answer GET. It must change nothing: a gateway repeats it when an answer is lost."""
+        """Answer GET. The method must change nothing: a gateway repeats the call when an answer is lost."""
         return _route("GET", path, status, produces)
 
     def post(self, path: str, *, status: int = 200, produces: str = "", forms: bool = False) -> Callable[[F], F]:
@@ -250,18 +250,20 @@ def on(
     concurrency: int | None = None,
     fatal: Fatal | None = None,
 ) -> Callable[[F], F]:
-    """Hear of events. The method takes the event's data, the `Event` itself (by its annotation), both, or nothing.
+    """Subscribe to events. The method takes the event's data, the `Event` itself (by its annotation), both, or nothing.
 
     Args:
         topic: dotted words; `*` stands for one word, `#` for none or more.
-        to: "one" instance of this service hears of each event, acknowledged; or "every" one, at most once.
-        durable: hear of events from the log: at least once, those of one key one after the other, also of those that
-            were emitted while no instance ran; those that fail again and again go to the dead letters. Only of events
-            that are emitted durable. The other options belong to it, and mean what they mean for `@task`.
-        start: where a handler that is new to the log begins: with "new" events, or with "all" that are kept.
+        to: "one" delivers each event to one instance of this service, with an ack; "every" delivers it to every
+            instance, at most once.
+        durable: receive durable events from the log: at least once, one after the other for each key, including events
+            that were emitted while no instance ran. Events that fail until their retries are used up become dead
+            letters. Events that were not emitted durable are not received. The options below require it; all but
+            `start` mean the same as for `@task`.
+        start: where a new subscription begins: with "new" events, or with "all" events that are kept.
 
     Raises:
-        BadDeclaration: the pattern is malformed, or an option is nonsense.
+        BadDeclaration: the pattern is malformed, or an option is invalid.
     """
     what = f"@on({topic!r})"
     try:
@@ -307,15 +309,16 @@ def every(
     backoff: Duration | None = None,
     timeout: Duration | None = None,
 ) -> Callable[[F], F]:
-    """Run the method again and again in each instance, never twice at once: `@every("10s")`.
+    """Run the method periodically in each instance, without overlapping runs: `@every("10s")`.
 
     Args:
         period: from start to start; seconds, or text like "10s". A run that takes longer delays the next.
-        once: once for the whole mesh and not in each instance: at the multiples of the period since 1970, as a task,
-            through the death of any worker. The other options belong to it, and mean what they mean for `@cron`.
+        once: run once for the whole mesh and not in each instance: at the multiples of the period since 1970, as a
+            task, which survives the death of any worker. The other options require it, and mean the same as for
+            `@cron`.
 
     Raises:
-        BadDeclaration: not a positive time, or an option is nonsense.
+        BadDeclaration: the period is not a positive time, or an option is invalid.
     """
     what = f"@every({period!r})"
     options = {"retries": retries, "backoff": backoff, "timeout": timeout}
@@ -335,10 +338,10 @@ def every(
 
 
 def schedule(what: str, plan: Plan, missed: Missed, options: dict[str, Any]) -> Callable[[F], F]:
-    """For `@cron` and `@every(once=True)`: a mark of this plan; `options` are those that the author gave.
+    """For `@cron` and `@every(once=True)`: a decorator that marks a method with this plan and these options.
 
     Raises:
-        BadDeclaration: an option is nonsense.
+        BadDeclaration: an option is invalid.
     """
     if missed not in ("once", "all", "skip"):
         raise BadDeclaration(f'{what}: missed is "once", "all" or "skip", not {missed!r}')
@@ -352,7 +355,7 @@ def schedule(what: str, plan: Plan, missed: Missed, options: dict[str, Any]) -> 
 
 
 _PARAMETER: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(\.\.\.)?\}")
-# RFC 3986, section 3.3: what may stand in a segment as it is.
+# RFC 3986, section 3.3: the characters of a path segment.
 _SEGMENT: Final = re.compile(r"(?:[A-Za-z0-9\-._~!$&'()*+,;=:@]|%[0-9A-Fa-f]{2})+")
 
 
@@ -401,7 +404,10 @@ def _route(verb: str, path: str, status: int, produces: str, forms: bool = False
 
 
 def marks_on(target: Any, what: str) -> Marks:
-    """The function's own marks. Decorators apply from the bottom up, so each inserts in front: order is as read."""
+    """The function's own marks, created when missing.
+
+    Decorators apply from the bottom up, so each inserts its mark in front: the order is as in the source.
+    """
     if not inspect.isfunction(target):
         raise BadDeclaration(f"{what} {_misplaced(target)}")
     marks = marks_of(target)
@@ -413,13 +419,13 @@ def marks_on(target: Any, what: str) -> Marks:
 
 
 def unclaimed(cls: type) -> list[Callable[..., Any]]:
-    """The functions in the body of this class that were marked and that no class has been asked about before."""
+    """The marked functions in the body of this class that no earlier call has returned."""
     _, functions = _UNCLAIMED.pop((cls.__module__, cls.__qualname__), (0, []))
     return functions
 
 
-#: By module and class, whose body runs now: which run of it, and the functions that were marked in it. What another
-#: decorator then takes the place of would be lost without a word.
+#: By module and qualified name of the class under definition: an id of this run of its body, and the functions marked
+#: in it. A marked function that another decorator replaces would otherwise be lost silently.
 _UNCLAIMED: Final[dict[tuple[str, str], tuple[int, list[Callable[..., Any]]]]] = {}
 
 
@@ -431,12 +437,12 @@ def _note(function: Callable[..., Any]) -> None:
     if frame is not None and owner:
         key = (function.__module__, owner)
         run, functions = _UNCLAIMED.get(key, (0, []))
-        # A body that ended with an error leaves its functions behind; another run of it is not to find them.
+        # A class body that raised leaves its functions behind; the next run of the same body must not find them.
         _UNCLAIMED[key] = (id(frame), [*functions, function] if run == id(frame) else [function])
 
 
 def _misplaced(target: Any) -> str:
-    """What is wrong with marking something other than a function, and what to write."""
+    """The error message for a mark on something other than a function, with the correct form."""
     function = getattr(target, "__func__", None) or getattr(target, "fget", None) or getattr(target, "func", None)
     at = f" ({place})" if (place := defined_at(function)) else ""
     if isinstance(target, type):

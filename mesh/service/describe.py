@@ -1,7 +1,7 @@
-"""A service as others need it: methods for the server, handlers for events, timers, and its record for the registry.
+"""Derives from a service class: methods for the server, event handlers, timers, and the record for the registry.
 
 Owns: resolving the types of marked methods, once for each class; where an HTTP route finds each parameter.
-Leaves to others: what is refused without types (members), tasks and durable events (workload), running any of it
+Leaves to others: checks that need no types (members), tasks and durable events (workload), running any of it
 (worker), reading records (gateway).
 """
 
@@ -24,11 +24,11 @@ from mesh.service.members import Member, members
 from mesh.service.service import Service
 from mesh.service.threads import awaitable, blocks
 
-#: Verbs whose requests have no body worth reading (RFC 9110, section 9.3).
+#: HTTP verbs without a meaningful request body (RFC 9110, section 9.3).
 
 
 class Timer(NamedTuple):
-    """One `@every` of one instance: run it, wait, run it again."""
+    """One `@every` of one instance: run the method, wait, run it again."""
 
     label: str
     period_s: float
@@ -42,7 +42,7 @@ class Typed(NamedTuple):
     signature: Signature
 
 
-# Resolving a method's types costs some 250 µs, and every instance of a class would do it again.
+# Resolving a method's types costs some 250 µs: do it once for each class, not for each instance.
 _KNOWN: Final[WeakKeyDictionary[type[Service], tuple[Typed, ...]]] = WeakKeyDictionary()
 
 
@@ -63,10 +63,10 @@ def typed(cls: type[Service]) -> tuple[Typed, ...]:
 
 
 def methods(service: Service, *, check_results: bool = True) -> list[Method]:
-    """What the server answers for this instance.
+    """The methods that the server answers for this instance.
 
     Args:
-        check_results: as [calls] check_results.
+        check_results: the setting [calls] check_results.
 
     Raises:
         BadDeclaration: an annotation cannot be resolved, or a type cannot travel.
@@ -101,7 +101,7 @@ def methods(service: Service, *, check_results: bool = True) -> list[Method]:
 
 
 def handlers(service: Service) -> list[Handler]:
-    """What this instance hears of, as it is emitted; not the durable ones (workload).
+    """The handlers of plain events of this instance; those of durable events are in workload.
 
     Raises:
         BadDeclaration: a handler takes more than the data and the Event.
@@ -119,10 +119,10 @@ def handlers(service: Service) -> list[Handler]:
 
 
 def listening(service: Service, member: Member) -> tuple[Decode, Callable[[Event], Any]]:
-    """How a handler of events is run: its data's decoder, and what takes the event; it blocks if the handler does.
+    """The decoder of an event handler's data, and the function to call with the event; it blocks if the handler does.
 
     Raises:
-        BadDeclaration: it takes more than the data and the Event.
+        BadDeclaration: the handler takes more than the data and the Event.
     """
     cls = type(service)
     label = f"{cls.name}.{member.name}"
@@ -133,7 +133,7 @@ def listening(service: Service, member: Member) -> tuple[Decode, Callable[[Event
 
 
 def timers(service: Service) -> list[Timer]:
-    """What this instance does again and again."""
+    """The `@every` timers of this instance."""
     cls = type(service)
     return [
         Timer(f"{cls.name}.{member.name}", mark.period_s, awaitable(service, getattr(service, member.name)))
@@ -155,9 +155,9 @@ def record(
     meta: dict[str, str] | None = None,
     places: int = 0,
 ) -> Instance:
-    """What an instance of the class tells the registry of itself; `meta` adds to the class's own.
+    """The registry record of an instance of the class; `meta` is added to the class's own.
 
-    `places` is how many calls it runs at once; 0: not told.
+    `places` is how many calls the instance runs at once; 0: unknown.
 
     Raises:
         BadDeclaration: an annotation cannot be resolved, or a type cannot travel.
@@ -235,7 +235,7 @@ def _route_record(mark: RouteMark, member: Member, signature: Signature) -> Rout
 
 
 def _doc(thing: Any) -> str:
-    # inspect.getdoc would give a class without a docstring that of its base.
+    # Not inspect.getdoc: for a class without a docstring it returns that of the base class.
     return inspect.cleandoc(thing.__doc__) if thing.__doc__ else ""
 
 

@@ -1,10 +1,10 @@
-"""What a process asks of the engines: deferring, durable events, state, locks, and all of it at once.
+"""The client side of the engines in one process: deferring, durable events, state, locks, and atomic blocks.
 
-Owns: putting the rooms of tasks, events, state and locks onto the engines that are chosen; when a block is in force,
-handing it what would else be sent; and telling plain listeners of durable events after the commit.
-Leaves to others: each of those rooms; which engine it is (engines.choose); running tasks (shift).
+Owns: connecting tasks, events, state and locks to the chosen engines; passing writes to the current atomic block
+instead of sending them; and sending durable events to plain subscribers after the commit.
+Leaves to others: tasks, events, state and locks themselves; choosing engines (engines.choose); running tasks (shift).
 
-Nothing is opened before it is used: a process that only calls has no connection to any engine.
+Engines are opened on first use: a process that only makes calls has no connection to any engine.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ from mesh.telemetry.traces import in_force
 
 log = get_logger("mesh.durable")
 
-#: Room for what travels around the arguments of one task.
+#: Bytes reserved for the data that travels with the arguments of one task.
 AROUND: Final = 64 * 1024
-#: Topics of which somebody was warned; with more, nobody is warned any more.
+#: The maximum number of topics to warn about; it bounds the memory of `_warned`.
 MOST_WARNED: Final = 1000
 
 
 class Listeners(Protocol):
-    """What is asked of discovery's Table."""
+    """The part of discovery's Table that is used here."""
 
     version: int
 
@@ -60,7 +60,7 @@ class Listeners(Protocol):
 
 
 class EmitRaw(Protocol):
-    """The bus, for what is emitted to plain listeners."""
+    """The bus, for events to plain subscribers."""
 
     async def __call__(
         self, topic: str, body: bytes, encoding: int, *, key: str | None, meta: dict[str, str] | None, trace: str | None
@@ -68,10 +68,10 @@ class EmitRaw(Protocol):
 
 
 class Durable:
-    """One process's durable side. One event loop owns it.
+    """The implementation of the durable verbs in one process. One event loop owns it.
 
     Attributes:
-        engines: those that are chosen.
+        engines: the chosen engines.
         clock, timeout_s: see mesh.tasks.job.Desk.
     """
 
@@ -89,10 +89,10 @@ class Durable:
         emit_raw: EmitRaw,
     ) -> None:
         """Args:
-        identity: of this process, in the names of locks' owners.
-        publisher: of events: the identity in this life.
-        table: who listens, and what services declare.
-        emit_raw: to plain listeners.
+        identity: of this process; the owner of its locks.
+        publisher: of its events: the identity with the epoch of this run.
+        table: the subscribers of events, and the declarations of services.
+        emit_raw: sends an event to plain subscribers.
         """
         self.engines = engines
         self.clock = clock
@@ -115,7 +115,7 @@ class Durable:
 
     @property
     def tasks(self) -> Tasks:
-        """The tasks of the engine that is chosen for them."""
+        """The task interface of the engine that is chosen for tasks."""
         return self.engines.tasks
 
     # --- tasks --------------------------------------------------------------------------------------------
@@ -126,13 +126,13 @@ class Durable:
         return self._defer(target, arguments(target, args, kwargs, self._max_bytes - AROUND), how)
 
     def defer_encoded(self, task: str, body: bytes, how: Options) -> Deferred:
-        """Defer a task with arguments that are encoded already.
+        """Defer a task with encoded arguments.
 
         Args:
-            body: an array or a map, in JSON (without white space in front) or in MessagePack.
+            body: an array or a map, in JSON (without leading white space) or in MessagePack.
 
         Raises:
-            TooLarge: they are longer than a task's arguments may be.
+            TooLarge: the arguments are longer than allowed for a task.
         """
         target = self._find(task)
         return self._defer(target, check_size(target, body, self._max_bytes - AROUND), how)
@@ -166,7 +166,7 @@ class Durable:
         return await self.engines.tasks.defer(tasks, timeout_s=self.timeout_s)
 
     async def defer_together(self, tasks: Sequence[NewTask], told: Sequence[Told]) -> None:
-        """All in one commit, or in the block that is in force."""
+        """Defer all tasks in one commit, or add them to the current atomic block."""
         block = collecting()
         if block is not None:
             block.defer(tasks, told)
@@ -201,7 +201,7 @@ class Durable:
     # --- events -------------------------------------------------------------------------------------------
 
     def is_durable(self, topic: str) -> bool:
-        """Whether [events] durable names it."""
+        """Whether a pattern in [events] durable matches the topic."""
         return bool(self._durable_topics) and bool(self._durable_topics.match(topic))
 
     async def emit(self, topic: str, data: Any, key: str | None, meta: dict[str, str] | None) -> None:
@@ -250,7 +250,7 @@ class Durable:
         return await self.engines.events.append(events, timeout_s=self.timeout_s)
 
     async def _tell(self, event: NewEvent) -> None:
-        """Plain listeners hear of it as of any other event."""
+        """Send a durable event to plain subscribers, like any other event."""
         try:
             await self._emit_raw(
                 event.topic,
@@ -261,11 +261,11 @@ class Durable:
                 trace=event.trace,
             )
         except MeshError as exc:
-            # It is in the log, which is what was asked for. An error here would have it emitted a second time.
+            # The event is in the log, as promised. An error here would make callers emit it a second time.
             log.warning("a durable event was not heard by every plain listener", topic=event.topic, error=exc.message)
 
     def warn_of_loss(self, topic: str) -> None:
-        """Say, once for each topic, that a durable handler will not hear of what was emitted otherwise."""
+        """Warn, once for each topic, that a durable handler does not receive events that are not emitted durable."""
         version, subscribed = self._subscribed
         if version != self._table.version:
             version, subscribed = self._subscribed = self._table.version, self._subscriptions()
@@ -291,7 +291,7 @@ class Durable:
         try:
             return Matcher(found, distinct=True)
         except MeshError:
-            return Matcher()  # somebody's record is malformed; it is only a warning that is lost
+            return Matcher()  # a record in the registry is malformed; only a warning is lost
 
     # --- state and locks ----------------------------------------------------------------------------------
 
@@ -328,20 +328,20 @@ class Durable:
         return Atomic(self.engines.joint, self._commit_block)
 
     async def _commit_block(self, collector: Collector) -> None:
-        """Commit a block outside of tasks; its events are told as by `emit`."""
+        """Commit a block outside of tasks; its events are sent as by `emit`."""
         await self._commit(collector, (), self.timeout_s)
         await self._tell_all(collector.events)
 
     async def acknowledge(self, collector: Collector, settlement: Settlement, timeout_s: float) -> None:
-        """Commit what the handler of a task collected, with its acknowledgement.
+        """Commit the block of a task's handler together with the ack.
 
         Raises:
-            MeshError: see Engine.commit; nothing was done, or it may be asked for again.
+            MeshError: see Engine.commit; nothing was committed, or the commit may be repeated.
         """
         await self._commit(collector, (settlement,), timeout_s)
         if collector.events:
-            # The lease is over: it does not wait for listeners. In a context of its own, since the deadline of the
-            # task must not cut them off.
+            # The lease has ended and does not wait for subscribers. Use a new context, so that the deadline of the
+            # task does not cut off the sending.
             telling = asyncio.get_running_loop().create_task(
                 self._tell_all(collector.events), name="mesh.events tell", context=Context()
             )
@@ -357,7 +357,7 @@ class Durable:
         collector.tell(await engine.commit(collector.unit(settle), timeout_s=timeout_s))
 
     async def close(self) -> None:
-        """End what is under way, and every engine that was opened. Harmless the second time."""
+        """End pending operations, and close every engine that was opened. A second call has no effect."""
         for gathering in (self._deferring, self._appending):
             if gathering is not None:
                 await gathering.close()

@@ -1,7 +1,7 @@
 """Where in an HTTP request the parameters of a method are found.
 
-Owns: the rule, and the markers that an author chooses another place with.
-Leaves to others: reading a request by it (gateway.binding), how parameters are declared (calls.declared).
+Owns: the rule, and the markers that override it.
+Leaves to others: applying it to a request (gateway.binding), how parameters are declared (calls.declared).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 from mesh.calls.declared import BadDeclaration, Parameter
 from mesh.discovery.record import Source
 
-#: Verbs whose requests have no body.
+#: HTTP verbs without a request body.
 _BODILESS: Final = frozenset({"GET", "DELETE"})
 
 
@@ -27,11 +27,11 @@ def sources(
     """Where a route finds each parameter.
 
     - A name in the path: the path.
-    - A marked parameter: where its marker says.
+    - A marked parameter: the place that its marker names.
     - GET and DELETE: everything else in the query.
-    - POST, PUT and PATCH: with one parameter that is `bytes` or structured (Struct, dataclass, TypedDict, dict, list),
-      or marked `http.Body`, that one is the whole body, and the others are in the query. Otherwise all are members of
-      a JSON object.
+    - POST, PUT and PATCH: if exactly one parameter is `bytes` or structured (Struct, dataclass, TypedDict, dict, list),
+      or marked `http.Body`, it is the whole body, and the others are in the query. Otherwise all are members of a JSON
+      object.
 
     Args:
         path_names: the names in the route's path.

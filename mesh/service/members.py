@@ -1,9 +1,9 @@
-"""The marked methods of a service class, and whether each can work as it is written.
+"""The marked methods of a service class, and the checks when the class is created.
 
-Owns: finding them, in order of definition, base classes first; and what is refused when the class is created.
+Owns: finding the methods, in order of definition, base classes first; rejecting declarations that cannot work.
 Leaves to others: the marks themselves (decorators), types and records (describe, workload).
 
-Types are not looked at here: an annotation may name a class that stands further down in the module.
+Types are not checked here: an annotation may name a class that is defined later in the module.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mesh.calls.failures import defined_at
 from mesh.service.decorators import Marks, RpcMark, marks_of, path_parameters, unclaimed
 from mesh.tasks.options import TaskMark
 
-#: What the Service class itself uses: a method of this name would take it away from the service's own code.
+#: Names that the Service class itself uses: a method with such a name would hide them.
 RESERVED: Final = frozenset(
     {
         "call",
@@ -42,7 +42,7 @@ RESERVED: Final = frozenset(
 )
 
 
-#: Among them, what a service's own code calls on `self`: a value of this name would hide it.
+#: Those of them that a service's code calls on `self`: an attribute with such a name would hide them.
 VERBS: Final = frozenset(
     {"call", "emit", "instances", "map", "metrics", "rpc", "scatter", "stream"}
     | {"atomic", "batch", "chain", "defer", "group", "job", "lock", "state", "step"}
@@ -53,8 +53,8 @@ class Member(NamedTuple):
     """One marked method.
 
     Attributes:
-        rpc: its options when it may be called: `@rpc` or any `@http` stands over it.
-        task: its options when it may be deferred: `@task`, or a schedule that defers it.
+        rpc: its options when it may be called: it is marked with `@rpc` or any `@http`.
+        task: its options when it may be deferred: it is marked with `@task`, or with a schedule.
     """
 
     name: str
@@ -65,12 +65,12 @@ class Member(NamedTuple):
 
     @property
     def durable(self) -> bool:
-        """Whether it hears of durable events."""
+        """Whether it handles durable events."""
         return any(mark.durable is not None for mark in self.marks.topics)
 
 
 def members(cls: type) -> list[Member]:
-    """The marked methods of a class. An override without marks is not one: it takes the method back."""
+    """The marked methods of a class. An override without marks removes the method of the base class."""
     names = dict.fromkeys(name for base in reversed(cls.__mro__) for name in vars(base))
     found = []
     for name in names:
@@ -91,7 +91,7 @@ def _task(marks: Marks) -> TaskMark | None:
 
 
 def claim(cls: type, base: type) -> None:
-    """Let the marked methods that come to a class otherwise than from a service class remember it as theirs."""
+    """Record the class as owner of its marked methods, except those inherited from another service class."""
     inherited = [each for each in cls.__mro__[1:] if issubclass(each, base)]
     for member in members(cls):
         if not any(inspect.getattr_static(each, member.name, None) is member.function for each in inherited):
@@ -99,7 +99,7 @@ def claim(cls: type, base: type) -> None:
 
 
 def check(cls: type) -> None:
-    """Refuse what cannot work.
+    """Reject declarations that cannot work.
 
     Raises:
         BadDeclaration: the message names class and method.
@@ -115,7 +115,7 @@ def check(cls: type) -> None:
 
 
 def _check_lost(cls: type) -> None:
-    """A decorator that stands over a mark and returns something else would take the method away without a word."""
+    """Reject a class in which another decorator replaced a marked function: the method would be lost silently."""
     for base in cls.__mro__:
         for function in unclaimed(base):
             name = function.__name__
@@ -141,7 +141,7 @@ def _check_lost(cls: type) -> None:
 def _holds(there: Any, function: Callable[..., Any]) -> bool:
     """Whether an attribute is the function, or a wrapper that carries its marks (functools.wraps).
 
-    The same source run twice is the same function: what an earlier run that failed has left behind is not lost.
+    A function from an earlier, failed run of the same source counts as the same function: it is not lost.
     """
     if not inspect.isfunction(there):
         return False
@@ -171,7 +171,7 @@ def _check(member: Member, cls: type, routes: dict[tuple[str, str, bool], str]) 
             if name not in takes:
                 has = ", ".join(takes) or "none"
                 raise BadDeclaration(f"{where}: path {route.path!r} has {{{name}}}, the method takes {has}")
-        # A call and a stream may share an address: a client that asks for Server-Sent Events gets the stream.
+        # A call and a stream may share an address: a client that accepts Server-Sent Events gets the stream.
         stream = inspect.isasyncgenfunction(inspect.unwrap(member.function))
         key = (route.verb, re.sub(r"\{\w+", "{", route.path), stream)
         other = routes.setdefault(key, where)
@@ -193,7 +193,7 @@ def _check_offload(member: Member, where: str, cls: type, offload: str) -> None:
 
 
 def _check_uncalled(member: Member, where: str) -> None:
-    """`@on`, `@every` and `@cron` run on their own: nobody is there to receive a stream, or to give arguments."""
+    """Methods of `@on`, `@every` and `@cron` have no caller: they cannot stream and get no arguments from a call."""
     marks = member.marks
     for kind, what in ((marks.topics, "@on"), (marks.timers, "@every")):
         function = inspect.unwrap(member.function)
@@ -207,7 +207,7 @@ def _check_uncalled(member: Member, where: str) -> None:
 
 
 def _check_durable(member: Member, where: str) -> None:
-    """What a method may be at once, when it is run by leases."""
+    """Check that the marks of a method that runs by leases can be combined."""
     marks = member.marks
     if member.task is not None and inspect.isasyncgenfunction(inspect.unwrap(member.function)):
         raise BadDeclaration(f"{where}: a task has one answer, which is kept; it cannot `yield`")

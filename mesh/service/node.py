@@ -1,6 +1,6 @@
-"""A process's place in the mesh: it finds services, calls them, tells of events, and may answer itself.
+"""A node: one process's endpoint in the mesh. It finds services, calls them, emits events, and may answer calls.
 
-Owns: putting client, server, bus, engines and agent together, taking them apart in order, and telling of events.
+Owns: assembling client, server, bus, engines and agent, closing them in order, and emitting events.
 Leaves to others: each of those; the verbs (call_verbs, verbs); which services run here (worker); HTTP (gateway).
 """
 
@@ -37,15 +37,15 @@ log = get_logger("mesh.node")
 
 
 class Node(CallVerbs, DurableVerbs):
-    """One process in the mesh. Make it with `connect` (as a client) or let a worker make it.
+    """One process in the mesh. Create it with `connect` (as a client); a worker creates its own.
 
     Attributes:
-        identity: unique among the living; names the process in hellos, logs and metrics.
-        settings: the configuration it was made with.
-        table: who lives, as far as this process knows.
-        recorder: what this process counts.
-        durable: its way to the engines of tasks, durable events, state and locks.
-        rng: where its chance comes from.
+        identity: unique among the running processes; names the process in hellos, logs and metrics.
+        settings: the configuration.
+        table: the registered instances that this process knows.
+        recorder: the metrics of this process.
+        durable: access to the engines of tasks, durable events, state and locks.
+        rng: the source of randomness.
         rpc: services by attribute, `n.rpc.greeting.hello("x")`, or typed, `n.rpc[Greeting].hello("x")`.
     """
 
@@ -60,10 +60,10 @@ class Node(CallVerbs, DurableVerbs):
         engines: Makers | None = None,
     ) -> None:
         """Args:
-        engines: how some of the engines are made, when not as for a real process.
+        engines: factories that replace the usual ones of some engines.
 
         Raises:
-            NotOffered: [engines] chooses an engine for what it cannot do.
+            NotOffered: [engines] chooses an engine for something that it does not support.
         """
         self.settings = settings
         self.identity = identity or ids.instance_id("client")
@@ -71,7 +71,7 @@ class Node(CallVerbs, DurableVerbs):
         self.clock: Clock = clock or LoopClock()
         self.recorder = Recorder(self.clock)
         self.rng = rng or random.Random()
-        # The role, "orders" of "orders-3f9ac2d1", says which key is this process's.
+        # The role ("orders" in "orders-3f9ac2d1") determines the key of this process.
         role = self.identity.rpartition("-")[0] or self.identity
         self.transport = transport or from_settings(settings, role, self.recorder)
         self.agent = Agent(
@@ -126,13 +126,15 @@ class Node(CallVerbs, DurableVerbs):
     # --- life ---------------------------------------------------------------------------------------------
 
     async def start(self, wait_s: float = 0.0) -> None:
-        """Begin to look for hubs; wait at most `wait_s` until one has told who lives."""
+        """Begin to connect to hubs; wait at most `wait_s` seconds for the registry of the first one."""
         await self.agent.start()
         if wait_s > 0:
             await self.agent.wait_synced(wait_s)
 
     async def listen(self, endpoint: str = "") -> str:
-        """Answer calls, at first only those to the process itself; the endpoint for the records of its instances.
+        """Begin to answer calls, at first only those to the process itself.
+
+        Returns the endpoint for the records of its instances.
 
         Raises:
             AddressInUse, BadEndpoint: see transport.contract.
@@ -160,11 +162,11 @@ class Node(CallVerbs, DurableVerbs):
         return bound
 
     async def close(self) -> None:
-        """Leave the hubs, end what is under way with errors, close every socket. Harmless the second time."""
+        """Leave the hubs, fail pending calls, close every socket. A second call has no effect."""
         if self._closed:
             return
         self._closed = True
-        # Its engines first: to end a session well takes a call.
+        # Engines first: ending a session properly takes a call.
         await self.durable.close()
         await self.bus.close()
         await self.agent.stop()
@@ -194,21 +196,22 @@ class Node(CallVerbs, DurableVerbs):
         meta: dict[str, str] | None = None,
         durable: bool | None = None,
     ) -> None:
-        """Tell that something happened: to one instance of each service that listens, acknowledged, and to every
-        instance that asked for all, at most once. Returns when it is done; nobody need listen.
+        """Publish an event: to one instance of each subscribed service, with an ack, and at most once to every instance
+        that subscribed with `to="every"`. Returns when this is done; an event without subscribers is no error.
 
         Args:
             key: events of one key go to the same instance of a service, as long as it lives; durable ones reach each
                 durable handler one after the other.
-            durable: write it to the log first, for handlers with `durable=True`, who hear of it at least once, also
-                when they run later; then tell the others. Inside of `atomic` it is written, and told, when the block
-                is committed; any other event is told at once, there too. None: when [events] durable names the topic.
+            durable: append the event to the log first, for handlers with `durable=True`, which receive it at least
+                once, even when they start later; then send it to the other subscribers. Inside `atomic` a durable event
+                is appended and sent when the block is committed; any other event is sent at once, there too. None:
+                durable when [events] durable names the topic.
 
         Raises:
-            BadTopic, BadArguments, TooLarge: it cannot be sent; nothing was.
-            NotAcknowledged: some service did not confirm it; all were tried. Never for a durable event: that is in the
-                log, and emitting it again would have it there twice.
-            TryLater, Uncertain, Unwritable: of a durable one; see `defer`.
+            BadTopic, BadArguments, TooLarge: the event cannot be sent; nothing was sent.
+            NotAcknowledged: some service did not acknowledge it; all were tried. Never raised for a durable event,
+                which is in the log already: emitting it again would append it twice.
+            TryLater, Uncertain, Unwritable: only for a durable event; see `defer`.
         """
         room = self.durable
         if room.is_durable(topic) if durable is None else durable:

@@ -1,4 +1,4 @@
-"""Calls that read like methods: `n.rpc.greeting.hello("x")` and, typed, `n.rpc[Greeting].hello("x")`.
+"""Calls in the form of methods: `n.rpc.greeting.hello("x")` and, typed, `n.rpc[Greeting].hello("x")`.
 
 Owns: the proxies. Leaves to others: making the call (node).
 """
@@ -36,9 +36,9 @@ class Rpc:
         return ServiceProxy(self._node, service, self._options)
 
     def __getitem__(self, service: type[S]) -> S:
-        """The service seen through its class: an editor completes its methods, a checker checks their arguments.
+        """A proxy typed as the class: editors complete its methods, and type checkers check their arguments.
 
-        What comes back is of the types that the class's annotations promise; else BadReply is raised.
+        Answers are decoded into the annotated types; an answer that does not match raises BadReply.
         """
         proxy = self._typed.get(service)
         if proxy is None:
@@ -69,9 +69,9 @@ class ServiceProxy:
 
 
 class MethodProxy:
-    """`n.rpc.greeting.hello`: call it for one answer, iterate over what it returns for many.
+    """`n.rpc.greeting.hello`: await the result of a call, or iterate over it when the method is a stream.
 
-    Whether it is a stream is known from the registry; before the service is known there, use `n.stream`.
+    The registry determines whether a method is a stream; before the service is known there, use `n.stream`.
     """
 
     __slots__ = ("_node", "_options", "_target")

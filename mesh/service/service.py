@@ -1,7 +1,7 @@
-"""The base class of every service: what its author writes, and the verbs that stand on `self`.
+"""The base class of every service: its attributes and hooks, and the verbs available on `self`.
 
-Owns: names and their defaults, refusing a class that cannot work, making its instance, passing verbs on to the node.
-Leaves to others: running it (worker), calls and events (node), the durable verbs (verbs), what it tells of itself
+Owns: names and their defaults, rejecting invalid classes, creating the instance, delegating verbs to the node.
+Leaves to others: running it (worker), calls and events (node), the durable verbs (verbs), its registry record
 (describe).
 """
 
@@ -24,13 +24,13 @@ from mesh.telemetry.metrics import Recorder
 S = TypeVar("S", bound="Service")
 Hook = Literal["started", "draining", "stopped"]
 
-#: Names that begin so are the framework's own processes'.
+#: Prefix of names that are reserved for the framework's own processes.
 OWN: Final = "mesh-"
 _NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 
 
 class Verbs(Protocol):
-    """What a service asks of the node that it runs on; see `Node` for arguments and errors."""
+    """The part of a node that a service uses; see `Node` for arguments and errors."""
 
     @property
     def rpc(self) -> Any: ...
@@ -86,16 +86,17 @@ class Service(DurableVerbs):
                 return f"Hello, {name}!"
 
     Attributes:
-        name: what callers use; the class name in snake_case unless given. Lower-case letters, digits, `_` and `-`.
-        version: of this service, for people and pages.
-        meta: small map of text that goes into the registry.
-        needs: services that must be there before this one is ready.
-        concurrency: how many calls may run at once in one worker; None takes the configured number.
-        queue: how many more may wait; None takes the configured number.
-        expose: let anyone who reaches a gateway call its methods and defer its tasks, unless `@rpc(expose=False)` or
-            `@task(expose=False)` says otherwise; routes are reached anyway.
-        config: the values under `[services.<name>.config]` of mesh.toml, over those that the class gives.
-        log: a logger that names the service in every line.
+        name: the name that callers use; the class name in snake_case unless given. Lower-case letters, digits, `_`
+            and `-`.
+        version: the version of this service, for display only.
+        meta: a small map of strings, published in the registry.
+        needs: services that must be available before this one is ready.
+        concurrency: how many calls may run at once in one worker; None uses the configured number.
+        queue: how many more calls may wait; None uses the configured number.
+        expose: let anyone who reaches a gateway call the methods and defer the tasks of this service, except those with
+            `@rpc(expose=False)` or `@task(expose=False)`. HTTP routes do not depend on it.
+        config: the values under `[services.<name>.config]` of mesh.toml; they override the values in the class.
+        log: a logger that adds the service's name to every line.
         node: the node of the worker that runs it.
     """
 
@@ -107,14 +108,14 @@ class Service(DurableVerbs):
     queue: ClassVar[int | None] = None
     expose: ClassVar[bool] = False
 
-    #: Given by the worker before `started`.
+    #: Set by the worker before `started`.
     config: Mapping[str, Any] = {}
     log: Any = None
     _node: Verbs | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        # A name that a base class was given is inherited; one that was made from a class name is not.
+        # An explicit name of a base class is inherited; a name derived from a class name is not.
         given = next((base for base in cls.__mro__ if "name" in vars(base) and not vars(base).get("_made_name")), None)
         if given is None:
             cls.name = snake_case(cls.__name__)
@@ -128,19 +129,19 @@ class Service(DurableVerbs):
 
     @classmethod
     def named(cls, name: str) -> type[Self]:
-        """This class as a service of another name: `n.rpc[Orders.named("eu")]`, `Mesh(Orders.named("eu"))`.
+        """This class as a service with another name: `n.rpc[Orders.named("eu")]`, `Mesh(Orders.named("eu"))`.
 
-        A section `[services.eu]` of mesh.toml that names one class runs it so.
+        A section `[services.eu]` of mesh.toml with a single class runs that class under the name "eu".
 
         Raises:
-            BadDeclaration: it is not a service name.
+            BadDeclaration: `name` is not a valid service name.
         """
         if name == cls.name:
             return cls
         known: dict[str, type[Self]] = cls.__dict__.get("_named") or {}
         found = known.get(name)
         if found is None:
-            # It looks like the class itself: a process of the offload pool finds it by its module and name.
+            # Keep module and qualified name: a process of the offload pool looks the class up by them.
             own = {"name": name, "__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
             found = known[name] = type(cls.__name__, (cls,), own)
             cls._named = known
@@ -149,19 +150,19 @@ class Service(DurableVerbs):
     _named: ClassVar[dict[str, Any]] = {}
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # A function may stand in for a verb (a test's mock); anything else would only hide it.
+        # Allow a callable to replace a verb (a mock in a test); any other value would hide the verb.
         if name in VERBS and not callable(value):
             raise AttributeError(f"{type(self).__qualname__}: {_hides(f'self.{name}', name)}")
         object.__setattr__(self, name, value)
 
     async def started(self) -> None:
-        """Runs before the first call is taken; may be a plain `def`. An error stops the worker."""
+        """Runs before the first call is accepted; may be a plain `def`. An error stops the worker."""
 
     def draining(self) -> Awaitable[None] | None:
-        """Runs when the worker begins to leave; may be an `async def`.
+        """Runs when the worker begins to drain; may be an `async def`.
 
-        Nothing new is taken, what runs goes on: end here what would run for ever. It has as long as the calls in hand,
-        `worker.stop_timeout`.
+        No new work is accepted, and running work continues: stop endless work here. The hook has the same time limit as
+        the calls in progress, `worker.stop_timeout`.
         """
 
     async def stopped(self) -> None:
@@ -192,17 +193,17 @@ class Service(DurableVerbs):
         return self.node.call(target, *args, **kwargs)
 
     def stream(self, target: str, /, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
-        """The items of "service.method"; options as for `Node.stream`."""
+        """Stream the items of "service.method"; options as for `Node.stream`."""
         return self.node.stream(target, *args, **kwargs)
 
     def scatter(self, target: str, /, *args: Any, **kwargs: Any) -> Awaitable[Any]:
-        """Ask every instance of a service; options as for `Node.scatter`."""
+        """Call every instance of a service; options as for `Node.scatter`."""
         return self.node.scatter(target, *args, **kwargs)
 
     def map(
         self, target: str, items: Iterable[Any], *, timeout: Duration | None = None, at_once: int = 256
     ) -> Awaitable[list[Any]]:
-        """One call for each item, shared out over the instances; the answers in order. See `Node.map`."""
+        """Make one call for each item, spread over the instances; the answers in order. See `Node.map`."""
         return self.node.map(target, items, timeout=timeout, at_once=at_once)
 
     def using(
@@ -217,7 +218,7 @@ class Service(DurableVerbs):
         return self.node.using(timeout=timeout, key=key, instance=instance, meta=meta)
 
     def instances(self, service: str) -> Sequence[Instance]:
-        """The instances of a service that are known now."""
+        """The instances of a service that are currently known."""
         return self.node.instances(service)
 
     def emit(
@@ -229,7 +230,7 @@ class Service(DurableVerbs):
         meta: dict[str, str] | None = None,
         durable: bool | None = None,
     ) -> Awaitable[None]:
-        """Tell whoever listens that something happened; see `Node.emit`."""
+        """Publish an event; see `Node.emit`."""
         return self.node.emit(topic, data, key=key, meta=meta, durable=durable)
 
     @property
@@ -238,10 +239,10 @@ class Service(DurableVerbs):
 
 
 def make(cls: type[S]) -> S:
-    """The instance that a worker runs.
+    """Create the instance that a worker runs.
 
     Raises:
-        BadDeclaration: `__init__` takes arguments, or sets what the worker gives.
+        BadDeclaration: `__init__` takes arguments, or sets `self.config`, which the worker sets.
     """
     try:
         inspect.signature(cls).bind()
@@ -261,7 +262,10 @@ def make(cls: type[S]) -> S:
 
 
 async def run_hook(service: Service, hook: Hook) -> None:
-    """Run `started`, `draining` or `stopped`, `async def` or plain, whatever attributes the instance has."""
+    """Run `started`, `draining` or `stopped` of the class, `async def` or plain `def`.
+
+    Instance attributes of the same name are ignored.
+    """
     try:
         told = getattr(type(service), hook)(service)
         if inspect.isawaitable(told):

@@ -1,10 +1,11 @@
-"""A worker's shift: it offers its workload to the engines, runs what they give, and leaves without losing any of it.
+"""The task side of a worker: subscribes to its queues, runs the leases that engines grant, drains without losing any.
 
-Owns: sessions and runners of one worker, one for each engine; its driver of schedules; the order of begin and end.
-Leaves to others: what there is to do (workload), running leases (tasks.runner), due times (schedules.driver).
+Owns: sessions and runners of one worker, one for each engine; its driver of schedules; the order of start and stop.
+Leaves to others: tasks and handlers (workload), running leases (tasks.runner), due times (schedules.driver).
 
-Begin: when the worker is registered. Engines that are away are tried again and again: calls are answered meanwhile.
-End:   no new leases, no new runs of schedules → finish what runs → end the sessions, which gives the rest back at once.
+Start: when the worker is registered. Unreachable engines are retried; calls are answered meanwhile.
+Stop:  no new leases, no new runs of schedules → finish running attempts → end the sessions, which returns the other
+leases at once.
 """
 
 from __future__ import annotations
@@ -32,12 +33,12 @@ from mesh.telemetry.logs import get_logger
 log = get_logger("mesh.tasks")
 
 AGAIN: Final = Backoff(0.1, 5.0)
-#: What was cut off when the stop timeout was over still has so long to be given back in good order.
+#: Seconds after the stop timeout in which leases of cut off attempts are returned.
 PARTING_S: Final = 1.0
 
 
 class Shift:
-    """The durable half of a worker. One event loop owns it."""
+    """The tasks, durable events and schedules of a worker. One event loop owns it."""
 
     def __init__(self, node: Node, services: Sequence[Service]) -> None:
         """Raises:
@@ -52,11 +53,11 @@ class Shift:
 
     @property
     def in_hand(self) -> int:
-        """Attempts that run or are not acknowledged yet."""
+        """The number of attempts that run or are not acked yet."""
         return sum(seat.runner.in_hand for seat in self._seats)
 
     def begin(self) -> None:
-        """Offer the workload. Returns at once; harmless when there is nothing to do."""
+        """Subscribe to the queues of the workload. Returns at once; has no effect when the workload is empty."""
         engines = self._node.durable.engines
         load = self._load
         offers: dict[str, tuple[list[Work], list[Queue]]] = {}
@@ -106,7 +107,7 @@ class Shift:
     # --- ending -------------------------------------------------------------------------------------------
 
     async def stop(self) -> None:
-        """No new leases and no new runs of schedules; what runs goes on."""
+        """Accept no new leases and no new runs of schedules; running attempts continue."""
         if self._driving is not None:
             self._driving.cancel()
             await asyncio.gather(self._driving, return_exceptions=True)
@@ -114,17 +115,17 @@ class Shift:
         await asyncio.gather(*(seat.stop() for seat in self._seats))
 
     async def drain(self, timeout_s: float) -> bool:
-        """Finish what runs; whether that was done in time. What was not is stopped, and will run elsewhere."""
+        """Finish running attempts; whether all finished in time. The others are stopped, and run again elsewhere."""
         await self.stop()
         return all(await asyncio.gather(*(seat.runner.drain(timeout_s) for seat in self._seats)))
 
     def abandon(self, reason: str) -> None:
-        """Stop whatever runs without a word to the engines: for a process that is played dead."""
+        """Stop everything without notifying the engines: simulates the death of the process in tests."""
         for seat in self._seats:
             seat.runner.lost(reason)
 
     async def close(self) -> None:
-        """Stop whatever still runs and end the sessions. Harmless the second time."""
+        """Stop attempts that still run and end the sessions. A second call has no effect."""
         if self._ended:
             return
         self._ended = True
@@ -133,7 +134,7 @@ class Shift:
 
 
 class _Seat:
-    """The worker's place at one engine."""
+    """The worker's session and runner at one engine."""
 
     def __init__(self, node: Node, engine: Engine, works: Sequence[Work], offer: Offer) -> None:
         self._node = node
@@ -177,7 +178,7 @@ class _Seat:
     # --- ending -------------------------------------------------------------------------------------------
 
     async def stop(self) -> None:
-        """No new leases."""
+        """Accept no new leases."""
         if not self._attaching.done():
             self._attaching.cancel()
         await asyncio.gather(self._attaching, return_exceptions=True)
@@ -185,7 +186,7 @@ class _Seat:
             await self._session.stop()
 
     async def close(self) -> None:
-        """Stop what runs, and give it back."""
+        """Stop running attempts, and return their leases."""
         await self.runner.close(PARTING_S if self.runner.in_hand else 0.0)
         if self._session is not None:
             await self._session.close()

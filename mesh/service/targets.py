@@ -1,6 +1,6 @@
-"""What is known of a task where somebody defers it: by the method itself, or by its name.
+"""Finds the target of a deferred task: by the method itself, or by its name.
 
-Owns: finding the class of a method, and what the registry says of a name.
+Owns: finding the class of a method, and the registry's record of a name.
 Leaves to others: types (describe), deferring (tasks.deferring).
 """
 
@@ -25,12 +25,12 @@ from mesh.telemetry.logs import get_logger
 
 log = get_logger("mesh.tasks")
 
-#: Names of tasks that are remembered; with more, all are looked up anew. Names may come from requests.
+#: The maximum number of cached task names; when it is exceeded, the cache is cleared. Names may come from requests.
 MOST_NAMES: Final = 10_000
 
 
 class Known(Protocol):
-    """What is asked of discovery's Table."""
+    """The part of discovery's Table that is used here."""
 
     version: int
 
@@ -38,7 +38,7 @@ class Known(Protocol):
 
 
 class Targets:
-    """The tasks that one process defers."""
+    """The targets of the tasks that one process defers."""
 
     def __init__(self, table: Known | None, settings: TaskSettings) -> None:
         self._table = table
@@ -55,7 +55,7 @@ class Targets:
             task: `self.charge`, `Orders.charge`, or "orders.charge".
 
         Raises:
-            BadRequest: it is none of these; the message says what to write.
+            BadRequest: `task` is none of these; the message shows the correct form.
         """
         if isinstance(task, str):
             return self._named(task)
@@ -107,14 +107,14 @@ class Targets:
     def _look_up(self, name: str) -> Target:
         service, task = split_target(name)
         instances: list[Instance] = list(self._table.instances(service)) if self._table is not None else []
-        # The newest knows best: its release may have brought the task, or another time to keep it.
+        # Newest first: its release may have added the task, or changed its `keep`.
         for instance in reversed(instances):
             record: TaskRecord | None = instance.tasks.get(task)
             if record is not None:
                 keep_s = self._settings.keep_s if record.keep_s is None else record.keep_s
                 return Target(name, keep_s=keep_s, priority=record.priority)
         if instances and name not in self._told and len(self._told) < MOST_NAMES:
-            # Not refused: a release that brings the task may be on its way. The engine buries it if none comes.
+            # Accept it: a release with this task may be starting. If none comes, the engine makes it a dead letter.
             self._told.add(name)
             declared = sorted({known for instance in instances for known in instance.tasks})
             hint = suggestion(task, declared, "" if declared else "it has no tasks at all")
@@ -123,10 +123,10 @@ class Targets:
 
 
 def _owner(function: Callable[..., Any]) -> type[Service]:
-    """The class that a plain function was defined in, as its marks remember it.
+    """The class that a plain function was defined in, according to its marks.
 
     Raises:
-        BadArguments: it is no marked method of a service, or of several.
+        BadArguments: it is not a marked method of a service, or belongs to several services.
     """
     marks = marks_of(function)
     owners: list[type[Service]] = [] if marks is None else [cls for ref in marks.owners if (cls := ref()) is not None]

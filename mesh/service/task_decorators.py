@@ -1,6 +1,6 @@
-"""What a service's author writes over a method that shall surely run: `@task` and `@cron`.
+"""The decorators of durable service methods: `@task` and `@cron`.
 
-Owns: their options, refused at once when they are nonsense.
+Owns: their options, rejected at once when invalid.
 Leaves to others: the marks (decorators), reading options (tasks.options, schedules.plan), running them (tasks.runner).
 """
 
@@ -68,34 +68,36 @@ def task(
     check_result: bool | None = None,
     expose: bool | None = None,
 ) -> F | Callable[[F], F]:
-    """Let a method be deferred: it runs later, surely, in some instance of its service. It may stand with `@rpc`.
+    """Declare a background task: a deferred call runs later, in some instance of the service.
 
-    It runs at least once: a worker that dies in the middle has it run again elsewhere. What it raises has it run again,
-    until its retries are used up and it goes to the dead letters; see mesh.Reject and mesh.Retry.
+    May be combined with `@rpc`. A task runs at least once: when its worker dies, another worker runs it again. An
+    attempt that raises is retried until the retries are used up; then the task becomes a dead letter. See mesh.Reject
+    and mesh.Retry.
 
     Args:
-        retries: attempts after the first; None takes `tasks.retries`.
-        backoff: the wait between attempts: "1s..1m" doubles from one second to a minute, "5s" is always that; chance
-            shortens each by up to a half.
-        timeout: of one attempt, which is stopped then; None takes `tasks.timeout`.
-        rate: attempts begun over the whole mesh: "50/s", "100/m", "10/5s".
-        burst: how many of them may begin at once after a pause; a tenth of a second's worth unless given.
+        retries: attempts after the first; None uses `tasks.retries`.
+        backoff: the wait between attempts: "1s..1m" doubles from one second to a minute, "5s" is constant. Each wait is
+            shortened at random by up to a half.
+        timeout: of one attempt, which is stopped then; None uses `tasks.timeout`.
+        rate: the rate at which attempts may begin over the whole mesh: "50/s", "100/m", "10/5s".
+        burst: how many attempts may begin at once after a pause; by default what `rate` allows in a tenth of a second.
         concurrency: attempts at once over the whole mesh; 0 for no limit.
-        slots: attempts at once in one worker; None takes `tasks.slots`.
-        lost: of so many workers that died while they ran it, the last sends it to the dead letters; from the second on
-            it runs alone in its worker, so that it is not counted with one that kills.
-        keep: how long a finished job, its answer and its key are kept; None takes `tasks.keep`.
-        priority: 0 to 9, of jobs that are deferred without one; what is ready with a higher one goes first.
-        fatal: exceptions after which no other attempt is made.
+        slots: attempts at once in one worker; None uses `tasks.slots`.
+        lost: the number of workers that may die while running the task; the last of these deaths makes it a dead
+            letter. After the second, the task runs alone in its worker, so that no crash of another task is counted
+            against it.
+        keep: how long a finished job, its answer and its key are kept; None uses `tasks.keep`.
+        priority: 0 to 9, of jobs that are deferred without a priority; ready jobs with a higher priority run first.
+        fatal: exceptions after which the task is not retried.
         offload: where a plain `def` runs: in a "thread" (the default) or a "process". Neither can be stopped: a
             timeout or a cancellation ends the attempt, not the computation.
-        check_result: whether an answer that is not what the annotation promises is refused; None takes
+        check_result: whether an answer that does not match the annotation is rejected; None uses
             `calls.check_results`.
-        expose: let anyone who reaches a gateway defer it with POST /tasks/{service}/{task}. None takes the service's
-            `expose`, which is False unless its class says otherwise.
+        expose: let anyone who reaches a gateway defer it with POST /tasks/{service}/{task}. None uses the service's
+            `expose`, which is False unless its class sets it.
 
     Raises:
-        BadDeclaration: an option is not one of these.
+        BadDeclaration: an option has an invalid value.
     """
     attempts = read_attempts(
         "@task",
@@ -134,21 +136,21 @@ def cron(
     backoff: Duration | None = None,
     timeout: Duration | None = None,
 ) -> Callable[[F], F]:
-    """Run the method when the time has come, once for the whole mesh: `@cron("0 3 * * *", tz="Asia/Tokyo")`.
+    """Run the method on a schedule, once for the whole mesh: `@cron("0 3 * * *", tz="Asia/Tokyo")`.
 
-    Each due time becomes a task of the method, which takes no arguments. `@task` may stand there too; then the options
-    of its attempts are written there.
+    Each due time becomes a task of the method, which takes no arguments. May be combined with `@task`, which then takes
+    the options of attempts.
 
     Args:
         plan: minute, hour, day of month, month, day of week: `*`, `5`, `1-5`, `1,3`, `*/10`, JAN, MON, L;
             or @hourly, @daily, @weekly, @monthly, @yearly.
-        tz: the time zone in which it is meant.
-        missed: what to do when no worker was there: run "once" for the last time that was missed, once for "all" of
-            them, or "skip" what is later than a minute.
+        tz: the time zone of the plan.
+        missed: what to do about due times at which no worker ran: run "once" for the last missed time, once for each of
+            "all" missed times, or "skip" those more than a minute late.
         retries, backoff, timeout: as for `@task`.
 
     Raises:
-        BadDeclaration: the plan or an option is nonsense.
+        BadDeclaration: the plan or an option is invalid.
     """
     options = {"retries": retries, "backoff": backoff, "timeout": timeout}
     given = {name: value for name, value in options.items() if value is not None}

@@ -1,8 +1,7 @@
 """Handlers that are a plain `def`: they may block, so they run in the worker's threads.
 
 Owns: turning such a handler into one that the loop can await.
-Leaves to others: the threads themselves (calls.offload), and calls and tasks, which name their executor in their
-`Method` and `Work`.
+Leaves to others: the threads (calls.offload); calls and tasks, whose executor is named in `Method` and `Work`.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from mesh.service.service import Service
 
 
 def blocks(function: Callable[..., Any]) -> bool:
-    """Whether it is a plain `def`, which may block whatever runs it."""
+    """Whether the function is a plain `def`, which may block its thread."""
     return not any(
         inspect.iscoroutinefunction(each) or inspect.isasyncgenfunction(each)
         for each in (function, inspect.unwrap(function))
@@ -26,7 +25,7 @@ def blocks(function: Callable[..., Any]) -> bool:
 
 
 def awaitable(service: Service, function: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
-    """The bound handler itself when it is an `async def`; else one that runs it in a thread of the worker."""
+    """The bound handler itself when it is an `async def`; else a wrapper that runs it in a thread of the worker."""
     if not blocks(function):
         return function
 

@@ -1,7 +1,7 @@
-"""The durable verbs, as they stand on a node, on a service's `self`, and on a mesh under test.
+"""The durable verbs of a node, of a service's `self`, and of a mesh under test.
 
-Owns: their signatures and what users are told of them.
-Leaves to others: doing them (durable; in a unit test, testing.unit).
+Owns: their signatures and documentation.
+Leaves to others: the implementation (durable; in a unit test, testing.unit).
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 P = ParamSpec("P")
 Ts = TypeVarTuple("Ts")
-# Of `Orders.charge`, whose first parameter is the service.
+# The type of the first parameter (the service) of `Orders.charge`.
 S = TypeVar("S", bound="Service")
 
-#: What may stand where a step is wanted: a step, a chain or group of them, or a task that takes no arguments.
+#: Accepted as a step: a step, a chain or group of steps, or a task that takes no arguments.
 Parts = Part | Callable[..., Any] | str
 
 
 class Room(Protocol):
-    """What does it: mesh.service.durable.Durable."""
+    """The implementation of the verbs: mesh.service.durable.Durable."""
 
     def defer(self, task: Any, args: tuple[Any, ...], kwargs: dict[str, Any], how: Options) -> Awaitable[Job[Any]]: ...
     def batch(self) -> Batch: ...
@@ -48,7 +48,7 @@ class Room(Protocol):
 
 
 class DurableVerbs:
-    """Tasks, state, locks, and all or nothing. What a verb has confirmed survives the death of any process."""
+    """Tasks, state, locks and atomic blocks. What a verb has confirmed survives the death of any process."""
 
     @property
     def _durable(self) -> Room:
@@ -194,30 +194,32 @@ class DurableVerbs:
         meta: dict[str, str] | None = None,
         **kwargs: Any,
     ) -> Awaitable[Job[Any]]:
-        """Do this later, surely: `job = await self.defer(self.charge, order.id, delay="5m")`.
+        """Enqueue a background task: `job = await self.defer(self.charge, order.id, delay="5m")`.
 
-        It is durable when the `await` returns. A parameter of the task that is named like an option here is passed by
+        The task is durable when the `await` returns. A parameter of the task with the name of an option is passed by
         position, or in a step: `self.defer(self.step(self.charge, key="k"), delay="5m")`. A type checker checks the
-        arguments; beside options, those that are given by position or in a step.
+        arguments; when options are given, it checks those that are passed by position or in a step.
 
         Args:
             task: a method marked @task (`self.charge`, or `Orders.charge` of another service), its name,
                 "orders.charge", or a step with its arguments.
-            args, kwargs: as the task takes them. When the method itself is given, they are checked here.
-            key: of two jobs of one task with the same key only the first is made; the second `defer` gives that one.
-                Known for as long as the first is kept.
-            delay: not before this time has passed. `at`: not before this instant, a datetime with a time zone or
-                seconds since 1970. Of any length.
-            priority: 0 to 9, above that of the task; of what is ready, the higher goes first, then the older.
+            args, kwargs: the arguments of the task. When the method itself is given, they are checked here.
+            key: deduplication key: of two jobs of one task with the same key only the first is created, and the second
+                `defer` returns that job. The key is known for as long as the first job is kept.
+            delay: the job becomes ready after this time; seconds, or text like "5m"; of any length.
+            at: the job becomes ready at this instant, a datetime with a time zone or seconds since 1970.
+            priority: 0 to 9, overrides that of the task; of the ready jobs, the highest priority runs first, then the
+                oldest.
             order: jobs of one task with the same order run one after the other, as they were deferred.
-            keep: how long the finished job, its answer and its key are kept; above that of the task.
-            timeout: of one attempt; above that of the task.
-            meta: strings that travel with it; `mesh.current_task().meta`.
+            keep: how long the finished job, its answer and its key are kept; overrides that of the task.
+            timeout: of one attempt; overrides that of the task.
+            meta: strings that travel with the task; read them in `mesh.current_task().meta`.
 
         Raises:
-            BadArguments, TooLarge: it cannot be deferred; raised at once.
-            Unwritable: the disk takes nothing. TryLater: the engine was away for `tasks.defer_timeout`; nothing was
-            done. Uncertain: it may have been done; with a key, deferring again is harmless. Raised when awaited.
+            BadArguments, TooLarge: the task cannot be deferred; raised at once.
+            Unwritable: the store cannot be written. TryLater: the engine was away for `tasks.defer_timeout`; nothing
+            was deferred. Uncertain: the task may have been deferred; with a key, deferring again is harmless. These
+            three are raised when awaited.
         """
         how = options(key, delay, at, priority, order, keep, timeout, meta)
         if type(task) is Step:
@@ -227,9 +229,9 @@ class DurableVerbs:
         return self._durable.defer(task, args, kwargs, how)
 
     def batch(self) -> Batch:
-        """Many tasks in one commit: `async with self.batch() as b: b.defer(…)`. A block that raises defers nothing.
+        """Defer tasks in one commit: `async with self.batch() as b: b.defer(…)`. A block that raises defers nothing.
 
-        `b.defer`, `b.chain` and `b.group` return jobs at once, which may be used when the block is over.
+        `b.defer`, `b.chain` and `b.group` return jobs at once; the jobs may be used after the block.
         """
         return self._durable.batch()
 
@@ -245,28 +247,28 @@ class DurableVerbs:
         return Step(task, args, kwargs)
 
     async def chain(self, *parts: Parts) -> Job[Any]:
-        """Tasks one after the other, deferred together; the job of the last.
+        """Defer tasks together that run one after the other; returns the job of the last.
 
         ::
 
             await self.chain(step(self.fetch, url), step(self.resize, mesh.prior, 256))
 
-        Each begins when the one before is done; `mesh.prior` among its arguments stands for the answer of that. When
-        one goes to the dead letters, those behind it do, too; requeueing it mends them all.
+        Each task begins when the previous one is done; `mesh.prior` among its arguments stands for the previous answer.
+        When one becomes a dead letter, the later ones do, too; requeueing it requeues them all.
 
         Raises: as `defer`.
         """
         return await self._durable.chain(canvas.chain(*parts))
 
     async def group(self, *parts: Parts, then: Parts | None = None) -> Group[Any]:
-        """Tasks side by side, deferred together; `then` begins when all are done.
+        """Defer tasks together that run in parallel; `then` begins when all are done.
 
         ::
 
             thumbs = await self.group(*(step(self.thumb, name) for name in names), then=step(self.finish, mesh.prior))
             await thumbs.results()
 
-        In `then`, `mesh.prior` stands for the list of the members' answers, in their order. The parts may be chains.
+        In `then`, `mesh.prior` stands for the list of the answers, in the order of the parts. The parts may be chains.
 
         Raises: as `defer`.
         """
@@ -277,7 +279,7 @@ class DurableVerbs:
     @overload
     def job(self, id: str, type: type[T]) -> Job[T]: ...
     def job(self, id: str, type: Any = Any) -> Job[Any]:
-        """The job of an id, from whatever process: its status, its answer (decoded as `type`), cancelling it."""
+        """The job with this id, deferred by any process: its status, its answer (decoded as `type`), cancelling it."""
         return self._durable.job(id, type)
 
     # --- state and locks ----------------------------------------------------------------------------------
@@ -294,27 +296,29 @@ class DurableVerbs:
         """A lock over the whole mesh: `async with self.lock("nightly", ttl="1m") as held:`.
 
         Args:
-            ttl: how long the lock outlives a process that dies with it; while the block runs, it is renewed.
-            wait: how long to wait when somebody else has it: 0 tries once; None waits for as long as the call or task
-                that is being answered has left, outside of one without end.
+            ttl: how long the lock outlives a holder that dies; while the block runs, the lock is renewed.
+            wait: how long to wait for the current holder: 0 tries once; None waits until the deadline of the current
+                call or task, and without limit outside of one.
 
-        Raises, when entered:
-            LockTaken: somebody else held it all the time. When left: LockLost, after the block was cancelled for that.
+        Raises:
+            LockTaken: when entered: another holder kept it all the time.
+            LockLost: when left: the lock was lost, and the block was cancelled for that.
         """
         return self._durable.lock(name, ttl, wait)
 
     # --- all of it at once --------------------------------------------------------------------------------
 
     def atomic(self) -> Atomic:
-        """All of it or nothing: `async with self.atomic():` around state writes, durable events and defers.
+        """A transaction: `async with self.atomic():` around state writes, durable events and defers.
 
-        In the handler of a task or durable event what was asked for in the block is committed together with the
-        acknowledgement when the handler returns, so that it happens exactly once; when the handler raises, nothing is
-        written. Elsewhere it is committed at the end of the block. A block that raises writes nothing. Reading inside
-        sees what the block has written (see state); jobs may be used after the commit.
+        In the handler of a task or durable event, the effects of the block are committed together with the ack when the
+        handler returns, so that they happen exactly once; when the handler raises, nothing is written. Elsewhere they
+        are committed at the end of the block. A block that raises writes nothing. Reads in the block see its own writes
+        (see state); jobs may be used after the commit.
 
         Raises:
-            NotOffered: where the block is used: [engines] has chosen engines that do not commit these together.
-            Conflict: at the end of the block, outside of tasks: an etag did not fit. In a task the handler runs again.
+            NotOffered: where the block is used: the engines chosen in [engines] cannot commit these together.
+            Conflict: at the end of the block, outside of tasks: an etag did not match. In a task the handler runs
+                again.
         """
         return self._durable.atomic()

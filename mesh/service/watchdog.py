@@ -1,8 +1,8 @@
 """A thread that watches the event loop of its worker.
 
 Owns: measuring (beats of the loop, memory), the log lines and metrics, the heartbeat file, and ending the process.
-Leaves to others: what is too long or too much (policy.liveness), starting a new worker (supervisor), a worker whose
-threads do not run either (supervision.watch).
+Leaves to others: the limits (policy.liveness), starting a new worker (supervisor), a worker in which no thread runs
+any more (supervision.watch).
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ from mesh.telemetry.recent_maximum import RecentMaximum
 
 log = get_logger("mesh.watchdog")
 
-#: Whatever holds the log up, the process ends so soon after it was to end.
+#: The process ends at most so many seconds after the decision, even when writing the log blocks.
 LAST_WORDS_S: Final = 3.0
-#: What a drain may take beyond the worker's stop timeout.
+#: How many seconds a drain may take beyond the worker's stop timeout.
 DRAIN_MARGIN_S: Final = 5.0
-#: Lines of Python's own, of mesh and of installed packages: which line of the service called them tells more.
+#: Frames of Python, of mesh and of installed packages: the line of the service that called them is more useful.
 _OWN: Final = (
     os.path.dirname(os.__file__),
     os.path.dirname(os.path.dirname(__file__)),
     sysconfig.get_path("purelib"),
     "<",
 )
-#: What is further out than these is how every worker is run.
+#: Frames outside of these are the same in every worker.
 _RUNNING: Final = ("run_services", "run_until_complete", "run_forever", "_run_once")
 
 
 def limits_of(settings: Settings, soft_bytes: int = 0) -> Limits:
-    """The limits of this process: of its settings, and of what was set on it (`mesh run --limit`)."""
+    """The limits of this process, from its settings and from `mesh run --limit`."""
     hard_bytes = hard_limit()
     return Limits(
         liveness_s=settings.worker.liveness_s,
@@ -60,7 +60,7 @@ def limits_of(settings: Settings, soft_bytes: int = 0) -> Limits:
 
 
 def hard_limit() -> int:
-    """The limit of this process's memory in bytes; 0 when there is none."""
+    """The memory limit of this process in bytes; 0 when there is none."""
     try:
         import resource
     except ImportError:
@@ -70,7 +70,7 @@ def hard_limit() -> int:
 
 
 def _take_reserve() -> None:
-    """A drain needs memory itself: raise the limit as far as it may be raised."""
+    """Raise the memory limit as far as allowed: a drain itself needs memory."""
     try:
         import resource
 
@@ -81,11 +81,11 @@ def _take_reserve() -> None:
 
 
 class Watchdog:
-    """Watches one loop. Make it in the thread that will run the loop.
+    """Watches one loop. Create it in the thread that will run the loop.
 
     Args:
-        ends: end the process when it must be replaced; False only logs that (a person at a terminal may debug it).
-        run_dir: where heartbeats go; None writes none.
+        ends: end the process when it must be replaced; False only logs this (for a debugger at a terminal).
+        run_dir: the directory of heartbeat files; None writes none.
     """
 
     def __init__(self, limits: Limits, *, ends: bool = True, run_dir: Path | None = None) -> None:
@@ -113,11 +113,11 @@ class Watchdog:
         self._process = _process_name()
 
     def start(self) -> None:
-        """Begin to watch: importing is the first stage."""
+        """Begin to watch; the first stage is importing."""
         self._thread.start()
 
     def stop(self) -> None:
-        """The worker has ended in good order."""
+        """Stop watching: the worker has ended normally."""
         if self._stop.locked():
             self._stop.release()
         if self._beat is not None:
@@ -132,11 +132,11 @@ class Watchdog:
     # --- on the loop --------------------------------------------------------------------------------------
 
     def attach(self, recorder: Recorder, drain: Callable[[str], None], starting: asyncio.Task[Any] | None) -> None:
-        """The loop runs.
+        """Watch the loop, which runs now.
 
         Args:
-            drain: called on the loop with a reason when the worker is to leave.
-            starting: what runs the start of the worker, to tell where it hangs.
+            drain: called on the loop, with a reason, when the worker must drain.
+            starting: the task that starts the worker, to report where it hangs.
         """
         self._loop = asyncio.get_running_loop()
         self._drain = drain
@@ -157,7 +157,7 @@ class Watchdog:
         self._on_beat()
 
     def enter(self, stage: Stage) -> None:
-        """The worker has come to this stage."""
+        """Record that the worker has reached this stage."""
         self._liveness.memory_bytes = self._memory.read()
         self._liveness.enter(stage, time.monotonic())
 
@@ -200,7 +200,7 @@ class Watchdog:
         elif self._ends:
             self._end(ruling)
         else:
-            # Said once: it is true from now on.
+            # Log it once: disable the limits from now on.
             self._limits = self._limits._replace(liveness_s=0.0, start_s=0.0, drain_s=float("inf"))
             self._liveness.limits = self._limits
             log.error("this worker would be replaced under supervisor", **self._place(ruling))
@@ -221,7 +221,7 @@ class Watchdog:
             self._loop.call_soon_threadsafe(self._drain, "memory")
 
     def _end(self, ruling: Ruling) -> None:
-        # A log that cannot be written to (its pipe is full, its lock is held by the loop) must not keep the process.
+        # A log that blocks (its pipe is full, its lock is held by the loop) must not keep the process alive.
         faulthandler.dump_traceback_later(LAST_WORDS_S, exit=True)
         words = {
             "blocked": "the event loop was blocked for longer than [worker] liveness: the worker ends",
@@ -335,7 +335,7 @@ def _stack(frame: FrameType | None) -> str:
 
 
 def _awaited(coroutine: Any) -> list[str]:
-    """Where a coroutine waits, and those that it waits for."""
+    """The lines where a coroutine and the coroutines that it awaits are suspended."""
     lines: list[str] = []
     while coroutine is not None and len(lines) < 50:
         frame = getattr(coroutine, "cr_frame", None) or getattr(coroutine, "gi_frame", None)

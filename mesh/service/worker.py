@@ -1,11 +1,11 @@
-"""A worker's life: from classes to instances that answer, and out again without losing a call.
+"""The lifecycle of a worker: it starts the instances of its classes, and stops without losing a call.
 
-Owns: the order of starting and stopping, timers, and what signals do.
-Leaves to others: answering (calls.server), running tasks (shift), finding others (node), what a class offers
+Owns: the order of starting and stopping, timers, and signal handling.
+Leaves to others: answering (calls.server), running tasks (shift), finding others (node), the methods of a class
 (describe).
 
-Start: find hubs → wait for what is needed → `started` hooks → listen → register → ready → offer to run tasks.
-Stop:  leave hubs and say goodbye → no new tasks → finish what is in hand → `stopped` hooks → close.
+Start: find hubs → wait for needed services → `started` hooks → listen → register → ready → subscribe to tasks.
+Stop:  leave hubs and send goodbye → no new tasks → finish running work → `stopped` hooks → close.
 """
 
 from __future__ import annotations
@@ -46,16 +46,16 @@ from mesh.transport.contract import Transport
 
 log = get_logger("mesh.worker")
 
-#: What a hook may raise without ending what goes on after it.
+#: Exceptions of a hook that do not abort the stop.
 _OWN: Final = (Exception, SystemExit, KeyboardInterrupt)
-#: How often a worker that waits for a needed service says so.
+#: How often a worker that waits for a needed service logs a warning.
 SAY_AGAIN_S = 5.0
-#: How often the load in the registry is brought up to date.
+#: How often the load in the registry is updated.
 LOAD_EVERY_S = 1.0
 
 
 class Stage(Enum):
-    """Where a worker stands."""
+    """The state of a worker."""
 
     NEW = "new"
     STARTING = "starting"
@@ -64,7 +64,7 @@ class Stage(Enum):
     STOPPED = "stopped"
 
 
-#: (stage, what is asked) -> stage; a missing key is refused.
+#: (stage, request) -> stage; a missing key is an error.
 LIFE: dict[tuple[Stage, str], Stage] = {
     (Stage.NEW, "start"): Stage.STARTING,
     (Stage.STARTING, "ready"): Stage.READY,
@@ -78,11 +78,11 @@ LIFE: dict[tuple[Stage, str], Stage] = {
 
 
 class Worker:
-    """One process's instances.
+    """The service instances of one process.
 
     Attributes:
-        stage: where it stands.
-        node: its place in the mesh.
+        stage: its state.
+        node: its endpoint in the mesh.
         services: one instance of each class.
         shift: its tasks and durable events; None before `start`.
     """
@@ -99,10 +99,11 @@ class Worker:
         role: str = "",
     ) -> None:
         """Args:
-        role: what the process is to others, in rules and by its key; the name of its first class when it is "".
+        role: the role of the process, which decides its key and which access rules apply to it; "" means the name of
+            its first class.
 
         Raises:
-        SetupError: no classes, two of one name, or a class that cannot work as it is declared.
+        SetupError: no classes, two of one name, or a class with an invalid declaration.
         """
         names = [cls.name for cls in classes]
         if not names:
@@ -122,7 +123,7 @@ class Worker:
         self._busy_timers: set[asyncio.Task[None] | None] = set()
         self._began: list[Service] = []
         self.shift: Shift | None = None
-        #: Told of each stage of the start; see policy.liveness.Stage.
+        #: Called with each stage of starting and draining; see policy.liveness.Stage.
         self.entered: Callable[[LivenessStage], None] = lambda stage: None
 
     def _step(self, asked: str) -> None:
@@ -137,8 +138,8 @@ class Worker:
         """Return when every instance is ready and registered.
 
         Raises:
-            MeshError: it cannot start; `stop` then takes back what was begun.
-            Exception: what a `started` hook raised.
+            MeshError: the worker cannot start; call `stop` to clean up.
+            Exception: a `started` hook raised it.
         """
         self._step("start")
         settings = self.settings
@@ -158,7 +159,7 @@ class Worker:
         server = self.node.server
         assert server is not None
         for service, mine, events in zip(self.services, server_methods, event_methods, strict=True):
-            # Of the class: an attribute of the instance may have any of these names.
+            # Read these from the class: an attribute of the instance may have any of these names.
             cls = type(service)
             limits = settings.services.get(cls.name)
             calls = settings.calls
@@ -171,7 +172,7 @@ class Worker:
             self._inbox.open(self.node.transport, self.node.transport.endpoint(f"{self.identity}-events"))
         self._register(endpoint)
         self._step("ready")
-        # Now, and not before: whoever runs a task may be called by it. "ready" does not wait for the engines.
+        # Only after registration: a task may call this worker. "ready" does not wait for the engines.
         shift.begin()
         for service in self.services:
             for timer in timers(service):
@@ -182,7 +183,7 @@ class Worker:
         try:
             await run_hook(service, "started")
         except (SystemExit, KeyboardInterrupt) as exc:
-            # As they are, they would leave the loop at once, with no word of which service it was.
+            # Unchanged, these exceptions would leave the loop at once, without naming the service.
             end_forked_child(exc)
             raise SetupError(
                 f"{type(service).name}: started() raised {type(exc).__name__}({exc}); raise an error that says what is "
@@ -202,7 +203,7 @@ class Worker:
         mine = {type(service).name for service in self.services}
         for service in self.services:
             for need in type(service).needs:
-                # Services of one worker may need each other: they come up together.
+                # Services of one worker may need each other: they start together.
                 while need not in mine:
                     try:
                         await self.node.wait_for(need, SAY_AGAIN_S)
@@ -213,7 +214,7 @@ class Worker:
     def _register(self, endpoint: str) -> None:
         records: list[Instance] = []
         for service in self.services:
-            # The first instance has its worker's name: one name fewer to learn where a worker runs one service.
+            # The first instance has its worker's id: a worker with a single service then has only one id.
             first = not records and self.identity.startswith(f"{type(service).name}-")
             own = self.identity if first else ids.instance_id(type(service).name)
             records.append(
@@ -250,7 +251,7 @@ class Worker:
             stats.begin()
             code = ""
             self._busy_timers.add(asyncio.current_task())
-            # Each run is a trace of its own.
+            # Each run has its own trace.
             traces.current.set(traces.root())
             try:
                 await timer.run()
@@ -271,7 +272,7 @@ class Worker:
             finally:
                 self._busy_timers.discard(asyncio.current_task())
             stats.end(clock.now() - began_at, code)
-            # From start to start; runs that were missed are not caught up on.
+            # From start to start; missed runs are skipped.
             due_at = max(due_at + timer.period_s, clock.now())
 
     async def _report_load(self) -> None:
@@ -283,26 +284,26 @@ class Worker:
     # --- stopping -----------------------------------------------------------------------------------------
 
     async def drain(self, reason: str = "stopping") -> bool:
-        """Take nothing new and finish what is in hand; whether that was done within the stop timeout."""
+        """Accept no new work and finish running work; whether this was done within the stop timeout."""
         self._step("drain")
         self.entered("draining")
         await _cancel([task for task in self._tasks if task not in self._busy_timers])
         server = self.node.server
         if server is not None:
-            # Peers first: they hear it within a millisecond and stop sending. The hubs' news follows.
+            # Peers first: they stop sending within a millisecond. The news from the hubs takes longer.
             server.goodbye(reason)
         hooks = [asyncio.create_task(self._run_draining(service)) for service in self._began]
-        # A step each before anything else, so that a hook has told its handlers to end before they are waited for.
+        # Let each hook run its first step: it may tell its handlers to end before the drain waits for them.
         await asyncio.sleep(0)
         timeout_s = self.settings.worker.stop_timeout_s
-        # Calls, tasks and hooks in the same time; none waits for the others.
+        # Calls, tasks and hooks share one time limit and drain concurrently.
         tasks_done, finished, hooks_done = await asyncio.gather(
             self._drain_tasks(timeout_s), self._drain_calls(timeout_s), self._finish(hooks, timeout_s)
         )
         if not hooks_done:
             log.warning("stop timeout over, a draining hook is cut off")
             await _cancel(hooks)
-        # A timer's run is in hand like a call; it gets what is left of the same time, and is cut off like one.
+        # Drain runs of timers like calls: when the calls took all of the time, the runs are cut off, too.
         busy = [task for task in self._busy_timers if task is not None]
         timers_done = await self._finish(busy, timeout_s if finished else 0.0)
         finished = finished and timers_done and tasks_done
@@ -316,7 +317,7 @@ class Worker:
         return await self.node.server.drain(timeout_s) if self.node.server is not None else True
 
     async def _drain_tasks(self, timeout_s: float) -> bool:
-        """Finish the tasks in hand and give the others back at once: other workers need not wait for our end."""
+        """Finish running tasks and return the others at once, so that other workers can run them."""
         if self.shift is None:
             return True
         finished = await self.shift.drain(timeout_s)
@@ -330,7 +331,7 @@ class Worker:
             log.exception("draining hook failed", service=type(service).name)
 
     async def _finish(self, tasks: Sequence[asyncio.Task[None]], timeout_s: float) -> bool:
-        """Wait for what is in the middle of a run; whether all of it was done in time."""
+        """Wait for tasks that are not done; whether all were done in time."""
         busy = {task for task in tasks if not task.done()}
         if not busy:
             return True
@@ -345,7 +346,7 @@ class Worker:
         return not busy
 
     async def stop(self) -> None:
-        """`stopped` hooks, then close everything. Harmless the second time."""
+        """Run the `stopped` hooks, then close everything. A second call has no effect."""
         if self.stage is Stage.STOPPED:
             return
         self._step("stop")
@@ -373,7 +374,7 @@ def _made(cls: type[Service]) -> Service:
 
 
 def _is_cancelled() -> bool:
-    """Whether the task that runs was cancelled itself, and not only what it waited for."""
+    """Whether the current task itself was cancelled, and not only something that it awaited."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 
@@ -385,11 +386,11 @@ async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
 
 
 def settle_memory() -> None:
-    """Take what start-up made out of the garbage collector's sight, and let it look less often.
+    """Exclude the objects of the start from garbage collection, and collect less often.
 
-    A collection of the oldest generation walks every module, class and function that was ever imported: 10 ms and
-    more in which no call is answered. What was made for good need not be walked; a busy loop makes and drops a few
-    thousand objects per tick, which are not worth a look at every 700.
+    A collection of the oldest generation traverses every module, class and function that was ever imported: 10 ms and
+    more in which no call is answered. Permanent objects need not be traversed. A busy loop creates and drops a few
+    thousand objects per tick, too many for a collection after every 700.
     """
     gc.collect()
     gc.freeze()
@@ -403,16 +404,16 @@ async def run(
     on_ready: Callable[[Worker], None] | None = None,
     watchdog: Watchdog | None = None,
 ) -> int:
-    """Run a worker to its end: until SIGTERM or SIGINT, which drain it; a second signal ends it at once.
+    """Run a worker until SIGTERM or SIGINT, which drain it; a second signal ends it at once.
 
     Args:
-        watchdog: watches the loop while it runs, and may ask for a drain; it has been started.
+        watchdog: watches the loop while it runs, and may request a drain; already started.
 
     Returns:
-        The exit code: 0 after a clean end, 1 when calls were cut off, EXIT_MEMORY when the watchdog asked.
+        The exit code: 0 after a clean end, 1 when work was cut off, EXIT_MEMORY when the watchdog requested the drain.
 
     Raises:
-        MeshError: it could not start.
+        MeshError: the worker could not start.
     """
     worker = Worker(classes, settings)
     if watchdog is not None:

@@ -1,7 +1,7 @@
-"""What an instance does by leases: its tasks and its handlers of durable events, as the runner and an engine need them.
+"""The leased work of an instance: its tasks and handlers of durable events, in the form that runner and engine need.
 
-Owns: from marks to works (what is run), queues (what is offered) and schedules.
-Leaves to others: types (describe), running (tasks.runner), attaching and firing (shift), the registry (describe).
+Owns: deriving works (what runs), queues (what to subscribe to) and schedules from marks.
+Leaves to others: types (describe), running (tasks.runner), subscribing and firing (shift), the registry (describe).
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from mesh.tasks.options import Attempts
 
 
 class Workload(NamedTuple):
-    """Of one worker, or of one instance.
+    """The workload of one worker, or of one instance.
 
     Attributes:
-        tasks, deliveries: what is run for tasks, and for durable events.
-        task_queues, subscriptions: what is offered to the engines of tasks and of events.
-        schedules: what defers some of the tasks.
+        tasks, deliveries: the works for tasks, and for durable events.
+        task_queues, subscriptions: what the worker subscribes to at the engines of tasks and of events.
+        schedules: the schedules that defer some of the tasks.
     """
 
     tasks: list[Work]
@@ -44,7 +44,7 @@ def workload(services: Sequence[Service], settings: TaskSettings, *, check_resul
     """The workload of these instances together.
 
     Args:
-        check_results: as [calls] check_results.
+        check_results: the setting [calls] check_results.
 
     Raises:
         BadDeclaration: a method cannot work as it is declared.
@@ -141,7 +141,8 @@ def _queue(
 def _event_reader(decode: Decode) -> Callable[[Lease], tuple[Any, ...]]:
     def read(lease: Lease) -> tuple[Event]:
         if not lease.topic:
-            # Engines refuse it once they know the queue for a handler's: a right to defer is none to publish.
+            # Engines reject this too, once they know that the queue is a subscription: permission to defer does not
+            # include permission to publish.
             raise BadArguments(
                 f"job {lease.id} of {lease.queue} is a task and no event: it was deferred before there was this handler"
             )
@@ -162,5 +163,5 @@ def _event_reader(decode: Decode) -> Callable[[Lease], tuple[Any, ...]]:
 
 
 def _nothing(answer: Any) -> bytes:
-    """Nobody asks for the answer of a handler of events."""
+    """The empty result of an event handler, whose answer is never read."""
     return b""

@@ -44,11 +44,11 @@ One service by itself, without any transport:
 sent
 ('ujun', 'Hello, ujun!') greeted
 
-With `clock=ManualClock()` no time passes but what the test turns: `await m.advance(10.0)`.
+With `clock=ManualClock()` time passes only when the test advances it: `await m.advance(10.0)`.
 
 Tasks, durable events, state, schedules and locks work in both, on an engine in memory that all processes of a mesh
-share; `m.faults.lose_engine()` takes it away. `await m.idle()` returns when nothing is left to do, and `m.queues()`,
-`m.jobs("shop.charge")` and `m.dead()` show what there is:
+share; `m.faults.lose_engine()` makes it unreachable. `await m.idle()` returns when no work is left, and `m.queues()`,
+`m.jobs("shop.charge")` and `m.dead()` show queues, jobs and dead letters:
 
 >>> class Shop(mesh.Service):
 ...     @mesh.task(retries=0)

@@ -1,6 +1,6 @@
-"""What a mesh under test tells of its tasks, durable events and state.
+"""Inspection of tasks, durable events and state of a mesh under test.
 
-Owns: looking at queues and jobs, waiting until nothing is left to do, dead letters.
+Owns: listing queues, jobs and dead letters, waiting until no work is left.
 Leaves to others: the verbs (service.verbs), the engine (engines.memory, or another that the test chose).
 """
 
@@ -17,14 +17,14 @@ from mesh.service.node import Node
 from mesh.service.verbs import DurableVerbs, Room
 from mesh.tasks.contract import JobInfo, QueueInfo, Status, Tasks
 
-#: Turns of the loop after which, under a hand-turned clock, what still runs waits for that clock.
+#: Rounds of the loop after which, with a manual clock, work that still runs is taken to wait for that clock.
 MOST_TURNS: Final = 5000
 STATUSES: Final[tuple[Status, ...]] = ("waiting", "delayed", "ready", "running", "done", "dead", "cancelled")
 _PAGE: Final = 1000
 
 
 class DurableView(DurableVerbs):
-    """For `Mesh`: the durable verbs, and looking at what they left."""
+    """For `Mesh`: the durable verbs, and inspection of their effects."""
 
     @property
     def node(self) -> Node:
@@ -39,7 +39,7 @@ class DurableView(DurableVerbs):
         return self.node.durable
 
     async def queues(self) -> list[QueueInfo]:
-        """Every queue and durable subscription, with how much of it is in which status."""
+        """Every queue and durable subscription, with the number of its jobs in each status."""
         room = self.node.durable
         infos = await _all_of(room.tasks).queues(timeout_s=room.timeout_s)
         if room.engines.name_of("events") != room.engines.name_of("tasks"):
@@ -65,11 +65,11 @@ class DurableView(DurableVerbs):
         return [info for name in names for info in await self.jobs(name, "dead")]
 
     async def idle(self, *, timeout: float = 10.0) -> None:
-        """Return when no task and no delivery is ready or running. What is delayed, or waits for others, may be left.
+        """Return when no task and no delivery is ready or running. Delayed and waiting ones may be left.
 
         Args:
-            timeout: real seconds; under a hand-turned clock, so many turns of the loop that what still runs must be
-                waiting for the clock.
+            timeout: real seconds. With a manual clock it is ignored: the limit is MOST_TURNS rounds of the loop, after
+                which running work must be waiting for the clock.
 
         Raises:
             DeadlineExceeded: some are not done; the message names their queues.
@@ -87,5 +87,5 @@ class DurableView(DurableVerbs):
 
 
 def _all_of(tasks: Tasks) -> Tasks:
-    """All that is there: the test sees it, whatever [access] lets the mesh's client see."""
+    """The engine's task interface without access checks: a test sees everything, whatever [access] says."""
     return tasks.unguarded if isinstance(tasks, GuardedTasks) else tasks

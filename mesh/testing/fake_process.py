@@ -1,7 +1,7 @@
-"""A fake as a process of the mesh: registered, called over the transport, given tasks, recorded.
+"""A fake as a process of the mesh: it is registered, called over the transport, runs tasks and records all of this.
 
-Owns: the fake's node, its record in the registry, its methods as the server runs them, and its tasks as a worker does.
-Leaves to others: what it does (fakes), its life (population).
+Owns: the fake's node, its record in the registry, its methods in a server, and its tasks in a runner.
+Leaves to others: the behaviour of its methods (fakes), its lifecycle (population).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from mesh.testing.fakes import Arguments, Behaviour, Fake, Recorded
 
 
 class FakeProcess:
-    """One fake, running."""
+    """One running fake."""
 
     def __init__(self, fake: Fake, node: Node) -> None:
         self.fake = fake
@@ -36,20 +36,20 @@ class FakeProcess:
         self._offered: set[str] = set()
 
     async def start(self) -> None:
-        """Answer, and be found."""
+        """Begin to answer, and register."""
         await self.node.start()
         self._endpoint = await self.node.listen()
         self._tell()
         self.fake.on_change(self._tell)
 
     async def close(self) -> None:
-        """Give back what tasks it has, and leave."""
+        """Return its leased tasks, and leave the mesh."""
         for shift in self._shifts:
             await shift.close()
         await self.node.close()
 
     def abandon(self) -> None:
-        """Stop without a word to the engine, as one that is killed."""
+        """Stop without notifying the engine, like a killed process."""
         for shift in self._shifts:
             shift.abandon("killed")
 
@@ -68,12 +68,12 @@ class FakeProcess:
             shift.begin()
 
     def _stand_in(self, tasks: set[str]) -> Service:
-        """An instance of the real class that has these tasks and no others, each doing what the fake says."""
+        """An instance of a subclass of the real class that has only these tasks, each with the fake's behaviour."""
         cls = self.fake.cls
         assert cls is not None, "only a real class tells what is a task"
         body: dict[str, Any] = {"name": cls.name, "__module__": cls.__module__}
         for member in members(cls):
-            # An override without marks takes a method back.
+            # An override without marks removes a method.
             body[member.name] = _nothing
             if member.name in tasks:
                 assert member.task is not None
@@ -131,4 +131,4 @@ class FakeProcess:
 
 
 async def _nothing(service: Any) -> None:
-    """In the place of a method that is not faked."""
+    """Replaces a method that is not faked."""

@@ -1,6 +1,6 @@
-"""A stand-in for a service: what each of its methods does when it is asked, and who asked for what.
+"""A fake of a service: the behaviour of each of its methods, and a record of their calls.
 
-Owns: behaviours (a value, an exception, a function, a stream), held to the real class when one is given; recording.
+Owns: behaviours (a value, an exception, a function, a stream), checked against the real class when given; recording.
 Leaves to others: putting a fake into a mesh (fake_process), calling it without one (unit).
 """
 
@@ -24,14 +24,14 @@ Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 class Recorded(msgspec.Struct, frozen=True):
-    """One call that a fake was asked.
+    """One call that a fake received.
 
     Attributes:
         target: "mail.send".
-        args, kwargs: as they were sent; of a fake made for a class, as its method would get them, defaults filled in.
-        meta: what travelled beside the call.
+        args, kwargs: as they were sent; for a fake of a class, as its method would receive them, defaults filled in.
+        meta: the meta of the call.
         caller: identity of the process that called; "" in a unit test.
-        key: of the call, in a unit test.
+        key: the key of the call; only in a unit test.
     """
 
     target: str
@@ -43,14 +43,14 @@ class Recorded(msgspec.Struct, frozen=True):
 
 
 class Behaviour:
-    """What one method of a fake does."""
+    """The behaviour of one method of a fake."""
 
     def __init__(
         self, target: str, does: Any, real: Signature | None = None, *, called: bool = True, deferred: bool = False
     ) -> None:
         """Args:
-        real: of the method that it stands in for; None when nothing is known of that.
-        called, deferred: whether that can be called, and whether it is a task.
+        real: the signature of the real method; None when it is unknown.
+        called, deferred: whether the real method can be called, and whether it is a task.
         """
         self.target = target
         self.does = does
@@ -68,7 +68,7 @@ class Behaviour:
         """The arguments in a body.
 
         Raises:
-            BadArguments: they are not what the real method, or the fake's own function, takes.
+            BadArguments: they do not match the real method, or the fake's own function.
         """
         if self.real is None:
             args, kwargs = taken_apart(body, encoding)
@@ -82,24 +82,24 @@ class Behaviour:
             except TypeError as exc:
                 raise BadArguments(f"fake {self.target}: {exc}", details={"path": "$"}) from exc
             except ValueError:
-                pass  # a builtin without a signature: its own TypeError will tell
+                pass  # a builtin without a signature: calling it raises the TypeError
         return args, kwargs
 
     def encode(self, value: Any, encoding: int) -> tuple[Any, int]:
-        """The answer as it travels.
+        """The encoded answer.
 
         Raises:
-            BadResult: it cannot travel, or the real method would never answer it.
+            BadResult: it cannot be encoded, or does not match the real method.
         """
         return self._form.encode_checked(value, encoding)
 
     async def answer(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Do it once."""
+        """Answer one call."""
         result = self._begin(args, kwargs)
         return await result if inspect.isawaitable(result) else result
 
     async def items(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> AsyncIterator[Any]:
-        """Do it as a stream; a fake that is a plain value is iterated over."""
+        """Answer as a stream; a behaviour that is a plain value is iterated over."""
         result = self._begin(args, kwargs)
         if hasattr(result, "__aiter__"):
             async for item in result:
@@ -115,20 +115,20 @@ class Behaviour:
 
 
 class Fake:
-    """A service that is not there: `Fake("mail", send=None)`, or held to the real class, `Fake(Mail, send=None)`.
+    """A fake service: `Fake("mail", send=None)`, or checked against the real class, `Fake(Mail, send=None)`.
 
-    What a method is given as decides what it does: a function, plain or `async`, is called with the arguments; one
+    The value given for a method decides its behaviour: a function, plain or `async`, is called with the arguments; one
     with `yield` is a stream; an exception is raised; anything else is the answer. Methods are given by keyword, as
     the public methods of an object, or by decorating a function or class with the fake.
 
     Attributes:
         name: the service's name.
-        calls: what was asked, in order.
+        calls: the received calls, in order.
     """
 
     def __init__(self, service: str | type[Service], implementation: Any = None, /, **methods: Any) -> None:
         """Raises:
-        SetupError: the real class has no such method, or has it as a call and not a stream.
+        SetupError: the real class has no such method, or one is a call and the other a stream.
         """
         self.cls = service if isinstance(service, type) else None
         self.name = service if isinstance(service, str) else service.name
@@ -141,7 +141,7 @@ class Fake:
             self(implementation)
 
     def __call__(self, thing: T) -> T:
-        """Take a function as the method of its name, or the public methods of a class or object; as a decorator."""
+        """As a decorator: add a function as the method of its name, or the public methods of a class or object."""
         if inspect.isfunction(thing):
             self.does(**{thing.__name__: thing})
         else:
@@ -156,19 +156,19 @@ class Fake:
         return thing
 
     def does(self, **methods: Any) -> None:
-        """Say what methods do from now on."""
+        """Change the behaviour of methods from now on."""
         for name, does in methods.items():
             target = f"{self.name}.{name}"
             self.behaviours[name] = self._behaviour(name, target, does)
         self._changed()
 
     def calls_of(self, method: str) -> list[Recorded]:
-        """What was asked of "send", or "mail.send", in order."""
+        """The received calls of "send", or "mail.send", in order."""
         target = method if "." in method else f"{self.name}.{method}"
         return [call for call in self.calls if call.target == target]
 
     def on_change(self, callback: Callable[[], None]) -> None:
-        """Call `callback` whenever the methods have become others."""
+        """Call `callback` whenever the methods change."""
         self._changed = callback
 
     def _behaviour(self, name: str, target: str, does: Any) -> Behaviour:
@@ -184,7 +184,7 @@ class Fake:
 
 
 async def _anything() -> Any:
-    """The form of a method of which nothing is known."""
+    """Provides the signature of an unknown method."""
 
 
 def _is_error(does: Any) -> bool:
@@ -192,7 +192,7 @@ def _is_error(does: Any) -> bool:
 
 
 def taken_apart(body: Any, encoding: int) -> Arguments:
-    """Arguments of which nothing is known: an array, a map of names, or a map with positions too."""
+    """The arguments of a method without a known signature: an array, a map of names, or a map with positions too."""
     if encoding == RAW:
         return ((bytes(body),), {}) if body else ((), {})
     if not body:

@@ -1,6 +1,6 @@
-"""Faults to order: what goes wrong between and with the processes of a mesh under test.
+"""Fault injection: failures of the processes of a mesh under test, and of the links between them.
 
-Owns: naming a process, and which faults each transport knows.
+Owns: naming a process, and which faults each transport supports.
 Leaves to others: losing messages (transport.memory), ending a process (population).
 """
 
@@ -21,13 +21,13 @@ from mesh.transport.memory import MemoryNetwork
 if TYPE_CHECKING:
     from mesh.testing.process import Process
 
-#: What a fault strikes: a worker; a service by class or name (its first process, or the one of `index`); a fake; the
+#: The target of a fault: a worker; a service by class or name (its first process, or that at `index`); a fake; the
 #: mesh's own node; "hub".
 Target = Worker | type[Service] | str | Fake | Node
 
 
 class Everybody(Protocol):
-    """The population, as faults see it."""
+    """The part of the population that faults use."""
 
     def find(self, target: Target, index: int) -> Process: ...
     async def end(self, process: Process) -> None: ...
@@ -49,33 +49,33 @@ class Faults:
         await self._everybody.end(self._everybody.find(target, index))
 
     def drop(self, target: Target, share: float = 1.0, *, index: int = 0) -> None:
-        """Lose this share (0 to 1) of what is sent to and from the process on links that others dialled to it."""
+        """Lose this share (0 to 1) of the messages to and from the process on links that others dialled to it."""
         for endpoint in self._endpoints(target, index):
             self._network.drop(endpoint, share, self._rng)
 
     def delay(self, target: Target, seconds: float, *, index: int = 0) -> None:
-        """What is sent to and from the process takes `seconds` each way; 0 ends it."""
+        """Delay messages to and from the process by `seconds` each way; 0 ends the delay."""
         for endpoint in self._endpoints(target, index):
             self._network.delay(endpoint, seconds)
 
     def cut(self, target: Target, *, index: int = 0) -> int:
-        """Break every connection that others have to the process, now; how many there were. They may dial again."""
+        """Break every connection that others have to the process; returns how many there were. They may dial again."""
         return sum(self._network.cut(endpoint) for endpoint in self._endpoints(target, index))
 
     def partition(self, target: Target, *, index: int = 0) -> None:
         """Separate the process from all others, and from the engine in memory, until `heal`. Connections that are
-        silent for links.heartbeat_timeout are lost, and tasks whose worker is silent for store.lease."""
+        silent for links.heartbeat_timeout are lost, as are the leases of a worker that is silent for store.lease."""
         self._network.partition(self._transport(target, index))
         for engine in self._everybody.find(target, index).engines():
             engine.cut()
             self._cut.append(engine)
 
     def lose_engine(self) -> None:
-        """Nobody reaches the engine in memory until `heal`: as when the store is away."""
+        """Make the engine in memory unreachable until `heal`, like a store that is down."""
         self._everybody.lose_engine(True)
 
     def heal(self) -> None:
-        """End all drops, delays, partitions and cuts; what a partition held back arrives."""
+        """End all drops, delays, partitions and the loss of the engine; messages held back by a partition arrive."""
         self._everybody.lose_engine(False)
         for engine in self._cut:
             engine.mend()

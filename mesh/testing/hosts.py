@@ -1,6 +1,6 @@
-"""The machine that a mesh in one process stands on: in memory, or in a private directory of real sockets.
+"""The simulated machine of a mesh in one process: in memory, or with real sockets in a private directory.
 
-Owns: endpoints, making a transport for each played process, and ending one as kill -9 does.
+Owns: endpoints, making a transport for each simulated process, and ending one as kill -9 does.
 Leaves to others: what runs in those processes (population), faults (faults).
 """
 
@@ -19,12 +19,12 @@ from mesh.transport.memory import MemoryListener, MemoryNetwork, MemoryTransport
 from mesh.transport.memory_events import MemorySubscriber
 from mesh.transport.zmq_transport import from_settings
 
-#: A socket's path may have 107 bytes; a worker's own name takes up to some 60 of them.
+#: The path of a Unix socket may have 107 bytes; a worker's own name takes up to some 60 of them.
 LONGEST_DIRECTORY: Final = 40
 
 
 class Host(Protocol):
-    """Where the processes of a mesh stand."""
+    """Provides endpoints and transports for the processes of a mesh."""
 
     @property
     def run_dir(self) -> Path: ...
@@ -33,17 +33,17 @@ class Host(Protocol):
         """The endpoint of a hub, numbered from 1."""
 
     def transport(self, settings: Settings) -> Transport:
-        """The transport of one more process."""
+        """A transport for one more process."""
 
     async def vanish(self, transport: Transport) -> None:
-        """The process of this transport is no more: peers see its connections end, without a goodbye."""
+        """End the process of this transport: peers see its connections end, without a goodbye."""
 
     def close(self) -> None:
-        """Leave nothing behind."""
+        """Remove everything that the host created."""
 
 
 class RecordingTransport(MemoryTransport):
-    """One played process in memory; `endpoints` are those that it listens on, to name it in faults."""
+    """The transport of one simulated process in memory; faults name the process by its listening `endpoints`."""
 
     def __init__(self, network: MemoryNetwork) -> None:
         super().__init__(network)
@@ -61,7 +61,7 @@ class RecordingTransport(MemoryTransport):
 
 
 class MemoryHost:
-    """No socket, no file."""
+    """A host in memory, without sockets and files."""
 
     def __init__(self, clock: Clock, silence_s: float) -> None:
         self.network = MemoryNetwork(clock, silence_s=silence_s)
@@ -76,7 +76,7 @@ class MemoryHost:
     async def vanish(self, transport: Transport) -> None:
         assert isinstance(transport, MemoryTransport)
         self.network.kill(transport)
-        # Its own sessions are told, so that what they hold ends; nothing that they say gets out.
+        # Close its own sessions, so that their resources are released; nothing that they send gets out.
         await transport.close()
         transport.dead = True
 
@@ -85,7 +85,7 @@ class MemoryHost:
 
 
 class IpcHost:
-    """Real sockets in a directory that is made for it and removed with it."""
+    """A host with real sockets in a directory that is created and removed with it."""
 
     def __init__(self) -> None:
         base = tempfile.gettempdir()

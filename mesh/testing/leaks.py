@@ -1,6 +1,6 @@
-"""Whether a test left something behind: tasks, threads, open files.
+"""Detects what a test leaks: tasks, threads, open files.
 
-Owns: looking before and after. Leaves to others: cleaning up.
+Owns: comparing before and after. Leaves to others: cleaning up.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-#: How long what was told to end may take to be gone: a thread that is on its way out, a descriptor that libzmq's
+#: How many seconds to wait for resources that are being released: a thread that is ending, a descriptor that libzmq's
 #: reaper closes.
 PATIENCE_S = 5.0
 #: Threads that belong to the loop or to the standard library, and end with them.
@@ -21,7 +21,7 @@ OTHERS = ("asyncio_", "uvloop_", "pydevd", "MainThread")
 
 @asynccontextmanager
 async def no_leaks() -> AsyncIterator[None]:
-    """What begins inside of it must have ended when it is left.
+    """Everything that is started inside the block must have ended when it is left.
 
     Raises:
         AssertionError: a task, thread or open file is left; the message says which.
@@ -49,7 +49,7 @@ async def _until_same(
 
 
 def _own_sockets() -> int:
-    """uvloop makes a pair of sockets for signals anew each time that it is run; a fixture's two halves are two runs."""
+    """uvloop creates a pair of sockets for signals for each run; the two halves of a fixture are two runs."""
     return 2 if type(asyncio.get_running_loop()).__module__.startswith("uvloop") else 0
 
 
@@ -67,7 +67,7 @@ def _threads() -> dict[object, str]:
 
 
 def _zmq_collects() -> bool:
-    """pyzmq starts one thread, with files of its own, at the first large frame; it lives as long as this process."""
+    """Whether pyzmq has started its thread: at the first large frame, with its own files, for the whole process."""
     return any(map(_of_zmq, threading.enumerate()))
 
 
@@ -76,7 +76,7 @@ def _of_zmq(thread: threading.Thread) -> bool:
 
 
 def _files() -> dict[object, str]:
-    """Descriptors and what they are: a number that was closed and used anew for another thing is another."""
+    """Descriptors with their targets: a number that was closed and reused for another file counts as another."""
     found: dict[object, str] = {}
     kept = _of_the_standard_library()
     try:
@@ -94,7 +94,7 @@ def _files() -> dict[object, str]:
 
 
 def _of_the_standard_library() -> set[int]:
-    """The pipe to multiprocessing's resource tracker lives as long as this process."""
+    """The pipe to multiprocessing's resource tracker, which exists as long as this process."""
     from multiprocessing import resource_tracker
 
     fd = getattr(resource_tracker._resource_tracker, "_fd", None)

@@ -1,6 +1,6 @@
-"""Hearing what a mesh under test emits.
+"""Recording the events of a mesh under test.
 
-Owns: the list that grows, and a service that fills it. Leaves to others: running that service (population).
+Owns: the list of events, and a service that fills it. Leaves to others: running that service (population).
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ _numbers = itertools.count(1)
 
 
 class Heard(list[Event]):
-    """Events, in the order in which they came."""
+    """The received events, in order of arrival."""
 
     def __init__(self) -> None:
         super().__init__()
         self._news = asyncio.Event()
 
     def note(self, event: Event) -> None:
-        """One more."""
+        """Record one event."""
         self.append(event)
         self._news.set()
 
     async def wait(self, count: int) -> list[Event]:
-        """Return when there are `count` of them."""
+        """Return when there are `count` events."""
         while len(self) < count:
             self._news.clear()
             await self._news.wait()
@@ -37,7 +37,7 @@ class Heard(list[Event]):
 
 
 def listener(topics: Sequence[str], heard: Heard) -> type[Service]:
-    """A service that hears of these topics, as every instance does."""
+    """A service in which every instance subscribes to these topics."""
 
     async def hear(self: Service, event: Event) -> None:
         heard.note(event)

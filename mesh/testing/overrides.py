@@ -1,7 +1,7 @@
-"""Settings of a mesh under test: the defaults, engines in memory, and what the test says, whatever mesh.toml and
-environment say.
+"""Settings of a mesh under test: the defaults, engines in memory, and the test's overrides; mesh.toml and environment
+are not read.
 
-Owns: dotted keys and maps of them, those of single services among them.
+Owns: dotted keys and maps of them, including those of single services.
 Leaves to others: what each key means (config).
 """
 
@@ -28,7 +28,7 @@ def settings_for(overrides: Mapping[str, Any], *, hubs: Sequence[str], run_dir: 
         overrides: "calls.timeout": 2.0, "services.mail.concurrency": 1, "services.mail.config.sender": "me"; or maps as
             in mesh.toml, {"calls": {"timeout": 2.0}}; both together. A number has the unit of its attribute: seconds,
             bytes. "access.allow": a list of tables, as [[access.allow]].
-        hubs, run_dir: of this mesh; they need not be such as a file may say.
+        hubs, run_dir: of this mesh; they may be values that are not allowed in mesh.toml.
 
     Raises:
         ConfigError: a key or value is wrong.
@@ -36,7 +36,7 @@ def settings_for(overrides: Mapping[str, Any], *, hubs: Sequence[str], run_dir: 
     overrides = _dotted(overrides)
     flags = {f"engines.{capability}": "memory" for capability in CAPABILITIES}
     flags |= {key: value for key, value in overrides.items() if not key.startswith(("services.", "access."))}
-    # The empty file: a test must not depend on the directory that it is started in.
+    # An empty file: a test must not depend on the directory that it is started in.
     settings = config.load(Path(os.devnull), env={}, flags=flags)
     mesh = msgspec.structs.replace(settings.mesh, hubs=list(hubs), run_dir=run_dir, log_dir=run_dir)
     services = _services({key: value for key, value in overrides.items() if key.startswith("services.")}, settings)
@@ -45,7 +45,7 @@ def settings_for(overrides: Mapping[str, Any], *, hubs: Sequence[str], run_dir: 
 
 
 def _dotted(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Maps taken apart into dotted keys. What is under a service's `config` may be maps itself."""
+    """Flatten maps into dotted keys. Values under a service's `config` may be maps themselves."""
     found: dict[str, Any] = {}
 
     def take(key: str, value: Any) -> None:

@@ -1,7 +1,7 @@
-"""Everybody in a mesh under test: starting them, waiting until they know each other, ending them whatever happened.
+"""The processes of a mesh under test: starting them, waiting until they know each other, always ending them.
 
-Owns: the list of played processes, the engine in memory that they share, and the order in which they end.
-Leaves to others: the life of one (process), where they stand (hosts), what a test asks for (whole).
+Owns: the list of simulated processes, the engine in memory that they share, and the order in which they end.
+Leaves to others: the lifecycle of one process (process), hosts (hosts), the interface for tests (whole).
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from mesh.testing.process import ClientProcess, FakeWorker, HubProcess, Process,
 
 log = get_logger("mesh.testing")
 
-#: Real seconds in which processes must have heard of each other; nothing here takes one on an idle machine.
+#: Real seconds in which processes must learn of each other; on an idle machine it takes less than one.
 PATIENCE_S: Final = 10.0
-#: Under a hand-turned clock, which does not turn meanwhile: so many times five turns of the loop.
+#: The same limit with a manual clock, which stands still meanwhile: so many times five rounds of the loop.
 MOST_TURNS: Final = 200
 
-#: Who ends first. Workers before the fakes that they may call in their `stopped` hooks, hubs last.
+#: The order of ending. Workers end before the fakes that their `stopped` hooks may call; hubs end last.
 ENDING: Final = (ClientProcess, WorkerProcess, FakeWorker, HubProcess)
 
 
@@ -67,18 +67,18 @@ class Population:
         self._engine_lost = False
 
     def _engines(self, role: str) -> Makers:
-        """How a process of this role makes its engine in memory."""
+        """The factories with which a process of this role makes its engine in memory."""
         return {"memory": partial(self._engine, role)}
 
     def _engine(self, role: str) -> MemoryEngine:
-        """One more process's way to what all of them share."""
+        """An engine for one more process, on the data that all processes share."""
         engine = MemoryEngine(self.memory, self._authorization, role)
         if self._engine_lost:
             engine.cut()
         return engine
 
     def lose_engine(self, lost: bool) -> None:
-        """Cut every process's way to the engine in memory, or mend it."""
+        """Disconnect every process from the engine in memory, or reconnect it."""
         self._engine_lost = lost
         for process in self.processes:
             for engine in process.engines():
@@ -97,7 +97,7 @@ class Population:
     # --- starting -----------------------------------------------------------------------------------------
 
     async def start_hub(self, endpoint: str) -> None:
-        """The first on this endpoint, or the next after one that is dead: it then has others to learn of."""
+        """Start the first hub on this endpoint, or the successor of a dead one, which must learn the registry again."""
         dead = next((each for each in self.hubs() if each.endpoint == endpoint), None)
         process = HubProcess(self._host.transport(self._settings), self._clock, self._settings, endpoint)
         self.processes.append(process)
@@ -113,7 +113,7 @@ class Population:
         return node
 
     async def start_worker(self, classes: Sequence[type[Service]]) -> Worker:
-        """Raises: what its start raises; it is gone then."""
+        """Start a worker. Raises: whatever its start raises, after the worker has been removed."""
         transport = self._host.transport(self._settings)
         worker = Worker(
             classes,
@@ -152,7 +152,7 @@ class Population:
     # --- who there is -------------------------------------------------------------------------------------
 
     def hubs(self) -> list[HubProcess]:
-        """In the order of their endpoints, dead ones included: they may be started again."""
+        """All hubs in the order of their endpoints, including dead ones, which may be started again."""
         found = [each for each in self.processes if isinstance(each, HubProcess)]
         return sorted(found, key=lambda hub: self._settings.mesh.hubs.index(hub.endpoint))
 
@@ -168,7 +168,7 @@ class Population:
         """The process that a target names.
 
         Raises:
-            SetupError: there is none.
+            SetupError: there is no such process.
         """
         if isinstance(target, (Worker, Node)):
             node = target.node if isinstance(target, Worker) else target
@@ -184,10 +184,10 @@ class Population:
         return found[index]
 
     async def until_known(self, client: Node) -> None:
-        """Return when everybody has heard of everybody, and the client has its links.
+        """Return when all processes know each other, and the client has its links.
 
         Raises:
-            Unavailable: that takes too long.
+            Unavailable: this takes too long.
         """
         registered = {process: _instances(process) for process in self.processes}
         nodes = [each.node for each in self.processes if each.node is not None and each.alive]
@@ -214,19 +214,19 @@ class Population:
                 mend = "; if a hub is away, turn the clock until it is back" if manual else ""
                 raise Unavailable(f"not everybody has come to know everybody{mend}")
             await settle(5)
-            # Sockets need a moment; memory does not, and a hand-turned clock is always in memory.
+            # Sockets need real time; memory does not, and a manual clock implies memory.
             await asyncio.sleep(0 if manual else 0.0005)
 
     # --- ending -------------------------------------------------------------------------------------------
 
     async def end(self, process: Process) -> None:
-        """As by kill -9."""
+        """End a process as kill -9 does."""
         if not isinstance(process, HubProcess):
             self.processes.remove(process)
         await process.vanish(self._host)
 
     async def drain(self, worker: Worker) -> bool:
-        """As by SIGTERM; whether it finished in time."""
+        """Drain a worker as SIGTERM does; whether it finished in time."""
         process = self.find(worker, 0)
         finished = await worker.drain("drained by the test")
         self.processes.remove(process)
@@ -234,7 +234,7 @@ class Population:
         return finished
 
     async def close(self) -> list[Exception]:
-        """End everybody, the last started first; what went wrong."""
+        """End all processes, the last started first; returns the errors."""
         errors: list[Exception] = []
         for kind in ENDING:
             for process in [each for each in reversed(self.processes) if isinstance(each, kind) and each.alive]:
@@ -254,7 +254,7 @@ def _denied(refusal: Refusal, fresh: bool) -> None:
 
 
 def _instances(process: Process) -> list[str]:
-    """What it has registered."""
+    """The ids of the instances that the process has registered."""
     if isinstance(process, WorkerProcess):
         return process.worker.instance_ids if process.ready else []
     if isinstance(process, FakeWorker) and process.alive:

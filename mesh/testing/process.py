@@ -1,7 +1,7 @@
-"""One played process: a transport of its own, and what runs on it.
+"""One simulated process: its own transport, and what runs on it.
 
-Owns: the life of each kind (hub, client, worker, fake): starting, ending with and without a goodbye.
-Leaves to others: which there are (population).
+Owns: the lifecycle of each kind (hub, client, worker, fake): starting, ending with and without a goodbye.
+Leaves to others: the list of processes (population).
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from mesh.transport.contract import Transport
 
 
 class Process:
-    """What every kind has.
+    """The common base of all kinds.
 
     Attributes:
         names: the services that it runs; ("hub",) for a hub.
-        node: its place in the mesh; None for a hub.
-        alive: false once it has ended, one way or the other.
+        node: its endpoint in the mesh; None for a hub.
+        alive: false once it has ended, in either way.
     """
 
     node: Node | None = None
@@ -35,7 +35,7 @@ class Process:
         self.alive = True
 
     async def vanish(self, host: Host) -> None:
-        """End as by kill -9."""
+        """End as kill -9 does."""
         self.alive = False
         for engine in self.engines():
             engine.kill()
@@ -43,18 +43,18 @@ class Process:
         await self._bury()
 
     def engines(self) -> list[MemoryEngine]:
-        """Its ways to the engine in memory; of the dead there are none."""
+        """Its engines in memory; none when the process is dead."""
         made = self.node.durable.engines.made if self.node is not None else ()
         return [each for each in made if isinstance(each, MemoryEngine)]
 
     async def close(self) -> None:
-        """End in peace."""
+        """End normally."""
         self.alive = False
         await self._close()
         await self.transport.close()
 
     async def _bury(self) -> None:
-        """Stop what still runs in this loop; nobody hears of it any more."""
+        """Stop what the dead process still runs in this loop; nothing of it reaches other processes."""
         if self.node is not None:
             await self.node.close()
 
@@ -84,12 +84,12 @@ class WorkerProcess(Process):
         return self.alive and self.worker.stage is Stage.READY
 
     async def _bury(self) -> None:
-        # The dead run no hooks.
+        # A dead process runs no hooks.
         self.worker._began.clear()
         if self.worker.shift is not None:
             self.worker.shift.abandon("killed")
-        # Nor do they say goodbye: whatever is asked on the way out fails at once, instead of waiting for a clock that
-        # nobody turns meanwhile.
+        # It sends no goodbye either: calls made while it ends fail at once, instead of waiting for a clock that does
+        # not advance meanwhile.
         self.node.client.close()
         await self.worker.stop()
 
@@ -126,7 +126,7 @@ class HubProcess(Process):
         self.hub: Hub | None = None
 
     async def start(self, *, first: bool, epoch: int) -> None:
-        """Listen. The first of its kind has nobody to learn of; one that comes after another learns for a lease."""
+        """Listen. The first hub has no registry to learn; a successor learns it for the time of a lease."""
         self.hub = Hub(
             self._transport,
             self._clock,

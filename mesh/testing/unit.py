@@ -1,9 +1,9 @@
-"""One service without a mesh: its methods are called directly, and what it asks of others, fakes answer.
+"""One service without a mesh: its methods are called directly, and fakes answer its calls to other services.
 
-Owns: the node that a service is given in a unit test, and what it records.
-Leaves to others: what fakes do (fakes), its durable verbs (unit_durable), whole meshes (whole).
+Owns: the node of a service in a unit test, and its records.
+Leaves to others: the behaviour of fakes (fakes), the durable verbs (unit_durable), whole meshes (whole).
 
-Arguments and answers are encoded and decoded on their way, as between processes: what cannot travel fails here too,
+Arguments and answers are encoded and decoded, as between processes: a value that cannot be encoded fails here, too,
 and a Struct comes back as the map that an untyped caller would see.
 """
 
@@ -38,7 +38,7 @@ S = TypeVar("S", bound=Service)
 
 
 class Emitted(NamedTuple):
-    """One event that the service under test told of, its data as a listener would get it."""
+    """One event that the service under test emitted, with its data as a subscriber would receive it."""
 
     topic: str
     data: Any = None
@@ -50,21 +50,22 @@ class Emitted(NamedTuple):
 class FakeNode(DurableVerbs):
     """The node of a service under test: the verbs of `Node`, answered by fakes.
 
-    State, locks and `atomic` work as they do in a mesh, on an engine in memory of its own. What is deferred is durable
-    there, but nobody runs it.
+    State, locks and `atomic` work as they do in a mesh, on the node's own engine in memory. Deferred tasks are stored
+    there, but not run.
 
     Attributes:
-        calls: what was asked, in order; `emitted`: the events; `deferred`: the tasks. What an `atomic` block emits and
-            defers is there when the block is over, and never when it raises.
+        calls: the calls to other services, in order.
+        emitted, deferred: the events and the tasks, in order. Those of an `atomic` block are added after its commit,
+            and not at all when the block raises.
     """
 
     def __init__(self, *fakes: Fake | Mapping[str, Any], clock: Clock | None = None) -> None:
         """Args:
-        fakes: each a `Fake`, or a map of targets: `{"mail.send": None, "users.get": lambda id: {"id": id}}`.
+        fakes: each a `Fake`, or a map of targets to behaviours: `{"mail.send": None, "users.get": lambda id: …}`.
         """
         self.identity = "unit"
         self.clock: Clock = clock or LoopClock()
-        #: What the service counts by `self.metrics`.
+        #: The metrics that the service records with `self.metrics`.
         self.recorder = Recorder(self.clock)
         self.calls: list[Recorded] = []
         self.emitted: list[Emitted] = []
@@ -103,7 +104,7 @@ class FakeNode(DurableVerbs):
         meta: dict[str, str] | None = None,
         **kwargs: Any,
     ) -> asyncio.Future[Any]:
-        """As `Node.call`; time-outs are not kept."""
+        """As `Node.call`; timeouts are ignored."""
         if timeout is not None:
             timeout = seconds(target, "timeout", timeout)
         body = encode_arguments(args, kwargs, target)
@@ -131,7 +132,7 @@ class FakeNode(DurableVerbs):
     async def scatter(
         self, target: str, /, *args: Any, timeout: Duration | None = None, **kwargs: Any
     ) -> list[Outcome]:
-        """As `Node.scatter`, of one instance."""
+        """As `Node.scatter`, with one instance."""
         instance = Instance(service=target.rpartition(".")[0], id=f"{target.rpartition('.')[0]}-fake", epoch=1)
         try:
             return [Outcome(instance, await self.call(target, *args, timeout=timeout, **kwargs))]
@@ -143,11 +144,11 @@ class FakeNode(DurableVerbs):
     async def map(
         self, target: str, items: Iterable[Any], *, timeout: Duration | None = None, at_once: int = 256
     ) -> list[Any]:
-        """One after the other, in order. See `Node.map`."""
+        """As `Node.map`, but one call after the other."""
         return [await self.call(target, item, timeout=timeout) for item in items]
 
     def instances(self, service: str) -> tuple[Instance, ...]:
-        """One of each service that is faked."""
+        """One instance of a faked service; none of any other."""
         return (Instance(service=service, id=f"{service}-fake", epoch=0),) if service in self.service_names() else ()
 
     async def emit(
@@ -159,7 +160,7 @@ class FakeNode(DurableVerbs):
         meta: dict[str, str] | None = None,
         durable: bool | None = None,
     ) -> None:
-        """As `Node.emit`; nobody hears it, but it is recorded."""
+        """As `Node.emit`, but the event is only recorded."""
         if durable:
             await self._durable.emit(topic, data, key, meta)
             return
@@ -182,7 +183,7 @@ class FakeNode(DurableVerbs):
         return Rpc(self, Options(timeout, key, instance, meta))
 
     def calls_of(self, target: str) -> list[Recorded]:
-        """What was asked of "mail.send", in order."""
+        """The calls of "mail.send", in order."""
         return [call for call in self.calls if call.target == target]
 
     # --- for the proxies of rpc ---------------------------------------------------------------------------
@@ -260,13 +261,13 @@ def unit(
     config: Mapping[str, Any] | None = None,
     clock: Clock | None = None,
 ) -> S:
-    """An instance of a service to test by itself, on a node of fakes; its hooks are the test's to call.
+    """Create an instance of a service to test alone, on a node of fakes. Its hooks do not run: the test may call them.
 
     Args:
         fakes: of the services that it calls; see `FakeNode`.
-        node: the node to give it, when the test wants to look at what it recorded.
+        node: the node to use, when the test inspects its records.
         config: the values under [services.<name>.config].
-        clock: what `self.node.clock` is; real time when None.
+        clock: the value of `self.node.clock`; real time when None.
     """
     made = make(service)
     made.node = node or FakeNode(*fakes, clock=clock)
@@ -276,11 +277,11 @@ def unit(
 
 
 def _begun(coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-    """A call has begun when it is made, awaited or not; whoever made it owns it, as with a real one."""
+    """Start a call at once, awaited or not, and leave its task to the caller, as a real call does."""
     return asyncio.get_running_loop().create_task(coroutine)
 
 
 def _as_caller_sees(exc: Exception) -> MeshError:
-    """What a handler raised, after its way over the wire."""
+    """The exception of a handler in the form that a remote caller receives."""
     error = exc if isinstance(exc, MeshError) else RemoteError(str(exc), type_name=type(exc).__name__)
     return from_wire(error.to_wire())

@@ -1,6 +1,6 @@
 """The durable verbs of a service under test: real state, locks and commits in memory; tasks and events are recorded.
 
-Owns: what is recorded, and when: after the commit. Leaves to others: the node (unit), the engine (engines.memory).
+Owns: recording, after the commit. Leaves to others: the node (unit), the engine (engines.memory).
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ class DeferredTask(NamedTuple):
 
     Attributes:
         target: "orders.charge".
-        args, kwargs: as they travel.
+        args, kwargs: after encoding and decoding.
         key, order, priority, due_at: as it was deferred; `due_at` in seconds since 1970, 0 for at once.
-        task: all of it, as an engine stores it.
+        task: the complete task, as an engine stores it.
     """
 
     target: str
@@ -45,12 +45,12 @@ class DeferredTask(NamedTuple):
 
 
 class UnitDurable(Durable):
-    """Durable on an engine of its own."""
+    """The durable verbs on a private engine."""
 
     def __init__(self, clock: Clock, deferred: list[DeferredTask], emitted: Callable[[NewEvent], None]) -> None:
         """Args:
-        deferred: grows with what is deferred.
-        emitted: told of each durable event when it is in the log.
+        deferred: deferred tasks are appended to this list.
+        emitted: called with each durable event after it is appended to the log.
         """
         chosen = EngineSettings(tasks="memory", events="memory", state="memory", schedules="memory", locks="memory")
         memory = Memory(clock)

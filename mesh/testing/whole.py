@@ -1,8 +1,7 @@
-"""A whole mesh in one process: hubs, workers, fakes and a client, each a process of its own as far as they can tell.
+"""A whole mesh in one process: hubs, workers, fakes and a client, each simulated as a separate process.
 
-Owns: what a test asks of a mesh: its parts, the verbs, time, and that it ends whatever happened.
-Leaves to others: who there is (population), where they stand (hosts), faults (faults), fakes (fakes), tasks and state
-(durable).
+Owns: the interface for tests: the parts of a mesh, the verbs, time, and ending the mesh in every case.
+Leaves to others: processes (population), hosts (hosts), faults (faults), fakes (fakes), tasks and state (durable).
 """
 
 from __future__ import annotations
@@ -32,18 +31,18 @@ from mesh.testing.population import Population
 S = TypeVar("S", bound=Service)
 Classes = type[Service] | Sequence[type[Service]]
 
-#: What is waited for at the end may wait for the clock: it is turned by this much at a time.
+#: Step of the manual clock while the mesh ends: the end may wait for the clock.
 TURN_S: Final = 0.25
 
 
 class Mesh(DurableView):
-    """A mesh of these services, for the length of an `async with`. See the package for an example.
+    """A mesh of these services, for the duration of an `async with`. See the package for an example.
 
     Its engines are in memory: tasks, durable events, state, schedules and locks work, shared by all of its processes.
 
     Attributes:
-        settings: what all of its processes are told.
-        clock: of all of them.
+        settings: the settings of all its processes.
+        clock: the clock of all its processes.
     """
 
     def __init__(
@@ -57,11 +56,12 @@ class Mesh(DurableView):
         settings: Mapping[str, Any] | None = None,
     ) -> None:
         """Args:
-        services: one worker for each class, or for each list of classes; a `Fake` stands in for a service.
-        replicas: how many workers for a class; 1 where it says nothing, 0 for none yet.
+        services: one worker for each class, or for each list of classes; a `Fake` replaces a service.
+        replicas: how many workers for a class; 1 for a class that is missing, 0 for none yet.
         transport: "memory", or "ipc" for real sockets in a private directory.
         clock: real time when None. A ManualClock stands still until `advance`; it needs transport="memory".
-        seed: of all that is drawn at random: choices between instances, retries, drops.
+        hubs: the number of hubs.
+        seed: of all random choices: between instances, retries, drops.
         settings: over the defaults, by dotted keys, {"calls.timeout": 2.0}, or as in mesh.toml, {"calls": {"timeout":
             "2s"}}; mesh.toml and the environment are not read.
 
@@ -87,7 +87,7 @@ class Mesh(DurableView):
         for cls in self._replicas:
             if cls not in known:
                 raise SetupError(f"replicas: {cls.__qualname__} is not among the services")
-        # What is wrong is told now; where things stand is known when they do.
+        # Check the settings now; the real endpoints are only known after the start.
         in_memory = MemoryHost(self.clock, 0.0)
         self.settings = settings_for(self._overrides, hubs=[in_memory.hub(1)], run_dir=in_memory.run_dir)
 
@@ -129,7 +129,7 @@ class Mesh(DurableView):
         await self._population.until_known(self._node)
 
     def _check_needs(self) -> None:
-        """A need that nobody fills would wait for ever: while the mesh starts there is nobody to fill it later."""
+        """Reject a need without a service: no service can be added while the mesh starts, so the start would hang."""
         names = {cls.name for group in self._groups for cls in group} | {fake.name for fake in self._fakes}
         for cls in [cls for group in self._groups for cls in group]:
             for need in cls.needs:
@@ -139,7 +139,7 @@ class Mesh(DurableView):
                     )
 
     async def _end(self) -> list[Exception]:
-        """End everybody; what went wrong. It runs to its end even when the test is cancelled meanwhile."""
+        """End all processes; returns the errors. It completes even when the test is cancelled meanwhile."""
         ending = asyncio.ensure_future(self._close())
         cancelled: asyncio.CancelledError | None = None
         while not ending.done():
@@ -160,13 +160,13 @@ class Mesh(DurableView):
         return await self._population.close() if self._population is not None else []
 
     async def _turning(self, ending: asyncio.Future[Any]) -> None:
-        """Wait for what may itself wait for a clock that nobody else turns now."""
+        """Wait for `ending`, and advance a manual clock meanwhile, for which it may wait."""
         if self._manual is None:
             await asyncio.wait([ending])
             return
         while not ending.done():
             await self._manual.advance(TURN_S)
-            # What waits for a thread needs real time too.
+            # Threads need real time, too.
             await asyncio.sleep(0.001)
 
     # --- the verbs ----------------------------------------------------------------------------------------
@@ -202,7 +202,7 @@ class Mesh(DurableView):
         await self.node.emit(topic, data, **options)
 
     async def listen(self, *topics: str) -> Heard:
-        """Hear of events from now on; the list of them, which grows. Without topics, of all."""
+        """Record events of these topics from now on; returns the growing list. Without topics, records all events."""
         heard = Heard()
         await self.start_another(listener(topics or ("#",), heard))
         return heard
@@ -210,7 +210,7 @@ class Mesh(DurableView):
     # --- time and faults ----------------------------------------------------------------------------------
 
     async def advance(self, seconds: float) -> None:
-        """Turn the clock of everything by `seconds`; what is due happens in order, with all that follows from it.
+        """Advance the clock of all processes by `seconds`; everything due happens in order, with its consequences.
 
         Raises:
             SetupError: the mesh runs in real time.
@@ -220,43 +220,43 @@ class Mesh(DurableView):
         await self._manual.advance(seconds)
 
     async def settle(self) -> None:
-        """Let everything happen that needs no time to pass: in memory, twenty turns of the loop."""
+        """Let everything happen that takes no time: in memory, twenty rounds of the loop."""
         await settle()
 
     @property
     def faults(self) -> Faults:
-        """What may go wrong."""
+        """Fault injection."""
         return _running(self._faults)
 
     # --- who there is -------------------------------------------------------------------------------------
 
     @property
     def hubs(self) -> list[Hub]:
-        """The living hubs."""
+        """The running hubs."""
         return [each.hub for each in _running(self._population).hubs() if each.alive and each.hub is not None]
 
     def workers(self, service: type[Service] | str) -> list[Worker]:
-        """The living workers of a service, in the order of their start."""
+        """The running workers of a service, in the order of their start."""
         return _running(self._population).workers(service if isinstance(service, str) else service.name)
 
     def instances(self, service: type[S]) -> list[S]:
-        """The living instances of a service themselves, in the order of their start."""
+        """The running instances (the objects) of a service, in the order of their start."""
         return [each for worker in self.workers(service) for each in worker.services if isinstance(each, service)]
 
     async def start_another(self, service: Classes, *, wait: bool = True) -> Worker:
-        """One more worker of these services; ready, and known to everybody unless `wait` is false."""
+        """Start one more worker of these services. It is ready and, unless `wait` is false, known to all processes."""
         worker = await _running(self._population).start_worker(_group(service))
         if wait:
             await self._until_known()
         return worker
 
     async def drain(self, worker: Worker) -> bool:
-        """End a worker as SIGTERM does; whether it finished what it had in hand within worker.stop_timeout."""
+        """End a worker as SIGTERM does; whether it finished its work within worker.stop_timeout."""
         return await _running(self._population).drain(worker)
 
     async def restart_hub(self, index: int = 0) -> None:
-        """End a hub as kill -9 does, unless it is dead already, and start it anew: it knows nobody, and learns for a
-        lease. The others dial it again within a second of the clock."""
+        """End a hub as kill -9 does, unless it is dead already, and start it again with an empty registry, which it
+        learns again for the time of a lease. The other processes reconnect within a second of the clock."""
         population = _running(self._population)
         hub = population.hubs()[index]
         if hub.alive:
@@ -269,10 +269,10 @@ class Mesh(DurableView):
     # --- fakes --------------------------------------------------------------------------------------------
 
     def fake(self, service: str | type[Service], implementation: Any = None, /, **methods: Any) -> MeshFake:
-        """Stand in for a service: `m.fake("mail", send=None)`; see `Fake` for what methods may be.
+        """Replace a service by a fake: `m.fake("mail", send=None)`; see `Fake` for the values of methods.
 
-        Before the mesh runs this is enough. While it runs, `await m.fake(…)` until everybody knows it. As a decorator
-        it takes a function or a class: `@m.fake("mail")`.
+        Before the mesh runs this is enough. While it runs, use `await m.fake(…)`, which returns when all processes know
+        the fake. As a decorator it takes a function or a class: `@m.fake("mail")`.
         """
         fake = MeshFake(self, service, implementation, methods)
         self._fakes.append(fake)
@@ -283,12 +283,12 @@ class Mesh(DurableView):
         return fake
 
     def calls_of(self, target: str) -> list[Recorded]:
-        """What fakes were asked of "mail.send", in order."""
+        """The calls of "mail.send" that fakes received, in order."""
         return [call for fake in self._fakes for call in fake.calls_of(target)]
 
 
 class MeshFake(Fake):
-    """A fake of one mesh. While that runs, `await` it: then everybody knows it."""
+    """A fake of one mesh. While the mesh runs, `await` the fake to wait until all processes know it."""
 
     def __init__(
         self, mesh: Mesh, service: str | type[Service], implementation: Any, methods: Mapping[str, Any]
@@ -317,7 +317,7 @@ def _running(part: T | None) -> T:
 
 
 async def _all(starting: Iterable[Coroutine[Any, Any, Any]]) -> None:
-    """All at once, for they may need each other; when one fails, the others are stopped and its error is raised."""
+    """Run all concurrently, as they may need each other; when one fails, the others are cancelled and it raises."""
     tasks = [asyncio.ensure_future(each) for each in starting]
     try:
         await asyncio.gather(*tasks)
