@@ -1,4 +1,4 @@
 """The command line: `mesh …`.
 
-Owns: reading arguments, printing, exit codes. Leaves to others: everything that a command does.
+Owns: reading arguments, printing, exit codes. Leaves to others: the work of each command.
 """

@@ -1,7 +1,7 @@
-"""From words on a command line to the arguments of a call.
+"""Converts words on a command line to the arguments of a call.
 
-Owns: `name=value`, positions, JSON values, `@file`, and letting the method's own schema decide what a word means.
-Leaves to others: checking them (the service does).
+Owns: `name=value`, positions, JSON values, `@file`, and using the method's schema to interpret a word.
+Leaves to others: checking the arguments (the service does).
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ _KINDS: dict[type, str] = {
 def read(words: Iterable[str], params: Mapping[str, Any] | None = None) -> tuple[list[Any], dict[str, Any]]:
     """(positional, named) arguments.
 
-    A value that is JSON is taken as JSON, anything else as text; where the schema wants text, `123` stays text.
-    `@path` is a file's content (`@-` is stdin): bytes where the schema wants bytes, else text or JSON. `@@…` is a
+    A value that is JSON is read as JSON, anything else as text; where the schema requires text, `123` stays text.
+    `@path` is the content of a file (`@-` is stdin): bytes where the schema requires bytes, else text or JSON. `@@…` is
     text that begins with @.
 
     Args:
@@ -66,7 +66,7 @@ def read(words: Iterable[str], params: Mapping[str, Any] | None = None) -> tuple
 def encode(
     positional: list[Any], named: dict[str, Any], params: Mapping[str, Any] | None, target: str
 ) -> tuple[bytes, int]:
-    """The body of a call and its encoding: JSON when a number has more digits than a float, else MessagePack.
+    """The body of a call and its encoding: JSON when a number needs more digits than a float has, else MessagePack.
 
     Raises:
         BadArguments: a value cannot be sent.
@@ -90,7 +90,7 @@ def exact_number(text: str) -> float | Decimal:
 
 
 def _is_exact(value: Any) -> bool:
-    """Whether MessagePack says all numbers in the value as they were written."""
+    """Whether MessagePack represents all numbers in the value exactly as written."""
     if isinstance(value, dict):
         return all(map(_is_exact, value.values()))
     if isinstance(value, list | tuple):
@@ -101,7 +101,7 @@ def _is_exact(value: Any) -> bool:
 
 
 def value(text: str, schema: Mapping[str, Any] | None = None) -> Any:
-    """What one word means; `schema` is the parameter's, None when it is not known."""
+    """The value of one word; `schema` is that of the parameter, None when it is unknown."""
     if text.startswith("@@"):
         return text[1:]
     if text.startswith("@"):

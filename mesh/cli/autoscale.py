@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def command(dry_run: bool, looks: int | None, conf: str | None) -> int:
     """Let the number of workers follow the load, for each service that has a `maximum` in mesh.toml.
 
-    supervisor runs this where it is needed. To see why it does what it does, or what it would do:
+    supervisor runs this command where it is needed. To see the reasons of its decisions, or what it would do:
 
     \b
       mesh autoscale --dry-run
@@ -84,7 +84,7 @@ async def _explain(layout: Layout, settings: Settings, looks: int | None) -> int
 
 
 def _rule(name: str, rule: Rule) -> str:
-    """What mesh.toml wants of a service, for people."""
+    """The rule of a service in mesh.toml, as readable text."""
     targets = [f"{rule.cpu:g} of a core"]
     if rule.in_flight:
         targets.append(f"{rule.in_flight} calls in flight")

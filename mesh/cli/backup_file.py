@@ -1,7 +1,7 @@
-"""A backup on its way from the store's directory of backups to the place that the operator chose.
+"""Moves a backup from the store's directory of backups to the place that the operator chose.
 
-Owns: moving the file as the operator's own user, without overwriting what is there unless told to.
-Leaves to others: making the backup (the store), options and words (store).
+Owns: moving the file as the operator's own user, without overwriting an existing file unless requested.
+Leaves to others: making the backup (the store), options and output (store).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mesh.errors import SetupError
 
 
 def check_target(path: Path, *, overwrite: bool) -> None:
-    """Look before the store works for it.
+    """Check the target before the store makes a backup.
 
     Raises:
         SetupError: no backup can go there.
@@ -29,14 +29,14 @@ def check_target(path: Path, *, overwrite: bool) -> None:
 
 
 def move(source: Path, path: Path, *, size_bytes: int, overwrite: bool) -> None:
-    """Move a finished backup to `path`; its directory is made (mode 0700) when it is not there.
+    """Move a finished backup to `path`; its directory is created (mode 0700) when it does not exist.
 
     Args:
         source: in the directory that this configuration names, whatever the store answered.
-        size_bytes: as the store has it.
+        size_bytes: the size that the store reports.
 
     Raises:
-        SetupError: that is not the file that the store made, or it cannot be moved. It stays where it is then.
+        SetupError: `source` is not the file that the store made, or cannot be moved; it is left in place.
     """
     try:
         seen = os.lstat(source)
@@ -53,7 +53,7 @@ def move(source: Path, path: Path, *, size_bytes: int, overwrite: bool) -> None:
         except OSError as exc:
             if exc.errno not in (errno.EXDEV, errno.EPERM):
                 raise
-            # Another file system, or one without hard links.
+            # Another file system, or a file system without hard links.
             _copy(source, path, overwrite)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(source)
@@ -62,11 +62,11 @@ def move(source: Path, path: Path, *, size_bytes: int, overwrite: bool) -> None:
 
 
 def _place(source: Path, path: Path, overwrite: bool) -> None:
-    """Give a file of this file system its name, at once and whole."""
+    """Give a file on the same file system its final name, atomically."""
     if overwrite:
         os.replace(source, path)
     else:
-        # Unlike a rename, it fails if the file was made meanwhile, and follows no link.
+        # Unlike a rename, a link fails if the file was created meanwhile, and follows no symbolic link.
         os.link(source, path, follow_symlinks=False)
     directory = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
     try:

@@ -21,6 +21,6 @@ def command(arguments: tuple[str, ...]) -> int:
         raise click.UsageError(
             f"there are no benchmarks in {root}: they come with the source, not with the installed package"
         )
-    # A process of its own: what is measured shall not carry the command line's memory and imports.
+    # A separate process: measurements must not include the memory and imports of the command line.
     code = subprocess.run([sys.executable, "-m", "benchmarks", *arguments], cwd=root, check=False).returncode
     return code if code >= 0 else exits.FAILED

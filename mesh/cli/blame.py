@@ -1,10 +1,10 @@
-"""Whose exception it was that ended a command: of a service's own code, or of mesh.
+"""Finds the origin of an exception that ended a command: the code of a service, or mesh itself.
 
-Owns: telling the two apart, and what is shown of each; a limit of memory that was reached is the fault of neither.
+Owns: telling the two apart, and the output for each; a reached memory limit is the fault of neither.
 Leaves to others: errors that mesh raises on purpose (report), exit codes (exits), the limit itself (confine).
 
-A service that cannot be imported, or whose `started` raises, is the commonest fault of all, and its author needs what
-Python always shows: the lines that led there. The way from the command line to the service's first line is left out.
+The most common fault is a service that cannot be imported, or that raises in `started`. Its author needs the usual
+traceback; the frames from the command line to the first line of the service are left out.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ import mesh
 from mesh.cli.confine import has_room, memory_limit
 
 _MESH: Final = str(Path(mesh.__file__).parent) + os.sep
-#: Where mesh hands over to a service: importing its module, making it, and its `started`.
+#: The functions of mesh that call a service's code: importing its module, creating the service, and running `started`.
 _DOORS: Final = {
     (_MESH + os.path.join("cli", "loading.py"), "_module"),
     (_MESH + os.path.join("calls", "importing.py"), "load_file"),
     (_MESH + os.path.join("service", "service.py"), "make"),
     (_MESH + os.path.join("service", "service.py"), "run_hook"),
 }
-#: Python's own: on the way to whoever uses it, and never at fault.
+#: Directories of the standard library: its frames are never at fault; the code that called them is.
 _PYTHON: Final = tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib")})
 _INSTALLED: Final = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
 
-#: Of Python's threads, and of the dynamic linker.
+#: Messages of Python's threads and of the dynamic linker when memory is exhausted.
 _NO_MEMORY: Final = ("can't start new thread", "failed to map segment", "cannot allocate memory")
 
 
@@ -40,8 +40,8 @@ class Place(NamedTuple):
     """A line of a service's own code.
 
     Attributes:
-        file: as it is seen from here.
-        function: what it is in; "" at the top of a module.
+        file: its path, relative to the current directory if below it.
+        function: the function that contains the line; "" at the top of a module.
     """
 
     file: str
@@ -53,11 +53,11 @@ class Place(NamedTuple):
 
 
 def tell(error: Exception) -> bool:
-    """Write to stderr what happened, the line to repeat last; whether it was a service's own fault, or its limit's."""
+    """Write the error to stderr, the summary last; whether a service's own code, or its memory limit, caused it."""
     told = TracebackException.from_exception(error)
     frames = _behind_the_door(told.stack)
     place = _place(frames, error)
-    # Python's compiler, out of memory, complains of what it read. A service's own words are believed.
+    # When Python's compiler is out of memory, it reports a syntax error. Errors from a service's own code are trusted.
     limit = memory_limit() if _starved(error) or (place is None and not has_room()) else ""
     if place is not None:
         told.stack = StackSummary.from_list(frames)
@@ -68,13 +68,13 @@ def tell(error: Exception) -> bool:
         what = f"{type(error).__name__}: it needs more memory than {limit}"
     elif place is None:
         what += "; this is a bug in mesh"
-    # At once: whoever follows the log shall not read half of it.
+    # In one write: readers who follow the log must not see half of it.
     sys.stderr.write(lines + (f"mesh: {place}: {what}\n" if place is not None else f"mesh: {what}\n"))
     return place is not None or bool(limit)
 
 
 def _starved(error: BaseException) -> bool:
-    """Whether it says, in one of the ways in which that is said, that there is no memory left."""
+    """Whether the error, in one of the known forms, reports that there is no memory left."""
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, MemoryError) or getattr(seen, "errno", None) == errno.ENOMEM:
@@ -86,7 +86,7 @@ def _starved(error: BaseException) -> bool:
 
 
 def _behind_the_door(stack: StackSummary) -> list[FrameSummary]:
-    """The frames from a service's first line on; none when mesh had not handed over to one."""
+    """The frames from the first line of a service on; empty when no service code was called."""
     door = max((at for at, frame in enumerate(stack) if (frame.filename, frame.name) in _DOORS), default=None)
     if door is None:
         return []
@@ -100,7 +100,7 @@ def _place(frames: list[FrameSummary], error: BaseException) -> Place | None:
     if isinstance(error, SyntaxError) and error.filename and not error.filename.startswith((_MESH, *_PYTHON)):
         return Place(_shown(error.filename), error.lineno or 1, "")
     own = [frame for frame in frames if not _is_python(frame) and not frame.filename.startswith(_MESH)]
-    # A library is called by somebody; but services may be installed as well.
+    # Prefer the last frame outside installed packages: it called the library. But services may be installed, too.
     last = next((frame for frame in reversed(own) if not any(each in frame.filename for each in _INSTALLED)), None)
     if last is None:
         if not own:

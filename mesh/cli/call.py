@@ -49,7 +49,7 @@ def command(
 ) -> int:
     """Call a method and print its answer; a stream's items as one JSON line each.
 
-    An ARGUMENT is a value, or name=value. JSON is taken as JSON, @file as the content of a file:
+    An ARGUMENT is a value, or name=value. JSON is read as JSON, @file is the content of a file:
 
     \b
       mesh call greeting.hello name=ujun
@@ -80,7 +80,7 @@ async def _call(
         positional, named = arguments.read(words, record.params if record else None)
         if everyone:
             return await _scatter(n, target, positional, named, options.timeout)
-        # Encoded here, so that a parameter may be called `timeout` or `key`, as an option is.
+        # Encode here, so that a parameter may have the name of an option, such as `timeout` or `key`.
         body, encoding = arguments.encode(positional, named, record.params if record else None, target)
         how: dict[str, Any] = {
             "timeout": options.timeout,
@@ -115,7 +115,7 @@ async def _scatter(n: Node, target: str, positional: list[Any], named: dict[str,
 
 
 def _plain(value: Any) -> Any:
-    """The answer with bytes inside of it as base64, as JSON has it over HTTP."""
+    """The answer with the bytes inside it as base64, like JSON over HTTP."""
     return msgspec.to_builtins(value, enc_hook=_encode)
 
 

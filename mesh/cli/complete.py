@@ -1,6 +1,6 @@
-"""What may follow the cursor in `mesh shell`: services, methods, targets in quotes.
+"""Completion in `mesh shell`: services, methods, targets in quotes.
 
-Owns: finding them in what the node knows. Leaves to others: names of Python (rlcompleter, IPython).
+Owns: finding them in the node's view of the registry. Leaves to others: names of Python (rlcompleter, IPython).
 """
 
 from __future__ import annotations
@@ -10,23 +10,23 @@ import rlcompleter
 from typing import Any, Protocol
 
 _RPC = re.compile(r"\bn\.rpc\.(?:(\w+)\.)?(\w*)$")
-#: Inside of the quotes of a call that takes a target, or a service's name.
+#: Text that ends inside the quotes of a call that takes a target or a service's name.
 _TARGET = re.compile(r"\bn\.(?:call|stream|scatter)\(\s*['\"]([\w.-]*)$")
 _SERVICE = re.compile(r"\bn\.wait_for\(\s*['\"]([\w-]*)$")
 
 
 class Knows(Protocol):
-    """The part of a node that is asked."""
+    """The part of a node that completion uses."""
 
     def service_names(self) -> list[str]: ...
     def method_names(self, service: str) -> list[str]: ...
 
 
 def remote(node: Knows, line: str) -> list[str] | None:
-    """What the text before the cursor may grow into: replacements of its last name.
+    """Completions of the text before the cursor: replacements of its last name.
 
-    None when the line is about nothing that the mesh knows. `n.rpc.gre` gives whole chains (`n.rpc.greeting`), a
-    target in quotes gives targets (`greeting.hello`).
+    None when the line does not end in a name of the mesh. `n.rpc.gre` gives whole chains (`n.rpc.greeting`), a target
+    in quotes gives targets (`greeting.hello`).
     """
     if match := _RPC.search(line):
         service, begun = match.groups()
@@ -44,7 +44,7 @@ def remote(node: Knows, line: str) -> list[str] | None:
 
 
 class Completer:
-    """For readline: first what the mesh knows, then what Python knows."""
+    """For readline: first names of the mesh, then names of Python."""
 
     def __init__(self, node: Knows, names: dict[str, Any]) -> None:
         self._node = node

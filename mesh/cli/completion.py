@@ -1,6 +1,6 @@
-"""`mesh completion`, and what the Tab key offers for the arguments of commands: services, methods, tasks, settings.
+"""`mesh completion`, and shell completion of the arguments of commands: services, methods, tasks, settings.
 
-Names come from the registry, asked for a moment; without a hub nothing is offered, and nothing is printed.
+Names come from the registry, within a short timeout; without a hub there are no completions, and nothing is printed.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from mesh.cli.output import json_option, wants_json, write_json
 if TYPE_CHECKING:
     from mesh.discovery.record import Instance
 
-#: The user waits for it at each Tab.
+#: Short, because the user waits for it at each Tab.
 WAIT_S: Final = 0.5
-#: Services of the framework itself; offered only when their name was begun.
+#: Prefixes of the framework's own services; completed only when the user has typed the beginning of the name.
 _OWN: Final = ("mesh-", "$")
 
 Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
@@ -66,17 +66,17 @@ def _instances() -> list[Instance]:
     try:
         return loop.run(ask())
     except Exception:
-        # Whatever is wrong, it must not be printed into the line that the user types.
+        # An error must not be printed into the line that the user types.
         return []
 
 
-#: "greeting.hello" of every service.
+#: Completions such as "greeting.hello".
 methods: Final = _offering(lambda found: (f"{each.service}.{name}" for each in found for name in each.methods))
-#: "orders.charge".
+#: Completions such as "orders.charge".
 tasks: Final = _offering(lambda found: (f"{each.service}.{name}" for each in found for name in each.tasks))
-#: "greeting".
+#: Completions such as "greeting".
 services: Final = _offering(lambda found: (each.service for each in found))
-#: "greeting=".
+#: Completions such as "greeting=".
 scalable: Final = _offering(lambda found: (f"{each.service}=" for each in found))
 
 

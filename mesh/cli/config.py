@@ -16,9 +16,9 @@ from mesh.suggest import suggestion
 @click.option("--about", is_flag=True, help="Say what each key is for.")
 @json_option
 def command(keys: tuple[str, ...], about: bool) -> None:
-    """Show each setting, its value, and where that comes from.
+    """Show each setting, its value, and the source of the value.
 
-    A KEY is a dotted name, or the beginning of some: `gateway.port`, `calls`.
+    A KEY is a dotted name, or the beginning of one: `gateway.port`, `calls`.
     """
     from mesh.config import find_file, origins
 

@@ -1,7 +1,7 @@
-"""What supervisor cannot give a process: an environment file, and limits to what it may take.
+"""Process settings that supervisor does not support: an environment file and resource limits.
 
-Owns: the options for both, setting the limits on this process, and what a limit is called for people.
-Leaves to others: reading such a file (config.env_file), which limits there are to be ([services.NAME] in mesh.toml,
+Owns: the options for both, setting the limits on this process, and describing a limit to users.
+Leaves to others: reading such a file (config.env_file), the values of the limits ([services.NAME] in mesh.toml,
 supervision.programs).
 """
 
@@ -19,12 +19,12 @@ from mesh.errors import ConfigError, SetupError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-#: What a worker takes beyond its own code until it is ready: measured 28 MiB, 24 of them the stacks of two threads of
-#: libzmq and of one of Python. libzmq ends the process where it cannot have them, with no word of memory.
+#: Memory that a worker needs besides its own code until it is ready: measured 28 MiB, 24 of them the stacks of two
+#: threads of libzmq and one of Python. Without this memory libzmq aborts the process, with no mention of memory.
 ROOM_BYTES: Final = 32 * 2**20
 
 
-#: What a worker at its limit of memory may take beyond it to answer and give back what it has in hand: a few threads.
+#: Memory that a worker at its memory limit may use beyond it to finish or return its work: a few threads.
 RESERVE_BYTES: Final = 32 * 2**20
 _soft_bytes = [0]
 #: The limit that was reached before `use_reserve` raised it.
@@ -32,13 +32,13 @@ _reached_bytes: list[int] = []
 
 
 class TooLittleMemory(SetupError):
-    """A limit of memory leaves no room for what every worker needs."""
+    """A memory limit is lower than what every worker needs."""
 
     code = "too_little_memory"
 
 
 def confine_options(command: F) -> F:
-    """Add --env-file and --limit; both have taken effect before the command begins."""
+    """Add --env-file and --limit; both take effect before the command begins."""
 
     def read(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
         if value:
@@ -86,8 +86,8 @@ def _set(what: str, limit: str, number: int, reserve: int = 0) -> None:
 
 
 def _memory(number: int) -> None:
-    # Data, not address space: ZeroMQ and glibc reserve far more addresses than they ever use.
-    # The reserve above it is for the drain of a worker that has reached it (service.watchdog).
+    # Limit data, not address space: ZeroMQ and glibc reserve far more addresses than they ever use.
+    # The reserve above the limit is for the drain of a worker that has reached it (service.watchdog).
     _set("memory", "RLIMIT_DATA", number, RESERVE_BYTES)
 
 
@@ -104,7 +104,7 @@ def _memory_soft(number: int) -> None:
 
 
 def soft_memory() -> int:
-    """The memory in bytes above which this worker is to be replaced; 0 when --limit did not say."""
+    """The memory in bytes above which this worker must be replaced; 0 when --limit does not set it."""
     return _soft_bytes[0]
 
 
@@ -117,7 +117,7 @@ LIMITS: Final[Mapping[str, Callable[[int], None]]] = {
 
 
 def use_reserve() -> None:
-    """Take the reserve above the limit of memory, so that a process that has reached it can still say so."""
+    """Use the reserve above the memory limit, so that a process that has reached the limit can still report it."""
     try:
         import resource
 
@@ -130,7 +130,7 @@ def use_reserve() -> None:
 
 
 def memory_limit() -> str:
-    """The limit of this process's memory, for people, and where it was said; "" when there is none."""
+    """The memory limit of this process, as readable text with its source; "" when there is none."""
     try:
         import resource
 
@@ -145,7 +145,7 @@ def memory_limit() -> str:
 
 
 def has_room() -> bool:
-    """Whether this process may still take what every worker needs beside its own code."""
+    """Whether this process has enough memory left for what every worker needs besides its own code."""
     try:
         bytearray(ROOM_BYTES)
     except MemoryError:
@@ -154,7 +154,7 @@ def has_room() -> bool:
 
 
 def check_room() -> None:
-    """See that a limit of memory leaves room for a worker, once its own code is there.
+    """Check, after a worker's code has been imported, that the memory limit leaves enough for the worker itself.
 
     Raises:
         TooLittleMemory: it does not.

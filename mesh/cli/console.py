@@ -1,7 +1,7 @@
-"""Python's own prompt on a running event loop: top-level await, completion, and the mesh alive between the lines.
+"""Python's standard prompt on a running event loop: top-level await, completion, and live links between the lines.
 
 Owns: the console and its thread. The prompt waits in a thread; every line runs on the loop.
-Leaves to others: completion (complete), being connected (loop).
+Leaves to others: completion (complete), the connection (loop).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ HISTORY = Path("~/.mesh_history")
 
 
 async def execute(source: str) -> int:
-    """Run a piece of code with `n` in it, once."""
+    """Run a piece of code once, with `n` defined."""
     async with _names() as names:
         compiled = compile(source, "<mesh shell>", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
         result = types.FunctionType(compiled, names)()
@@ -49,19 +49,19 @@ async def interact(banner: Callable[[Any], str]) -> int:
         def read_lines() -> None:
             try:
                 if not sys.stdin.isatty():
-                    sys.ps1 = sys.ps2 = ""  # a script is piped in: only what it prints belongs to stdout
+                    sys.ps1 = sys.ps2 = ""  # a script is piped in: only its own output belongs on stdout
                 console.interact(banner(names["n"]) if sys.stdin.isatty() else "", exitmsg="")
             finally:
                 running.call_soon_threadsafe(ended.set)
 
         with _completion(names):
-            # A daemon: it may wait for a line that never comes when the loop is asked to end.
+            # A daemon thread: when the loop ends, it may still wait for a line that never comes.
             threading.Thread(target=read_lines, name="mesh-shell", daemon=True).start()
             while not ended.is_set():
                 try:
                     await ended.wait()
                 except asyncio.CancelledError:
-                    # Ctrl-C: it belongs to the line that runs, if one does, and else ends nothing.
+                    # Ctrl-C cancels the running line, if any, and otherwise has no effect.
                     task = asyncio.current_task()
                     if task is not None:
                         task.uncancel()
@@ -108,7 +108,7 @@ class _Console(code.InteractiveConsole):
         except KeyboardInterrupt:
             self.write("interrupted\n")
         except MeshError as exc:
-            # An answer like any other: the way through mesh's own code would only hide it.
+            # An error of a call is a normal result here: a traceback through mesh's own code would only hide it.
             if os.environ.get("MESH_DEBUG"):
                 self.showtraceback()
             else:
@@ -122,13 +122,13 @@ class _Console(code.InteractiveConsole):
             await result
 
     def interrupt(self) -> None:
-        """Cancel the line that runs."""
+        """Cancel the running line."""
         if self._task is not None:
             self._task.cancel()
 
 
 def _own_part(trace: types.TracebackType | None) -> types.TracebackType | None:
-    """The traceback from the typed line on: how that came to run is nobody's concern."""
+    """The traceback from the typed line on, without the frames of the console."""
     part = trace
     while part is not None and part.tb_frame.f_code.co_filename != "<console>":
         part = part.tb_next
@@ -145,7 +145,7 @@ def _completion(names: dict[str, Any]) -> Any:
     history = HISTORY.expanduser()
     if sys.stdin.isatty():
         readline.set_completer(Completer(names["n"], names).complete)
-        # Quotes end a word, so that a target in them is completed alone; dots do not.
+        # Quotes separate words, so that a target in quotes is completed alone; dots do not.
         readline.set_completer_delims(" \t\n`~!@#$%^&*()-=+[{]}\\|;:'\",<>/?")
         readline.parse_and_bind("tab: complete")
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""`mesh doctor`. Owns: its words on the screen and its exit code. Leaves to others: looking (supervision.doctor)."""
+"""`mesh doctor`. Owns: its output and its exit code. Leaves to others: the checks (supervision.doctor)."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _MARKS: Final = {"good": ("✓", "green"), "odd": ("!", "yellow"), "bad": ("✗"
 @click.option("--conf", metavar="FILE", help="The supervisord.conf; the project's own by default.")
 @json_option
 def command(conf: str | None) -> int:
-    """Look for what is wrong with this set-up, and say how to mend it. It changes nothing.
+    """Find problems of this set-up, and show how to fix them. It changes nothing.
 
-    The exit code is 1 when something is wrong (✗), 0 when it is only worth knowing (!).
+    The exit code is 1 when there is a problem (✗), 0 when there are only warnings (!).
     """
     from mesh.supervision.doctor import examine
     from mesh.supervision.finding import BAD, GOOD, ODD, Finding

@@ -14,9 +14,9 @@ from mesh.cli.output import json_option, note, progress, wants_json, write_json
 def command(conf: str | None) -> None:
     """Stop everything; leave no process and no socket behind.
 
-    Each process finishes what it has, within its own stop timeout. What a crash left behind is cleaned up, too.
+    Each process finishes its work, within its own stop timeout. Leftovers of a crash are cleaned up, too.
 
-    It goes by supervisord.conf: a mesh.toml in which something is wrong keeps nothing from being stopped.
+    This command reads supervisord.conf only: an invalid mesh.toml does not prevent it from stopping everything.
     """
     from mesh.supervision.down import take_down
 

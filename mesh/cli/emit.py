@@ -19,9 +19,9 @@ from mesh.cli.tracing import trace_option
 @trace_option
 @json_option
 def command(topic: str, words: tuple[str, ...], key: str | None, meta: tuple[str, ...], verbose: bool) -> None:
-    """Tell everybody who listens to TOPIC that something happened.
+    """Emit an event: publish DATA to all subscribers of TOPIC.
 
-    DATA is one JSON value (or text), or name=value words that make a map:
+    DATA is one JSON value (or text), or name=value words that form a map:
 
     \b
       mesh emit order.created id=17 total=9.5

@@ -25,7 +25,7 @@ PAGE = 500
 @click.group("events")
 @json_option
 def command() -> None:
-    """Read the log of durable events, deliver from it again, see who hears of them, and end who does no more."""
+    """Read the log of durable events, deliver events again, list subscriptions, and end those no longer in use."""
 
 
 @command.command("read")
@@ -34,7 +34,7 @@ def command() -> None:
 @click.option("--limit", default=100, type=click.IntRange(1), show_default=True, help="At most so many.")
 @json_option
 def read(pattern: str, after: int, limit: int) -> None:
-    """Print kept events whose topic matches PATTERN (`order.*`, `#` for all), oldest first, one line each."""
+    """Print kept events with a topic that matches PATTERN (`order.*`, `#` for all), oldest first, one line each."""
     loop.run(_read(pattern, after, limit))
 
 
@@ -80,7 +80,7 @@ def _data(body: bytes, encoding: int) -> Any:
 def replay(subscription: str, offset: int | None, since: str | None) -> None:
     """Deliver kept events once more to a durable handler, such as orders.audit.
 
-    Deliveries that are still outstanding stay as they are; nothing is delivered twice for them.
+    Outstanding deliveries stay as they are; their events are not delivered twice.
     """
     if (offset is None) == (since is None):
         raise click.UsageError("say where to begin: --offset or --since")
@@ -102,9 +102,10 @@ def replay(subscription: str, offset: int | None, since: str | None) -> None:
 @command.command("subscriptions")
 @json_option
 def subscriptions() -> None:
-    """List durable handlers: what they hear, how far they are, and whether anybody runs them.
+    """List durable handlers: their topics, their positions in the log, and whether a worker runs them.
 
-    One without workers keeps every event that it has not had: start its service, or end it with `mesh events abandon`.
+    A handler without workers prevents the removal of every event that it has not received: start its service, or end
+    the subscription with `mesh events abandon`.
     """
     found = loop.run(_subscriptions())
     if wants_json():
@@ -134,7 +135,7 @@ async def _subscriptions() -> list[QueueInfo]:
 
 
 def _outstanding(one: QueueInfo) -> int:
-    """Deliveries that were made and are not over."""
+    """The number of deliveries that have been created and not completed."""
     return one.ready + one.running + one.delayed + one.waiting
 
 
@@ -145,8 +146,8 @@ def _outstanding(one: QueueInfo) -> int:
 def abandon(subscription: str, yes: bool) -> None:
     """End the subscription of a durable handler that is gone for good, such as orders.audit.
 
-    It gets no events any more and keeps none from being forgotten; what it has not had, and its dead letters, are
-    dropped. Refused while a worker runs the handler. If it ever comes back, it begins anew.
+    The handler receives no more events and does not keep events in the log any more; its outstanding events and its
+    dead letters are dropped. Refused while a worker runs the handler. If the handler ever comes back, it begins anew.
     """
     known = {one.name: one for one in loop.run(_subscriptions())}
     one = known.get(subscription)

@@ -1,6 +1,6 @@
-"""Exit codes: what a script may branch on.
+"""Exit codes, which scripts may rely on.
 
-Owns: the numbers, and which error leads to which. Leaves to others: printing the error (report).
+Owns: the numbers, and the mapping from errors to codes. Leaves to others: printing the error (report).
 """
 
 from __future__ import annotations
@@ -10,22 +10,22 @@ from typing import Final
 from mesh.errors import BadRequest, ConfigError, MeshError, SetupError, TryLater, Uncertain
 
 OK: Final = 0
-#: The other side failed, or a process did not do what it was asked.
+#: The other side failed, or a process did not do what was requested.
 FAILED: Final = 1
 #: The command line, mesh.toml or the environment is wrong.
 USAGE: Final = 2
-#: Nobody answered, or not in time; the same may succeed later.
+#: There was no answer, or not in time; the same command may succeed later.
 UNAVAILABLE: Final = 3
 #: The request itself was refused: an unknown service or method, wrong arguments.
 REFUSED: Final = 4
 #: The store's files are damaged, changed by another program, or not those of the store that was there before: a person
-#: must look at them. Supervisor is told not to start the store again.
+#: must look at them. Supervisor does not start the store again after this exit code.
 UNSOUND: Final = 5
-#: Not foreseen: a bug in mesh.
+#: An unexpected error: a bug in mesh.
 BUG: Final = 70
-#: Ctrl-C, as shells count it: 128 + SIGINT.
+#: Ctrl-C, by the convention of shells: 128 + SIGINT.
 INTERRUPTED: Final = 130
-#: Whoever read our output went away, as shells count it: 128 + SIGPIPE.
+#: The reader of the output closed it, by the convention of shells: 128 + SIGPIPE.
 UNHEARD: Final = 141
 
 TEXT: Final = """\

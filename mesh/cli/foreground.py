@@ -1,7 +1,7 @@
-"""`mesh up --foreground`: stay, show what all processes write, and stop everything on SIGTERM or Ctrl-C.
+"""`mesh up --foreground`: keep running, show the logs of all processes, and stop everything on SIGTERM or Ctrl-C.
 
-For containers and for process managers that want one process to watch. As the first process of a container it also
-reaps processes whose parents have ended.
+For containers and for process managers that watch a single process. As the first process of a container it also
+reaps orphaned processes.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from mesh.supervision.journal import Journal
     from mesh.supervision.layout import Layout
 
-#: How often supervisord itself is looked at.
+#: How often to check supervisord itself.
 LOOK_EVERY_S: Final = 1.0
 
 
 class Foreground:
-    """Made before anything is started, so that what processes write at their start is shown, too."""
+    """Created before anything is started, so that the output of starting processes is shown, too."""
 
     def __init__(self, conf: str | None) -> None:
         from mesh.supervision.journal import Journal
@@ -39,7 +39,7 @@ class Foreground:
         self._journal.last(0)
 
     def give_up(self, layout: Layout, run_dir: Path) -> None:
-        """Something did not start, or a signal came before everything had: stop what did."""
+        """Stop what has started: something failed to start, or a signal arrived during the start."""
         from mesh.supervision.down import take_down
 
         self._show()
@@ -49,7 +49,7 @@ class Foreground:
         self._stopping.set()
 
     def follow(self, layout: Layout, run_dir: Path) -> int:
-        """Show what is written until a signal comes or supervisord ends; then stop everything.
+        """Show the logs until a signal arrives or supervisord ends; then stop everything.
 
         Returns:
             The exit code: 0 after a signal, 1 when supervisord ended by itself or something could not be stopped.
@@ -57,7 +57,7 @@ class Foreground:
         from mesh.supervision import family
         from mesh.supervision.down import take_down
 
-        # Here: while everything starts, a signal ends the start (loop.run), and `give_up` follows.
+        # Not earlier: while everything starts, a signal aborts the start (loop.run), and `give_up` follows.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._told)
         pid = family.recorded(layout.pidfile)
@@ -69,7 +69,7 @@ class Foreground:
                 look_at = time.monotonic() + LOOK_EVERY_S
                 _reap()
                 if not family.alive(pid):
-                    # `supervisorctl reload` keeps the pid; `mesh down && mesh up` from elsewhere does not.
+                    # `supervisorctl reload` keeps the pid; `mesh down && mesh up` in another terminal does not.
                     pid = family.recorded(layout.pidfile)
                     if not pid:
                         note("supervisord has ended; stopping what is left")
@@ -102,7 +102,7 @@ class Foreground:
 
 
 def _reap() -> None:
-    """Reap what has ended: supervisord is a daemon, and in a container the first process inherits orphans."""
+    """Reap ended processes: supervisord is a daemon, and in a container the first process inherits orphans."""
     try:
         while os.waitpid(-1, os.WNOHANG) != (0, 0):
             pass

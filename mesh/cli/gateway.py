@@ -19,7 +19,7 @@ from mesh.cli.output import json_option
 def command(fd: int | None, host: str | None, port: int | None) -> None:
     """Run the HTTP front end, until SIGTERM or Ctrl-C.
 
-    Under supervisor it is given the listening socket as file descriptor 0: `mesh gateway --fd 0`.
+    Under supervisor it inherits the listening socket as file descriptor 0: `mesh gateway --fd 0`.
     """
     from mesh.gateway.app import serve
 

@@ -1,7 +1,7 @@
 """The prompt of IPython, on the loop on which `n` is connected.
 
 Owns: starting it. IPython runs every line, and waits for the next, on the same loop: links stay alive meanwhile.
-Leaves to others: completion of remote names (complete), being connected (loop).
+Leaves to others: completion of remote names (complete), the connection (loop).
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ def interact(banner: Callable[[Any], str]) -> int:
         app.display_banner = False
         app.initialize(argv=[])
         shell = app.shell
-        # The prompt itself waits on the loop; otherwise the loop would stand still while nobody types.
+        # Make the prompt wait on the loop; otherwise the loop would not run while the prompt waits for input.
         shell.enable_gui("asyncio")
-        # What an attribute is costs a call to find out otherwise; names from the registry cost nothing.
+        # Jedi evaluates attributes, which costs a call; names from the registry cost nothing.
         shell.Completer.use_jedi = False
         shell.Completer.custom_matchers.append(_matcher(node, shell))
         shell.set_custom_exc((MeshError, KeyboardInterrupt), _show_error)
@@ -53,5 +53,5 @@ def _matcher(node: Any, shell: Any) -> Callable[[str], list[str]]:
 
 
 def _show_error(shell: Any, kind: type[BaseException], error: BaseException, trace: Any, tb_offset: Any = None) -> None:
-    # An answer like any other: the way through mesh's own code would only hide it.
+    # An error of a call is a normal result here: a traceback through mesh's own code would only hide it.
     print("interrupted" if kind is KeyboardInterrupt else f"{kind.__name__}: {error}")  # noqa: T201

@@ -1,4 +1,4 @@
-"""`mesh jobs`. Owns: its options, and a job on the screen. Leaves to others: knowing it (the engine of tasks)."""
+"""`mesh jobs`. Owns: its options, and printing a job. Leaves to others: the jobs (the engine of tasks)."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def _show(id: str, wait: float | None) -> JobInfo:
 @click.argument("ids", nargs=-1, required=True, metavar="ID...")
 @json_option
 def cancel(ids: tuple[str, ...]) -> None:
-    """Cancel jobs that are not over; a running handler is told to stop."""
+    """Cancel jobs that are not finished; a running handler is cancelled."""
     loop.run(_cancel(ids))
 
 
@@ -66,7 +66,7 @@ async def _cancel(ids: tuple[str, ...]) -> None:
 
 
 def plain(info: JobInfo) -> dict[str, Any]:
-    """A job as plain values: arguments and answer decoded, nothing that is empty."""
+    """A job as plain values: arguments and answer decoded, empty values left out."""
     shown = {name: value for name, value in msgspec.to_builtins(info, builtin_types=(bytes,)).items() if value}
     if "result" in shown:
         shown["result"] = value_of(shown["result"])
@@ -79,7 +79,7 @@ def plain(info: JobInfo) -> dict[str, Any]:
 
 
 def value_of(packed: bytes) -> Any:
-    """A MessagePack value for people; what cannot be read, in base64."""
+    """A MessagePack value, decoded for display; in base64 when it cannot be decoded."""
     try:
         return msgspec.msgpack.decode(packed)
     except msgspec.DecodeError:
@@ -87,7 +87,7 @@ def value_of(packed: bytes) -> Any:
 
 
 def write_job(info: JobInfo) -> None:
-    """A job on stdout."""
+    """Write a job to stdout."""
     shown = plain(info)
     if wants_json():
         write_json(shown)
@@ -108,5 +108,5 @@ def write_job(info: JobInfo) -> None:
 
 
 def when(wall: float) -> str:
-    """An instant in this machine's time."""
+    """An instant in this machine's time zone."""
     return datetime.fromtimestamp(wall).astimezone().isoformat(sep=" ", timespec="seconds")

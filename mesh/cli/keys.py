@@ -1,4 +1,4 @@
-"""`mesh keys`. Owns: its words. Leaves to others: the files (transport.curve_files, transport.curve_store)."""
+"""`mesh keys`. Owns: its output. Leaves to others: the files (transport.curve_files, transport.curve_store)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mesh.cli.output import json_option, note, wants_json, write_json, write_tab
 if TYPE_CHECKING:
     from mesh.transport.curve_files import KeyPair, PublicKey
 
-#: Where keys are made when keys.dir says nothing, under the project.
+#: The directory of keys, below the project, when keys.dir is not set.
 DEFAULT: Final = "keys"
 
 _dir_option = click.option("--dir", "directory", metavar="DIR", help="This directory instead of [keys] dir.")
@@ -25,9 +25,9 @@ _dir_option = click.option("--dir", "directory", metavar="DIR", help="This direc
 def command() -> None:
     """Make, list, rotate and revoke the keys that secure links between hosts.
 
-    A key has a name, by which others know its holder: that of a service, gateway, hub, operator (the command line) or
-    client (`mesh.connect`); or one for each host, as in orders@host-1. NAME.secret goes where NAME runs, and nowhere
-    else; NAME.public and revoked.keys go to every host. Running processes see both within a second.
+    A key has a name that identifies its holder: a service, gateway, hub, operator (the command line) or client
+    (`mesh.connect`); or one of these on a single host, as in orders@host-1. Copy NAME.secret to the hosts where NAME
+    runs, and nowhere else; copy NAME.public and revoked.keys to every host. Running processes see both within a second.
 
     \b
       mesh keys make hub gateway operator orders
@@ -40,7 +40,7 @@ def command() -> None:
 @_dir_option
 @json_option
 def make(names: tuple[str, ...], directory: str | None) -> None:
-    """Make a key for each NAME. The files are readable for this user alone."""
+    """Make a key for each NAME. Only this user can read the files."""
     from mesh.transport import curve_files, curve_store
 
     where, configured = _where(directory)
@@ -59,10 +59,10 @@ def make(names: tuple[str, ...], directory: str | None) -> None:
 @_dir_option
 @json_option
 def show(directory: str | None) -> int:
-    """Show every key: whose it is, since when, and whether its secret half is here.
+    """Show every key: its name, its age, and whether its secret half is here.
 
-    A key is shown by its first digits; --json has all of them. A file that cannot be used is shown as UNREADABLE, with
-    what is wrong with it, and the exit code is 1: no process starts with such a directory.
+    A key is shown by its first digits; --json shows all digits. A file that cannot be used is shown as UNREADABLE, with
+    the reason, and the exit code is 1: no process starts with such a directory.
     """
     from mesh.transport import curve_files, curve_store
 
@@ -102,10 +102,11 @@ def show(directory: str | None) -> int:
 @_dir_option
 @json_option
 def rotate(names: tuple[str, ...], directory: str | None) -> None:
-    """Give each NAME another key. The one that it has stays valid, as retiring, so that nothing is cut.
+    """Give each NAME a new key. The old key stays valid, as retiring, so that no link is cut.
 
-    A process keeps the key that it started with. So: copy NAME.public to every host, then NAME.secret to where NAME
-    runs, restart what runs there (`mesh roll`), and end the old key: `mesh keys revoke NAME --retiring`.
+    A process keeps the key that it started with. So: copy NAME.public to every host, then NAME.secret to the hosts
+    where NAME runs, restart the processes there (`mesh roll`), and revoke the old key: `mesh keys revoke NAME
+    --retiring`.
     """
     from mesh.transport import curve_files, curve_store
 
@@ -127,10 +128,10 @@ def rotate(names: tuple[str, ...], directory: str | None) -> None:
 @_dir_option
 @json_option
 def revoke(names: tuple[str, ...], retiring: bool, directory: str | None) -> None:
-    """End keys for good: all of a NAME, or the one KEY whose first digits are given (8 at least).
+    """Revoke keys permanently: all keys of a NAME, or one KEY, given by its first digits (8 at least).
 
-    When one of them is not known, none is ended. Whoever follows this directory cuts the live links of a revoked key
-    within a second. Copy revoked.keys to every other host: it wins over whatever else is there.
+    When one of them is unknown, none is revoked. Processes that use this directory cut the links of a revoked key
+    within a second. Copy revoked.keys to every other host: it overrides all other files there.
     """
     from mesh.transport import curve_files, curve_store
 
@@ -145,7 +146,7 @@ def revoke(names: tuple[str, ...], retiring: bool, directory: str | None) -> Non
 
 
 def _tell(pairs: Iterable[KeyPair], line: Callable[[KeyPair], str]) -> None:
-    """Make or rotate keys by reading `pairs`, and say each that is done, also when the next one fails."""
+    """Make or rotate keys by iterating over `pairs`, and report each finished key, even when the next one fails."""
     done = []
     try:
         for pair in pairs:
@@ -158,7 +159,7 @@ def _tell(pairs: Iterable[KeyPair], line: Callable[[KeyPair], str]) -> None:
 
 
 def _where(directory: str | None) -> tuple[Path, bool]:
-    """The directory that is meant, and whether the configuration names it."""
+    """The directory to use, and whether the configuration names it."""
     from mesh.cli import setting
 
     if directory is not None:

@@ -1,6 +1,6 @@
-"""`mesh listen`. Owns: a service that hears every event of some topics, and printing them.
+"""`mesh listen`. Owns: a service that receives every event of some topics, and printing them.
 
-Leaves to others: carrying events (events), the service's life (service.worker).
+Leaves to others: delivering events (events), running the service (service.worker).
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from mesh.service.service import Service
 @click.option("--timeout", type=arguments.Span(), metavar="SPAN", help="Leave after this time: 10, 1m.")
 @json_option
 def command(topics: tuple[str, ...], count: int | None, timeout: float | None) -> int:
-    """Print events as they come, one a line. Without a TOPIC, all of them.
+    """Print events as they arrive, one per line. Without a TOPIC, print all events.
 
     In a TOPIC, * stands for one word and # for none or more: `mesh listen 'order.*'`.
-    It hears what is emitted from now on, at most once; as its own, it takes nothing away from any service.
+    It receives events that are emitted from now on, at most once. Services still receive all of their events.
     """
     return loop.run(_listen(topics or ("#",), count, timeout))
 
@@ -37,9 +37,9 @@ async def _listen(topics: tuple[str, ...], count: int | None, timeout: float | N
     from mesh.config import OPERATOR
     from mesh.service.worker import Worker
 
-    # Bounded, so that a terminal that stands still costs events and not memory.
+    # Bounded, so that a stopped terminal loses events instead of filling memory.
     heard: asyncio.Queue[Event] = asyncio.Queue(10_000)
-    # A command as any other, by its key and in rules, although it registers a service while it listens.
+    # It has the key and the access rules of a command, although it registers a service while it listens.
     worker = Worker([_listener(topics, heard)], setting.settings(), role=OPERATOR)
     try:
         await worker.start()

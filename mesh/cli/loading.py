@@ -1,6 +1,6 @@
-"""From the words of a command line to service classes.
+"""Finds the service classes that the words of a command line name.
 
-Owns: module names and files, and the name that a section of mesh.toml gives a class.
+Owns: module names and files, and the name that a section of mesh.toml gives to a class.
 Leaves to others: importing a file (calls.importing), running the services (service.worker).
 """
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class NoSuchService(SetupError):
-    """A word of the command line leads to no service class; the message says where the way ended."""
+    """A word of the command line names no service class; the message shows which part was not found."""
 
     code = "no_such_service"
 
@@ -33,7 +33,7 @@ def load(words: Sequence[str]) -> list[type[Service]]:
     Raises:
         NoSuchService: a module cannot be found, or has no such class, or no service at all.
     """
-    # `python -m` does the same; the console script starts with its own directory instead.
+    # As `python -m` does; sys.path of the console script begins with the script's own directory instead.
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     found: list[type[Service]] = []
@@ -43,10 +43,10 @@ def load(words: Sequence[str]) -> list[type[Service]]:
 
 
 def named(classes: list[type[Service]], name: str, settings: Settings) -> list[type[Service]]:
-    """The classes as the section [services.NAME] runs them: a single one has the section's name.
+    """The classes as the section [services.NAME] runs them: a single class gets the name of the section.
 
     Raises:
-        SetupError: the section has values for a service, but runs several and none of that name.
+        SetupError: the section has values for a service, but runs several services and none with its name.
     """
     if not name:
         return classes
@@ -98,8 +98,8 @@ def _load(word: str) -> list[type[Service]]:
 def _module(path: str, word: str) -> ModuleType:
     """The module of a dotted name or of a file.
 
-    A file below the current directory is imported by its dotted name, so that its relative imports work. Where that
-    name is another module's, and elsewhere, it is loaded by its place.
+    A file below the current directory is imported by its dotted name, so that its relative imports work. When that name
+    belongs to another module, or the file is elsewhere, it is loaded by its path.
     """
     from mesh.calls.importing import load_file
 
@@ -119,11 +119,11 @@ def _module(path: str, word: str) -> ModuleType:
     try:
         module = importlib.import_module(dotted)
     except ModuleNotFoundError as exc:
-        # An import inside of the module that fails is its author's to see in full.
+        # Show a failed import inside the module in full: its author needs the traceback.
         if exc.name and not (dotted == exc.name or dotted.startswith(exc.name + ".")):
             raise
         if file.is_file():
-            return load_file(file)  # below a directory whose name is another package's
+            return load_file(file)  # its directory has the name of another package
         raise NoSuchService(f"{word}: there is no module {exc.name} in {here} or among the installed") from exc
     found = getattr(module, "__file__", None)
     if file.is_file() and (found is None or Path(found).resolve() != file):

@@ -1,4 +1,4 @@
-"""`mesh logs`. Owns: its options, and what a line looks like. Leaves to others: reading them (supervision.journal)."""
+"""`mesh logs`. Owns: its options, and the form of a line. Leaves to others: reading the logs (supervision.journal)."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from mesh.errors import ConfigError, Unavailable
 if TYPE_CHECKING:
     from mesh.supervision.journal import Line
 
-#: How often a followed file is looked at: sooner than anybody reads, rarely enough to cost nothing.
+#: How often a followed file is checked: faster than a person reads, at negligible cost.
 EVERY_S: Final = 0.2
-#: How often new files are looked for: a service may have been scaled up.
+#: How often to look for new files: a service may have been scaled up.
 FILES_EVERY_S: Final = 2.0
-#: How often processes without a file are asked.
+#: How often to ask processes without a log file.
 RECENT_EVERY_S: Final = 0.5
-#: How long to wait for a hub that knows them.
+#: How long to wait for a hub, which knows these processes.
 FIRST_WORD_S: Final = 1.0
 
 _COLOURS: Final = ("cyan", "green", "magenta", "blue", "bright_cyan", "bright_green", "bright_magenta", "bright_blue")
 _LEVELS: Final = {"debug": "bright_black", "warning": "yellow", "error": "red", "critical": "red"}
-#: The number of a copy, in the name of its log.
+#: The number of a copy, at the end of the name of its log.
 _COPY: Final = re.compile(r"_\d+$")
-#: Said already by the columns before, or by nobody asked for.
+#: Fields that are not shown: other columns contain them, or they are rarely needed.
 _LEFT_OUT: Final = frozenset({"ts", "level", "event", "process", "role", "exception", "pid"})
 
 
@@ -58,10 +58,10 @@ _LEFT_OUT: Final = frozenset({"ts", "level", "event", "process", "role", "except
 @click.option("--conf", metavar="FILE", help="The supervisord.conf; the project's own by default.")
 @json_option
 def command(names: tuple[str, ...], follow: bool, lines: int, level: str, trace: str, conf: str | None) -> int:
-    """Show what the processes of this host have written, all together and in order; or those named.
+    """Show the logs of the processes of this host, merged in order; or only of those named.
 
-    A NAME is a service, or one process of it: greeting, greeting:greeting_0, gateway, hub, supervisord. What is wrong
-    with mesh.toml is told, and keeps no log from being shown.
+    A NAME is a service, or one of its processes: greeting, greeting:greeting_0, gateway, hub, supervisord. Errors in
+    mesh.toml are reported; the logs are shown anyway.
 
     Where no supervisor keeps log files, the processes in the registry are asked for their last lines; a hub that was
     started by hand writes to its terminal only.
@@ -81,7 +81,7 @@ def command(names: tuple[str, ...], follow: bool, lines: int, level: str, trace:
     shown = {name: found_here[name] for name in wanted}
     width = max(len(name) for name in shown)
     journal = Journal(shown)
-    # A level or a trace may be rare: then more is read, so that something of it is shown.
+    # Lines of a level or a trace may be rare: read more, to find some of them.
     reach = lines if not lines or (level == "debug" and not trace) else max(lines, 10_000)
     found = list(keep(journal.last(reach), level, trace))
     write(found[-lines:] if lines else (), width)
@@ -98,7 +98,7 @@ def command(names: tuple[str, ...], follow: bool, lines: int, level: str, trace:
 
 
 async def _recent(names: tuple[str, ...], follow: bool, lines: int, level: str, trace: str) -> set[str] | None:
-    """Show the lines of processes that write to no file; None when it did, else the services that there are."""
+    """Show the lines of processes without a log file; None when there were any, else the known services."""
     from mesh.supervision.journal import keep
     from mesh.supervision.recent_journal import RecentJournal
 
@@ -120,7 +120,7 @@ async def _recent(names: tuple[str, ...], follow: bool, lines: int, level: str, 
 
 
 def paths(conf: str | None, *, quiet: bool = False) -> dict[str, Path]:
-    """The log files of this host's processes, by process; `quiet`: say nothing of a missing supervisord."""
+    """The log files of this host's processes, by process; `quiet`: do not report a missing supervisord."""
     from mesh.supervision.control import Control
     from mesh.supervision.journal import files
 
@@ -153,7 +153,7 @@ def write(lines: Iterable[Line], width: int) -> None:
 
 
 def shown(line: Line, width: int) -> str:
-    """A line for people: when, who, what, and the rest as name=value."""
+    """A line as readable text: time, process, event, and the other fields as name=value."""
     who = click.style(f"{line.process:<{width}}", fg=_COLOURS[sum(line.process.encode()) % len(_COLOURS)])
     colour = _LEVELS.get(line.level)
     if not line.fields:

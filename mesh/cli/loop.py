@@ -1,6 +1,6 @@
-"""Running a command's coroutine, and being connected while it runs.
+"""Runs a command's coroutine, and keeps the connection to the mesh while it runs.
 
-Owns: the event loop of commands (uvloop where it is installed), the first word of a hub, and saying what is waited for.
+Owns: the event loop of commands (uvloop where installed), waiting for a hub and for the store, and reporting the wait.
 Leaves to others: everything on the loop.
 """
 
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# A hub on this host answers in milliseconds; one on another, after a connect and a retry.
+# A hub on this host answers in milliseconds; a hub on another host after a connect and a retry.
 SYNC_S = 2.0
-# What blocking handlers may still take when everything else of a worker has ended.
+# How long blocking handlers may still run when everything else of a worker has ended.
 THREADS_S = 2.0
-# Nobody wonders before; a store that is being replaced is back by then.
+# Report a missing store only after this time; a store that is being replaced is back by then.
 STORE_S = 1.0
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
-    """Run `main` to its end. Ctrl-C and SIGTERM cancel it, unless it deals with signals itself.
+    """Run `main` to its end. Ctrl-C and SIGTERM cancel it, unless it handles signals itself.
 
     Raises:
-        SystemExit: 143, as a shell has it, after SIGTERM.
+        SystemExit: 143, by the convention of shells, after SIGTERM.
     """
     with asyncio.Runner(loop_factory=_factory()) as runner:
         forking.protect(runner.get_loop())
@@ -51,9 +51,9 @@ def run(main: Coroutine[Any, Any, T]) -> T:
 def run_services(main: Coroutine[Any, Any, T]) -> T:
     """Run a worker's `main` to its end, whatever the background tasks of its services raise.
 
-    asyncio leaves the loop when any task raises SystemExit or KeyboardInterrupt. What a handler raises is its own
-    failure; what a task raises that a handler started and left would end the worker with all that it has in hand. The
-    loop is then entered again: nothing that was due is lost, and the task keeps its exception.
+    asyncio leaves the loop when any task raises SystemExit or KeyboardInterrupt. From a handler, such an exception is
+    an ordinary failure; but from a background task that a handler started, it would end the worker with all its work.
+    This function then enters the loop again: no scheduled callback is lost, and the task keeps its exception.
     """
     with asyncio.Runner(loop_factory=_factory()) as runner:
         loop = runner.get_loop()
@@ -82,7 +82,7 @@ def run_services(main: Coroutine[Any, Any, T]) -> T:
 
 
 def _leave_threads(result: object) -> None:
-    """Bound how long the exit takes: Python waits there for threads that still run, which nothing can stop."""
+    """Limit the duration of the exit: Python waits there for running threads, which cannot be stopped."""
     code = result if isinstance(result, int) else 0
     timer = threading.Timer(THREADS_S, os._exit, (code,))
     timer.daemon = True
@@ -91,7 +91,7 @@ def _leave_threads(result: object) -> None:
             raise MemoryError
         timer.start()
     except (MemoryError, RuntimeError):
-        # Everything of the worker is closed; Python's own exit starts threads, for which there is no memory.
+        # The worker is closed completely; Python's own exit would start threads, for which there is no memory.
         sys.stderr.flush()
         os._exit(code)
 
@@ -120,15 +120,15 @@ async def _until_told(main: Coroutine[Any, Any, T]) -> T:
     assert task is not None
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, task.cancel)
-    # `supervisorctl signal HUP`, or a terminal that was closed; under nohup it stays ignored.
+    # SIGHUP comes from `supervisorctl signal HUP` or a closed terminal; under nohup it stays ignored.
     if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
         loop.add_signal_handler(signal.SIGHUP, _hang_up)
     return await main
 
 
 def _hang_up() -> None:
-    """SIGHUP is another word for SIGTERM: what is in hand is finished, and supervisor starts the process anew."""
-    # Only once: of a second SIGTERM a worker ends at once.
+    """Treat SIGHUP as SIGTERM: the process finishes its work, and supervisor starts it again."""
+    # Only once: a second SIGTERM ends a worker at once.
     asyncio.get_running_loop().remove_signal_handler(signal.SIGHUP)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     os.kill(os.getpid(), signal.SIGTERM)
@@ -136,10 +136,10 @@ def _hang_up() -> None:
 
 @asynccontextmanager
 async def connected(wait_s: float = SYNC_S) -> AsyncIterator[Node]:
-    """A node that knows who runs.
+    """A node that has received the registry.
 
     Raises:
-        Unavailable: no hub has answered within `wait_s`; at once when keys do not allow it.
+        Unavailable: no hub has answered within `wait_s`; raised at once when keys do not allow the connection.
     """
     from mesh.cli import setting
     from mesh.config import OPERATOR
@@ -152,7 +152,7 @@ async def connected(wait_s: float = SYNC_S) -> AsyncIterator[Node]:
 
 
 def unheard(node: Node) -> Unavailable:
-    """The error for a node that no hub has answered, with what is known of each of them."""
+    """The error for a node that no hub has answered, with the state of the link to each hub."""
     from mesh.transport.refusals import KeysRefused
 
     told = [f"{hub.endpoint} ({hub.reason})" if hub.reason else hub.endpoint for hub in node.agent.hubs_status()]
@@ -161,14 +161,14 @@ def unheard(node: Node) -> Unavailable:
 
 @asynccontextmanager
 async def stored() -> AsyncIterator[Node]:
-    """`connected`, for what the store answers."""
+    """As `connected`, for commands that use the store."""
     async with connected() as node, awaiting_store(node):
         yield node
 
 
 @asynccontextmanager
 async def awaiting_store(node: Node) -> AsyncIterator[None]:
-    """Say on stderr what is waited for, while no store is there to answer."""
+    """Report on stderr that the command waits for the store, while no store is available."""
     telling = asyncio.create_task(_tell_of_store(node), name="mesh.waiting")
     try:
         yield

@@ -1,6 +1,6 @@
 """`mesh`: the entry point, and the list of sub-commands, each loaded only when it is used.
 
-Owns: global options, and turning whatever ends a command into a message and an exit code.
+Owns: global options, and converting any exception that ends a command into a message and an exit code.
 Leaves to others: the commands (one module each), messages (report), codes (exits).
 """
 
@@ -19,7 +19,7 @@ import click
 from mesh.cli import exits
 from mesh.suggest import suggestion
 
-#: name -> (module in mesh.cli, what it does), in the order of `mesh --help`.
+#: name -> (module in mesh.cli, description), in the order of `mesh --help`.
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "up": ("up", "Start everything under supervisor and wait until it answers."),
     "down": ("down", "Stop everything; leave no process and no socket behind."),
@@ -50,25 +50,25 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "gateway": ("gateway", "Run the HTTP front end."),
 }
 
-#: What supervisor runs, and nobody types.
+#: Commands that only supervisor runs; `mesh --help` does not list them.
 UNLISTED: Final[dict[str, tuple[str, str]]] = {
     "watch": ("watch", "Tell of crashes, and slow down crash loops."),
 }
 
 
 class Unheard(Exception):
-    """Whoever read our output has gone away."""
+    """The reader of the output has closed it."""
 
 
 class Commands(click.Group):
-    """A group that knows its commands by name and imports one when it is asked for."""
+    """A group that lists its commands by name and imports a command on first use."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             result = super().invoke(ctx)
             sys.stdout.flush()
         except BrokenPipeError:
-            raise Unheard from None  # click would make it a failure
+            raise Unheard from None  # click would report a failure
         return result
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -120,7 +120,7 @@ def mesh(ctx: click.Context, config: str | None, as_json: bool) -> None:
         ctx.color = False
     ctx.obj = {"json": as_json}
     if config is not None:
-        # Through the environment, so that processes started from here read the same file.
+        # Set the environment, so that child processes read the same file.
         os.environ["MESH_CONFIG"] = os.path.abspath(config)
 
 
@@ -137,7 +137,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         return exits.INTERRUPTED
     except Unheard:
-        # Python would complain again at exit, when it flushes what nobody reads.
+        # Python would report the closed pipe again at exit, when it flushes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return exits.UNHEARD
     except MeshError as exc:
@@ -164,11 +164,11 @@ def main() -> NoReturn:
     """The console script `mesh`."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower() not in ("utf-8", "utf8"):
-            # An ASCII locale has no "→": shown by its code, it is no reason to fail.
+            # With an ASCII locale "→" cannot be printed: print an escape sequence instead of failing.
             stream.reconfigure(errors="backslashreplace")
     code = run()
     if code == exits.INTERRUPTED:
-        # To the shell, a command that Ctrl-C ended is one that the signal ended: loops stop, too.
+        # End by the signal itself, so that a shell stops its loop after Ctrl-C, too.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)
     sys.exit(code)

@@ -1,6 +1,6 @@
-"""What commands share in printing: data to stdout, everything else to stderr.
+"""Shared output functions of commands: data goes to stdout, everything else to stderr.
 
-Owns: the --json option, tables, JSON, notes and progress. rich is loaded when something is drawn, not before.
+Owns: the --json option, tables, JSON, notes and progress. rich is loaded only when something is drawn.
 Leaves to others: errors (report).
 """
 
@@ -20,7 +20,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def json_option(command: F) -> F:
-    """Add --json to a command; `wants_json` tells whether it was given, there or before the command."""
+    """Add --json to a command; `wants_json` returns whether it was given, there or before the command."""
 
     def remember(ctx: click.Context, param: click.Parameter, value: bool) -> None:
         if value:
@@ -31,7 +31,7 @@ def json_option(command: F) -> F:
 
 
 def wants_json() -> bool:
-    """Whether this command line asked for JSON."""
+    """Whether this command line has --json."""
     ctx = click.get_current_context(silent=True)
     return bool(ctx and ctx.obj and ctx.obj.get("json"))
 
@@ -40,14 +40,14 @@ _ENCODER = msgspec.json.Encoder(enc_hook=str, decimal_format="number")
 
 
 def write_json(value: Any) -> None:
-    """One line of JSON on stdout, flushed: whoever reads along has it at once."""
+    """Write one line of JSON to stdout, flushed, so that a reader receives it at once."""
     line = _ENCODER.encode(value)
     sys.stdout.write(line.decode() + "\n")
     sys.stdout.flush()
 
 
 def write_value(value: Any) -> None:
-    """An answer for people: text as it is, anything else as JSON, spread over lines on a terminal."""
+    """Write an answer for people: text as it is, anything else as JSON, indented on a terminal."""
     if wants_json():
         write_json(value)
     elif isinstance(value, str):
@@ -62,12 +62,12 @@ def write_value(value: Any) -> None:
 
 
 def note(text: str) -> None:
-    """A line for people, on stderr."""
+    """Write a line for people to stderr."""
     click.echo(text, err=True)
 
 
 def write_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = ()) -> None:
-    """A table on stdout; `right` names the columns with numbers. Wide enough for any row when it is not a terminal."""
+    """Write a table to stdout; `right` names the columns with numbers. Without a terminal it is as wide as needed."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -78,7 +78,7 @@ def write_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right:
         table.add_column(column, justify="right" if column in right else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell, style=_STYLES.get(cell.split(" ")[0], "")) for cell in row))
-    # Into a pipe, no line is ever folded: it is for grep and awk.
+    # Never wrap lines in a pipe: they are for grep and awk.
     Console(highlight=False, width=None if sys.stdout.isatty() else 1000).print(table)
 
 
@@ -95,7 +95,7 @@ _STYLES = {
 
 @contextmanager
 def progress(text: str) -> Iterator[Callable[[str], None]]:
-    """A turning sign on stderr with a text that the yielded function changes; silent where nobody watches."""
+    """Show a spinner on stderr with a text that the yielded function changes; nothing when stderr is no terminal."""
     if wants_json() or not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
         yield lambda text: None
         return
@@ -106,7 +106,7 @@ def progress(text: str) -> Iterator[Callable[[str], None]]:
 
 
 def for_people(seconds: float) -> str:
-    """A length of time in two units at most: 45s, 12m 5s, 3h 20m, 4d 2h."""
+    """A duration in at most two units: 45s, 12m 5s, 3h 20m, 4d 2h."""
     whole = int(seconds)
     for size, unit, smaller, small in ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):
         if whole >= size:

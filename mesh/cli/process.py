@@ -1,6 +1,6 @@
-"""What every long-running command does first: logs as configured, and as many open files as it may have.
+"""Common start-up of long-running commands: configure the logs, and raise the limit of open files.
 
-Owns: those two. Leaves to others: the command's own work.
+Owns: these two. Leaves to others: the command's own work.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from mesh.config import Settings
 
-# Unlimited, or absurdly high, makes some libraries close a million files one by one.
+# With no limit, or an extremely high one, some libraries close a million files one by one.
 FILES: Final = 65_536
 
 
@@ -20,7 +20,7 @@ def prepare(settings: Settings, role: str) -> None:
     from mesh.telemetry import logs, recent_lines
 
     if "SUPERVISOR_ENABLED" not in os.environ:
-        # No log file: `mesh logs` asks the process itself.
+        # Without a log file, `mesh logs` asks the process itself.
         recent_lines.keep()
     logs.configure(
         settings.log.level,
@@ -32,14 +32,14 @@ def prepare(settings: Settings, role: str) -> None:
 
 
 def quiet() -> None:
-    """For a command that says by itself what is missing: no word of a hub that is not there yet."""
+    """For a command that reports itself what is missing: suppress log lines about hubs that are not reachable yet."""
     from mesh.telemetry import logs
 
     logs.configure("error")
 
 
 def _raise_file_limit() -> None:
-    """A link takes five files, an HTTP connection one; the usual soft limit of 1,024 is for another age."""
+    """Raise the usual soft limit of 1,024, which is too low: a link takes five files, an HTTP connection one."""
     try:
         import resource
     except ImportError:

@@ -1,4 +1,4 @@
-"""`mesh ps`. Owns: putting what supervisor and what the registry know side by side. Leaves to others: knowing it."""
+"""`mesh ps`. Owns: combining the views of supervisor and of the registry. Leaves to others: both views."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from mesh.discovery.record import Instance
     from mesh.supervision.control import Process
 
-#: Names of mesh's own services begin so; their methods are for mesh itself.
+#: Prefix of mesh's own services; only mesh itself uses their methods.
 OWN = "mesh-"
 
-# A listing is worth a short wait; without a hub it shows what supervisor knows.
+# How long to wait for a hub; without one, the command shows supervisor's processes.
 WAIT_S = 1.5
 
 
@@ -37,8 +37,8 @@ class NothingRuns(Unavailable):
 def command(methods: bool, everything: bool, conf: str | None) -> int:
     """Show what runs, and where: every instance that a hub knows, and every process of this host's supervisor.
 
-    With a mesh.toml in which something is wrong, or keys that cannot be read, no hub can be asked: then what supervisor
-    knows is shown, and what is wrong.
+    When mesh.toml is invalid, or keys cannot be read, no hub can be asked: then the command shows supervisor's
+    processes and the error.
     """
     found = setting.usable()
     processes, silent = _processes(conf)
@@ -96,14 +96,14 @@ async def _registry() -> tuple[list[Instance], list[dict[str, Any]]]:
 
 
 def _processes(conf: str | None) -> tuple[list[Process], str]:
-    """What supervisor knows; and why it does not say, when it should."""
+    """The processes of supervisor; and the reason when they are not available although they should be."""
     try:
         layout = setting.layout(conf)
     except ConfigError:
         if conf:
             raise
-        return [], ""  # a machine may well run services without supervisor
-    # Here, not above: XML-RPC costs more to import than all the rest of a command.
+        return [], ""  # running services without supervisor is normal
+    # Imported here, because importing XML-RPC costs more than all the rest of a command.
     from mesh.supervision import family
     from mesh.supervision.control import Control, Silent
 

@@ -14,9 +14,9 @@ from mesh.cli.output import json_option, note, wants_json, write_json, write_tab
 @click.option("--turns", type=click.IntRange(min=0), default=20, show_default=True, help="How many turns to show.")
 @json_option
 def command(turns: int) -> None:
-    """Show which releases this host has, and who deployed what, when, and how it ended.
+    """Show the releases of this host, and its deployments: by whom, what, when, and with what result.
 
-    On a host that the playbooks deploy to (docs/operating.md).
+    For hosts that the playbooks deploy to (docs/operating.md).
     """
     from mesh.supervision import releases
 

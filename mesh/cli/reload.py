@@ -1,6 +1,6 @@
-"""`mesh run --reload`: a child process that runs the services, started again whenever a source file changes.
+"""`mesh run --reload`: a child process runs the services, and is restarted whenever a source file changes.
 
-Owns: the child, and watching. The child drains as on every SIGTERM; one that dies waits for the next change.
+Owns: the child, and watching files. The child drains as on every SIGTERM; a dead child is restarted at the next change.
 Leaves to others: running the services (run, in the child).
 """
 
@@ -22,7 +22,7 @@ from mesh.errors import SetupError
 if TYPE_CHECKING:
     from mesh.config import Settings
 
-# Long enough for calls in hand while developing; who edits again does not want to wait for [worker] stop_timeout.
+# Long enough for running calls during development; [worker] stop_timeout would delay each reload too much.
 DRAIN_S = 5.0
 
 
@@ -49,7 +49,7 @@ def watch(words: Sequence[str], settings: Settings) -> int:
             watch_filter=watchfiles.PythonFilter(extra_extensions=(".toml",)),
             stop_event=stop,
             raise_interrupt=False,
-            # Often enough to see a stop request and a dead child without a pause that people notice.
+            # Often enough to notice a stop request and a dead child without a visible delay.
             rust_timeout=250,
             yield_on_timeout=True,
         )
@@ -72,7 +72,7 @@ def watch(words: Sequence[str], settings: Settings) -> int:
 
 
 def _start(words: Sequence[str]) -> subprocess.Popen[bytes]:
-    # A session of its own: Ctrl-C reaches this process, which then asks the child to drain.
+    # A separate session: Ctrl-C reaches only this process, which then makes the child drain.
     return subprocess.Popen([sys.executable, "-m", "mesh.cli.main", "run", *words], start_new_session=True)
 
 
@@ -86,7 +86,7 @@ def _end(child: subprocess.Popen[bytes]) -> None:
             child.kill()
     child.wait()
     try:
-        # It led a session of its own: what it has started and left behind ends with it.
+        # The child leads its own session: kill the processes that it started and left behind, too.
         os.killpg(child.pid, signal.SIGKILL)
     except (ProcessLookupError, PermissionError):
         pass

@@ -1,7 +1,7 @@
-"""Telling people what went wrong: one line, advice, and no traceback.
+"""Error output for users: one line, advice, and no traceback.
 
-Owns: the form of an error on stderr, for people and with --json.
-Leaves to others: the exit code (exits), the message (whoever raised).
+Owns: the form of an error on stderr, as text and with --json.
+Leaves to others: the exit code (exits), the message (the code that raised the error).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Final
 from mesh import errors
 from mesh.errors import MeshError
 
-#: By class, the nearest in the tree wins; an error's own advice wins over all.
+#: Advice by class; that of the nearest base class applies; an error's own advice takes precedence.
 _ADVICE: Final[dict[type[MeshError], str]] = {
     errors.ConfigError: "`mesh config` shows every key and where its value comes from",
     errors.Unavailable: "`mesh ps` shows what runs; `mesh up` starts everything",
@@ -28,7 +28,7 @@ _ADVICE: Final[dict[type[MeshError], str]] = {
 
 @contextmanager
 def more_time(option: str) -> Iterator[None]:
-    """Advise this option of the command when a deadline is over inside of the block."""
+    """When a deadline is exceeded inside the block, advise the user to set this option of the command."""
     try:
         yield
     except errors.DeadlineExceeded as exc:
@@ -46,7 +46,7 @@ def advice_for(error: MeshError) -> str:
 
 
 def colourful() -> bool:
-    """Whether stderr shows colours: a terminal, and nobody asked for none (https://no-color.org)."""
+    """Whether to colour stderr: it is a terminal, and NO_COLOR is not set (https://no-color.org)."""
     return sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 

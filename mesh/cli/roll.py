@@ -65,25 +65,26 @@ def command(
     preflight: bool,
     check: bool,
 ) -> None:
-    """Replace what runs by what mesh.toml, supervisord.conf and the code now say: everything, or what is named.
+    """Replace running processes with the current mesh.toml, supervisord.conf and code: all of them, or those named.
 
     \b
       mesh roll                  hub, store, then services and gateways
       mesh roll orders gateway   those
 
-    Of a service or the gateways a spare one is started and waited for; then one after the other finishes what it has,
-    leaves, and is started anew; at last the spare one leaves. So there are never fewer than before, and no request is
-    refused. Of many, a quarter are replaced at a time. Services go side by side.
+    For each service and for the gateways, a spare process is started first, and must become ready. Then each process
+    in turn finishes its work, ends, and is started again; at the end the spare process leaves. So there are never fewer
+    processes than before, and no request is refused. Of many processes, a quarter are replaced at a time. Services are
+    rolled in parallel.
 
-    The hub is restarted: calls go on, and only what starts in that second waits for it. The store hands over to one
-    that waits already: writers wait for a tenth of a second.
+    The hub is restarted: calls go on, and only processes that start in that second wait for it. The store hands over
+    to a new store that waits already: writers wait for a tenth of a second.
 
-    Each service's classes are imported beforehand, by a process of its own: what cannot be imported changes nothing.
-    When what was replaced answers calls with errors (not those that a service declares), it goes back, too.
+    The classes of each service are imported beforehand, in a separate process: when an import fails, nothing changes.
 
-    At the first that does not become ready, everything goes back: what was replaced gets its earlier settings and
-    release again. Then the exit code is 1, and the last lines say which one it was and what it wrote. Ctrl-C and
-    SIGTERM lead back as well; a second one ends it where it stands, and `mesh up` brings all in line.
+    When a process does not become ready, the whole roll goes back: the replaced processes get their earlier settings
+    and release again. Then the exit code is 1, and the last lines show which process failed and its output. The roll
+    also goes back when replaced processes answer calls with errors (other than those that a service declares), and
+    after Ctrl-C or SIGTERM. A second signal ends the command at once; then `mesh up` brings all processes in line.
     """
     import os
 

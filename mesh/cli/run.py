@@ -21,17 +21,17 @@ from mesh.cli.output import json_option, note, wants_json, write_json
 @confine_options
 @json_option
 def command(services: tuple[str, ...], reload: bool, name: str, check: bool) -> int:
-    """Run services in this process, until SIGTERM or Ctrl-C; then finish what is in hand and leave.
+    """Run services in this process, until SIGTERM or Ctrl-C; then finish running work and exit.
 
-    Without a CLASS every service of the module runs; a file's name serves as well. Without arguments, what
-    [mesh] services in mesh.toml names. With --as its settings are those of [services.NAME].
+    Without a CLASS every service of the module runs; the module may be given as a file name. Without arguments, the
+    services in [mesh] services of mesh.toml run. With --as NAME the settings of [services.NAME] apply.
 
     \b
       mesh run services.greeting:Greeting --reload
       mesh run greeting.py
     """
     if check and services:
-        # Whatever else mesh.toml has wrong: this looks at the classes.
+        # Ignore other errors in mesh.toml: this checks the classes only.
         found = named(load(services), name, setting.usable().settings)
         check_room()
         if wants_json():
@@ -52,7 +52,7 @@ def command(services: tuple[str, ...], reload: bool, name: str, check: bool) -> 
     from mesh.service import worker
     from mesh.service.watchdog import Watchdog, limits_of, supervised
 
-    # At a terminal a person may be looking at a stopped line in a debugger.
+    # At a terminal, the process may be stopped in a debugger.
     ends = sys.stdin is None or not sys.stdin.isatty()
     run_dir = settings.mesh.run_dir if supervised() else None
     process.prepare(settings, ",".join(words))

@@ -1,4 +1,4 @@
-"""`mesh scale`. Owns: its words, options and what it prints. Leaves to others: doing it (supervision.scale)."""
+"""`mesh scale`. Owns: its arguments, options and output. Leaves to others: doing it (supervision.scale)."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ DECLARED = "declared"
 )
 @json_option
 def command(changes: tuple[str, ...], conf: str | None, timeout: float) -> None:
-    """Change how many workers a service has, or how many gateways there are; without arguments, show it.
+    """Change the number of workers of a service, or of gateways; without arguments, show these numbers.
 
-    New ones start some at a time, two a core, and are waited for until they answer; if one does not, or after Ctrl-C,
-    all of them leave again. Those that are too many finish what they have, then leave. No other process is touched.
+    New processes start in groups, two per core, and must become ready; if one does not, or after Ctrl-C, all new
+    processes leave again. Surplus processes finish their work, then leave. No other process is touched.
 
     \b
       mesh scale greeting=5 thumbnails=1 gateway=3
       mesh scale greeting=declared      as many as mesh.toml says
       mesh scale autoscale=0            no number follows its load any more
 
-    The number is kept in replicas.json beside the program files (run/programs), over `mesh down` and restarts of
-    supervisord, until the number in mesh.toml changes.
+    The number is kept in replicas.json beside the program files (run/programs). It survives `mesh down` and restarts of
+    supervisord, and applies until the number in mesh.toml changes.
     """
     layout = setting.layout(conf)
     if not changes:

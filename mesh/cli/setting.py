@@ -1,6 +1,6 @@
-"""How a command gets its settings and its project.
+"""Finds the settings and the project of a command.
 
-Owns: which supervisord.conf is meant. Leaves to others: reading it (supervision.layout) and mesh.toml (config).
+Owns: choosing the supervisord.conf. Leaves to others: reading it (supervision.layout) and mesh.toml (config).
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ CONF = "supervisord.conf"
 
 
 def settings(**flags: Any) -> Settings:
-    """The settings of the project here or above; a flag is given as `gateway__port=8080`, None when it was not.
+    """The settings of the project here or above; a flag has the form `gateway__port=8080`, None if not set.
 
     Raises:
-        ConfigError: something in them is wrong.
+        ConfigError: the settings are invalid.
     """
     from mesh.config import load
 
@@ -28,14 +28,14 @@ def settings(**flags: Any) -> Settings:
 
 
 def usable() -> Usable:
-    """As much of them as can be read, and what is wrong: for commands that look, and that clean up."""
+    """The settings as far as they can be read, and the errors: for commands that inspect or clean up."""
     from mesh.config import usable as read
 
     return read()
 
 
 def conf_file(conf: str | None) -> Path:
-    """Where the supervisord.conf is that `--conf` names, or the project's; mesh.toml need not be right for that.
+    """The path of the supervisord.conf: that of `--conf`, or the project's. Does not require a valid mesh.toml.
 
     Raises:
         ConfigError: another user of the machine controls the one that was found.
@@ -51,10 +51,10 @@ def conf_file(conf: str | None) -> Path:
 
 
 def layout(conf: str | None) -> Layout:
-    """The supervisord.conf that `--conf` names, or the project's.
+    """The supervisord.conf of `--conf`, or the project's.
 
     Raises:
-        ConfigError: it is missing or wrong.
+        ConfigError: it is missing or invalid.
     """
     from mesh.supervision import layout as layouts
 
@@ -62,10 +62,10 @@ def layout(conf: str | None) -> Layout:
 
 
 def layout_if_any(conf: str | None) -> Layout | None:
-    """As `layout`; None where `--conf` names none and the project has none: services may well run without supervisor.
+    """As `layout`; None without `--conf` in a project without one: services may run without supervisor.
 
     Raises:
-        ConfigError: there is one, and it is wrong.
+        ConfigError: the file exists and is invalid.
     """
     file = conf_file(conf)
     if conf is None and not file.exists():

@@ -1,4 +1,4 @@
-"""`mesh shell`. Owns: choosing between IPython and the standard prompt, and what both are given.
+"""`mesh shell`. Owns: choosing between IPython and the standard prompt, and the names defined in both.
 
 Leaves to others: the standard prompt (console), completion (complete).
 """
@@ -46,6 +46,6 @@ def command(plain: bool, code: str | None) -> int:
 
 
 def banner(node: Any) -> str:
-    """What stands above the first prompt."""
+    """The text above the first prompt."""
     services = node.service_names()
     return BANNER.format(services=", ".join(services) or "no service yet")

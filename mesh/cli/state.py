@@ -1,4 +1,4 @@
-"""`mesh state`: keys and values. Owns: its options. Leaves to others: keeping them (the engine of state)."""
+"""`mesh state`: keys and values. Owns: its options. Leaves to others: storing them (the engine of state)."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def get(namespace: str, key: str) -> int:
 @click.option("--ttl", type=arguments.Span(), metavar="SPAN", help="Forget it after so long: 30m, 1d.")
 @json_option
 def set_(namespace: str, key: str, value: str, etag: str | None, ttl: float | None) -> None:
-    """Write a key. VALUE is JSON, or text; @file is a file's content."""
+    """Write a key. VALUE is JSON, or text; @file is the content of a file."""
 
     async def write() -> str:
         async with loop.stored() as n:
@@ -81,7 +81,7 @@ def set_(namespace: str, key: str, value: str, etag: str | None, ttl: float | No
 @click.argument("key")
 @click.option("--etag", help="Only when the key has this etag.")
 def delete(namespace: str, key: str, etag: str | None) -> None:
-    """Take a key away, whether or not it is there."""
+    """Delete a key; no error if it does not exist."""
 
     async def remove() -> None:
         async with loop.stored() as n:

@@ -1,7 +1,7 @@
 """`mesh store`, and `mesh store backup`, `check` and `info`.
 
-Owns: their options and the words on the screen.
-Leaves to others: the store (store.service), running it (service.worker), asking it (engines.sqlite.client).
+Owns: their options and output.
+Leaves to others: the store (store.service), running it (service.worker), its client (engines.sqlite.client).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: A store that is being started again is back within so many seconds.
+#: A store that is being restarted is back within so many seconds.
 WAIT_S = 5.0
 
 
@@ -40,13 +40,13 @@ WAIT_S = 5.0
 @json_option
 @click.pass_context
 def command(ctx: click.Context, wait: float) -> int | None:
-    """Run the store, which keeps what is durable, until SIGTERM or Ctrl-C.
+    """Run the store, which keeps durable data, until SIGTERM or Ctrl-C.
 
-    It owns the files in [store] dir: tasks, durable events, state, schedules and locks. One store runs for a directory;
-    a second one refuses to start. With a sub-command, ask the store that runs.
+    It owns the files in [store] dir: tasks, durable events, state, schedules and locks. Only one store runs for a
+    directory; a second one refuses to start. Sub-commands query the running store.
 
-    It ends with exit code 5, and is not started again, when a person must look: the data is damaged, another program
-    has changed its files, or they are not those of the store that was there before.
+    It ends with exit code 5, and supervisor does not start it again, when an operator must act: the data is damaged,
+    another program has changed its files, or they are not those of the store that was there before.
     """
     if ctx.invoked_subcommand is not None:
         return None
@@ -72,11 +72,11 @@ def command(ctx: click.Context, wait: float) -> int | None:
 @click.option("--replace", is_flag=True, help="Also when another store was there before, or one was and is gone.")
 @json_option
 def init(replace: bool) -> int:
-    """Make an empty store in [store] dir, or accept the one that is there as the store of this project.
+    """Make an empty store in [store] dir, or accept the existing one as the store of this project.
 
-    The id of a store is noted beside its directory (for `data` in `data.id`), and a store does not start in an empty
-    directory, or with another store's files, when that note names one: its disk may only not be mounted. This command
-    refuses that, too; --replace says that it is meant. Nothing that is there is removed. The store must not run.
+    The id of a store is recorded beside its directory (for `data` in `data.id`). When an id is recorded, a store does
+    not start in an empty directory, or with the files of another store: its disk may simply not be mounted. This
+    command refuses that, too, unless --replace confirms it. Existing files are not removed. The store must not run.
     """
     from mesh.engines.sqlite.core import Core
     from mesh.engines.sqlite.disk import Damaged
@@ -103,13 +103,13 @@ def init(replace: bool) -> int:
 @click.option("--overwrite", is_flag=True, help="Replace the file when it is there.")
 @json_option
 def backup(path: str | None, overwrite: bool) -> int:
-    """Copy all data to PATH while the store goes on: one file, as everything stood at one instant.
+    """Copy all data to PATH while the store runs: one file, a snapshot of one instant.
 
     The store writes the copy to its directory of backups ([store] backups), and to no other place. From there this
-    command moves it to PATH, as your own user. Without PATH it stays there.
+    command moves it to PATH, as your own user. Without PATH the copy stays there.
 
-    The copy is checked before it gets its name. To use it: stop the store, and put it in the place of the file that
-    `mesh store info` names.
+    The copy is checked before it gets its final name. To restore it: stop the store, and replace the file that
+    `mesh store info` shows.
     """
     target = Path(os.path.abspath(path)) if path is not None else None
     if target is not None:
@@ -122,7 +122,7 @@ def backup(path: str | None, overwrite: bool) -> int:
                 raise SetupError(
                     f"the backup is {made.path} on host {made.host}: this command moves files of its own host only"
                 )
-            # By this configuration, and not by the answer: it says which file of this host is removed.
+            # Take the directory from this configuration, not from the answer: this file of this host is removed.
             source = settings.store.backups_dir / os.path.basename(made.path)
             backup_file.move(source, target, size_bytes=made.size_bytes, overwrite=overwrite)
             made = msgspec.structs.replace(made, path=str(target))
@@ -136,7 +136,7 @@ def backup(path: str | None, overwrite: bool) -> int:
 @command.command("check", short_help="Read all data and say what is wrong with it.")
 @json_option
 def check() -> int:
-    """Read all data and say what is wrong with it. Without a store that runs, the file itself is read."""
+    """Read all data and report damage. When no store runs, the file itself is read."""
     from mesh.errors import Unavailable
 
     with progress("reading everything"):
@@ -182,10 +182,10 @@ def info() -> int:
 
 
 async def _ask(question: Callable[[StoreAdmin], Awaitable[T]], wait_s: float = WAIT_S) -> T:
-    """The answer of the store that runs, or does within `wait_s`.
+    """The answer of the store; waits up to `wait_s` seconds for a store to run.
 
     Raises:
-        Unavailable: none does.
+        Unavailable: no store runs.
     """
     from mesh.engines.sqlite.client import StoreEngine
     from mesh.engines.sqlite.messages import SERVICE

@@ -1,6 +1,6 @@
 """`mesh tasks`: queues, and their dead letters.
 
-Owns: its options, and the tables. Leaves to others: knowing them (the engine of tasks), one job (jobs).
+Owns: its options, and the tables. Leaves to others: the queues (the engine of tasks), one job (jobs).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mesh.tasks.contract import JobInfo, QueueInfo
 if TYPE_CHECKING:
     from mesh.service.node import Node
 
-#: Jobs that are asked for at once.
+#: The number of jobs in one request.
 PAGE = 200
 
 
@@ -27,9 +27,9 @@ PAGE = 200
 @json_option
 @click.pass_context
 def command(ctx: click.Context) -> None:
-    """Show every queue of tasks and every durable subscription: what waits, what runs, what is dead.
+    """Show every queue of tasks and every durable subscription: the waiting, running and dead jobs of each.
 
-    With a sub-command, look after dead letters: tasks that were given up, kept until somebody looks.
+    The sub-commands handle dead letters: failed tasks that are not retried, kept for inspection.
     """
     if ctx.invoked_subcommand is None:
         _write_queues(loop.run(_queues()))
@@ -81,7 +81,7 @@ def _limits(queue: QueueInfo) -> str:
 
 @command.group("dead")
 def dead() -> None:
-    """Tasks that were given up: list, show, requeue and drop them."""
+    """Dead letters, which are not retried: list, show, requeue and drop them."""
 
 
 @dead.command("list")
@@ -89,7 +89,7 @@ def dead() -> None:
 @click.option("--limit", default=50, type=click.IntRange(1), show_default=True, help="At most so many of each queue.")
 @json_option
 def list_(queue: str | None, limit: int) -> None:
-    """List dead letters, oldest first: of one queue, or of all."""
+    """List the dead letters of one queue, or of all queues, oldest first."""
     loop.run(_list(queue, limit))
 
 
@@ -120,7 +120,7 @@ def _line(job: JobInfo) -> str:
 @click.argument("id")
 @json_option
 def show(id: str) -> int:
-    """Show a dead letter: its arguments, its last error, and where that was raised."""
+    """Show a dead letter: its arguments, its last error, and where the error was raised."""
 
     async def look() -> JobInfo:
         async with loop.stored() as n:
@@ -142,7 +142,7 @@ def show(id: str) -> int:
 @click.option("--all", "everything", is_flag=True, help="All that are dead in this queue.")
 @json_option
 def requeue(queue: str, ids: tuple[str, ...], everything: bool) -> None:
-    """Give dead tasks another life, with their attempts counted anew."""
+    """Requeue dead tasks: they run again, with their attempts counted anew."""
     _check(ids, everything)
 
     async def mend() -> int:
@@ -159,7 +159,7 @@ def requeue(queue: str, ids: tuple[str, ...], everything: bool) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
 def drop(queue: str, ids: tuple[str, ...], everything: bool, yes: bool) -> None:
-    """Forget dead tasks for ever."""
+    """Delete dead tasks permanently."""
     _check(ids, everything)
     if everything and not yes:
         click.confirm(f"forget every dead task of {queue}?", abort=True, err=True)

@@ -1,5 +1,5 @@
-"""`mesh top`. Owns: the terminal, its keys, and doing what they ask for. Leaves to others: what there is to see
-(supervision.board), what it looks like (top_view), scaling and rolling (supervision)."""
+"""`mesh top`. Owns: the terminal, reading keys, and executing their commands. Leaves to others: the figures
+(supervision.board), drawing (top_view), scaling and rolling (supervision)."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from mesh.supervision.board import Board, Frame, Row
     from mesh.supervision.layout import Layout
 
-#: Escape sequences of keys that are more than one character. Source: ECMA-48, and what terminals send.
+#: Escape sequences of keys that send more than one character. Source: ECMA-48, and common terminals.
 _KEYS: Final = {"\x1b[A": "up", "\x1b[B": "down", "\x1bOA": "up", "\x1bOB": "down"}
 FIRST_WORD_S: Final = 1.0
-#: More lines than any terminal has.
+#: More lines than a terminal usually shows.
 LINES: Final = 60
 
 
@@ -36,13 +36,13 @@ LINES: Final = 60
 @click.option("--conf", metavar="FILE", help="The supervisord.conf; the project's own by default.")
 @json_option
 def command(every: float, once: bool, conf: str | None) -> int:
-    """Show live what this host's processes do: calls, times, processor, memory, and what they write.
+    """Show the processes of this host live: calls, durations, processor, memory, and logs.
 
     Keys: arrows select, s sorts, / filters, g shows services or processes, l logs, + and - scale, r restarts, q quits.
-    What would stop a process asks first.
-    Into a pipe, with --once or --json it is a table, or a line of JSON for each look.
+    Keys that stop a process ask for confirmation first.
+    In a pipe, or with --once or --json, the output is a table, or a line of JSON for each sample.
 
-    Processes that were started by hand, without supervisor, are shown as the registry knows them.
+    Processes that were started by hand, without supervisor, are shown with the data of the registry.
     """
     process.quiet()
     layout, settings = setting.layout_if_any(conf), setting.settings()
@@ -65,7 +65,7 @@ async def _print(layout: Layout | None, settings: Settings, every: float, once: 
         try:
             await board.look()
             while True:
-                # Rates are between two looks.
+                # Rates need two samples.
                 await asyncio.sleep(every)
                 frame = await board.look()
                 if wants_json():
@@ -129,7 +129,7 @@ class _Top:
                 await self._end()
 
     async def _next(self, board: Board) -> bool:
-        """Wait for a key or for the next look; whether to go on."""
+        """Wait for a key or for the next sample; whether to continue."""
         assert self._frame is not None
         try:
             key = await asyncio.wait_for(self._keys.get(), self._every)
@@ -151,7 +151,7 @@ class _Top:
         self._frame = await board.look(self._screen.log_names, lines)
 
     def _read_logs(self, board: Board) -> None:
-        """Another selection has other logs; the figures stay until their time has come."""
+        """Show the logs of a new selection at once; the figures are refreshed at the next sample."""
         assert self._frame is not None
         lines = LINES if self._screen.logs != "none" else 0
         self._frame = self._frame._replace(lines=board.read_logs(self._screen.log_names, lines))
@@ -184,7 +184,7 @@ class _Top:
                 await scale(self._layout, self._settings, {group: wanted}, tell=self._tell)
                 self._screen.said = f"{group}: {wanted}"
             elif name == group and (group in counts or (counts and group in self._layout.fixed)):
-                # All of a service, or what stands in supervisord.conf: the store, too, hands over without a gap.
+                # Roll a whole service, or a program of supervisord.conf; the store, too, is replaced without a gap.
                 self._screen.said = f"rolling {group} …"
                 await roll(self._layout, self._settings, [group], tell=self._tell)
                 self._screen.said = f"{group} was replaced"
@@ -199,7 +199,7 @@ class _Top:
         self._screen.said = text
 
     async def _end(self) -> None:
-        """What was begun is finished: a roll that is cut off leaves a spare one behind."""
+        """Finish what was begun: a roll that is cut off leaves a spare process behind."""
         if self._work is not None and not self._work.done():
             click.echo(f"{self._screen.said} (finishing)", err=True)
             await asyncio.gather(self._work, return_exceptions=True)
@@ -207,7 +207,7 @@ class _Top:
 
 @contextmanager
 def _raw(keys: asyncio.Queue[str]) -> Iterator[None]:
-    """Have each key at once, unechoed; the terminal is as it was afterwards, whatever happens."""
+    """Read each key at once, without echo; the terminal is always restored afterwards."""
     import termios
     import tty
 
@@ -228,7 +228,7 @@ def _raw(keys: asyncio.Queue[str]) -> Iterator[None]:
 
     tty.setcbreak(fd)
     running.add_reader(fd, read)
-    # A new size is drawn at once.
+    # Redraw at once when the terminal is resized.
     running.add_signal_handler(signal.SIGWINCH, keys.put_nowait, "")
     try:
         yield
@@ -239,7 +239,7 @@ def _raw(keys: asyncio.Queue[str]) -> Iterator[None]:
 
 
 def _split(text: str) -> Iterator[str]:
-    """Single keys of what came at once."""
+    """Split input that arrived together into single keys."""
     while text:
         sequence = next((each for each in _KEYS if text.startswith(each)), "")
         yield _KEYS[sequence] if sequence else text[0]

@@ -1,7 +1,7 @@
-"""What `mesh top` looks like, and what its keys do to what is shown.
+"""The view of `mesh top`, and the effect of its keys on the view.
 
 Owns: the state of the screen, the meaning of each key, and drawing a frame. No terminal, no loop, no clock.
-Leaves to others: what there is to see (supervision.board), reading keys and acting (top).
+Leaves to others: the figures (supervision.board), reading keys and executing commands (top).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Column(NamedTuple):
-    """One column: its head, a cell's text, and what it is sorted by; `falling`: the greatest first."""
+    """One column: its head, the text of a cell, and its sort key; `falling`: the greatest first."""
 
     head: str
     cell: Callable[[Row], str]
@@ -41,7 +41,7 @@ def _count(value: int) -> str:
 
 
 def size(count: float) -> str:
-    """Bytes for people: 27M, 1.4G."""
+    """Bytes as readable text: 27M, 1.4G."""
     return "–" if count <= 0 else f"{count / 2**20:.0f}M" if count < 2**30 else f"{count / 2**30:.1f}G"
 
 
@@ -61,14 +61,14 @@ COLUMNS: Final = (
 )
 
 
-#: Which columns stay on a narrow terminal, the most needed first; name and state always do.
+#: The columns that stay on a narrow terminal, the most important first; name and state are always shown.
 _NEEDED: Final = ("calls/s", "cpu", "memory", "p99 ≤", "in flight", "errors/s", "mean", "waiting", "up", "pid")
-#: rich puts so much between two columns.
+#: The number of spaces that rich puts between two columns.
 _BETWEEN: Final = 3
 
 
 def _fitting(rows: list[Row], width: int) -> list[Column]:
-    """The columns that there is room for, in their order."""
+    """The columns that fit into the width, in their order."""
     room = width
     chosen = {"name", "state"}
     for column in sorted(COLUMNS, key=lambda each: _NEEDED.index(each.head) if each.head in _NEEDED else -1):
@@ -99,12 +99,12 @@ HELP: Final = (
     ("q", "quit"),
 )
 
-#: What the logs at the bottom are of.
+#: Whether the logs at the bottom are those of the selected row, of all processes, or of none.
 LOGS: Final = ("selected", "all", "none")
 
 
 class Order(NamedTuple):
-    """What a key asks to be done: "scale" by `change`, "restart", or "quit"."""
+    """The command of a key: "scale" by `change`, "restart", or "quit"."""
 
     kind: str
     row: Row | None = None
@@ -112,10 +112,10 @@ class Order(NamedTuple):
 
 
 class Screen:
-    """What is shown, and how.
+    """The state of the screen.
 
     Attributes:
-        said: a line on what is being done, or was.
+        said: a line about the current or the last command.
     """
 
     def __init__(self) -> None:
@@ -128,9 +128,9 @@ class Screen:
         self.paused = False
         self.helps = False
         self.said = ""
-        #: What is being typed after "/", or None.
+        #: The text typed after "/", or None.
         self.typing: str | None = None
-        #: What waits for its "y": it lets a process leave.
+        #: The command that waits for confirmation with "y", because it stops a process.
         self.asked: Order | None = None
 
     # --- rows ---------------------------------------------------------------------------------------------
@@ -141,7 +141,7 @@ class Screen:
         wanted = self.typing if self.typing is not None else self.filter
         column = COLUMNS[self.sort]
         found = [row for row in rows if wanted.lower() in row.name.lower()]
-        # Twice: rows that are equal by the column stay in the order of their names.
+        # Sort twice: rows with equal values stay in the order of their names.
         found.sort(key=lambda row: row.name)
         found.sort(key=column.key, reverse=column.falling != self.backwards)
         if found and self.selected not in {row.name for row in found}:
@@ -149,18 +149,18 @@ class Screen:
         return found
 
     def row(self, frame: Frame) -> Row | None:
-        """The selected one."""
+        """The selected row."""
         return next((row for row in self.rows(frame) if row.name == self.selected), None)
 
     @property
     def log_names(self) -> tuple[str, ...]:
-        """Whose logs are to be shown, as `mesh logs` takes them."""
+        """The names of the processes to show logs of, in the form that `mesh logs` accepts."""
         return (self.selected,) if self.logs == "selected" and self.selected else ()
 
     # --- keys ---------------------------------------------------------------------------------------------
 
     def press(self, key: str, frame: Frame) -> Order | None:
-        """Take one key in; what it asks to be done, if it asks for that."""
+        """Process one key; returns its command, if it has one."""
         if self.typing is not None:
             self._type(key)
             return None
@@ -254,7 +254,7 @@ def draw(screen: Screen, frame: Frame, width: int, height: int) -> RenderableTyp
         parts.append(Text(frame.trouble, style="yellow", no_wrap=True, overflow="ellipsis"))
     if screen.helps:
         parts += [Text(f"  {keys:<5} {what}") for keys, what in HELP]
-    # Head, table head and rule, foot, and a rule above the logs.
+    # Five lines: head, table head and rule, foot, and a rule above the logs.
     room = height - 5 - bool(frame.trouble) - (len(HELP) if screen.helps else 0)
     most = max(1, room - (room // 3 if frame.lines else 0))
     at = next((place for place, row in enumerate(rows) if row.name == screen.selected), 0)
@@ -267,7 +267,7 @@ def draw(screen: Screen, frame: Frame, width: int, height: int) -> RenderableTyp
 
 
 def table(rows: list[Row], screen: Screen, width: int) -> Table:
-    """The rows as a table; the column that it is sorted by is marked."""
+    """The rows as a table; the sort column is marked."""
     from rich import box
     from rich.table import Table
     from rich.text import Text

@@ -1,6 +1,6 @@
-"""The trace that a command begins, so that `mesh logs --trace` finds all that it caused.
+"""The trace that a command begins, so that `mesh logs --trace` finds everything that it caused.
 
-Owns: the option that shows it. Leaves to others: carrying it (calls, tasks, events), and finding it (logs).
+Owns: the option that shows the trace. Leaves to others: propagating it (calls, tasks, events), and finding it (logs).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def trace_option(function: F) -> F:
 
 
 def begin(verbose: bool) -> None:
-    """Begin a trace for all that this command asks for; tell its id on stderr if that is wanted."""
+    """Begin a trace for all requests of this command; with `verbose`, print its id to stderr."""
     from mesh.cli.output import note
     from mesh.telemetry import traces
 

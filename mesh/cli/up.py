@@ -12,7 +12,7 @@ from mesh.cli.output import for_people, json_option, note, progress, wants_json,
 if TYPE_CHECKING:
     from mesh.supervision.up import Up
 
-#: Of an instance's record, what is worth a line of JSON.
+#: The fields of an instance's record that --json prints.
 _SHOWN: Final = ("service", "id", "worker", "version", "host", "pid", "endpoint", "load")
 
 
@@ -33,13 +33,13 @@ _SHOWN: Final = ("service", "id", "worker", "version", "host", "pid", "endpoint"
 def command(conf: str | None, timeout: float, foreground: bool) -> int:
     """Start everything under supervisor and wait until it answers.
 
-    What runs is what mesh.toml asks for: each [services.NAME] with a `class`, in as many workers as its `replicas` say
-    or `mesh scale` has chosen; the gateways; and the programs of supervisord.conf.
+    This starts what mesh.toml declares: each [services.NAME] with a `class`, with as many workers as its `replicas` or
+    `mesh scale` specify; the gateways; and the programs of supervisord.conf.
 
     A project without a supervisord.conf gets one.
 
-    When it runs already, whatever was stopped is started, and what mesh.toml does not name any more leaves. Workers
-    that run go on as they are; `mesh roll` brings changed settings to them.
+    When the project runs already, stopped processes are started, and those that mesh.toml does not name any more leave.
+    Running workers are not changed; `mesh roll` applies changed settings to them.
     """
     from mesh.supervision.layout import write_default
     from mesh.supervision.up import bring_up

@@ -1,6 +1,6 @@
 """`mesh watch`, which supervisor runs.
 
-Owns: its place in supervisor. Leaves to others: watching (supervision.watch).
+Owns: its registration with supervisor. Leaves to others: watching (supervision.watch).
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from mesh.cli import process, setting
 
 @click.command("watch")
 def command() -> None:
-    """Be supervisor's event listener: tell of crashes, and slow down crash loops.
+    """Run as supervisor's event listener: report crashes, and slow down crash loops.
 
-    It is started by [eventlistener:watch] in supervisord.conf.
+    [eventlistener:watch] in supervisord.conf starts this command.
     """
     from mesh.supervision.control import Control
     from mesh.supervision.roster import of as roster_of
