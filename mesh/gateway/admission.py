@@ -1,6 +1,6 @@
-"""Which connections are taken, and how long one may be in sending the head of a request.
+"""Connection limits, and the time limit for sending the head of a request.
 
-Owns: the limits on connections, the time-out of heads, and what is answered to bytes that are no HTTP request.
+Owns: the limits on connections, the time-out of heads, and the answer to bytes that are not an HTTP request.
 Leaves to others: requests (server), closing connections without loss (connections), parsing (aiohttp).
 """
 
@@ -42,14 +42,14 @@ class HeadTooLarge(TooLarge):
 
 
 class UnsupportedVersion(BadRequest):
-    """The request is of another version of HTTP."""
+    """The HTTP version of the request is not supported."""
 
     code = "unsupported_version"
     status = 505
 
 
 class HeadTimeout(BadRequest):
-    """The head of a request did not come within gateway.header_timeout."""
+    """The head of a request did not arrive within gateway.header_timeout."""
 
     code = "head_timeout"
     status = 408
@@ -59,8 +59,8 @@ class Connection(RequestHandler):
     """One connection, as aiohttp serves it.
 
     Attributes:
-        heard: bytes have come since the last request was answered.
-        since: when a look first found bytes without a request; 0.0 without.
+        heard: bytes have arrived since the last request was answered.
+        since: when a sweep first found bytes without a complete request; 0.0 if none did.
     """
 
     __slots__ = ("heard", "limits", "since")
@@ -72,17 +72,17 @@ class Connection(RequestHandler):
         self.since = 0.0
 
     def data_received(self, data: bytes) -> None:
-        """Parse; remember that something came."""
+        """Parse, and note that bytes have arrived."""
         self.heard = True
         RequestHandler.data_received(self, data)
 
     @property
     def is_waiting(self) -> bool:
-        """No request is in hand and none is complete: what has come is part of a head, if anything."""
+        """Whether no request is being answered and none is complete: the received bytes are at most part of a head."""
         return self._waiter is not None and not self._messages and self._current_request is None
 
     def refuse(self, error: MeshError) -> None:
-        """Answer with an error, and close. Nothing more is read."""
+        """Answer with an error, and close. No more bytes are read."""
         transport = self.transport
         if transport is None or transport.is_closing():
             return
@@ -93,7 +93,7 @@ class Connection(RequestHandler):
     def handle_error(
         self, request: Any, status: int = 500, exc: BaseException | None = None, message: str | None = None
     ) -> Any:
-        """The answer to what cannot be parsed: a problem, counted and not logged."""
+        """The answer to bytes that cannot be parsed: a problem, counted and not logged."""
         if not isinstance(exc, HttpProcessingError):
             return super().handle_error(request, status, exc, message)
         self.limits.recorder.count("http_malformed_requests")
@@ -112,7 +112,7 @@ def _parse_error(exc: HttpProcessingError) -> MeshError:
 
 
 class Server(web.Server):
-    """The protocol factory of one gateway: makes connections, counts them, and closes those that are not to be.
+    """The protocol factory of one gateway: makes connections, counts them, and closes those beyond the limits.
 
     Args:
         settings: the limits.
@@ -144,7 +144,7 @@ class Server(web.Server):
         return Connection(self, loop=self._loop, **self._kwargs)
 
     def answer(self, error: MeshError) -> bytes:
-        """A whole answer, for a connection without a request. It closes the connection."""
+        """A complete answer for a connection without a request, with `Connection: close`."""
         reply = self.problems.reply(error)
         body = bytes(reply.body)
         return b"%bContent-Length: %d\r\n%b%bConnection: close\r\n\r\n%b" % (
@@ -170,7 +170,7 @@ class Server(web.Server):
             self._sweep_timer = self._loop.call_later(self._sweep_every_s, self._sweep)
 
     def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
-        """Count it no longer."""
+        """Stop counting the connection."""
         super().connection_lost(handler, exc)
         address = self._addresses.pop(handler, None)
         if address is not None:
@@ -202,7 +202,7 @@ class Server(web.Server):
         return min(1.0, self._header_timeout_s / 4)
 
     def _sweep(self) -> None:
-        """Look at every connection for one that has begun a head and does not end it. One timer serves them all."""
+        """Find connections that have begun a head and not completed it in time. One timer serves all connections."""
         self._sweep_timer = None
         now = self._loop.time()
         for connection in list(self._addresses):

@@ -1,6 +1,6 @@
-"""The body of a call's answer made into an HTTP answer.
+"""Converts the answer of a call to an HTTP answer.
 
-Owns: content types, and the change of encoding where client and worker speak different ones. Pure.
+Owns: content types, and re-encoding when client and worker use different encodings. Pure.
 Leaves to others: writing it (reply), errors (problems), streams (sse).
 """
 
@@ -28,11 +28,11 @@ def to_reply(answer: Answer, status: int = 200, produces: str = "", *, msgpack: 
 
     Args:
         status: of a success, as the route declares it.
-        produces: the route's Content-Type; "" means what fits the encoding.
+        produces: the route's Content-Type; "" derives it from the encoding.
         msgpack: the client accepts MessagePack and asks for it.
 
     Raises:
-        BadReply: the worker's body is not of the encoding it says.
+        BadReply: the worker's body does not have the declared encoding.
     """
     if answer.encoding == JSON and not produces and not msgpack:
         return Reply(answer.body, JSON_TYPE, status)
@@ -51,7 +51,7 @@ def _produced(answer: Answer, status: int, produces: str) -> Reply:
     if name == JSON_TYPE or name.endswith("+json"):
         return Reply(json_of(answer), produces, status)
     value = value_of(answer)
-    # A str under a type that is not JSON is the text itself, not a JSON string of it.
+    # With a type other than JSON, a str is sent as text, not as a JSON string.
     if isinstance(value, str):
         full = f"{produces}; charset=utf-8" if name.startswith(_TEXT) and "charset" not in produces else produces
         return Reply(value.encode("utf-8", "replace"), full, status, NOSNIFF)
@@ -79,14 +79,14 @@ def json_of(answer: Answer) -> Buffer:
     value = value_of(answer)
     try:
         body = _encode_json(value)
-        # As in the worker's own JSON: null would be another value.
+        # As for JSON from the worker: null would be another value.
         if b"null" in body and (found := find_not_finite(value)) is not None:
             raise ValueError(f"{found[0]} at {found[1]}")
     except (
         TypeError,
         ValueError,
         RecursionError,
-    ) as exc:  # maps whose keys JSON does not have, text that is not Unicode
+    ) as exc:  # maps with keys that JSON does not support, text that is not Unicode
         raise BadReply(
             f"the worker's answer has no form in JSON ({exc}); ask for it with Accept: {MSGPACK_TYPE}"
         ) from exc

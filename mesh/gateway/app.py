@@ -1,11 +1,12 @@
-"""The life of a gateway process: from the first line to the last answered request.
+"""The lifecycle of a gateway process: from its start to the last answered request.
 
-Owns: the listening socket, signals, and the order of starting and leaving.
+Owns: the listening socket, signals, and the order of start and stop.
 Leaves to others: answering requests (server), closing connections without loss (connections), the mesh (service.node).
 
-Starting: connect, hear from a hub, then listen; a gateway that knows nothing yet takes no requests from one that does.
-Leaving, on SIGTERM or SIGINT: stop accepting; answer what is in hand, each answer closing its connection; close what
-stays idle; leave the mesh. A second signal ends it at once.
+Start: connect, receive the registry from a hub, then listen; a gateway without the registry must not take requests away
+from gateways that have it.
+Stop, on SIGTERM or SIGINT: stop accepting; answer pending requests, each with `Connection: close`; close idle
+connections; leave the mesh. A second signal ends the process at once.
 """
 
 from __future__ import annotations
@@ -32,26 +33,26 @@ from mesh.telemetry.logs import get_logger
 
 _log = get_logger(__name__)
 
-#: The service as which every gateway is registered.
+#: The service name under which every gateway is registered.
 SERVICE: Final = "gateway"
 
-#: How long a starting gateway waits for a hub before it listens all the same: then it can at least say what is wrong.
+#: How long a starting gateway waits for a hub before it listens anyway, so that it can report the problem over HTTP.
 SYNC_S: Final = 5.0
 
 #: Connections that the kernel keeps while all gateways are busy or restarting; the kernel lowers it to somaxconn.
 BACKLOG: Final = 4096
 
 #: How long a keep-alive connection may stay idle while draining. A client under load sends its next request within
-#: milliseconds and then gets Connection: close; only who is really idle is closed unasked.
+#: milliseconds and then gets Connection: close; only connections that are really idle are closed without a request.
 IDLE_GRACE_S: Final = 0.5
 
 #: How long a stream may go on while draining before an EventSource is told to connect again.
 STREAM_GRACE_S: Final = 1.0
 
-#: How often draining looks again.
+#: How often draining checks the connections.
 LOOK_S: Final = 0.05
 
-#: How long handlers get to write down that they were cut off, after the mesh has been left.
+#: How long handlers may take to send the error of a cut off request, after the gateway has left the mesh.
 LAST_WORDS_S: Final = 1.0
 
 #: The same when there is no time left. (0 would mean no limit to aiohttp.)
@@ -74,9 +75,9 @@ async def serve(
 
     Args:
         fd: a listening socket that this process has inherited, such as 0 under supervisor's [fcgi-program].
-        host, port: where to listen otherwise; the settings' when None. Port 0 takes a free one.
+        host, port: where to listen otherwise; None uses the settings. Port 0 uses a free port.
         connect: how to join the mesh.
-        started: told the address once it listens.
+        started: called with the address when the gateway listens.
 
     Raises:
         AddressInUse: another process listens there.
@@ -96,7 +97,7 @@ async def serve(
 
 
 async def connect_node(settings: Settings) -> tuple[Node, str]:
-    """A node that answers other processes, so that a gateway can be asked for its metrics like any worker."""
+    """A node that answers calls, so that other processes can fetch a gateway's metrics like those of a worker."""
     node = MeshNode(settings, identity=ids.instance_id(SERVICE))
     try:
         await node.start()
@@ -156,15 +157,15 @@ async def _first_word(gateway: Gateway, signals: Signals) -> None:
 
 
 async def drain(gateway: Gateway, server: web.Server, accepting: asyncio.AbstractServer) -> None:
-    """Stop accepting, answer what is in hand, and close every connection without a reset.
+    """Stop accepting, answer pending requests, and close every connection without a reset.
 
-    Streams of Server-Sent Events that have not ended by themselves after STREAM_GRACE_S are ended with a hint to
-    connect again, so that a release does not wait for them. Takes at most `gateway.drain_s`; then what is still under
-    way is ended with an error that the client can read.
+    Streams of Server-Sent Events that have not ended after STREAM_GRACE_S are ended with a hint to connect again, so
+    that a release does not wait for them. Takes at most `gateway.drain_s`; then the remaining requests are ended with
+    an error that the client can read.
     """
     clock = gateway.node.clock
     gateway.health.draining = True
-    # What the kernel has accepted for us already is taken in, not refused.
+    # Accept the connections that are already in the kernel's backlog.
     for _ in range(3):
         await asyncio.sleep(0)
     accepting.close()
@@ -175,7 +176,7 @@ async def drain(gateway: Gateway, server: web.Server, accepting: asyncio.Abstrac
     while server.connections and clock.now() < over_at:
         if clock.now() >= streams_over_at:
             gateway.connections.end_streams()
-        # Grace first: closing unasked is for those who have nothing to say.
+        # Wait for the grace period first: close only connections that stay idle.
         if clock.now() - begun_at >= IDLE_GRACE_S and not await gateway.connections.close_idle(server):
             break
         await clock.sleep(LOOK_S)
@@ -233,7 +234,7 @@ def bind(host: str, port: int) -> socket.socket:
         raise ConfigError(f'gateway.host: "{host}" is no address of this machine ({exc.strerror})') from exc
     sock = socket.socket(family, kind, protocol)
     try:
-        # A restart must not wait for the old connections' TIME_WAIT to end; two listeners at once it does not allow.
+        # A restart must not wait for TIME_WAIT of old connections. SO_REUSEADDR does not allow two listeners.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(address)
         sock.listen(BACKLOG)

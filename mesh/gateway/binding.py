@@ -1,9 +1,9 @@
-"""An HTTP request made into the body of a call.
+"""Converts an HTTP request to the body of a call.
 
-Owns: which part of a request becomes which argument, worked out once per route, and the encoding of the call's body,
-done once per request. Pure: text and bytes in, bytes out. A wrong field is named by its place in the request
-(`query.width`, `path.name`, `body.user.email`) in `details["path"]`.
-Leaves to others: reading the body off the socket (server), checking types in depth (the worker).
+Owns: the mapping of parts of a request to arguments, computed once per route, and the encoding of the call's body,
+done once per request. Pure: text and bytes in, bytes out. For an invalid field, `details["path"]` contains its place in
+the request (`query.width`, `path.name`, `body.user.email`).
+Leaves to others: reading the body from the socket (server), checking types in depth (the worker).
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_raw = msgspec.json.Decoder(msgspec.Raw).decode
 _WHITESPACE: Final = b" \t\r\n"
 
-#: A query string with more pairs than this is refused: parsing it costs the loop's time.
+#: A query string with more pairs is rejected: parsing it would block the loop.
 MOST_PAIRS: Final = 1000
 
 Call = tuple[bytes, int]
 
 
 class _Text:
-    """A parameter that comes as text, from the path or the query."""
+    """A parameter that arrives as text, from the path or the query."""
 
     __slots__ = ("how", "many", "name", "place", "required")
 
@@ -49,7 +49,7 @@ class _Text:
 
 
 class Binding:
-    """How the requests of one route become calls."""
+    """Converts the requests of one route to calls."""
 
     __slots__ = (
         "_bytes",
@@ -81,10 +81,10 @@ class Binding:
         self._whole_required = self._whole in required
         self._bytes = bool(whole) and is_bytes(_properties(method).get(whole[0], {}), method.params)
         self._forms = route.forms
-        # A body of bytes that is the method's only parameter needs no envelope at all.
+        # When a body of bytes is the only parameter of the method, it is passed on unchanged.
         self._only = self._bytes and len(_properties(method)) == 1
         self.reads_body = bool(whole or self._fields)
-        # Path parameters that stay text, and nothing else: the shortest way.
+        # Fast path: only path parameters, which stay text.
         self._plain = (
             tuple(text.name for text in self._path)
             if not self._query and not self.reads_body and all(text.how is None for text in self._path)
@@ -116,7 +116,7 @@ class Binding:
                 check_body_kind(kind, binary=True)
             if self._only:
                 return body, RAW
-            # An empty body means "left out" only where leaving out is allowed; the worker knows the default.
+            # An empty body omits the parameter only if it is optional; the worker knows the default.
             if body or self._whole_required:
                 arguments[self._whole] = body
             return _pack(arguments, self), MSGPACK
@@ -135,8 +135,8 @@ class Binding:
                 if not self._whole_required:
                     return
                 raise BadArguments("body: is missing; send JSON", details={"path": "body"})
-            # Decoded although it is passed on as it is: bytes that are not one JSON value would not stay within
-            # their argument.
+            # Decode it although it is passed on unchanged: bytes that are not a single JSON value could add other
+            # arguments.
             try:
                 arguments[self._whole] = _decode_raw(body)
             except msgspec.DecodeError as exc:
@@ -176,7 +176,7 @@ class Binding:
                 raise BadArguments(f"body.{name}: is missing", details={"path": f"body.{name}"})
 
     def place(self, path: str) -> str:
-        """Where in the request the worker's `$.width` came from: `query.width`."""
+        """The place in the request of the worker's `$.width`: `query.width`."""
         name, rest = _first_step(path)
         if name == self._whole and name:
             return f"body{rest}"
@@ -187,7 +187,7 @@ class Binding:
 
 
 class RpcBinding:
-    """How a `POST /rpc/{service}/{method}` becomes a call."""
+    """Converts a `POST /rpc/{service}/{method}` to a call."""
 
     __slots__ = ("_bytes", "_only", "_query")
 
@@ -203,11 +203,11 @@ class RpcBinding:
     def bind(self, query: str, body: bytes, kind: Kind) -> Call:
         """The body of the call and its encoding.
 
-        JSON is passed on as it came; no body means no arguments. A method with one `bytes` parameter also takes a
-        body of any other type as that parameter, with the others in the query string.
+        JSON is passed on unchanged; no body means no arguments. A method with one `bytes` parameter also accepts a
+        body of any other type as that parameter, with the other parameters in the query string.
 
         Raises:
-            BadArguments: not an object or array, or a query value is wrong; `details["path"]` says which.
+            BadArguments: the body is not an object or array, or a query value is invalid; `details["path"]` names it.
             UnsupportedMedia: the body is neither JSON nor what the method takes.
         """
         if kind == "json":
@@ -233,7 +233,7 @@ class RpcBinding:
         return _pack(arguments, self), MSGPACK
 
     def place(self, path: str) -> str:
-        """Where in the request the worker's `$.width` came from: `body.width`."""
+        """The place in the request of the worker's `$.width`: `body.width`."""
         return f"body{path[1:]}" if path.startswith("$") else path
 
 
@@ -257,7 +257,7 @@ def _pack(arguments: dict[str, Any], binding: Binding | RpcBinding) -> bytes:
 
 
 def read_query(query: str, wanted: Mapping[str, _Text], arguments: dict[str, Any]) -> None:
-    """Add the values of a query string to `arguments`; names that nobody wants are left alone.
+    """Add the values of a query string to `arguments`; names that are not in `wanted` are ignored.
 
     Raises:
         BadArguments: a value is missing, doubled or not of its type, or the string is not UTF-8.
@@ -265,7 +265,7 @@ def read_query(query: str, wanted: Mapping[str, _Text], arguments: dict[str, Any
     pairs: list[tuple[str, str]] = []
     if query:
         try:
-            query.encode()  # what came as bytes that are not UTF-8 cannot be passed on
+            query.encode()  # fails for bytes that were not UTF-8, which cannot be passed on
             pairs = parse_qsl(query, keep_blank_values=True, errors="strict", max_num_fields=MOST_PAIRS)
         except ValueError as exc:
             raise BadArguments(
@@ -287,14 +287,14 @@ def read_query(query: str, wanted: Mapping[str, _Text], arguments: dict[str, Any
 
 
 def relocate(error: MeshError, binding: Binding | RpcBinding) -> None:
-    """Make `details["path"]` of a worker's BadArguments name the place in the request."""
+    """Change `details["path"]` of a worker's BadArguments to the place in the request."""
     path = error.details.get("path")
     if isinstance(path, str) and path.startswith("$"):
         error.details["path"] = binding.place(path)
 
 
 def unknown_argument(place: str, name: str, known: tuple[str, ...]) -> BadArguments:
-    """The error for a name that the method does not have, with the nearest that it has."""
+    """The error for an unknown parameter name, with the most similar known name."""
     remedy = suggest(name, known, f"known are {', '.join(known)}" if known else "none is known")
     return BadArguments(f"{place}: is unknown; {remedy}", details={"path": place})
 

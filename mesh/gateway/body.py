@@ -1,7 +1,7 @@
-"""A request's body, read off the connection.
+"""Reads the body of a request from the connection.
 
-Owns: the limit on one body and on all of them together, `Expect: 100-continue`, and how slowly a body may come.
-Leaves to others: parsing HTTP (aiohttp), Content-Encoding (decompress), what the body means (binding).
+Owns: the limit on one body and on all bodies together, `Expect: 100-continue`, and the minimum rate of a body.
+Leaves to others: parsing HTTP (aiohttp), Content-Encoding (decompress), interpreting the body (binding).
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ _CONTENT_ENCODING: Final = hdrs.CONTENT_ENCODING
 _TRANSFER_ENCODING: Final = hdrs.TRANSFER_ENCODING
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
-#: How long a body may come at any rate: a client on a bad line has moments without a byte.
+#: How long a body may arrive at any rate: a client on a bad line has moments without a byte.
 RATE_GRACE_S: Final = 5.0
 
-#: Digits of a Content-Length that is read as a number; longer ones exceed every limit.
+#: The maximum number of digits of a Content-Length to parse; longer numbers exceed every limit.
 _LENGTH_DIGITS: Final = 18
 
 
@@ -34,7 +34,7 @@ class BadBody(BadRequest):
 
 
 class SlowBody(BadRequest):
-    """The body did not come within the request's time, or more slowly than gateway.min_body_rate."""
+    """The body did not arrive within the request's time, or arrived more slowly than gateway.min_body_rate."""
 
     code = "slow_body"
     status = 408
@@ -45,14 +45,14 @@ class BodiesFull(Overloaded):
 
 
 class Request(web.BaseRequest):
-    """A request, and what is noted of it on its way.
+    """A request, and the data that is recorded about it.
 
     Attributes:
-        held: bytes that its body takes of the limit on all bodies.
-        body_bytes: length of its body, as it came.
+        held: bytes of its body that count towards the limit on all bodies.
+        body_bytes: length of its body, as received.
         target: "service.method" that it was for; "" for the gateway's own pages.
-        began_at, seconds: when it came, on the monotonic clock, and how long its call took; 0.0 until it is known.
-        failure: what a stream ended with after its head was sent.
+        began_at, seconds: when it arrived, on the monotonic clock, and how long its call took; 0.0 until known.
+        failure: the error that ended a stream after its head was sent.
     """
 
     ATTRS = web.BaseRequest.ATTRS | frozenset(["began_at", "body_bytes", "failure", "held", "seconds", "target"])
@@ -68,16 +68,16 @@ class Bodies:
     """The bodies that this gateway holds in memory.
 
     Args:
-        most: bytes of one body, as it comes and once decoded.
-        most_together: bytes of all bodies, from their arrival until their request is answered.
-        rate: bytes per second that a body must come with after RATE_GRACE_S, on average.
+        most: maximum bytes of one body, both as received and decoded.
+        most_together: maximum bytes of all bodies; a body counts from its arrival until its request is answered.
+        rate: minimum average rate of a body after RATE_GRACE_S, in bytes per second.
     """
 
     def __init__(self, most: int, most_together: int, rate: int) -> None:
         self.most = most
         self.most_together = most_together
         self.rate = rate
-        #: Bytes of all bodies now.
+        #: Current bytes of all bodies.
         self.held = 0
 
     def _take(self, request: Request, size: int) -> None:
@@ -91,20 +91,20 @@ class Bodies:
         request.held += size
 
     def release(self, request: Request) -> None:
-        """The request has been answered: its body counts no longer. Harmless when it has none."""
+        """Stop counting the body of an answered request. No effect when there is none."""
         self.held -= request.held
         request.held = 0
 
     async def read(self, request: Request, timeout: float) -> bytes:
-        """All of the body, decoded. It counts until `release`.
+        """Read and decode the whole body. It counts towards the limit on all bodies until `release`.
 
         Args:
             timeout: seconds to wait for it.
 
         Raises:
-            TooLarge: it is larger than the limit; what is announced as larger is refused before it is read.
-            BodiesFull: all bodies together are.
-            SlowBody: it did not come in time, or too slowly.
+            TooLarge: the body is larger than the limit; when Content-Length announces this, it is not read at all.
+            BodiesFull: all bodies together exceed their limit.
+            SlowBody: the body did not arrive in time, or arrived too slowly.
             BadBody: its framing is broken.
             BadEncoding, UnsupportedEncoding: it cannot be decoded.
         """
@@ -116,7 +116,7 @@ class Bodies:
             check_transfer_coding(headers[_TRANSFER_ENCODING])
         try:
             if content.is_eof():
-                # All of it came with the head, as small bodies do.
+                # The whole body arrived with the head, as small bodies do.
                 data = content.read_nowait(-1)
                 if len(data) > self.most:
                     raise self._too_large()

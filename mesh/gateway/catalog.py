@@ -1,11 +1,11 @@
-"""What all services offer, kept in step with the registry.
+"""The routes, methods and tasks of all services, kept in step with the registry.
 
-Owns: which record counts when the instances of a service differ, what is remembered of a service that has gone, and
-building routes anew, at most once per request and only when an offer has changed.
-Leaves to others: the trie (routes), who lives (discovery.table).
+Owns: choosing the record when the instances of a service differ, remembering services without instances, and
+rebuilding routes, at most once per request and only when an offer has changed.
+Leaves to others: the trie (routes), the registry (discovery.table).
 
-A service without instances keeps its routes: it is being restarted more often than abolished, and its requests are to
-wait for it and not to be told 404. Another service that declares the same address takes it then.
+A service without instances keeps its routes: a restart is more likely than a removal, and its requests should wait for
+it instead of failing with 404. Another service that declares the same address then takes precedence.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from mesh.telemetry.logs import get_logger
 
 _log = get_logger(__name__)
 
-#: Services of the framework's own (mesh.store): nothing of theirs is to be reached over HTTP.
+#: Prefix of the framework's own services (mesh.store), which are not reachable over HTTP.
 OWN: Final = "mesh-"
 
 
@@ -32,7 +32,7 @@ R = TypeVar("R", MethodRecord, TaskRecord)
 
 
 class Offer(NamedTuple):
-    """What one service offers: the union over its instances, the latest epoch's word counting."""
+    """The routes, methods and tasks of one service: the union over its instances; the latest epoch takes precedence."""
 
     doc: str
     version: str
@@ -42,15 +42,15 @@ class Offer(NamedTuple):
 
 
 def offer_of(instances: Sequence[Instance]) -> Offer:
-    """The offer of a service's instances, at least one. During a rolling update it holds what old and new ones have."""
-    # The id decides between equal epochs, so that every gateway decides alike.
+    """The offer of one or more instances of a service. During a roll it contains those of the old and new instances."""
+    # The id decides between equal epochs, so that all gateways decide alike.
     ordered = sorted(instances, key=lambda instance: (instance.epoch, instance.id))
     methods: dict[str, MethodRecord] = {}
     routes: dict[tuple[str, str, bool], RouteRecord] = {}
     tasks: dict[str, TaskRecord] = {}
     seen: Instance | None = None
     for instance in ordered:
-        # Copies of one release are equal: read once.
+        # Instances of one release have equal records: read them once.
         if seen is None or (instance.routes, instance.methods, instance.tasks) != (
             seen.routes,
             seen.methods,
@@ -70,7 +70,7 @@ def offer_of(instances: Sequence[Instance]) -> Offer:
 
 
 class Target(NamedTuple):
-    """A method as `/rpc` calls it; the fields that a Route has, too, mean the same."""
+    """A method as `/rpc` calls it; fields with the same name as in Route have the same meaning."""
 
     service: str
     name: str
@@ -79,22 +79,22 @@ class Target(NamedTuple):
     binding: RpcBinding
     status: int = 200
     produces: str = ""
-    #: As the method declares it, which the node knows.
+    #: None: as the method declares it; the node knows.
     idempotent: bool | None = None
 
 
 class Catalog:
-    """The offers of all services that this gateway has ever heard of."""
+    """The offers of all services that this gateway has ever known."""
 
     def __init__(self, table: Table, mode: RpcMode = "exposed") -> None:
         """Args:
-        mode: which methods and tasks are reached by name: those that are exposed, all, or none ("off").
+        mode: which methods and tasks can be reached by name: the exposed ones, all, or none ("off").
         """
         self._table = table
         self._mode = mode
         self._advised: set[str] = set()
         self.offers: dict[str, Offer] = {}
-        #: Grows with every change of an offer; for what is worked out from them.
+        #: Grows with every change of an offer; used to invalidate data derived from the offers.
         self.version = 0
         self._routes = Routes({})
         self._stale = False
@@ -118,7 +118,7 @@ class Catalog:
         instances = self._table.instances(service)
         before = self.offers.get(service)
         if not instances:
-            # Remembered; but whether it lives decides conflicts.
+            # Keep the offer; but conflicts depend on whether the service has instances.
             self._stale = self._stale or before is not None
             return
         offer = offer_of(instances)
@@ -134,7 +134,7 @@ class Catalog:
 
     @property
     def routes(self) -> Routes:
-        """Every address, as of now."""
+        """The current routes."""
         if self._stale:
             self._rebuild()
         return self._routes
@@ -165,11 +165,11 @@ class Catalog:
         return {name: record for name, record in records.items() if record.exposed or self._mode == "all"}
 
     def target(self, service: str, method: str) -> Target:
-        """A method to be called by name. What is not reached is answered as what does not exist.
+        """A method to be called by name. An unreachable method gives the same error as one that does not exist.
 
         Raises:
-            UnknownService: no service with a method that is reached has this name.
-            UnknownMethod: none of its instances has such a method, or it is not reached.
+            UnknownService: no service with a reachable method has this name.
+            UnknownMethod: none of its instances has such a method, or the method is not reachable.
         """
         name = f"{service}.{method}"
         target = self._targets.get(name)
@@ -198,7 +198,7 @@ class Catalog:
         raise UnknownMethod(f"{service} has no {kind} {_quoted(name)}{_nearest(name, known)}")
 
     def _advise(self, kind: str, service: str, name: str) -> None:
-        """Tell the operator, once per name, that a name exists and is not exposed. The client is not told."""
+        """Log, once per name, that a name exists and is not exposed. The client does not learn it."""
         offer = self.offers.get(service)
         target = f"{service}.{name}"
         if offer is None or target in self._advised or name not in (offer.methods if kind == "method" else offer.tasks):

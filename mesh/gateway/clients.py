@@ -1,6 +1,6 @@
-"""The address of the client behind a connection, also behind a reverse proxy that is trusted.
+"""The address of the client behind a connection, also behind a trusted reverse proxy.
 
-Owns: `gateway.proxies`, and reading X-Forwarded-For of those. Pure.
+Owns: `gateway.proxies`, and reading their X-Forwarded-For. Pure.
 Leaves to others: limits by address (connections), the log (request_log).
 """
 
@@ -13,7 +13,7 @@ from aiohttp import hdrs, web
 
 from mesh.errors import ConfigError
 
-#: Addresses for which the answer of `is_exempt` is kept.
+#: The number of addresses for which the result of `is_exempt` is cached.
 MOST_KNOWN = 4096
 
 
@@ -22,7 +22,7 @@ class Clients:
 
     Args:
         proxies: addresses and networks of trusted proxies, such as "10.0.0.5" and "10.1.0.0/16". Their X-Forwarded-For
-            is believed, and the limit per client does not hold for their connections.
+            is trusted, and the limit per client does not apply to their connections.
 
     Raises:
         ConfigError: one of them is neither an address nor a network.
@@ -33,7 +33,7 @@ class Clients:
         self._exempt: dict[str, bool] = {}
 
     def is_exempt(self, address: str) -> bool:
-        """Whether the limit of connections per client does not hold: for loopback, and for proxies."""
+        """Whether the limit of connections per client does not apply: for loopback, and for proxies."""
         found = self._exempt.get(address)
         if found is None:
             if len(self._exempt) >= MOST_KNOWN:
@@ -45,7 +45,7 @@ class Clients:
         """The client's address; "-" when it is not known."""
         address = request.remote or "-"
         if self._proxies and hdrs.X_FORWARDED_FOR in request.headers and self._is_proxy(address):
-            # The nearest proxy adds last; what stands before is whatever the client sent.
+            # The nearest proxy appends its entry last; earlier entries may be forged by the client.
             for told in reversed(request.headers[hdrs.X_FORWARDED_FOR].split(",")):
                 if _parsed(told.strip()) is None:
                     break

@@ -1,12 +1,11 @@
-"""Leaving without a broken request: the end of a gateway's keep-alive connections.
+"""Closing a gateway's keep-alive connections without breaking a request.
 
-Owns: which connections have a request in hand, and closing those that have none without losing one that is just
-coming in.
-Leaves to others: stopping to accept, and when it is time (app).
+Owns: which connections have a pending request, and closing the others without losing a request that is just arriving.
+Leaves to others: when to stop accepting, and when to close (app).
 
-The danger is a request that has arrived but that no handler has yet seen: closing then answers it with a reset. So an
-idle connection is first told to read no further; what was read before reaches its handler within a few turns of the
-loop; what has come since is seen in the kernel's buffer. Only a connection with neither is closed.
+A request may have arrived that no handler has seen yet: closing the connection would answer it with a reset. So an
+idle connection first stops reading; bytes that were read before reach the handler within a few rounds of the loop;
+later bytes are visible in the kernel's buffer. Only a connection with neither is closed.
 """
 
 from __future__ import annotations
@@ -18,13 +17,13 @@ from typing import Final, Protocol
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
-#: From the bytes of a request to the first line of its handler aiohttp takes three turns: parser, connection's task,
-#: handler's task. Twice that leaves room for another release.
+#: From the bytes of a request to the first line of its handler aiohttp takes three rounds of the loop: parser, task of
+#: the connection, task of the handler. Twice that is a margin for other releases of aiohttp.
 TURNS: Final = 6
 
 
 class Leaving(Protocol):
-    """What is asked of a stream."""
+    """The part of a stream that is used here."""
 
     def leave(self) -> None: ...
 
@@ -33,18 +32,18 @@ class Connections:
     """The connections of one `web.Server`."""
 
     def __init__(self) -> None:
-        #: Those with a request in hand. The handler adds and discards: it is on the path of every request.
+        #: Connections with a pending request. The handler adds and discards directly: this is on the hot path.
         self.busy: set[RequestHandler] = set()
         #: Streams that are being written.
         self.streams: set[Leaving] = set()
 
     def end_streams(self) -> None:
-        """Have each stream ended whose client knows how to connect again."""
+        """End every stream with a client that reconnects by itself (Server-Sent Events)."""
         for stream in list(self.streams):
             stream.leave()
 
     async def close_idle(self, server: web.Server) -> int:
-        """Close every connection that has no request in hand and none coming in.
+        """Close every connection that has no pending request and none arriving.
 
         Returns:
             How many connections remain.
@@ -68,7 +67,7 @@ class Connections:
 
 
 def _pause(transport: asyncio.Transport) -> bool:
-    # Not reading already: aiohttp holds it back because a request's body is ahead of its handler.
+    # Reading is already paused: aiohttp does so when the body of a request arrives faster than the handler reads it.
     if transport.is_closing() or not transport.is_reading():
         return False
     transport.pause_reading()
@@ -76,7 +75,7 @@ def _pause(transport: asyncio.Transport) -> bool:
 
 
 def _readable(transports: list[asyncio.Transport]) -> set[asyncio.Transport]:
-    """Those with bytes, or an end, in the kernel's buffer."""
+    """The transports with bytes, or an end of file, in the kernel's buffer."""
     poll = select.poll()
     by_fd: dict[int, asyncio.Transport] = {}
     for transport in transports:

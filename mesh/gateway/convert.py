@@ -1,8 +1,8 @@
-"""Text from a path or a query string, made into the value that a JSON Schema asks for.
+"""Converts text from a path or a query string to the type that a JSON Schema requires.
 
-Owns: one converter per schema, worked out when a route is compiled. Pure.
-Leaves to others: where the text comes from and what its place is called (binding), ranges, patterns and formats
-(the worker, which knows the types themselves).
+Owns: one converter per schema, created when a route is compiled. Pure.
+Leaves to others: the source of the text and the name of its place (binding), ranges, patterns and formats (the worker,
+which knows the types themselves).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import msgspec
 
 from mesh.errors import BadArguments
 
-#: Text in, value out. Raises ValueError with the rest of the sentence "query.width: …".
+#: Text in, value out. Raises ValueError; its message completes the sentence "query.width: …".
 Convert = Callable[[str], Any]
 
 # Long enough for 128 bits; int() of megabytes of digits would take minutes.
@@ -34,7 +34,7 @@ _TRUTH: Final = {
     "off": False,
 }
 
-# The order in which a union is tried: what is stricter about text comes first.
+# The order in which the types of a union are tried: stricter types first.
 _STRICTNESS: Final = ("null", "boolean", "integer", "number", "array", "object", "string")
 
 
@@ -61,7 +61,7 @@ def is_bytes(schema: Mapping[str, Any], root: Mapping[str, Any]) -> bool:
 
 
 def is_many(schema: Mapping[str, Any], root: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The schema of the items when several values under one name make an array, else None."""
+    """The schema of the items when several values with one name form an array, else None."""
     schema = resolve(schema, root)
     for part in schema.get("anyOf", (schema,)):
         part = resolve(part, root)
@@ -72,11 +72,11 @@ def is_many(schema: Mapping[str, Any], root: Mapping[str, Any]) -> Mapping[str, 
 
 
 def converter(schema: Mapping[str, Any], root: Mapping[str, Any]) -> Convert | None:
-    """How to read text for `schema`; None when the text is the value.
+    """The converter for `schema`; None when the text is the value.
 
     Args:
         schema: of one parameter.
-        root: the object that holds the `$defs` which `schema` refers to.
+        root: the object with the `$defs` that `schema` refers to.
     """
     schema = resolve(schema, root)
     choices = schema.get("enum", [schema["const"]] if "const" in schema else None)
@@ -116,7 +116,7 @@ def _number(text: str) -> float:
         raise ValueError(f"{_shown(text)} is not a number")
     value = float(text)
     if math.isinf(value):
-        # As JSON it would be null, which is another value.
+        # In JSON it would become null, which is another value.
         raise ValueError(f"{_shown(text)} is beyond the range of a 64-bit float")
     return value
 
@@ -179,7 +179,7 @@ def _one_of(choices: list[Any]) -> Convert:
 
 def _any_of(union: list[Mapping[str, Any]], root: Mapping[str, Any]) -> Convert | None:
     if any(part.get("type") == "string" and "contentEncoding" not in part for part in union):
-        # With a string in the union an empty value is the empty string; null is told by leaving it out.
+        # With a string in the union, an empty value is the empty string; a client omits the name to send null.
         union = [part for part in union if part.get("type") != "null"]
         if len(union) == 1:
             return converter(union[0], root)

@@ -1,10 +1,10 @@
-"""A request body with a Content-Encoding, decoded.
+"""Decodes request bodies with a Content-Encoding.
 
-Owns: which codings are read, the limit on what comes out, and not keeping the event loop while a body is inflated.
-Leaves to others: reading the body off the connection (body).
+Owns: the supported codings, the limit on the decoded size, and not blocking the event loop while inflating.
+Leaves to others: reading the body from the connection (body).
 
-aiohttp could do it, but it takes a truncated gzip stream for a whole one, passes codings that it does not know on as
-they are, and goes on inflating a body that is over the limit.
+aiohttp could do it, but it accepts a truncated gzip stream as complete, passes unknown codings on undecoded, and
+continues to inflate a body that is over the limit.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ READ: Final = "gzip, deflate, identity"
 
 _GZIP: Final = frozenset({"gzip", "x-gzip"})
 
-#: Bytes in and out of one step, after which other requests have their turn: inflating 256 KiB takes about 1 ms.
+#: Input and output bytes of one step, after which other requests may run: inflating 256 KiB takes about 1 ms.
 _STEP_IN: Final = 16 * 1024
 _STEP_OUT: Final = 256 * 1024
 
@@ -30,7 +30,7 @@ MOST_MEMBERS: Final = 1000
 
 
 class BadEncoding(BadRequest):
-    """The body is not what its Content-Encoding says: damaged, cut off, or followed by something else."""
+    """The body does not match its Content-Encoding: it is damaged, cut off, or followed by other data."""
 
     code = "bad_encoding"
 
@@ -45,7 +45,7 @@ def read_coding(header: str) -> str:
     """The coding that a Content-Encoding header names: "gzip", "deflate", or "" for none.
 
     Raises:
-        UnsupportedEncoding: it is another, or several in a row.
+        UnsupportedEncoding: it names another coding, or several.
     """
     names = [name for part in header.split(",") if (name := part.strip().lower()) not in ("", "identity")]
     if not names:
@@ -59,7 +59,7 @@ def read_coding(header: str) -> str:
 
 
 def check_transfer_coding(header: str) -> None:
-    """Refuse a Transfer-Encoding other than `chunked`, which aiohttp decodes: it passes `gzip, chunked` on compressed.
+    """Reject a Transfer-Encoding other than `chunked`: aiohttp decodes only that; `gzip, chunked` stays compressed.
 
     Raises:
         UnsupportedEncoding: it names another coding.
@@ -76,12 +76,12 @@ async def decompress(data: bytes, coding: str, most: int, take: Callable[[int], 
 
     Args:
         coding: "gzip" (any number of members) or "deflate" (with or without the zlib header).
-        most: bytes that may come out; nothing beyond is inflated.
-        take: is told of bytes as they come out, and may refuse more by raising: many bodies are inflated at once.
+        most: maximum size of the result in bytes; nothing beyond is inflated.
+        take: called with the number of bytes of each step; it may raise to stop, as many bodies are inflated at once.
 
     Raises:
-        TooLarge: more than `most` would come out.
-        BadEncoding: the data is damaged, cut off, or followed by something else.
+        TooLarge: the result would be longer than `most`.
+        BadEncoding: the data is damaged, cut off, or followed by other data.
     """
     if not data:
         return b""
@@ -116,7 +116,7 @@ async def decompress(data: bytes, coding: str, most: int, take: Callable[[int], 
             if coding != "gzip" or members >= MOST_MEMBERS:
                 raise BadEncoding(f"something follows the {coding} data in the body", details=_DETAILS)
             stream = _stream(coding, data)
-        # Without input and without output there is nothing left to come.
+        # No input is left, and no output was produced: the stream is incomplete.
         elif not pending and not piece and at >= len(view):
             raise BadEncoding(f"the {coding} data in the body is cut off", details=_DETAILS)
         if len(view) > _STEP_IN or size > _STEP_OUT:
@@ -129,6 +129,6 @@ _DETAILS: Final = {"path": "body"}
 def _stream(coding: str, data: bytes) -> Any:
     if coding == "gzip":
         return zlib.decompressobj(zlib.MAX_WBITS | 16)
-    # RFC 9110 wants the zlib header, but senders that leave it out are common enough to be read.
+    # RFC 9110 requires the zlib header, but senders that omit it are common enough to be supported.
     has_header = data[0] & 0x0F == 8 and len(data) > 1 and (data[0] << 8 | data[1]) % 31 == 0
     return zlib.decompressobj(zlib.MAX_WBITS if has_header else -zlib.MAX_WBITS)

@@ -1,6 +1,6 @@
-"""The documentation page: /docs renders /openapi.json and lets a reader try a call.
+"""The documentation page: /docs renders /openapi.json, and users can try calls there.
 
-Owns: the page's files and the headers that keep it to itself: no outside resource, no inline script.
+Owns: the page's files and its security headers: no external resources, no inline scripts.
 Leaves to others: the document that it shows (openapi); everything that happens in the browser (page/).
 """
 

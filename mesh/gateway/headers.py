@@ -1,4 +1,4 @@
-"""What a request's headers say about its time and its name.
+"""The timeout and the id of a request, from its headers.
 
 Owns: reading X-Request-Timeout and X-Request-Id. Pure.
 Leaves to others: what a deadline does (node), reading and making a traceparent (telemetry.traces).
@@ -11,7 +11,7 @@ from typing import Final
 
 from mesh.errors import BadRequest
 
-#: No request waits longer than this, whatever it asks for.
+#: The longest timeout that a request may ask for.
 LONGEST_S: Final = 86_400.0
 
 _DURATION: Final = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,9})?)\s*(ms|s|m|)\Z")
@@ -21,7 +21,7 @@ _REQUEST_ID: Final = re.compile(r"[!-~]{1,128}\Z")
 
 
 def read_timeout(value: str) -> float:
-    """Seconds that X-Request-Timeout allows: `2`, `0.5`, `250ms`, `2s`, `1m`.
+    """The value of X-Request-Timeout in seconds: `2`, `0.5`, `250ms`, `2s`, `1m`.
 
     Raises:
         BadRequest: it is malformed, zero, or longer than a day.
@@ -37,5 +37,5 @@ def read_timeout(value: str) -> float:
 
 
 def read_request_id(value: str) -> bytes:
-    """The header line that gives X-Request-Id back; empty when it is not 1 to 128 visible ASCII characters."""
+    """The header line that returns X-Request-Id; empty when the id is not 1 to 128 visible ASCII characters."""
     return f"X-Request-Id: {value}\r\n".encode() if _REQUEST_ID.match(value) else b""

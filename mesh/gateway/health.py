@@ -1,9 +1,9 @@
-"""Whether this gateway lives, and whether it should be given requests.
+"""Liveness and readiness of this gateway.
 
-Owns: the checks, their lines, and what readiness means: it has heard from a hub once, and it is not leaving. A hub
-that dies later changes nothing: every call goes on. A worker in a crash loop is told of, and changes nothing either:
-to take every gateway out of its balancer for one broken service would break all the others.
-Leaves to others: hearing from hubs (discovery.agent), draining (app), seeing crashes (telemetry.crashes).
+Owns: the checks, their lines, and the definition of ready: the gateway has once received the registry from a hub, and
+is not draining. A hub that dies later changes nothing: calls continue. A worker in a crash loop is reported, but does
+not affect readiness: taking every gateway out of its balancer for one broken service would break all the others.
+Leaves to others: hubs (discovery.agent), draining (app), detecting crashes (telemetry.crashes).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _TEXT: Final = "text/plain; charset=utf-8"
 
 
 class Check(NamedTuple):
-    """One thing that must be so."""
+    """One condition of readiness."""
 
     name: str
     passed: bool
@@ -31,19 +31,19 @@ class Health:
     """The state behind /livez and /readyz.
 
     Args:
-        run_dir: where supervisor's watch tells of crashes; None does not look.
+        run_dir: where supervisor's watch writes crashes; None reads none.
     """
 
     def __init__(self, agent: Agent, run_dir: Path | None = None) -> None:
         self._agent = agent
         self._run_dir = run_dir
         self._heard = False
-        #: Set once, when the gateway begins to leave.
+        #: Set once, when the gateway begins to drain.
         self.draining = False
 
     @property
     def heard(self) -> bool:
-        """Some hub has told all it knows, now or earlier."""
+        """Whether the registry has been received from a hub, now or earlier."""
         self._heard = self._heard or self._agent.synced
         return self._heard
 
@@ -67,15 +67,15 @@ class Health:
         ]
 
     def live_reply(self, *, verbose: bool = False) -> Reply:
-        """/livez: this process answers, so it lives."""
+        """/livez: this process answers, so it is alive."""
         return Reply(b"[+] http: answering\nlive\n" if verbose else b"live\n", _TEXT)
 
     def ready_reply(self, *, verbose: bool = False, conflicts: Iterable[object] = ()) -> Reply:
-        """/readyz: 200 or 503, with a line per check when asked for or when one fails, and one per crash loop.
-        When asked for, workers that are blocked, stopped or short of memory are listed, too.
+        """/readyz: 200 or 503, with a line per check when `verbose` or when a check fails, and a line per crash loop.
+        With `verbose`, workers that are blocked, stopped or short of memory are listed, too.
 
         Args:
-            conflicts: of routes; they change nothing, and are listed when asked for.
+            conflicts: conflicts of routes; they do not affect readiness, and are listed with `verbose`.
         """
         checks = self.checks()
         ready = all(check.passed for check in checks)

@@ -1,11 +1,11 @@
-"""Tasks over HTTP: `POST /tasks/{service}/{task}` defers one, `/jobs/{id}` shows what became of it.
+"""Tasks over HTTP: `POST /tasks/{service}/{task}` defers a task, `/jobs/{id}` shows its job.
 
-Owns: reading arguments and options out of a request, Location and Idempotency-Key, and a job as JSON.
-Leaves to others: deferring and looking (service.durable), which tasks there are (catalog), the socket (server).
+Owns: reading arguments and options from a request, Location and Idempotency-Key, and a job as JSON.
+Leaves to others: deferring and querying (service.durable), the known tasks (catalog), the socket (server).
 
-Answered with 202 only when the task is durable. The address of the job works on every gateway, for as long as the
-job is kept. A request that is repeated with the same Idempotency-Key defers nothing: it is answered with the first job;
-another request with that key is an error.
+The answer is 202 only when the task is durable. The address of the job works on every gateway, for as long as the
+job is kept. A request that is repeated with the same Idempotency-Key defers nothing: the answer contains the first job;
+a different request with that key is an error.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ from mesh.tasks.options import span
 
 _encode_json: Final = msgspec.json.Encoder().encode
 _encode_msgpack: Final = msgspec.msgpack.Encoder().encode
-#: Options of a defer that stand in the query; see DurableVerbs.defer.
+#: Options of a defer, given in the query; see DurableVerbs.defer.
 OPTIONS: Final[tuple[str, ...]] = ("delay", "at", "priority", "order", "keep", "timeout", "key")
-#: A request that asks to wait is answered after so long at most: proxies give up soon after.
+#: The maximum wait of a request in seconds: proxies give up soon after.
 LONGEST_WAIT_S: Final = 60.0
 #: Metadata of a job that was deferred with an Idempotency-Key: the fingerprint of that request.
 REQUEST: Final = "mesh.request"
@@ -47,14 +47,14 @@ _ID: Final = re.compile(r"[\x21-\x7e]{1,128}")
 
 
 class KeyReused(BadRequest):
-    """One Idempotency-Key came with two different requests; nothing was deferred by the second."""
+    """Two different requests used the same Idempotency-Key; the second deferred nothing."""
 
     code = "idempotency_key_reused"
     status = 422
 
 
 class Jobs:
-    """What the gateway does with tasks and jobs."""
+    """Handles the requests for tasks and jobs."""
 
     def __init__(self, durable: Durable, catalog: Catalog, *, debug: bool = False) -> None:
         self._debug = debug
@@ -65,10 +65,10 @@ class Jobs:
     # --- deferring ----------------------------------------------------------------------------------------
 
     def task(self, path: str) -> tuple[str, str, TaskRecord]:
-        """Service, name and record of the task that a path below /tasks/ means.
+        """Service, name and record of the task that a path below /tasks/ names.
 
         Raises:
-            UnknownRoute, UnknownService, UnknownMethod: it means none.
+            UnknownRoute, UnknownService, UnknownMethod: it names no task.
         """
         service, slash, name = path.partition("/")
         if not slash or not name or "/" in name:
@@ -89,7 +89,7 @@ class Jobs:
 
         Raises:
             BadArguments, UnsupportedMedia, TooLarge: nothing was deferred.
-            KeyReused: another request had this Idempotency-Key before.
+            KeyReused: a different request has used this Idempotency-Key before.
             TryLater, Uncertain, Unwritable: see DurableVerbs.defer.
         """
         told = _pairs(query)
@@ -110,7 +110,7 @@ class Jobs:
 
     def _arguments(self, target: str, record: TaskRecord) -> Arguments:
         known = self._known.get(target)
-        # Another release may have brought another record.
+        # A new release may have another record.
         if known is None or known[0] is not record:
             known = self._known[target] = (record, Arguments(record.params))
         return known[1]
@@ -118,7 +118,7 @@ class Jobs:
     # --- jobs ---------------------------------------------------------------------------------------------
 
     async def job(self, verb: str, path: str, query: str, *, msgpack: bool = False) -> Reply:
-        """GET shows a job, `?wait=30s` when it is over or the time is; DELETE cancels it.
+        """GET shows a job, with `?wait=30s` when it is finished or after that time; DELETE cancels it.
 
         Raises:
             UnknownJob, MethodNotAllowed, BadArguments.
@@ -154,7 +154,7 @@ class Jobs:
             try:
                 return await tasks.wait(id, timeout_s=wait_s)
             except DeadlineExceeded:
-                pass  # told as it stands
+                pass  # show the job as it is
         found = await tasks.job(id, timeout_s=self._durable.timeout_s)
         if found is None:
             raise UnknownJob(f"no job has the id {id}, or it is no longer kept")
@@ -172,7 +172,7 @@ def _pairs(query: str) -> dict[str, str]:
     """The query's values by name.
 
     Raises:
-        BadArguments: a name stands there twice, or it is not UTF-8.
+        BadArguments: a name occurs twice, or the query is not UTF-8.
     """
     if not query:
         return {}
@@ -190,7 +190,7 @@ def _pairs(query: str) -> dict[str, str]:
 
 
 def _key(headers: Sequence[str]) -> str:
-    """The key that an Idempotency-Key names; the draft standard has it in quotes, most clients do not.
+    """The key in an Idempotency-Key header; in the draft standard it is quoted, but most clients omit the quotes.
 
     Raises:
         BadArguments: it is empty or not UTF-8, or there are several.
@@ -199,7 +199,7 @@ def _key(headers: Sequence[str]) -> str:
         raise BadArguments("Idempotency-Key: is given more than once", details={"path": "header.Idempotency-Key"})
     key = headers[0].strip()
     try:
-        key.encode()  # bytes that are not UTF-8 are surrogates here
+        key.encode()  # fails for bytes that were not UTF-8, which are surrogates here
     except UnicodeEncodeError:
         raise BadArguments("Idempotency-Key: is not UTF-8", details={"path": "header.Idempotency-Key"}) from None
     if len(key) >= 2 and key[0] == key[-1] == '"':
@@ -210,7 +210,7 @@ def _key(headers: Sequence[str]) -> str:
 
 
 def _fingerprint(given: Mapping[str, str], arguments: bytes) -> str:
-    """Of a request: its options and arguments, to the byte. A client that tries again sends the same bytes."""
+    """The fingerprint of a request: of the exact bytes of its options and arguments. A retry sends the same bytes."""
     told = _encode_json(sorted(given.items()))
     return hashlib.sha256(told + b"\0" + arguments).hexdigest()[:32]
 
@@ -222,8 +222,8 @@ async def _check_same(job: Job, fingerprint: str) -> None:
     try:
         first = (await job.info()).meta.get(REQUEST, "")
     except UnknownJob:
-        return  # it is forgotten in this moment
-    # One that was deferred otherwise (`?key=`, from a service) has no fingerprint; its key alone counts, as there.
+        return  # the job has just been removed
+    # A job that was deferred in another way (`?key=`, from a service) has no fingerprint: compare its key only.
     if first and first != fingerprint:
         raise KeyReused(
             f"Idempotency-Key: another request deferred the job {job.id} with it; send a new key with each new request",
@@ -269,10 +269,10 @@ def _instant(text: str) -> datetime | float:
 
 
 def _encoded(record: TaskRecord, known: Arguments, told: Mapping[str, str], body: bytes, kind: Kind) -> bytes:
-    """The arguments as they are stored: what came, once it is known that a worker can read it.
+    """The arguments to store: the body as received, after checking that a worker can read it.
 
     Raises:
-        BadArguments: it cannot; `details["path"]` says where.
+        BadArguments: a worker cannot read it; `details["path"]` says where.
         UnsupportedMedia: the body is neither JSON nor what the task takes.
     """
     binary = [name for name, schema in record.params.get("properties", {}).items() if is_bytes(schema, record.params)]
@@ -304,7 +304,7 @@ def _no_arguments() -> BadArguments:
 
 
 def _with_bytes(record: TaskRecord, names: tuple[str, ...], blob: str, told: Mapping[str, str], body: bytes) -> bytes:
-    """A body that is the one argument of bytes, with the others in the query."""
+    """Encode a body that is the only bytes argument, with the other arguments from the query."""
     properties: Mapping[str, Any] = record.params["properties"]
     found: dict[str, Any] = {blob: body}
     for name, text in told.items():
@@ -320,7 +320,7 @@ def _with_bytes(record: TaskRecord, names: tuple[str, ...], blob: str, told: Map
 # --- showing --------------------------------------------------------------------------------------------
 
 
-#: What the public reads of why a job is not done; the error's own text is in the log, and in `mesh jobs show`.
+#: Public texts for the failure of a job; the text of the error itself is in the log, and in `mesh jobs show`.
 _PUBLIC_REASONS: Final = {
     "failed": "the task failed",
     "undecodable": "its arguments cannot be read",
@@ -334,7 +334,7 @@ def show(info: JobInfo, *, debug: bool = False) -> dict[str, Any]:
     """A job as plain values, without its answer and its arguments.
 
     Args:
-        debug: with the text of its error and the worker that runs it.
+        debug: include the text of its error and the worker that runs it.
     """
     shown: dict[str, Any] = {
         "id": info.id,

@@ -1,8 +1,8 @@
-"""What comes to the port and is no HTTP: counted, not logged.
+"""Counts malformed requests instead of logging them.
 
-Owns: keeping aiohttp's complaints about malformed requests out of the log. Every port on a network is scanned; a
-traceback for each probe would bury what matters, and fill the disk for whoever asks.
-Leaves to others: refusing such requests (aiohttp answers 400 and closes).
+Owns: keeping aiohttp's errors about malformed requests out of the log. Every port on a network is scanned; a traceback
+for each probe would hide important lines, and would let anyone fill the disk.
+Leaves to others: rejecting such requests (aiohttp answers 400 and closes).
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class _Malformed(logging.Filter):
 
 
 def http_logger(recorder: Recorder) -> logging.Logger:
-    """The logger for aiohttp's server: what it says goes the way of all logs, but for malformed requests."""
-    # A logger of its own for each server: two gateways in one process count apart.
+    """The logger for aiohttp's server: it passes everything to the normal logs, except malformed requests."""
+    # A separate logger for each server: two gateways in one process count separately.
     logger = logging.Logger(_NAME)
     logger.parent = logging.getLogger("mesh.gateway")
     logger.addFilter(_Malformed(recorder))

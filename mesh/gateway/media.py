@@ -1,6 +1,6 @@
-"""What a Content-Type means to the gateway, and what an Accept asks of it.
+"""Interprets Content-Type and Accept headers.
 
-Owns: telling JSON, MessagePack and everything else apart, and which form of a stream a client wants. Pure.
+Owns: distinguishing JSON, MessagePack and other types, and choosing the form of a stream. Pure.
 Leaves to others: whether a method takes that kind of body (binding), writing it (answers, sse).
 """
 
@@ -10,7 +10,7 @@ from typing import Final, Literal
 
 from mesh.errors import UnsupportedMedia
 
-#: "form" is what an HTML form sends unasked; "none" is a body without a Content-Type.
+#: "form": the types that an HTML form sends without a CORS preflight; "none": a body without a Content-Type.
 Kind = Literal["json", "msgpack", "form", "none", "other"]
 StreamForm = Literal["sse", "ndjson", "raw"]
 
@@ -23,7 +23,7 @@ NDJSON_TYPE: Final = "application/x-ndjson"
 
 _MSGPACK: Final = frozenset({MSGPACK_TYPE, "application/x-msgpack", "application/vnd.msgpack"})
 _NDJSON: Final = frozenset({NDJSON_TYPE, "application/ndjson", "application/jsonl", "application/x-jsonlines"})
-#: What asks for a stream by name.
+#: Media types that request a stream by name.
 STREAM_TYPES: Final = _NDJSON | {SSE_TYPE}
 _JSON: Final = frozenset({JSON_TYPE, "text/json"})
 _FORMS: Final = frozenset({"application/x-www-form-urlencoded", "multipart/form-data"})
@@ -36,7 +36,7 @@ def essence(value: str) -> str:
 
 
 def kind_of(content_type: str | None) -> Kind:
-    """How to read a body, by its Content-Type header."""
+    """The kind of a body, from its Content-Type header."""
     if content_type == JSON_TYPE:
         return "json"
     name = essence(content_type or "")
@@ -50,12 +50,13 @@ def kind_of(content_type: str | None) -> Kind:
 
 
 def check_body_kind(kind: Kind, *, binary: bool) -> None:
-    """Refuse a body that nothing here reads.
+    """Reject a body of an unsupported type.
 
-    A form is never read as JSON or as a file: any page may send one without asking, and its envelope is not the file.
+    A form is never read as JSON or as a file: any web page may send a form without a preflight, and its envelope is not
+    the file.
 
     Args:
-        binary: the body is a parameter of bytes, as it is; otherwise it must be JSON or MessagePack.
+        binary: the unchanged body is a parameter of bytes; otherwise it must be JSON or MessagePack.
 
     Raises:
         UnsupportedMedia: the body's type is not accepted.
@@ -69,7 +70,7 @@ def check_body_kind(kind: Kind, *, binary: bool) -> None:
 
 
 def accepts(accept: str | None, names: frozenset[str]) -> bool:
-    """Whether an Accept header asks for one of `names` by name, and not with q=0."""
+    """Whether an Accept header lists one of `names` explicitly, and not with q=0."""
     if not accept:
         return False
     for part in accept.split(","):
@@ -84,10 +85,10 @@ def wants_msgpack(accept: str | None) -> bool:
 
 
 def stream_form(accept: str | None, *, binary: bool, produces: str) -> StreamForm:
-    """How to write a stream.
+    """The form of a stream.
 
-    Server-Sent Events unless the client asks for NDJSON by name; the bytes as they are when the method yields bytes
-    and either its route names their type or the client asks for them.
+    Server-Sent Events unless the client requests NDJSON by name; the raw bytes when the method yields bytes and either
+    its route declares their type or the client requests them.
     """
     if accepts(accept, _NDJSON):
         return "ndjson"

@@ -1,7 +1,7 @@
 """/metrics for the whole host: one address for Prometheus, whichever gateway answers.
 
-Owns: asking every worker of this host at once, not waiting for the one that hangs, and taking in what processes that
-answer no calls have published.
+Owns: asking all workers of this host concurrently, with a time limit, and adding the published metrics of processes
+that answer no calls.
 Leaves to others: counting (telemetry.metrics), the text format (telemetry.exposition).
 """
 
@@ -19,10 +19,10 @@ from mesh.telemetry import heartbeats, restarts
 from mesh.telemetry.metrics import render
 from mesh.telemetry.published import published
 
-#: Prometheus gives up after 10 s by default; a worker whose loop is stuck for a second is news by itself.
+#: Prometheus gives up after 10 s by default; a worker with a loop that is blocked for a second counts as down.
 ANSWER_S: Final = 1.0
 
-#: Rendering takes some 5 µs a line: beyond this many processes it leaves the loop to its requests.
+#: Rendering takes some 5 µs a line: with more processes than this it runs in a thread.
 RENDER_HERE: Final = 16
 
 Labels = dict[str, str]
@@ -51,10 +51,10 @@ def workers_of(node: Node, host: str) -> dict[str, Worker]:
 
 
 async def metrics_reply(node: Node, host: str, run_dir: Path | None = None) -> Reply:
-    """The page. A worker that does not answer in time is left out and counted; `mesh_worker_up` is 0 for it.
+    """The page. A worker that does not answer in time is left out and counted; its `mesh_worker_up` is 0.
 
-    A worker whose process has ended is not on the page, although the registry still has it for the rest of its lease:
-    under supervisor the next process of that name is there already.
+    A worker is not on the page when its process has ended, although the registry still has it for the rest of its
+    lease: under supervisor the next process of that name is there already.
 
     Args:
         run_dir: where processes that answer no calls (hub, supervisor's watch) publish their metrics, and where
@@ -86,7 +86,7 @@ async def metrics_reply(node: Node, host: str, run_dir: Path | None = None) -> R
     return Reply(body, content_type)
 
 
-#: The process names of workers that have answered once: one that hangs is shown under the name that it had.
+#: The process names of workers that have answered once: a worker that hangs later is shown under this name.
 _names: Final[dict[str, str]] = {}
 
 
@@ -114,7 +114,7 @@ def _forget(workers: Mapping[str, Any]) -> None:
 
 
 def _restarts(run_dir: Path) -> list[dict[str, Any]]:
-    """A worker that ended cannot count that itself: `mesh watch` does, in a file of the host."""
+    """The restarts of workers, which `mesh watch` counts in a file of the host: an ended worker cannot."""
     return [
         {
             "name": restarts.NAME,

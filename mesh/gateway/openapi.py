@@ -1,7 +1,7 @@
 """The OpenAPI 3.1 document of everything that the gateway serves.
 
-Owns: operations from routes and methods, and the move of every `$defs` to `components/schemas`. Pure.
-Leaves to others: the schemas themselves (calls.signature), when to make it anew (server), showing it (docs).
+Owns: operations from routes and methods, and moving every `$defs` to `components/schemas`. Pure.
+Leaves to others: the schemas themselves (calls.signature), when to rebuild it (pages), showing it (docs).
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _TIMEOUT_PARAMETER: Final[Schema] = {
     "name": "X-Request-Timeout",
     "in": "header",
     "description": "How long to wait: seconds, or with a unit, such as 250ms or 2s.",
-    # What `gateway.headers.read_timeout` accepts, short of a day: a generated client sends nothing that is refused.
+    # The form that `gateway.headers.read_timeout` accepts, up to a day, so that generated clients send valid values.
     "schema": {
         "type": "string",
         "pattern": r"^(?=.*[1-9])([0-9]{1,4}(\.[0-9]{1,9})?(ms|s)?|[0-9]{1,3}(\.[0-9]{1,9})?m)$",
@@ -61,7 +61,7 @@ _TIMEOUT_PARAMETER: Final[Schema] = {
 
 _BASE64: Final = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
 
-#: The schema of a stream of events is that of each event, as OpenAPI 3.2 writes it.
+#: The schema of one event of a stream, in the form of OpenAPI 3.2.
 _SSE_EVENT: Final[Schema] = {
     "type": "object",
     "description": "One event per item; the last is the event named end, or error, whose data is a Problem.",
@@ -73,17 +73,17 @@ _SSE_EVENT: Final[Schema] = {
     },
 }
 
-#: Answers that any operation may give, by status.
+#: The statuses of errors that any operation may return.
 _FAILURES: Final = (400, 404, 429, 500, 503, 504)
 _BODY_FAILURES: Final = (413, 415)
 
 
 def document(catalog: Catalog, *, title: str, version: str) -> dict[str, Any]:
-    """The document for what the catalog holds now.
+    """The document for the current catalog.
 
     Args:
         title: the mesh's name.
-        version: of the framework that made it.
+        version: the version of the framework.
     """
     return _Document(catalog).make(title, version)
 
@@ -96,7 +96,7 @@ class _Document:
         if self._has_tasks:
             self._components |= {"Job": JOB, "Deferred": DEFERRED}
         self._paths: dict[str, dict[str, Any]] = {}
-        # Templates that differ in names only are one path to OpenAPI.
+        # For OpenAPI, templates that differ only in parameter names are the same path.
         self._templates: dict[str, str] = {}
         self._ids: set[str] = set()
 
@@ -165,7 +165,7 @@ class _Document:
         verbs = self._paths.setdefault(template, {})
         held = verbs.setdefault(record.verb.lower(), operation)
         if held is not operation:
-            # A call and a stream on one address: one operation, whose answer depends on what is accepted.
+            # A call and a stream on one address are one operation; the Accept header selects the answer.
             for status, answer in operation["responses"].items():
                 held["responses"].setdefault(status, answer).setdefault("content", {}).update(answer.get("content", {}))
 
@@ -175,7 +175,7 @@ class _Document:
         self._paths[f"/rpc/{service}/{name}"] = {"post": operation}
 
     def _add_task(self, service: str, name: str, task: TaskRecord) -> None:
-        # A task is called as a method that answers with where its job is.
+        # Describe a task as a method that answers with the address of its job.
         method = MethodRecord(name, params=task.params, doc=task.doc)
         operation = self._operation(service, method, f"tasks.{service}.{name}", 202, "")
         operation["responses"]["202"] = {
@@ -189,7 +189,7 @@ class _Document:
         self._paths[f"/tasks/{service}/{name}"] = {"post": operation}
 
     def _add_arguments(self, operation: Schema, schemas: dict[str, Schema], method: MethodRecord) -> None:
-        """The body with the arguments by name or by position, or with the one argument of bytes."""
+        """Add the body: the arguments by name or by position, or the only bytes argument."""
         needed = [each for each in method.params.get("required", ()) if each in schemas]
         named: Schema = {"type": "object", "properties": schemas, "additionalProperties": False}
         if needed:
@@ -198,7 +198,7 @@ class _Document:
         if schemas:
             positional["prefixItems"] = list(schemas.values())
         positional["maxItems"] = len(schemas)
-        # Up to the last argument that must be given; those before it cannot be left out by position.
+        # Up to the last required argument: by position, the arguments before it cannot be omitted.
         positional["minItems"] = max((at for at, each in enumerate(schemas, 1) if each in needed), default=0)
         content: dict[str, Schema] = {JSON_TYPE: {"schema": {"anyOf": [named, positional]}}}
         binary = [each for each in schemas if is_bytes(method.params["properties"][each], method.params)]
@@ -222,7 +222,7 @@ class _Document:
             identifier, number = f"{name}.{number}", number + 1
         self._ids.add(identifier)
         summary, _, rest = method.doc.strip().partition("\n")
-        # The page shows a method that has a route of its own only once.
+        # The page shows a method only once when it also has a route.
         operation: Schema = {
             "operationId": identifier,
             "tags": [service],
@@ -256,7 +256,7 @@ class _Document:
             operation["responses"].setdefault(str(status), {"$ref": f"#/components/responses/Problem{status}"})
 
     def _template(self, path: str) -> tuple[str, dict[str, str]]:
-        """The path as OpenAPI writes it, and the name there of each parameter."""
+        """The path in the form of OpenAPI, and the name of each parameter in it."""
         kinds = [segment_kind(step) for step in segments(path)]
         known = self._templates.setdefault(
             shape(path), "/" + "/".join(text if kind == LITERAL else f"{{{text}}}" for kind, text in kinds)
@@ -272,12 +272,12 @@ class _Document:
         return {name: self._moved(service, schema, method.params) for name, schema in found.items()}
 
     def _moved(self, service: str, schema: Any, root: Mapping[str, Any]) -> Any:
-        """A schema whose references point into the components, where what they mean has been put."""
+        """The schema with its definitions moved to the components, and its references changed accordingly."""
         names = self._relocate(service, root.get("$defs", {}))
         return _rewrite({key: value for key, value in schema.items() if key != "$defs"}, names)
 
     def _relocate(self, service: str, definitions: Mapping[str, Schema]) -> dict[str, str]:
-        """Put definitions among the components; what is different under a taken name gets its service before it."""
+        """Add definitions to the components; a different definition of a used name is prefixed with its service."""
         names = {each: _NOT_IN_NAMES.sub("_", each) for each in definitions}
         for attempt in range(100):
             moved = {names[each]: _rewrite(schema, names) for each, schema in definitions.items()}
@@ -297,7 +297,7 @@ class _Document:
 
 def _rewrite(schema: Any, names: Mapping[str, str]) -> Any:
     if isinstance(schema, Mapping):
-        # `contentEncoding` tells what text means and forbids none; a pattern does.
+        # `contentEncoding` only describes text; a pattern also rejects invalid text.
         more = {"pattern": _BASE64} if schema.get("contentEncoding") == "base64" else {}
         return more | {
             key: _COMPONENT + names.get(value.removeprefix(_REF), "Problem")
@@ -313,7 +313,7 @@ def _rewrite(schema: Any, names: Mapping[str, str]) -> Any:
 
 
 def _rewrite_mapping(mapping: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    """A discriminator's mapping holds references as plain strings."""
+    """Rewrite the mapping of a discriminator, which contains references as plain strings."""
     return {
         key: _COMPONENT + names[value.removeprefix(_REF)]
         if isinstance(value, str) and value.removeprefix(_REF) in names
@@ -324,7 +324,7 @@ def _rewrite_mapping(mapping: Mapping[str, Any], names: Mapping[str, str]) -> di
 
 def _body_of(method: MethodRecord, name: str, schema: Schema, *, required: bool) -> Schema:
     if is_bytes(method.params.get("properties", {}).get(name, {}), method.params):
-        # No body is an empty one, which is as good as any other.
+        # A missing body counts as an empty one, which is valid.
         return {"required": False, "content": {BINARY_TYPE: {"schema": {}}, "*/*": {"schema": {}}}}
     return {"required": required, "content": {JSON_TYPE: {"schema": schema}}}
 

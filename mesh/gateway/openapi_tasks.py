@@ -1,6 +1,6 @@
-"""What OpenAPI says of tasks and jobs: the schemas, the parameters of a defer, and the operations on a job.
+"""The OpenAPI description of tasks and jobs: the schemas, the parameters of a defer, and the operations on a job.
 
-Owns: these constants. Leaves to others: the arguments of each task (openapi), what they do (jobs).
+Owns: these constants. Leaves to others: the arguments of each task (openapi), the implementation (jobs).
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def _query(name: str, description: str, kind: str = "string") -> Schema:
     return {"name": name, "in": "query", "description": description, "schema": {"type": kind}}
 
 
-#: Beside the arguments of the task.
+#: The parameters of a defer besides the arguments of the task.
 DEFER_PARAMETERS: Final[list[Schema]] = [
     {
         "name": "Idempotency-Key",

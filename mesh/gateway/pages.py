@@ -1,4 +1,4 @@
-"""The pages that a gateway answers itself: health, metrics, what runs, OpenAPI, and the documentation page.
+"""The pages that a gateway answers itself: health, metrics, status, OpenAPI, and the documentation page.
 
 Owns: which address is which page. Leaves to others: their content (health, metrics, status, openapi, docs).
 """
@@ -64,14 +64,14 @@ class Pages:
         return docs_reply(path)
 
     def status(self) -> dict[str, Any]:
-        """What /mesh shows."""
+        """The content of /mesh."""
         mesh = self._settings.mesh
         return status(
             self._node, self._catalog, self._health, mesh=mesh.name, host=mesh.host, started_at=self._started_at
         )
 
     def openapi(self) -> bytes:
-        """The OpenAPI document, made anew only when an offer has changed."""
+        """The OpenAPI document, rebuilt only when an offer has changed."""
         routes = self._catalog.routes
         if self._openapi[0] is not routes:
             made = document(self._catalog, title=self._settings.mesh.name, version=_version())
@@ -86,5 +86,5 @@ def _is_verbose(query: str) -> bool:
 def _version() -> str:
     try:
         return version("zeromesh")
-    except PackageNotFoundError:  # run from a tree that is not installed
+    except PackageNotFoundError:  # run from a source tree that is not installed
         return "0"

@@ -1,7 +1,7 @@
-"""What the gateway needs of the rest of mesh, as Protocols.
+"""The parts of mesh that the gateway needs, as Protocols.
 
-Owns: the shapes that a Node, its table and its recorder must have to stand behind a gateway.
-Leaves to others: fulfilling them (service.node, discovery, telemetry), or a test's fakes.
+Owns: the interfaces of a Node, its table and its recorder for a gateway.
+Leaves to others: implementing them (service.node, discovery, telemetry, or a test's fakes).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Buffer = bytes | bytearray | memoryview
 
 
 class Answer(Protocol):
-    """What a call brought back: a body, how it is encoded (protocol.messages), and the callee's metadata."""
+    """The answer of a call: a body, its encoding (protocol.messages), and the callee's metadata."""
 
     @property
     def body(self) -> Buffer: ...
@@ -28,18 +28,18 @@ class Answer(Protocol):
 
 
 class Items(Protocol):
-    """A stream under way: an asynchronous iterator of answers that can be given up."""
+    """An open stream: an asynchronous iterator of answers that can be cancelled."""
 
     def __aiter__(self) -> AsyncIterator[Answer]: ...
 
     async def __anext__(self) -> Answer: ...
 
     async def aclose(self) -> None:
-        """Cancel what is left of it at the callee; harmless when it has ended."""
+        """Cancel the rest of the stream at the callee; no effect when it has ended."""
 
 
 class Change(Protocol):
-    """What a table has just learnt."""
+    """A change of a table."""
 
     @property
     def joined(self) -> Sequence[Instance]: ...
@@ -55,7 +55,7 @@ class Change(Protocol):
 
 
 class Table(Protocol):
-    """Who runs, as far as this process knows."""
+    """The registered instances that this process knows."""
 
     def services(self) -> Iterable[str]: ...
 
@@ -63,19 +63,19 @@ class Table(Protocol):
 
     @property
     def certain(self) -> bool:
-        """Some connected hub has learned: only then does absence mean anything."""
+        """Whether a connected hub has a complete registry: only then is a missing instance known not to run."""
 
 
 class Agent(Protocol):
-    """This process's line to the hubs."""
+    """This process's connection to the hubs."""
 
     @property
     def synced(self) -> bool:
-        """At least one hub has told all that it knows, now or earlier."""
+        """Whether at least one hub has sent its registry, now or earlier."""
 
     @property
     def hearing(self) -> bool:
-        """At least one hub tells news now."""
+        """Whether at least one hub is currently sending changes."""
 
     def register(self, *records: Instance) -> None:
         """Make instances known to every hub."""
@@ -86,7 +86,7 @@ class Agent(Protocol):
 
 
 class MethodStats(Protocol):
-    """Counters of one method; `begin` and `end` frame one request."""
+    """Counters of one method; `begin` and `end` are called for each request."""
 
     def begin(self) -> None: ...
 
@@ -118,7 +118,7 @@ class Job(Protocol):
 
 
 class Durable(Protocol):
-    """The way to the engine of tasks."""
+    """Access to the engine of tasks."""
 
     @property
     def tasks(self) -> Tasks: ...
@@ -154,7 +154,7 @@ class Node(Protocol):
     def recorder(self) -> Recorder: ...
 
     async def close(self) -> None:
-        """Leave the mesh. What is under way ends with an error."""
+        """Leave the mesh. Pending calls end with an error."""
 
     def call(
         self, target: str, /, *args: Any, timeout: float | None = None, instance: str | None = None

@@ -1,7 +1,7 @@
 """Errors as `application/problem+json` (RFC 9457).
 
-Owns: the members of a problem, what of an error the public may read, Retry-After and Allow. Pure.
-Leaves to others: the tree of errors with codes and statuses (mesh.errors), logging what is not shown (request_log).
+Owns: the members of a problem, the public part of an error, Retry-After and Allow. Pure.
+Leaves to others: the tree of errors with codes and statuses (mesh.errors), logging hidden texts (request_log).
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from mesh.gateway.reply import Reply, phrase
 
 _encode: Final = msgspec.json.Encoder().encode
 
-#: Seconds that a client is told to wait when the error does not say: about as long as a restart takes.
+#: Retry-After in seconds when the error has none: about as long as a restart takes.
 RETRY_AFTER_S: Final = 1
 
 _WAIT: Final = frozenset({429, 503})
 _METHODS: Final = re.compile(r"[A-Z, ]{0,200}")
 
-#: What the public reads instead of an error's own text, by code. That text may name hosts, instances and addresses.
+#: Public texts by code. They replace the error's own text, which may name hosts, instances and addresses.
 _PUBLIC: Final = {
     "unavailable": "the service cannot be reached now; send the request again later",
     "overloaded": "there is as much work as is accepted; send the request again later",
@@ -43,7 +43,7 @@ _FAILED: Final = "the request failed; the server's log has the reason under the 
 
 
 class Unforeseen(MeshError):
-    """What a client sees of an exception that is none of ours: nothing of its inside."""
+    """The public form of an exception that is not a MeshError: it reveals no internals."""
 
     code = "internal_error"
     status = 500
@@ -55,25 +55,25 @@ class Unforeseen(MeshError):
 def is_hidden(error: MeshError) -> bool:
     """Whether the error's text is for the operator only.
 
-    Hidden are the texts of unexpected exceptions, and the framework's own about instances and links. An error that a
-    service declares with a code and a status other than 500 is meant for clients, and so is everything about the
-    client's own mistakes.
+    The texts of unexpected exceptions, and the framework's texts about instances and links, are hidden. An error that a
+    service declares with a code and a status other than 500 is meant for clients, and so are errors about the client's
+    own request.
     """
     if isinstance(error, (TryLater, Uncertain, Forbidden)):
         return True
     if isinstance(error, BadRequest):
-        return False  # also a 505: the client's version of HTTP
+        return False  # also a 505, which is about the client's version of HTTP
     status = error.status
     return status >= 500 and (status == 500 or not isinstance(error, RemoteError) or error.code == "handler_error")
 
 
 def public_text(error: MeshError) -> str:
-    """The sentence that a client reads when the error's own is hidden."""
+    """The sentence that a client receives when the error's own text is hidden."""
     return _PUBLIC.get(error.code, _FAILED)
 
 
 class Problems:
-    """Makes problems of errors.
+    """Converts errors to problems.
 
     Args:
         debug: show the text of every error, for development.
@@ -100,7 +100,7 @@ class Problems:
         }
         if not hidden:
             if error.type_name != type(error).__name__:
-                # A handler's own exception, known here by name only.
+                # An exception of a handler; only its name is known here.
                 members["exception"] = error.type_name
             if error.details:
                 members["details"] = error.details
@@ -109,7 +109,7 @@ class Problems:
         return members
 
     def json(self, error: MeshError, trace: str | None = None) -> bytes:
-        """The problem as JSON. Details that JSON cannot hold are left out."""
+        """The problem as JSON. Details that JSON cannot represent are left out."""
         members = self.members(error, trace)
         try:
             return _encode(members)
@@ -124,7 +124,7 @@ class Problems:
         if error.status in _WAIT:
             extra = b"Retry-After: %d\r\n" % _retry_after(error)
         elif error.status == 405:
-            # A worker may have sent the error: nothing but names of methods reaches the head.
+            # A worker may have sent the error: allow only names of HTTP methods in the head.
             allow = str(error.details.get("allow", ""))
             extra = f"Allow: {allow}\r\n".encode() if _METHODS.fullmatch(allow) else b""
         elif isinstance(error, UnsupportedEncoding):

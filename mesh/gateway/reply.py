@@ -1,11 +1,11 @@
-"""One finished answer, written to the connection in one piece.
+"""One complete answer, written to the connection in one piece.
 
-Owns: the bytes of the head, Date, Connection, and what HEAD and 204 leave out.
-Leaves to others: what the body is (answers, problems), connections and parsing (aiohttp).
+Owns: the bytes of the head, Date, Connection, and omitting the body for HEAD and 204.
+Leaves to others: the content of the body (answers, problems), connections and parsing (aiohttp).
 
-It stands where aiohttp expects a Response: `web.Server` asks an answer only for `prepare`, `write_eof` and
-`keep_alive`. aiohttp's own Response builds a multi-dict of headers, a cookie jar's place, and walks them to make the
-same bytes anew each time: benchmarks of a stub show 39,000 requests/s with it and 77,000 with this.
+A Reply replaces aiohttp's Response: `web.Server` uses only `prepare`, `write_eof` and `keep_alive` of an answer.
+aiohttp's own Response builds a multi-dict of headers and a place for cookies, and serializes the same bytes anew each
+time: benchmarks of a stub show 39,000 requests/s with it and 77,000 with this.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _HTTP11: Final = HttpVersion11
 _BODILESS: Final = frozenset({204, 304})
 _PHRASES: Final = {status.value: status.phrase for status in HTTPStatus} | {499: "Cancelled"}
 
-#: For answers whose type the client must not guess again.
+#: For answers with a type that the client must not guess differently.
 NOSNIFF: Final = b"X-Content-Type-Options: nosniff\r\n"
 
 Head = tuple[bytes, bytes]
@@ -36,7 +36,7 @@ Head = tuple[bytes, bytes]
 
 @cache
 def head_of(status: int, content_type: str) -> Head:
-    """Status line with Content-Type, and the same without: both end before Content-Length. The set of both is small."""
+    """The status line with and without Content-Type, up to Content-Length; cached, as there are few combinations."""
     line = f"HTTP/1.1 {status} {_PHRASES.get(status, 'Unknown')}\r\n"
     if "\r" in content_type or "\n" in content_type:
         raise ValueError(f"{content_type!r}: a media type holds no line break")
@@ -45,7 +45,7 @@ def head_of(status: int, content_type: str) -> Head:
 
 
 class _DateLine:
-    """The Date and Server lines, made once a second. The clock of the wall is meant: Date is for other machines."""
+    """The Date and Server lines, made once a second. Uses the wall clock, because other machines read Date."""
 
     __slots__ = ("_line", "_second")
 
@@ -87,10 +87,10 @@ class Reply:
         self.keep_alive = True
 
     async def prepare(self, request: web.BaseRequest) -> None:
-        """Write all of it. A slow reader of a large body is waited for.
+        """Write the whole answer; waits when the client reads a large body slowly.
 
         Raises:
-            ConnectionResetError: the client is gone.
+            ConnectionResetError: the client has disconnected.
         """
         transport = request.transport
         if transport is None or transport.is_closing():

@@ -1,7 +1,7 @@
-"""The lines about requests: every one when `gateway.access_log` says so, slow and failed ones anyway.
+"""The log of requests: all of them when `gateway.access_log` is set, slow and failed ones always.
 
-Owns: which request is logged, the fields of its line, and that a flood of failures does not become a flood of lines.
-Leaves to others: measuring (server), what a client is told (problems), finding lines by their trace (cli.logs).
+Owns: which request is logged, the fields of its line, and limiting the lines about failures.
+Leaves to others: measuring (server), the answer to the client (problems), finding lines by their trace (cli.logs).
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from mesh.telemetry.logs import get_logger
 
 _log = get_logger(__name__)
 
-#: Failures logged per second; of more, the number is logged. A line costs some 20 µs, in a time of overload.
+#: Failures logged per second; of further ones only the number is logged. A line costs some 20 µs, during overload.
 MOST_PER_SECOND: Final = 100
 
-#: Characters of a path, and of an error's text, in one line.
+#: The maximum length of a path, and of an error's text, in one line.
 _LONGEST: Final = 500
 
 
 class RequestLog:
-    """What one gateway logs of its requests.
+    """The request log of one gateway.
 
     Args:
         now: the monotonic clock, in seconds.
@@ -49,12 +49,12 @@ class RequestLog:
     def write(
         self, request: Request, status: int, size: int, seconds: float, error: MeshError | None, *, slow: bool
     ) -> None:
-        """Log one request, if it is one to be logged.
+        """Log one request, if required.
 
         Args:
             size: bytes of the answer's body.
-            error: what it failed with, or was refused for.
-            slow: it took longer than `log.slow`, and not because it was meant to.
+            error: why it failed or was rejected.
+            slow: it took longer than `log.slow`, and it is not a stream or a request to wait.
         """
         failed = status >= 500 or (error is not None and is_hidden(error))
         if self.form == "combined":
@@ -74,7 +74,7 @@ class RequestLog:
         fields = self._fields(request, status, size, seconds, error)
         if self._suppressed:
             fields["suppressed"], self._suppressed = self._suppressed, 0
-        # A stream that breaks has sent its head, with another status, before.
+        # A stream that fails has already sent its head, with another status.
         ended = max(status, error.status) if error is not None and request.failure is error else status
         event = "request failed" if ended >= 500 else "request refused" if failed else "slow request"
         (_log.error if ended == 500 else _log.warning)(event, **fields)
@@ -112,6 +112,6 @@ class RequestLog:
 
 
 def _quoted(text: str) -> str:
-    """Text within quotes: nothing in it ends the field or the line."""
+    """Escape text for a quoted field, so that it cannot end the field or the line."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return escaped.encode("ascii", "backslashreplace").decode() if escaped.isprintable() else ascii(escaped)[1:-1]

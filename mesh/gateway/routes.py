@@ -1,11 +1,11 @@
-"""Which method an HTTP address means.
+"""Maps HTTP addresses to methods.
 
-Owns: the routes of all services merged into one trie of path segments, what wins when two claim the same address,
-and reading a path. Pure: instances in, routes out.
-Leaves to others: when to build it anew (catalog), turning a request into arguments (binding).
+Owns: merging the routes of all services into one trie of path segments, resolving conflicts, and parsing a path. Pure:
+instances in, routes out.
+Leaves to others: when to rebuild the trie (catalog), converting a request to arguments (binding).
 
-A literal segment beats a parameter, and a parameter beats a rest; when the better match lacks the verb, the lesser
-one may have it. A path that matches only for other verbs is a 405.
+A literal segment takes precedence over a parameter, and a parameter over a rest; when the best match lacks the verb,
+the next one is tried. A path that matches only for other verbs is a 405.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from mesh.gateway.binding import Binding
 #: In the order in which an Allow header names them.
 VERBS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
-#: Addresses that the gateway answers itself; a service's route below one of them is never reached.
+#: Addresses that the gateway answers itself; a service's route below one of them is never used.
 RESERVED: Final = ("rpc", "tasks", "jobs", "openapi.json", "docs", "livez", "readyz", "metrics", "mesh")
 
 
@@ -49,13 +49,13 @@ class Route:
         self.target = f"{service}.{record.method}"
         self.record = record
         self.method = method
-        # Both go into the head of an answer, and the record came from a worker.
+        # Validate both: they become part of the head of an answer, and the record came from a worker.
         self.status = record.status if 200 <= record.status <= 299 else 200
         self.produces = record.produces if _MEDIA_TYPE.fullmatch(record.produces) else ""
         self.binding = Binding(record, method)
-        # A GET promises to change nothing, so it may be repeated elsewhere when an answer is lost.
+        # A GET changes nothing, so it may be retried at another instance when an answer is lost.
         self.idempotent = True if record.verb == "GET" else None
-        #: The service's own stream on the same address, for those who ask for Server-Sent Events or NDJSON by name.
+        #: The service's stream on the same address, for clients that accept Server-Sent Events or NDJSON by name.
         self.stream: Route | None = None
 
     def __repr__(self) -> str:
@@ -99,7 +99,7 @@ def segment_kind(segment: str) -> tuple[int, str]:
 
 
 def shape(path: str) -> str:
-    """A declared path without the names of its parameters: what two routes collide on."""
+    """A declared path without the names of its parameters: two routes with the same shape conflict."""
     marks = {PARAMETER: "{}", REST: "{...}"}
     return "/" + "/".join(marks.get(kind, text) for kind, text in map(segment_kind, segments(path)))
 
@@ -124,8 +124,9 @@ class Routes:
 
         Args:
             declared: routes by service.
-            living: services that have instances now; they win over those that are only remembered. Among equals the
-                name that sorts first wins, so that every gateway decides alike, whatever it heard first.
+            living: services that have instances now; they take precedence over remembered services without instances.
+                Otherwise the name that sorts first wins, so that all gateways decide alike, in whatever order they
+                learned the routes.
         """
         self._root = _Step()
         self.conflicts: list[Conflict] = []
@@ -166,7 +167,7 @@ class Routes:
         self.routes.append(route)
 
     def _pair(self, where: dict[str, Route], one: Route, other: Route) -> None:
-        """A call and a stream on one address: a snapshot, and how it goes on."""
+        """Combine a call and a stream on one address, such as a snapshot and its updates."""
         call, stream = (other, one) if one.method.stream else (one, other)
         call.stream = stream
         where[call.record.verb] = call
@@ -176,12 +177,12 @@ class Routes:
         """The route of a request and the values of its path parameters, in order.
 
         Args:
-            verb: as it came; HEAD finds the GET route when nobody declares HEAD.
+            verb: as received; HEAD finds the GET route when no service declares HEAD.
             path: the raw path, without its query, still percent-encoded.
 
         Raises:
-            UnknownRoute: nobody declares the path.
-            MethodNotAllowed: it is declared for other verbs, which `details["allow"]` lists.
+            UnknownRoute: no service declares the path.
+            MethodNotAllowed: the path is declared only for other verbs, which `details["allow"]` lists.
             BadRequest: a segment is not UTF-8 once decoded, or a parameter's value is unsafe as a file name.
         """
         parts = _parts(path)
@@ -209,7 +210,7 @@ class Routes:
         return allow_header(allowed)
 
     def _straight(self, parts: list[str], verb: str, values: list[str]) -> Route | None:
-        """The route when no step has a choice, as nearly always: no recursion, no way back."""
+        """Fast path without backtracking: the route when each segment has only one candidate, as nearly always."""
         at = self._root
         for part in parts:
             if at.rests:
@@ -261,19 +262,19 @@ class Routes:
 
 
 def _may_climb(path: str) -> bool:
-    """Whether a raw path holds anything that `_check_values` could refuse; plain ones, nearly all, need no look."""
+    """Whether a raw path contains anything that `_check_values` could reject; nearly all paths do not."""
     return "%" in path or "/." in path or "//" in path or "\\" in path or path[-1] == "/"
 
 
 def _check_values(route: Route, values: list[str]) -> None:
-    """Refuse values of path parameters that would leave the directory that a handler joins them to.
+    """Reject values of path parameters that would escape the directory to which a handler joins them.
 
-    A `{name}` is one segment: no slash, also none that was encoded as %2F, and neither `.` nor `..`. A `{rest...}` is
-    segments with single slashes between them, each of them such a one; as a whole it may be empty. Backslashes and NUL
-    are refused in both. Text with such characters belongs in the query or the body.
+    A `{name}` is one segment: it contains no slash, not even encoded as %2F, and is neither `.` nor `..`. A
+    `{rest...}` consists of such segments, separated by single slashes; as a whole it may be empty. Backslashes and NUL
+    are rejected in both. Text with such characters belongs in the query or the body.
 
     Raises:
-        BadRequest: one would.
+        BadRequest: a value is unsafe.
     """
     rest = route.record.path.endswith("...}")
     for index, value in enumerate(values):
@@ -291,7 +292,7 @@ _CLIMBING: Final = frozenset({"", ".", ".."})
 
 def _parts(path: str) -> list[str]:
     parts = path[1:].split("/")
-    # Split first: an encoded slash belongs to its segment.
+    # Split before decoding: an encoded slash is part of its segment.
     return parts if path.isascii() and "%" not in path else [decode_segment(part) for part in parts]
 
 

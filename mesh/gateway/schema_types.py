@@ -1,10 +1,11 @@
-"""A JSON Schema that a service registered, turned back into types, so that msgspec checks a body as the worker will.
+"""Converts a registered JSON Schema back to types, so that msgspec checks a body as the worker will.
 
-Owns: the types, and the sentence that says what is wrong with a body. Pure.
-Leaves to others: which body it is (jobs), the schemas (calls.signature).
+Owns: the types, and the error message for a body. Pure.
+Leaves to others: the body (jobs), the schemas (calls.signature).
 
 A task's arguments are checked when it is deferred, perhaps long before any worker reads them, and the gateway has no
-class of the service: only its schema. What a schema does not tell, such as the type of a map's keys, is accepted.
+class of the service: only its schema. Properties that a schema does not express, such as the type of a map's keys, are
+not checked.
 """
 
 from __future__ import annotations
@@ -99,7 +100,7 @@ class _Types:
     """The types of one schema.
 
     Args:
-        root: holds the `$defs` that references mean.
+        root: contains the `$defs` of the references.
     """
 
     def __init__(self, root: Mapping[str, Any]) -> None:
@@ -108,7 +109,7 @@ class _Types:
         self._made: dict[str, Any] = {}
 
     def make(self, schema: Any) -> Any:
-        """The type; Any where a schema says nothing that can be checked, or what msgspec cannot tell apart."""
+        """The type; Any where a schema has nothing to check, or types that msgspec cannot tell apart."""
         made = self._make(schema)
         try:
             msgspec.json.Decoder(made)
@@ -143,7 +144,7 @@ class _Types:
         if reference in self._made:
             return self._made[reference]
         if reference in self._open:
-            return Any  # a type within itself: checked on its first level
+            return Any  # a recursive type: only its first level is checked
         self._open.add(reference)
         made = self.make(self._definitions.get(reference.removeprefix("#/$defs/")))
         self._open.discard(reference)
@@ -190,7 +191,7 @@ class _Types:
     def _object(self, schema: Mapping[str, Any], tag: tuple[str, str] | None = None) -> Any:
         properties = schema.get("properties")
         if not isinstance(properties, Mapping):
-            # Keys of a map are text in JSON, whatever they are in the service.
+            # In JSON the keys of a map are always text, whatever their type is in the service.
             return _limited(dict[Any, self.make(schema.get("additionalProperties"))], schema, _LENGTHS["object"])  # type: ignore[misc]
         required = schema.get("required", ())
         names = [name for name in properties if tag is None or name != tag[0]]

@@ -1,11 +1,11 @@
-"""From an HTTP request to its answer.
+"""Answers HTTP requests.
 
-Owns: the order of things: which page, method or route is meant, its deadline and trace, the call, the answer or the
-problem, and counting it.
-Leaves to others: each of these (the rooms imported here), sockets and signals (app), HTTP itself (aiohttp).
+Owns: the order of the steps: find the page, method or route, set deadline and trace, make the call, write the answer or
+the problem, and count it.
+Leaves to others: each of these steps (the modules imported here), sockets and signals (app), HTTP itself (aiohttp).
 
-The way of a plain GET is the one that is kept short: no task of its own, no timer (the node has the deadline), no
-multi-dict of headers, one write.
+The path of a plain GET is kept short: no extra task, no timer (the node has the deadline), no multi-dict of headers,
+one write.
 """
 
 from __future__ import annotations
@@ -68,20 +68,20 @@ _READABLE: Final = frozenset({"GET", "HEAD"})
 
 _SPOKEN: Final = frozenset({HttpVersion10, HttpVersion11})
 
-#: Answered under any host name: load balancers and supervisors ask for these by address. With `?verbose` they name
-#: services and processes, and the host must be this gateway's.
+#: Answered for any host name: load balancers and supervisors request them by address. With `?verbose` the answers name
+#: services and processes, and the host name must be this gateway's.
 _PROBED: Final = frozenset({"/livez", "/readyz"})
 
-#: An idle keep-alive connection is kept open for so long. Longer than the usual 60 s of a proxy in front, so that it
-#: is the proxy that closes.
+#: How long an idle keep-alive connection is kept open: longer than the usual 60 s of a proxy in front, so that it is
+#: the proxy that closes it.
 KEEP_ALIVE_S: Final = 75.0
 
-#: How long the unread rest of a body is discarded, so that the client can read its answer before the connection closes.
+#: How long to discard the unread rest of a body, so that the client can read its answer before the connection closes.
 LINGER_S: Final = 1.0
 
 
 class Gateway:
-    """One HTTP front end. `handler` is what a `web.Server` calls; `make_server` makes that."""
+    """One HTTP front end. `make_server` creates the `web.Server`, which calls `handler`."""
 
     def __init__(self, node: Node, settings: Settings) -> None:
         limits = settings.gateway
@@ -113,16 +113,16 @@ class Gateway:
     def make_server(self, **options: Any) -> Server:
         """The protocol factory for `loop.create_server`. Call it on the running loop."""
         return Server(
-            # A Reply has what aiohttp asks of an answer, without being a Response.
+            # A Reply has the methods that aiohttp uses, without being a Response.
             cast(Any, self.handler),
             self.settings.gateway,
             self._clients,
             self.problems,
             self.node.recorder,
             request_factory=partial(Request, loop=asyncio.get_running_loop()),
-            # A client that goes away cancels what was done for it, down to the worker's handler.
+            # When the client disconnects, its request is cancelled, down to the worker's handler.
             handler_cancellation=True,
-            # Bodies decodes, within its limits.
+            # `Bodies` decompresses, within its limits.
             auto_decompress=False,
             access_log=None,
             logger=http_logger(self.node.recorder),
@@ -132,7 +132,7 @@ class Gateway:
         )
 
     async def handler(self, request: Request) -> Reply | StreamReply:
-        """Answer one request, whatever it is. Raises nothing but cancellation."""
+        """Answer one request of any kind. Raises only CancelledError."""
         protocol: Any = request.protocol
         busy = self.connections.busy
         busy.add(protocol)
@@ -143,7 +143,7 @@ class Gateway:
         error: MeshError | None = None
         try:
             headers = request.headers
-            # Every request has a trace: without one at the edge, nothing behind it can be put together.
+            # Every request gets a trace, so that everything that it causes can be correlated.
             told = headers.get(_TRACEPARENT)
             trace = (accept_trace(told) if told is not None else "") or new_trace()
             current_trace.set(trace)
@@ -163,7 +163,7 @@ class Gateway:
             error = exc
             reply = self.problems.reply(exc, trace)
             if isinstance(exc, (TooLarge, SlowBody, BodiesFull)) or request.method == "CONNECT":
-                # What is left of the body, or what was to go through the tunnel, is not read.
+                # The rest of the body, or the data for the tunnel, is not read.
                 reply.keep_alive = False
             reply.extra += extra
         except Exception:
@@ -191,7 +191,7 @@ class Gateway:
         return reply
 
     def _check(self, request: Request) -> None:
-        """Refuse what is not to be looked at: another version of HTTP, another host, a page of another site."""
+        """Reject requests with another version of HTTP, for another host, or from a page of another site."""
         version = request.version
         if version not in _SPOKEN:
             raise UnsupportedVersion(f"HTTP/{version.major}.{version.minor} is not spoken here; send HTTP/1.1")
@@ -208,11 +208,11 @@ class Gateway:
         self, request: Request, reply: Reply | StreamReply | None, seconds: float, error: MeshError | None
     ) -> None:
         if reply is None:
-            # The client has gone, and the handler was cancelled.
+            # The client has disconnected, and the handler was cancelled.
             self.log.write(request, 499, 0, seconds, None, slow=False)
             return
         size = reply.size if isinstance(reply, StreamReply) else len(reply.body)
-        # A stream lasts as long as it lasts, and a request for a job may ask to wait.
+        # Streams, and requests that wait for a job, may take long without being slow.
         slow = seconds > self._slow_s and isinstance(reply, Reply) and not request.raw_path.startswith("/jobs/")
         self.log.write(request, reply.status, size, seconds, error or request.failure, slow=slow)
 
@@ -251,7 +251,7 @@ class Gateway:
         return await self._call(request, route, values, query, trace, extra)
 
     def _may_say_unknown(self) -> bool:
-        """Whether "no such route" can be known: not before some hub has learned who runs."""
+        """Whether "no such route" is certain: only after some hub has a complete registry."""
         self._certain = self._certain or self.node.table.certain
         return self._certain
 
@@ -318,7 +318,7 @@ class Gateway:
         trace: str,
         extra: bytes,
     ) -> Reply | StreamReply:
-        """Call what is meant and count it. `values` are those of a route's path; None for /rpc."""
+        """Make the call and count it. `values` are the parameters in a route's path; None for /rpc."""
         stats = self._stats.get(to.target)
         if stats is None:
             stats = self._stats[to.target] = self.node.recorder.method("http", to.service, to.name)
@@ -339,7 +339,7 @@ class Gateway:
                 body,
                 encoding,
                 timeout=timeout if timeout is not None else self._timeout_s,
-                # JSON made into MessagePack here would have lost what JSON does not have: bytes, integer keys, NaN.
+                # Ask the worker for MessagePack: converting JSON here would lose bytes, integer keys and NaN.
                 meta={ANSWER: MSGPACK_ANSWER} if msgpack and encoding != MSGPACK else None,
                 trace=trace,
                 idempotent=to.idempotent,
@@ -390,7 +390,7 @@ class Gateway:
         trace: str,
         extra: bytes,
     ) -> tuple[Reply | StreamReply, str]:
-        """Write a stream to its end; the answer, and the error code to count."""
+        """Write a stream to its end; returns the answer, and the error code to count."""
         form = stream_form(request.headers.get(hdrs.ACCEPT), binary=to.method.binary, produces=to.produces)
         reply = StreamReply(
             request,
@@ -409,7 +409,7 @@ class Gateway:
             if form == "sse" and request.headers.get(_LAST_EVENT_ID) == END_ID:
                 return reply.over(), ""
             streams.add(reply)
-            # Without a timeout of its own a stream has the node's default for streams.
+            # Without an explicit timeout a stream has the node's default for streams.
             meta = {RECONNECTS: "1"} if form == "sse" else None
             items = self.node.stream_raw(to.target, body, encoding, timeout=timeout, meta=meta, trace=trace)
             try:
@@ -419,7 +419,7 @@ class Gateway:
                 await items.aclose()
             reply.end()
         except ConnectionError:
-            # The client left while it was waited for: there is nobody to tell.
+            # The client disconnected while the gateway waited for it to read: no error can be sent.
             return reply, "cancelled"
         except asyncio.CancelledError:
             task = asyncio.current_task()
@@ -442,7 +442,7 @@ class Gateway:
         return reply, ""
 
     def status(self) -> dict[str, Any]:
-        """What /mesh shows."""
+        """The content of /mesh."""
         return self._pages.status()
 
     def openapi(self) -> bytes:
@@ -451,7 +451,7 @@ class Gateway:
 
 
 def _odd_form(request: Request, target: str) -> tuple[str, str]:
-    """Path and query of a request target that is no path: `http://host/path`, `*`."""
+    """Path and query of a request target that is not a path: `http://host/path`, `*`."""
     if target == "*":
         return target, ""
     url = request.rel_url

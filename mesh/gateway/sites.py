@@ -1,8 +1,8 @@
-"""Which host names this gateway answers for, and which web pages may make it do something.
+"""Which host names this gateway answers for, and which web pages may send it state-changing requests.
 
 Owns: checking Host (against DNS rebinding), Origin and Sec-Fetch-Site (against cross-site request forgery), and the
 CORS headers for the origins that `[gateway] origins` lists.
-Leaves to others: what the request means (server).
+Leaves to others: answering the request (server).
 
 The default hosts are the address that the gateway listens on, the names of loopback, and, when it listens beyond
 loopback, the addresses and names of this machine; `[gateway] hosts` adds to them. A page on a host name outside this
@@ -28,10 +28,10 @@ _REQUEST_METHOD: Final = istr("Access-Control-Request-Method")
 #: Methods that change nothing by definition (RFC 9110, section 9.2.1) and that links and images may therefore use.
 SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
-#: The values of Sec-Fetch-Site with which the gateway's own pages, or a typed address, send.
+#: The values of Sec-Fetch-Site for requests from the gateway's own pages, or from a typed address.
 _OWN_SITE: Final = frozenset({"same-origin", "none"})
 
-#: Accepted Host values that are remembered; a pattern may accept any number of them.
+#: The number of accepted Host values to cache; a pattern may accept any number of them.
 MOST_KNOWN: Final = 256
 
 _HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,252}))(?::([0-9]{0,5}))?")
@@ -54,7 +54,7 @@ class CrossSite(BadRequest):
 
 
 class _Authority(NamedTuple):
-    """Host and port, in the form in which equal ones are equal; port "" stands for the scheme's default."""
+    """Host and port, normalized for comparison; port "" stands for the scheme's default."""
 
     host: str
     port: str
@@ -128,13 +128,13 @@ class Sites:
         self._origins = frozenset(_read_origin(origin) for origin in gateway.origins)
         self._any_origin = "*" in self._origins
         self.shares = bool(self._origins)
-        #: Host headers as they came that have been accepted: what nearly every request has needs one look.
+        #: Accepted Host headers, as received: nearly every request needs only one lookup.
         self.known: set[str] = set()
 
     # --- hosts ----------------------------------------------------------------------------------
 
     def check_host(self, host: str | None) -> None:
-        """Refuse a request for a host that is not this gateway's.
+        """Reject a request for a host that is not this gateway's.
 
         Args:
             host: the Host header; None, which HTTP/1.0 allows and no browser sends, is accepted.
@@ -158,7 +158,7 @@ class Sites:
         self.known.add(host)
 
     def check_target(self, request: web.BaseRequest) -> None:
-        """Refuse an absolute request target, `GET http://host/path`, for another host.
+        """Reject an absolute request target, `GET http://host/path`, for another host.
 
         Raises:
             BadRequest: its host is malformed or carries user information.
@@ -180,15 +180,15 @@ class Sites:
     # --- origins --------------------------------------------------------------------------------
 
     def check_origin(self, request: web.BaseRequest) -> None:
-        """Refuse a request that a page of another site has made, unless `gateway.origins` lists that site.
+        """Reject a request from a page of another site, unless `gateway.origins` lists that site.
 
-        To be asked for methods outside SAFE.
+        Call it for methods outside SAFE.
 
         Raises:
-            CrossSite: it has.
+            CrossSite: the request is from such a page.
         """
         headers = request.headers
-        # No browser sends several; what a proxy adds or merges must not hide what the browser sent.
+        # No browser sends several values; values that a proxy adds or merges must not hide the browser's value.
         origins = headers.getall(hdrs.ORIGIN, ())
         sites = headers.getall(SEC_FETCH_SITE, ())
         if not origins and not sites:
@@ -233,7 +233,7 @@ _PREFLIGHT: Final = (
 
 
 def _read_origin(text: str) -> str:
-    """One entry of gateway.origins, as a browser sends it."""
+    """One entry of gateway.origins, in the form that browsers send."""
     if text in ("*", "null"):
         return text
     found = _ORIGIN.fullmatch(text.lower())
@@ -247,7 +247,7 @@ def _read_origin(text: str) -> str:
 
 
 def _is_same(origin: str, host: str) -> bool:
-    """Whether an Origin is of the host that the request is for. `null`, of sandboxed pages and files, never is."""
+    """Whether an Origin belongs to the host of the request. `null` (sandboxed pages, files) never does."""
     found = _ORIGIN.fullmatch(origin)
     if found is None:
         return False
@@ -259,7 +259,7 @@ def _is_same(origin: str, host: str) -> bool:
 
 
 def _is_local(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-    """Whether this machine has the address now: only then can a socket be bound to it."""
+    """Whether this machine currently has the address: only then can a socket be bound to it."""
     if address.is_unspecified or address.is_multicast:
         return False
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6

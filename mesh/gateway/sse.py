@@ -1,11 +1,11 @@
-"""A stream written to an HTTP client as it comes: Server-Sent Events, NDJSON, or the bytes themselves.
+"""Writes a stream to an HTTP client item by item: as Server-Sent Events, NDJSON, or raw bytes.
 
-Owns: the framing of each form, when the head leaves, heartbeats, back-pressure, and what an error looks like in the
-middle of an answer.
-Leaves to others: the stream itself (node), which form is wanted (media).
+Owns: the framing of each form, when to send the head, heartbeats, back-pressure, and the form of an error in the middle
+of an answer.
+Leaves to others: the stream itself (node), choosing the form (media).
 
-The head waits for the first item, so that a stream that fails at once still gets its proper status; when none comes
-within `HEAD_WAIT_S`, the head leaves alone. Items that are at hand together leave in one chunk.
+The head waits for the first item, so that a stream that fails at once still gets its proper status; when none arrives
+within `HEAD_WAIT_S`, the head is sent alone. Items that are available together are sent in one chunk.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from mesh.gateway.ports import Answer
 from mesh.gateway.problems import Problems
 from mesh.gateway.reply import Reply, date_line, head_of
 
-#: A client that listens to a slow stream is told within this time that it is connected.
+#: The client of a slow stream receives the head within this time.
 HEAD_WAIT_S: Final = 1.0
 
 #: The id of a stream's last event. A request with this Last-Event-ID is answered 204, which ends an EventSource.
@@ -34,20 +34,20 @@ END_ID: Final = "mesh-end"
 #: Tells an EventSource how long to wait before it connects again, in milliseconds.
 _RETRY: Final = b"retry: 1000\n\n"
 
-#: Proxies commonly cut what is silent for 60 s, some for 30.
+#: Proxies commonly close connections that are idle for 60 s, some for 30 s.
 BEAT_S: Final = 15.0
 
-#: More than this is written at once instead of at the end of the loop's turn.
+#: A buffer larger than this is written at once instead of at the end of the loop iteration.
 CHUNK_BYTES: Final = 64 * 1024
 
 _TYPES: Final[dict[StreamForm, str]] = {"sse": SSE_TYPE, "ndjson": NDJSON_TYPE, "raw": "application/octet-stream"}
 
 
 class StreamReply:
-    """An answer of many items; stands where aiohttp expects a Response, like `reply.Reply`.
+    """An answer of many items; replaces aiohttp's Response, like `reply.Reply`.
 
     Attributes:
-        begun: there has been an item, or the head has left: the status can no longer change.
+        begun: there has been an item, or the head has been sent: the status can no longer change.
         keep_alive: aiohttp reads it after the answer.
     """
 
@@ -71,7 +71,7 @@ class StreamReply:
         self._type = produces if form == "raw" and produces else _TYPES[form]
         self._extra = extra
         self._chunked = request.version == HttpVersion11
-        # HTTP/1.0 has no chunks: the end of the connection is the end of the answer.
+        # HTTP/1.0 has no chunks: closing the connection ends the answer.
         self.keep_alive = keep_alive and self._chunked and request.keep_alive
         self.begun = False
         self._head_sent = False
@@ -91,8 +91,8 @@ class StreamReply:
         """Send one item; waits while the client reads too slowly.
 
         Raises:
-            ConnectionError: the client has gone while it was waited for.
-            BadReply: the item has no form in JSON.
+            ConnectionError: the client disconnected meanwhile.
+            BadReply: the item cannot be represented in JSON.
         """
         self._buffer += self._framed(answer)
         self.begun = True
@@ -106,7 +106,7 @@ class StreamReply:
             await self._request.writer.drain()
 
     def over(self) -> Reply:
-        """The answer to an EventSource that has had the whole stream and connects again: it is to stop."""
+        """The answer to an EventSource that reconnects after the end of the stream: it makes the client stop."""
         self.stop()
         return Reply(status=204, extra=self._extra)
 
@@ -116,30 +116,30 @@ class StreamReply:
         return Reply(b"", self._type, self.status, self._extra)
 
     def end(self) -> None:
-        """The stream has ended well."""
+        """End the stream after its last item."""
         if self._form == "sse":
-            # An EventSource connects again after every answer, and names the last id: then it is told to stop.
+            # An EventSource reconnects after every answer, and sends the last id: the gateway then makes it stop.
             self._buffer += b"id: %b\nevent: end\ndata: {}\n\n" % END_ID.encode()
         self._finish()
 
     def fail(self, error: MeshError, trace: str | None = None) -> None:
-        """The stream has broken after the head left: the last thing that the client reads is the problem."""
+        """End a stream that failed after the head was sent: send the problem as the last event."""
         body = self._problems.json(error, trace)
         if self._form == "sse":
             if isinstance(error, Draining):
-                # Its worker leaves, as in each release: no error, the client connects again and finds another.
+                # The worker is draining, as in each release: no error; the client reconnects to another worker.
                 self._buffer += _RETRY
             elif error.retryable:
                 self._buffer += b"event: error\ndata: %b\n\n%b" % (body, _RETRY)
             else:
-                # To try again would fail again, for ever.
+                # A retry would fail again: make the client stop.
                 self._buffer += b"id: %b\nevent: error\ndata: %b\n\n" % (END_ID.encode(), body)
             self._finish()
         elif self._form == "ndjson":
             self._buffer += b'{"error":%b}\n' % body
             self._finish()
         else:
-            # Bytes have no place for an error: an answer without its last chunk is one that is known to be cut.
+            # Raw bytes cannot contain an error: the missing last chunk shows the client that the answer is incomplete.
             self._flush()
             self.stop()
             self.keep_alive = False
@@ -147,10 +147,10 @@ class StreamReply:
                 self._request.transport.close()
 
     def leave(self) -> None:
-        """End Server-Sent Events before the stream does, because this gateway leaves: the client is to connect again.
+        """End Server-Sent Events early, because this gateway drains: the client reconnects.
 
-        The task that reads the stream is cancelled. Other forms go on: their clients would take the end for the end of
-        the stream.
+        The task that reads the stream is cancelled. Other forms continue: their clients would mistake this end for the
+        end of the stream.
         """
         if self._form != "sse" or self._over:
             return
@@ -161,14 +161,14 @@ class StreamReply:
             self._task.cancel()
 
     def stop(self) -> None:
-        """Nothing more will be sent. Harmless after `end` and `fail`; must be called at last."""
+        """Stop sending. No effect after `end` and `fail`; must always be called at the end."""
         self._over = True
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     async def prepare(self, request: web.BaseRequest) -> None:
-        """Everything has been written already; what the connection has not yet taken is waited for."""
+        """Everything has been written already; wait until the connection has sent it."""
         await request.writer.drain()
 
     async def write_eof(self) -> None:
@@ -180,7 +180,7 @@ class StreamReply:
         body = bytes(json_of(answer))
         if self._form == "ndjson":
             return body.replace(b"\n", b" ") + b"\n"
-        # JSON of msgspec has no line breaks, but other workers may write it otherwise.
+        # msgspec writes JSON without line breaks, but other workers may include them.
         return b"data: %b\n\n" % (body.replace(b"\n", b"\ndata: ") if b"\n" in body else body)
 
     def _finish(self) -> None:
@@ -209,14 +209,14 @@ class StreamReply:
 
     def _write(self, data: bytes) -> None:
         transport = self._request.transport
-        # When the client has gone, aiohttp cancels the handler; here is nothing to tell it.
+        # When the client has disconnected, aiohttp cancels the handler; no error is needed here.
         if transport is not None and not transport.is_closing():
             transport.write(data)
 
     def _head(self) -> bytes:
         framing = b"Transfer-Encoding: chunked\r\n" if self._chunked else b""
         closing = b"" if self.keep_alive else b"Connection: close\r\n"
-        # X-Accel-Buffering: nginx would otherwise keep events back until its buffer is full.
+        # X-Accel-Buffering: nginx would otherwise hold events until its buffer is full.
         return b"%bCache-Control: no-store\r\nX-Accel-Buffering: no\r\n%b%b%b%b\r\n" % (
             head_of(self.status, self._type)[0],
             framing,
@@ -226,7 +226,7 @@ class StreamReply:
         )
 
     def _beat(self) -> None:
-        """The head, when it has waited long enough; later a comment when nothing has been sent for a while."""
+        """Send the head when it has waited long enough; later a comment when nothing has been sent for a while."""
         if self._over:
             return
         now = self._clock.now()
@@ -234,7 +234,7 @@ class StreamReply:
             self._flush()
             self._active_at = now
         elif now - self._active_at >= BEAT_S:
-            # A client that does not read needs no beats piled up for it; the other forms have no comments.
+            # Send no beats to a client that does not read; the other forms have no comments.
             if self._form == "sse" and not self._request.protocol.writing_paused:
                 self._buffer += b": beat\n\n"
                 self._flush()

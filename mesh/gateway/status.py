@@ -1,7 +1,7 @@
-"""/mesh: what runs, as one JSON document.
+"""/mesh: the running services and their instances, as one JSON document.
 
-Owns: its shape. For people, scripts and `mesh ps`; what Prometheus needs is in /metrics.
-Leaves to others: knowing who runs (discovery.table), what is offered (catalog).
+Owns: its form. For people and scripts; Prometheus uses /metrics.
+Leaves to others: the instances (discovery.table), the offers of services (catalog).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def status(node: Node, catalog: Catalog, health: Health, *, mesh: str, host: str
     Args:
         mesh: the mesh's name.
         host: this machine's name in the registry.
-        started_at: by the clock of the wall.
+        started_at: by the wall clock.
     """
     routes = catalog.routes
     by_service: dict[str, list[dict[str, str]]] = {}
@@ -78,5 +78,5 @@ def _instance(instance: Instance) -> dict[str, Any]:
 
 
 def _plain(hub: Any) -> Any:
-    # A NamedTuple would become an array; its field names are what readers need.
+    # A NamedTuple would become an array; readers need its field names.
     return hub._asdict() if hasattr(hub, "_asdict") else hub

@@ -1,7 +1,7 @@
 """Handlers that are a plain `def`: they may block, so they run in the worker's threads.
 
 Owns: turning such a handler into one that the loop can await.
-Leaves to others: the threads (calls.offload); calls and tasks, whose executor is named in `Method` and `Work`.
+Leaves to others: the threads (calls.offload); calls and tasks, for which `Method` and `Work` name the executor.
 """
 
 from __future__ import annotations

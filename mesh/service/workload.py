@@ -163,5 +163,5 @@ def _event_reader(decode: Decode) -> Callable[[Lease], tuple[Any, ...]]:
 
 
 def _nothing(answer: Any) -> bytes:
-    """The empty result of an event handler, whose answer is never read."""
+    """The empty result of an event handler: its answer is never read."""
     return b""
