@@ -1,4 +1,4 @@
-"""supervisor: what its configuration says, talking to it, bringing the whole set up and taking it down.
+"""supervisor: its configuration, controlling it, starting and stopping a whole project.
 
-Owns: everything that knows supervisord. Leaves to others: how it looks on a terminal (cli).
+Owns: everything that depends on supervisord. Leaves to others: output on a terminal (cli).
 """

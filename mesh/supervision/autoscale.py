@@ -1,6 +1,6 @@
-"""The process that lets replicas follow the load: it looks, decides, and scales.
+"""The process that adjusts the number of workers to the load: it measures, decides, and scales.
 
-Owns: the loop, what it says of it, and whose number it may change.
+Owns: the loop, its log lines, and which services it may scale.
 Leaves to others: measuring (sampling), deciding (policy.scaling), starting and draining (scale).
 """
 
@@ -27,7 +27,7 @@ log = get_logger("mesh.autoscale")
 
 
 class Advice(NamedTuple):
-    """What one look at one service led to."""
+    """The decision about one service after one measurement."""
 
     service: str
     look: Look
@@ -35,17 +35,17 @@ class Advice(NamedTuple):
 
     @property
     def changes(self) -> bool:
-        """Whether there should be more or fewer than there are."""
+        """Whether the number of workers should change."""
         return self.decision.workers != self.look.workers
 
 
 def scaled_services(settings: Settings) -> dict[str, ServiceSettings]:
-    """The services whose number follows the load: those with a `maximum`."""
+    """The services to scale by load: those with a `maximum`."""
     return {name: service for name, service in settings.services.items() if service.classes and service.maximum}
 
 
 def rule_of(service: ServiceSettings, settings: Settings) -> Rule:
-    """What mesh.toml wants of a service."""
+    """The scaling rule of a service in mesh.toml."""
     patience = settings.autoscale
     return Rule(
         minimum=service.minimum,
@@ -61,9 +61,9 @@ def rule_of(service: ServiceSettings, settings: Settings) -> Rule:
 
 
 async def advise(layout: Layout, settings: Settings) -> AsyncIterator[list[Advice]]:
-    """Look again and again, and tell each time what should be done. Nothing is changed.
+    """Measure periodically, and yield the decisions each time. Nothing is changed.
 
-    What is done with an advice is seen at the next look: it is told again until the number has changed.
+    The next measurement shows whether an advice was followed: it is repeated until the number has changed.
     """
     roster = Roster(layout, settings)
     rules = {name: rule_of(service, settings) for name, service in scaled_services(settings).items()}
@@ -103,7 +103,7 @@ def _look(now: float, workers: int, samples: list[Sample]) -> Look:
     return Look(
         at=now,
         workers=workers,
-        # One that is too busy to tell its counters is there all the same; one that starts is not.
+        # A worker that is too busy to report its counters is ready all the same; a starting worker is not.
         ready=sum(bool(each.services) for each in samples),
         cpu=sum(each.demand for each in samples if each.services),
         in_flight=sum(each.in_flight for each in answered),
@@ -113,7 +113,7 @@ def _look(now: float, workers: int, samples: list[Sample]) -> Look:
 
 
 async def run(layout: Layout, settings: Settings) -> None:
-    """Let the replicas follow the load, until mesh.toml changes."""
+    """Scale the services by their load, until mesh.toml changes."""
     written_at = _written_at(settings)
     followers = {name: _Follower(layout, settings, name) for name in scaled_services(settings)}
     async for advices in advise(layout, settings):
@@ -132,7 +132,7 @@ def _written_at(settings: Settings) -> float:
 
 
 class _Follower:
-    """Does what is advised for one service. After a failure it waits, each time longer: each try costs a start-up."""
+    """Follows the advice for one service. After a failure it waits, each time longer, as each try costs a start-up."""
 
     def __init__(self, layout: Layout, settings: Settings, service: str) -> None:
         self._layout = layout

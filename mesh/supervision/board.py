@@ -1,7 +1,7 @@
-"""Everything that `mesh top` shows, looked up at once.
+"""All data of `mesh top`, collected at once.
 
-Owns: putting side by side what supervisor, the registry, the workers' counters and the operating system say.
-Leaves to others: each of these, drawing (cli.top_view), and acting on it (cli.top).
+Owns: combining the data of supervisor, the registry, the workers' counters and the operating system.
+Leaves to others: each of these sources, drawing (cli.top_view), and commands (cli.top).
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ class Row(NamedTuple):
     """One process, or all of one group together.
 
     Attributes:
-        name: as supervisorctl writes it; the group's for a group.
-        copies: how many it stands for; 1 for a process.
-        running: how many of those run.
-        state: of a process; for a group RUNNING when all of it runs.
+        name: as supervisorctl writes it; for a group, the name of the group.
+        copies: how many processes it represents; 1 for a process.
+        running: how many of them run.
+        state: of a process; a group is RUNNING when all its processes run.
         looping: it is in a crash loop.
-        sample: what was measured; empty when nothing answered.
+        sample: the measurement; empty when nothing answered.
     """
 
     name: str
@@ -49,15 +49,15 @@ class Row(NamedTuple):
 
 
 class Frame(NamedTuple):
-    """What there is to see at one moment.
+    """The data of one moment.
 
     Attributes:
-        busy: the share of all cores that is used, by anybody; 0.0 to 1.0.
-        memory, memory_total: in bytes, of the machine; 0 when nobody tells.
+        busy: the share of all cores that is used by any process of the machine; 0.0 to 1.0.
+        memory, memory_total: used and total memory of the machine in bytes; 0 when unknown.
         processes: one row each.
         hubs: (endpoint, whether it answers).
-        lines: the newest lines of the logs that were asked for.
-        trouble: why something is not there; "" when all was found.
+        lines: the newest lines of the requested logs.
+        trouble: why some data is missing; "" when it is complete.
     """
 
     host: str
@@ -73,10 +73,10 @@ class Frame(NamedTuple):
 
 
 class Board:
-    """Looks again and again.
+    """Collects the data periodically.
 
     Args:
-        layout: the project's supervisord.conf; None without one: then only the registry tells what runs.
+        layout: the project's supervisord.conf; None without one: then only processes in the registry are shown.
         node: a connected node; it may be without a hub.
     """
 
@@ -97,11 +97,11 @@ class Board:
             self._control.close()
 
     async def look(self, names: Iterable[str] = (), lines: int = 0) -> Frame:
-        """What there is to see now; rates are those since the look before.
+        """The current data; rates are those since the previous call.
 
         Args:
-            names: whose logs to follow, as `mesh logs` takes them; none means all.
-            lines: how many of the last lines; 0 leaves the logs alone.
+            names: the processes to show logs of, in the form that `mesh logs` accepts; none means all.
+            lines: how many of the last lines; 0 does not read the logs.
         """
         trouble = ""
         processes: list[Process] = []
@@ -135,7 +135,7 @@ class Board:
         return self._newest(tuple(names), lines, [])
 
     def counts(self) -> dict[str, int]:
-        """How many copies there are to be of what can be scaled."""
+        """The configured number of copies of each scalable role."""
         if self._layout is None:
             return {}
         try:
@@ -182,7 +182,7 @@ def _row(process: Process, sample: Sample | None, looping: bool) -> Row:
 
 
 def grouped(rows: Iterable[Row]) -> list[Row]:
-    """One row for each group: sums, and means weighted by what was answered."""
+    """One row for each group: sums, and means weighted by the number of answered calls."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(row.group, []).append(row)
@@ -221,7 +221,7 @@ def _together(name: str, members: list[Row]) -> Row:
 
 
 def _memory() -> tuple[int, int]:
-    """(used, all) bytes of the machine; (0, 0) when nobody tells."""
+    """(used, total) bytes of the machine; (0, 0) when unknown."""
     found: dict[str, int] = {}
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():

@@ -1,6 +1,6 @@
-"""Talking to a running supervisord over its unix socket.
+"""Client of a running supervisord, over its Unix socket.
 
-Owns: the XML-RPC calls that mesh makes, and translating what goes wrong with them.
+Owns: the XML-RPC calls that mesh makes, and translating their errors.
 Leaves to others: when to make them (up, down), and which supervisord (layout).
 """
 
@@ -20,28 +20,28 @@ from mesh.errors import SetupError, Unavailable
 # A stopped or swapped-out supervisord accepts connections and never answers.
 ANSWER_S = 5.0
 
-#: How much of the end of a log is asked for.
+#: How many bytes from the end of a log to request.
 TAIL_BYTES = 16_384
 
-#: plugin.VERSION and SIGNALLED, here without what supervisord needs.
+#: plugin.VERSION and SIGNALLED, repeated here because importing plugin would import supervisord's modules.
 PLUGIN_VERSION = 1
 SIGNALLED = -100
 
 RUNNING = "RUNNING"
-#: Somebody stopped it, or it was never started.
+#: An operator stopped the process, or it was never started.
 STOPPED = "STOPPED"
-#: States in which a process does not run and will not by itself.
+#: States in which a process does not run, and is not started automatically.
 IDLE = (STOPPED, "EXITED", "FATAL", "UNKNOWN")
 
 
 class ShuttingDown(Unavailable):
-    """This supervisord is stopping everything and itself; it takes no more orders."""
+    """This supervisord is shutting down; it accepts no more commands."""
 
     code = "shutting_down"
 
 
 class Silent(Unavailable):
-    """Somebody listens at this socket and says nothing: supervisord was stopped (SIGSTOP), or is kept from running."""
+    """The control socket accepts connections but never answers: supervisord was stopped (SIGSTOP), or cannot run."""
 
     code = "silent"
     advice = "`kill -CONT PID` lets one go on that was stopped; `mesh down` ends it and all that it runs"
@@ -55,12 +55,12 @@ class Process(NamedTuple):
     """One supervised process at this moment.
 
     Attributes:
-        name: as supervisorctl writes it: "greeting:greeting_0", or "hub" alone in its group.
+        name: as supervisorctl writes it: "greeting:greeting_0", or "hub" if it is alone in its group.
         program: the group's name.
         state: STOPPED, STARTING, RUNNING, BACKOFF, STOPPING, EXITED, FATAL or UNKNOWN.
         pid: 0 when it does not run.
         up_s: seconds since its start; 0.0 when it does not run.
-        trouble: supervisor's own words on why it does not run; "" when it does.
+        trouble: supervisor's message on why it does not run; "" when it does.
         log: the file that its output goes to.
     """
 
@@ -74,7 +74,7 @@ class Process(NamedTuple):
 
 
 class Control:
-    """One supervisord, reached through its control socket. Each method raises Unavailable when it is not there."""
+    """One supervisord, reached through its control socket. Each method raises Unavailable when it does not run."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -85,14 +85,14 @@ class Control:
         self._proxy = xmlrpc.client.ServerProxy("http://localhost", transport=transport)
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         self._transport.close()
 
     def alive(self) -> bool:
         """Whether a supervisord runs.
 
         Raises:
-            Silent: one does, and does not answer.
+            Silent: it runs but does not answer.
         """
         try:
             self._call(self._proxy.supervisor.getState)
@@ -113,7 +113,7 @@ class Control:
         return [_process(info) for info in self._call(self._proxy.supervisor.getAllProcessInfo)]
 
     def start(self, name: str) -> None:
-        """Ask for one process (or "group:*") to be started, without waiting.
+        """Start one process (or "group:*"), without waiting.
 
         Raises:
             SetupError: supervisor refuses, for example because the command does not exist.
@@ -133,19 +133,19 @@ class Control:
         self._call(method, name.removesuffix(":*"), wait)
 
     def sync(self, group: str) -> None:
-        """Make a group what its program files now say; nothing else is touched (plugin.sync).
+        """Update a group to its current program files; no other group is touched (plugin.sync).
 
         Raises:
-            SetupError: the files cannot be read, or a process whose file is gone still runs.
+            SetupError: the files cannot be read, or a process without a file still runs.
         """
         self._call(self._proxy.mesh.sync, group)
 
     def hold(self, name: str, seconds: float, why: str) -> None:
-        """Let a process wait before each next start; 0 seconds: no longer (plugin.hold)."""
+        """Delay each next start of a process by `seconds`; 0 ends the delay (plugin.hold)."""
         self._call(self._proxy.mesh.hold, name, float(seconds), why)
 
     def status(self, name: str) -> int | None:
-        """How a process last ended unasked: its exit status, or a signal's number below zero; None: nobody knows."""
+        """How a process last ended unexpectedly: its exit status, or a negative signal number; None: unknown."""
         status = int(self._call(self._proxy.mesh.status, name))
         # -1: a supervisord of an earlier release, which does not know which signal it was.
         return None if status in (-1, -2) else status - SIGNALLED if status < SIGNALLED else status
@@ -165,19 +165,19 @@ class Control:
             )
 
     def shutdown(self) -> None:
-        """Ask supervisord to stop everything and itself, without waiting."""
+        """Make supervisord stop all processes and then itself, without waiting."""
         self._call(self._proxy.supervisor.shutdown)
 
     def tail(self, name: str, lines: int = 20) -> list[str]:
-        """The last lines of what a process wrote since somebody started it, at most `lines`."""
+        """The last lines of the log of a process since it was last started on request, at most `lines`."""
         try:
             text = self._call(self._proxy.mesh.words, name, TAIL_BYTES)
         except _UnknownMethod:
-            # A supervisord of an earlier release, or without our plugin: of earlier starts as well.
+            # A supervisord of an earlier release, or without the plugin: its answer includes earlier starts.
             try:
                 text = self._call(self._proxy.supervisor.tailProcessStdoutLog, name, 0, TAIL_BYTES)[0]
             except SetupError:
-                # An event listener's standard output is no log.
+                # The standard output of an event listener is not a log.
                 text = self._call(self._proxy.supervisor.tailProcessStderrLog, name, 0, TAIL_BYTES)[0]
         return str(text).splitlines()[-lines:]
 
@@ -185,7 +185,7 @@ class Control:
         try:
             return method(*args)
         except xmlrpc.client.Fault as exc:
-            # "NAME" or "NAME: what it is about"; a program's name stays as it is.
+            # "NAME" or "NAME: details"; a program's name is not changed.
             fault, _, about = exc.faultString.partition(": ")
             if fault == "SHUTDOWN_STATE":
                 raise ShuttingDown(f"supervisord at {self.path} is shutting down") from exc
@@ -217,7 +217,7 @@ def _process(info: dict[str, Any]) -> Process:
 
 
 class _Connection(http.client.HTTPConnection):
-    """HTTP over a unix socket, with a limit to waiting (supervisor's own has none)."""
+    """HTTP over a Unix socket, with a timeout (supervisor's own class has none)."""
 
     def __init__(self, path: str) -> None:
         super().__init__("localhost", timeout=ANSWER_S)

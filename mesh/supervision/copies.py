@@ -1,13 +1,13 @@
-"""The copies of one role, workers or gateways, on their way from their earlier program files to new ones.
+"""Rolls the copies of one role, workers or gateways, from their earlier program files to new ones.
 
-Owns: the order (a spare one first, then each in its place), and going back when one does not become ready.
-Leaves to others: each step (crew), the order among roles (roll), what a copy is to be (programs).
+Owns: the order (first a spare copy, then each copy in its place), and going back when a copy does not become ready.
+Leaves to others: each step (crew), the order of the roles (roll), the program files of copies (programs).
 
 Going back means that every copy replaced so far gets its earlier program file again. That file names the release's
-directory and command; so where releases stand side by side, what runs afterwards is the earlier release, whole. Where
-the code was changed in its place, the earlier code is gone: then the copies that were not yet replaced run on, and the
-spare ones stay in the place of those that failed. But when the new code answers with errors, the spare ones do so too:
-then everything that runs the new code is stopped, as long as a copy runs the earlier code.
+directory and command; so where releases are installed side by side, the complete earlier release runs afterwards. Where
+the code was changed in place, the earlier code is gone: then the copies that were not yet replaced run on, and the
+spare copies stay in place of those that failed. But when the new code answers with errors, so do the spare copies: then
+everything that runs the new code is stopped, if at least one copy still runs the earlier code.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from mesh.supervision.error_gate import ErrorsRise
 from mesh.supervision.halt import Halt
 from mesh.supervision.programs import Role
 
-#: Of so many copies one at a time is replaced, of twice as many two, and so on: many take hardly longer than a few.
+#: One copy in this many is replaced at a time, so that rolling many copies takes hardly longer than rolling a few.
 PER_STEP: Final = 4
 
 
 class Copies:
-    """One role.
+    """The roll of one role.
 
     Attributes:
         name: of the role.
@@ -43,10 +43,9 @@ class Copies:
         halt: Halt,
         look: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
-        """As the attributes.
-
+        """
         Args:
-            look: is called after each step forward; it raises ErrorsRise when what is new answers with errors.
+            look: called after each step forward; it raises ErrorsRise when the new copies answer with errors.
         """
         self.name = role.name
         self.registered = not role.single
@@ -58,14 +57,14 @@ class Copies:
         self._look = look
         known = crew.processes(role)
         self._before: dict[int, str] = {n: role.text(n) for n in known} | crew.roster.present(role.name)
-        #: What the program files say at this moment.
+        #: The current texts of the program files.
         self._texts = dict(self._before)
-        # Also what is in a crash loop, or was given up: the new release may be what mends it.
+        # Include copies in a crash loop, and copies that supervisor gave up: the new release may fix them.
         self._numbers = sorted(number for number, process in known.items() if process.state != STOPPED)
         self._at_once = max(1, len(self._numbers) // PER_STEP)
         first = max([*known, crew.roster.count(role.name) - 1], default=-1) + 1
         self._spares = list(range(first, first + self._at_once))
-        #: Those that run by their new file: process -> pid.
+        #: The copies that run with their new file: process -> pid.
         self._new: dict[str, int] = {}
         self._replaced: list[int] = []
         self._failed: list[int] = []
@@ -73,10 +72,10 @@ class Copies:
         self._faulty = False
 
     def hold(self) -> None:
-        """Nothing to do: each copy's file names its release."""
+        """No effect: the file of each copy already names its release."""
 
     async def forward(self) -> int:
-        """Replace all; how many that were."""
+        """Replace all copies; returns their number."""
         crew, role = self._crew, self._role
         after = {number: role.text(number) for number in range(crew.roster.count(role.name))}
         self._check_socket()
@@ -84,27 +83,27 @@ class Copies:
             for number in self._numbers:
                 await self._replace({number: after[number]})
         elif self._numbers:
-            # One alone to see whether the release is any good, then as many as will be missing at a time.
+            # First a single spare copy, to test the release; then as many as are replaced at a time.
             for spares in filter(None, (self._spares[:1], self._spares[1:])):
                 await self._place({number: role.text(number) for number in spares})
             for numbers in self._steps([number for number in self._numbers if number in after]):
                 await self._replace({number: after[number] for number in numbers})
-        # A new service, or more copies than there were. What stands still was stopped by hand: it gets its new file and
-        # stays so.
+        # A new service, or more copies than before. Copies that were stopped by hand get their new file and stay
+        # stopped.
         if self._numbers or not self._before:
             for numbers in self._steps(sorted(set(after) - set(self._before))):
                 await self._place({number: after[number] for number in numbers})
-        # The spare ones and any other surplus.
+        # Remove the spare copies and any other surplus.
         await self._leave(set(self._texts) - set(after))
         self._texts = after
         crew.keep(role, after)
         return len(self._replaced)
 
     async def back(self, *, sound: bool = False) -> str:
-        """Give every replaced copy its earlier file again, one by one; what runs then, in words.
+        """Give every replaced copy its earlier file again, one by one; returns a description of what runs then.
 
         Args:
-            sound: the copies on their way were only interrupted: those whose file is what it was may start by it.
+            sound: the roll was only interrupted: copies with an unchanged file may start with it again.
         """
         crew, role, name = self._crew, self._role, self.name
         self._halt = Halt()
@@ -117,9 +116,9 @@ class Copies:
         if self._failed and not undone and role.single:
             return f"{name} does not run; `mesh logs {name}` shows why"
         if self._failed and not undone:
-            # The same file would start the same code again.
+            # The earlier file is the same, and would start the same code again.
             return await (self._withdraw() if self._faulty else self._stand_in())
-        # From here on it is the earlier release that has to hold.
+        # From now on, copies of the earlier release must become ready.
         self._new.clear()
         if undone and role.single:
             await self._replace({0: self._before[0]})
@@ -140,11 +139,11 @@ class Copies:
         return f"{name} runs as before" if self._before else f"{name} is not there, as before"
 
     async def _start_again(self) -> None:
-        """Have those run that were told to leave, and have not got another file."""
+        """Start the copies again that were stopped but have not received another file."""
         left = [number for number in self._failed if self._texts[number] == self._before[number]]
         self._failed = [number for number in self._failed if number not in left]
         if left:
-            # Some may still be on their way out.
+            # Some may still be draining.
             await self._crew.drain(self._role, left)
             await self._add({number: self._before[number] for number in left})
             self._replaced += left
@@ -156,7 +155,7 @@ class Copies:
             yield numbers[start : start + self._at_once]
 
     async def _place(self, texts: Mapping[int, str]) -> None:
-        """Add copies; they must become ready, and go on."""
+        """Add copies; they must become ready, and stay so."""
         self._halt.check()
         await self._add(texts)
 
@@ -181,7 +180,7 @@ class Copies:
         return {instance.service for pid in self._new.values() for instance in known.get(pid, ())}
 
     async def _replace(self, texts: Mapping[int, str]) -> None:
-        """Let copies leave, and start them by other files."""
+        """Drain copies, and start them with other files."""
         self._halt.check()
         self._failed = list(texts)
         await self._leave(texts)
@@ -195,8 +194,8 @@ class Copies:
         await self._crew.drain(self._role, numbers)
 
     async def _stand_in(self) -> str:
-        """Let the spare ones stay, which are ready, for those that failed; when they are ready no more, nobody is as
-        good as another: all of them go on trying, and those that were not replaced yet run on."""
+        """Keep the ready spare copies in place of those that failed. If the spare copies do not run any more, remove
+        them and let supervisor retry the failed copies. Copies that were not replaced yet run on."""
         crew, role = self._crew, self._role
         failed = [role.process(number) for number in self._failed]
         spares = [role.process(number) for number in self._spares[: len(failed)]]
@@ -217,7 +216,7 @@ class Copies:
         return f"{', '.join(failed)} are stopped, {', '.join(spares)} run in their place"
 
     async def _withdraw(self) -> str:
-        """Stop everything that answers with errors, if any copy still runs the earlier code."""
+        """Stop the copies that answer with errors, if any copy still runs the earlier code."""
         new = sorted({*self._replaced, *self._failed})
         if set(self._numbers) <= set(new):
             return await self._stand_in()

@@ -1,7 +1,7 @@
-"""Changing single processes under a running supervisord: start, wait until ready, drain, forget.
+"""Operations on single processes of a running supervisord: start, wait until ready, drain, remove.
 
-Owns: these steps, each of which touches no other process; and what "does not become ready" means.
-Leaves to others: their order (up, scale, roll), the files (roster), what is ready (readiness).
+Owns: these steps, each of which touches no other process; and the definition of "does not become ready".
+Leaves to others: their order (up, scale, roll), the files (roster), checking readiness (readiness).
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from mesh.supervision.roster import Roster
 
 now = LoopClock.now
 
-# Each look also wakes supervisord, whose own loop otherwise turns once a second.
+# Each poll also wakes supervisord: its own loop otherwise runs once a second.
 LOOK_EVERY_S = 0.05
-#: supervisord starts a process that it was just given at the next turn of its loop.
+#: supervisord starts a new process at the next iteration of its loop.
 SPAWN_S = 2.0
-#: A hub that runs tells who lives in a few milliseconds.
+#: A running hub sends the registry within a few milliseconds.
 FIRST_WORD_S = 1.0
-#: Several parts may be waited for at once, each of which has something to say: a line that nobody can read is none.
+#: Minimum interval between progress texts: several parts may report at once, and a text must stay long enough to read.
 SAY_EVERY_S = 0.5
-#: One that is being restarted is back in a second, where processors are free.
+#: A hub that is being restarted is back in a second, if processors are free.
 HUB_S = 5.0
-#: After stopwaitsecs supervisor kills; this is for the reaping.
+#: After stopwaitsecs supervisor kills a process; this is additional time for reaping it.
 GRACE_S = 5.0
 
 Tell = Callable[[str], None]
@@ -48,13 +48,13 @@ class StartFailed(SetupError):
 
 
 class Interrupted(SetupError):
-    """Somebody asked for an end in the middle of it; the message says what runs now."""
+    """The command was interrupted (Ctrl-C or SIGTERM); the message says what runs now."""
 
     code = "interrupted"
 
 
 def stay() -> None:
-    """After a cancellation that was caught: what is left to do can be waited for again."""
+    """Clear the cancellation of the current task after catching it, so that the remaining steps can be awaited."""
     task = asyncio.current_task()
     if task is not None:
         task.uncancel()
@@ -64,7 +64,7 @@ class Crew:
     """The copies of each role on this host.
 
     Args:
-        tell: called with a few words whenever what is waited for changes.
+        tell: called with a short text whenever the crew begins to wait for something else.
     """
 
     def __init__(self, roster: Roster, control: Control, readiness: Readiness, tell: Tell = lambda text: None) -> None:
@@ -75,7 +75,7 @@ class Crew:
         self._said_at = -SAY_EVERY_S
 
     def look_through(self, readiness: Readiness) -> None:
-        """From now on another node says what is ready: one that goes by other settings."""
+        """Use another node, with other settings, to check readiness from now on."""
         self._readiness = readiness
 
     def processes(self, role: Role) -> dict[int, Process]:
@@ -85,25 +85,25 @@ class Crew:
         }
 
     def keep(self, role: Role, texts: Mapping[int, str]) -> None:
-        """Make these copies the ones that there are. New ones start; those that are to go must have been drained."""
+        """Make these the only copies. New copies start; removed copies must have been drained before."""
         self.roster.keep(role.name, texts)
         self.control.sync(role.name)
 
     def start(self, role: Role, numbers: Collection[int]) -> None:
-        """Start those of the copies that do not run."""
+        """Start the copies that do not run."""
         self.begin({role.process(number) for number in numbers})
 
     def begin(self, names: Collection[str]) -> None:
-        """Start those of these processes that do not run."""
+        """Start the processes that do not run."""
         for process in self._named(names):
             if process.state in IDLE:
                 try:
                     self.control.start(process.name)
                 except SetupError:
-                    pass  # supervisord was faster, or it cannot start: `ready` judges by what it sees
+                    pass  # supervisord was faster, or the process cannot start: `ready` decides by its state
 
     async def drain(self, role: Role, numbers: Collection[int]) -> None:
-        """Stop these copies, all at once; each finishes what it has in hand.
+        """Stop these copies concurrently; each finishes its work.
 
         Raises:
             Unavailable: one still runs after its stopwaitsecs.
@@ -111,7 +111,7 @@ class Crew:
         await self.end({role.process(number) for number in numbers}, role.stop_s)
 
     async def end(self, names: Collection[str], stop_s: float) -> None:
-        """Stop processes by their names, all at once.
+        """Stop processes by their names, concurrently.
 
         Raises:
             Unavailable: one still runs after `stop_s`, when supervisor should have killed it.
@@ -126,12 +126,12 @@ class Crew:
                     try:
                         self.control.stop(process.name, wait=False)
                     except SetupError:
-                        pass  # it ended by itself in this moment; if it is started again, the next look sees it
+                        pass  # it has just ended by itself; if it is started again, the next poll sees it
             self._say(f"{_some(left)} to finish what is in hand")
             await asyncio.sleep(LOOK_EVERY_S)
 
     async def ready(self, role: Role, numbers: Collection[int], patience_s: float) -> dict[str, int]:
-        """Wait until these copies are ready; their pids, by process.
+        """Wait until these copies are ready; returns their pids, by process.
 
         Raises:
             StartFailed: one of them ended, or was not ready after `patience_s`.
@@ -142,7 +142,7 @@ class Crew:
         return pids
 
     async def answering(self, names: Collection[str], patience_s: float, *, registered: bool) -> dict[str, int]:
-        """Wait until these processes answer, or have started where they are in no registry; their pids, by process.
+        """Wait until these processes answer, or, if they do not register, have started; returns their pids, by process.
 
         Raises:
             StartFailed: one of them ended, or did not answer after `patience_s`.
@@ -154,7 +154,7 @@ class Crew:
         def why(pid: int) -> str:
             return "it does not answer" if pid in self._readiness.instances() else "it is not in the registry"
 
-        # To supervisor it is STARTING for its whole first second; what answers has started.
+        # supervisor shows a process as STARTING for its whole first second; a process that answers has started.
         return await self.until(names, patience_s, missing if registered else None, why)
 
     async def until(
@@ -164,11 +164,11 @@ class Crew:
         missing: Callable[[Collection[int]], Awaitable[Collection[int]]] | None = None,
         why: Callable[[int], str] = lambda pid: "it does not start",
     ) -> dict[str, int]:
-        """Wait until these processes have started and none of them is missing; their pids, by process.
+        """Wait until these processes have started and none of them is missing; returns their pids, by process.
 
         Args:
-            missing: those of these pids that are not yet what they are to be.
-            why: what to say of one that is missing too long.
+            missing: returns those of the pids that are not ready yet.
+            why: the message for a process that is missing for too long.
 
         Raises:
             StartFailed: one of them ended, or was missing after `patience_s`.
@@ -197,7 +197,7 @@ class Crew:
             await asyncio.sleep(LOOK_EVERY_S)
 
     async def running(self, pids: Mapping[str, int], settle_s: float = 0.0) -> None:
-        """Wait until supervisor, too, says of these processes that they run; and at least `settle_s`.
+        """Wait until supervisor, too, shows these processes as running; and at least `settle_s`.
 
         Raises:
             StartFailed: one of them has ended.
@@ -212,7 +212,7 @@ class Crew:
             await asyncio.sleep(LOOK_EVERY_S)
 
     async def need_hub(self) -> None:
-        """Make sure that somebody can say what is ready; a hub that is being restarted is waited for.
+        """Make sure that a hub can report readiness; waits for a hub that is being restarted.
 
         Raises:
             Unavailable: no hub answers.
@@ -226,13 +226,13 @@ class Crew:
             await asyncio.sleep(LOOK_EVERY_S)
 
     def answering_hubs(self) -> set[str]:
-        """The hubs that tell who lives."""
+        """The hubs that currently send the registry."""
         status = self._readiness.node.agent.hubs_status()
         return {hub.endpoint for hub in status if hub.view in ("learning", "learned")}
 
     @property
     def node(self) -> Node:
-        """The node that says what is ready."""
+        """The node that is used to check readiness."""
         return self._readiness.node
 
     def instances(self) -> dict[int, list[Instance]]:
@@ -240,7 +240,7 @@ class Crew:
         return self._readiness.instances()
 
     def hubs(self) -> set[str]:
-        """The hubs that are asked."""
+        """The hubs that the node uses."""
         return {hub.endpoint for hub in self._readiness.node.agent.hubs_status()}
 
     def _say(self, text: str) -> None:
@@ -258,7 +258,7 @@ class Crew:
         return [process for process in self.control.processes() if process.name in names]
 
     def failed(self, name: str, why: str) -> StartFailed:
-        """What to raise of a process: why, and the end of its log."""
+        """The error to raise for a process: the reason, and the end of its log."""
         process = next(iter(self._named([name])), None)
         try:
             tail = self.control.tail(name)
@@ -278,12 +278,12 @@ def _some(names: list[str]) -> str:
 
 @asynccontextmanager
 async def at_work(layout: Layout, settings: Settings, tell: Tell = lambda text: None) -> AsyncIterator[Crew]:
-    """A crew that may change what runs, as the only one.
+    """A crew with the exclusive right to change the processes.
 
     Raises:
         Unavailable: no supervisord runs.
-        LockTaken: another command is changing what runs.
-        SetupError: this supervisord cannot do it.
+        LockTaken: another command is changing the processes.
+        SetupError: this supervisord lacks the needed methods.
     """
     roster = Roster(layout, settings)
     control = Control(layout.socket)
@@ -297,7 +297,7 @@ async def at_work(layout: Layout, settings: Settings, tell: Tell = lambda text: 
 
 
 async def restart(layout: Layout, name: str, stop_s: float = 60.0) -> None:
-    """Stop one process, which finishes what it has, and start it again: what `supervisorctl restart` does.
+    """Stop one process, which finishes its work, and start it again, as `supervisorctl restart` does.
 
     Raises:
         SetupError: supervisord refuses, or the process does not start.

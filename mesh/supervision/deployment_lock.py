@@ -1,8 +1,8 @@
-"""Keeping commands that are called by hand out of a deployment, and a deployment out of them.
+"""Mutual exclusion between deployments and commands that are called by hand.
 
 A host that the playbooks deploy to has two lock files beside its releases (playbooks/module_utils/mesh_alone.py):
-`.deployment` is locked for as long as a deployment lasts, and `.deployment.work`, shared, while a command changes what
-runs. Commands of the deployment itself have its token in the environment. Elsewhere there are no such files.
+`.deployment` is locked for as long as a deployment lasts, and `.deployment.work`, shared, while a command changes
+processes. Commands of the deployment itself have its token in the environment. Other hosts have no such files.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ now = LoopClock.now
 LOCK: Final = ".deployment"
 WORK: Final = ".deployment.work"
 VARIABLE: Final = "MESH_DEPLOYMENT"
-#: A deployment that has just ended lets go of its lock within a second or two.
+#: A deployment that has just ended releases its lock within a second or two.
 PATIENCE_S: Final = 10.0
 LOOK_EVERY_S: Final = 0.1
 
 
 def directory(layout: Layout) -> Path | None:
-    """Where a deployed project has its lock files; None when it is not in a directory of releases."""
+    """The directory of a deployed project's lock files; None when the project is not in a directory of releases."""
     releases = layout.root.resolve().parent
     return releases.parent if releases.name == "releases" and (releases.parent / LOCK).exists() else None
 
 
 class Working:
-    """That this process changes what runs; a context manager, which begins when it is made."""
+    """The shared lock of a command that changes processes; a context manager, held from its creation."""
 
     def __init__(self, file: BinaryIO | None = None) -> None:
         self._file = file
@@ -50,10 +50,10 @@ class Working:
 
 
 def enter(layout: Layout) -> Working:
-    """Begin to change what runs, without waiting.
+    """Take the lock of a command that changes processes, without waiting.
 
     Raises:
-        LockTaken: a deployment is under way that this command is no part of.
+        LockTaken: a deployment is running, and this command is not part of it.
     """
     where = directory(layout)
     if where is None:
@@ -61,10 +61,10 @@ def enter(layout: Layout) -> Working:
     try:
         work = (where / WORK).open("rb")
     except OSError:
-        # Of a mesh that another user deployed. Only that user can change anything there.
+        # Another user deployed this mesh. Only that user can change anything there.
         return Working()
     try:
-        # An exclusive lock is held only for the moment in which the keeper looks.
+        # The keeper holds an exclusive lock only for the moment of its check.
         fcntl.flock(work, fcntl.LOCK_SH)
         _check(where / LOCK)
     except PermissionError:
@@ -89,7 +89,7 @@ async def entered(layout: Layout) -> Working:
 
 
 def enter_patiently(layout: Layout) -> Working:
-    """As `entered`, for code outside of a loop."""
+    """As `entered`, for code without an event loop."""
     until = now() + PATIENCE_S
     while True:
         try:
@@ -117,7 +117,7 @@ def _check(path: Path) -> None:
 
 
 def holder_details(holder: dict[str, str]) -> dict[str, str]:
-    """What may be shown of a lock's text: all but the token."""
+    """The public part of a lock's text: everything but the token."""
     return {name: holder[name] for name in ("what", "who", "since") if holder.get(name)}
 
 

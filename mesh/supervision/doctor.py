@@ -1,9 +1,9 @@
-"""What is wrong with a set-up, and how to mend it.
+"""Finds problems of a set-up, and their remedies.
 
-Owns: the order of the questions, in which an early answer explains the later ones, and those about supervisor and the
+Owns: the order of the checks, in which an early finding explains the later ones, and the checks of supervisor and the
 registry. It changes nothing.
-Leaves to others: everything that is looked at; the machine (doctor_machine), what mesh.toml names (doctor_values), the
-services (doctor_services), other hosts (doctor_hosts); the words on the screen (cli.doctor).
+Leaves to others: checks of the machine (doctor_machine), of values in mesh.toml (doctor_values), of services
+(doctor_services) and of other hosts (doctor_hosts); output (cli.doctor).
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ from mesh.transport.curve_files import BadKeys
 IPC: Final = "ipc://"
 
 FIRST_WORD_S: Final = 2.0
-#: What to do about a process that is registered and does not answer.
+#: The remedy for a process that is registered and does not answer.
 BLOCKED: Final = "its event loop is blocked: use `await`, or offload; `py-spy dump` shows where it is"
 
 
 async def examine(conf: Path, found: Usable, *, named: bool = False) -> AsyncIterator[Finding]:
-    """Ask all questions.
+    """Make all checks.
 
     Args:
-        found: the settings as far as they can be read; what is wrong with them is told first.
-        named: somebody named `conf`; so `mesh up` does not write it.
+        found: the settings as far as they can be read; their errors are reported first.
+        named: `conf` was given by the user, so `mesh up` does not create it.
     """
     settings = found.settings
     for complaint in found.complaints:
@@ -98,7 +98,7 @@ async def examine(conf: Path, found: Usable, *, named: bool = False) -> AsyncIte
 
 
 def _project(conf: Path, found: Usable, named: bool) -> tuple[Layout | None, Roster | None, list[Finding]]:
-    """What supervisor is told, as far as it can be read, and what is to be said of that."""
+    """supervisor's configuration, as far as it can be read, and the findings about it."""
     settings = found.settings
     asked = not found.read or any(service.classes for service in settings.services.values())
     missing = asked and not named and not conf.exists()
@@ -108,7 +108,7 @@ def _project(conf: Path, found: Usable, named: bool) -> tuple[Layout | None, Ros
     try:
         layout = layouts.planned(conf) if missing else layouts.read(conf)
     except ConfigError as exc:
-        # A path that supervisor cannot take has its remedy in the message, and no file is to be corrected.
+        # For a path that supervisor does not support, the message contains the remedy; no file is to be corrected.
         mend = "correct it as the message says" if conf.exists() or missing else "name one that exists"
         return None, None, [Finding(BAD, "supervisord.conf", exc.message, mend)]
     told = f"{layout.conf}: not there yet; `mesh up` writes it" if missing else str(layout.conf)
@@ -120,17 +120,17 @@ def _project(conf: Path, found: Usable, named: bool) -> tuple[Layout | None, Ros
 
 
 def _environment(layout: Layout | None) -> Mapping[str, str]:
-    """What supervisord's children inherit; what they would, if it was started from here."""
+    """The environment that supervisord's children inherit, or would inherit if it were started from here."""
     pid = family.recorded(layout.pidfile) if layout is not None else 0
     return (family.environment(pid) if pid else {}) or os.environ
 
 
-#: The names that keys of processes have that are no workers, by the command that they run.
+#: The key names of processes that are not workers, by the command that they run.
 _KEY_NAMES: Final = {"hub": "hub", "store": STORE, "gateway": "gateway"}
 
 
 def _roles(layout: Layout | None, roster: Roster | None) -> list[str]:
-    """Those of this host's processes that are no workers: each has a key by that name."""
+    """The roles of this host's processes that are not workers: each needs a key with that name."""
     verbs = {program.verb for program in layout.programs} if layout is not None else set()
     if roster is not None:
         verbs |= {"gateway"} & roster.roles.keys()
@@ -154,7 +154,7 @@ def _files(roster: Roster) -> Iterator[Finding]:
 
 
 async def _unsupervised(found: Usable) -> AsyncIterator[Finding]:
-    """What was started by hand, as the registry knows it."""
+    """Findings about processes that were started by hand, from the registry."""
     settings = found.settings
     if found.complaints:
         yield port(settings)
@@ -246,7 +246,7 @@ async def _up(layout: Layout, found: Usable, roster: Roster | None, control: Con
         if crash := looping.get(process.name):
             yield Finding(BAD, process.name, crash.what() + _last(crash.words), logs)
         elif process.state == "STOPPED":
-            # By hand, or by a command that broke off: nobody wrote down which.
+            # Stopped by hand, or by a command that was interrupted: which of the two is not recorded.
             yield Finding(ODD, process.name, "is stopped", f"`supervisorctl start {process.name}`, or `mesh up`")
         elif process.state not in (RUNNING, "STARTING", "STOPPING"):
             yield Finding(BAD, process.name, _why_not(process, control), f"{logs}; then `mesh up`")
@@ -258,7 +258,7 @@ async def _up(layout: Layout, found: Usable, roster: Roster | None, control: Con
             async for finding in _registry(layout, settings, processes, ailing):
                 yield finding
         except BadKeys:
-            pass  # told of keys.dir already
+            pass  # already reported for keys.dir
     if roster is not None:
         for finding in _alike(roster, processes):
             yield finding
@@ -285,7 +285,7 @@ async def _registry(
     verbs = {program.group: program.verb for program in layout.programs}
     async with connect(settings, wait_s=FIRST_WORD_S, role=OPERATOR) as node:
         readiness = Readiness(node)
-        await node.agent.wait_heard(FIRST_WORD_S)  # `connect` waits for the first of them
+        await node.agent.wait_heard(FIRST_WORD_S)  # `connect` waits only for the first hub
         for hub in node.agent.hubs_status():
             if hub.view in HEARD:
                 yield Finding(GOOD, "hub", f"{hub.endpoint} answers")
@@ -313,7 +313,7 @@ async def _registry(
         known = readiness.instances()
         for each in asked:
             if each.name in ailing:
-                continue  # it is stopped or blocked, which was told, and so it cannot answer
+                continue  # it is stopped or blocked, which was already reported, and so it cannot answer
             if each.pid not in known:
                 mend = f"`mesh logs {each.name}`: it may wait for a service that it needs"
                 told = f"runs for {each.up_s:.0f} s and is not in the registry"
@@ -338,7 +338,7 @@ def _runs(process: Process, verbs: Mapping[str, str], verb: str) -> bool:
 
 
 def _alike(roster: Roster, processes: list[Process]) -> Iterator[Finding]:
-    """Whether what runs is what the files say, and the files what mesh.toml says."""
+    """Whether the processes match the program files, and the files match mesh.toml."""
     for name, role in roster.roles.items():
         present, wanted = roster.present(name), roster.wanted(name)
         known = {number for each in processes if (number := role.number(each.name)) is not None}

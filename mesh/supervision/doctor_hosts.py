@@ -1,6 +1,6 @@
 """Whether the hosts of a mesh can reach each other, as seen from one of them.
 
-Owns: the questions about addresses: this host's, the others', and names that two hosts share.
+Owns: the checks of addresses: this host's, the others', and names that two hosts share.
 Leaves to others: whether hubs answer, and everything on this host (doctor).
 """
 
@@ -21,7 +21,7 @@ ANSWER_S: Final = 3.0
 
 
 class Asker(Protocol):
-    """What is asked of a node."""
+    """The part of a node that the checks use."""
 
     settings: Settings
 
@@ -32,7 +32,7 @@ class Asker(Protocol):
 
 
 class Word(NamedTuple):
-    """One answer; as a `Finding` of doctor has it. `good` None: it works, and may surprise."""
+    """One result, with the fields of a `Finding` of doctor. `good` None: it works, but may be unexpected."""
 
     good: bool | None
     about: str
@@ -50,7 +50,7 @@ def runs_here(hub: str) -> bool:
 
 
 async def hosts(node: Asker) -> list[Word]:
-    """Ask all questions; no word where there is one host only."""
+    """Make all checks; no results when there is only one host."""
     by_host: dict[str, list[Instance]] = {}
     for instance in node.table:
         if instance.endpoint:
@@ -73,7 +73,7 @@ def _mine(instances: list[Instance], hubs: list[str]) -> Iterator[Word]:
 
 
 def _namesakes(mine: list[Instance]) -> Iterator[Word]:
-    """Of two machines with one name each takes the other's instances for its own."""
+    """Find machines that share a host name: each would treat the other's instances as its own."""
     addresses = {where.address for each in mine if (where := _where(each)) is not None and where.exposed}
     if len(addresses) > 1:
         host = mine[0].host

@@ -1,6 +1,6 @@
-"""Whether this machine lets a mesh run: directories, disk, open files, the backlog, the port.
+"""Whether a mesh can run on this machine: directories, disk, open files, the backlog, the port.
 
-Owns: these questions. Leaves to others: what mesh.toml names besides (doctor_values), what runs (doctor).
+Owns: these checks. Leaves to others: other values in mesh.toml (doctor_values), running processes (doctor).
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from mesh.supervision.finding import BAD, GOOD, ODD, Finding
 
 #: A link takes five files; a gateway with a thousand connections and twenty workers takes 1,100.
 FILES: Final = 4096
-#: What supervisor asks of the kernel for the gateways' socket.
+#: The backlog that supervisor requests for the gateways' socket.
 BACKLOG: Final = 4096
-#: Below it, logs and the store's files soon have no room.
+#: With less free space, logs and the store's files soon fill the disk.
 FREE_BYTES: Final = 500 * 2**20
-#: The longest name that a socket in the run directory gets: "NAME-1f8fcb51-events.sock.lock", NAME a service's.
+#: The longest suffix of a socket name in the run directory: "NAME-1f8fcb51-events.sock", NAME the name of a service.
 SOCKET_NAME: Final = len("-12345678-events.sock")
 PATH_BYTES: Final = 107
 
 
 def machine(settings: Settings) -> Iterator[Finding]:
-    """Ask all questions but that of the port."""
+    """Make all checks except that of the port."""
     yield from _run_dir(settings)
     for about, directory in (("logs", settings.mesh.log_dir), ("store", settings.store.dir)):
         yield from _room(about, directory)
@@ -91,7 +91,7 @@ def _room(about: str, directory: Path) -> Iterator[Finding]:
 
 
 def port(settings: Settings) -> Finding:
-    """Whether the gateways could listen, while none does."""
+    """Whether the gateways could listen; for when none runs."""
     gateway = settings.gateway
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -1,7 +1,7 @@
-"""Whether each service's workers could begin: their classes, environment file and limits.
+"""Whether each service's workers could start: their classes, environment file and limits.
 
-Owns: having a process of its own try it, as a worker would (`mesh run --check`), and finding out which key is at fault.
-Leaves to others: the trying itself (cli.run, cli.confine), whose fault an exception is (cli.blame).
+Owns: trying it in a separate process, as a worker would (`mesh run --check`), and finding out which key is at fault.
+Leaves to others: the check itself (cli.run, cli.confine), finding the origin of an exception (cli.blame).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mesh.supervision.finding import BAD, GOOD, Finding
 
 IMPORT_S: Final = 20.0
 
-#: What to do about each key of a service that keeps its workers from beginning.
+#: The remedy for each key of a service that prevents the start of its workers.
 _MENDS: Final = {
     "class": "name one that is there",
     "env_file": "mend that file, or leave the key out",
@@ -32,11 +32,11 @@ _MENDS: Final = {
 
 
 class _Tried(NamedTuple):
-    """How a try ended.
+    """The result of a try.
 
     Attributes:
-        key: which of the service's keys is at fault; "" when none of them is known to be.
-        words: why; "" when it went well.
+        key: which of the service's keys is at fault; "" when unknown.
+        words: the reason; "" when it succeeded.
     """
 
     key: str
@@ -44,10 +44,10 @@ class _Tried(NamedTuple):
 
 
 async def services(found: Usable, counts: Mapping[str, int], env: Mapping[str, str]) -> AsyncIterator[Finding]:
-    """Try each.
+    """Try each service.
 
     Args:
-        counts: how many workers there are to be of each; as declared where it is not known.
+        counts: the configured number of workers of each service; the declared number when it is missing.
         env: the environment that supervisord has, or would have.
     """
     for name, service in found.settings.services.items():
@@ -65,13 +65,13 @@ async def services(found: Usable, counts: Mapping[str, int], env: Mapping[str, s
 async def try_service(
     found: Usable, name: str, service: ServiceSettings, env: Mapping[str, str]
 ) -> AsyncIterator[Finding]:
-    """What keeps its workers from beginning: all of it, for each key that is at fault is left out of the next try."""
+    """All reasons that prevent the start of its workers: each key at fault is left out of the next try."""
     options = _options(service, found.settings.root)
     env = {**env, **service.environment, "SUPERVISOR_GROUP_NAME": name}
     while True:
         tried = await _run(found, name, service, [word for words in options.values() for word in words], env)
         if tried.words and not tried.key and "memory" in options:
-            # Whatever it says of itself: what works without the limit fails by the limit.
+            # Whatever the error message: if the try succeeds without the limit, the limit is the reason.
             others = [word for key, words in options.items() if key != "memory" for word in words]
             if not (await _run(found, name, service, others, env)).words:
                 tried = _Tried("memory", tried.words)
@@ -88,7 +88,7 @@ async def try_service(
 
 
 def _options(service: ServiceSettings, root: Path) -> dict[str, list[str]]:
-    """By the key that asks for it, what a worker's command line says."""
+    """The options of a worker's command line, by the key that they come from."""
     options = {}
     if service.env_file:
         options["env_file"] = ["--env-file", str(root / service.env_file)]
@@ -133,7 +133,7 @@ async def _run(
 
 
 def _read(said: str) -> _Tried:
-    """What it said last is why: an error of mesh in JSON, or a line about whose exception it was."""
+    """The reason is in the last line of the output: an error of mesh in JSON, or a line about the exception."""
     last = said.splitlines()[-1]
     if last.startswith('{"error"'):
         try:

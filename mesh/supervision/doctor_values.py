@@ -1,7 +1,7 @@
-"""Whether what mesh.toml names is there: keys, secrets, users.
+"""Whether the things that mesh.toml names exist: keys, secrets, users.
 
-Owns: these questions, and what a finding about one value is called.
-Leaves to others: values that are wrong in themselves (config.load), what only a worker can try (doctor_services).
+Owns: these checks, and the title of a finding about one value.
+Leaves to others: invalid values (config.load), checks that only a worker can make (doctor_services).
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ Env = Mapping[str, str]
 
 
 def about(found: Usable, key: str) -> str:
-    """A value, and where it stands: "mesh.toml:14: gateway.port"."""
+    """The place and the key of a value: "mesh.toml:14: gateway.port"."""
     return f"{found.place(key)}: {key}"
 
 
 def values(found: Usable, env: Env, roles: Iterable[str]) -> Iterator[Finding]:
-    """Ask all questions.
+    """Make all checks.
 
     Args:
         env: the environment that supervisord has, or would have.
-        roles: of this host's processes, which need keys.
+        roles: the roles of this host's processes, which need keys.
     """
     settings = found.settings
     secret = settings.keys.secret
@@ -53,7 +53,7 @@ def values(found: Usable, env: Env, roles: Iterable[str]) -> Iterator[Finding]:
 def _keys(found: Usable, roles: Iterable[str]) -> Iterator[Finding]:
     settings = found.settings
     told: set[str] = set()
-    # As an operator too: every command is one.
+    # Include the operator: every command has this role.
     for role in (OPERATOR, *roles):
         try:
             ring_for(settings.keys, role, settings.mesh.host)
@@ -70,7 +70,7 @@ def _in_file(found: Usable, service: str) -> Env:
     try:
         return read_env_file(found.settings.root / name) if name else {}
     except ConfigError:
-        return {}  # said of the key itself
+        return {}  # already reported for the key itself
 
 
 def _secrets(value: Any) -> Iterator[Secret]:
@@ -85,7 +85,7 @@ def _secrets(value: Any) -> Iterator[Secret]:
 
 
 def _unknown(secret: Secret, env: Env) -> str:
-    """Why it cannot be looked up; "" when it can."""
+    """Why the secret cannot be looked up; "" when it can."""
     try:
         secret.reveal(env)
     except ConfigError as exc:

@@ -1,7 +1,7 @@
-"""Taking everything down, and making sure that it is.
+"""Stops everything, and verifies it.
 
 Owns: the orderly shutdown, the processes that a dead supervisord left behind, stale pid files and sockets.
-Leaves to others: what a process does when asked to stop (service, gateway), printing (cli.down).
+Leaves to others: the drain of each process (service, gateway), printing (cli.down).
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from mesh.telemetry import heartbeats
 
 now = LoopClock.now
 
-#: pid -> when it started, as `telemetry.heartbeats.started` tells.
+#: pid -> its start time, from `telemetry.heartbeats.started`.
 Processes = dict[int, int | None]
 
 LOOK_EVERY_S = 0.05
-# After the last stopwaitsecs supervisor kills; this is for the reaping.
+# After the last stopwaitsecs supervisor kills; this is additional time for reaping.
 GRACE_S = 5.0
 
 
@@ -37,7 +37,7 @@ class Down(NamedTuple):
         processes: how many processes were stopped, supervisord included; 0 when nothing ran.
         seconds: how long it took.
         removed: stale files that were deleted.
-        left: sockets in the run directory on which somebody still listens, who is none of supervisord's.
+        left: sockets in the run directory on which a process still listens that supervisord did not start.
     """
 
     processes: int
@@ -66,7 +66,7 @@ def _take_down(layout: Layout, run_dir: Path, tell: Tell) -> Down:
         # One group is stopped after the other.
         limit_s = sum(program.stop_s for program in layout.programs)
     else:
-        # supervisord is gone, perhaps killed: its children never noticed.
+        # supervisord has ended, perhaps killed: its children still run.
         limit_s = max(program.stop_s for program in layout.programs)
         for pid in _eldest(set(pids)):
             _signal(pid, signal.SIGTERM)
@@ -76,7 +76,7 @@ def _take_down(layout: Layout, run_dir: Path, tell: Tell) -> Down:
 
 
 def _ask_to_stop(layout: Layout) -> int:
-    """The pid of the supervisord that is now stopping everything, or 0 when there is none."""
+    """Ask supervisord to stop everything; returns its pid, or 0 when none runs."""
     control = Control(layout.socket)
     try:
         pid = control.pid()
@@ -86,7 +86,7 @@ def _ask_to_stop(layout: Layout) -> int:
     except Unavailable:
         pid = _supervisord(layout)
         if pid:
-            # It lives and does not answer: the other way to ask, which also reaches one that was stopped.
+            # It runs but does not answer: use a signal, which also reaches a stopped process.
             _signal(pid, signal.SIGTERM)
             _signal(pid, signal.SIGCONT)
     finally:
@@ -95,7 +95,7 @@ def _ask_to_stop(layout: Layout) -> int:
 
 
 def _supervisord(layout: Layout) -> int:
-    """Its pid by its pid file or, when that was deleted with the run directory, by the processes that it started."""
+    """The pid of supervisord from its pid file or, if the run directory was deleted, from the processes it started."""
     return family.recorded(layout.pidfile) or family.supervisord_of(layout.server_url, layout.root)
 
 
@@ -115,14 +115,14 @@ def _wait_for(layout: Layout, pids: Processes, until: float, tell: Tell, control
     told = 0
     killed = False
     while True:
-        # Asking wakes supervisord, whose loop otherwise takes up to a second to see that a child ended.
+        # The request wakes supervisord: its loop otherwise takes up to a second to notice that a child has ended.
         try:
             control.alive()
         except Silent:
             pass
-        # What was started while supervisord was stopping counts too.
+        # Include processes that were started while supervisord was stopping.
         left = _members(layout)
-        # The number of one that has ended may be another process's by now, which is none of ours to kill.
+        # The pid of an ended process may belong to another process by now, which must not be killed.
         left |= {pid: begun for pid, begun in pids.items() if family.alive(pid) and heartbeats.started(pid) == begun}
         if not left:
             return
@@ -131,7 +131,7 @@ def _wait_for(layout: Layout, pids: Processes, until: float, tell: Tell, control
             tell(f"{len(left)} processes finish what they have")
             told = len(left)
         if now() >= until and not killed:
-            # The process that had to end these is gone, or hangs itself.
+            # The process that should have ended these has itself ended, or hangs.
             killed = True
             until = now() + GRACE_S
             for pid, begun in left.items():
@@ -143,7 +143,7 @@ def _wait_for(layout: Layout, pids: Processes, until: float, tell: Tell, control
 
 
 def _eldest(pids: set[int]) -> list[int]:
-    """Those whose parent is none of them: an offload process is stopped by its own worker."""
+    """The processes without a parent among them: an offload process is stopped by its own worker."""
     return [pid for pid in sorted(pids) if family.parent(pid) not in pids]
 
 

@@ -1,8 +1,8 @@
-"""Whether what a roll has started answers with errors: the gate behind "it is ready".
+"""The error gate of a roll: it checks, after readiness, whether the new processes answer calls with errors.
 
-A process can register and answer `/readyz` and still fail each call. So the calls that the new processes of this host
-have answered are compared with a limit, and with those of the processes before them. Without traffic there is nothing
-to judge.
+A process can register and answer `/readyz` and still fail each call. So the failures among the calls that the new
+processes of this host have answered are compared with a limit, and with those of the processes before them. Without
+traffic there is nothing to judge.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from mesh.supervision.crew import Crew, now
 
 LOOK_EVERY_S: Final = 0.25
 ANSWER_S: Final = 2.0
-#: Where nothing was called for so long, there is no traffic to wait for.
+#: After so many seconds without a call, there is no traffic to wait for.
 QUIET_S: Final = 2.0
-#: With so many times the calls that are needed there is no need to wait for more.
+#: With so many times the required number of calls there is no need to wait for more.
 PLENTY: Final = 10
-#: A service that failed before may go on failing, up to so many times as often.
+#: A service that failed before the roll may fail up to so many times as often.
 WORSE: Final = 2.0
 #: Error codes that are the instance's own fault. Errors that a service declares are answers; overload is no fault.
 FAULTS: Final = frozenset({"handler_error", "bad_result", "bad_reply", "deadline_exceeded", "crashed", "internal"})
@@ -28,18 +28,18 @@ SIDES: Final = ("server", "task", "http")
 
 
 class ErrorsRise(SetupError):
-    """What was started answers with errors; `details` hold the service, its calls and its failures."""
+    """The new processes answer with errors; `details` hold the service, its calls and its failures."""
 
     code = "errors_rise"
 
 
 class Limits(NamedTuple):
-    """What the gate lets pass.
+    """The limits of the gate.
 
     Attributes:
-        seconds: how long to look after everything was replaced; 0 does not look at all.
-        ratio: of the calls, those that may fail.
-        calls: with fewer of them nothing is judged.
+        seconds: how long to observe after everything was replaced; 0 disables the gate.
+        ratio: the share of the calls that may fail.
+        calls: the minimum number of calls for a decision.
     """
 
     seconds: float = 5.0
@@ -48,7 +48,7 @@ class Limits(NamedTuple):
 
 
 class Count(NamedTuple):
-    """Calls that were answered, and those of them that failed by a fault."""
+    """The number of answered calls, and of those that failed with one of FAULTS."""
 
     calls: int = 0
     failed: int = 0
@@ -68,16 +68,16 @@ class ErrorGate:
         self._earlier: set[str] = set()
 
     async def begin(self) -> None:
-        """Note what answers before anything is replaced, and how well."""
+        """Record the current workers and their counts, before anything is replaced."""
         if self._limits.seconds:
             self._earlier = set(self._workers())
             self._before = await self._counts(self._earlier)
 
     async def check(self) -> dict[str, Count]:
-        """Look once at those that are new; what they have answered, by service.
+        """Check the new workers once; returns the counts of their calls, by service.
 
         Raises:
-            ErrorsRise: too much of it failed.
+            ErrorsRise: too many calls failed.
         """
         if not self._limits.seconds:
             return {}
@@ -93,7 +93,7 @@ class ErrorGate:
         return found
 
     async def stay(self) -> None:
-        """Look for a while at what answers now.
+        """Observe the current workers for `Limits.seconds`.
 
         Raises:
             ErrorsRise: as `check`.
@@ -130,5 +130,5 @@ class ErrorGate:
         try:
             told = await self._crew.node.call("$worker.metrics", instance=instance, timeout=ANSWER_S)
         except MeshError:
-            return {}  # it leaves at this moment
+            return {}  # it is just leaving
         return told if isinstance(told, Mapping) else {}

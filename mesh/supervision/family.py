@@ -1,6 +1,6 @@
-"""Which operating-system processes belong to a supervisord, even after it is gone.
+"""The operating-system processes that belong to a supervisord, even after it has ended.
 
-Owns: finding them by what supervisord writes into each child's environment; whether a process lives, and where.
+Owns: finding them by the variables that supervisord sets for each child; whether a process runs, and where.
 Leaves to others: ending them (down).
 """
 
@@ -18,14 +18,14 @@ from mesh.telemetry import heartbeats
 
 
 class Member(NamedTuple):
-    """A living process that a supervisord (or one of its children) started."""
+    """A running process that a supervisord (or one of its children) started."""
 
     pid: int
     command: str
 
 
 def members(server_url: str) -> list[Member]:
-    """Everything alive whose SUPERVISOR_SERVER_URL is `server_url`: children and theirs. Empty without /proc."""
+    """All running processes with SUPERVISOR_SERVER_URL `server_url`: all descendants. Empty without /proc."""
     mark = b"SUPERVISOR_SERVER_URL=" + os.fsencode(server_url)
     found = []
     for pid in pids():
@@ -33,14 +33,14 @@ def members(server_url: str) -> list[Member]:
             if mark not in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
                 continue
         except OSError:
-            continue  # it ended meanwhile, or belongs to somebody else
+            continue  # it has ended meanwhile, or belongs to another user
         if pid != os.getpid() and alive(pid):
             found.append(Member(pid, command(pid)))
     return found
 
 
 def alive(pid: int) -> bool:
-    """Whether a process runs. One that ended and was not yet reaped (in a container, it may never be) does not."""
+    """Whether a process runs. A zombie (in a container, it may never be reaped) does not."""
     if pid <= 0:
         return False
     if Path("/proc/self/stat").exists():
@@ -55,7 +55,7 @@ def alive(pid: int) -> bool:
 
 
 def recorded(pidfile: Path) -> int:
-    """The pid in a supervisord's pid file, if one lives by it; 0 otherwise, for an old number may be anybody's."""
+    """The pid in a supervisord's pid file, if it is that of a running supervisord; 0 otherwise, as pids are reused."""
     try:
         pid = int(pidfile.read_text())
     except (OSError, ValueError):
@@ -64,7 +64,7 @@ def recorded(pidfile: Path) -> int:
 
 
 def supervisord_of(server_url: str, root: Path) -> int:
-    """The supervisord of a project whose pid file is gone: the parent of its children, or one that works in `root`.
+    """The supervisord of a project without a pid file: the parent of its children, or a supervisord running in `root`.
 
     0 when there is none.
     """
@@ -86,7 +86,7 @@ def is_supervisord(pid: int) -> bool:
 
 
 def command(pid: int) -> str:
-    """Its command line, words separated by a space; "" when there is none."""
+    """The command line of a process, words separated by a space; "" when there is none."""
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
@@ -95,7 +95,7 @@ def command(pid: int) -> str:
 
 
 def environment(pid: int) -> dict[str, str]:
-    """What it was started with; empty when nobody tells."""
+    """The initial environment of a process; empty when unknown."""
     try:
         entries = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:
@@ -105,7 +105,7 @@ def environment(pid: int) -> dict[str, str]:
 
 
 def variables(pid: int) -> set[bytes]:
-    """NAME=value of what it was started with; empty when it is another user's, or has ended."""
+    """The initial environment as NAME=value; empty for a process of another user, or one that has ended."""
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:
             return set(file.read().split(b"\0"))
@@ -120,10 +120,10 @@ def process_group(pid: int) -> int:
 
 
 def kill(pid: int, started: int | None) -> bool:
-    """SIGKILL for a process, unless its number has gone to another one; whether it was sent.
+    """Send SIGKILL to a process, unless its pid has been reused; whether it was sent.
 
     Args:
-        started: when it started, as `telemetry.heartbeats.started` tells.
+        started: its start time, from `telemetry.heartbeats.started`.
     """
     try:
         descriptor = os.pidfd_open(pid)
@@ -147,7 +147,7 @@ def kill(pid: int, started: int | None) -> bool:
 
 
 def directory(pid: int) -> Path | None:
-    """Where it works, with no link in the path; None when nobody tells."""
+    """The working directory of a process, without links in the path; None when unknown."""
     try:
         return Path(os.readlink(f"/proc/{pid}/cwd"))
     except OSError:
@@ -155,7 +155,7 @@ def directory(pid: int) -> Path | None:
 
 
 def parent(pid: int) -> int:
-    """The process that started it (1 when that ended); 0 when unknown."""
+    """The parent of a process (1 when the parent has ended); 0 when unknown."""
     fields = _stat(pid)
     return int(fields[1]) if fields else 0
 
@@ -170,7 +170,7 @@ def _stat(pid: int) -> list[str]:
 
 
 def dead_sockets(directory: Path) -> tuple[list[Path], list[Path]]:
-    """(dead, live): the unix sockets in `directory` on which nobody, or somebody, listens."""
+    """(dead, live): the Unix sockets in `directory` without and with a listening process."""
     dead: list[Path] = []
     live: list[Path] = []
     try:
@@ -194,7 +194,7 @@ def _listens(path: Path) -> bool:
         except (ConnectionRefusedError, FileNotFoundError):
             return False
         except OSError:
-            return True  # busy, of another kind, or not ours to judge: leave it alone
+            return True  # busy, of another kind, or not accessible: leave it alone
     return True
 
 

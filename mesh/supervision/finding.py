@@ -1,6 +1,6 @@
-"""What `mesh doctor` says of one thing.
+"""One finding of `mesh doctor`.
 
-Owns: the shape, and the grades. Leaves to others: finding it (the doctors), the words on the screen (cli.doctor).
+Owns: its fields, and the grades. Leaves to others: the checks (the doctor modules), output (cli.doctor).
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ BAD: Final = "bad"
 
 
 class Finding(NamedTuple):
-    """The answer to one question.
+    """The result of one check.
 
     Attributes:
-        grade: GOOD, ODD (it works, and may surprise) or BAD.
-        about: what was looked at; of a value in mesh.toml "mesh.toml:14: gateway.port".
-        told: what was seen.
-        mend: what to do; "" when nothing is to be done.
+        grade: GOOD, ODD (it works, but may be unexpected) or BAD.
+        about: what was checked; for a value in mesh.toml "mesh.toml:14: gateway.port".
+        told: the observation.
+        mend: the remedy; "" when nothing is to be done.
     """
 
     grade: str

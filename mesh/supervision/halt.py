@@ -1,6 +1,6 @@
-"""Stopping, at their next step, those who work side by side with one that failed.
+"""Stops the parallel parts of a roll, at their next step, when one part has failed.
 
-Owns: that word. Leaves to others: what a step is (copies, standing), and what comes afterwards (roll).
+Owns: the signal. Leaves to others: the steps (copies, standing), and going back (roll).
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ class Halted(Exception):
 
 
 class Halt:
-    """One word for all parts of a roll."""
+    """The stop signal that all parts of a roll share."""
 
     def __init__(self) -> None:
         self.called = False
 
     def call(self) -> None:
-        """Say it."""
+        """Stop all parts at their next step."""
         self.called = True
 
     def check(self) -> None:
         """Raises:
-        Halted: it was said.
+        Halted: `call` was called.
         """
         if self.called:
             raise Halted

@@ -1,7 +1,7 @@
 """The log files of all processes as one journal, in the order of time.
 
-Owns: finding the files, their last lines, what is added to them (rotation included), and putting lines in order.
-Leaves to others: what a line looks like (cli.logs, cli.top), writing and rotating (telemetry.logs, supervisor).
+Owns: finding the files, reading their last and their new lines (across rotation), and merging lines in order.
+Leaves to others: the form of a line (cli.logs, cli.top), writing and rotating (telemetry.logs, supervisor).
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-#: How much of the end of a file is looked at first; more is read as long as that holds too few lines.
+#: How many bytes to read first from the end of a file; more are read while they contain too few lines.
 CHUNK: Final = 64 * 1024
-#: How much of one file is taken at once when it grows.
+#: How many bytes to read at once from a file that grows.
 MOST: Final = 1024 * 1024
 
 _decode = msgspec.json.Decoder().decode
@@ -28,11 +28,11 @@ class Line(NamedTuple):
     """One line that a process wrote.
 
     Attributes:
-        at: seconds since 1970; that of the line before for one without a time of its own, such as a traceback's.
+        at: seconds since 1970; a line without a time, such as one of a traceback, has the time of the previous line.
         process: the name of its file: "greeting_0", "hub".
-        level: "debug", "info", "warning", "error" or "critical"; as the line before where it says none, and "error" of
-            the lines in which `mesh` says why a process ended.
-        fields: what it says, by name, when it is JSON; else {}.
+        level: "debug", "info", "warning", "error" or "critical"; a line without a level has that of the previous line;
+            lines in which `mesh` reports why a process ended have "error".
+        fields: its fields by name, when it is JSON; else {}.
         text: the line itself.
     """
 
@@ -57,7 +57,7 @@ def files(log_dir: Path, more: Iterable[str] = ()) -> dict[str, Path]:
 
 
 def chosen(names: Sequence[str], found: Iterable[str]) -> list[str]:
-    """The processes that names mean: "greeting" its workers, "greeting:greeting_0" one of them; none means all."""
+    """The processes that names select: "greeting" all its workers, "greeting:greeting_0" one; no name selects all."""
     wanted = []
     for process in found:
         for name in names:
@@ -80,7 +80,7 @@ _LEVELS: Final = {
     "TRAC": "debug",
     "BLAT": "debug",
 }
-#: How a process of mesh says why it ended: `mesh: …`, with a traceback before it or advice behind it, indented.
+#: How a process of mesh reports why it ended: `mesh: …`, after a traceback, or before indented advice.
 _END: Final = "mesh: "
 _BESIDE_END: Final = " " * 6
 
@@ -98,7 +98,7 @@ class _File:
         self._level = "info"
 
     def last(self, count: int) -> list[Line]:
-        """The last lines, at most `count`; what follows is left for `new`."""
+        """The last lines, at most `count`; later lines are returned by `new`."""
         try:
             with self.path.open("rb") as file:
                 stat = os.fstat(file.fileno())
@@ -115,15 +115,15 @@ class _File:
         self._read_to, self._part = end, part
         lines = whole.split(b"\n") if newline else []
         if begin > 0 and lines:
-            del lines[0]  # the rest of one that began before
+            del lines[0]  # it is incomplete: it began before the chunk
         return self._lines(lines)[-count:] if count else []
 
     def new(self) -> list[Line]:
-        """What was written since."""
+        """The lines written since the last call."""
         try:
             stat = self.path.stat()
             if stat.st_ino != self._inode or stat.st_size < self._read_to:
-                # Rotated, or emptied: from its beginning.
+                # Rotated, or truncated: read from the beginning.
                 self._inode, self._read_to, self._part = stat.st_ino, 0, b""
             if stat.st_size == self._read_to:
                 return []
@@ -157,7 +157,7 @@ class _File:
 
 
 def _with_ends(lines: list[Line]) -> list[Line]:
-    """The lines, those of an end as errors: what was written together is read together."""
+    """The lines, with level "error" for those that report the end of a process. They were written and read together."""
     ends = {at for at, line in enumerate(lines) if not line.fields and line.text.startswith(_END)}
     for step in (-1, 1):
         for end in tuple(ends):
@@ -169,7 +169,7 @@ def _with_ends(lines: list[Line]) -> list[Line]:
 
 
 def _in_utc(local: str) -> str:
-    """A local time in the form that lines of mesh have: RFC 3339, in UTC."""
+    """A local time in the form of mesh's log lines: RFC 3339, in UTC."""
     try:
         return datetime.fromisoformat(local).astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     except ValueError:
@@ -190,7 +190,7 @@ def read_line(process: str, text: str) -> Line:
 
 
 def brief(text: str) -> str:
-    """What a line says, in a few words: the event of one in JSON, with the last line of its exception."""
+    """A short form of a line: for JSON, the event with the last line of its exception."""
     line = read_line("", text)
     event = str(line.fields.get("event", "")) or text.strip()
     exception = str(line.fields.get("exception", "")).strip().splitlines()
@@ -204,13 +204,13 @@ class Journal:
         self._files = {process: _File(process, path) for process, path in paths.items()}
 
     def last(self, count: int) -> list[Line]:
-        """The last `count` lines of all together."""
-        # Within a file the order is that of the file: a traceback stays with its line.
+        """The last `count` lines of all files together."""
+        # Keep the order within each file, so that a traceback stays with its line.
         merged = heapq.merge(*(file.last(count) for file in self._files.values()), key=lambda line: line.at)
         return list(merged)[-count:] if count else []
 
     def new(self, paths: dict[str, Path] | None = None) -> list[Line]:
-        """What has been written since, in order; `paths` brings files that are new."""
+        """The lines written since the last call, in order; `paths` adds new files."""
         for process, path in (paths or {}).items():
             if process not in self._files:
                 self._files[process] = _File(process, path)

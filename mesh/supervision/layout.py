@@ -1,8 +1,8 @@
-"""What a supervisord.conf says about the set: sockets, files, programs, and where HTTP is answered.
+"""The contents of a supervisord.conf: sockets, files, programs, and the HTTP address.
 
-Owns: reading those few keys the way supervisor reads them, in the file and in those that it includes.
-Leaves to others: everything else in the files (supervisord itself), writing the included ones (roster), and what runs
-at this moment (control).
+Owns: reading these keys as supervisor does, in the file and in included files.
+Leaves to others: everything else in the files (supervisord itself), writing the included files (roster), and the state
+of processes (control).
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from mesh.errors import ConfigError
 #: sun_path holds 107 bytes and a zero; supervisord first binds "<file>.<its pid>" (a pid has up to 7 digits).
 LONGEST_SOCKET = 107 - len(".4194304")
 
-#: The directory of the file, in its values.
+#: The placeholder for the directory of the file, in its values.
 _HERE = "%(here)s"
 
-#: The commands whose processes are in the registry when they are ready.
+#: The commands that register their processes when they are ready.
 REGISTERED = ("run", "gateway", "store")
 
-#: The supervisord.conf of a project that has none.
+#: The default supervisord.conf, for a project that has none.
 DEFAULT = Path(__file__).with_name("supervisord.conf")
 
-#: What a project's supervisord.conf needs beside its programs, so that workers can come and go.
+#: The sections that a project's supervisord.conf needs, so that single workers can be added and removed.
 WANTED = """\
 [include]
 files=run/programs/*.conf
@@ -41,14 +41,14 @@ class Program(NamedTuple):
     """One [program:x], [fcgi-program:x] or [eventlistener:x].
 
     Attributes:
-        group: what supervisorctl writes before the colon: the name of its [group:…], or its own.
-        copies: numprocs, how many processes of it run.
-        stop_s: stopwaitsecs, after which supervisor kills what was asked to stop.
-        listens: "127.0.0.1:8080" for a program whose listening TCP socket supervisord holds, else "".
-        included: it stands in a file of [include].
+        group: the name before the colon in supervisorctl: that of its [group:…], or its own.
+        copies: numprocs, the number of its processes.
+        stop_s: stopwaitsecs, after which supervisor kills a process that does not stop.
+        listens: "127.0.0.1:8080" if supervisord holds a listening TCP socket for the program, else "".
+        included: it is defined in a file of [include].
         kind: of its section: "program", "fcgi-program" or "eventlistener".
-        processes: as supervisorctl writes them.
-        keys: its section as it stands in the file, whatever an included file says of it.
+        processes: their names as supervisorctl writes them.
+        keys: its section in the file itself, without overrides in included files.
     """
 
     name: str
@@ -76,8 +76,8 @@ class Layout(NamedTuple):
         conf: the file, absolute.
         socket: supervisord's own control socket.
         programs: in order of priority, the order in which they start.
-        directory: where mesh may put program files, because [include] takes every `*.conf` of it; None without.
-        plugged: it has [rpcinterface:mesh], through which single processes come and go.
+        directory: where mesh may write program files, because [include] covers every `*.conf` in it; else None.
+        plugged: it has [rpcinterface:mesh], which adds and removes single processes.
     """
 
     conf: Path
@@ -95,12 +95,12 @@ class Layout(NamedTuple):
 
     @property
     def server_url(self) -> str:
-        """How supervisord tells its children of itself, in SUPERVISOR_SERVER_URL."""
+        """The value of SUPERVISOR_SERVER_URL that supervisord sets for its children."""
         return f"unix://{self.socket}"
 
     @property
     def listens(self) -> str:
-        """Where HTTP is answered: "127.0.0.1:8080", or "" when no program listens."""
+        """The HTTP address: "127.0.0.1:8080", or "" when no program listens."""
         return next((program.listens for program in self.programs if program.listens), "")
 
     @property
@@ -113,18 +113,18 @@ class Layout(NamedTuple):
 
     @property
     def fixed(self) -> frozenset[str]:
-        """The groups that stand in the file itself, and not in one that it includes."""
+        """The groups that are defined in the file itself, not in an included file."""
         return frozenset(program.group for program in self.programs if not program.included)
 
 
 def write_default(conf: Path) -> None:
-    """Give a project its supervisord.conf: the one that mesh itself uses.
+    """Write the default supervisord.conf of a project: the one that mesh itself uses.
 
     Raises:
         ConfigError: it cannot be written.
     """
     try:
-        # Whoever makes one at the same moment wins.
+        # A file that another process creates at the same moment is kept.
         with conf.open("x", encoding="utf-8") as file:
             file.write(DEFAULT.read_text(encoding="utf-8"))
     except FileExistsError:
@@ -144,12 +144,12 @@ def read(conf: Path) -> Layout:
 
 
 def planned(conf: Path) -> Layout:
-    """What `write_default` would put there. Errors as `read`."""
+    """The layout of the file that `write_default` would write. Errors as `read`."""
     return _Reading(Path(os.path.abspath(conf)), DEFAULT).layout()
 
 
 class _Reading:
-    """One file and those that it includes, while they are read."""
+    """Reads one file and the files that it includes."""
 
     def __init__(self, conf: Path, text: Path | None = None) -> None:
         """Args:
@@ -170,7 +170,7 @@ class _Reading:
                 self._parser.read_file(file)
         except FileNotFoundError:
             if path != self.conf:
-                return  # a program that was taken away at this moment
+                return  # the file of a program that has just been removed
             raise ConfigError(
                 f"{path}: there is no such file; run this in a project's directory, whose mesh.toml has a "
                 f"[services.NAME] with a class, or name one with --conf"
@@ -182,7 +182,7 @@ class _Reading:
         here = str(self.conf.parent)
         if Path(files).name == "*.conf" and self._directory is None:
             self._directory = Path(os.path.abspath(Path(here, files.replace(_HERE, here)))).parent
-        # Only what the file itself says is a pattern; the project's path may contain the same characters.
+        # Only the value in the file is a pattern; the project's path may contain pattern characters, too.
         for path in sorted(glob.glob(os.path.join(glob.escape(here), files.replace(_HERE, glob.escape(here))))):
             self._take(Path(path))
 
@@ -254,7 +254,7 @@ class _Reading:
             try:
                 process = pattern % {"program_name": name, "group_name": group, "process_num": number}
             except (KeyError, ValueError, TypeError):
-                process = pattern  # supervisor knows more of these; then it is found by no name of ours
+                process = pattern  # supervisor knows more placeholders; such a process is not found by its name
             yield process if process == group else f"{group}:{process}"
 
     def _number(self, section: str, key: str, default: int) -> int:

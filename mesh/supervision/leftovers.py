@@ -1,12 +1,12 @@
-"""What a supervised process has started and left behind when it ended.
+"""The child processes that a supervised process left behind when it ended.
 
 Owns: finding such processes, and ending them.
-Leaves to others: seeing that the process ended (plugin).
+Leaves to others: noticing that the process ended (plugin).
 
-supervisord makes each process that it starts the leader of a process group, so most of what the process forked is in
-that group. What left the group (`setsid`) still has the environment that supervisord gave to the process, unless it was
-started with another one. Neither is taken from a number alone: a group's number is not given to a new process while the
-group has members, and a process is ended through a descriptor that was opened before it was looked at.
+supervisord makes each process that it starts the leader of a process group, so most children are in that group. A child
+that left the group (`setsid`) still has the environment that supervisord gave to the process, unless it was started
+with another one. Reused numbers do no harm: the number of a group is not given to a new process while the group has
+members, and a process is killed through a descriptor that was opened before the check.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from typing import Final
 
 from mesh.supervision import family
 
-#: Ending one process gives another the time to fork: so many passes are made at most.
+#: The maximum number of passes: while one process is ended, another may fork.
 MOST_PASSES: Final = 50
 
 
 def end(group: int, marks: Mapping[str, str], spare: Collection[int] = ()) -> list[int]:
-    """End every process that is left of one that has ended; their pids.
+    """End every process that an ended process left behind; returns their pids.
 
     Args:
-        group: the pid of the process, which led its process group.
-        marks: the variables that supervisord put into its environment, and into no other's.
-        spare: pids that are none of its own: what supervisord runs now.
+        group: the pid of the ended process, which led its process group.
+        marks: the environment variables that supervisord set for this process only.
+        spare: pids to leave alone: the processes that supervisord runs now.
     """
     wanted = {f"{name}={value}".encode() for name, value in marks.items()}
     ended: list[int] = []
@@ -41,7 +41,7 @@ def end(group: int, marks: Mapping[str, str], spare: Collection[int] = ()) -> li
 
 
 def _end(pid: int, group: int, wanted: set[bytes]) -> bool:
-    """End this process if it is one of them."""
+    """End this process if it was left behind."""
     if not _is_left(pid, group, wanted):
         return False
     try:
@@ -51,7 +51,7 @@ def _end(pid: int, group: int, wanted: set[bytes]) -> bool:
     except OSError:
         return False
     try:
-        # Looked at again: between the first look and the opening, its number may have gone to another process.
+        # Check again: before the descriptor was opened, the pid may have been reused.
         if not _is_left(pid, group, wanted):
             return False
         signal.pidfd_send_signal(descriptor, signal.SIGKILL)

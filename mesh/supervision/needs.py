@@ -1,6 +1,6 @@
-"""Which services a worker waits for before it is ready: those that its classes name in `needs` and that do not run.
+"""The services that a worker waits for before it is ready: those that its classes name in `needs` and that do not run.
 
-Owns: finding that out. A worker that waits is in no registry, so its classes are asked (`mesh run --check`).
+Owns: finding them. A waiting worker is not in the registry, so its classes are imported (`mesh run --check`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ IMPORT_S: Final = 10.0
 
 
 async def lacking(settings: Settings, name: str, there: Collection[str]) -> list[str]:
-    """The services that [services.NAME] needs and that are not `there`; empty when it cannot be found out."""
+    """The services that [services.NAME] needs and that are not in `there`; empty when they cannot be determined."""
     service = settings.services.get(name)
     if service is None or not service.classes:
         return []
@@ -42,7 +42,7 @@ async def lacking(settings: Settings, name: str, there: Collection[str]) -> list
 
 
 async def explained(settings: Settings, missing: Collection[str], there: Collection[str]) -> list[str]:
-    """What is missing, as `mesh up` lists it, with the services that it waits for itself."""
+    """The missing services, as `mesh up` lists them, each with the services that it waits for."""
     found = []
     for each in missing:
         name = each.split(" ")[0].partition(":")[0]

@@ -1,27 +1,27 @@
-"""What runs inside of supervisord: single processes of a group come and go, and the gateways' socket stays open.
+"""The plugin inside supervisord: it adds and removes single processes of a group, and keeps the gateways' socket open.
 
 Owns: the XML-RPC methods `mesh.…`, which supervisor lacks; and the files of a supervisord that was started by hand.
-Leaves to others: deciding anything (crew, watch). What goes wrong here goes wrong in supervisord: so it is short.
+Leaves to others: all decisions (crew, watch). An error here is an error in supervisord: so this module is short.
 
-supervisord loads it by [rpcinterface:mesh], supervisor's own way of adding methods. Why it is there:
+supervisord loads it by [rpcinterface:mesh], supervisor's own way of adding methods. Its reasons:
 
 - supervisor adds and removes whole groups, and restarts a group whose number of processes changes. `mesh.sync` adds and
   removes the processes in which a group differs from its file, and gives the others their new command for their next
   start (which `supervisorctl restart` after `reread` does not).
 - supervisor closes the socket of an [fcgi-program] when its last process ends, so that `supervisorctl restart
-  gateway:*` would refuse connections. Here it is kept open while nobody serves it, for KEEP_S: those who come wait in
-  the backlog. For longer than that nobody should wait: then they are refused, as with supervisor alone.
-- supervisor's stop signal is lost on a process that it started in the same moment: until `exec`, the child has
-  supervisord's own handlers. It would be waited for until it is killed; here it is told again.
-- supervisor starts a process that lived longer than startsecs again at once, for ever. `mesh.hold` makes it wait.
-- supervisor keeps to itself which signal ended a process, and how one ended that died in its first second.
-- supervisor takes the project's own path for a part of the pattern in [include]: in a directory named "shop[old]" it
-  finds no program files. Here that part is escaped.
-- supervisor opens its logs, its control socket and its pid file once. Deleted while it runs, they are made again (see
-  runtime_files).
-- supervisor ends what a process has forked only when it has to kill that process itself. Here nothing of a process
-  outlives it, however it ended.
-- A log has the words of earlier releases as well. `mesh.words` gives those since somebody started the process.
+  gateway:*` would refuse connections. The plugin keeps an unserved socket open for KEEP_S: new connections wait in the
+  backlog. After that they are refused, as with supervisor alone.
+- supervisor's stop signal is lost when the process was started in the same moment: until `exec`, the child has
+  supervisord's own handlers. supervisor would wait until it kills the process; the plugin repeats the signal.
+- supervisor restarts a process that lived longer than startsecs at once, for ever. `mesh.hold` delays the restart.
+- supervisor does not report which signal ended a process, or how a process ended that died in its first second.
+- supervisor treats the project's own path as part of the pattern in [include]: in a directory named "shop[old]" it
+  finds no program files. The plugin escapes the path.
+- supervisor opens its logs, its control socket and its pid file once. The plugin restores them when they are deleted
+  (see runtime_files).
+- supervisor ends the children of a process only when it has to kill that process itself. With the plugin, no child
+  outlives its process, however it ended.
+- A log also contains lines of earlier releases. `mesh.words` returns those since the last requested start.
 """
 
 from __future__ import annotations
@@ -45,41 +45,41 @@ from mesh.errors import MeshError
 from mesh.supervision import leftovers
 from mesh.supervision.runtime_files import RuntimeFiles
 
-#: Of the methods below; `mesh` asks for it, since a supervisord outlives the release that it was started with.
+#: The version of the methods below; `mesh` checks it, as a supervisord outlives the release that it was started with.
 VERSION: Final = 1
 
-#: How long a listening socket that nobody serves stays open. A restart of all gateways takes a drain and a start.
+#: How long an unserved listening socket stays open. A restart of all gateways takes a drain and a start.
 KEEP_S: Final = 15.0
 
 
-#: `status` is this less the signal's number of what a signal ended.
+#: For a process that a signal ended, `status` is this minus the number of the signal.
 SIGNALLED: Final = -100
 
-#: XML has no place for control characters, and a whole answer would be lost for one.
+#: XML does not allow control characters: a single one would make a whole answer invalid.
 _UNSPEAKABLE: Final = {code: 0xFFFD for code in range(32) if chr(code) not in "\t\n\r"}
 
-#: A stop so soon after the start may have met the child before its `exec`.
+#: A stop signal so soon after the start may have reached the child before its `exec`.
 EARLY_S: Final = 1.0
 
 
 class Plugin:
-    """The methods `mesh.…`. Their arguments and answers are plain values, as XML-RPC knows them."""
+    """The methods `mesh.…`. Their arguments and answers are plain values that XML-RPC supports."""
 
     def __init__(self, supervisord: Any) -> None:
         self._supervisord = supervisord
-        #: References to listening sockets, by group, and since when nobody else has one.
+        #: References to listening sockets, by group, and since when no process uses the socket.
         self._sockets: dict[str, Any] = {}
         self._unserved_at: dict[str, float] = {}
         #: process -> (seconds to wait before each next start, why).
         self._holds: dict[str, tuple[float, str]] = {}
         self._statuses: dict[str, int] = {}
-        #: How long the log of each process was when somebody last started it.
+        #: The length of each process's log at its last requested start.
         self._logged: dict[str, int] = {}
-        #: What the kernel said of the process that is reaped at this moment: (pid, wait status).
+        #: The process that is currently being reaped: (pid, wait status).
         self._reaped: tuple[int, int] = (0, 0)
         self._waitpid = supervisord.options.waitpid
         supervisord.options.waitpid = self._reap
-        #: Those that were told to stop a second time: once is enough, a worker takes the next for an order to hurry.
+        #: The processes that got the stop signal again: only once, because a further signal ends a worker at once.
         self._told_again: set[int] = set()
         self._files = RuntimeFiles(supervisord, lambda: _write_programs(supervisord))
         events.subscribe(events.ProcessStateStartingEvent, self._starting)
@@ -90,17 +90,16 @@ class Plugin:
         events.subscribe(events.SupervisorStoppingEvent, self._stopping)
 
     def version(self) -> int:
-        """Which of these methods there are."""
+        """The version of these methods."""
         return VERSION
 
     def sync(self, name: str) -> bool:
-        """Make a group what its files now say, and touch nothing else.
+        """Update a group to its current files, and touch nothing else.
 
-        New processes start, those that are gone from the files are forgotten (they must have been stopped), and the
-        rest run on.
+        New processes start, those without a file are removed (they must have been stopped), and the others run on.
 
         Args:
-            name: the group's.
+            name: of the group.
         """
         options = self._supervisord.options
         try:
@@ -121,12 +120,12 @@ class Plugin:
         return True
 
     def hold(self, name: str, seconds: float, why: str) -> bool:
-        """Let a process wait so long before each next start, when it ends without having been asked to.
+        """Delay each next start of a process by `seconds` when it ends unexpectedly.
 
         While it waits, supervisor shows it as BACKOFF, with `why`.
 
         Args:
-            seconds: 0 takes it back.
+            seconds: 0 ends the delay.
         """
         _, process = self._find(name)
         if seconds > 0:
@@ -136,23 +135,22 @@ class Plugin:
         return True
 
     def status(self, name: str) -> int:
-        """How a process last ended unasked: its exit status, -100 less the signal's number, or -2 when nobody knows.
+        """How a process last ended unexpectedly: its exit status, -100 minus the signal's number, or -2 if unknown.
 
-        (supervisor forgets it with the next start, which follows at once.)
+        (supervisor itself discards this at the next start, which follows at once.)
         """
         _, process = self._find(name)
         return self._statuses.get(_name_of(process), -2)
 
     def words(self, name: str, most: int) -> str:
-        """What a process has written since somebody last started it, when it ended and came back meanwhile as well; of
-        more than `most` bytes, the end."""
+        """The log of a process since its last requested start, including automatic restarts; the last `most` bytes."""
         _, process = self._find(name)
         path = _log_of(process)
         try:
             with open(path, "rb") as log:
                 size = log.seek(0, os.SEEK_END)
                 begun = self._logged.get(_name_of(process), 0)
-                # It was rotated in between: what there is has been written since.
+                # If it was rotated meanwhile, everything in it has been written since.
                 log.seek(max(begun if begun <= size else 0, size - int(most)))
                 return log.read().decode("utf-8", "replace").translate(_UNSPEAKABLE)
         except (OSError, TypeError):
@@ -176,7 +174,7 @@ class Plugin:
         return found
 
     def _end_leftovers(self, pid: int) -> None:
-        """Before anything starts in the place of what has just ended: nothing of it must run beside its successor."""
+        """End the children of a process that has just ended, before its successor starts beside them."""
         options = self._supervisord.options
         try:
             process = options.pidhistory.get(pid)
@@ -191,7 +189,7 @@ class Plugin:
             if ended:
                 options.logger.info(f"ended what {process.config.name} has left behind: {ended}")
         except Exception as exc:
-            # An error here would end supervisord, and everything with it.
+            # An error here would end supervisord and all its processes.
             options.logger.warn(f"what process {pid} has left behind was not ended: {exc!r}")
 
     def _status_of(self, process: Any) -> int:
@@ -208,11 +206,11 @@ class Plugin:
             return
         seconds, why = hold
         if process.state == ProcessStates.EXITED:
-            # From here on it goes the way of one that did not come up: BACKOFF, and a new try at `delay`.
+            # From here on, treat it like a process that failed to start: BACKOFF, and a new try at `delay`.
             process.state = ProcessStates.BACKOFF
         process.delay = time.time() + seconds
-        # supervisord takes a delay beyond so many seconds for a clock that was turned back, and gives up beyond
-        # startretries: a hold never leads there.
+        # supervisord mistakes a delay longer than `backoff` seconds for a clock that was set back, and gives up when
+        # `backoff` exceeds startretries: a hold must cause neither.
         process.backoff = min(math.ceil(seconds), process.config.startretries)
         process.spawnerr = why
 
@@ -253,7 +251,7 @@ class Plugin:
             try:
                 self._supervisord.options.kill(process.pid, process.config.stopsignal)
             except OSError:
-                pass  # it has just ended
+                pass  # the process has just ended
 
     def _close_unserved(self) -> None:
         for name in list(self._sockets):
@@ -264,18 +262,18 @@ class Plugin:
                 self._release(name)
 
     def _stopping(self, event: Any) -> None:
-        # At a reload supervisord closes all files by number before it starts anew: nothing must be kept across it.
+        # At a reload supervisord closes all files by number before it starts again: keep no socket across it.
         for name in list(self._sockets):
             self._release(name)
 
     def _release(self, name: str) -> None:
-        # Letting go of a reference is what closes the socket, if it was the last.
+        # Dropping the last reference closes the socket.
         self._sockets.pop(name, None)
         self._unserved_at.pop(name, None)
 
 
 def _alike(old: Any, new: Any) -> bool:
-    """Whether the processes of one may go on under the other: a socket is as old as its group."""
+    """Whether the processes of one group config may continue under the other: the socket belongs to the group."""
     return type(old) is type(new) and getattr(old, "socket_config", None) == getattr(new, "socket_config", None)
 
 
@@ -298,7 +296,7 @@ def _merge(group: Any, config: Any) -> None:
 
 
 def _log_of(process: Any) -> Any:
-    """The path of its log; None when it has none. An event listener's standard output is no log."""
+    """The path of a process's log; None when it has none. The standard output of an event listener is not a log."""
     return process.config.stdout_logfile or process.config.stderr_logfile
 
 
@@ -307,19 +305,19 @@ def _name_of(process: Any) -> str:
 
 
 def make(supervisord: Any, **_: str) -> Plugin:
-    """What [rpcinterface:mesh] names. Writes the program files, so that a supervisord which was started by hand runs
-    what mesh.toml says, and takes them in before anything has started."""
+    """The factory that [rpcinterface:mesh] names. Writes the program files and loads them before any process starts, so
+    that a supervisord which was started by hand runs the services of mesh.toml."""
     try:
         _take_in(supervisord)
     except MeshError as exc:
-        # supervisord itself would only say that it could not make this interface.
+        # supervisord itself would only report that it could not make this interface.
         sys.stderr.write(f"Error: {exc}\n")
         raise
     return Plugin(supervisord)
 
 
 class _Glob:
-    """The module `glob` as supervisor reads [include] with it, but that the project's path means itself."""
+    """Replaces the module `glob` when supervisor reads [include]; it treats the project's path literally."""
 
     def __init__(self, root: Path) -> None:
         self._root = f"{root}{os.sep}"
@@ -340,7 +338,7 @@ def _roster(layout: Any) -> Any:
 
 
 def _write_programs(supervisord: Any) -> None:
-    """Write the program files again while everything runs: as many copies as there are."""
+    """Write the program files again while everything runs, for the copies that exist."""
     from mesh.supervision import layout as layouts
 
     roster = _roster(layouts.read(Path(supervisord.options.configfile)))
@@ -351,13 +349,13 @@ def _write_programs(supervisord: Any) -> None:
 
 
 def _take_in(supervisord: Any) -> None:
-    # Here, not above: what is needed once shall not stay in the way of an import error's message.
+    # Imported here: it is needed only once, and an import error here has a clear message.
     from mesh.supervision import layout as layouts
 
     options = supervisord.options
     layout = layouts.read(Path(options.configfile))
-    # Here and not as environment=PATH="…:%(ENV_PATH)s", which grows at every reread: to supervisor every program has
-    # then changed, and `supervisorctl update` restarts them all.
+    # Not as environment=PATH="…:%(ENV_PATH)s", which grows at every reread: supervisor would treat every program as
+    # changed, and `supervisorctl update` would restart them all.
     first = [str(layout.root / ".venv" / "bin"), str(Path(sys.executable).parent)]
     rest = [each for each in os.environ.get("PATH", os.defpath).split(os.pathsep) if each not in first]
     os.environ["PATH"] = os.pathsep.join([*first, *rest])

@@ -1,6 +1,6 @@
-"""Trying each service's workers before anything that runs is replaced by them.
+"""Checks that each service's workers can start, before a roll replaces any process.
 
-Owns: when that is, and what a failure means. Leaves to others: the trying itself (doctor_services: `mesh run --check`).
+Owns: when to check, and the error. Leaves to others: the check itself (doctor_services: `mesh run --check`).
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from mesh.supervision.finding import Finding
 
 
 class PreflightFailed(SetupError):
-    """A service's workers could not begin; nothing was changed. `details` hold the services."""
+    """The workers of a service could not start; nothing was changed. `details` hold the services."""
 
     code = "preflight_failed"
 
 
 async def preflight(settings: Settings, env: Mapping[str, str], names: Collection[str] = ()) -> int:
-    """Import each service's classes with the present code and settings, as its workers would; how many were tried.
+    """Import each service's classes with the current code and settings, as its workers would; returns how many.
 
     Args:
         env: the environment that workers inherit.
         names: only these services; all of them when it is empty.
 
     Raises:
-        PreflightFailed: some could not begin; each is named, with the reason.
+        PreflightFailed: some could not start; each is named, with the reason.
     """
     found = usable(settings.file)
     wanted = [

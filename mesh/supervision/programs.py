@@ -1,12 +1,12 @@
-"""The text of program files: what supervisor is told about each worker and gateway.
+"""The text of program files: supervisor's configuration of each worker and gateway.
 
-Owns: from the settings to what there is to run, and how that is written so that supervisor reads what was meant.
-Leaves to others: how many, and the files themselves (roster); adding and removing processes (crew, plugin).
+Owns: deriving the programs from the settings, and writing values so that supervisor reads them unchanged.
+Leaves to others: the number of copies, and the files themselves (roster); adding and removing processes (crew, plugin).
 
-A worker has a file of its own, `greeting_0.conf`, and the workers of one service a group, `greeting.group.conf`: so
-`supervisorctl restart greeting:*` means them all, while each may be of another release: its file names that release's
-directory and command, and a worker that dies in the middle of a roll comes back as what it was. supervisor knows no
-groups of [fcgi-program]s, so the gateways share one file, `gateway.conf`, with a numprocs.
+Each worker has its own file, `greeting_0.conf`, and the workers of one service a group, `greeting.group.conf`: so
+`supervisorctl restart greeting:*` restarts them all, while each may run from another release: its file names that
+release's directory and command, and a worker that dies in the middle of a roll restarts from its earlier release.
+supervisor has no groups of [fcgi-program]s, so the gateways share one file, `gateway.conf`, with a numprocs.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ GATEWAY: Final = "gateway"
 #: Services start after hub (10) and store (15), in the order of mesh.toml, and before the gateways.
 FIRST_PRIORITY: Final = 20
 GATEWAY_PRIORITY: Final = 90
-#: Runs where a service has a `maximum`; first to stop, so that nobody is started while everything leaves.
+#: Runs when a service has a `maximum`; the first to stop, so that no worker is started while everything stops.
 AUTOSCALE: Final = "autoscale"
 AUTOSCALE_PRIORITY: Final = 95
-#: More copies than any host has use for; a slip of the finger should not start them.
+#: More copies than any host needs; protects against typing errors.
 MOST: Final = 1024
-#: What supervisor waits beyond a process' own limit before it kills: leaving the hubs and `stopped` hooks take time.
+#: How long supervisor waits beyond a process' own limit before it kills: leaving hubs and `stopped` hooks take time.
 STOP_MARGIN_S: Final = 10
 
 _NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 _CLASS: Final = re.compile(r"[\w./-]+(:\w+)?")
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-# Where supervisor's parser sees the beginning of a comment, even in quotes.
+# Where supervisor's parser starts a comment, even in quotes.
 _COMMENT: Final = re.compile(r"\s[;#]|[\0\r\n]")
 
-# startsecs, startretries: as said in supervisord.conf. stopasgroup, killasgroup: likewise.
+# startsecs, startretries, stopasgroup, killasgroup: see the comments in supervisord.conf.
 _COMMON: Final = """\
 autorestart=true
 startsecs=1
@@ -56,22 +56,22 @@ stdout_logfile_maxbytes=10MB
 stdout_logfile_backups=3
 """
 
-#: How every program file of mesh begins.
+#: The first line of every program file of mesh begins with this.
 SIGN: Final = "; Written by mesh from "
 _HEAD: Final = SIGN + "{table} of mesh.toml. `mesh up`, `mesh scale` and `mesh roll` write it again.\n"
 
 
 class Role(NamedTuple):
-    """What supervisor runs copies of: a service's workers, or the gateways.
+    """A program that supervisor runs in copies: a service's workers, or the gateways.
 
     Attributes:
         name: the group's name, and the first part of each process' name.
         table: where mesh.toml declares it.
-        declared: how many copies mesh.toml asks for.
-        socket: "tcp://127.0.0.1:8080" when supervisord shall hold a listening socket for them, else "".
-        stop_s: when supervisor kills a copy that it has asked to stop.
-        single: there is one copy at most, with no number and no group; and it is in no registry.
-        body: a program's lines, with {log} in the place of the log file.
+        declared: the number of copies in mesh.toml.
+        socket: "tcp://127.0.0.1:8080" when supervisord must hold a listening socket for them, else "".
+        stop_s: how long supervisor waits for a copy to stop before it kills it.
+        single: there is at most one copy, without a number and a group; it does not register.
+        body: the lines of a program, with {log} in place of the log file.
     """
 
     name: str
@@ -86,7 +86,7 @@ class Role(NamedTuple):
 
     @property
     def most(self) -> int:
-        """How many copies there may be."""
+        """The maximum number of copies."""
         return 1 if self.single else MOST
 
     def process(self, number: int) -> str:
@@ -96,14 +96,14 @@ class Role(NamedTuple):
         return f"{self.name}:{self.name}_{number}"
 
     def number(self, process: str) -> int | None:
-        """The number of a process of this role by its full name; None when it is none."""
+        """The number of a process of this role, from its full name; None for a process of another role."""
         if self.single:
             return 0 if process == self.name else None
         match = re.fullmatch(rf"{re.escape(self.name)}:{re.escape(self.name)}_(\d+)", process)
         return int(match[1]) if match else None
 
     def text(self, number: int) -> str:
-        """One copy's program, as it stands in its file; the same for all gateways."""
+        """The text of one copy's program file; the same for all gateways."""
         head = _HEAD.format(table=self.table)
         if self.socket:
             log = _plain(f"{self.log_dir}/{self.name}_", "[mesh] log_dir") + "%(process_num)d.log"
@@ -113,7 +113,7 @@ class Role(NamedTuple):
         return f"{head}[program:{name}]\n{self.body.format(log=log)}"
 
     def renumbered(self, text: str, old: int, new: int) -> str:
-        """One copy's program, for another copy."""
+        """The program text of one copy, changed for another copy."""
         if self.socket:
             return text
         name = re.escape(self.name)
@@ -124,20 +124,20 @@ class Role(NamedTuple):
         if not texts:
             return {}
         if self.socket:
-            # The copies are numbered from 0, without a gap.
+            # The copies are numbered from 0, without gaps.
             return {f"{self.name}.conf": _with_count(texts[max(texts)], len(texts))}
         if self.single:
             return {f"{self.name}.conf": texts[0]}
         members = ",".join(f"{self.name}_{number}" for number in sorted(texts))
         group = f"[group:{self.name}]\nprograms={members}\npriority={self.priority}\n"
-        # The group last: supervisor refuses one that names a program which is not there.
+        # The group comes last: supervisor rejects a group that names a missing program.
         return {
             **{f"{self.name}_{number}.conf": texts[number] for number in sorted(texts)},
             f"{self.name}.group.conf": _HEAD.format(table=self.table) + group,
         }
 
     def texts(self, files: Mapping[str, str]) -> dict[int, str]:
-        """The copies that these files hold: the other way round."""
+        """The texts of the copies in these files: the inverse of `files`."""
         if self.socket:
             text = files.get(f"{self.name}.conf", "")
             match = re.search(r"^numprocs=(\d+)\n", text, re.MULTILINE)
@@ -158,14 +158,14 @@ def owner(file: str) -> str:
 
 
 def roles(settings: Settings, fixed: frozenset[str] = frozenset(), *, gateway: bool = True) -> dict[str, Role]:
-    """What mesh.toml asks to be run, by name, in the order in which it starts.
+    """The roles that mesh.toml declares, by name, in the order in which they start.
 
     Args:
-        fixed: groups that supervisord.conf itself holds.
-        gateway: whether gateways are wanted from here; not when supervisord.conf has a program for them.
+        fixed: groups that supervisord.conf itself defines.
+        gateway: whether to include gateways; not when supervisord.conf has a program for them.
 
     Raises:
-        ConfigError: something cannot be run as it is written, or is in `fixed` as well.
+        ConfigError: a role cannot be run as declared, or is also in `fixed`.
     """
     found: dict[str, Role] = {}
     for name, service in settings.services.items():
@@ -198,7 +198,7 @@ def _service(name: str, service: ServiceSettings, settings: Settings, priority: 
         raise ConfigError(f"services.{name}.user: only root may run a worker as {service.user}; leave it out")
     words = [_mesh(settings), "run", "--as", name, *service.classes]
     if service.env_file:
-        # Read by the worker when it starts: what is secret in it is copied nowhere, and a restart takes what is new.
+        # The worker reads it when it starts: secrets are not copied anywhere, and a restart applies changes.
         words += ["--env-file", str(settings.root.resolve() / service.env_file)]
     limits = (
         ("memory", service.memory_bytes),
@@ -240,7 +240,7 @@ def _gateway(settings: Settings) -> Role:
     words = [_mesh(settings), "gateway", "--fd", "0"]
     stop_s = math.ceil(gateway.drain_s) + STOP_MARGIN_S
     body = _body("gateway", words, settings, {}, "", GATEWAY_PRIORITY, stop_s)
-    # The backlog holds who comes while every gateway is busy or restarting; the kernel lowers it to somaxconn.
+    # The backlog holds connections while every gateway is busy or restarting; the kernel lowers it to somaxconn.
     own = f"socket={socket}\nsocket_backlog=4096\nprocess_name=%(program_name)s_%(process_num)d\n"
     return Role(
         name=GATEWAY,
@@ -287,20 +287,20 @@ def _body(
     if user:
         lines.append(f"user={_plain(user, where)}")
     lines.append(f"priority={priority}")
-    # {log} is left for later; whatever else is in braces means itself.
+    # {log} is replaced later; all other braces are literal.
     text = "\n".join(lines).replace("{", "{{").replace("}", "}}")
     return f"{text}\n{_COMMON.format(stop_s=stop_s, log='{log}')}"
 
 
 def _mesh(settings: Settings) -> str:
-    """The command: that of the project's own .venv by its path, so that a worker keeps to its release; else whichever
-    supervisord finds."""
+    """The `mesh` command: the path in the project's own .venv, so that a worker stays with its release; else the one
+    that supervisord finds."""
     own = settings.root.resolve() / ".venv" / "bin" / "mesh"
     return str(own) if own.exists() else "mesh"
 
 
 def _plain(value: str, where: str) -> str:
-    """`value` so that supervisor reads it as it is."""
+    """`value`, written so that supervisor reads it unchanged."""
     if _COMMENT.search(value):
         raise ConfigError(
             f'{where}: supervisor cannot read "{value}": it takes " ;" and " #" for the beginning of a comment, and a '
@@ -314,7 +314,7 @@ def _quoted(name: str, value: str, where: str) -> str:
     if not _VARIABLE.fullmatch(name):
         raise ConfigError(f'{where}: "{name}" cannot name a variable')
     quote = "'" if '"' in value else '"'
-    # supervisor strips both kinds of quotes from both ends, and knows no escapes.
+    # supervisor strips both kinds of quotes from both ends, and has no escapes.
     if quote in value or value.strip("'\"") != value:
         raise ConfigError(f"{where}.{name}: supervisor cannot pass on such quotes; put it into the env_file")
     return quote + _plain(value, f"{where}.{name}") + quote

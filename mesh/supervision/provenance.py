@@ -1,7 +1,7 @@
-"""By which mesh.toml and from which release a process runs, where that is not what the project now has.
+"""The mesh.toml and the release that a process was started with, when they differ from the project's current ones.
 
-A process reads mesh.toml once, in the directory that it works in. Where releases stand side by side, that directory
-tells; where files are changed in their place, only the times do.
+A process reads mesh.toml once, in its working directory. Where releases are installed side by side, that directory
+identifies the release; where files are changed in place, only modification times can be compared.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mesh.supervision.layout import Layout
 
 
 def stale(layout: Layout, settings: Settings, process: Process) -> str:
-    """What a process runs by, when that is another mesh.toml than the project's; "" when it is that one."""
+    """A description of the mesh.toml that a process runs with, when it differs from the project's; "" otherwise."""
     if release := elsewhere(layout, process.pid):
         return f"runs by {release / 'mesh.toml'}, and {layout.root.resolve().name} is current"
     if settings.file is None or not process.pid:
@@ -31,7 +31,7 @@ def stale(layout: Layout, settings: Settings, process: Process) -> str:
 
 
 def elsewhere(layout: Layout, pid: int) -> Path | None:
-    """The release that a process runs from, when releases stand side by side and it is not the current one."""
+    """The release that a process runs from, when releases are installed side by side and it is not the current one."""
     root = layout.root.resolve()
     place = family.directory(pid) if pid else None
     if place is None or place == root or place.parent != root.parent or not (place / layout.conf.name).exists():
@@ -42,7 +42,7 @@ def elsewhere(layout: Layout, pid: int) -> Path | None:
 def earlier_settings(layout: Layout, processes: Iterable[Process]) -> Settings | None:
     """The settings of the release that processes run from, when that is not the current one, and it can be read."""
     releases = [release for process in processes if (release := elsewhere(layout, process.pid)) is not None]
-    # The most of them: what a roll before this one left behind is not what this one goes back to.
+    # Prefer the release of most processes: a few may be left from a roll before this one.
     for release in sorted(set(releases), key=releases.count, reverse=True):
         try:
             return load(release / "mesh.toml")

@@ -1,7 +1,7 @@
-"""Who of this host's processes is ready: it is in the registry, and it answers when it is asked.
+"""Which of this host's processes are ready: registered, and answering calls.
 
-Owns: that question. RUNNING, to supervisor, means only that a process has not ended in its first second.
-Leaves to others: the registry (discovery), asking (service.node), which processes there are (control).
+Owns: this check. supervisor's RUNNING only means that a process has not ended in its first second.
+Leaves to others: the registry (discovery), calls (service.node), the list of processes (control).
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from mesh.discovery.record import Instance
 from mesh.errors import MeshError
 from mesh.service.node import Node
 
-#: A ready worker answers in milliseconds; one whose loop is held up for so long is asked again at the next look.
+#: A ready worker answers in milliseconds; a worker with a blocked loop is asked again at the next poll.
 ANSWER_S: Final = 2.0
 
 
 class Readiness:
-    """What one node sees of the processes of its own host."""
+    """The readiness of the processes of this host, as seen by one node."""
 
     def __init__(self, node: Node) -> None:
         self.node = node
-        # Once is enough: what answered and then hangs is another trouble than not being up.
+        # One answer is enough: a process that hangs later is a different problem.
         self._answered: set[tuple[str, int]] = set()
 
     @property
     def heard(self) -> bool:
-        """Whether a hub has told who lives."""
+        """Whether a hub has sent the registry."""
         return self.node.agent.synced
 
     def instances(self) -> dict[int, list[Instance]]:
@@ -40,7 +40,7 @@ class Readiness:
         return found
 
     async def answering(self, pids: Iterable[int]) -> set[int]:
-        """Those of `pids` that are in the registry and have answered, now or at an earlier look."""
+        """Those of `pids` that are in the registry and have answered, now or in an earlier poll."""
         known = self.instances()
         asked = [pid for pid in pids if pid in known]
         answers = await asyncio.gather(*(self._answers(known[pid][0]) for pid in asked))

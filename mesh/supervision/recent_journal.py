@@ -1,6 +1,6 @@
-"""The log lines of processes that write to no file, asked of the processes themselves.
+"""The log lines of processes without a log file, requested from the processes themselves.
 
-Reading files is `journal`; keeping lines is `telemetry.recent_lines`.
+`journal` reads files; `telemetry.recent_lines` keeps lines in memory.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from mesh.service.node import Node
 from mesh.supervision import unsupervised
 from mesh.supervision.journal import Line, read_line
 
-#: A process with a blocked loop is left out of one look.
+#: A process with a blocked loop is skipped once.
 ANSWER_S: Final = 1.0
 
 
 class RecentJournal:
-    """What the processes of this host that are in the registry last logged, as one journal."""
+    """The last log lines of this host's registered processes, as one journal."""
 
     def __init__(self, node: Node, names: Sequence[str]) -> None:
         """
@@ -37,13 +37,13 @@ class RecentJournal:
         self._next: dict[str, int] = {}
 
     def chosen(self) -> list[Instance]:
-        """One instance of each process whose lines are asked for."""
+        """One instance of each process to read lines from."""
         instances = [each for each in self._node.table if not self._names or self._names & {each.service, each.id}]
         pids = {each.pid for each in unsupervised.processes(instances, self._node.settings.mesh.host)}
         return list({each.pid: each for each in instances if each.pid in pids}.values())
 
     async def new(self) -> list[Line]:
-        """The lines since the last look, in the order of time."""
+        """The lines since the last call, in the order of time."""
         found = await asyncio.gather(*(self._ask(each.id) for each in self.chosen()))
         return list(heapq.merge(*found, key=lambda line: line.at))
 
@@ -53,6 +53,6 @@ class RecentJournal:
             answer: Any = await self._node.call("$worker.logs", since, instance=instance, timeout=ANSWER_S)
             log = msgspec.convert(answer, RecentLog)
         except (MeshError, msgspec.ValidationError):
-            return []  # it leaves, or is of an earlier release
+            return []  # it is leaving, or runs an earlier release
         self._next[instance] = log.next
         return [read_line(instance, text) for text in log.lines]

@@ -1,13 +1,13 @@
-"""A store hands its data to the next one in a blink.
+"""Replaces the store with almost no interruption.
 
-Owns: who holds the store's folder while its program is replaced.
+Owns: which process holds the store's folder while its program is replaced.
 Leaves to others: waiting for the folder (store.standby), going back to a release (standing).
 
-One process at a time has the folder. To stop a store and then start one keeps writers waiting for as long as Python
-takes to start; so the next one is started beforehand, and waits for the folder with everything imported and the hubs
-found. supervisor cannot give a process another's name, so that happens twice: a spare store, which runs from the new
-release, takes over from the old one; then the program `store` is started anew, waits likewise, and takes over from
-the spare. A store that cannot start at all is found out while the old one still serves.
+Only one process at a time can hold the folder. If a store were stopped and then started, writers would wait for as long
+as Python takes to start; so the next store is started beforehand, and waits for the folder with everything imported and
+the hubs found. supervisor cannot rename a process, so this happens twice: a spare store, which runs from the new
+release, takes over from the old one; then the program `store` is started again, waits in the same way, and takes over
+from the spare. A store that cannot start at all is detected while the old one still serves.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from mesh.supervision.halt import Halt
 from mesh.supervision.layout import Layout, Program
 from mesh.supervision.standing import Standing, command, current, section
 
-#: The option of `mesh store` by which it waits for the folder instead of ending.
+#: The option that makes `mesh store` wait for the folder instead of ending.
 WAIT: Final = "--wait"
 
 
 class StoreRelay(Standing):
-    """The program `store`, in a roll."""
+    """The program `store` during a roll."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class StoreRelay(Standing):
         return await super().forward()
 
     async def replace(self, name: str) -> None:
-        """The old one leaves, the spare one has the folder; it leaves, and the new one has it."""
+        """Hand the folder from the old store to the spare one, and from the spare one to the new store."""
         if not self._spared:
             await super().replace(name)
             return
@@ -65,7 +65,7 @@ class StoreRelay(Standing):
         self._let_wait(self.name)
         crew.begin([name])
         await self._waits(name)
-        # It has had the folder for as long as a start takes.
+        # By now the spare store has held the folder for as long as a start takes.
         await crew.running(spare)
         await crew.end([self._spare], stop_s)
         self._pids |= await self.answer([name])
@@ -73,12 +73,12 @@ class StoreRelay(Standing):
         self.let_go()
 
     async def back(self, *, sound: bool = False) -> str:
-        """The spare one leaves first: it has the folder, or waits for it."""
+        """Go back; the spare store leaves first, as it holds the folder or waits for it."""
         if self._spared:
             await self.crew.end([self._spare], self.program.stop_s)
             self._forget_spare()
             if not self.pinned:
-                # There is no earlier code. What the spare one could do, the program itself may do at the next try.
+                # The earlier code is gone. The program itself may start at the next try, as the spare one did.
                 self.let_go()
                 self.crew.begin(self.ran)
         return await super().back(sound=sound)
@@ -86,14 +86,14 @@ class StoreRelay(Standing):
     # --- inside -------------------------------------------------------------------------------------------
 
     async def _prepare(self) -> None:
-        """Start the spare one, and see that it can do all but open the file."""
+        """Start the spare store, and check that it can do everything except open the file."""
         self._spared = True
         log = f"{self._log_dir}/{self._spare}.log"
         self._let_wait(self._spare, autorestart="false", stdout_logfile=log.replace("%", "%%"))
         await self._waits(self._spare)
 
     def _let_wait(self, program: str, **keys: str) -> None:
-        """Give a program the section of the new release's store, with a command that waits."""
+        """Configure a program like the store of the new release, with a command that waits for the folder."""
         release = current(self._layout, self.program)
         words = f"{command(self.program, release)} {WAIT} {self.patience_s + self.program.stop_s:.0f}"
         text = section(self.program, release, name=program, command=words, **keys)
@@ -102,7 +102,7 @@ class StoreRelay(Standing):
 
     async def _waits(self, name: str) -> None:
         async def missing(pids: Collection[int]) -> Collection[int]:
-            # It has the folder at once where the other has just died.
+            # It holds the folder at once if the other store has just died.
             return set(pids) - {waits_for(self._dir), owner(self._dir)}
 
         await self.crew.until([name], self.patience_s, missing, lambda pid: "it does not come to wait for its turn")

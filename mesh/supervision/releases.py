@@ -1,4 +1,4 @@
-"""The releases of a host that the playbooks deploy to: which there are, which is current, and what became of each turn.
+"""The releases of a host that the playbooks deploy to: their list, the current one, and the result of each deployment.
 
 Owns: reading them. The playbooks write them (playbooks/module_utils/mesh_place.py).
 """
@@ -27,7 +27,7 @@ class Release(NamedTuple):
     """One release.
 
     Attributes:
-        good_at: when it passed its gates, by the clock of the wall; None when it did not.
+        good_at: when it passed its gates, by the wall clock; None when it did not.
     """
 
     name: str
@@ -36,12 +36,12 @@ class Release(NamedTuple):
 
 
 class Releases(NamedTuple):
-    """What a host has.
+    """The releases of a host.
 
     Attributes:
-        releases: the one that became good last comes first.
-        unfinished: of a deployment that was cut off, the release before it; None when there is none.
-        turns: `at`, `result`, `release` and more of each turn, the latest first.
+        releases: the release that became good last comes first.
+        unfinished: the release before a deployment that was cut off; None when there is no such deployment.
+        turns: `at`, `result`, `release` and more of each deployment on this host, the latest first.
     """
 
     releases: list[Release]
@@ -50,10 +50,10 @@ class Releases(NamedTuple):
 
 
 def read(layout: Layout, most: int) -> Releases:
-    """What the host of this project has, with the last `most` turns.
+    """The releases of this project's host, with the last `most` deployments.
 
     Raises:
-        NotDeployed: the project stands by itself.
+        NotDeployed: the project is not in a directory of releases.
     """
     root = layout.root.resolve()
     place = root.parent
@@ -89,5 +89,5 @@ def _turns(path: Path, most: int) -> list[dict[str, Any]]:
         try:
             found.append(json.loads(line))
         except ValueError:
-            continue  # a power failure cut it
+            continue  # a line that was truncated by a power failure
     return found

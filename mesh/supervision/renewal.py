@@ -1,7 +1,7 @@
-"""Starting anew what runs by another mesh.toml, and therefore is not found where the present one has it looked for.
+"""Restarts processes that run with an earlier mesh.toml and therefore cannot be found with the current one.
 
-After a release that named other hubs, `mesh up` would otherwise wait in vain: what runs goes on as it is, and registers
-at hubs that the present settings do not know.
+After a release with other hubs, `mesh up` would otherwise wait in vain: running processes are not changed, and they
+register at hubs that the current settings do not name.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from mesh.supervision.provenance import stale
 def stale_among(
     layout: Layout, settings: Settings, processes: Sequence[Process], missing: Collection[str], *, hub: bool
 ) -> list[Process]:
-    """Those of the missing processes that run by another mesh.toml.
+    """The missing processes that run with another mesh.toml.
 
     Args:
         missing: names of processes that are not in the registry, or do not answer.
-        hub: no hub answers, so that this host's hubs are missing as well.
+        hub: no hub answers, so this host's hubs are missing as well.
     """
     verbs = {program.group: program.verb for program in layout.programs}
     wanted = (each for each in processes if each.name in missing or (hub and verbs.get(each.program) == "hub"))
@@ -30,10 +30,10 @@ def stale_among(
 
 
 async def renew(crew: Crew, layout: Layout, processes: Sequence[Process]) -> None:
-    """Stop these, and start them as the project now has them.
+    """Stop these processes, and start them with the project's current settings.
 
     Raises:
-        Unavailable: one does not stop.
+        Unavailable: a process does not stop.
     """
     stops = {program.group: program.stop_s for program in layout.programs}
     for process in processes:

@@ -1,12 +1,13 @@
-"""Replacing what runs by what mesh.toml, supervisord.conf and the code now say, without a moment in which fewer answer.
+"""Replaces running processes with the current mesh.toml, supervisord.conf and code, without reducing their number.
 
-Owns: the order among all that runs, and that all of it goes back when one part does not become ready.
-Leaves to others: workers and gateways (copies), what stands in supervisord.conf (standing), the store (relay), each
-step (crew), what a release is (deployment).
+Owns: the order of all parts, and going back with all of them when one part does not become ready.
+Leaves to others: workers and gateways (copies), programs of supervisord.conf (standing), the store (relay), each step
+(crew), releases (deployment).
 
-What others stand on goes first: hub, then store. A store or a hub understands those of the release before it, as every
-server does, and a bad one is found out before anything else was touched. Then services, gateways and the rest go side
-by side: while a roll lasts, old and new call each other in any case. Going back takes the opposite way.
+The processes that others depend on are replaced first: hub, then store. A store or a hub understands clients of the
+release before it, as every server does, and a faulty one is detected before anything else is touched. Then services,
+gateways and the rest are replaced in parallel: during a roll, old and new processes call each other in any case. Going
+back takes the opposite order.
 """
 
 from __future__ import annotations
@@ -36,10 +37,10 @@ from mesh.supervision.standing import Standing, programs
 
 T = TypeVar("T")
 
-#: At least so many parts are rolled at a time. A start takes a processor for half a second, which those that serve need
-#: as well; then the part settles for a second, and takes nothing.
+#: At least so many parts are rolled at a time. A start uses a processor for half a second, and serving processes need
+#: it, too; then the part settles for a second without using it.
 SIDE_BY_SIDE: Final = 4
-#: The commands that others stand on, in the order in which they are replaced.
+#: The commands of the processes that others depend on, in the order in which they are replaced.
 GROUND: Final = ("hub", "store")
 
 
@@ -62,23 +63,23 @@ class Rolled(NamedTuple):
 
 
 class Part(Protocol):
-    """What a roll is made of."""
+    """One part of a roll."""
 
     name: str
-    #: It is ready when it is in the registry.
+    #: Whether the part is ready when it is in the registry.
     registered: bool
 
     def hold(self) -> None:
-        """Keep what runs to its release, whatever happens before this part's turn."""
+        """Keep the running processes on their release, even if they restart before this part is rolled."""
 
     async def forward(self) -> int:
-        """Replace each process that runs; how many that were."""
+        """Replace each running process; returns how many there were."""
 
     async def back(self, *, sound: bool = False) -> str:
-        """Undo that; what runs then, in words.
+        """Undo `forward`; returns a description of what runs then.
 
         Args:
-            sound: nothing speaks against what was begun, it was only broken off.
+            sound: the roll was only interrupted; the new release has not failed.
         """
 
 
@@ -96,15 +97,15 @@ async def roll(
 
     Args:
         patience_s: how long one replacement may take to become ready.
-        settle_s: how long it must then go on before the next step.
-        gate: how many of the calls that the new processes answer may fail; None does not look.
+        settle_s: how long it must then stay up before the next step.
+        gate: how many of the calls that the new processes answer may fail; None disables the check.
 
     Raises:
-        NoSuchRole: nothing of that name runs from here.
-        RollFailed: a replacement did not become ready; what ran before runs again.
-        RollInterrupted: the task was cancelled in the middle; likewise. (While it goes back, a second time ends it.)
-        Unavailable: no supervisord runs, or a process does not leave.
-        LockTaken: another command is changing what runs.
+        NoSuchRole: this project runs nothing with that name.
+        RollFailed: a replacement did not become ready; the earlier processes run again.
+        RollInterrupted: the task was cancelled; the roll went back, too. (A second cancellation ends going back.)
+        Unavailable: no supervisord runs, or a process does not stop.
+        LockTaken: another command is changing the processes.
     """
     async with at_work(layout, settings, tell) as crew:
         _check_names(crew.roster, layout, names)
@@ -151,14 +152,14 @@ class _Roll:
         self._limits = (patience_s, settle_s)
         self._halt = Halt()
         self._begun: list[Part] = []
-        # What it goes back to may have other hubs, keys or addresses than what it brings.
+        # The earlier release may have other hubs, keys or addresses than the new one.
         earlier = earlier_settings(layout, crew.control.processes())
         self._earlier = earlier if earlier is not None and _asks_otherwise(earlier, settings) else None
-        #: Whether all went back to what it was.
+        #: Whether everything went back to its earlier state.
         self._undone = True
 
     def parts(self, names: Collection[str]) -> tuple[list[Part], list[Part]]:
-        """(those that others stand on, the rest)."""
+        """(the parts that others depend on, the rest)."""
         crew, layout = self._crew, self._layout
         ground: dict[str, Part] = {}
         rest: list[Part] = []
@@ -179,10 +180,10 @@ class _Roll:
         return [ground[verb] for verb in GROUND if verb in ground], [*copies, *rest]
 
     async def forward(self, parts: Sequence[Part]) -> None:
-        """Replace these, side by side.
+        """Replace these parts in parallel.
 
         Raises:
-            RollFailed: one did not become ready; everything went back.
+            RollFailed: a part did not become ready; everything went back.
         """
         room = asyncio.Semaphore(max(SIDE_BY_SIDE, cores()))
         failures: list[MeshError] = []
@@ -209,10 +210,10 @@ class _Roll:
         self.rolled += [each for each in done if each is not None]
 
     async def stay(self) -> None:
-        """See for a while how what was replaced answers.
+        """Observe for a while how the new processes answer.
 
         Raises:
-            RollFailed: with errors; everything went back.
+            RollFailed: they answer with errors; everything went back.
         """
         if self.gate is None:
             return
@@ -226,13 +227,13 @@ class _Roll:
         return RollFailed(words, details={**exc.details, "undone": self._undone})
 
     async def go_back(self, *, sound: bool = False) -> str:
-        """Undo everything, the latest first; what runs then, in words. `sound` as of Part.back."""
+        """Undo everything, the latest first; returns a description of what runs then. `sound`: see Part.back."""
         went = []
         async with AsyncExitStack() as stack:
             parts = self._begun[::-1]
             if self._earlier is not None:
-                # The registry first, since it says of the others whether they are ready; and it is asked as the earlier
-                # release asks it.
+                # The hubs first, since readiness of the others is checked with their registry, using the settings of
+                # the earlier release.
                 parts.sort(key=lambda part: not _is_hub(part))
                 node = await stack.enter_async_context(connect(self._earlier, wait_s=0.0, role=OPERATOR))
                 self._crew.look_through(Readiness(node))
@@ -245,7 +246,7 @@ class _Roll:
         return "; ".join(went) or "nothing was changed"
 
     async def dismiss(self) -> None:
-        """End what supervisord.conf named once, and does not any more."""
+        """End programs that supervisord.conf does not name any more."""
         layout = layouts.read(self._layout.conf)
         named = {program.group for program in layout.programs}
         for group in {each.program for each in self._crew.control.processes()} - named:
@@ -259,7 +260,7 @@ def _is_hub(part: Part) -> bool:
 
 
 def _asks_otherwise(one: Settings, other: Settings) -> bool:
-    """Whether a node by these settings would ask other hubs, or otherwise, than one by those."""
+    """Whether nodes with these settings would use different hubs, or connect to them differently."""
     return any(getattr(one, table) != getattr(other, table) for table in ("mesh", "keys", "discovery", "links"))
 
 
@@ -275,7 +276,7 @@ async def _one(work: Callable[[Part], Awaitable[T]], part: Part) -> T:
 
 def _check_names(roster: Roster, layout: Layout, names: Collection[str]) -> None:
     """Raises:
-    NoSuchRole: nothing of one of these names runs from here; the nearest is named.
+    NoSuchRole: this project runs nothing with one of these names; the message suggests the most similar name.
     """
     there = [*roster.roles, *(each for program in programs(layout) for each in {program.name, program.group})]
     for name in names:

@@ -1,10 +1,10 @@
-"""Which copies of what there are to be: declared in mesh.toml, chosen by `mesh scale`, present as program files.
+"""The copies of each role: declared in mesh.toml, chosen by `mesh scale`, present as program files.
 
 Owns: the directory of program files, the chosen numbers in it, and that only one command changes it at a time.
-Leaves to others: what a program file says (programs), making supervisord follow (crew, plugin).
+Leaves to others: the text of a program file (programs), updating supervisord (crew, plugin).
 
-A chosen number outlives `mesh down`, a restart of supervisord and, if the run directory does, of the machine. It holds
-until `mesh scale NAME=declared`, or until the number in mesh.toml changes: that is the later decision.
+A chosen number survives `mesh down`, a restart of supervisord and, if the run directory does, of the machine. It applies
+until `mesh scale NAME=declared`, or until the number in mesh.toml changes: the later decision takes precedence.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ PIN: Final = ".pin.conf"
 
 
 class Choice(msgspec.Struct, frozen=True):
-    """A number that somebody chose.
+    """A number that was chosen by `mesh scale` or the autoscaler.
 
     Attributes:
-        declared: what mesh.toml said then.
+        declared: the number in mesh.toml at that time.
     """
 
     chosen: int
@@ -44,14 +44,14 @@ class Roster:
     """The program files of one project.
 
     Attributes:
-        roles: what mesh.toml asks to be run, by name, in the order in which it starts.
-        directory: where the files are.
-        fixed: what supervisord.conf itself runs.
+        roles: the roles that mesh.toml declares, by name, in the order in which they start.
+        directory: of the files.
+        fixed: the groups that supervisord.conf itself defines.
     """
 
     def __init__(self, layout: Layout, settings: Settings) -> None:
         """Raises:
-        ConfigError: mesh.toml asks for workers, and supervisord.conf has no place for them; or a role cannot be run.
+        ConfigError: mesh.toml declares workers, and supervisord.conf has no place for them; or a role cannot be run.
         """
         named = [name for name, service in settings.services.items() if service.classes]
         if layout.directory is None or not layout.plugged:
@@ -60,20 +60,20 @@ class Roster:
             raise ConfigError(f"{layout.conf}: {lacking} is missing, which {what} needs; add:\n{WANTED}")
         self.directory: Path = layout.directory
         self.fixed = layout.fixed
-        # Who has a program for the gateways in the file itself goes on with that.
+        # A project with a program for the gateways in supervisord.conf keeps using it.
         own_gateway = any(program.verb == GATEWAY and not program.included for program in layout.programs)
         self.roles: dict[str, Role] = roles(settings, layout.fixed, gateway=not own_gateway)
 
     # --- numbers ------------------------------------------------------------------------------------------
 
     def count(self, name: str) -> int:
-        """How many copies there are to be: the chosen number, or the declared one."""
+        """The wanted number of copies: the chosen number, or the declared one."""
         role = self.roles[name]
         choice = self._choices().get(name)
         return choice.chosen if choice is not None and choice.declared == role.declared else role.declared
 
     def choose(self, name: str, count: int) -> None:
-        """Remember a number; the declared one is nothing to remember."""
+        """Record a chosen number; the declared number is not recorded."""
         choices = self._choices()
         declared = self.roles[name].declared
         if count == declared:
@@ -101,22 +101,22 @@ class Roster:
         return self.roles[name].texts(self._files(name))
 
     def unknown(self) -> list[str]:
-        """Names that program files are there for, but that mesh.toml does not run (any more)."""
+        """Names with program files that mesh.toml does not declare (any more)."""
         return sorted({owner(file) for file in self._all()} - set(self.roles))
 
     def wanted(self, name: str) -> dict[int, str]:
-        """The copies that there are to be, as mesh.toml now has them."""
+        """The wanted copies, with their texts from the current mesh.toml."""
         role = self.roles[name]
         return {number: role.text(number) for number in range(self.count(name))}
 
     def keep(self, name: str, texts: Mapping[int, str]) -> None:
-        """Make these copies the ones that have program files.
+        """Write program files for these copies, and remove all others of this name.
 
-        Whenever this is interrupted, what is there can be read by supervisor: a group's file appears after those of its
-        members, and goes before them.
+        supervisor can read the files even if this is interrupted: the file of a group is created after the files of its
+        members, and removed before them.
         """
         role = self.roles[name]
-        # supervisor refuses a file whose log cannot be written.
+        # supervisor rejects a program file if its log cannot be written.
         role.log_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         files = role.files(texts)
         there = self._files(name)
@@ -130,7 +130,7 @@ class Roster:
         self._remove(self._files(name))
 
     def refresh(self) -> None:
-        """Make all files what mesh.toml and the chosen numbers say: for a supervisord that starts."""
+        """Update all files to mesh.toml and the chosen numbers, for a supervisord that starts."""
         for name in self.pins():
             self.unpin(name)
         for name in self.unknown():
@@ -143,7 +143,7 @@ class Roster:
 
     def _all(self) -> dict[str, str]:
         texts = {path.name: path.read_text(encoding="utf-8") for path in sorted(self.directory.glob("*.conf"))}
-        # What somebody else has put here is supervisor's to read, and nobody's to change.
+        # Leave files of other authors alone; supervisor reads them, too.
         return {file: text for file, text in texts.items() if text.startswith(SIGN) and not file.endswith(PIN)}
 
     def _remove(self, files: Iterator[str] | set[str] | dict[str, str]) -> None:
@@ -152,45 +152,45 @@ class Roster:
 
     def _write(self, file: str, text: str) -> None:
         self._make()
-        # Whole or not at all: supervisord may read at any moment. Its [include] takes no name that begins with a dot.
+        # Replace atomically: supervisord may read at any moment. Its [include] ignores names that begin with a dot.
         new = self.directory / f".{file}.new"
         new.touch(mode=0o600)
         new.write_text(text, encoding="utf-8")
         os.replace(new, self.directory / file)
 
     def _make(self) -> None:
-        # Each by itself: a directory's parents would be made open to others.
+        # Create each one separately: `parents=True` would make the parents accessible to others.
         for directory in (self.directory.parent, self.directory):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     # --- pins ---------------------------------------------------------------------------------------------
 
     def pins(self) -> dict[str, str]:
-        """What keeps programs of supervisord.conf itself to a release, by name (see standing)."""
+        """The pins that keep programs of supervisord.conf itself on a release, by name (see standing)."""
         found = sorted(self.directory.glob(f"*{PIN}"))
         return {path.name.removesuffix(PIN): path.read_text(encoding="utf-8") for path in found}
 
     def pin(self, name: str, text: str) -> None:
-        """Let these sections hold beside, and before, those of supervisord.conf."""
+        """Add these sections, which override those of supervisord.conf."""
         self._write(name + PIN, text)
 
     def unpin(self, name: str) -> None:
-        """Let supervisord.conf hold again."""
+        """Remove a pin, so that supervisord.conf applies again."""
         (self.directory / (name + PIN)).unlink(missing_ok=True)
 
     # --- one at a time ------------------------------------------------------------------------------------
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Be the only one that changes anything.
+        """Take the exclusive lock for changes.
 
         Raises:
-            LockTaken: another command is at it; it is named.
+            LockTaken: another command, named in the message, holds the lock.
         """
         self._make()
         with (self.directory / LOCK).open("a+", encoding="utf-8") as file:
             try:
-                # The kernel lets go of it however its owner ends.
+                # The kernel releases the lock however its owner ends.
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 file.seek(0)
@@ -203,7 +203,7 @@ class Roster:
 
 
 def of(layout: Layout, settings: Settings) -> Roster | None:
-    """The roster of a project that has one: None when supervisord.conf itself names all that runs.
+    """The roster of a project; None when supervisord.conf itself defines all programs.
 
     Raises:
         ConfigError: as Roster.

@@ -1,8 +1,8 @@
-"""The files and directories that a running supervisord needs, made again when they were deleted.
+"""Restores deleted files and directories that a running supervisord needs.
 
-supervisord opens its logs, its control socket and its pid file once. After `rm -rf logs` no process of it can start any
-more ("error making dispatchers"), and after `rm -rf run` no command finds it, although everything still serves. This
-runs inside of supervisord (see plugin) and puts back what is missing.
+supervisord opens its logs, its control socket and its pid file once. After `rm -rf logs` it cannot start any process
+("error making dispatchers"), and after `rm -rf run` no command finds it, although everything still serves. This module
+runs inside supervisord (see plugin) and restores missing files.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 
 class RuntimeFiles:
-    """Those of one supervisord."""
+    """The runtime files of one supervisord."""
 
     def __init__(self, supervisord: Any, write_programs: Callable[[], None]) -> None:
         """
@@ -32,7 +32,7 @@ class RuntimeFiles:
             _make_directory(Path(path).parent)
 
     def check(self) -> None:
-        """Put back whatever is missing; called every few seconds."""
+        """Restore missing files; called every few seconds."""
         self._logs()
         self._pidfile()
         self._control_sockets()
@@ -70,7 +70,7 @@ def _listen_again(config: dict[str, Any], server: Any) -> None:
     fresh = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     fresh.setblocking(False)
     fresh.bind(temporary)
-    # Under a name of its own until it listens with the right permissions, as supervisor itself does it.
+    # Use a temporary name until it listens with the right permissions, as supervisor itself does.
     os.chmod(temporary, config["chmod"])
     fresh.listen(1024)
     os.rename(temporary, path)
@@ -85,5 +85,5 @@ def _logs(process: Any) -> Iterable[str]:
 
 
 def _make_directory(directory: Path) -> None:
-    # 0700, as `mesh up` makes it: a user who can open the control socket controls everything that runs.
+    # 0700, as in `mesh up`: a user who can open the control socket controls all processes.
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)

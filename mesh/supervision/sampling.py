@@ -1,7 +1,7 @@
-"""What this host's processes do now: two looks at their counters, and the difference between them.
+"""The current activity of this host's processes, from the difference of two samples of their counters.
 
-Owns: asking workers for their counters, and rates, times and processor shares from two answers.
-Leaves to others: counting (telemetry), the operating system's part (usage), what follows from it (autoscale, top).
+Owns: requesting counters from workers, and computing rates, durations and processor shares from two answers.
+Leaves to others: counting (telemetry), data of the operating system (usage), using the results (autoscale, top).
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from mesh.supervision.readiness import Readiness
 from mesh.supervision.usage import Usage, usage
 from mesh.telemetry.snapshot import MethodSample, Snapshot
 
-#: A worker whose loop is held up for longer is shown without its counters; what the kernel knows is there all the same.
+#: A worker with a loop that is blocked for longer is shown without its counters, with the kernel's data only.
 ANSWER_S: Final = 1.0
-#: Whose calls are a process' own work: those that it answers, over the mesh or over HTTP.
+#: The sides that count as a process' own work: calls that it answers, over the mesh or over HTTP.
 SIDES: Final = ("server", "http")
 
 
 class Sample(NamedTuple):
-    """One process, between the look before and this one.
+    """The activity of one process between the previous sample and this one.
 
     Attributes:
-        services: what it runs, as the registry says; empty when it is not there.
-        answered: whether it told its counters.
-        in_flight: calls begun and not ended, now; those that wait included.
-        waiting: calls that wait for a place, now.
-        rate, errors: calls that ended per second, and those of them that ended badly.
-        mean_s, p99_s: how long they took; 0.0 when none ended.
-        cpu: cores used, descendants included.
-        demand: cores that it would have used, had it not had to wait for one.
+        services: its services in the registry; empty when it is not registered.
+        answered: whether it returned its counters.
+        in_flight: calls in progress now, including waiting calls.
+        waiting: calls that wait for a slot now.
+        rate, errors: completed and failed calls per second.
+        mean_s, p99_s: their durations; 0.0 when no call ended.
+        cpu: cores used, including descendants.
+        demand: cores that it would have used without waiting for a core.
     """
 
     pid: int
@@ -62,7 +62,7 @@ class _Before(NamedTuple):
 
 
 class Sampler:
-    """Looks again and again at the processes of this host."""
+    """Samples the processes of this host periodically."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
@@ -70,7 +70,7 @@ class Sampler:
         self._before: dict[int, _Before] = {}
 
     async def look(self, pids: Iterable[int]) -> dict[int, Sample]:
-        """What each of these processes did since the look before; rates are 0 at the first look at one."""
+        """The activity of each of these processes since the previous sample; rates are 0 in its first sample."""
         pids = [pid for pid in pids if pid]
         known = self._readiness.instances()
         asked = [pid for pid in pids if pid in known]
@@ -105,7 +105,7 @@ def _between(pid: int, before: _Before | None, after: _Before) -> Sample:
     seconds = after.at - before.at if before else 0.0
     if before and before.usage and after.usage and seconds > 0:
         cpu = max(0.0, after.usage.cpu_s - before.usage.cpu_s) / seconds
-        # A thread that ended takes its waiting with it.
+        # When a thread ends, its waiting time disappears from the sum.
         queued = max(0.0, after.usage.queued_s - before.usage.queued_s) / seconds
         sample = sample._replace(cpu=cpu, demand=cpu + queued)
     if after.snapshot is None:
@@ -145,7 +145,7 @@ def _own(snapshot: Snapshot) -> dict[tuple[str, str, str], MethodSample]:
 
 
 def _quantile(buckets: list[int], bounds: list[float], share: float) -> float:
-    """The upper bound of the bucket in which that share of all is reached; the last bound for what is beyond it."""
+    """The upper bound of the bucket that contains this quantile; the last bound for values beyond it."""
     total = sum(buckets)
     if total <= 0:
         return 0.0

@@ -1,6 +1,6 @@
-"""Changing how many copies run: new ones are ready before it is said, those that leave finish what they have.
+"""Changes the number of running copies: new copies must become ready, leaving copies finish their work.
 
-Owns: the order of these steps, and going back when a new one does not become ready.
+Owns: the order of these steps, and going back when a new copy does not become ready.
 Leaves to others: each step (crew), remembering the number (roster), choosing it (people, autoscale).
 """
 
@@ -22,25 +22,25 @@ from mesh.supervision.layout import Layout
 from mesh.supervision.programs import Role
 from mesh.supervision.roster import Roster
 
-#: So many new copies for each core start at once: a start is half a second of one, and those that serve need it, too.
+#: New copies to start at once, per core: a start uses a core for half a second, and serving processes need it, too.
 STARTS_PER_CORE: Final = 2
-#: What a worker takes before it does anything. README.md, "Measured": 27 MB.
+#: The memory of an idle worker. README.md, "Measured": 27 MB.
 WORKER_BYTES: Final = 25_000_000
 
 
 class NoSuchRole(SetupError):
-    """mesh.toml runs nothing of this name."""
+    """mesh.toml declares nothing with this name."""
 
     code = "no_such_role"
 
 
 class Scaled(NamedTuple):
-    """What was done to one role.
+    """The result for one role.
 
     Attributes:
         before: how many copies ran.
         after: how many run now; when no supervisord runs, how many the next `mesh up` starts.
-        running: whether one does.
+        running: whether a supervisord runs.
     """
 
     name: str
@@ -58,17 +58,17 @@ async def scale(
     patience_s: float = 30.0,
     tell: Tell = lambda text: None,
 ) -> list[Scaled]:
-    """Make each role have so many copies, and remember it.
+    """Set the number of copies of each role, and record it.
 
-    When no supervisord runs, it is remembered for the next one.
+    When no supervisord runs, the numbers are only recorded, for the next one.
 
     Raises:
-        NoSuchRole: mesh.toml runs nothing of that name.
-        SetupError: there cannot be so many.
-        StartFailed: a new copy does not become ready; the number is what it was before.
-        Interrupted: the task was cancelled in the middle; likewise.
+        NoSuchRole: mesh.toml declares nothing with that name.
+        SetupError: the number is not possible.
+        StartFailed: a new copy does not become ready; the number is unchanged.
+        Interrupted: the task was cancelled; the number is unchanged.
         Silent: supervisord does not answer.
-        LockTaken: another command is changing what runs.
+        LockTaken: another command is changing the processes.
     """
     roster = Roster(layout, settings)
     check(roster, wanted)
@@ -80,13 +80,14 @@ async def scale(
 
 
 async def fit(crew: Crew, name: str, count: int, patience_s: float) -> Scaled:
-    """Make one role have so many copies."""
+    """Set the number of copies of one role."""
     roster, role = crew.roster, crew.roster.roles[name]
     earlier = roster.count(name)
     present, known = roster.present(name), crew.processes(role)
     running = {number for number, process in known.items() if process.pid}
     joining = set(range(count)) - running
-    # What is in a crash loop is waited for like a new one; but nobody has stopped it, so going back does not either.
+    # A copy in a crash loop must become ready like a new one; but going back does not stop it, as it was not stopped
+    # before.
     looping = {number for number, process in known.items() if not process.pid and process.state not in IDLE}
     leaving = set(known) - set(range(count))
     if joining and not role.single:
@@ -100,7 +101,7 @@ async def fit(crew: Crew, name: str, count: int, patience_s: float) -> Scaled:
         try:
             for some in _waves(sorted(joining)):
                 waiting -= set(some)
-                # Those that supervisord knows keep their place, whichever wave is theirs: they may be trying to start.
+                # Keep the copies that supervisord knows in every wave: they may be trying to start.
                 there = {number: text for number, text in texts.items() if number not in waiting or number in known}
                 crew.keep(role, there)
                 crew.start(role, some)
@@ -127,17 +128,17 @@ def _waves(numbers: Sequence[int]) -> Iterator[Sequence[int]]:
 
 
 def _text_of_all(role: Role, present: Mapping[int, str], running: Collection[int]) -> str:
-    """The text that a new copy must have, because it is one for all and some run by it; "" otherwise."""
+    """The text that a new copy must use when all copies share one text and some run with it; "" otherwise."""
     return next(iter(present.values()), "") if role.socket and running else ""
 
 
 async def _go_back(crew: Crew, role: Role, present: Mapping[int, str], joining: Collection[int]) -> None:
-    """Take what did not become ready away again; what stood still before stands still again."""
+    """Remove the copies that did not become ready; copies that were stopped before are stopped again."""
     try:
         await crew.drain(role, joining)
         crew.keep(role, present)
     except MeshError:
-        pass  # what led here is what there is to tell; `mesh up` brings the rest in line
+        pass  # report the original error instead; `mesh up` completes the rest
 
 
 def _remember(roster: Roster, name: str, count: int) -> Scaled:
@@ -148,8 +149,8 @@ def _remember(roster: Roster, name: str, count: int) -> Scaled:
 
 def check(roster: Roster, wanted: Mapping[str, int]) -> None:
     """Raises:
-    NoSuchRole: mesh.toml runs nothing of one of these names; the nearest is named.
-    SetupError: there cannot be so many of it.
+    NoSuchRole: mesh.toml declares nothing with one of these names; the message suggests the most similar name.
+    SetupError: a number is not possible.
     """
     check_names(roster, wanted)
     for name, count in wanted.items():
@@ -164,7 +165,7 @@ def check(roster: Roster, wanted: Mapping[str, int]) -> None:
 
 
 def _free_bytes() -> int | None:
-    """Memory that new processes can have; None where the kernel does not say."""
+    """Memory that is available to new processes; None when unknown."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))

@@ -1,13 +1,14 @@
-"""The programs that stand in supervisord.conf itself, like hub and store, in a roll.
+"""Rolls the programs that are defined in supervisord.conf itself, like hub and store.
 
-Owns: replacing each of them where it stands, and going back to the release that it ran from.
-Leaves to others: the order among all that runs (roll), workers and gateways (copies), a store without a gap (relay).
+Owns: replacing each of them in place, and going back to the release that it ran from.
+Leaves to others: the order of all parts (roll), workers and gateways (copies), a store without a gap (relay).
 
-Such a program has no file of its own that names its release: its section says `directory=%(here)s`, and where releases
-stand side by side that is a link, which leads to the new one before a roll begins. So a roll first pins what runs to
-the release that it runs from: a file in the directory of program files has the same section as that release's own
-supervisord.conf, with the release's directory and command, and wins over the section of the current one. A hub that
-dies in the middle of a roll comes back as what it was. Its turn come, the pin goes; going back, it returns.
+Such a program has no file of its own that names its release: its section contains `directory=%(here)s`, and where
+releases are installed side by side that is a link, which points to the new release before a roll begins. So a roll first
+pins each program to the release that it runs from: a file in the directory of program files has the same section as
+that release's own supervisord.conf, with the release's directory and command, and overrides the current section. A hub
+that dies in the middle of a roll restarts from its earlier release. The pin is removed when the program is rolled, and
+is written again when the roll goes back.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _HERE: Final = "%(here)s"
 
 
 class Standing:
-    """One program of supervisord.conf on its way to a new release, in all its processes.
+    """The roll of one program of supervisord.conf, with all its processes.
 
     Attributes:
         name: of the program.
@@ -51,23 +52,23 @@ class Standing:
         processes = {each.name: each for each in crew.control.processes()}
         known = [processes[name] for name in program.processes if name in processes]
         self.known = bool(known)
-        #: Those that ran when the roll began, or tried to, by their names.
+        #: The processes that ran, or tried to start, when the roll began: name -> pid.
         self.ran = {each.name: each.pid for each in known if each.state != STOPPED}
         self.pinned = _pin(layout, program, list(filter(None, self.ran.values())))
         self._replaced: list[str] = []
         self._failed = ""
-        #: Those that run from the new release: process -> pid.
+        #: The processes that run from the new release: process -> pid.
         self._pids: dict[str, int] = {}
-        #: The hubs that are to answer again.
+        #: The hubs that must answer again.
         self._hubs: set[str] = set()
 
     def hold(self) -> None:
-        """Keep what runs to its release, whatever happens before its turn."""
+        """Pin the running processes to their release, in case they restart before this part is rolled."""
         if self.pinned:
             self._take(self.pinned)
 
     async def forward(self) -> int:
-        """Replace each process that runs; how many that were."""
+        """Replace each running process; returns how many there were."""
         if not self.known:
             await self._join()
         for name in self.ran:
@@ -81,14 +82,14 @@ class Standing:
         return len(self._replaced)
 
     async def back(self, *, sound: bool = False) -> str:
-        """Let what was replaced run from its earlier release again; what runs then, in words.
+        """Run the replaced processes from their earlier release again; returns a description of what runs then.
 
         Args:
-            sound: the process on its way was only interrupted: it may start as what its directory now holds.
+            sound: the roll was only interrupted: a process may start with the current contents of its directory.
         """
         touched = [*self._replaced, *([self._failed] if self._failed else [])]
         self.halt = Halt()
-        # Of the hubs that the failed release names, some may be no hubs of the earlier one.
+        # Some hubs of the failed release may not be hubs of the earlier one.
         self._hubs &= self.crew.hubs()
         if not self.known:
             await self.crew.end(self.program.processes, self.program.stop_s)
@@ -106,20 +107,20 @@ class Standing:
         return f"{self.name} runs as before"
 
     async def replace(self, name: str) -> None:
-        """Let one process leave, and start it as supervisord.conf now has it."""
+        """Stop one process, and start it with the current supervisord.conf."""
         await self._end(name)
         self.let_go()
         await self._start(name)
 
     def let_go(self) -> None:
-        """Let supervisord.conf hold."""
+        """Remove the pin, so that supervisord.conf applies."""
         self.crew.roster.unpin(self.name)
         self.crew.control.sync(self.program.group)
 
     # --- inside -------------------------------------------------------------------------------------------
 
     async def _join(self) -> None:
-        """A program that is new in supervisord.conf."""
+        """Start a program that is new in supervisord.conf."""
         self.let_go()
         self._pids = await self.answer(self.program.processes)
 
@@ -130,7 +131,7 @@ class Standing:
     async def _end(self, name: str) -> None:
         before = self.crew.answering_hubs()
         await self.crew.end([name], self.program.stop_s)
-        # Those of other hosts go on answering.
+        # Hubs of other hosts keep answering.
         self._hubs |= before - self.crew.answering_hubs()
 
     async def _start(self, name: str) -> None:
@@ -138,7 +139,7 @@ class Standing:
         self._pids |= await self.answer([name])
 
     async def answer(self, names: Collection[str]) -> dict[str, int]:
-        """Wait until these processes do what they are there for; their pids."""
+        """Wait until these processes are ready; returns their pids."""
         if self.program.verb != "hub":
             return await self.crew.answering(names, self.patience_s, registered=self.registered)
 
@@ -153,32 +154,32 @@ class Standing:
         self.crew.control.sync(self.program.group)
 
     def _cannot(self) -> str:
-        """Where the code was changed in its place there is nothing to go back to."""
+        """The message for code that was changed in place: there is no earlier release to go back to."""
         if self._failed:
             return f"{self._failed} does not run; `mesh logs {self.name}` shows why"
         return f"{self.name} was replaced already, and runs what its directory now holds"
 
 
 def programs(layout: Layout) -> list[Program]:
-    """The programs that stand in the file itself, in the order in which they start."""
+    """The programs that are defined in the file itself, in the order in which they start."""
     return [program for program in layout.programs if not program.included]
 
 
 def current(layout: Layout, program: Program) -> Path:
-    """The directory that the program has by supervisord.conf, with no link in the path."""
+    """The program's directory in supervisord.conf, without links in the path."""
     return Path(program.keys.get("directory", str(layout.root)).replace(_HERE, str(layout.root))).resolve()
 
 
 def release_of(text: str) -> str:
-    """The directory that a pin keeps its program to."""
+    """The release directory in the text of a pin."""
     return next((line.partition("=")[2] for line in text.splitlines() if line.startswith("directory=")), "")
 
 
 async def loosen(crew: Crew, layout: Layout) -> tuple[list[str], list[str]]:
-    """Take away the pins that a roll has left which went back or broke off, as far as nobody runs by them.
+    """Remove the pins that a failed or interrupted roll has left, if no process needs them.
 
     Returns:
-        The names of those that are gone, and of those that a process of an earlier release still needs.
+        The names of the removed pins, and of those that a process of an earlier release still needs.
     """
     pins = crew.roster.pins()
     there = {program.name: program for program in programs(layout)}
@@ -190,7 +191,7 @@ async def loosen(crew: Crew, layout: Layout) -> tuple[list[str], list[str]]:
             held.append(name)
             continue
         if program is None:
-            # A spare one.
+            # The pin of a spare process.
             own = [each for each in layout.programs if each.group == name]
             await crew.end(
                 {process for each in own for process in each.processes}, max((each.stop_s for each in own), default=0.0)
@@ -202,7 +203,7 @@ async def loosen(crew: Crew, layout: Layout) -> tuple[list[str], list[str]]:
 
 
 def _pin(layout: Layout, program: Program, pids: Collection[int]) -> str:
-    """What keeps a program to the release that it runs from; "" where that is the current one, or nobody knows it."""
+    """The pin of a program to the release that it runs from; "" when that is the current one, or unknown."""
     release = next((family.directory(pid) for pid in pids), None)
     if release is None or release == current(layout, program) or not release.is_dir():
         return ""
@@ -218,7 +219,7 @@ def section(program: Program, release: Path, **keys: str) -> str:
     """A program's section with `release` for `%(here)s`, for a file that supervisord.conf includes.
 
     Args:
-        keys: in the place of those in the section; `name`: another name.
+        keys: override those in the section; `name`: another name.
     """
     name = keys.pop("name", program.name)
     here = str(release).replace("%", "%%")
@@ -231,7 +232,7 @@ def section(program: Program, release: Path, **keys: str) -> str:
 
 
 def command(program: Program, release: Path) -> str:
-    """The program's command, out of that release."""
+    """The program's command, from that release."""
     first, _, rest = program.keys.get("command", "").replace(_HERE, str(release)).partition(" ")
     own = release / ".venv" / "bin" / "mesh"
     if first == "mesh" and own.exists():

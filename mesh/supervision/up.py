@@ -1,8 +1,8 @@
-"""Bringing the whole set up: from nothing, or from half of it, to everything answering.
+"""Starts the whole project, from nothing or from a partial state, until everything answers.
 
-Owns: starting supervisord, making what runs what mesh.toml says, and what "up" means: every process runs, every worker
-is in the registry and answers, and so does HTTP.
-Leaves to others: single processes (crew), keeping it up (supervisord), printing (cli.up), taking it down (down).
+Owns: starting supervisord, bringing the processes in line with mesh.toml, and the definition of "up": every process
+runs, every worker is in the registry and answers, and so does HTTP.
+Leaves to others: single processes (crew), keeping them running (supervisord), printing (cli.up), stopping (down).
 """
 
 from __future__ import annotations
@@ -33,24 +33,24 @@ from mesh.supervision.roster import Roster
 from mesh.supervision.roster import of as roster_of
 
 ANSWER_S = 2.0
-#: A process that supervisord had to start so often during one `mesh up` does not start.
+#: A process that supervisord has to start so often during one `mesh up` counts as failed.
 STARTS = 3
-#: What is still missing then, and runs by another mesh.toml, is started anew by the present one.
+#: Processes that are still missing after this time, and run with another mesh.toml, are restarted with the current one.
 RENEW_AFTER_S = 3.0
 __all__ = ["StartFailed", "Tell", "Up", "bring_up"]
 
 
 class Up(NamedTuple):
-    """What runs now.
+    """The result of `mesh up`.
 
     Attributes:
         already: everything ran before, nothing was done.
         seconds: how long it took.
         processes: in the order of the file.
-        instances: what the registry says of each pid.
+        instances: the registered instances of each pid.
         http: the base URL of the gateways, or "".
-        path: a path that the gateways answer a GET of, to try them with.
-        earlier: names of what runs as an earlier mesh.toml had it.
+        path: a path for a GET request, to try the gateways.
+        earlier: names of processes that run with an earlier mesh.toml.
     """
 
     already: bool
@@ -65,14 +65,14 @@ class Up(NamedTuple):
 async def bring_up(
     layout: Layout, settings: Settings, *, patience_s: float = 30.0, tell: Tell = lambda text: None
 ) -> Up:
-    """Start what does not run, and wait until everything answers.
+    """Start processes that do not run, and wait until everything answers.
 
     Args:
-        tell: called with a few words whenever what is waited for changes.
+        tell: called with a short text whenever the command begins to wait for something else.
 
     Raises:
         AddressInUse: another program holds the HTTP port.
-        LockTaken: another command is changing what runs.
+        LockTaken: another command is changing the processes.
         StartFailed: a process ends at its start.
         SetupError: supervisord itself does not start.
         Unavailable: not everything answers within `patience_s`; what is missing is named.
@@ -118,14 +118,14 @@ class _Rise:
             )
 
     async def _see(self, stack: AsyncExitStack) -> Readiness:
-        """Connected as late as possible: a node that dials a hub which starts in this moment dials twice."""
+        """Connect as late as possible: a node that dials a hub while the hub starts has to dial twice."""
         if self._readiness is None:
             connecting = connect(self._settings, wait_s=FIRST_WORD_S, role=OPERATOR)
             self._readiness = Readiness(await stack.enter_async_context(connecting))
         return self._readiness
 
     async def _enter(self) -> deployment_lock.Working:
-        """Keep out of a deployment, which is waited for."""
+        """Wait for a running deployment, and keep others from starting."""
         while True:
             try:
                 return deployment_lock.enter(self._layout)
@@ -136,7 +136,7 @@ class _Rise:
             await asyncio.sleep(LOOK_EVERY_S)
 
     async def _lock(self, stack: AsyncExitStack, roster: Roster) -> None:
-        """Be the only one that changes anything; another `mesh up`, or whatever else is at it, is waited for."""
+        """Take the exclusive lock for changes; waits for another `mesh up`, or any other command that holds it."""
         while True:
             try:
                 stack.enter_context(roster.lock())
@@ -148,10 +148,10 @@ class _Rise:
             await asyncio.sleep(LOOK_EVERY_S)
 
     async def _alive(self) -> bool:
-        """Whether a supervisord runs and takes orders.
+        """Whether a supervisord runs and accepts commands.
 
-        One that lives and does not is waited for: it is stopping, or it comes back (`supervisorctl reload`), or its
-        control socket was deleted and it makes another (see runtime_files).
+        Waits for a supervisord that runs but does not accept commands: it is stopping, or reloading (`supervisorctl
+        reload`), or its control socket was deleted and it makes another (see runtime_files).
         """
         pid = family.recorded(self._layout.pidfile)
         pid = pid or family.supervisord_of(self._layout.server_url, self._layout.root)
@@ -176,7 +176,7 @@ class _Rise:
     # --- a supervisord that runs --------------------------------------------------------------------------
 
     async def _mend(self, stack: AsyncExitStack) -> bool:
-        """Make what runs what it should be; whether there was nothing to do."""
+        """Bring the processes in line with mesh.toml; whether there was nothing to do."""
         done = True
         if self._roster is not None:
             self._control.check_plugin()
@@ -191,7 +191,7 @@ class _Rise:
         return self._start_idle() and done
 
     async def _dismiss(self, crew: Crew, name: str) -> bool:
-        """End what mesh.toml does not name any more."""
+        """End processes that mesh.toml does not name any more."""
         assert self._roster is not None
         names = {each.name for each in self._control.processes() if each.program == name}
         stop_s = max((each.stop_s for each in self._layout.programs if each.group == name), default=0.0)
@@ -201,9 +201,9 @@ class _Rise:
         return True
 
     async def _fit(self, crew: Crew, name: str) -> bool:
-        """Make a role's copies those that there are to be; whether anything changed.
+        """Set a role to its wanted number of copies; whether anything changed.
 
-        What runs goes on as it is: new settings reach it by a roll, or when it is started again by hand.
+        Running copies are not changed: new settings are applied by a roll, or by a restart.
         """
         assert self._roster is not None
         role = self._roster.roles[name]
@@ -214,7 +214,7 @@ class _Rise:
         if any(texts[number] != text for number, text in wanted.items()):
             self._earlier.append(name)
             if role.socket:
-                # One text for all.
+                # All copies share one text.
                 texts = dict.fromkeys(texts, next(iter(present.values())))
         if texts == present and set(known) == set(texts):
             return False
@@ -223,18 +223,18 @@ class _Rise:
         return True
 
     def _start_idle(self) -> bool:
-        """Start what does not run; whether there was nothing to do."""
+        """Start processes that do not run; whether there was nothing to do."""
         found = False
         for process in self._control.processes():
             found = found or process.state in IDLE or process.state == "BACKOFF"
             try:
                 if process.state == "BACKOFF":
-                    # It waits for its next try; whatever kept it from starting may be mended by now.
+                    # It waits for its next try; the reason why it could not start may be fixed by now.
                     self._control.stop(process.name)
                 if process.state in IDLE or process.state == "BACKOFF":
                     self._control.start(process.name)
             except SetupError:
-                pass  # it changed in between; the looks that follow judge by what they see
+                pass  # its state has changed meanwhile; later polls decide
         return not found
 
     # --- none ---------------------------------------------------------------------------------------------
@@ -246,18 +246,18 @@ class _Rise:
                 f"{orphans[0].command}), and nobody starts them again; `mesh down && mesh up` has them all anew"
             )
         self._tell("starting supervisord")
-        # A release that its processes cannot write (deployment) has both elsewhere.
+        # A deployed release, which its processes cannot write, has both directories elsewhere.
         for name in ("run", "logs") if os.access(self._layout.root, os.W_OK) else ():
             (self._layout.root / name).mkdir(mode=0o700, exist_ok=True)
         if self._roster is not None:
-            # The plugin would do the same; here a mistake is told in its own words.
+            # The plugin would do the same; but here an error gets a clear message.
             self._roster.refresh()
             self._layout = layouts.read(self._layout.conf)
         layout = self._layout
         _check_port(layout)
         directories = {layout.socket.parent, layout.pidfile.parent, layout.logfile.parent, self._settings.mesh.log_dir}
         for directory in directories:
-            # 0700: whoever can open a socket in here is obeyed.
+            # 0700: a user who can open a socket in this directory can control all processes.
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         environment = {key: value for key, value in os.environ.items() if key != deployment_lock.VARIABLE}
         # The commands in the file find the `mesh` of this interpreter, also outside an activated environment.
@@ -272,7 +272,7 @@ class _Rise:
             text=True,
             check=False,
         )
-        # A second `mesh up` at the same moment: the first one's supervisord is as good.
+        # After a second `mesh up` at the same moment, use the supervisord of the first.
         if started.returncode != 0 and not self._control.alive():
             words = [line for line in (started.stdout + started.stderr).splitlines() if line.startswith("Error")]
             why = words[0] if words else (started.stderr or started.stdout).strip()[-400:]
@@ -281,7 +281,7 @@ class _Rise:
     # --- waiting ------------------------------------------------------------------------------------------
 
     async def _wait(self, stack: AsyncExitStack) -> tuple[list[Process], bool]:
-        """Look until everything answers; also tells whether that took more than one look."""
+        """Poll until everything answers; also returns whether this took more than one poll."""
         pids: dict[str, set[int]] = {}
         waited, told = False, ""
         renewed: set[str] = set()
@@ -319,7 +319,7 @@ class _Rise:
     async def _renew(
         self, stack: AsyncExitStack, missing: list[str], processes: list[Process], renewed: set[str]
     ) -> None:
-        """Start what is looked for in vain by the present mesh.toml, since it runs by another; each at most once."""
+        """Restart missing processes that run with another mesh.toml; each at most once."""
         readiness = await self._see(stack)
         names = {each.split(" ")[0] for each in missing}
         late = renewal.stale_among(self._layout, self._settings, processes, names, hub=not readiness.heard)
@@ -337,7 +337,7 @@ class _Rise:
             )
 
     async def _unready(self, processes: list[Process], readiness: Readiness) -> list[str]:
-        """What does not answer yet."""
+        """Descriptions of everything that does not answer yet."""
         verbs = {program.group: program.verb for program in self._layout.programs}
         register = [each for each in processes if verbs.get(each.program) in layouts.REGISTERED]
         if register and not readiness.heard:
@@ -372,7 +372,7 @@ class _Rise:
 
 
 def _check_port(layout: Layout) -> None:
-    # supervisord itself ends with no word to anybody when it cannot bind, so it is tried beforehand.
+    # Try it beforehand: supervisord itself ends without any message when it cannot bind.
     host, _, port = layout.listens.rpartition(":")
     if not port:
         return
@@ -390,7 +390,7 @@ def _check_port(layout: Layout) -> None:
 
 
 def _path_to_try(readiness: Readiness) -> str:
-    """A GET route that takes no more than a name, which is now "you"; /mesh when there is none."""
+    """The path of a GET route that needs at most a name, filled with "you"; /mesh when there is none."""
     for instance in sorted(readiness.node.table, key=lambda each: (each.service, each.id)):
         for route in instance.routes:
             if route.verb == "GET" and route.path.count("{") == 1 and "{name}" in route.path:
@@ -399,7 +399,7 @@ def _path_to_try(readiness: Readiness) -> str:
 
 
 def get(url: str) -> int:
-    """The status of a GET; 0 when nobody answers in time."""
+    """The status of a GET; 0 without an answer in time."""
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=ANSWER_S)
     try:

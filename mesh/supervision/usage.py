@@ -1,7 +1,7 @@
-"""What processes take of the machine: processor time and memory, each with all its descendants.
+"""Resource usage of processes: processor time and memory, each with all its descendants.
 
-Owns: reading that of other processes from /proc. (A process' own is telemetry.process'.)
-Leaves to others: what is made of it (sampling).
+Owns: reading the usage of other processes from /proc. (telemetry.process reads that of its own process.)
+Leaves to others: evaluating it (sampling).
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ class Usage(NamedTuple):
     """One process and its descendants.
 
     Attributes:
-        cpu_s: processor time since their start; those that ended are counted with whoever waited for them.
-        queued_s: how long their threads were ready to run and had no processor; 0.0 when the kernel does not tell.
-        memory_bytes: shared pages divided among those who share them, where the kernel tells; else resident.
-        processes: how many there are.
+        cpu_s: processor time since their start; that of ended processes is included in the parent that reaped them.
+        queued_s: how long their threads were ready to run without a processor; 0.0 when unknown.
+        memory_bytes: proportional set size (shared pages divided among their users) if available; else resident.
+        processes: the number of processes.
     """
 
     cpu_s: float
@@ -38,7 +38,7 @@ class _Stat(NamedTuple):
 
 
 def usage(pids: Iterable[int]) -> dict[int, Usage]:
-    """What each of these takes now. Those that are gone are left out; {} without /proc."""
+    """The current usage of each of these processes. Ended processes are left out; {} without /proc."""
     stats = _stats()
     children: dict[int, list[int]] = {}
     for pid, stat in stats.items():
@@ -61,7 +61,7 @@ def usage(pids: Iterable[int]) -> dict[int, Usage]:
 
 
 def host_cpu_s() -> tuple[float, float]:
-    """(busy, all) processor seconds of this machine since its start, over all cores; (0.0, 0.0) when nobody tells."""
+    """(busy, all) processor seconds of this machine since its start, over all cores; (0.0, 0.0) when unknown."""
     try:
         words = Path("/proc/stat").read_text().partition("\n")[0].split()[1:9]
     except OSError:

@@ -1,11 +1,11 @@
-"""The event listener: sees each process end, says so, and slows down what is in a crash loop.
+"""The event listener: detects when a process ends, logs it, and slows down crash loops.
 
-Owns: supervisor's event protocol, what is remembered of each process, and killing workers that write no heartbeats.
+Owns: supervisor's event protocol, the state of each process, and killing workers that write no heartbeats.
 Leaves to others: when it is a loop and how long to wait (policy.crashloop), how old a heartbeat may be
 (policy.liveness), waiting (plugin), showing it (telemetry.crashes, telemetry.restarts).
 
-supervisord starts it by [eventlistener:watch], and starts it anew if it dies: what it knew is then forgotten, and a
-loop is seen again after five more short lives.
+supervisord starts it by [eventlistener:watch], and restarts it if it dies: its state is then lost, and a crash loop is
+detected again after five more short runs.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from mesh.telemetry.logs import get_logger
 
 log = get_logger("mesh.watch")
 
-#: How much of what a process last wrote is worth repeating.
+#: How many characters of a process's last output to repeat.
 WORDS: Final = 300
 
-#: Supervisor ticks every five seconds. A tick that comes later than this came through a pause.
+#: Supervisor ticks every five seconds. A longer interval means that this process was paused.
 LATE_TICK_S: Final = 15.0
 
 _ENDED: Final = ("PROCESS_STATE_EXITED", "PROCESS_STATE_BACKOFF")
 
 
 class _Watched:
-    """One process as the events tell of it; times by the clock of the wall."""
+    """The state of one process, from the events; times by the wall clock."""
 
     def __init__(self, lives: Lives) -> None:
         self.lives = lives
@@ -52,14 +52,14 @@ class _Watched:
 
 
 class Watch:
-    """What is known of all processes.
+    """The state of all processes.
 
     Args:
-        control: asked for last words, and told whom to hold.
-        run_dir: where others read of crashes.
-        ground: the processes that others stand on.
-        wall: seconds since 1970.
-        metrics: told of starts and ends, and asked to look at each tick; None counts nothing.
+        control: used to read the last output of processes, and to delay their restarts.
+        run_dir: where crashes are published for other processes.
+        ground: the processes that others depend on.
+        wall: returns seconds since 1970.
+        metrics: counts starts and ends, and is updated at each tick; None counts nothing.
     """
 
     def __init__(
@@ -78,14 +78,14 @@ class Watch:
         self._wall = wall
         self._now = now
         self._ticked_at = now()
-        #: Why a process was killed from here, by its name.
+        #: Why this watch killed a process, by its name.
         self._killed: dict[str, str] = {}
         self._known: dict[str, _Watched] = {}
         crashes.write(run_dir, [])
         self._let_all_go()
 
     def event(self, name: str, payload: dict[str, str]) -> None:
-        """Take one event in."""
+        """Process one event."""
         if name.startswith("TICK"):
             self._tick()
             return
@@ -153,7 +153,7 @@ class Watch:
             self._metrics.look([full for full, watched in self._known.items() if watched.lives.state == LOOPING])
 
     def _kill_silent(self) -> None:
-        """Kill workers that cannot even say that they are blocked: stopped by a signal, or held up in C code."""
+        """Kill workers that cannot even report that they are blocked: stopped by a signal, or blocked in C code."""
         now, before = self._now(), self._ticked_at
         self._ticked_at = now
         if now - before > LATE_TICK_S:
@@ -211,7 +211,7 @@ class Watch:
             log.warning("could not hold a process", process=full, error=exc.message)
 
     def _let_all_go(self) -> None:
-        """What an earlier watch held is nobody's to let go any more."""
+        """End the delays of an earlier watch, which can no longer end them itself."""
         try:
             for process in self._control.processes():
                 self._control.hold(process.name, 0.0, "")
@@ -233,7 +233,7 @@ class Watch:
 
 
 def _reason(status: int | None) -> str:
-    """Why a process ended, in a word for metrics."""
+    """Why a process ended, as a label for metrics."""
     if status is None:
         return "unknown"
     if status < 0:
@@ -253,11 +253,11 @@ def _how(status: int | None) -> str:
 
 
 def listen(watch: Watch, taken: BinaryIO, given: BinaryIO) -> None:
-    """Speak supervisor's event protocol until the other side ends it.
+    """Run supervisor's event protocol until supervisor closes it.
 
     Args:
-        taken: where events come from (stdin).
-        given: where READY and RESULT go (stdout, which therefore belongs to nobody else).
+        taken: the source of events (stdin).
+        given: the output for READY and RESULT (stdout, which nothing else may use).
 
     Source: supervisord.org, "Event Listener Notification Protocol".
     """
@@ -272,7 +272,7 @@ def listen(watch: Watch, taken: BinaryIO, given: BinaryIO) -> None:
         try:
             watch.event(headers["eventname"], _pairs(payload))
         except Exception:
-            # The next event is as good as this one; FAIL would only bring this one back.
+            # Continue with the next event; after FAIL, supervisor would only repeat this one.
             log.exception("an event could not be taken in", name=headers["eventname"])
         given.write(b"RESULT 2\nOK")
         given.flush()

@@ -1,4 +1,4 @@
-"""What supervisor knows of its processes, as metrics: which run, how often and how they ended, how many are wanted.
+"""Metrics of supervisor's processes: which run, how often and how they ended, how many are wanted.
 
 `mesh watch` keeps them and publishes them in the run directory, for the gateway's page.
 """
@@ -20,11 +20,11 @@ ROLE = "watch"
 
 
 class WatchMetrics:
-    """Of all processes of one supervisord.
+    """The metrics of all processes of one supervisord.
 
     Args:
-        wanted: how many copies of each service there are to be.
-        identity: of this watch, unique among the living.
+        wanted: the wanted number of copies of each service.
+        identity: of this watch, unique among the running processes.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class WatchMetrics:
         self._run_dir = run_dir
         self._wanted = wanted
         self._identity = identity
-        #: process → 1 when it runs, and service → its copies; replaced as a whole at each look.
+        #: process → 1 when it runs, and service → its copies; replaced as a whole at each update.
         self._running: dict[str, int] = {}
         self._replicas: dict[str, tuple[int, int]] = {}
         self._looping: Collection[str] = ()
@@ -43,23 +43,23 @@ class WatchMetrics:
         self._failed = False
 
     def started(self, process: str) -> None:
-        """supervisor starts a process."""
+        """Count a start of a process by supervisor."""
         self._count("supervised_starts", "Starts of a process by supervisor.", process)
 
     def ended(self, process: str, how: str) -> None:
-        """A process ended without having been asked to; `how`: "exit status 1", "killed by SIGKILL", ""."""
+        """Count a process that ended unexpectedly; `how`: "exit status 1", "killed by SIGKILL", ""."""
         self._count("supervised_failures", "Ends of a process that no command asked for, by cause.", process, how=how)
 
     def look(self, looping: Collection[str]) -> None:
-        """Look at all processes, and publish.
+        """Update the metrics of all processes, and publish them.
 
         Args:
-            looping: those in a crash loop.
+            looping: the processes in a crash loop.
         """
         try:
             processes = self._control.processes()
         except MeshError:
-            return  # a supervisord that is stopping; what is published grows old by itself
+            return  # supervisord is stopping; the published metrics expire by themselves
         self._looping = looping
         self._running = {each.name: int(each.state == RUNNING) for each in processes}
         wanted = self._wanted()
@@ -81,7 +81,7 @@ class WatchMetrics:
         self.recorder.counter(name, help, process=process, service=service, **labels).add()
 
     def _declare(self) -> None:
-        """Gauges for what has come since the last look. Those of processes that are gone read as 0, and stay."""
+        """Add gauges for new processes. Gauges of removed processes stay, with the value 0."""
         for process in self._running:
             if ("", process) not in self._gauged:
                 self._gauged.add(("", process))
@@ -101,7 +101,7 @@ class WatchMetrics:
         for service in self._replicas:
             if ("replicas", service) not in self._gauged:
                 self._gauged.add(("replicas", service))
-                # Of no single process: without this they would carry the name of the watch.
+                # They belong to no single process: without an empty label they would have the name of the watch.
                 labels = {"service": service, "process": ""}
                 self.recorder.gauge(
                     "replicas_wanted",
