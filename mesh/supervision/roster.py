@@ -3,8 +3,8 @@
 Owns: the directory of program files, the chosen numbers in it, and that only one command changes it at a time.
 Leaves to others: the text of a program file (programs), updating supervisord (crew, plugin).
 
-A chosen number survives `mesh down`, a restart of supervisord and, if the run directory does, of the machine. It applies
-until `mesh scale NAME=declared`, or until the number in mesh.toml changes: the later decision takes precedence.
+A chosen number survives `mesh down`, a restart of supervisord and, if the run directory does, of the machine. It
+applies until `mesh scale NAME=declared`, or until the number in mesh.toml changes: the later decision takes precedence.
 """
 
 from __future__ import annotations

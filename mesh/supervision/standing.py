@@ -4,11 +4,11 @@ Owns: replacing each of them in place, and going back to the release that it ran
 Leaves to others: the order of all parts (roll), workers and gateways (copies), a store without a gap (relay).
 
 Such a program has no file of its own that names its release: its section contains `directory=%(here)s`, and where
-releases are installed side by side that is a link, which points to the new release before a roll begins. So a roll first
-pins each program to the release that it runs from: a file in the directory of program files has the same section as
-that release's own supervisord.conf, with the release's directory and command, and overrides the current section. A hub
-that dies in the middle of a roll restarts from its earlier release. The pin is removed when the program is rolled, and
-is written again when the roll goes back.
+releases are installed side by side that is a link, which points to the new release before a roll begins. So a roll
+first pins each program to the release that it runs from: a file in the directory of program files has the same section
+as that release's own supervisord.conf, with the release's directory and command, and overrides the current section. A
+hub that dies in the middle of a roll restarts from its earlier release. The pin is removed when the program is rolled,
+and is written again when the roll goes back.
 """
 
 from __future__ import annotations

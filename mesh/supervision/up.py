@@ -125,7 +125,7 @@ class _Rise:
         return self._readiness
 
     async def _enter(self) -> deployment_lock.Working:
-        """Wait for a running deployment, and keep others from starting."""
+        """Wait for a running deployment to end, and keep the next one from starting."""
         while True:
             try:
                 return deployment_lock.enter(self._layout)

@@ -1,1 +1,1 @@
-"""What a process tells of itself: traces, metrics, logs."""
+"""Observability of a process: traces, metrics, logs."""

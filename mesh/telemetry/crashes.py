@@ -1,7 +1,7 @@
-"""Which processes of this host end again and again, as a file that all of its processes can read.
+"""The recent crashes of this host's processes, in a file that all of its processes can read.
 
-Owns: the shape of the file, writing it whole, reading it with a grain of salt.
-Leaves to others: seeing it (supervision.watch), showing it (gateway's /readyz, `mesh ps`, `mesh top`).
+Owns: the format of the file, writing it atomically, reading it defensively.
+Leaves to others: detecting crashes (supervision.watch), showing them (gateway's /readyz, `mesh ps`, `mesh top`).
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from typing import Final
 import msgspec
 
 FILE: Final = "crashes.json"
-#: The watch writes at least each 5 s while there is something to tell; what is older comes from one that died.
+#: The watch writes at least every 5 s while there are crashes to report; an older file is from a watch that died.
 FRESH_S: Final = 30.0
 
 
 class Crash(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One process that ended lately without having been asked to.
+    """One process that has recently ended unexpectedly.
 
     Attributes:
-        process: as supervisorctl writes it.
-        crashes: how often it has, since the watch began.
-        short: how many short lives in a row.
-        looping: that is a crash loop: it waits before each further try.
-        since, last_at: of the first of them, and of the last; seconds since 1970.
-        next_at: when it is tried again; 0.0 when it runs.
+        process: its name as supervisorctl writes it.
+        crashes: the number of crashes since the watch began.
+        short: the number of consecutive short runs.
+        looping: it is in a crash loop: its restarts are delayed.
+        since, last_at: the time of the first and of the last crash; seconds since 1970.
+        next_at: when it is restarted; 0.0 when it runs.
         how: "exit status 1", "killed by a signal", …
-        words: the last line that it wrote.
+        words: the last line of its output.
     """
 
     process: str
@@ -43,11 +43,11 @@ class Crash(msgspec.Struct, frozen=True, omit_defaults=True):
     words: str = ""
 
     def told(self, now: float | None = None) -> str:
-        """A line for people."""
+        """A readable line."""
         return f"{self.process} {self.what(now)}"
 
     def what(self, now: float | None = None) -> str:
-        """The same, where its name has been said."""
+        """The same line without the name of the process."""
         now = time.time() if now is None else now
         text = f"ends again and again: {self.short} times in {max(1, round(self.last_at - self.since))} s"
         text += f", {self.how}" if self.how else ""
@@ -62,7 +62,7 @@ class _File(msgspec.Struct):
 
 
 def write(run_dir: Path, crashes: list[Crash]) -> None:
-    """Say what there is to say now; an empty list is news, too."""
+    """Write the current crashes; an empty list is written, too."""
     run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = run_dir / FILE
     new = run_dir / f".{FILE}.new"
@@ -72,7 +72,7 @@ def write(run_dir: Path, crashes: list[Crash]) -> None:
 
 
 def read(run_dir: Path) -> list[Crash]:
-    """What was said lately; empty when nothing was, or nobody watches."""
+    """The recent crashes; empty when there are none, or no watch runs."""
     try:
         found = msgspec.json.decode((run_dir / FILE).read_bytes(), type=_File)
     except (OSError, msgspec.MsgspecError):
@@ -81,5 +81,5 @@ def read(run_dir: Path) -> list[Crash]:
 
 
 def remove(run_dir: Path) -> None:
-    """Nobody watches any more."""
+    """Remove the file, when the watch ends."""
     (run_dir / FILE).unlink(missing_ok=True)

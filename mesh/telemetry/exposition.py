@@ -1,6 +1,6 @@
 """One Prometheus page from the snapshots of many processes.
 
-Owns: the names and labels that Prometheus sees, and adding up what has the same ones.
+Owns: the names and labels for Prometheus, and adding up samples with the same name and labels.
 Leaves to others: collecting the snapshots (gateway), the text format itself (prometheus_client).
 """
 
@@ -46,16 +46,16 @@ LabelSet = tuple[tuple[str, str], ...]
 def render(snapshots: Iterable[tuple[Mapping[str, str], Mapping[str, Any] | None]]) -> tuple[bytes, str]:
     """The page for all of them.
 
-    Every sample carries the labels of its process, and those of its own (which win): `side`, `service` and `method` for
-    calls. What then has the same name and labels is added up.
+    Every sample has the labels of its process, and its own labels (which take precedence): `side`, `service` and
+    `method` for calls. Samples with the same name and labels are added up.
 
-    It is work for the processor, some 8 µs a line: with hundreds of instances give it to a thread.
+    It costs some 8 µs of processor time per line: with hundreds of instances run it in a thread.
 
     Args:
-        snapshots: for each process its labels (for example worker, host, service) and what `Recorder.snapshot`
-            returned there; None for one that did not answer. `worker` is an id that changes with each start: samples
-            carry `process` in its place, the name that supervisor gives, and `mesh_build_info` has both.
-            One that is malformed (another release, a broken peer) is left out, and `mesh_worker_up` says 0 for both.
+        snapshots: for each process its labels (for example worker, host, service) and the result of
+            `Recorder.snapshot` there; None for a process that did not answer. `worker` is an id that changes with each
+            start: samples have `process` instead, the name that supervisor gives, and `mesh_build_info` has both.
+            A malformed snapshot (another release, a broken peer) is left out; `mesh_worker_up` is 0 in both cases.
 
     Returns:
         The text, and its Content-Type.
@@ -77,7 +77,7 @@ class _Calls:
         self.in_flight = 0
         self.count = 0
         self.total_s = 0.0
-        # By upper bound, each without those below it: two releases with other bounds still add up to something true.
+        # By upper bound, not cumulative: buckets of two releases with different bounds still add up correctly.
         self.buckets: dict[float, int] = {}
         self.errors: dict[str, int] = {}
 
@@ -86,7 +86,7 @@ class _Calls:
         self.total_s += sample.total_s
         for bound, n in zip((*bounds, math.inf), sample.buckets, strict=True):
             self.buckets[bound] = self.buckets.get(bound, 0) + n
-            # Counted here and not taken from the sample: the two must agree for Prometheus.
+            # Count here instead of using the sample's count: for Prometheus, buckets and count must agree.
             self.count += n
         for code, n in sample.errors.items():
             self.errors[code] = self.errors.get(code, 0) + n
@@ -97,7 +97,7 @@ class _Page(Collector):
         self._up: dict[LabelSet, int] = {}
         self._calls: dict[LabelSet, _Calls] = {}
         self._info: dict[LabelSet, int] = {}
-        #: Kind, help and values by sample name of each metric that is an application's own.
+        #: Kind, help and values by sample name of each metric of an application.
         self._foreign: dict[str, tuple[str, str, dict[tuple[str, LabelSet], float]]] = {}
         #: Kind, help and values of each counter or gauge, by its full name.
         self._named: dict[str, tuple[str, str, dict[LabelSet, float]]] = {}
@@ -105,11 +105,11 @@ class _Page(Collector):
     def add(self, labels: Mapping[str, str], snapshot: Mapping[str, Any] | None) -> None:
         taken = _read(snapshot)
         mine = {_label_name(name): str(value) for name, value in labels.items()}
-        # Series carry a name that outlives a restart; the id that does not stands on mesh_build_info alone.
+        # Series have a name that survives a restart; only mesh_build_info has the id, which does not.
         worker = mine.pop("worker", "")
         if not mine.get("process"):
             mine["process"] = (taken.identity.name if taken is not None else "") or worker
-        # A process that answered under one of two equal label sets is up.
+        # When two processes have equal label sets, one answer is enough for `up`.
         key = _key(mine)
         self._up[key] = max(self._up.get(key, 0), taken is not None)
         if taken is None:
@@ -124,7 +124,7 @@ class _Page(Collector):
             self._calls.setdefault(_key({**mine, **own}), _Calls()).add(sample, taken.bounds)
         for kind, samples in (("counter", taken.counters), ("gauge", taken.gauges)):
             for each in samples:
-                # Checked where it is made; but the page must hold also when that was another release.
+                # Names are checked when metrics are created; check again, as another release may have created them.
                 if name_is_well_formed(each.name) and not name_is_taken(each.name):
                     self._add_named(kind, mine, each)
         self._add_process(mine, taken.process)
@@ -135,7 +135,7 @@ class _Page(Collector):
         kind, _, values = self._foreign.setdefault(family.name, (family.type, family.help or family.name, {}))
         if kind == family.type:
             for name, labels, value in family.samples:
-                # Not through _label_name: an application's `le` and `quantile` belong to its histograms and summaries.
+                # Without _label_name: `le` and `quantile` are valid in an application's histograms and summaries.
                 key = name, _key({**mine, **labels})
                 values[key] = values.get(key, 0) + value
 
@@ -149,7 +149,7 @@ class _Page(Collector):
         name = PREFIX + sample.name
         known_kind, text, values = self._named.setdefault(name, (kind, sample.help, {}))
         if known_kind != kind:
-            # A name cannot be both on one page. Two releases disagree; the first to come is shown.
+            # A name cannot be both on one page. When two releases differ, the first is shown.
             return
         if sample.help and not text:
             self._named[name] = (kind, sample.help, values)
@@ -216,12 +216,12 @@ def _le(bound: float) -> str:
 
 
 def _key(labels: Mapping[str, str]) -> LabelSet:
-    # An empty label is the same as none to Prometheus, so it must be the same here.
+    # For Prometheus an empty label equals a missing one.
     return tuple(sorted((name, value) for name, value in labels.items() if value))
 
 
 def _label_name(name: str) -> str:
-    """A name that may stand in the page: "le" and a leading "__" belong to Prometheus."""
+    """A label name that is allowed on the page: "le" and a leading "__" are reserved by Prometheus."""
     clean = _BAD_IN_LABEL.sub("_", name)
     if not clean or clean == "le" or clean.startswith("__") or clean[0].isdigit():
         return f"label_{clean.lstrip('_')}"

@@ -1,7 +1,7 @@
-"""Metrics that an application, or a library of it, keeps in prometheus_client's own registry.
+"""Metrics that an application, or one of its libraries, registers with prometheus_client.
 
-They are on the host's page as well, with the labels of their process. prometheus_client's figures of the process and
-of the interpreter are left out: mesh has its own.
+They are on the host's page, too, with the labels of their process. prometheus_client's metrics of the process and of
+the interpreter are left out: mesh has its own.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from mesh.telemetry.snapshot import ForeignFamily
 
 _OWN: Final = ("python_", "process_")
 
-#: Samples that one process may bring; a label with user ids in it must not fill this page.
+#: The maximum number of samples of one process; a label with user ids must not fill the page.
 MAX_SAMPLES: Final = 5000
 
 
 def foreign_families() -> list[ForeignFamily]:
-    """What is registered with prometheus_client in this process; nothing where it is not imported."""
+    """The metrics registered with prometheus_client in this process; empty when it is not imported."""
     client: Any = sys.modules.get("prometheus_client")
     if client is None or not hasattr(client, "REGISTRY"):
         return []
@@ -31,7 +31,7 @@ def foreign_families() -> list[ForeignFamily]:
         samples = [
             (sample.name, dict(sample.labels), float(sample.value))
             for sample in metric.samples
-            # The instant of creation is of no use to Prometheus' text format.
+            # Prometheus' text format does not use creation times.
             if not sample.name.endswith("_created")
         ]
         found.append(ForeignFamily(metric.name, metric.type, metric.documentation, samples))

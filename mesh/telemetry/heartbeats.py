@@ -1,9 +1,9 @@
-"""What each supervised worker says of its own health once a second, as a file that other processes can read.
+"""Heartbeat files: each supervised worker writes its health once a second, for other processes to read.
 
-Owns: the shape of a file, writing it in place, reading all of them.
+Owns: the format of a file, writing it in place, reading all of them.
 Leaves to others: measuring (service.watchdog), judging (policy.liveness), acting (supervision.watch).
 
-Times are of the monotonic clock, which all processes of a host share.
+Times are those of the monotonic clock, which all processes of a host share.
 """
 
 from __future__ import annotations
@@ -16,20 +16,22 @@ from typing import Final
 import msgspec
 
 DIRECTORY: Final = "heartbeats"
-#: One write of a fixed length: a reader sees the old file or the new one.
+#: Every write has this length, so that a reader sees either the old or the new contents.
 _LENGTH: Final = 1024
 _encode: Final = msgspec.json.Encoder().encode
 
 
 class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
-    """One worker.
+    """The health of one worker.
 
     Attributes:
-        process: as supervisorctl writes it.
-        started: when it started, in the kernel's ticks since boot: with the pid, this names one process for ever.
-        at: when this was written; liveness_s: how old it may become.
-        blocked_s: how long its loop has been blocked; where: at which line.
-        memory_bytes, soft_bytes, hard_bytes: what it takes and may take; 0: no limit.
+        process: its name as supervisorctl writes it.
+        started: when it started, in the kernel's ticks since boot: together with the pid, it identifies a process.
+        at: when this was written.
+        liveness_s: how old it may become.
+        blocked_s: how long its loop has been blocked.
+        where: the line at which its loop is blocked.
+        memory_bytes, soft_bytes, hard_bytes: its memory and the limits; 0: no limit.
         leaves: why it drains to be replaced; "" when it does not.
     """
 
@@ -47,7 +49,7 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
     leaves: str = ""
 
     def trouble(self, now: float | None = None) -> str:
-        """What is wrong with it now, for people; "" when nothing is."""
+        """A readable description of its current problem; "" when there is none."""
         silent_s = (time.monotonic() if now is None else now) - self.at
         if silent_s > 5.0:
             return f"stopped or blocked in C code: no heartbeat for {silent_s:.0f} s"
@@ -72,17 +74,17 @@ class Writer:
         self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
 
     def write(self, heartbeat: Heartbeat) -> None:
-        """Say this now."""
+        """Write this heartbeat."""
         os.pwrite(self._file, _encode(heartbeat)[:_LENGTH].ljust(_LENGTH), 0)
 
     def close(self) -> None:
-        """This process ends in good order."""
+        """Remove the file, when the process ends normally."""
         self._path.unlink(missing_ok=True)
         os.close(self._file)
 
 
 def read(run_dir: Path) -> list[Heartbeat]:
-    """The last heartbeat of each worker, by process; those that have ended are left out and their files removed."""
+    """The last heartbeat of each worker, sorted by process; files of ended workers are removed."""
     found = []
     try:
         paths = sorted((run_dir / DIRECTORY).iterdir())
@@ -99,12 +101,12 @@ def read(run_dir: Path) -> list[Heartbeat]:
             try:
                 path.unlink(missing_ok=True)
             except OSError:
-                pass  # another user's
+                pass  # it belongs to another user
     return sorted(found, key=lambda each: each.process)
 
 
 def started(pid: int) -> int | None:
-    """When a process started, in ticks since boot; -1 when there is none, None where the system does not tell."""
+    """When a process started, in ticks since boot; -1 when there is no such process, None when unknown."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return int(fields[19])

@@ -1,8 +1,7 @@
-"""What this process is called, and which release it runs.
+"""The name of this process, and the release that it runs.
 
-Its name stays the same when it restarts, and is the label of its metrics.
-
-Under supervisor a process keeps its name ("greeting:greeting_0") over restarts, while its worker id changes each time.
+The name is the label of its metrics. Under supervisor a process keeps its name ("greeting:greeting_0") across restarts,
+while its worker id changes each time.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ RELEASES: Final = "releases"
 
 
 class ProcessIdentity(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Who a process is.
+    """The identity of a process.
 
     Attributes:
         name: as supervisorctl writes it: "greeting:greeting_0", "hub"; "" when no supervisor runs it.
@@ -51,7 +50,7 @@ def this_process() -> ProcessIdentity:
 
 
 def supervised_name(group: str, process: str) -> str:
-    """A process as supervisorctl writes it; the group is left out where it has the same name."""
+    """The name of a process as supervisorctl writes it; the group is omitted if it has the same name."""
     return process if group in ("", process) else f"{group}:{process}"
 
 

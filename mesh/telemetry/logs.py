@@ -1,11 +1,11 @@
-"""What the process says: one line per event, the same form for mesh, services and libraries.
+"""The logs of a process: one line per event, in the same form for mesh, services and libraries.
 
-Owns: the set-up of structlog and of the standard library's logging, and the fields that every line has.
-Leaves to others: keeping and rotating files (supervisor), which trace is in force (traces).
+Owns: the set-up of structlog and of the standard library's logging, and the common fields of all lines.
+Leaves to others: storing and rotating files (supervisor), the current trace (traces).
 
-A JSON line has `ts` (UTC), `level`, `event`, `logger`, what was bound to the process (`worker`, `service`, …),
-`trace_id` and `span_id` inside of a trace, `exception` when there is one, and what the call gave. Before `configure`
-is called, warnings and worse go to stderr in the console form: `import mesh` in somebody's script stays quiet.
+A JSON line has `ts` (UTC), `level`, `event`, `logger`, the fields bound to the process (`worker`, `service`, …),
+`trace_id` and `span_id` inside a trace, `exception` when there is one, and the fields of the call. Before `configure`
+is called, warnings and worse go to stderr in the console form, so that a script that imports mesh stays quiet.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from mesh.errors import ConfigError
 from mesh.telemetry import recent_lines
 from mesh.telemetry.traces import in_force
 
-# structlog imports rich for tracebacks that mesh does not draw: 5 MB of private memory and 60 ms in each worker, of 45
-# MB and a second. Hidden for the length of this import, it does without. Where rich is there already, it costs nothing.
+# structlog imports rich for tracebacks that mesh does not draw. This would cost 5 MB of private memory and 60 ms in
+# each worker, of 45 MB and a second. Hide rich during this import, unless it has been imported already.
 _hide_rich = "rich" not in sys.modules
 if _hide_rich:
     sys.modules["rich"] = None  # type: ignore[assignment]
@@ -47,7 +47,7 @@ LEVELS: Final = {
 }
 FORMATS: Final = ("auto", "console", "json")
 
-#: What structlog and logging call a level, where that differs from its name.
+#: Names of structlog and logging for a level that differ from its own name.
 _LEVEL_NAMES: Final = {"exception": "error", "warn": "warning", "fatal": "critical", "msg": "info"}
 
 
@@ -61,13 +61,13 @@ def configure(
 ) -> None:
     """Set up all logging of this process: mesh's, structlog's and the standard library's, also warnings.
 
-    May be called again; the last one counts, for loggers that exist already, too.
+    May be called again; the last call applies, also to existing loggers.
 
     Args:
-        level: "debug", "info", "warning", "error" or "critical": what is less is not said.
+        level: "debug", "info", "warning", "error" or "critical": lower levels are not logged.
         format: "console" for people, "json" for machines, "auto" for console on a terminal and JSON elsewhere.
-        stream: where to; stderr when None. Coloured on a terminal only, unless NO_COLOR is set.
-        clock: tells the time of day.
+        stream: the output; stderr when None. Coloured on a terminal only, unless NO_COLOR is set.
+        clock: provides the time of day.
         bound: fields for every line, for example `worker="w-1f", service="greeting"`. Empty ones are left out.
 
     Raises:
@@ -115,7 +115,7 @@ def reset() -> None:
 
 
 def get_logger(name: str, **bound: Any) -> FilteringBoundLogger:
-    """A logger whose lines carry `logger=name` and what is bound; cheap, and to be made at import.
+    """A logger that adds `logger=name` and the bound fields to its lines; cheap; create it at import.
 
     ::
 
@@ -137,7 +137,7 @@ def get_logger(name: str, **bound: Any) -> FilteringBoundLogger:
 
 
 class _Setup:
-    """What `configure` decided. Read at every line, so that loggers made before it follow it."""
+    """The settings of `configure`. Read for every line, so that existing loggers follow them."""
 
     __slots__ = ("bound", "level", "logger_class", "render", "stream", "wall")
 
@@ -159,27 +159,27 @@ class _Setup:
 
 
 class _Sink:
-    """The last in the line: writes what was rendered, whatever the level, with one write per line."""
+    """The last processor: writes rendered lines of any level, with one write per line."""
 
     def write(self, line: str) -> None:
-        # Looked up now: stderr may have been replaced since (by a test, or by a terminal user interface).
+        # Look it up each time: stderr may have been replaced (by a test, or by a terminal user interface).
         stream = _setup.stream or sys.stderr
         try:
             try:
                 stream.write(line + "\n")
             except UnicodeEncodeError:
-                # An ASCII locale, or half a character out of a file name: escaped is better than lost.
+                # An ASCII locale, or half a character in a file name: escape it instead of losing the line.
                 stream.write(line.encode("ascii", "backslashreplace").decode() + "\n")
             stream.flush()
         except (OSError, ValueError):
-            # The reader is gone, or the stream closed at exit. There is nobody left to tell.
+            # The reader has closed the pipe, or the stream was closed at exit. The line is lost.
             pass
 
     debug = info = warning = warn = error = critical = fatal = exception = msg = log = write
 
 
 class _Handler(logging.Handler):
-    """Brings the standard library's records into the same line."""
+    """Writes records of the standard library in the same form."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -198,7 +198,7 @@ def _bind(logger: Any, processors: Any, context: Any) -> Any:
 
 
 def _process(logger: Any, method: str, event: EventDict) -> str:
-    """Give an event its fields and make a line of it."""
+    """Add the common fields to an event and render it as a line."""
     setup = _setup
     when = datetime.fromtimestamp(setup.wall(), UTC)
     line: EventDict = {
@@ -217,7 +217,7 @@ def _process(logger: Any, method: str, event: EventDict) -> str:
         line["logger"] = name
     line.update(event)
     if recent_lines.recent is not None:
-        # Before it is rendered for people, which changes it.
+        # Before the console renderer, which changes it.
         recent_lines.recent.add(_json(dict(line)))
     return setup.render(line)
 
@@ -227,7 +227,7 @@ def _json(line: EventDict) -> str:
     try:
         return msgspec.json.encode(line, enc_hook=repr).decode()
     except Exception:
-        # A value that no encoder takes (a lone surrogate, a map with tuples as keys) costs its form, not the line.
+        # A value that cannot be encoded (a lone surrogate, a map with tuples as keys) is simplified; the line is kept.
         safe = {_plain(name): _plain(value) for name, value in line.items()}
         return msgspec.json.encode(safe).decode()
 
@@ -244,17 +244,17 @@ def _console(*, colours: bool) -> Callable[[EventDict], str]:
     renderer = structlog.dev.ConsoleRenderer(
         colors=colours,
         timestamp_key="ts",
-        # The plain one: structlog's default draws boxes, and shows the local variables, secrets included.
+        # The plain formatter: structlog's default draws boxes, and shows local variables, including secrets.
         exception_formatter=structlog.dev.plain_traceback,
     )
 
     def render(line: EventDict) -> str:
-        # "2026-01-02T03:04:05.678Z": whoever watches knows the day.
+        # "2026-01-02T03:04:05.678Z": on a console, show the time without the date.
         line["ts"] = line["ts"][11:23]
         try:
             return str(renderer(None, "", dict(line)))
         except Exception:
-            # As for JSON: what cannot be printed costs its form, not the line.
+            # As for JSON: a value that cannot be printed is simplified; the line is kept.
             return str(renderer(None, "", {name: _plain(value) for name, value in line.items()}))
 
     return render

@@ -1,7 +1,7 @@
-"""Counting what happens, cheaply enough to count everything.
+"""Metrics of a process, cheap enough to count everything.
 
 Owns: the counters of this process and their snapshot.
-Leaves to others: timing a call (whoever makes it), asking the other processes (gateway), Prometheus' text (exposition).
+Leaves to others: timing a call (the caller), asking the other processes (gateway), Prometheus' text (exposition).
 
 Everything belongs to one event loop: no locks. Code in threads reports through the loop.
 """
@@ -47,11 +47,11 @@ BOUNDS: Final = (
     10.0,
 )
 
-#: Where what is too much for its own place is counted.
+#: The label for everything beyond MOST_SERIES.
 OTHER: Final = "other"
 
-#: Different methods, or label sets of counters, that a process tells apart. Names may come from requests; a scanner
-#: that asks for a million of them must not fill this process' memory, nor Prometheus'.
+#: The maximum number of methods, or of label sets of counters, of a process. Names may come from requests; a scanner
+#: that requests a million names must not fill the memory of this process or of Prometheus.
 MOST_SERIES: Final = 2000
 MOST_CODES: Final = 64
 
@@ -61,7 +61,7 @@ Labels = tuple[tuple[str, str], ...]
 
 
 class MethodStats:
-    """The calls of one method, seen from one side. Keep it, and call `begin` and `end` on it: a few additions each."""
+    """The calls of one method on one side. Keep the object, and call `begin` and `end`: each costs a few additions."""
 
     __slots__ = ("buckets", "errors", "in_flight", "method", "service", "side", "total_s")
 
@@ -69,26 +69,26 @@ class MethodStats:
         self.side = side
         self.service = service
         self.method = method
-        #: Begun and not ended.
+        #: The number of calls in progress.
         self.in_flight = 0
-        #: Seconds that the ended ones took together.
+        #: The total duration of ended calls in seconds.
         self.total_s = 0.0
-        #: By duration, as `MethodSample.buckets`.
+        #: Ended calls by duration, as `MethodSample.buckets`.
         self.buckets = [0] * (len(BOUNDS) + 1)
-        #: Ended badly, by error code.
+        #: Failed calls by error code.
         self.errors: dict[str, int] = {}
 
     @property
     def count(self) -> int:
-        """How many have ended, well or badly."""
+        """The number of ended calls, successful or failed."""
         return sum(self.buckets)
 
     def begin(self) -> None:
-        """A call begins; exactly one `end` follows."""
+        """Count the begin of a call; exactly one `end` must follow."""
         self.in_flight += 1
 
     def end(self, seconds: float, code: str = "") -> None:
-        """A call ended after `seconds`, with the error `code`, or "" when it went well."""
+        """Count the end of a call after `seconds`, with the error `code`, or "" for success."""
         self.in_flight -= 1
         self.total_s += seconds
         self.buckets[bisect_left(BOUNDS, seconds)] += 1
@@ -99,7 +99,7 @@ class MethodStats:
             errors[code] = errors.get(code, 0) + 1
 
     def sample(self) -> MethodSample:
-        """What has been counted so far."""
+        """The current counts."""
         return MethodSample(
             side=self.side,
             service=self.service,
@@ -126,11 +126,11 @@ class Counter:
 
 
 class Recorder:
-    """Everything that one process counts.
+    """The metrics of one process.
 
     Args:
-        clock: tells the uptime, which begins now.
-        most_series: different methods, and different counters, told apart; the rest are counted together as "other".
+        clock: measures the uptime, which begins now.
+        most_series: the maximum number of methods, and of counters; further ones are counted together as "other".
     """
 
     def __init__(self, clock: Clock | None = None, *, most_series: int = MOST_SERIES) -> None:
@@ -143,11 +143,11 @@ class Recorder:
         self._totals: dict[tuple[str, Labels], Callable[[], float]] = {}
         self._help: dict[str, str] = {}
         self._gauge_errors = self.counter("metric_errors", "Gauges that raised when they were read.")
-        # Gauges that have been complained of: once is enough, a page is fetched every few seconds.
+        # Failed gauges that were logged: log each only once, as the page is fetched every few seconds.
         self._broken: set[str] = set()
 
     def method(self, side: str, service: str, method: str) -> MethodStats:
-        """The counts of one method; always the same object for the same names.
+        """The stats of one method; always the same object for the same names.
 
         Args:
             side: "client" for calls made, "server" for calls answered, "http" for requests answered.
@@ -161,15 +161,15 @@ class Recorder:
         return stats
 
     def counter(self, name: str, /, help: str = "", **labels: str) -> Counter:
-        """The counter of that name and those labels; always the same object for the same ones.
+        """The counter with this name and these labels; always the same object for the same ones.
 
         Args:
-            name: small letters, digits and `_`, without the prefix `mesh_`, which Prometheus sees. `_total` at its end
-                is Prometheus's own suffix for counters: "orders" and "orders_total" are one counter.
-            help: one line on what is counted.
+            name: small letters, digits and `_`, without the prefix `mesh_`, which is added for Prometheus. The suffix
+                `_total` is Prometheus's own for counters: "orders" and "orders_total" are one counter.
+            help: a one-line description.
 
         Raises:
-            ValueError: a name is not of that form, is taken by mesh or Prometheus, or is a gauge's already.
+            ValueError: a name does not have this form, is reserved by mesh or Prometheus, or is used by a gauge.
         """
         name = name.removesuffix("_total")
         key = (name, tuple(sorted(labels.items())))
@@ -186,7 +186,7 @@ class Recorder:
         return counter
 
     def count(self, name: str, by: float = 1, /, **labels: str) -> None:
-        """Count `by` more under that name and those labels. On a hot path keep the `counter` instead.
+        """Add `by` to the counter with this name and these labels. On a hot path keep the `counter` instead.
 
         Raises:
             ValueError: as `counter`.
@@ -194,15 +194,15 @@ class Recorder:
         self.counter(name, **labels).value += by
 
     def gauge(self, name: str, fn: Callable[[], float], /, help: str = "", **labels: str) -> None:
-        """Have `fn` asked at every snapshot for a number that may rise and fall. A second one replaces the first.
+        """Register `fn`, which every snapshot calls for a number that may rise and fall. It replaces an earlier one.
 
         Args:
             name: as for `counter`.
-            fn: quick, and called on the event loop. When it raises, the gauge is left out of that snapshot, and the
-                counter `metric_errors` tells; the first time it is logged.
+            fn: must be quick; called on the event loop. When it raises, the gauge is left out of that snapshot, and the
+                counter `metric_errors` is increased; the first error is logged.
 
         Raises:
-            ValueError: a name is not of that form, is taken by mesh or Prometheus, or is a counter's already.
+            ValueError: a name does not have this form, is reserved by mesh or Prometheus, or is used by a counter.
         """
         self._check(name, labels, (*self._counters, *self._totals))
         self._gauges[name, tuple(sorted(labels.items()))] = fn
@@ -210,7 +210,7 @@ class Recorder:
             self._help[name] = help
 
     def total(self, name: str, fn: Callable[[], float], /, help: str = "", **labels: str) -> None:
-        """Have `fn` read at every snapshot as a counter: for a number that something else counts and that only grows.
+        """Register `fn`, which every snapshot reads as a counter: for a growing number that other code counts.
 
         Args:
             name, fn, help: as for `gauge`.
@@ -225,7 +225,7 @@ class Recorder:
             self._help[name] = help
 
     def snapshot(self) -> dict[str, Any]:
-        """Everything so far, as plain maps, lists, strings and numbers: the shape of `snapshot.Snapshot`."""
+        """All current metrics, as plain maps, lists, strings and numbers, in the form of `snapshot.Snapshot`."""
         gauges, totals = self._read(self._gauges), self._read(self._totals)
         taken = Snapshot(
             bounds=list(BOUNDS),
@@ -249,7 +249,7 @@ class Recorder:
             try:
                 value = float(fn())
             except Exception:
-                # One broken gauge must not take the whole page with it.
+                # One broken gauge must not break the whole page.
                 self._gauge_errors.add()
                 if name not in self._broken:
                     self._broken.add(name)
@@ -278,7 +278,7 @@ class Recorder:
 
 def render(snapshots: Iterable[tuple[Mapping[str, str], Mapping[str, Any] | None]]) -> tuple[bytes, str]:
     """One Prometheus page from the snapshots of many processes: see `exposition.render`."""
-    # Here and not above: only who shows a page pays for importing prometheus_client.
+    # Imported here: only processes that render a page need prometheus_client.
     from mesh.telemetry import exposition
 
     return exposition.render(snapshots)

@@ -1,7 +1,7 @@
-"""What the operating system says of this process: memory, processor time, descriptors.
+"""Data of the operating system about this process: memory, processor time, descriptors.
 
-Owns: reading /proc, and doing without it.
-Leaves to others: when to look (metrics), what to call it (exposition).
+Owns: reading /proc, and working without it.
+Leaves to others: when to read it (metrics), the names of the metrics (exposition).
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ def _kilobytes(path: Path, wanted: tuple[str, ...]) -> dict[str, int]:
                 if colon and name in wanted:
                     found[name] = int(rest.split()[0]) * 1024
     except (OSError, ValueError, IndexError):
-        # No /proc (not Linux), no right to it (a hardened container), or a form that is not known: say nothing.
+        # No /proc (not Linux), no permission (a hardened container), or an unknown format.
         return {}
     return found
 
 
 def _open_fds(proc: Path) -> int | None:
     try:
-        # Less the one that listing the directory opens.
+        # Subtract the descriptor that listing the directory opens.
         return len(os.listdir(proc / "fd")) - 1
     except OSError:
         return None
 
 
 def read_process(uptime_s: float, proc: Path = PROC) -> ProcessSample:
-    """Look at this process now. Takes about a millisecond, most of it the kernel's walk over the memory map.
+    """Sample this process. Takes about a millisecond, mostly for the kernel's walk over the memory map.
 
     Args:
-        uptime_s: how long it has run, which the caller knows by its own clock.
-        proc: where the kernel shows this process.
+        uptime_s: how long it has run, by the caller's clock.
+        proc: the directory of this process in /proc.
     """
     memory = _kilobytes(proc / "smaps_rollup", ("Rss", "Pss"))
     resident = memory.get("Rss")

@@ -1,7 +1,7 @@
-"""Metrics of processes that answer no calls (the hub, supervisor's watch), as files that the gateway's page takes in.
+"""Metrics of processes that answer no calls (the hub, supervisor's watch), as files for the gateway's page.
 
-A process writes its snapshot every few seconds into the run directory, whole; the gateway reads all of them for each
-page.
+A process writes its snapshot atomically every few seconds into the run directory; the gateway reads all snapshots for
+each page.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from mesh.telemetry.identity import this_process
 DIRECTORY: Final = "metrics"
 #: How often a process writes.
 EVERY_S: Final = 5.0
-#: What is older was written by a process that has ended, or hangs.
+#: An older file is from a process that has ended, or hangs.
 FRESH_S: Final = 20.0
-#: What is older than this is not shown at all: the process is gone on purpose.
+#: A file older than this is not shown at all: the process was ended on purpose.
 FORGOTTEN_S: Final = 300.0
 
 _NAME: Final = re.compile(r"[^a-zA-Z0-9_.-]")
 
 
 class Published(NamedTuple):
-    """What one process wrote.
+    """The published metrics of one process.
 
     Attributes:
-        role: what it is: "hub", "watch".
-        identity: unique among the living: "hub-0647b7ac".
-        snapshot: as `Recorder.snapshot` made it; None when it is too old to be shown.
+        role: "hub", "watch".
+        identity: unique among the running processes: "hub-0647b7ac".
+        snapshot: from `Recorder.snapshot`; None when it is too old to be shown.
     """
 
     role: str
@@ -63,12 +63,12 @@ def publish(run_dir: Path, role: str, identity: str, snapshot: dict[str, Any]) -
 
 
 def withdraw(run_dir: Path, identity: str) -> None:
-    """Remove what this process wrote, when it ends in order."""
+    """Remove the metrics of this process, when it ends normally."""
     _path(run_dir, identity).unlink(missing_ok=True)
 
 
 def published(run_dir: Path) -> list[Published]:
-    """What the processes of this host wrote lately."""
+    """The recently published metrics of the processes of this host."""
     found = []
     now = time.time()
     for path in sorted((run_dir / DIRECTORY).glob("*.json")):
@@ -83,6 +83,6 @@ def published(run_dir: Path) -> list[Published]:
 
 
 def _path(run_dir: Path, identity: str) -> Path:
-    # Its name is the same after a restart, so that a killed process leaves no file behind that is never written again.
+    # The name is the same after a restart, so that the file of a killed process is overwritten.
     name = this_process().name or identity
     return run_dir / DIRECTORY / f"{_NAME.sub('_', name)}.json"

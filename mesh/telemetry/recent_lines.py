@@ -1,7 +1,7 @@
-"""The last log lines of a process that writes to no file: `mesh logs` asks it for them.
+"""The last log lines of a process without a log file; `mesh logs` requests them.
 
-Under supervisor each process has a log file. One that was started by hand writes to its terminal, where no other
-command can read it; it keeps its last lines in memory instead.
+Under supervisor each process has a log file. A process that was started by hand writes to its terminal, where no other
+command can read it; it also keeps its last lines in memory.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from collections import deque
 from itertools import islice
 from typing import Final
 
-#: Enough for a look back; at 200 bytes a line some 100 KB.
+#: At 200 bytes a line some 100 KB.
 MAX_LINES: Final = 500
-#: What is longer (a deep traceback) is cut, so that MAX_LINES bounds the memory, too.
+#: A longer line (a deep traceback) is cut, so that MAX_LINES also limits the memory.
 MAX_LINE_CHARACTERS: Final = 16_384
 
 
 class RecentLines:
-    """A bounded, numbered memory of lines, oldest first."""
+    """A bounded buffer of numbered lines, oldest first."""
 
     __slots__ = ("_lines", "_next")
 
@@ -26,7 +26,7 @@ class RecentLines:
         self._next = 0
 
     def add(self, line: str) -> None:
-        """Keep one line; the oldest goes when there are MAX_LINES."""
+        """Add a line; the oldest line is dropped when there are MAX_LINES."""
         self._lines.append(line[:MAX_LINE_CHARACTERS])
         self._next += 1
 
@@ -36,7 +36,7 @@ class RecentLines:
         return self._next, list(islice(self._lines, max(0, number - first), None))
 
 
-#: Of this process; None while it writes to a file.
+#: The lines of this process; None while it writes to a file.
 recent: RecentLines | None = None
 
 

@@ -1,11 +1,11 @@
-"""The largest value of the last minute, for a gauge: reading it changes nothing, however many read it."""
+"""The largest value of the last minute, for a gauge; any number of readers may read it without changing it."""
 
 from __future__ import annotations
 
 from typing import Final
 
 SLOT_S: Final = 10.0
-#: So a value counts for 50 to 60 s.
+#: With ten-second slots, a value counts for 50 to 60 s.
 SLOTS: Final = 6
 
 
@@ -18,7 +18,7 @@ class RecentMaximum:
         self._slots: dict[int, float] = {}
 
     def note(self, value: float, now: float) -> None:
-        """A value at `now`, in seconds of any clock that only goes forward."""
+        """Record a value at `now`, in seconds of any monotonic clock."""
         slot = int(now // SLOT_S)
         if value > self._slots.get(slot, 0.0):
             self._slots[slot] = value

@@ -1,7 +1,7 @@
-"""How often the workers of each service were restarted, and why, as a file that outlives all of them.
+"""How often the workers of each service were restarted, and why, in a file that outlives all of them.
 
-Owns: the shape of the file, adding to it, reading it.
-Leaves to others: seeing that a process ended and why (supervision.watch), showing it (/metrics, `mesh doctor`).
+Owns: the format of the file, adding to it, reading it.
+Leaves to others: detecting that a process ended and why (supervision.watch), showing it (/metrics, `mesh doctor`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ FILE: Final = "restarts.json"
 NAME: Final = "worker_restarts"
 HELP: Final = "Processes that ended unasked and were started again, by reason."
 
-#: Those that mesh itself decided on.
+#: The reasons for which mesh itself restarts a worker.
 REPLACED: Final = frozenset(("blocked", "silent", "start_timeout", "memory"))
 
 #: service -> reason -> how often.
@@ -24,7 +24,7 @@ Counts = dict[str, dict[str, int]]
 
 
 def read(run_dir: Path) -> Counts:
-    """All that were counted since the run directory was made."""
+    """All restarts since the run directory was created."""
     try:
         return msgspec.json.decode((run_dir / FILE).read_bytes(), type=Counts)
     except (OSError, msgspec.MsgspecError):
@@ -32,7 +32,7 @@ def read(run_dir: Path) -> Counts:
 
 
 def add(run_dir: Path, service: str, reason: str) -> None:
-    """Count one more. There is one writer, `mesh watch`."""
+    """Count one restart. There is only one writer, `mesh watch`."""
     counts = read(run_dir)
     reasons = counts.setdefault(service, {})
     reasons[reason] = reasons.get(reason, 0) + 1

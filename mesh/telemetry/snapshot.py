@@ -1,9 +1,9 @@
-"""What one process measured, as it travels to whoever shows it.
+"""The metrics of one process, in the form in which they are sent.
 
-Owns: the shapes. As plain maps (msgspec.to_builtins) they are what `$worker.metrics` answers.
+Owns: the types. As plain maps (msgspec.to_builtins) they are the answer of `$worker.metrics`.
 Leaves to others: measuring (metrics, process), showing (exposition, `mesh top`).
 
-All counts are since the start of the process and only grow, but those said to be of now.
+All counts are since the start of the process and only grow, except those described as current.
 """
 
 from __future__ import annotations
@@ -16,38 +16,38 @@ import msgspec
 from mesh.telemetry.identity import ProcessIdentity
 
 _WELL_FORMED: Final = re.compile(r"[a-z][a-z0-9_]*", re.ASCII)
-#: What the page says of every process and method by itself.
+#: Metric names that the page uses for every process and method.
 _TAKEN: Final = re.compile(r"worker_up|build_info|in_flight|requests?|requests?_.*|process_.*", re.ASCII)
-#: Endings to which Prometheus' text gives a meaning.
+#: Suffixes with a meaning in Prometheus' text format.
 _ENDING: Final = re.compile(r".*(_total|_count|_sum|_bucket|_created|_info)", re.ASCII)
 
 
 def name_is_well_formed(name: str) -> bool:
-    """Whether it may name a metric or a label: small letters, digits and `_`."""
+    """Whether it is a valid name of a metric or a label: small letters, digits and `_`."""
     return _WELL_FORMED.fullmatch(name) is not None
 
 
 def name_is_taken(name: str) -> bool:
-    """Whether a counter or gauge of that name would be mistaken for something else on the page."""
+    """Whether a counter or gauge with this name would conflict with another metric on the page."""
     return _TAKEN.fullmatch(name) is not None or bool(reserved_ending(name))
 
 
 def reserved_ending(name: str) -> str:
-    """The ending of a name that Prometheus keeps for itself ("_total"); "" when it has none."""
+    """The suffix of a name that Prometheus reserves ("_total"); "" when it has none."""
     match = _ENDING.fullmatch(name)
     return match[1] if match else ""
 
 
 class MethodSample(msgspec.Struct, frozen=True):
-    """The calls of one method, seen from one side.
+    """The calls of one method on one side.
 
     Attributes:
         side: "client" (calls made), "server" (calls answered) or "http" (requests answered).
-        in_flight: begun and not ended, now.
-        count: ended, well or badly.
-        total_s: seconds that they took together.
-        buckets: how many took at most `Snapshot.bounds[i]` and more than the bound before; the last one, more than all.
-        errors: how many ended badly, by error code.
+        in_flight: current number of calls in progress.
+        count: ended calls, successful or failed.
+        total_s: their total duration in seconds.
+        buckets: how many took at most `Snapshot.bounds[i]` and more than the bound before; the last: more than all.
+        errors: failed calls by error code.
     """
 
     side: str
@@ -61,7 +61,7 @@ class MethodSample(msgspec.Struct, frozen=True):
 
 
 class NamedSample(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One counter or gauge. `name` is without the `mesh_` before and the `_total` behind that Prometheus sees."""
+    """One counter or gauge. `name` is without the prefix `mesh_` and the suffix `_total`, which Prometheus sees."""
 
     name: str
     value: float
@@ -70,11 +70,11 @@ class NamedSample(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ProcessSample(msgspec.Struct, frozen=True):
-    """The process itself, now. None where the operating system does not tell.
+    """The current resource usage of the process. None: unknown on this operating system.
 
     Attributes:
-        pss_bytes: proportional set size: shared pages divided among those who share them, so that the sum over all
-            processes is what they really take.
+        pss_bytes: proportional set size: shared pages divided among the processes that share them, so that the sum over
+            all processes is their real memory usage.
     """
 
     pid: int
@@ -87,10 +87,10 @@ class ProcessSample(msgspec.Struct, frozen=True):
 
 
 class ForeignFamily(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One metric of prometheus_client's own registry, which an application or a library of it uses.
+    """One metric in prometheus_client's own registry, from an application or one of its libraries.
 
     Attributes:
-        type: as Prometheus has it: "counter", "gauge", "histogram", "summary", …
+        type: the type in Prometheus: "counter", "gauge", "histogram", "summary", …
         samples: (name, labels, value).
     """
 
@@ -101,7 +101,7 @@ class ForeignFamily(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Snapshot(msgspec.Struct, frozen=True):
-    """Everything that one process measured. `bounds` are the upper bounds of the buckets, in seconds, rising."""
+    """All metrics of one process. `bounds` are the upper bounds of the buckets in seconds, in rising order."""
 
     bounds: list[float]
     process: ProcessSample

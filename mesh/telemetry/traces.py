@@ -1,10 +1,10 @@
-"""Which trace the work at hand belongs to.
+"""The trace that the current work belongs to.
 
-Owns: reading and making W3C `traceparent` values, and the one in force (`current`).
-Leaves to others: carrying it (the wire's messages, HTTP headers), setting it for a handler (calls), recording spans.
+Owns: reading and making W3C `traceparent` values, and the current one (`current`).
+Leaves to others: sending it (the wire's messages, HTTP headers), setting it for a handler (calls), recording spans.
 
 A traceparent is `00-<trace id, 32 hex>-<span id, 16 hex>-<flags, 2 hex>`. Strings are checked once, by `accept`, where
-they come in; everything behind that trusts them.
+they enter the process; all other code trusts them.
 
 Source: W3C Trace Context, sections 3.2 and 4.3.
 """
@@ -17,7 +17,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Final, NamedTuple
 
-#: The traceparent of the work that runs now; "" outside of any.
+#: The traceparent of the current work; "" outside of a trace.
 current: Final[ContextVar[str]] = ContextVar("mesh_traceparent", default="")
 
 #: `random` and not `secrets`: a span id must be unlikely to repeat, not hard to guess, and one is drawn per call.
@@ -25,11 +25,11 @@ current: Final[ContextVar[str]] = ContextVar("mesh_traceparent", default="")
 Bits = Callable[[int], int]
 
 _SHAPE = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.ASCII | re.DOTALL)
-#: What nearly all of them look like: valid as it stands, and told in a third of the time.
+#: Matches nearly all traceparents, which need no change; takes a third of the time of a full parse.
 _COMMON = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-0[0-3]", re.ASCII)
 _NO_TRACE = "0" * 32
 _NO_SPAN = "0" * 16
-#: Sampled, and "the trace id is random": the flags that are defined; others are not passed on.
+#: The defined flags: "sampled" and "the trace id is random"; others are not passed on.
 _KNOWN_FLAGS = 0x03
 
 
@@ -52,7 +52,7 @@ class Trace(NamedTuple):
 def parse(header: str) -> Trace | None:
     """The parts of a traceparent, or None when it is not a valid one.
 
-    A version above 00 is read as far as 00 goes; its additions are dropped.
+    A version above 00 is read like version 00; its additions are dropped.
     """
     found = _SHAPE.fullmatch(header)
     if found is None:
@@ -64,7 +64,7 @@ def parse(header: str) -> Trace | None:
 
 
 def accept(header: str | None) -> str:
-    """What came in, made safe to pass on: a valid traceparent of version 00, or "" (then a new trace begins)."""
+    """A received header, made safe to pass on: a valid traceparent of version 00, or "" (then a new trace begins)."""
     if not header:
         return ""
     if _COMMON.fullmatch(header):
@@ -82,8 +82,8 @@ def child(parent: str | None = None, bits: Bits = random.getrandbits) -> str:
     """A new span in the trace of `parent`; without one, a new trace.
 
     Args:
-        parent: a traceparent from `accept`, `root` or `child`; None takes `current`.
-        bits: draws that many random bits.
+        parent: a traceparent from `accept`, `root` or `child`; None uses `current`.
+        bits: returns the given number of random bits.
     """
     if parent is None:
         parent = current.get()
@@ -93,12 +93,12 @@ def child(parent: str | None = None, bits: Bits = random.getrandbits) -> str:
 
 
 def in_force() -> str:
-    """The traceparent of the work at hand, begun now when its caller sent none; "" outside of any."""
+    """The traceparent of the current work, created now when its caller sent none; "" outside of a trace."""
     return current.get() or _begin()
 
 
 def begin_with(begin: Callable[[], str]) -> None:
-    """Let `begin` make the trace of what is being answered; for the room that knows what that is (calls.context)."""
+    """Use `begin` to create the trace of the call being answered; set by calls.context, which knows the call."""
     global _begin
     _begin = begin
 
@@ -111,5 +111,5 @@ _begin: Callable[[], str] = _nothing_is_answered
 
 
 def _span(bits: Bits) -> str:
-    # Not a format string: that takes half as long again, and one is made for every call.
+    # Not a format string, which takes 50 % longer: a span id is made for every call.
     return (bits(64) or 1).to_bytes(8, "big").hex()
