@@ -1,7 +1,7 @@
-"""The control machine's half of a host's lock: waits for it, and lets go of it when ansible-playbook ends.
+"""The control machine's half of a host's lock: waits for it, and releases it when ansible-playbook ends.
 
-A process of its own stays beside ansible-playbook for that: it keeps the lock from running out, and gives it back when
-the playbook ends, also by Ctrl-C or SIGKILL. The module of the same name does what is to be done on the host.
+A separate process beside ansible-playbook renews the lock, and releases it when the playbook ends, also by Ctrl-C or
+SIGKILL. The module of the same name does the work on the host.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
 LOOK_EVERY_S = 0.5
-#: What a waiting deployment says again.
+#: How often a waiting deployment repeats its message.
 SAY_EVERY_S = 15.0
 
 
@@ -50,7 +50,7 @@ class ActionModule(ActionBase):
         return result
 
     def _keep(self, path: str, token: str, lease_s: float) -> None:
-        """Leave a process behind that lasts as long as ansible-playbook."""
+        """Start a process that runs as long as ansible-playbook."""
         playbook = os.getppid()
         began = _began(playbook)
         pid = os.fork()
@@ -80,7 +80,7 @@ class ActionModule(ActionBase):
         try:
             self._low_level_execute_command(command, sudoable=True)
         except Exception:
-            return  # a connection raises what it likes; the lock on the host ends by itself
+            return  # a connection may raise anything; the lock on the host expires by itself
 
 
 def _user() -> str:
@@ -91,7 +91,7 @@ def _user() -> str:
 
 
 def _began(pid: int) -> str:
-    """When a process began, as /proc has it; "" where there is no /proc."""
+    """The start time of a process in /proc; "" without /proc."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
             fields = file.read().rpartition(")")[2].split()

@@ -1,8 +1,8 @@
-"""Filters of the playbooks: the files that a host gets, and what its releases and turns mean for others.
+"""Filters of the playbooks: the files for a host, and decisions based on its releases and results.
 
-Owns: reading and writing TOML; what of the project's supervisord.conf differs on a host; which keys it gets; which
-release it goes back to; which hosts are in trouble; which variable was misspelt.
-Leaves to others: which values (group_vars), which keys there are (mesh itself, which checks the file on the host).
+Owns: reading and writing TOML; adapting the project's supervisord.conf to a host; which keys a host gets; which release
+it goes back to; which hosts have failed; which variable was misspelt.
+Leaves to others: the values (group_vars), the valid settings (mesh itself, which checks the file on the host).
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def _value(value: Any, path: tuple[str, ...]) -> str:
     if isinstance(value, int | float):
         return str(value)
     if isinstance(value, str):
-        # A JSON string is a TOML basic string, but for the one control character that JSON lets stand.
+        # A JSON string is a TOML basic string, except for one control character that JSON does not escape.
         return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_value(each, path) for each in value) + "]"
@@ -93,8 +93,8 @@ _SECTION = re.compile(r"^\[(program|eventlistener|fcgi-program):([^\]]+)\]", re.
 def host_conf(text: str, prefix: str, programs: list[str]) -> str:
     """The project's supervisord.conf for a host.
 
-    Sockets, pid file, logs and program files move out of the release; of the programs that stand in the file (also of
-    those that are commented out), the host runs `programs` and no others.
+    Sockets, pid file, logs and program files are moved out of the release; of the programs in the file (including those
+    that are commented out), the host runs only `programs`.
     """
     known = {match[2] for match in _SECTION.finditer(re.sub(r"^; (?=\[|\w+=)", "", text, flags=re.MULTILINE))}
     for name in programs:
@@ -120,12 +120,12 @@ def _fitting(block: str, programs: list[str]) -> str:
 
 
 def fixed_programs(text: str) -> list[str]:
-    """The programs that stand in the file itself: those that `mesh roll` does not replace."""
+    """The programs that are defined in the file itself: those that `mesh roll` does not replace."""
     return [match[2] for match in _SECTION.finditer(text)]
 
 
 def copies(paths: Sequence[str], contents: Sequence[str], about: Mapping[str, str]) -> list[dict[str, str]]:
-    """Files of the control machine as the module mesh_files takes them: into `about["directory"]`, owned as it says."""
+    """Files of the control machine in the form for the module mesh_files: directory and owner are those in `about`."""
     owned = {key: about[key] for key in ("owner", "group", "mode")}
     return [
         {"path": f"{about['directory']}/{PurePath(path).name}", "content": content, **owned}
@@ -134,7 +134,7 @@ def copies(paths: Sequence[str], contents: Sequence[str], about: Mapping[str, st
 
 
 def secret_keys(paths: Sequence[str], names: Sequence[str], host: str) -> list[str]:
-    """Those of the secret keys that a host gets: of these names, and of NAME@HOST its own."""
+    """The secret keys for a host: those with these names, and of NAME@HOST its own."""
     found = []
     for path in paths:
         name = PurePath(path).name.removesuffix(".secret")
@@ -144,10 +144,10 @@ def secret_keys(paths: Sequence[str], names: Sequence[str], host: str) -> list[s
 
 
 def bearers(names: Sequence[str], merged: Mapping[str, Any], programs: Sequence[str], host: str) -> dict[str, Any]:
-    """What a host replaces when these names have other keys: {"all": whether everything, "names": else which}.
+    """What a host must replace when these keys change: {"all": whether everything, "names": else which}.
 
-    A key is named for what runs: hub, gateway, mesh-store, a service. One of another name may be anybody's. Those of
-    clients and operators belong to commands, which end by themselves.
+    A key has the name of a role: hub, gateway, mesh-store, a service. Any process may use a key with another name. Keys
+    of clients and operators belong to commands, which end by themselves.
     """
     found: list[str] = []
     known = {"gateway", *programs, *merged.get("services", {})}
@@ -161,9 +161,9 @@ def bearers(names: Sequence[str], merged: Mapping[str, Any], programs: Sequence[
 
 
 def misspelt(given: Sequence[str], known: Sequence[str]) -> list[str]:
-    """Complaints about variables that were surely meant to be one of these playbooks'.
+    """Messages about variables that are probably misspelt names of these playbooks' variables.
 
-    Other names that begin with mesh_ are an inventory's own, like the mesh_address of the examples.
+    Other names that begin with mesh_ belong to the inventory, like the mesh_address of the examples.
     """
     own = [name for name in given if re.match(r"mesh_(?!settings_)", name) and name not in known]
     near = {name: difflib.get_close_matches(name, known, n=1, cutoff=0.85) for name in sorted(own)}
@@ -172,7 +172,7 @@ def misspelt(given: Sequence[str], known: Sequence[str]) -> list[str]:
 
 
 def own_secrets(merged: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """Settings in which the environment file of the prefix is the one of the release itself, which has its own."""
+    """The settings with the environment file of the prefix replaced by that of the release, which has its own."""
     services = {
         name: {**keys, "env_file": "secrets.env"} if keys.get("env_file") == f"{prefix}/secrets.env" else keys
         for name, keys in merged.get("services", {}).items()
@@ -181,7 +181,7 @@ def own_secrets(merged: Mapping[str, Any], prefix: str) -> dict[str, Any]:
 
 
 class _Plain(yaml.SafeLoader if yaml is not None else object):  # type: ignore[misc]
-    """YAML in which a tag of Ansible's, as of a vaulted value, is nothing but itself."""
+    """A YAML loader that accepts Ansible's tags, such as those of vaulted values, without interpreting them."""
 
 
 if yaml is not None:
@@ -189,11 +189,11 @@ if yaml is not None:
 
 
 def replaced(sources: Sequence[str], host: str, groups: Sequence[str]) -> list[str]:
-    """Complaints about `mesh_settings` that stand in several places for one host, of which Ansible takes one.
+    """Messages about `mesh_settings` that is set in several places for one host, of which Ansible uses only one.
 
     Args:
         sources: the inventories, files or directories.
-        groups: those of the host.
+        groups: the groups of the host.
     """
     found: list[str] = []
     for source in map(Path, sources):
@@ -223,12 +223,12 @@ def _mapping(path: Path) -> dict[str, Any]:
     try:
         tree = yaml.load(path.read_text(encoding="utf-8"), _Plain) if yaml is not None else None
     except (OSError, ValueError, yaml.YAMLError):
-        return {}  # an encrypted one, a script, or Ansible has said what is wrong with it
+        return {}  # an encrypted file, a script, or Ansible has already reported the error
     return tree if isinstance(tree, dict) else {}
 
 
 def _inline(tree: Mapping[str, Any], host: str, groups: Sequence[str]) -> list[str]:
-    """The groups that this host is in, and the host, as far as an inventory in YAML has the variable there."""
+    """The places in a YAML inventory that set the variable: groups of this host, and the host itself."""
     found = []
     for name, group in tree.items():
         if not isinstance(group, Mapping):
@@ -242,7 +242,7 @@ def _inline(tree: Mapping[str, Any], host: str, groups: Sequence[str]) -> list[s
 
 
 def told(text: str) -> str:
-    """What a command with --json said of its failure, for people."""
+    """The error of a command with --json, as readable text."""
     try:
         error = json.loads(text)["error"]
         return "\n".join([str(error["message"]), *(f"  | {line}" for line in error.get("details", {}).get("tail", []))])
@@ -254,9 +254,9 @@ def earlier(good: Sequence[str], current: str, wanted: str = "") -> str:
     """The release to go back to, "" when there is none.
 
     Args:
-        good: good ones, the one that became so last comes first.
-        current: what runs; where it never was good, the newest good one is meant.
-        wanted: a name, or the beginning of one; then the latest of that name but the current one.
+        good: the good releases; the one that became good last comes first.
+        current: the running release; if it was never good, the result is the newest good one.
+        wanted: a name, or the beginning of one: then the result is the latest such release except the current one.
     """
     if wanted:
         named = [name for name in good if name.startswith(wanted)]
@@ -266,7 +266,7 @@ def earlier(good: Sequence[str], current: str, wanted: str = "") -> str:
 
 
 def troubles(hosts: Sequence[str], hostvars: Mapping[str, Any], kind: str = "") -> dict[str, str]:
-    """The hosts whose turn (role activate) did not end well, and why. Of kind "failure" only those that went back."""
+    """The hosts on which the role activate failed, and why. With kind "failure" only those that went back."""
     found = {}
     for host in hosts:
         turn = hostvars[host].get("activate_turn")
@@ -285,7 +285,7 @@ def troubles(hosts: Sequence[str], hostvars: Mapping[str, Any], kind: str = "") 
 
 
 class FilterModule:
-    """What Ansible asks a file of filters for."""
+    """Ansible's interface of a filter plugin."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         return {

@@ -66,7 +66,7 @@ _SECRET = {**_DIRECTORY, "content": {"type": "str", "required": True, "no_log": 
 
 
 class Files:
-    """What is to be done, and what was."""
+    """The requested files, and the changes that were made."""
 
     def __init__(self, pretend: bool) -> None:
         self._pretend = pretend
@@ -104,13 +104,13 @@ class Files:
         except KeyError:
             if not self._pretend:
                 raise
-            ids = (-1, -1)  # a user whom a check run did not make
+            ids = (-1, -1)  # in a check run, the user has not been created
         if ids == (there.st_uid, there.st_gid) and mode == stat.S_IMODE(there.st_mode):
             return
         before = f"{_user(there.st_uid)} {_group(there.st_gid)} {stat.S_IMODE(there.st_mode):04o}\n"
         self._note(path, {"before": before, "after": f"{wanted['owner']} {wanted['group']} {mode:04o}\n"})
         if not self._pretend:
-            # The mode last: a change of owner takes bits away.
+            # Set the mode last: a change of owner clears bits.
             os.chown(path, *ids)
             os.chmod(path, mode)
 
@@ -134,7 +134,7 @@ def _replace(path: str, content: bytes, wanted: dict[str, Any]) -> None:
 
 
 def _ids(wanted: dict[str, Any]) -> tuple[int, int]:
-    """Names or numbers."""
+    """The ids of user and group, given by names or numbers."""
     owner, group = wanted["owner"], wanted["group"]
     uid = int(owner) if owner.isdigit() else pwd.getpwnam(owner).pw_uid
     return uid, int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
@@ -164,7 +164,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    # The mesh's user passes through directories above those that are named, whatever the umask of whoever logs in.
+    # The mesh's user must be able to pass through the parent directories, whatever the umask of the login user.
     os.umask(0o022)
     files = Files(pretend=module.check_mode)
     path = ""

@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""What mesh there is on a host. Changes nothing."""
+"""Reports the mesh on a host. Changes nothing."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Marks the release that runs as good, and removes old ones. See DOCUMENTATION."""
+"""Marks the running release as good, and removes old releases. See DOCUMENTATION."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def keep(module: AnsibleModule, place: Place) -> None:
     if not module.check_mode:
         place.link_secrets()
     stay = {current, *place.in_use(), *place.good()[: max(1, module.params["keep"])]}
-    # A check run has not marked it, and nothing of it was installed.
+    # A check run has not marked the release, and has installed nothing.
     removed = [] if module.check_mode else [name for name in place.all() if name not in stay]
     for name in removed:
         shutil.rmtree(place.path(name))

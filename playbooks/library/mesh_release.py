@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Makes a release on a host, out of what was brought there. See DOCUMENTATION."""
+"""Makes a release on a host, from the files that were copied there. See DOCUMENTATION."""
 
 from __future__ import annotations
 
@@ -92,8 +92,8 @@ class Making:
             self._do("make its virtual environment", asked["python"], "-m", "venv", "--without-pip", ".venv")
             self._install("--find-links=wheels", asked["requirement"])
         shutil.rmtree(os.path.join(root, "wheels"))
-        # Here and not by pip, on all cores at once; the processes themselves cannot write it. Old wheels may hold files
-        # for other Pythons: what does not compile is not needed.
+        # Compile here instead of in pip, on all cores; the processes themselves cannot write the files. Old wheels may
+        # contain files for other Python versions: files that do not compile are not needed.
         self._do("compile it", self._python, "-c", _COMPILE)
         self._own()
         if asked["secrets"]:
@@ -104,7 +104,7 @@ class Making:
         command = os.path.join(root, ".venv/bin/mesh")
         self._do("check its settings", *become, command, "config")
         if asked["preflight"]:
-            # As its workers will begin. What cannot is found out while nothing has been replaced, on any host.
+            # Start as its workers will. A failure is detected before anything is replaced on any host.
             self._do("try its services", *become, command, "roll", "--check")
         with open(self._place.path(asked["name"], TRIED), "w", encoding="utf-8"):
             pass
@@ -119,10 +119,10 @@ class Making:
             tar.extractall(self._root, filter="data") if hasattr(tarfile, "data_filter") else tar.extractall(self._root)
 
     def _link_environment(self, base: str) -> None:
-        """The virtual environment of another release, which nobody changes either: its files are the same ones."""
+        """Create hard links to the virtual environment of another release, which never changes either."""
         new = os.path.join(self._root, ".venv")
         shutil.copytree(os.path.join(base, ".venv"), new, symlinks=True, copy_function=os.link)
-        # What names the directory that it was made in.
+        # Files that contain the path of the environment's directory.
         commands = os.path.join(new, "bin")
         for path in (os.path.join(new, "pyvenv.cfg"), *(entry.path for entry in os.scandir(commands))):
             if os.path.islink(path):
@@ -149,7 +149,7 @@ class Making:
             raise Refused(f"{step}: there is no {words[0]} on this host; mesh_python names its Python") from exc
 
     def _ids(self) -> tuple[int, int]:
-        """Names or numbers."""
+        """The ids of user and group, given by names or numbers."""
         owner, group = self._asked["owner"], self._asked["group"]
         uid = int(owner) if owner.isdigit() else pwd.getpwnam(owner).pw_uid
         return uid, int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
@@ -181,7 +181,7 @@ def main() -> None:
     spec |= {"secrets": {"type": "str", "default": "", "no_log": True}}
     module = AnsibleModule(spec, supports_check_mode=True)
     asked = module.params
-    # What is made is for the mesh's user to read, whatever the umask of whoever logs in.
+    # The mesh's user must be able to read the files, whatever the umask of the login user.
     os.umask(0o022)
     place = Place(asked["prefix"])
     if asked["name"] in place.complete():

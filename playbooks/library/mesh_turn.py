@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Makes a release the one that runs, or goes back when it does not hold. See DOCUMENTATION."""
+"""Switches a host to a release, or goes back when that fails. See DOCUMENTATION."""
 
 from __future__ import annotations
 
@@ -56,14 +56,14 @@ EXAMPLES = """
     settle_s: 1
 """
 
-#: What `mesh roll` ends with when it went back by itself.
+#: The exit code of `mesh roll` when it went back by itself.
 ROLL_WENT_BACK = 1
-#: In the place of that when not all of it could go back.
+#: Used instead when not everything could go back.
 ROLL_DID_NOT = -1
 
 
 class Step(Exception):
-    """A step failed: which, and what it said."""
+    """A step failed; the message contains the step and its error."""
 
     def __init__(self, name: str, cause: Exception) -> None:
         super().__init__(f"{name}:\n{cause}")
@@ -71,7 +71,7 @@ class Step(Exception):
 
 
 class Turn:
-    """One host on its way from one release to another."""
+    """The switch of one host from one release to another."""
 
     def __init__(self, asked: dict[str, Any], place: Place, before: str, ran: bool) -> None:
         self._asked = asked
@@ -79,17 +79,17 @@ class Turn:
         self._before = before
         self._ran = ran
         self._patience = str(asked["ready_s"])
-        #: Whether all of what runs is of one release.
+        #: Whether all processes run from the same release.
         self.sound = True
 
     def forward(self, release: str, switched: bool) -> bool:
-        """Make it run; whether anything had to be done.
+        """Run the release; whether anything had to be done.
 
         Args:
-            switched: what runs may be of another release.
+            switched: processes may run from another release.
 
         Raises:
-            Step: it does not hold.
+            Step: a step failed.
         """
         if switched:
             self._place.begin(self._before)
@@ -104,10 +104,10 @@ class Turn:
         return switched or not already
 
     def back(self, rolled: bool) -> str:
-        """Undo it; what runs then, in words.
+        """Go back; returns a description of what runs then.
 
         Args:
-            rolled: every process runs by the earlier release already.
+            rolled: every process already runs from the earlier release.
         """
         try:
             if not self._ran:
@@ -126,12 +126,12 @@ class Turn:
     def stop(self) -> None:
         if self._asked["unit"]:
             self._step("stop supervisord by systemd", lambda: self._systemd("stop"))
-        # Also where systemd has stopped it: it removes what dead processes left.
+        # Also when systemd has stopped it: `mesh down` removes leftovers of dead processes.
         if self._place.current:
             self._step("stop everything", lambda: self._place.do("mesh", "down", "--json"))
 
     def _replace(self, release: str, *, gate: bool = False) -> None:
-        """Each process in turn, as the current release has it; `gate`: unless it answers with errors."""
+        """Replace each process in turn with that of the current release; `gate`: fail when it answers with errors."""
         asked = self._asked
         words = ["roll", "--json", "--timeout", self._patience, "--settle", str(asked["settle_s"])]
         if os.path.exists(self._place.path(release, TRIED)):
@@ -140,7 +140,7 @@ class Turn:
         self._step("replace each process", lambda: _readable(lambda: self._place.do("mesh", *words)))
 
     def _up(self) -> bool:
-        """Start what does not run, end what mesh.toml does not name any more, wait until all answers."""
+        """Start missing processes, end those that mesh.toml does not name any more, wait until everything answers."""
         told: list[str] = []
         words = ["up", "--json", "--timeout", self._patience]
         self._step("bring it up", lambda: told.append(_readable(lambda: self._place.do("mesh", *words))))
@@ -158,7 +158,7 @@ class Turn:
 
     def _systemd(self, verb: str) -> None:
         do(["systemctl", verb, self._asked["unit"]])
-        # systemd has started it before it listens; `mesh up` would start another one.
+        # systemd considers supervisord started before it listens; `mesh up` would start another one.
         until = time.monotonic() + self._asked["ready_s"]
         while verb == "start" and not self._place.runs:
             if time.monotonic() > until:
@@ -173,10 +173,10 @@ class Turn:
 
 
 class History:
-    """What became of each turn of this host, a line of JSON for each; nothing is ever taken out of it.
+    """The results of all deployments on this host, a line of JSON for each; lines are never removed.
 
     Args:
-        holder: the deployment that this turn belongs to, as the lock tells it.
+        holder: the deployment that holds the lock.
     """
 
     def __init__(self, place: Place, holder: dict[str, Any]) -> None:
@@ -189,7 +189,7 @@ class History:
 
         Args:
             result: live, started, went back, taken back, mixed or cut off.
-            why: the first line of it is kept.
+            why: the reason; only its first line is stored.
         """
         seconds = round(time.monotonic() - self._began, 1)
         entry = {"at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "result": result, "release": release}
@@ -198,7 +198,7 @@ class History:
 
 
 def _readable(act: Callable[[], str]) -> str:
-    """With --json an error is JSON, too: for people again."""
+    """Convert the error of a command with --json to readable text."""
     try:
         return act()
     except Refused as exc:
@@ -211,15 +211,15 @@ def _readable(act: Callable[[], str]) -> str:
                 lines += [f"the end of {details.get('log', 'its log')}:", *(f"  | {line}" for line in details["tail"])]
         except (ValueError, TypeError, KeyError, AttributeError, IndexError):
             raise exc from None
-        # Releases from before there was this word went back, or said that they did not.
+        # Releases without this field went back, or reported that they did not.
         code = exc.code if details.get("undone", True) else ROLL_DID_NOT
         raise Refused("\n".join(lines)[-TOLD_CHARACTERS:], code) from exc
 
 
 def _answer(url: str) -> str:
-    """ "" when it answers 200; else what it does, with what it says."""
+    """ "" when the URL answers 200; else a description of the answer or the error."""
     try:
-        # No proxy: it is this host that is asked.
+        # No proxy: the request goes to this host.
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=10) as answer:
             return "" if answer.status == 200 else f"{answer.status}"
     except urllib.error.HTTPError as exc:
@@ -252,11 +252,11 @@ def main() -> None:
 
 
 def turn(module: AnsibleModule) -> None:
-    """Take the turn, or tell what it would be."""
+    """Switch the host, or, in a check run, report what would change."""
     asked = module.params
     place = Place(asked["prefix"])
     release, current, runs = asked["release"], place.current, place.runs
-    # A turn that was cut off is taken up again, with the release before it to go back to.
+    # Resume an interrupted switch; the release before it is the one to go back to.
     unfinished = place.unfinished
     switched = release != current or unfinished is not None
     if unfinished is not None and unfinished != release:
@@ -283,7 +283,7 @@ def turn(module: AnsibleModule) -> None:
     try:
         changed = way.forward(release, switched)
     except Step as exc:
-        # `mesh roll` goes back by itself, and says so by its exit code; then nobody else was touched yet.
+        # `mesh roll` goes back by itself, and reports it by its exit code; then nothing else has been changed yet.
         rolled = isinstance(exc.cause, Refused) and exc.cause.code == ROLL_WENT_BACK and str(exc).startswith("replace")
         if asked["stay"]:
             module.fail_json(msg=str(exc), **told)

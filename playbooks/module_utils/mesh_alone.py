@@ -1,13 +1,13 @@
-"""The lock of a host: one deployment at a time changes what a mesh on it is.
+"""The lock of a host: only one deployment at a time changes the mesh on it.
 
 Two files below the prefix, both locked by flock(2), so that a lock ends with the process that holds it:
 
-- `.deployment`, exclusive: held for the whole of a deployment by a small process on the host (the keeper), which every
-  module of that deployment refers to by its token. Its text says which deployment it is. The keeper ends when the text
-  changes, or when the control machine has not touched the file for LEASE_S.
-- `.deployment.work`, shared: held by each command or module while it changes something, also by `mesh roll` and others
-  that are called by hand (mesh.supervision.deployment_lock). A deployment begins when nothing of this is left, and its
-  keeper does not end before. So what goes on after a connection was lost is still protected.
+- `.deployment`, exclusive: held for the whole deployment by a small process on the host (the keeper), which every
+  module of that deployment refers to by its token. The file's text identifies the deployment. The keeper ends when the
+  text changes, or when the control machine has not touched the file for LEASE_S.
+- `.deployment.work`, shared: held by each command or module while it makes changes, also by `mesh roll` and other
+  commands that are called by hand (mesh.supervision.deployment_lock). A deployment begins, and its keeper ends, only
+  when no process holds this lock. So work that continues after a lost connection is still protected.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ansible.module_utils.mesh_place import Refused
 
 LOCK = ".deployment"
 WORK = ".deployment.work"
-#: The variable that names the deployment that a module or command belongs to.
+#: The environment variable with the token of the deployment of a module or command.
 VARIABLE = "MESH_DEPLOYMENT"
 #: The control machine touches the file four times as often.
 LEASE_S = 60.0
@@ -35,7 +35,7 @@ class Alone:
     """The lock of one host.
 
     Args:
-        prefix: the directory that the host keeps the mesh in.
+        prefix: the installation directory of the mesh.
     """
 
     def __init__(self, prefix: str) -> None:
@@ -44,7 +44,7 @@ class Alone:
         self._work = os.path.join(prefix, WORK)
 
     def holder(self) -> dict[str, Any]:
-        """The deployment that has the lock; empty when none has it."""
+        """The deployment that holds the lock; empty when there is none."""
         try:
             with open(self.path, encoding="utf-8") as file:
                 if _locks(file, fcntl.LOCK_SH):
@@ -55,10 +55,10 @@ class Alone:
         return {"what": "a deployment", **_read(text)}
 
     def take(self, token: str, about: dict[str, Any]) -> str:
-        """Take the lock for a deployment, or look again; why it cannot begin yet, "" when it can.
+        """Take the lock for a deployment, or check it again; returns why the deployment cannot begin yet, or "".
 
         Args:
-            about: `who`, `what` and `since`, for those that have to wait.
+            about: `who`, `what` and `since`, to show to waiting deployments.
         """
         if self.holder().get("token") != token:
             file = self._open(self.path)
@@ -71,25 +71,25 @@ class Alone:
             os.utime(self.path)
             self._keep(file, token)
             file.close()
-        # Whatever began before this deployment had the lock.
+        # Wait for work that began before this deployment had the lock.
         with self._open(self._work) as work:
             return "" if _locks(work, fcntl.LOCK_EX) else self._command()
 
     def leave(self, token: str) -> None:
-        """Let the keeper of this deployment end."""
+        """End the keeper of this deployment."""
         if self.holder().get("token") == token:
             with open(self.path, "r+", encoding="utf-8") as file:
                 file.truncate(0)
 
     @contextlib.contextmanager
     def work(self) -> Iterator[None]:
-        """Change something as a part of the deployment that the environment names.
+        """Hold the work lock while making changes for the deployment named in the environment.
 
         Raises:
-            Refused: the deployment does not have the lock of this host, or not any more.
+            Refused: the deployment does not hold the lock of this host (any more).
         """
         token = os.environ.get(VARIABLE, "")
-        # On a bare host there was no group to give it to when the lock was taken.
+        # On a bare host the group of the file did not exist yet when the lock was taken.
         self._open(self.path).close()
         with self._open(self._work) as file:
             fcntl.flock(file, fcntl.LOCK_SH)
@@ -106,14 +106,14 @@ class Alone:
 
     def _open(self, path: str) -> TextIO:
         file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 - its owner closes it
-        # The mesh's own user looks here, too; its group is that of the run directory.
+        # The mesh's own user reads this file, too; its group is that of the run directory.
         with contextlib.suppress(OSError):
             os.fchmod(file.fileno(), 0o640)
             os.fchown(file.fileno(), -1, os.stat(os.path.join(self._prefix, "run")).st_gid)
         return file
 
     def _command(self) -> str:
-        """What the command that works here at the moment calls itself."""
+        """The name of the command that currently holds the work lock."""
         try:
             with open(os.path.join(self._prefix, "run/programs/.lock"), encoding="utf-8") as file:
                 said = "" if _locks(file, fcntl.LOCK_SH) else file.read().strip()
@@ -122,7 +122,7 @@ class Alone:
         return f"{said or 'a command or a deployment that was cut off'} is changing what runs"
 
     def _keep(self, file: TextIO, token: str) -> None:
-        """Leave a process behind that has the lock for as long as the deployment lasts."""
+        """Start the keeper, which holds the lock for as long as the deployment lasts."""
         pid = os.fork()
         if pid:
             os.waitpid(pid, 0)
@@ -134,7 +134,7 @@ class Alone:
                 null = os.open(os.devnull, os.O_RDWR)
                 for each in (0, 1, 2):
                     os.dup2(null, each)
-                # Neither ansible's pipes nor anything else of the module.
+                # Keep only the lock: neither ansible's pipes nor other files of the module.
                 lock = os.dup2(file.fileno(), 3)
                 os.closerange(4, 4096)
                 _stay(lock, token, self._work)
@@ -148,7 +148,7 @@ def _stay(lock: int, token: str, work: str) -> None:
         time.sleep(LOOK_EVERY_S)
         about = os.fstat(lock)
         if about.st_mtime_ns != touched:
-            # Not the time that is written there: the host's clock may be set meanwhile.
+            # Measure with the monotonic clock: the host's wall clock may be set meanwhile.
             heard, touched = time.monotonic(), about.st_mtime_ns
         own = _read(os.pread(lock, 65536, 0).decode("utf-8", "replace")).get("token") == token
         if own and about.st_nlink and time.monotonic() - heard < LEASE_S:
@@ -159,7 +159,7 @@ def _stay(lock: int, token: str, work: str) -> None:
 
 
 def tell(holder: dict[str, Any]) -> str:
-    """Which deployment it is, in words."""
+    """A readable description of the deployment."""
     who = f" of {holder['who']}" if holder.get("who") else ""
     since = f", since {holder['since']}" if holder.get("since") else ""
     return f"{holder.get('what', 'a deployment')}{who} is under way{since}"
@@ -174,7 +174,7 @@ def _read(text: str) -> dict[str, Any]:
 
 
 def _locks(file: TextIO, how: int) -> bool:
-    """Whether a file can be locked now; the lock ends when the file is closed."""
+    """Lock a file without waiting; whether this succeeded. The lock ends when the file is closed."""
     try:
         fcntl.flock(file, how | fcntl.LOCK_NB)
     except BlockingIOError:

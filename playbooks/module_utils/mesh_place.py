@@ -1,7 +1,7 @@
-"""A mesh as it lies on a host: its releases, the one that is current, and whether it runs.
+"""The installation of a mesh on a host: its releases, the current release, and whether it runs.
 
-Owns: how the directories below the prefix are read, and running the commands in its bin.
-Leaves to others: what is changed there (the modules in library/).
+Owns: reading the directories below the prefix, and running the commands in its bin.
+Leaves to others: changes (the modules in library/).
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ import socket
 import subprocess
 from collections.abc import Mapping, Sequence
 
-#: Files in a release. Complete: whole as it was to be, and what its virtual environment was made from; good: it has
-#: passed its gates, at the time of the file.
+#: Marker files in a release. Complete: the release is complete; contains what its virtual environment was made from.
+#: Good: the release has passed its gates, at the time of the file.
 COMPLETE = ".complete"
 GOOD = ".good"
-#: A release whose `mesh roll` knows the gate; its services were tried.
+#: Marks a release in which `mesh roll` supports the gate; its services have been tried.
 TRIED = ".tried"
-#: Which hosts were given a store: every host remembers, for the day on which one of them is empty.
+#: The hosts that run a store: every host records them, to detect a store host that has lost its data.
 STORES = ".stores"
-#: In a release: what only its user reads. In the prefix a link leads to that of the current one.
+#: In a release: secrets that only its user can read. In the prefix: a link to the file of the current release.
 SECRETS = "secrets.env"
-#: Beside the releases: what was deployed, a line for each turn.
+#: Beside the releases: the history of deployments, one per line.
 HISTORY = "history.jsonl"
 
 #: A command's own messages are short; a log that it quotes may be longer.
 TOLD_CHARACTERS = 6000
-#: With --json all of it is in one line.
+#: With --json the whole output is in one line.
 JSON_CHARACTERS = 200_000
 
 
 class Refused(Exception):
-    """A command failed; the message is what it said."""
+    """A command failed; the message is its output."""
 
     def __init__(self, message: str, code: int = 1) -> None:
         super().__init__(message)
@@ -42,7 +42,7 @@ class Refused(Exception):
 
 
 class Place:
-    """The directory that a host keeps a mesh in."""
+    """The installation directory of a mesh on a host."""
 
     def __init__(self, prefix: str) -> None:
         self.prefix = prefix
@@ -53,14 +53,14 @@ class Place:
 
     @property
     def current(self) -> str:
-        """The release that runs, or would if it were started; "" when there is none."""
+        """The current release, running or not; "" when there is none."""
         try:
             return os.path.basename(os.readlink(self._link))
         except OSError:
             return ""
 
     def lead(self, release: str) -> None:
-        """Make a release the current one, in one step for whoever looks; "" leads nowhere."""
+        """Make a release the current one, atomically; "" removes the link."""
         if not release:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._link)
@@ -75,7 +75,7 @@ class Place:
 
     @property
     def unfinished(self) -> str | None:
-        """Of a turn that was cut off, as by a power failure: the release before it; None when there is no such turn."""
+        """The release before an interrupted switch (by a power failure, for example); None when there was none."""
         try:
             with open(self._mark, encoding="utf-8") as file:
                 return file.read().strip()
@@ -83,7 +83,7 @@ class Place:
             return None
 
     def begin(self, before: str) -> None:
-        """Note that a turn begins: some processes will be of one release, and some of another."""
+        """Record that a switch begins, during which processes run from two releases."""
         with open(self._mark, "w", encoding="utf-8") as file:
             file.write(f"{before}\n")
             file.flush()
@@ -91,7 +91,7 @@ class Place:
         _sync(self.releases)
 
     def done(self) -> None:
-        """All processes are of the current release."""
+        """Record that all processes run from the current release."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._mark)
 
@@ -111,12 +111,12 @@ class Place:
             return []
         found = []
         for line in lines:
-            with contextlib.suppress(ValueError):  # a line that a power failure cut
+            with contextlib.suppress(ValueError):  # a line that was truncated by a power failure
                 found.append(json.loads(line))
         return found
 
     def stores(self) -> list[str]:
-        """The hosts of the set that a store was deployed to, as this host remembers."""
+        """The hosts with a store, according to the records of this host."""
         try:
             with open(os.path.join(self.prefix, STORES), encoding="utf-8") as file:
                 return [str(name) for name in json.load(file)]
@@ -124,9 +124,9 @@ class Place:
             return []
 
     def link_secrets(self) -> None:
-        """Let the prefix's own secrets.env be that of the current release.
+        """Make the prefix's secrets.env a link to that of the current release.
 
-        One that stands there itself is from before releases had their own; those that were made then get a copy.
+        A regular file there is from a version in which releases had no secrets of their own; such releases get a copy.
         """
         link = os.path.join(self.prefix, SECRETS)
         if os.path.isfile(link) and not os.path.islink(link):
@@ -158,7 +158,7 @@ class Place:
         return [name for name in self.all() if os.path.exists(self.path(name, COMPLETE))]
 
     def made_from(self) -> dict[str, str]:
-        """What the virtual environments of complete releases hold beside the code: that, by release."""
+        """What the virtual environment of each complete release was made from, by release."""
         found = {}
         for name in self.complete():
             with open(self.path(name, COMPLETE), encoding="utf-8") as file:
@@ -166,25 +166,25 @@ class Place:
         return found
 
     def good(self) -> list[str]:
-        """Those that have passed their gates; the one that did so last comes first."""
+        """The releases that have passed their gates; the last to do so comes first."""
         marked = [name for name in self.complete() if os.path.exists(self.path(name, GOOD))]
         return sorted(marked, key=lambda name: (os.stat(self.path(name, GOOD)).st_mtime_ns, name), reverse=True)
 
     def in_use(self) -> set[str]:
-        """Those that a process works in: supervisord goes on where it was started."""
+        """The releases that are the working directory of a process: supervisord stays where it was started."""
         found = set()
         for entry in os.scandir("/proc"):
             try:
                 where = os.readlink(f"/proc/{entry.name}/cwd") if entry.name.isdigit() else ""
             except OSError:
-                continue  # it ended, or it is another user's
+                continue  # it has ended, or belongs to another user
             if where.startswith(self.releases + os.sep):
                 found.add(where[len(self.releases) + 1 :].split(os.sep)[0])
         return found
 
     @property
     def runs(self) -> bool:
-        """Whether supervisord is there: it listens as long as it lives."""
+        """Whether supervisord runs: it listens as long as it runs."""
         with socket.socket(socket.AF_UNIX) as probe:
             probe.settimeout(5)
             try:
@@ -194,7 +194,7 @@ class Place:
             return True
 
     def do(self, command: str, *words: str) -> str:
-        """Run one of the commands in bin, which run as the mesh's own user; what it prints.
+        """Run one of the commands in bin, which run as the mesh's own user; returns its output.
 
         Raises:
             Refused: it failed.
@@ -203,7 +203,7 @@ class Place:
 
 
 def _sync(directory: str) -> None:
-    """What was renamed in it is so after a power failure, too."""
+    """Sync a directory, so that renames in it survive a power failure."""
     handle = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -212,12 +212,12 @@ def _sync(directory: str) -> None:
 
 
 def do(words: Sequence[str], cwd: str | None = None, more: Mapping[str, str] | None = None) -> str:
-    """Run a command; what it prints.
+    """Run a command; returns its output.
 
     Raises:
-        Refused: it failed; the message is what it said at last.
+        Refused: it failed; the message is the end of its output.
     """
-    # Not stdin: with pipelining that is this module's own text. C.UTF-8 because logs are quoted.
+    # Without stdin: with pipelining it contains this module's own text. C.UTF-8 because output quotes logs.
     done = subprocess.run(
         words,
         cwd=cwd,

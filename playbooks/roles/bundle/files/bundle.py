@@ -1,11 +1,12 @@
-"""Puts all that a host needs into two files: the code with its wheel, and every wheel that it depends on.
+"""Packs everything that a host needs into two files: the code with its wheel, and all wheels that it depends on.
 
-Owns: building the wheel, the wheelhouse for a host's Python, and tar files whose bytes depend on their contents alone.
-Two, because what it depends on is large and seldom another: a host that has a release made from it needs the code only.
-Leaves to others: what a release is on a host (role release), settings (mesh.toml, rendered for each host).
+Owns: building the wheel, the wheelhouse for a host's Python, and reproducible tar files.
+Two files, because the dependencies are large and seldom change: a host that already has a release made from them needs
+only the code.
+Leaves to others: the release on a host (role release), settings (mesh.toml, rendered for each host).
 
-Run by Ansible on the control machine; it prints one JSON object. Needs pip, and a package index when something is asked
-for that is not built yet. The second run of the same sources builds nothing.
+Run by Ansible on the control machine; it prints one JSON object. Needs pip, and a package index when something is not
+built yet. A second run with the same sources builds nothing.
 """
 
 from __future__ import annotations
@@ -29,17 +30,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-#: What Debian 12 and later run; wheels for older systems run there, too.
+#: Versions of glibc that Debian 12 and later support; wheels for older systems run there, too.
 GLIBC: Final = (28, 27, 26, 24, 17, 12, 5)
 LEFT_OUT: Final = frozenset({"__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache"})
-#: Tar files of each kind, and wheels of the project, that stay in the build directory.
+#: The number of tar files of each kind, and of wheels of the project, to keep in the build directory.
 KEPT: Final = 3
-#: What was used since is not removed: it may still be on its way to the hosts of another run.
+#: Files that were used within this time are not removed: another run may still be copying them to hosts.
 IN_USE_S: Final = 3600.0
 
 
 class BundleError(Exception):
-    """It cannot be built; the message says what to do."""
+    """The bundle cannot be built; the message says what to do."""
 
 
 def main() -> int:
@@ -61,7 +62,7 @@ def main() -> int:
 
 
 def bundle(asked: argparse.Namespace) -> dict[str, Any]:
-    """Build what is missing; where it is, and whether anything was built."""
+    """Build missing files; returns their paths, and whether anything was built."""
     project = asked.project.resolve()
     try:
         described = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -77,7 +78,7 @@ def bundle(asked: argparse.Namespace) -> dict[str, Any]:
 
 @contextmanager
 def alone(build: Path) -> Iterator[None]:
-    """One run at a time builds there; another one waits, and finds what it needs built. Who dies lets go."""
+    """Lock the build directory: another run waits, and then finds its files built. The lock ends with the process."""
     with open(build / ".lock", "w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
@@ -104,7 +105,7 @@ def _build(asked: argparse.Namespace, project: Path, described: dict[str, Any]) 
 
 
 def _wheel(project: Path, build: Path) -> tuple[Path, bool]:
-    """The project's own wheel, built when its sources are not those of the last time."""
+    """The project's own wheel, built when its sources have changed since the last time."""
     sources = [("pyproject.toml", project / "pyproject.toml")]
     for name in _packages(project):
         sources += [(str(path.relative_to(project)), path) for path in _files(project / name)]
@@ -155,7 +156,7 @@ def _wheelhouse(asked: argparse.Namespace, described: dict[str, Any], wheel: Pat
 
 
 def _into(directory: Path, words: list[str]) -> None:
-    """Have pip fill a directory: whole, or not at all."""
+    """Fill a directory with pip, completely or not at all."""
     verb, *rest = words
     option = "--wheel-dir" if verb == "wheel" else "--dest"
     new = tempfile.mkdtemp(dir=directory.parent, prefix=".new-")
@@ -171,10 +172,10 @@ def _into(directory: Path, words: list[str]) -> None:
 
 
 def reason(said: str) -> str:
-    """Why pip failed: its own errors first, then what it said before them."""
+    """Why pip failed: its own errors first, then the output before them."""
     lines = [line.rstrip() for line in said.splitlines() if line.strip() and not line.startswith("WARNING")]
     errors = [line for line in lines if line.lstrip(" ×╰─>│").lower().startswith("error")]
-    # "error: subprocess-exited-with-error" and its like say nothing of the reason.
+    # "error: subprocess-exited-with-error" and similar lines do not contain the reason.
     telling = [line.strip() for line in errors if "subprocess-exited" not in line and "metadata-generation" not in line]
     first = list(dict.fromkeys(telling)) or lines[-1:]
     rest = "\n".join(lines)[-2000:].strip()
@@ -191,7 +192,7 @@ def _files(path: Path) -> Iterator[Path]:
 
 
 def _tar(build: Path, kind: str, entries: list[tuple[str, Path]]) -> tuple[dict[str, str], bool]:
-    """A tar file of these: where it is and its digest; and whether it had to be written."""
+    """A tar file of these entries: its path and digest, and whether it had to be written."""
     digest = _digest_of(entries)
     target = build / f"{kind}-{digest}.tar"
     fresh = not target.exists()
@@ -228,7 +229,7 @@ def _forget_old(build: Path, kind: str, current: Path) -> None:
 
 
 def _old(paths: Iterable[Path]) -> list[Path]:
-    """What is neither among the last that were used nor in use now, perhaps by another run that brings it to hosts."""
+    """Files that are neither among the last used ones nor in use, for example by a run that copies them to hosts."""
     used = sorted(((path.stat().st_mtime, path) for path in paths), reverse=True)
     return [path for at, path in used[KEPT:] if time.time() - at > IN_USE_S]
 
