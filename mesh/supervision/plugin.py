@@ -5,9 +5,9 @@ Leaves to others: all decisions (crew, watch). An error here is an error in supe
 
 supervisord loads it by [rpcinterface:mesh], supervisor's own way of adding methods. Its reasons:
 
-- supervisor adds and removes whole groups, and restarts a group whose number of processes changes. `mesh.sync` adds and
-  removes the processes in which a group differs from its file, and gives the others their new command for their next
-  start (which `supervisorctl restart` after `reread` does not).
+- supervisor adds and removes whole groups, and restarts a group when its number of processes changes. `mesh.sync` adds
+  and removes the processes in which a group differs from its file, and sets the new command of the others for their
+  next start (which `supervisorctl restart` after `reread` does not).
 - supervisor closes the socket of an [fcgi-program] when its last process ends, so that `supervisorctl restart
   gateway:*` would refuse connections. The plugin keeps an unserved socket open for KEEP_S: new connections wait in the
   backlog. After that they are refused, as with supervisor alone.

@@ -71,7 +71,7 @@ class Alone:
             os.utime(self.path)
             self._keep(file, token)
             file.close()
-        # Wait for work that began before this deployment had the lock.
+        # The deployment cannot begin while work continues that began before it had the lock.
         with self._open(self._work) as work:
             return "" if _locks(work, fcntl.LOCK_EX) else self._command()
 
