@@ -165,9 +165,7 @@ def test_keys_belong_to_the_project(project):
 def test_a_key_needs_to_know_whom_to_believe(project):
     """A secret key without the directory of public ones would talk to nobody."""
     project('[keys]\nsecret = "env:KEY"\n')
-    assert wrong() == [
-        "mesh.toml:2: keys.secret: whom to believe is missing: set keys.dir, which holds the public keys"
-    ]
+    assert wrong() == ["mesh.toml:2: keys.secret: keys.dir is missing: it holds the public keys that are trusted"]
 
 
 def test_rules_are_read_with_their_lines(project):

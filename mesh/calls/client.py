@@ -389,7 +389,7 @@ class Client:
         first come, first served."""
         if group.ready and group.dialling and len(self._waiting):
             # More links are about to open, within a millisecond on one host. The calls that waited should be spread
-            # over all instances, not only the one whose link opened first.
+            # over all instances, not only the one that was connected first.
             if group not in self._patience:
                 at = self._now() + PATIENCE_S
                 self._patience[group] = self._clock.call_at(at, self._patience_over, group)

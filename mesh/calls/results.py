@@ -36,7 +36,7 @@ class BadResult(ServiceError):
 
 
 def exact_type(hint: Any) -> Any:
-    """The type whose exact values match `hint` without a further check; a type without values when there is none."""
+    """The type of values that match `hint` without a further check; a type without values when there is none."""
     if hint is None:
         return type(None)
     return hint if hint in EXACT else _Never

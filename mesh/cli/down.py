@@ -44,6 +44,6 @@ def command(conf: str | None) -> None:
     else:
         note("nothing runs")
     for path in down.removed:
-        note(f"removed {path}, which nobody used any more")
+        note(f"removed {path}, which no process uses")
     for path in down.left:
-        note(f"left {path} alone: somebody listens on it whom supervisor did not start")
+        note(f"did not remove {path}: a process that supervisor did not start listens on it")

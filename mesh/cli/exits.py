@@ -29,7 +29,7 @@ INTERRUPTED: Final = 130
 UNHEARD: Final = 141
 
 TEXT: Final = """\
-Exit codes: 0 done · 1 it failed · 2 wrong usage or configuration · 3 nobody answered in time ·
+Exit codes: 0 done · 1 it failed · 2 wrong usage or configuration · 3 no answer in time ·
 4 the request was refused (unknown service or method, wrong arguments) · 5 the store's data is damaged · 70 a bug ·
 130 interrupted"""
 

@@ -68,7 +68,7 @@ def _listener(topics: tuple[str, ...], heard: asyncio.Queue[Event]) -> type[Serv
 
     for topic in topics:
         hear = on(topic, to="every")(hear)
-    return type("Listen", (Service,), {"name": "listen", "hear": hear, "__doc__": "`mesh listen` of somebody."})
+    return type("Listen", (Service,), {"name": "listen", "hear": hear, "__doc__": "A running `mesh listen`."})
 
 
 def _write(event: Event) -> None:

@@ -40,7 +40,7 @@ class Secret:
         if kind not in ("env", "file") or not rest:
             raise ValueError('it would stand there for everybody to read: write "env:NAME" or "file:/path"')
         if kind == "file" and not Path(rest).expanduser().is_absolute():
-            raise ValueError("it names a file whose path is not absolute")
+            raise ValueError("it names a file by a relative path; write an absolute one")
         self.reference = f"{kind}:{rest}"
         self.place = place
 

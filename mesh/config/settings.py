@@ -157,7 +157,9 @@ class GatewaySettings(Struct, frozen=True, kw_only=True):
     )
     replicas: Annotated[int, whole(0, 1024), "gateways that supervisor runs, on one listening socket"] = 2
     hosts: Annotated[list[str], TEXTS, 'more host names to answer for, such as "shop.example" or "*.shop.example"'] = []
-    origins: Annotated[list[str], TEXTS, 'other sites whose pages may send, such as "https://app.example"'] = []
+    origins: Annotated[
+        list[str], TEXTS, 'other sites that may send requests from their pages, such as "https://app.example"'
+    ] = []
     rpc: Annotated[RpcMode, choice("exposed", "all", "off"), 'what /rpc and /tasks reach; "all" is for development'] = (
         "exposed"
     )
@@ -261,7 +263,7 @@ class TaskSettings(Struct, frozen=True, kw_only=True):
 class EventSettings(Struct, frozen=True, kw_only=True):
     """[events]: which topics are durable, and their retention."""
 
-    durable: Annotated[list[str], TEXTS, 'topics whose every event is durable, like ["order.#"]'] = []
+    durable: Annotated[list[str], TEXTS, 'topics on which each event is durable, like ["order.#"]'] = []
     retention_s: Annotated[float, DURATION, "how long durable events are kept"] = field(
         default=7 * 86400.0, name="retention"
     )

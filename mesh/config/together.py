@@ -46,7 +46,7 @@ def contradictions(settings: Settings) -> Iterator[Contradiction]:
             yield Contradiction((shorter, longer), shorter, f"{less} must be shorter than {longer}, which is {more}")
     keys = settings.keys
     if keys.secret is not None and keys.dir is None:
-        what = "whom to believe is missing: set keys.dir, which holds the public keys"
+        what = "keys.dir is missing: it holds the public keys that are trusted"
         yield Contradiction(("keys.secret",), "keys.secret", what)
     if settings.access is not None and keys.dir is None and settings.mesh.bind.startswith("tcp://"):
         # Over ipc a caller is a process of this user; over tcp without keys any process may claim to be any caller.

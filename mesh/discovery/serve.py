@@ -29,7 +29,7 @@ log = get_logger("mesh.hub")
 _COUNTED: Final = {
     "registered": "Registrations of instances.",
     "left": "Instances that left by themselves.",
-    "expired": "Instances whose lease ended: their process died, hung or was cut off.",
+    "expired": "Instances that lost their lease: the process died, hung or was cut off.",
     "refused": "Registrations that the hub refused.",
 }
 

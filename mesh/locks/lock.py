@@ -217,7 +217,7 @@ class _Hold:
                 if clock.now() >= ends_at:
                     waited = f" for {clock.now() - began_at:.3g} s" if ends_at > began_at else ""
                     raise LockTaken(
-                        f'lock "{lock.name}" was held by {exc.details.get("owner", "somebody else")}{waited}',
+                        f'lock "{lock.name}" was held by {exc.details.get("owner", "another process")}{waited}',
                         details={**exc.details, "lock": lock.name},
                     ) from exc
                 # One request waits for a limited time, or the engine's clock is slightly ahead of ours.

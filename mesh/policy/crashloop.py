@@ -31,7 +31,7 @@ LOOPING: Final = "looping"
 SHORT: Final = "a short life"
 FIFTH: Final = "a short life too many"
 STEADY: Final = "a long life"
-ASKED: Final = "somebody stopped it"
+ASKED: Final = "stopped on request"
 
 LIVES: Final[dict[tuple[str, str], str]] = {
     (CALM, SHORT): CALM,

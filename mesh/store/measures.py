@@ -37,7 +37,7 @@ _PER_QUEUE: Final[tuple[tuple[str, str, Callable[[QueueInfo], float]], ...]] = (
     ),
     ("tasks_oldest_seconds", "How long the oldest ready task has been ready.", lambda queue: queue.oldest_s),
     ("tasks_workers", "Workers that are attached to the queue.", lambda queue: queue.workers),
-    ("events_backlog", "Kept events whose deliveries have not been made yet.", lambda queue: queue.backlog),
+    ("events_backlog", "Kept events that have not been turned into deliveries yet.", lambda queue: queue.backlog),
 )
 
 
@@ -112,7 +112,7 @@ def register(recorder: Recorder, store: Store) -> None:
     gauge("store_batch_units", lambda: figures.units / max(1, figures.turns), "Units of one commit, on average.")
     gauge("store_units_waiting", lambda: store.turns.waiting, "Units that wait for the disk.")
     gauge("store_sessions", lambda: len(store.sessions), "Workers' sessions that are known.")
-    gauge("store_watched_jobs", lambda: store.watches.jobs, "Jobs whose end somebody waits for.")
+    gauge("store_watched_jobs", lambda: store.watches.jobs, "Jobs that clients wait for.")
     gauge("store_lock_waiters", lambda: len(store.lines), "Callers that wait for a lock.")
     gauge("store_writable", lambda: float(not store.turns.trouble), "1 while the disk takes what is written.")
     gauge("store_file_bytes", lambda: store.core.info().size_bytes, "The database file.")

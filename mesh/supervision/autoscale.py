@@ -150,7 +150,7 @@ class _Follower:
         try:
             await scale(self._layout, self._settings, {self._service: wanted})
         except LockTaken as exc:
-            log.info("somebody else is at it", service=self._service, reason=exc.message)
+            log.info("another command is running", service=self._service, reason=exc.message)
         except MeshError as exc:
             self._failures += 1
             wait_s = self._backoff.delay(self._failures, 0.0)

@@ -221,7 +221,7 @@ class Crew:
         while not self.answering_hubs():
             if now() >= until:
                 hubs = ", ".join(hub.endpoint for hub in self._readiness.node.agent.hubs_status())
-                raise Unavailable(f"no hub answers at {hubs}: nobody can say what is ready, so nothing was changed")
+                raise Unavailable(f"no hub answers at {hubs}: it is not known what is ready, so nothing was changed")
             self._say("waiting for a hub")
             await asyncio.sleep(LOOK_EVERY_S)
 

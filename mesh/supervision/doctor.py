@@ -208,7 +208,7 @@ def _down(layout: Layout, settings: Settings) -> Iterator[Finding]:
     orphans = family.members(layout.server_url) if not pid else []
     if orphans:
         told = f"it is gone, and {len(orphans)} of its processes still run (pid {orphans[0].pid}: {orphans[0].command})"
-        yield Finding(BAD, "supervisord", told, "nobody starts them again: `mesh down && mesh up`")
+        yield Finding(BAD, "supervisord", told, "they are not restarted when they end: `mesh down && mesh up`")
         return
     if pid:
         told = f"pid {pid} runs and does not answer at {layout.socket}"

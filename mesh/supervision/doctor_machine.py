@@ -99,5 +99,5 @@ def port(settings: Settings) -> Finding:
             probe.bind((gateway.host, gateway.port))
         except OSError as exc:
             told = f"{gateway.host}:{gateway.port}: {exc.strerror}"
-            return Finding(BAD, "HTTP", told, "stop whoever listens there, or change gateway.port")
+            return Finding(BAD, "HTTP", told, "stop the process that listens there, or change gateway.port")
     return Finding(GOOD, "HTTP", f"{gateway.host}:{gateway.port} is free")

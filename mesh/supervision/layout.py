@@ -172,7 +172,7 @@ class _Reading:
             if path != self.conf:
                 return  # the file of a program that has just been removed
             raise ConfigError(
-                f"{path}: there is no such file; run this in a project's directory, whose mesh.toml has a "
+                f"{path}: there is no such file; run this in the directory of a project with a mesh.toml that has a "
                 f"[services.NAME] with a class, or name one with --conf"
             ) from None
         except (OSError, UnicodeDecodeError, configparser.Error) as exc:

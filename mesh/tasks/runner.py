@@ -75,7 +75,7 @@ class Runner:
         self._stats = {queue: recorder.method("task", *_parted(queue)) for queue in self.works}
         self._dead = recorder.counter("tasks_dead", "Attempts that sent their task to the dead letters.")
         self._retried = recorder.counter("tasks_retried", "Attempts that failed and will be made again.")
-        self._lost = recorder.counter("tasks_lost", "Attempts whose lease was lost while they ran.")
+        self._lost = recorder.counter("tasks_lost", "Attempts that lost their lease while they ran.")
         # Handlers that have lost their lease and have not stopped yet.
         self._strays: set[asyncio.Task[None]] = set()
         self._idle: asyncio.Future[None] | None = None

@@ -128,7 +128,7 @@ def revoke(directory: Path, *which: str, retiring: bool = False) -> list[PublicK
             left[name] = [key for key in read_public(directory, name) if key.public not in chosen]
         revoked = [*read_revoked(directory), *ended]
         # Write the list of revoked keys first, so that the keys are invalid even if this is interrupted afterwards.
-        head = "Keys that are nobody any more. Copy this to every host."
+        head = "Revoked keys. Copy this to every host."
         _write(directory / REVOKED, _text(head, revoked, named=True))
         for name, keys in left.items():
             if keys:
@@ -148,7 +148,7 @@ def _choose(directory: Path, known: Known, which: str, retiring: bool) -> list[P
         names = sorted({key.name for key in known.valid.values()})
         what = "retiring key" if retiring else "valid key"
         raise BadKeys(
-            f"{directory} has no {what} {which[:80]!r}, so nothing was revoked; it knows {', '.join(names) or 'nobody'}"
+            f"{directory} has no {what} {which[:80]!r}, so nothing was revoked; it knows {', '.join(names) or 'no name'}"
         )
     return chosen
 
@@ -229,7 +229,7 @@ def _write_secret(directory: Path, pair: KeyPair, suffix: str) -> None:
 
 
 def _write_public(directory: Path, name: str, keys: Sequence[PublicKey]) -> None:
-    head = f"Whoever has the secret half of one of these is {name}. Copy this to every host."
+    head = f"A process with the secret half of one of these keys is {name}. Copy this to every host."
     _write(directory / f"{name}{PUBLIC}", _text(head, keys))
 
 

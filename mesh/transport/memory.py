@@ -283,7 +283,7 @@ class MemoryNetwork:
         if self._blocked(dialler.endpoint, dialler.transport, listener._transport if listener else None):
             self.clock.call_at(self.clock.now() + self.silence_s, self._give_up, dialler)
         elif listener is None:
-            dialler.lose(f"refused: nobody listens on {dialler.endpoint}")
+            dialler.lose(f"refused: no process listens on {dialler.endpoint}")
         else:
             listener.admit(dialler)
 

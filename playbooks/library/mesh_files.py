@@ -36,7 +36,7 @@ options:
     elements: dict
     default: []
   secrets:
-    description: Files whose contents are never shown, neither in results nor as a difference.
+    description: Files of which the contents are never shown, neither in results nor as a difference.
     type: list
     elements: dict
     default: []

@@ -20,7 +20,7 @@ short_description: Make a release out of what was brought, without an index and 
 description:
   - A directory of its own below C(prefix)/releases, with a virtual environment, code and settings; marked as complete.
   - Where one of that name is complete already, nothing is done. What an interrupted run has left is made anew.
-  - Its settings are checked by itself, as the user whose processes will read them.
+  - Its settings are checked by itself, as the user that its processes run as.
 options:
   prefix: {type: path, required: true, description: The directory that the host keeps the mesh in.}
   name: {type: str, required: true, description: What the release is called.}
@@ -35,8 +35,8 @@ options:
   files: {type: dict, required: true, description: Text by name, for files beside the code.}
   secrets: {type: str, default: "", description: "The contents of its secrets.env, which its user alone can read."}
   preflight: {type: bool, default: true, description: Whether to import each service before it is complete.}
-  owner: {type: str, required: true, description: Whose the release is.}
-  user: {type: str, required: true, description: Whose processes run from it.}
+  owner: {type: str, required: true, description: The user that owns the files of the release.}
+  user: {type: str, required: true, description: The user that its processes run as.}
   group: {type: str, required: true, description: The group of both.}
 """
 

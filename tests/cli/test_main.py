@@ -21,7 +21,7 @@ def test_help_names_every_command_and_the_exit_codes(capsys: pytest.CaptureFixtu
     assert run(["--help"]) == exits.OK
     shown = capsys.readouterr().out
     assert all(f"  {name} " in shown for name in COMMANDS)
-    assert "3 nobody answered in time" in shown
+    assert "3 no answer in time" in shown
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -66,7 +66,7 @@ def test_what_keeps_a_set_from_starting_is_found_beforehand(project):
     third = found["services.second.class"]
     assert third.told == "svc:Third: svc has no service 'Third'; it has Greeting, Second"
     assert third.mend == "name one that is there"
-    assert found["HTTP"].mend == "stop whoever listens there, or change gateway.port"
+    assert found["HTTP"].mend == "stop the process that listens there, or change gateway.port"
 
 
 def test_keys_are_looked_for_by_the_names_that_processes_have(project):
@@ -208,7 +208,7 @@ def test_what_a_killed_supervisord_left_is_found(project):
     project.up()
     project.kill(project.supervisord())
     found = examined(project)["supervisord"]
-    assert (found.grade, found.mend) == (BAD, "nobody starts them again: `mesh down && mesh up`")
+    assert (found.grade, found.mend) == (BAD, "they are not restarted when they end: `mesh down && mesh up`")
 
 
 def test_the_command_line_exits_with_what_it_found(project):

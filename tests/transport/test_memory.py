@@ -235,7 +235,7 @@ async def test_a_killed_process_tells_nobody_and_its_peers_are_told(world):
     assert client.received == [b"sent before"]
     assert client.events == ["opened", "the peer vanished"]
     assert (server.received, server.events) == ([], ["opened"])
-    assert refused.events == ["refused: nobody listens on mem://w"]
+    assert refused.events == ["refused: no process listens on mem://w"]
     again = MemoryTransport(world.network)
     await world.listen("w", again)
     await again.close()

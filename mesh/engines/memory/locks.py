@@ -134,7 +134,7 @@ def taken(name: str, held: Grant | None, waited_s: float) -> LockTaken:
     """The error for a request that did not get the lock."""
     owner = held.owner if held is not None else ""
     how = f"held it for all of the {waited_s:g} s" if waited_s else "holds it"
-    return LockTaken(f"lock {name!r}: {owner or 'somebody else'} {how}", details={"name": name, "owner": owner})
+    return LockTaken(f"lock {name!r}: {owner or 'another process'} {how}", details={"name": name, "owner": owner})
 
 
 def _lost(name: str, owner: str, held: Grant | None) -> str:

@@ -4,7 +4,7 @@ SELECT name, owner, token, until_at FROM locks WHERE name = ? AND until_at > ?
 -- name: all
 SELECT name, owner, token, until_at FROM locks WHERE until_at > ? ORDER BY name
 
--- One counter for all names: a lock that nobody holds leaves no row behind, and its tokens grow all the same.
+-- One counter for all names: a lock that is not held leaves no row behind, and its tokens grow all the same.
 -- name: token
 UPDATE marks SET value = value + 1 WHERE name = 'token' RETURNING value
 
