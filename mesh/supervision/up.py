@@ -243,7 +243,7 @@ class _Rise:
         if orphans := family.members(self._layout.server_url):
             raise SetupError(
                 f"supervisord is gone, but {len(orphans)} of its processes still run (pid {orphans[0].pid}: "
-                f"{orphans[0].command}), and they are not restarted when they end; `mesh down && mesh up` starts them all anew"
+                f"{orphans[0].command}), and will not be restarted; `mesh down && mesh up` starts all of them anew"
             )
         self._tell("starting supervisord")
         # A deployed release, which its processes cannot write, has both directories elsewhere.

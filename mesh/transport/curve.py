@@ -33,7 +33,7 @@ def check_exposed(where: Endpoint, ring: Keyring | None) -> None:
     """Raise Unprotected for a bind without keys that other hosts could reach."""
     if where.exposed and ring is None:
         raise Unprotected(
-            f"{where.where}: without keys this is refused: any process that reaches it from another host could call anything. "
+            f"{where.where}: without keys this is refused: any process on another host could call anything. "
             f'Make keys, `mesh keys make NAME`, and set keys.dir in mesh.toml; or listen on "ipc" or 127.0.0.1'
         )
 

@@ -148,7 +148,7 @@ def _choose(directory: Path, known: Known, which: str, retiring: bool) -> list[P
         names = sorted({key.name for key in known.valid.values()})
         what = "retiring key" if retiring else "valid key"
         raise BadKeys(
-            f"{directory} has no {what} {which[:80]!r}, so nothing was revoked; it knows {', '.join(names) or 'no name'}"
+            f"{directory} has no {what} {which[:80]!r}, so nothing was revoked; it has {', '.join(names) or 'no keys'}"
         )
     return chosen
 

@@ -120,7 +120,7 @@ async def test_without_a_hub_a_process_goes_on(world, make):
     assert not worker.synced
     status = worker.hubs_status()[0]
     assert status.failures > 25
-    assert "nobody listens" in status.reason
+    assert "no process listens" in status.reason
 
     await world.hub()
     await world.clock.advance(1.1)
