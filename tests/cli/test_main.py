@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import mesh
 from mesh import errors
 from mesh.cli import exits, report
 from mesh.cli.main import COMMANDS, run
@@ -22,6 +23,12 @@ def test_help_names_every_command_and_the_exit_codes(capsys: pytest.CaptureFixtu
     shown = capsys.readouterr().out
     assert all(f"  {name} " in shown for name in COMMANDS)
     assert "3 no answer in time" in shown
+
+
+def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]):
+    """`mesh/__init__.py` is the one place of it; what is installed was built from there."""
+    assert run(["--version"]) == exits.OK
+    assert capsys.readouterr().out == f"mesh {mesh.__version__}\n"
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import configparser
 import fcntl
 import importlib.util
@@ -198,6 +199,19 @@ def test_a_bundle_depends_on_its_contents_alone(tmp_path: Path) -> None:
     assert bundle._digest_of(entries[::-1]) == digest
     (tmp_path / "a.py").write_text("other")
     assert bundle._digest_of(entries) != digest
+
+
+def test_a_bundle_has_the_version_of_its_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when pyproject.toml leaves the version to the build backend."""
+    wheel, pip = tmp_path / "shop-1.2.0rc1-py3-none-any.whl", tmp_path / "pip-30.0-py3-none-any.whl"
+    wheel.touch()
+    pip.touch()
+    monkeypatch.setattr(bundle, "_wheel", lambda project, build: (wheel, False))
+    monkeypatch.setattr(bundle, "_wheelhouse", lambda asked, described, own: (tmp_path, False))
+    (tmp_path / "build").mkdir()
+    asked = argparse.Namespace(code=[], extras="", build=tmp_path / "build")
+    monkeypatch.setattr(bundle, "_tar", lambda build, kind, entries: ({}, False))
+    assert bundle._build(asked, tmp_path, {"name": "shop", "dynamic": ["version"]})["version"] == "1.2.0rc1"
 
 
 def test_a_misspelt_variable_is_known_by_what_it_is_near_to():

@@ -96,7 +96,8 @@ def _build(asked: argparse.Namespace, project: Path, described: dict[str, Any]) 
     return {
         "wheels": depends_on,
         "code": holds,
-        "version": described["version"],
+        # Not from pyproject.toml, which may leave the version to the build backend. NAME-VERSION-….whl
+        "version": wheel.name.split("-")[1],
         "requirement": described["name"] + (f"[{asked.extras}]" if asked.extras else ""),
         "wheel": wheel.name,
         "pip": pip.name,
