@@ -1,4 +1,5 @@
 # `make` alone shows what there is. Needs Python >= 3.11 and make; everything else goes into .venv.
+# `make test PYTHON=python3.13` uses that interpreter: a .venv of another Python version is replaced.
 
 PYTHON ?= python3
 VENV := .venv
@@ -9,10 +10,21 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # Test processes that run side by side; most of them wait most of the time. Those that measure run one by one, afterwards.
 AT_ONCE ?= $(shell n=$$(nproc); echo $$((n < 4 ? n + 1 : 4)))
 
+# All tests but those that kill processes under load; they run side by side.
+FAST_TESTS = -n $(AT_ONCE) --dist loadfile --no-loadscope-reorder -m "not chaos"
+
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
+
+# If PYTHON is given, and .venv is of another version, make .venv and its stamps anew: phony targets always run.
+ifneq ($(origin PYTHON),file)
+version_of = $(shell $(1) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+ifneq ($(call version_of,$(PYTHON)),$(call version_of,$(BIN)/python))
+.PHONY: $(BIN)/python $(STAMP) $(STAMP_TEST)
+endif
+endif
 
 .PHONY: help
 help: ## show this
@@ -29,8 +41,22 @@ down: ## stop everything; leave no process and no socket behind
 .PHONY: test
 test: $(STAMP_TEST) wrk faketime check ## install what tests need; run all checks and tests
 	@status=0; \
-	$(BIN)/python -m pytest -n $(AT_ONCE) --dist loadfile --no-loadscope-reorder -m "not chaos" || status=1; \
+	$(BIN)/python -m pytest $(FAST_TESTS) || status=1; \
 	$(BIN)/python -m pytest -m chaos || status=1; \
+	exit $$status
+
+.PHONY: fast
+fast: $(STAMP_TEST) wrk faketime ## the tests without the checks and without those of `make chaos`
+	@$(BIN)/python -m pytest $(FAST_TESTS)
+
+.PHONY: cover
+cover: $(STAMP_TEST) wrk faketime ## line and branch coverage of `make fast`, with the processes that tests start
+	@$(PIP) install --group cover
+	@$(BIN)/coverage erase
+	@status=0; \
+	$(BIN)/coverage run -m pytest $(FAST_TESTS) || status=1; \
+	$(BIN)/coverage combine --quiet; \
+	$(BIN)/coverage report; \
 	exit $$status
 
 .PHONY: check
@@ -84,7 +110,7 @@ format: $(STAMP_TEST) ## format the source and mend what lint can mend
 
 .PHONY: clean
 clean: down ## stop everything; remove .venv, caches, logs and run
-	@rm -rf $(VENV) run logs dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) run logs dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage .coverage.*
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # wrk makes the HTTP load of the chaos tests and benchmarks. Where it cannot be installed, the tests that need it say so.
@@ -135,16 +161,18 @@ hosts: wrk
 	fi
 
 $(BIN)/python:
-	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is missing: apt install python3 python3-venv"; exit 1; }
+	@$(PYTHON) -c pass || { echo "$(PYTHON) cannot be run: apt install python3 python3-venv"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	    || { echo "Python 3.11 or later is needed, $(PYTHON) is $$($(PYTHON) -V); name another: make PYTHON=python3.12"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
 	    || { echo "the venv module of $(PYTHON) is missing: apt install python3-venv"; exit 1; }
+	@if [ -x $(BIN)/mesh ]; then $(BIN)/mesh down || true; fi
 	@echo "making $(VENV)"
+	@rm -rf $(VENV)
 	@$(PYTHON) -m venv $(VENV)
 
-# Each stamp is newer than pyproject.toml when what that names is installed.
-$(STAMP): pyproject.toml | $(BIN)/python
+# Each stamp is newer than pyproject.toml when what that names is installed; __init__.py has the version.
+$(STAMP): pyproject.toml mesh/__init__.py | $(BIN)/python
 	@echo "installing mesh into $(VENV)"
 	@$(PIP) install --editable '.[images]'
 	@touch $@
