@@ -64,7 +64,7 @@ _BASE64: Final = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
 #: The schema of one event of a stream, in the form of OpenAPI 3.2.
 _SSE_EVENT: Final[Schema] = {
     "type": "object",
-    "description": "One event per item; the last is the event named end, or the one named error with a Problem as data.",
+    "description": "One event per item; the last is the event named end, or error with a Problem as data.",
     "properties": {
         "event": {"type": "string"},
         "data": {"type": "string", "description": "The item as JSON."},

@@ -97,7 +97,7 @@ def test_no_name_is_revoked_when_one_is_not_known(project: Path, capsys: pytest.
     capsys.readouterr()
     assert run(["keys", "revoke", "greeting", "client"]) == exits.FAILED
     told = capsys.readouterr()
-    assert "no valid key 'client', so nothing was revoked; it knows greeting, hub" in told.err
+    assert "no valid key 'client', so nothing was revoked; it has greeting, hub" in told.err
     assert "`mesh keys list`" in told.err
     assert told.out == ""
     assert not (project / "keys/revoked.keys").exists()

@@ -205,7 +205,7 @@ def test_after_a_revocation_the_name_may_have_a_new_key(keys: Path):
 def test_revoking_what_is_not_there(keys: Path):
     """It says who is."""
     curve_store.make(keys, "orders")
-    with pytest.raises(BadKeys, match=r"no valid key 'mail', so nothing was revoked; it knows orders"):
+    with pytest.raises(BadKeys, match=r"no valid key 'mail', so nothing was revoked; it has orders"):
         curve_store.revoke(keys, "mail")
     with pytest.raises(BadKeys, match="no retiring key 'orders'"):
         curve_store.revoke(keys, "orders", retiring=True)
