@@ -45,7 +45,7 @@ def test_down_goes_by_supervisord_conf(broken: Path, capsys: Capture):
         COMPLAINT,
         "supervisord.conf tells what is to be stopped; mend mesh.toml before the next `mesh up`",
         "nothing runs",
-        f"removed {broken}/run/hub.sock, which nobody used any more",
+        f"removed {broken}/run/hub.sock, which no process uses",
     ]
 
 
@@ -56,7 +56,7 @@ def test_down_finds_the_run_directory_when_mesh_toml_cannot_be_read_at_all(broke
     conf.write_text(conf.read_text().replace("/run/", "/sockets/"))
     (broken / "run").rename(broken / "sockets")
     assert run(["down"]) == exits.OK
-    assert f"removed {broken}/sockets/hub.sock, which nobody used any more" in capsys.readouterr().err
+    assert f"removed {broken}/sockets/hub.sock, which no process uses" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
