@@ -85,17 +85,22 @@ def check_settlement(each: Settlement) -> None:
         )
 
 
-def check_event(event: NewEvent) -> None:
-    """Raises: BadRequest: its topic is malformed, it has no id, or a value in it cannot be stored."""
-    try:
-        check_topic(event.topic)
-    except BadTopic as exc:
-        # BadRequest is one of the contract's errors, BadTopic is not.
-        raise BadRequest(exc.message) from exc
-    if not is_name(event.id) or len(event.key) > MOST_CHARS:
-        raise BadRequest(f"event {event.topic}: an id and a key have at most {MOST_CHARS} (printable) characters")
-    if not 0 <= event.at <= LATEST or not 0 <= event.encoding < 2**31:
-        raise BadRequest(f"event {event.id} of {event.topic}: at {event.at!r}, encoding {event.encoding!r}")
+def check_events(events: Sequence[NewEvent]) -> None:
+    """Raises: BadRequest: a topic is malformed, an event has no id, or a value in it cannot be stored."""
+    valid = ""
+    for event in events:
+        # Most batches are of one topic; and is_name is written out, as in check_tasks.
+        if event.topic != valid:
+            try:
+                valid = check_topic(event.topic)
+            except BadTopic as exc:
+                # BadRequest is one of the contract's errors, BadTopic is not.
+                raise BadRequest(exc.message) from exc
+        id = event.id
+        if not (0 < len(id) <= MOST_CHARS and id.isprintable()) or len(event.key) > MOST_CHARS:
+            raise BadRequest(f"event {valid}: an id and a key have at most {MOST_CHARS} (printable) characters")
+        if not 0 <= event.at <= LATEST or not 0 <= event.encoding < 2**31:
+            raise BadRequest(f"event {id} of {valid}: at {event.at!r}, encoding {event.encoding!r}")
 
 
 def check_write(write: Write) -> None:

@@ -11,7 +11,7 @@ from bisect import bisect_left
 from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
-from mesh.engines.checks import check_event
+from mesh.engines.checks import check_events
 from mesh.events.log import LoggedEvent, NewEvent
 from mesh.events.topics import Matcher
 
@@ -40,8 +40,7 @@ class Log:
         """Raises:
         BadRequest: one of them is invalid.
         """
-        for event in events:
-            check_event(event)
+        check_events(events)
 
     def put(self, event: NewEvent, wall: float) -> tuple[LoggedEvent, bool]:
         """Append an event, unless it is known; return it and whether it is new."""

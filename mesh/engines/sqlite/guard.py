@@ -25,11 +25,13 @@ import ctypes
 import os
 import sqlite3
 import struct
+import time
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from mesh.engines.sqlite.disk import Damaged
 from mesh.engines.sqlite.file import LOG_BYTES, pragma
+from mesh.engines.sqlite.log_watch import LogWatch
 
 #: Bytes of the log's header, and of the header of a frame; a frame is its header and one page.
 _LOG_HEAD: Final = 32
@@ -37,8 +39,8 @@ _FRAME_HEAD: Final = 24
 #: The header of the index; see `Index`. https://sqlite.org/walformat.html, "The WAL-Index File Format".
 _INDEX: Final = struct.Struct("=8xI4xII8x8s")
 _BACKFILLED_AT: Final = 96
-#: A directory with an older last change has not changed since: file systems record times in steps of up to ten
-#: milliseconds, so a younger time may hide a second change.
+#: A directory that has had the same times for so long has not changed since they were first seen. File systems record
+#: times in steps of up to ten milliseconds, so younger times may hide a second change.
 _QUIET_NS: Final = 50_000_000
 
 #: Device, inode, size, modification time.
@@ -88,20 +90,22 @@ class Guard:
         self.fault = ""
         self._savable = False
         self._folder = self._log = self._index = -1
+        self._watch: LogWatch | None = None
         # In exclusive locking mode (a disk without room for the index) the index is in memory.
         shared = pragma(connection, "locking_mode") == "normal"
         try:
             self._folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             self._database = _stamp(os.stat(self._path))
             self._log = os.open(self._log_path, os.O_RDONLY | os.O_CLOEXEC)
-            self._log_before = _stamp(os.fstat(self._log))
+            self._log_is = _stamp(os.fstat(self._log))[:2]
+            self._watch = LogWatch(self._log)
             if shared:
                 self._index = os.open(self._index_path, os.O_RDONLY | os.O_CLOEXEC)
                 self._index_is = _stamp(os.fstat(self._index))[:2]
-                self._index_bytes = os.fstat(self._index).st_size
+                self._index_bytes = self._index_length()
             opened = _open_files()
             # SQLite's descriptor of the database, SQLite's and this one of the log.
-            if opened and not (opened.count(self._database[:2]) >= 1 and opened.count(self._log_before[:2]) >= 2):
+            if opened and not (opened.count(self._database[:2]) >= 1 and opened.count(self._log_is) >= 2):
                 raise self._error(self._path, "was replaced while the store opened it", "start the store again")
         except OSError as exc:
             self.close()
@@ -111,6 +115,9 @@ class Guard:
         except Damaged:
             self.close()
             raise
+        #: Of the directory: modification and change time, and when this pair was first seen (monotonic).
+        self._folder_seen = (0, 0)
+        self._folder_seen_ns = 0
         self._quiet_at = (0, 0)
         self._raw = b""
         self._known = self._read_index()
@@ -126,7 +133,7 @@ class Guard:
         Raises:
             Damaged: the index was truncated.
         """
-        if self._index >= 0 and os.fstat(self._index).st_size < self._index_bytes:
+        if self._index >= 0 and self._index_length() < self._index_bytes:
             raise self._error(self._index_path, "was truncated by another program", self._restore(self._index_path))
 
     def begun(self) -> None:
@@ -141,8 +148,7 @@ class Guard:
                 "was written to by another program",
                 "then check the data (`mesh store check`), and start the store again",
             )
-        found = os.fstat(self._log)
-        if found.st_mtime_ns != self._log_before[3] or found.st_size != self._log_before[2]:
+        if self._log_watch.changed():
             raise self._log_changed()
 
     def committed(self) -> None:
@@ -151,10 +157,10 @@ class Guard:
         Raises:
             Damaged: a path no longer leads to the open file, or its contents were changed.
         """
-        found = os.fstat(self._log)
-        size = found.st_size
+        before_bytes = self._log_watch.size
+        size = self._log_watch.settle()
         # SQLite truncates a longer log to this size when it restarts the log.
-        if size < self._log_before[2] and size < LOG_BYTES:
+        if size < before_bytes and size < LOG_BYTES:
             raise self._log_changed()
         if self._index >= 0:
             before, self._known = self._known, self._read_index()
@@ -167,15 +173,14 @@ class Guard:
                 self._last = self._frame(frames)
         elif size and os.lseek(self._log, 0, os.SEEK_HOLE) < size:
             raise self._log_changed()
-        self._look_at_names(found.st_mtime_ns)
-        self._log_before = _stamp(found)
+        self._look_at_names()
         if self._index < 0:
             self._database = self._stamp(self._path)
 
     def rolled_back(self) -> None:
         """A transaction was rolled back; parts of it may have been written to the log."""
         if not self.fault:
-            self._log_before = _stamp(os.fstat(self._log))
+            self._log_watch.settle()
 
     def checkpointed(self) -> None:
         """SQLite has run a checkpoint, in part or completely.
@@ -191,12 +196,12 @@ class Guard:
             if filled >= known.frames and self._stamp(self._path)[2] < known.pages * self._page_bytes:
                 raise self._database_changed()
         self._database = self._stamp(self._path)
-        self._log_before = _stamp(os.fstat(self._log))
+        self._log_watch.settle()
 
     def look(self) -> None:
         """Check between transactions. Raises: Damaged."""
-        self._look_at_names(0)
-        if _stamp(os.fstat(self._log)) != self._log_before:
+        self._look_at_names()
+        if self._log_watch.changed():
             raise self._log_changed()
 
     # --- the end ------------------------------------------------------------------------------------------------
@@ -221,6 +226,8 @@ class Guard:
     def close(self) -> None:
         """Close the descriptors; the connection is closed already."""
         self._folder = self._close(self._folder)
+        if self._watch is not None:
+            self._watch.close()
         self._log = self._close(self._log)
         self._index = self._close(self._index)
 
@@ -232,8 +239,16 @@ class Guard:
 
     # --- looking ------------------------------------------------------------------------------------------------
 
-    def _look_at_names(self, now_ns: int) -> None:
-        """`now_ns`: the present in the file system's own time; 0 when unknown."""
+    @property
+    def _log_watch(self) -> LogWatch:
+        assert self._watch is not None
+        return self._watch
+
+    def _index_length(self) -> int:
+        return os.lseek(self._index, 0, os.SEEK_END)
+
+    def _look_at_names(self) -> None:
+        """Check that the paths of database, log and index still lead to the open files."""
         database = self._stamp(self._path)
         # Without an index in a file SQLite itself decides when to write to the database.
         if database != self._database and (self._index >= 0 or database[:2] != self._database[:2]):
@@ -246,14 +261,17 @@ class Guard:
             return
         # Until both names are found in place: if one of them is wrong, the log itself is still complete.
         self._savable = True
-        if self._stamp(self._log_path)[:2] != self._log_before[:2]:
+        if self._stamp(self._log_path)[:2] != self._log_is:
             raise self._error(self._log_path, "was replaced by another file", self._restore(self._log_path))
         if self._index >= 0 and self._stamp(self._index_path)[:2] != self._index_is:
             raise self._error(self._index_path, "was replaced by another file", self._restore(self._index_path))
         self._savable = False
         if self._index >= 0:
-            self._index_bytes = os.fstat(self._index).st_size
-        self._quiet_at = changed_at if now_ns - max(changed_at) > _QUIET_NS else (0, 0)
+            self._index_bytes = self._index_length()
+        now_ns = time.monotonic_ns()
+        if changed_at != self._folder_seen:
+            self._folder_seen, self._folder_seen_ns = changed_at, now_ns
+        self._quiet_at = changed_at if now_ns - self._folder_seen_ns > _QUIET_NS else (0, 0)
 
     def _stamp(self, path: str) -> Stamp:
         try:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-from mesh.engines.checks import check_event
+from mesh.engines.checks import check_events
 from mesh.engines.sqlite import statements
 from mesh.engines.sqlite.book import Book, Lane
 from mesh.engines.sqlite.deferring import delivery_id
@@ -73,8 +73,7 @@ class Log:
         """Raises:
         BadRequest: a topic is malformed, an event has no id, or a value in it cannot be stored.
         """
-        for event in events:
-            check_event(event)
+        check_events(events)
 
     def put(self, events: Sequence[NewEvent]) -> list[int]:
         """Append the new events; return the offsets of all."""
