@@ -16,7 +16,7 @@ from typing import Final
 
 #: <sys/inotify.h>: "File was modified".
 _IN_MODIFY: Final = 2
-#: One event is 16 bytes long, and equal events that wait are one.
+#: An event is 16 bytes long.
 _EVENTS_BYTES: Final = 4096
 
 
@@ -48,8 +48,8 @@ class LogWatch:
         if self._events < 0:
             self._modified_ns = os.fstat(self._fd).st_mtime_ns
         else:
-            while self._read():
-                pass
+            # Once is enough: equal events that wait are one, and one that comes now is not the store's.
+            self._read()
         return self.size
 
     def changed(self) -> bool:
