@@ -77,7 +77,7 @@ class GuardedTasks:
         self.unguarded = unguarded
         self._guard = guard
 
-    async def defer(self, tasks: Sequence[NewTask], *, timeout_s: float) -> list[Ticket]:
+    async def defer(self, tasks: Sequence[NewTask], *, timeout_s: float) -> Sequence[Ticket]:
         await self._guard.unit(Unit("", tasks=tasks), timeout_s)
         return await self.unguarded.defer(tasks, timeout_s=timeout_s)
 
@@ -126,7 +126,7 @@ class GuardedEvents:
         self._unguarded = unguarded
         self._guard = guard
 
-    async def append(self, events: Sequence[NewEvent], *, timeout_s: float) -> list[int]:
+    async def append(self, events: Sequence[NewEvent], *, timeout_s: float) -> Sequence[int]:
         await self._guard.unit(Unit("", events=events), timeout_s)
         return await self._unguarded.append(events, timeout_s=timeout_s)
 

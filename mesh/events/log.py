@@ -10,7 +10,7 @@ counted, cancelled and dead-lettered exactly as tasks are.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -56,8 +56,8 @@ class EventLog(Protocol):
       is outstanding or dead, or a subscription has yet to receive it.
     """
 
-    async def append(self, events: Sequence[NewEvent], *, timeout_s: float) -> list[int]:
-        """Append the events in one commit; return their offsets."""
+    def append(self, events: Sequence[NewEvent], *, timeout_s: float) -> Awaitable[Sequence[int]]:
+        """Append the events in one commit; their offsets."""
 
     async def replay(
         self, subscription: str, *, offset: int | None = None, since_at: float | None = None, timeout_s: float

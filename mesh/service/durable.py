@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from contextvars import Context
 from typing import Any, Final, Protocol
 
@@ -148,7 +148,7 @@ class Durable:
             return deferred
         gathering = self._deferring
         if gathering is None:
-            gathering = self._deferring = Gathering(self._defer_all, "mesh.tasks defer", halves=True)
+            gathering = self._deferring = Gathering(self._defer_all, halves=True)
 
         def told(answer: Ticket | BaseException) -> None:
             if deferred.done():
@@ -162,8 +162,8 @@ class Durable:
         gathering.add(row, weight(row), told)
         return deferred
 
-    async def _defer_all(self, tasks: list[NewTask]) -> Sequence[Ticket]:
-        return await self.engines.tasks.defer(tasks, timeout_s=self.timeout_s)
+    def _defer_all(self, tasks: list[NewTask]) -> Awaitable[Sequence[Ticket]]:
+        return self.engines.tasks.defer(tasks, timeout_s=self.timeout_s)
 
     async def defer_together(self, tasks: Sequence[NewTask], told: Sequence[Told]) -> None:
         """Defer all tasks in one commit, or add them to the current atomic block."""
@@ -232,7 +232,7 @@ class Durable:
     async def _append(self, event: NewEvent) -> None:
         gathering = self._appending
         if gathering is None:
-            gathering = self._appending = Gathering(self._append_all, "mesh.events append", halves=True)
+            gathering = self._appending = Gathering(self._append_all, halves=True)
         stored: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
         def told(answer: int | BaseException) -> None:
@@ -246,8 +246,8 @@ class Durable:
         gathering.add(event, 300 + len(event.body), told)
         await stored
 
-    async def _append_all(self, events: list[NewEvent]) -> Sequence[int]:
-        return await self.engines.events.append(events, timeout_s=self.timeout_s)
+    def _append_all(self, events: list[NewEvent]) -> Awaitable[Sequence[int]]:
+        return self.engines.events.append(events, timeout_s=self.timeout_s)
 
     async def _tell(self, event: NewEvent) -> None:
         """Send a durable event to plain subscribers, like any other event."""

@@ -51,7 +51,7 @@ class Acknowledging:
         self._engine = engine
         self._clock = clock
         self._random = random
-        self._gathering: Gathering[Settlement, None] = Gathering(self._send, "mesh.tasks settle")
+        self._gathering: Gathering[Settlement, None] = Gathering(self._send)
         self._waiting: dict[int, Timer] = {}
         self._number = 0
         self._closed = False

@@ -14,7 +14,7 @@ Instants are wall-clock seconds since 1970 (they outlive processes); durations a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Final, Literal, Protocol
 
 import msgspec
@@ -315,8 +315,8 @@ class Tasks(Protocol):
     Every method that writes raises Unwritable when the store is read-only or the disk is full.
     """
 
-    async def defer(self, tasks: Sequence[NewTask], *, timeout_s: float) -> list[Ticket]:
-        """Defer the tasks in one commit."""
+    def defer(self, tasks: Sequence[NewTask], *, timeout_s: float) -> Awaitable[Sequence[Ticket]]:
+        """Enqueue the tasks in one commit."""
 
     async def attach(self, offer: Offer, receiver: Receiver) -> Session:
         """Subscribe to leases. The engine subscribes again by itself when its connection breaks."""

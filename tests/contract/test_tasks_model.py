@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from hypothesis.stateful import run_state_machine_as_test as run_machine
 
 from mesh.engines.contract import Engine
 from mesh.errors import LeaseLost
-from mesh.tasks.contract import Lease, NewTask, Verdict
+from mesh.tasks.contract import Lease, NewTask, Ticket, Verdict
 
 CREDIT = 3
 KEEP_S = 30.0
@@ -170,6 +171,10 @@ class TaskMachine(RuleBasedStateMachine):
     def run(self, awaitable: Any) -> Any:
         return self.runner.run(awaitable)
 
+    async def _defer(self, tasks: Sequence[NewTask]) -> Sequence[Ticket]:
+        """Calls the engine inside the running loop, which its future needs."""
+        return await self.engine.tasks.defer(tasks, timeout_s=T_S)
+
     def teardown(self) -> None:
         if hasattr(self, "runner"):
             try:
@@ -199,7 +204,7 @@ class TaskMachine(RuleBasedStateMachine):
         return self.rig.task(keep_s=keep_s, **fields)
 
     def put(self, tasks: list[NewTask]) -> None:
-        tickets = self.run(self.engine.tasks.defer(tasks, timeout_s=T_S))
+        tickets = self.run(self._defer(tasks))
         assert [(ticket.id, ticket.fresh) for ticket in tickets] == self.model.defer(tasks)
         self.compare()
 

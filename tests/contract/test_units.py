@@ -309,7 +309,7 @@ async def test_an_engine_out_of_reach_is_waited_for(rig: Rig, engine: Engine) ->
     await rig.cut(engine)
     unit = rig.unit(writes=[add()], tasks=[rig.task()])
     writing = asyncio.create_task(engine.commit(unit, timeout_s=60.0))
-    deferring = asyncio.create_task(engine.tasks.defer([rig.task()], timeout_s=60.0))
+    deferring = asyncio.ensure_future(engine.tasks.defer([rig.task()], timeout_s=60.0))
     reading = asyncio.create_task(engine.state.get("carts", ["text"], timeout_s=60.0))
     await rig.pass_time(8.0)
     assert [each.done() for each in (writing, deferring, reading)] == [False] * 3

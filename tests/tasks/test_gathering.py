@@ -43,7 +43,7 @@ async def engine():
 
 @pytest.fixture
 async def gathering(engine):
-    made = Gathering(engine.send, "test", halves=True)
+    made = Gathering(engine.send, halves=True)
     yield made
     await made.close()
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextvars import Context
 from typing import Any, Final
 
@@ -36,17 +36,19 @@ PATIENCE_S: Final = 30.0
 _read_outcomes: Final = answer_of(list[Outcome])
 
 
-class Commit(asyncio.Future[Outcome]):
+class Commit(asyncio.Future[Any]):
     """A unit that is being sent; await it for the outcome. A cancelled one may still be committed."""
 
     # No __init__, for speed: one is made for every commit.
-    __slots__ = ("began_at", "body", "deadline_at", "doubtful", "settle", "slot", "under_way")
+    __slots__ = ("began_at", "body", "deadline_at", "doubtful", "pick", "settle", "slot", "under_way")
 
     began_at: float
     body: bytes
     deadline_at: float
     #: A call with it was lost: it may have been committed.
     doubtful: bool
+    #: (outcome) -> the result of this future; None: the outcome itself.
+    pick: Callable[[Outcome], Any] | None
     settle: Sequence[Settlement]
     slot: int
     under_way: bool
@@ -86,8 +88,15 @@ class Batcher:
         self._resume: Timer | None = None
         self._closed = False
 
-    def commit(self, unit: Unit, timeout_s: float) -> Commit:
+    def commit(
+        self, unit: Unit, timeout_s: float, *, pick: Callable[[Outcome], Any] | None = None, gathered: bool = False
+    ) -> Commit:
         """Send a unit together with the others of this tick; return the awaitable for its outcome.
+
+        Args:
+            pick: (outcome) -> the result of the awaitable, when that is not the outcome itself.
+            gathered: the unit already holds all items of a tick (tasks.gathering): send it now, not at the next tick,
+                unless MOST_CALLS calls are running.
 
         Raises, when awaited: see mesh.engines.contract.Engine.commit.
 
@@ -103,6 +112,7 @@ class Batcher:
         commit.body = body
         commit.began_at = now
         commit.doubtful = commit.under_way = False
+        commit.pick = pick
         commit.settle = unit.settle
         commit.slot = 0
         deadline_at = now + timeout_s
@@ -118,16 +128,16 @@ class Batcher:
         self._expiries.watch(commit, deadline_at)
         self._waiting.append(commit)
         self._bytes += len(body)
-        if not self._scheduled:
+        # Enough for a call: the store can start while the rest of this tick continues.
+        full = len(self._waiting) >= MOST_UNITS or self._bytes >= MOST_BYTES
+        if not gathered and not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._flush, context=self._context)
-        elif (
-            (len(self._waiting) >= MOST_UNITS or self._bytes >= MOST_BYTES)
-            and len(self._calls) < MOST_CALLS
-            and self._resume is None
-        ):
-            # Enough for a call: the store can start while the rest of this tick continues.
+        elif (gathered or full) and len(self._calls) < MOST_CALLS and self._resume is None:
             self._context.run(self._send)
+        elif not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._flush, context=self._context)
         return commit
 
     def unsettled(self) -> list[tuple[str, int]]:
@@ -206,7 +216,7 @@ class Batcher:
                     if commit.done():
                         continue
                     if outcome.error is None:
-                        commit.set_result(outcome)
+                        commit.set_result(outcome if commit.pick is None else commit.pick(outcome))
                     else:
                         commit.set_exception(from_wire(outcome.error))
             else:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any, Final
 
 from mesh import ids
@@ -79,7 +79,8 @@ class StoreEngine:
 
     async def commit(self, unit: Unit, *, timeout_s: float) -> Outcome:
         """See Engine.commit."""
-        return await self.batcher.commit(unit, timeout_s)
+        outcome: Outcome = await self.batcher.commit(unit, timeout_s)
+        return outcome
 
     async def begin_session(self, offer: Offer, receiver: Receiver) -> StoreSession:
         """See Tasks.attach."""
@@ -105,12 +106,12 @@ class StoreTasks:
         self._commit = engine.batcher.commit
         self._ask = engine.line.ask
 
-    async def defer(self, tasks: Sequence[NewTask], *, timeout_s: float) -> list[Ticket]:
+    def defer(self, tasks: Sequence[NewTask], *, timeout_s: float) -> Awaitable[Sequence[Ticket]]:
         if not tasks:
-            return []
+            return _nothing()
         # The id of a single task also serves as that of its unit: making another costs a tenth of the whole request.
-        outcome = await self._commit(Unit(tasks[0].id if len(tasks) == 1 else ids.job_id(), tasks), timeout_s)
-        return list(outcome.tickets)
+        unit = Unit(tasks[0].id if len(tasks) == 1 else ids.job_id(), tasks)
+        return self._commit(unit, timeout_s, pick=_tickets, gathered=True)
 
     async def attach(self, offer: Offer, receiver: Receiver) -> StoreSession:
         """Return when the store has confirmed the subscription, or after two seconds: it keeps trying in background."""
@@ -157,11 +158,11 @@ class StoreEvents:
         self._commit = engine.batcher.commit
         self._ask = engine.line.ask
 
-    async def append(self, events: Sequence[NewEvent], *, timeout_s: float) -> list[int]:
+    def append(self, events: Sequence[NewEvent], *, timeout_s: float) -> Awaitable[Sequence[int]]:
         if not events:
-            return []
-        outcome = await self._commit(Unit(events[0].id if len(events) == 1 else ids.job_id(), events=events), timeout_s)
-        return list(outcome.offsets)
+            return _nothing()
+        unit = Unit(events[0].id if len(events) == 1 else ids.job_id(), events=events)
+        return self._commit(unit, timeout_s, pick=_offsets, gathered=True)
 
     async def replay(
         self, subscription: str, *, offset: int | None = None, since_at: float | None = None, timeout_s: float
@@ -294,6 +295,21 @@ class StoreAdmin:
         """The present state of the store."""
         info: StoreInfo = await self._ask("info", timeout_s=timeout_s, read=_info)
         return info
+
+
+def _tickets(outcome: Outcome) -> Sequence[Ticket]:
+    return outcome.tickets
+
+
+def _offsets(outcome: Outcome) -> Sequence[int]:
+    return outcome.offsets
+
+
+def _nothing() -> asyncio.Future[Sequence[Any]]:
+    """The answer to a request without items: nothing is sent."""
+    done: asyncio.Future[Sequence[Any]] = asyncio.get_running_loop().create_future()
+    done.set_result([])
+    return done
 
 
 def _looked_at(call: asyncio.Future[Any]) -> None:
