@@ -259,7 +259,7 @@ def test_without_services_no_supervisord_conf_is_made(project):
     (project.root / "mesh.toml").write_text("")
     done = project.command("mesh", "up", check=False)
     assert done.returncode == 2
-    assert "there is no such file; run this in a project's directory" in done.stderr
+    assert "there is no such file; run this in the directory of a project" in done.stderr
     assert not (project.root / "supervisord.conf").exists()
 
 
