@@ -99,12 +99,33 @@ def test_the_store_hands_over_and_every_write_counts_once(project):
     assert "No config updates" in project.command("supervisorctl", "reread").stdout
 
 
+#: `mesh roll store` that is killed as soon as its spare store answers.
+ROLL_THAT_DIES = """
+import os, signal, sys
+from mesh.cli.main import main
+from mesh.supervision.relay import StoreRelay
+
+answers = StoreRelay.answer
+
+async def answer(self, names):
+    await answers(self, names)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+StoreRelay.answer = answer
+sys.argv = ["mesh", "roll", "store"]
+main()
+"""
+
+
 def test_a_roll_that_is_killed_in_the_middle_is_mended_by_up(project):
     """With a spare store that has the folder, and the program itself stopped."""
-    words = [sys.executable, "-m", "mesh.cli.main", "roll", "store"]
-    with subprocess.Popen(words, cwd=project.root, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL) as rolling:
-        until(lambda: project.states().get("store") == "STOPPED")
-        rolling.send_signal(signal.SIGKILL)
+    died = subprocess.run(
+        [sys.executable, "-c", ROLL_THAT_DIES], cwd=project.root, stdin=subprocess.DEVNULL, timeout=60, check=False
+    )
+    assert died.returncode == -signal.SIGKILL
+    states = project.states()
+    assert states["store"] == "STOPPED"
+    assert states["store_spare"] in ("STARTING", "RUNNING")
     up = project.up()
     assert not up.already
     assert up.earlier == []
