@@ -16,7 +16,7 @@ from store_process import PATIENCE_S, Project, environment, new_task
 
 from mesh.engines.contract import Unit
 from mesh.engines.sqlite.core import Core
-from mesh.engines.sqlite.identity import WrongStore, note_of, noted
+from mesh.engines.sqlite.identity import WrongStore, note, note_of, noted
 
 
 @pytest.fixture
@@ -168,3 +168,12 @@ stdout_logfile={project.root}/store.log
     assert log.read_text().count("spawned: 'store'") == 1
     supervisor.terminate()
     assert supervisor.wait(PATIENCE_S) == 0
+
+
+def test_a_short_write_leaves_no_half_of_the_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk may take a part of what is written (disk_faults.py, "write: short")."""
+    whole = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: whole(fd, bytes(data)[:3]))
+    (tmp_path / "data").mkdir()
+    note(tmp_path / "data", "0123456789abcdef")
+    assert noted(tmp_path / "data") == "0123456789abcdef"

@@ -87,10 +87,9 @@ class Folder:
 
     def _write_pid(self) -> None:
         fd = os.open(PID_FILE, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600, dir_fd=self._fd)
-        try:
-            os.write(fd, b"%d\n" % os.getpid())
-        finally:
-            os.close(fd)
+        # Not os.write: that may write a part only, which would be another process's pid.
+        with os.fdopen(fd, "wb") as file:
+            file.write(b"%d\n" % os.getpid())
 
     def _owner(self) -> str:
         pid = owner(self.dir)

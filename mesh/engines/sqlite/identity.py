@@ -53,11 +53,11 @@ def note(dir: Path, id: str) -> None:
     new.unlink(missing_ok=True)
     fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
-        try:
-            os.write(fd, f"{id}\n".encode("ascii"))
+        # Not os.write: that may write a part only.
+        with os.fdopen(fd, "wb") as file:
+            file.write(f"{id}\n".encode("ascii"))
+            file.flush()
             os.fsync(fd)
-        finally:
-            os.close(fd)
         os.replace(new, path)
     except BaseException:
         new.unlink(missing_ok=True)
