@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mesh.calls.answers import Answer, Outcome
-    from mesh.calls.context import CallContext, current
+    from mesh.calls.context import CallContext, current, scope
     from mesh.clock import Clock, LoopClock, ManualClock
     from mesh.config import Settings
     from mesh.discovery.record import Instance
@@ -66,6 +66,7 @@ _HOMES = {
     "Outcome": "mesh.calls.answers",
     "CallContext": "mesh.calls.context",
     "current": "mesh.calls.context",
+    "scope": "mesh.calls.context",
     "Clock": "mesh.clock",
     "LoopClock": "mesh.clock",
     "ManualClock": "mesh.clock",
@@ -200,6 +201,7 @@ __all__ = [
     "on",
     "prior",
     "rpc",
+    "scope",
     "step",
     "task",
 ]

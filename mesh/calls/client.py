@@ -257,6 +257,8 @@ class Client:
                 order.deadline_at = outer.deadline_at
             if order.trace is None:
                 order.trace = outer.trace
+            if outer.carried is not None:
+                order.meta = {**outer.carried, **(order.meta or {})}
         elif order.trace is None:
             order.trace = TRACE.get() or None
         if order.meta is not None:

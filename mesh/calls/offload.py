@@ -4,8 +4,9 @@ Owns: the pools, and the data that is passed to a child process and back.
 Leaves to others: which methods are offloaded (service.decorators), limits and deadlines (server), the lifetime of the
 children (processes).
 
-A child gets a reference and the encoded body, and returns the encoded answer or an error map. It decodes the arguments
-and encodes the answer itself, so the loop's process does neither, and only bytes and strings are pickled.
+A child gets a reference, the encoded body and the context of the work, and returns the encoded answer or an error map.
+It decodes the arguments and encodes the answer itself, so the loop's process does neither, and only bytes, strings and
+the fields of the context are pickled.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from typing import Any
 
+from mesh.calls.context import CURRENT, CallContext, begin_trace
 from mesh.calls.exhaustion import note
 from mesh.calls.failures import failure_of, text_of
 from mesh.calls.importing import module_of
@@ -25,6 +27,7 @@ from mesh.calls.signature import Signature
 from mesh.errors import MeshError, RemoteError, Unavailable, from_wire
 from mesh.forking import end_forked_child
 from mesh.telemetry.logs import get_logger
+from mesh.telemetry.traces import current as TRACE
 
 log = get_logger("mesh.calls")
 
@@ -82,7 +85,7 @@ class Offload:
         answer: int | None = None,
         begun: Callable[[], None] | None = None,
     ) -> Future[ChildAnswer]:
-        """Run a method in a child process; see `unpack` for its answer.
+        """Run a method in a child process, with a copy of the current context; see `unpack` for its answer.
 
         Args:
             check: whether the answer is checked against the annotation, in the child.
@@ -92,7 +95,10 @@ class Offload:
         self._check_open()
         if self._process_pool is None:
             self._process_pool = ProcessPool(self._processes, _in_child)
-        return self._process_pool.submit(reference, bytes(body), encoding, check, answer, begun=begun)
+        begin_trace()
+        context = CURRENT.get()
+        around = context.detached() if context is not None else None
+        return self._process_pool.submit(reference, bytes(body), encoding, check, answer, around, begun=begun)
 
     async def unpack(self, future: Future[ChildAnswer], target: str) -> tuple[Any, int]:
         """The encoded answer of a child.
@@ -167,9 +173,13 @@ def _find(reference: Reference) -> tuple[Callable[..., Any], Signature]:
     return found
 
 
-def _in_child(reference: Reference, body: bytes, encoding: int, check: bool, answer: int | None) -> ChildAnswer:
+def _in_child(
+    reference: Reference, body: bytes, encoding: int, check: bool, answer: int | None, context: CallContext | None
+) -> ChildAnswer:
     """Run the handler in the child. The answer consists of bytes, text and plain values only, so it can be pickled."""
     label = ".".join(reference[1:])
+    CURRENT.set(context)
+    TRACE.set((context.trace or "") if context is not None else "")
     try:
         try:
             run, signature = _find(reference)

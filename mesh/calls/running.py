@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from mesh.calls.context import CallContext
 from mesh.calls.method import Method
+from mesh.calls.propagation import Values
 from mesh.policy.limits import Gate
 from mesh.protocol.messages import MSGPACK, MSGPACK_ANSWER
 from mesh.protocol.stream import Outflow
@@ -32,7 +34,7 @@ class Hosted:
         self.stats = stats
 
 
-class Running(msgspec.Struct, eq=False):
+class Running(msgspec.Struct, CallContext, eq=False):
     """One call, from its admission to its final message; the CallContext of its handler. (A Struct, because one is made
     for every call.)
 
@@ -47,6 +49,7 @@ class Running(msgspec.Struct, eq=False):
         hold: the future of a job in a pool, which cannot be stopped there.
         waited_s: how long the call was queued before its handler began.
         reconnects: of a stream: its reader reconnects to another instance by itself when this one drains.
+        carried: see CallContext.
     """
 
     conversation: Conversation
@@ -70,6 +73,7 @@ class Running(msgspec.Struct, eq=False):
     hold: Any = None
     waited_s: float = 0.0
     reconnects: bool = False
+    carried: Values | None = None
 
     def answer(self, form: str) -> None:
         """Select another encoding for the answer than that of the arguments; an unknown `form` changes nothing."""

@@ -15,6 +15,7 @@ from mesh.calls.door import Door
 from mesh.calls.handling import BY_CALLER, CALLER_GONE, DEADLINE, STOPPING, Handling
 from mesh.calls.method import Method
 from mesh.calls.offload import Offload
+from mesh.calls.propagation import take
 from mesh.calls.running import Hosted, Running
 from mesh.clock import Clock, Timer
 from mesh.errors import (
@@ -262,6 +263,7 @@ class Server:
             if ANSWER in running.meta:
                 running.answer(running.meta.pop(ANSWER))
             running.reconnects = running.meta.pop(RECONNECTS, "") != ""
+            running.carried = take(running.meta)
         hosted.stats.in_flight += 1
         conversation.running[running.id] = running
         if self._sweeping is None:

@@ -19,6 +19,7 @@ from typing import Any, Final, NamedTuple, Protocol
 import msgspec
 
 from mesh.calls.checks import check_meta
+from mesh.calls.context import carrying
 from mesh.clock import Clock
 from mesh.discovery.record import Instance
 from mesh.errors import MeshError, Uncertain
@@ -187,6 +188,7 @@ class Bus:
     ) -> None:
         """`emit` of data that is encoded already, at most 1 MiB."""
         check_topic(topic)
+        meta = carrying(meta)
         if meta is not None:
             check_meta(meta)
         who = self._listeners()

@@ -15,9 +15,11 @@ from typing import Any, Final
 
 import msgspec
 
+from mesh.calls.context import CURRENT, PlainContext
 from mesh.calls.exhaustion import note
 from mesh.calls.failures import failure_of, location
 from mesh.calls.method import Method
+from mesh.calls.propagation import Values, split
 from mesh.errors import BadArguments, MeshError, ProtocolViolation, Unavailable
 from mesh.events.bus import DELIVER
 from mesh.events.event import Buffer, Event, Handler, Parcel
@@ -177,25 +179,31 @@ class Inbox:
         self._received.add()
         if handlers:
             encoding, trace, meta = [*more, *_OPTIONAL[len(more) :]]
-            parcel = Parcel(topic, publisher, number, at_ms, body, encoding, traces.accept(trace), meta or {})
+            meta, carried = split(meta or {})
+            parcel = Parcel(topic, publisher, number, at_ms, body, encoding, traces.accept(trace), meta)
             for handler in handlers:
-                self._start(handler, parcel)
+                self._start(handler, parcel, carried)
 
     def _refuse(self, topic: str, reason: str) -> None:
         self._garbage.add()
         log.debug("frame dropped: not events", topic=topic[:100], reason=reason[:200])
 
-    def _start(self, handler: Handler, parcel: Parcel) -> None:
+    def _start(self, handler: Handler, parcel: Parcel, carried: Values | None) -> None:
         if len(self._running) >= self._most_running:
             self._dropped.add()
             return
-        task = asyncio.get_running_loop().create_task(self._run(handler, parcel), name=f"event {handler.label}")
+        run = self._run(handler, parcel, carried)
+        task = asyncio.get_running_loop().create_task(run, name=f"event {handler.label}")
         self._running.add(task)
         task.add_done_callback(self._running.discard)
 
-    async def _run(self, handler: Handler, parcel: Parcel) -> None:
-        # A task has its own context: this trace applies to this handler only.
-        traces.current.set(traces.child(parcel.trace))
+    async def _run(self, handler: Handler, parcel: Parcel, carried: Values | None) -> None:
+        # An asyncio task has its own context: this one applies to this handler only.
+        trace = traces.child(parcel.trace)
+        traces.current.set(trace)
+        CURRENT.set(
+            PlainContext(handler.label, caller=parcel.publisher, trace=trace, meta=parcel.meta, carried=carried)
+        )
         try:
             event = _event(handler, parcel)
         except Exception as exc:
@@ -250,6 +258,12 @@ def _method(service: str, matcher: Matcher[Handler]) -> Method:
         return (parcel,)
 
     async def deliver(parcel: Parcel) -> None:
+        meta, carried = split(parcel.meta)
+        if carried is not None:
+            parcel = msgspec.structs.replace(parcel, meta=meta)
+            context = CURRENT.get()
+            if context is not None:
+                context.carried = carried
         handlers = matcher.match(parcel.topic)
         await _run_all(handlers, [_event(handler, parcel) for handler in handlers])
 

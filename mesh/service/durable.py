@@ -18,6 +18,7 @@ from typing import Any, Final, Protocol
 from mesh import ids
 from mesh.calls.answers import decode_any, typed_decoder
 from mesh.calls.checks import check_meta
+from mesh.calls.context import carrying
 from mesh.clock import Clock
 from mesh.config import Settings
 from mesh.discovery.record import Instance
@@ -207,6 +208,7 @@ class Durable:
     async def emit(self, topic: str, data: Any, key: str | None, meta: dict[str, str] | None) -> None:
         """See Node.emit with durable=True."""
         body, encoding = encode_data(check_topic(topic), data, MAX_BIN)
+        meta = carrying(meta)
         if meta is not None:
             check_meta(meta)
         if key is not None and len(key) > MAX_KEY:

@@ -21,6 +21,7 @@ from functools import partial
 from typing import Any, Final
 
 from mesh import ids
+from mesh.calls.context import CURRENT, PlainContext
 from mesh.calls.exhaustion import note
 from mesh.calls.failures import exit_details, failure_of, location
 from mesh.clock import Clock
@@ -252,7 +253,9 @@ class Worker:
             code = ""
             self._busy_timers.add(asyncio.current_task())
             # Each run has its own trace.
-            traces.current.set(traces.root())
+            trace = traces.root()
+            traces.current.set(trace)
+            CURRENT.set(PlainContext(timer.label, trace=trace))
             try:
                 await timer.run()
             except BaseException as exc:

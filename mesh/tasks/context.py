@@ -10,7 +10,8 @@ from typing import Any, Protocol, TypeVar, overload
 
 import msgspec
 
-from mesh.calls.context import CURRENT
+from mesh.calls.context import CURRENT, CallContext
+from mesh.calls.propagation import Values
 from mesh.errors import SetupError
 from mesh.tasks.contract import Lease
 
@@ -23,7 +24,7 @@ class Effects(Protocol):
     def __bool__(self) -> bool: ...
 
 
-class TaskContext(msgspec.Struct, eq=False):
+class TaskContext(msgspec.Struct, CallContext, eq=False):
     """One attempt, as its handler sees it; `mesh.current_task()` gives it.
 
     Attributes:
@@ -31,6 +32,7 @@ class TaskContext(msgspec.Struct, eq=False):
         target: "service.task".
         caller, user: always "": the caller that deferred the task may have ended.
         deadline_at: the instant (of the clock) at which the attempt is stopped; calls made in it end no later.
+        carried: see CallContext.
         effects: committed together with the acknowledgement; filled by `atomic`.
     """
 
@@ -42,6 +44,12 @@ class TaskContext(msgspec.Struct, eq=False):
     caller: str = ""
     user: str = ""
     effects: Any = None
+    carried: Values | None = None
+
+    def detached(self) -> TaskContext:
+        """A copy that can be pickled, for a handler in a child process; without the body and the effects."""
+        lease = msgspec.structs.replace(self.lease, body=b"")
+        return TaskContext(lease, self.target, self.deadline_at, self.trace, self.meta, carried=self.carried)
 
     @property
     def over(self) -> bool:

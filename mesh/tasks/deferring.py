@@ -15,7 +15,8 @@ import msgspec
 
 from mesh import ids
 from mesh.calls.answers import decode_any
-from mesh.calls.checks import MAX_META, check_meta
+from mesh.calls.checks import check_meta
+from mesh.calls.context import carrying
 from mesh.calls.signature import encode_arguments
 from mesh.errors import BadArguments, TooLarge
 from mesh.protocol.messages import JSON, MSGPACK
@@ -133,6 +134,7 @@ def new_task(target: Target, body: bytes, options: Options, now: float) -> NewTa
             priority=target.priority,
             keep_s=target.keep_s,
             trace=in_force(),
+            meta=carrying(None) or {},
         )
     queue = target.queue
     priority = target.priority if options.priority is None else options.priority
@@ -144,7 +146,7 @@ def new_task(target: Target, body: bytes, options: Options, now: float) -> NewTa
     if options.meta:
         check_meta(options.meta)
         if PRIOR_META in options.meta:
-            raise BadArguments(f"{queue}: meta {PRIOR_META!r} is the framework's own")
+            raise BadArguments(f"{queue}: meta {PRIOR_META!r} is reserved for the framework")
     not_before = due_at(queue, options.delay, options.at, now)
     return NewTask(
         id=ids.job_id(),
@@ -156,7 +158,7 @@ def new_task(target: Target, body: bytes, options: Options, now: float) -> NewTa
         due_at=not_before,
         keep_s=target.keep_s if options.keep is None else span(queue, "keep", options.keep),
         trace=in_force(),
-        meta=options.meta or {},
+        meta=carrying(options.meta) or {},
         timeout_s=0.0 if options.timeout is None else span(queue, "timeout", options.timeout),
         delay_s=max(0.0, not_before - now),
     )
@@ -164,4 +166,8 @@ def new_task(target: Target, body: bytes, options: Options, now: float) -> NewTa
 
 def weight(task: NewTask) -> int:
     """The approximate size of a task in a message, in bytes."""
-    return len(task.body) + 200 + (MAX_META if task.meta else 0)
+    size = len(task.body) + 200
+    if task.meta:
+        # At most four bytes for each character in UTF-8, and five around each text.
+        size += sum(4 * (len(name) + len(value)) + 10 for name, value in task.meta.items())
+    return size

@@ -16,11 +16,14 @@ from collections.abc import Iterable, Sequence
 from contextvars import copy_context
 from typing import Final
 
+import msgspec
+
 from mesh.calls.context import CURRENT
 from mesh.calls.exhaustion import note
 from mesh.calls.expiry import Expiries
 from mesh.calls.failures import failure_of, location, reduced
 from mesh.calls.offload import Offload, RefusedInChild
+from mesh.calls.propagation import split
 from mesh.clock import Clock
 from mesh.errors import BadRequest, Conflict, DeadlineExceeded, LeaseLost, MeshError, TooLarge
 from mesh.forking import end_forked_child
@@ -129,12 +132,19 @@ class Runner:
         work = self.works.get(lease.queue)
         now = self._now()
         timeout_s = lease.timeout_s or (work.timeout_s if work is not None else 0.0)
+        carried = None
+        if lease.meta:
+            meta, carried = split(lease.meta)
+            if carried is not None:
+                # The event of a durable handler is made from the lease.
+                lease = msgspec.structs.replace(lease, meta=meta)
         attempt = Attempt(
             lease=lease,
             target=lease.queue,
             deadline_at=now + timeout_s,
             trace=child(accept(lease.trace)),
             meta=lease.meta,
+            carried=carried,
             runner=self,
             work=work or _NOTHING,
             stats=self._stats.get(lease.queue) or _NO_STATS,

@@ -103,7 +103,7 @@ def test_the_options_of_a_step_are_those_of_defer():
     assert (row.key, row.priority, row.due_at, row.order) == ("k", 9, 1060.0, "o")
     with pytest.raises(BadArguments, match="priority=10"):
         compiled(step("b").options(priority=10))
-    with pytest.raises(BadArguments, match="framework's own"):
+    with pytest.raises(BadArguments, match="mesh-prior"):
         compiled(step("b").options(meta={PRIOR_META: "0"}))
 
 
