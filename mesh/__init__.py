@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mesh.calls.answers import Answer, Outcome
     from mesh.calls.context import CallContext, current, scope
+    from mesh.calls.interceptors import Delivery, IncomingCall, Interceptor, OutgoingCall
     from mesh.clock import Clock, LoopClock, ManualClock
     from mesh.config import Settings
     from mesh.discovery.record import Instance
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
     from mesh.events.event import Event
     from mesh.locks.lock import Held, Lock
     from mesh.service.connect import connect
-    from mesh.service.decorators import every, http, on, rpc
+    from mesh.service.decorators import every, http, intercept, on, rpc
     from mesh.service.node import Node
     from mesh.service.service import Service
     from mesh.service.task_decorators import cron, task
@@ -67,6 +68,10 @@ _HOMES = {
     "CallContext": "mesh.calls.context",
     "current": "mesh.calls.context",
     "scope": "mesh.calls.context",
+    "Delivery": "mesh.calls.interceptors",
+    "IncomingCall": "mesh.calls.interceptors",
+    "Interceptor": "mesh.calls.interceptors",
+    "OutgoingCall": "mesh.calls.interceptors",
     "Clock": "mesh.clock",
     "LoopClock": "mesh.clock",
     "ManualClock": "mesh.clock",
@@ -103,6 +108,7 @@ _HOMES = {
     "connect": "mesh.service.connect",
     "every": "mesh.service.decorators",
     "http": "mesh.service.decorators",
+    "intercept": "mesh.service.decorators",
     "on": "mesh.service.decorators",
     "rpc": "mesh.service.decorators",
     "Node": "mesh.service.node",
@@ -150,12 +156,15 @@ __all__ = [
     "ConfigError",
     "Conflict",
     "DeadlineExceeded",
+    "Delivery",
     "Draining",
     "Event",
     "Forbidden",
     "Group",
     "Held",
+    "IncomingCall",
     "Instance",
+    "Interceptor",
     "Job",
     "JobCancelled",
     "JobFailed",
@@ -172,6 +181,7 @@ __all__ = [
     "Node",
     "NotOffered",
     "Outcome",
+    "OutgoingCall",
     "Overloaded",
     "Reject",
     "RemoteError",
@@ -198,6 +208,7 @@ __all__ = [
     "every",
     "group",
     "http",
+    "intercept",
     "on",
     "prior",
     "rpc",

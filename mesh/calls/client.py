@@ -185,6 +185,21 @@ class Client:
         self._begin(flow, order, now, idempotent)
         return Stream(flow)
 
+    def timeout_of(self, target: str, timeout: Duration | None, *, stream: bool = False) -> float:
+        """The timeout in seconds of a call or stream: the given one, the method's own, or the configured one.
+
+        Raises:
+            BadRequest: the target or the timeout is invalid.
+        """
+        route = self._routes.get(target) or self._route(target)
+        if route.version != route.group.version:
+            route.refresh()
+        if timeout is not None:
+            return seconds(target, "timeout", timeout)
+        if route.timeout_s is not None:
+            return route.timeout_s
+        return self._settings.stream_timeout_s if stream else self._settings.timeout_s
+
     def use(self, service: str) -> None:
         """Open links to a service's instances before the first call needs them."""
         group = self._group(service)

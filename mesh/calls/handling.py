@@ -15,13 +15,16 @@ from typing import Any, Final
 from mesh.calls.context import CURRENT
 from mesh.calls.exhaustion import note
 from mesh.calls.failures import Failure, failure_of, location
+from mesh.calls.interceptors import IncomingCall
 from mesh.calls.method import Method
 from mesh.calls.offload import Offload, RefusedInChild
 from mesh.calls.running import Hosted, Running
+from mesh.calls.signature import encode_arguments
 from mesh.clock import Clock
 from mesh.errors import Cancelled, DeadlineExceeded, Draining, MeshError, Overloaded, RemoteError
 from mesh.forking import end_forked_child
 from mesh.policy.limits import REFUSE, RUN, Gate
+from mesh.protocol.messages import MSGPACK
 from mesh.telemetry.logs import get_logger
 from mesh.telemetry.traces import accept, child
 from mesh.telemetry.traces import current as TRACE
@@ -161,6 +164,8 @@ class Handling:
         running.task = None  # breaks a cycle: the task's context refers to `running`; see dealer.OVER
 
     async def _run_offloaded(self, running: Running, method: Method) -> tuple[Any, int]:
+        if method.around is not None:
+            return await self._run_intercepted(running, method)
         if method.offload == "thread":
             running.hold = self._offload.in_thread(method.run, running.values)
             return method.encode_result(await asyncio.wrap_future(running.hold), running.encoding)
@@ -169,6 +174,32 @@ class Handling:
             method.reference, running.body, running.encoding, method.check_result, running.answer_encoding
         )
         return await self._offload.unpack(running.hold, method.target)
+
+    async def _run_intercepted(self, running: Running, method: Method) -> tuple[Any, int]:
+        """`_run_offloaded` with interceptors, which run on the loop."""
+        assert method.around is not None
+        if method.offload == "process":
+            try:
+                running.values = method.decode_args(running.body, running.encoding)
+            except MeshError as error:
+                raise RefusedInChild(error.message) from error
+        given = running.values
+
+        async def innermost(call: IncomingCall) -> Any:
+            if method.offload == "thread":
+                running.hold = self._offload.in_thread(method.run, call.args)
+                return await asyncio.wrap_future(running.hold)
+            assert len(method.reference) == 3
+            assert method.decode_result is not None
+            body, encoding = running.body, running.encoding
+            if call.args is not given:
+                body, encoding = encode_arguments(call.args, {}, method.target), MSGPACK
+            running.hold = self._offload.in_process(method.reference, body, encoding, method.check_result)
+            return method.decode_result(*await self._offload.unpack(running.hold, method.target))
+
+        answer = await method.around(innermost)(IncomingCall(running, given))
+        encoding = running.encoding if running.answer_encoding is None else running.answer_encoding
+        return method.encode_result(answer, encoding)
 
     async def _run_stream(self, running: Running) -> None:
         running.begun = True

@@ -14,6 +14,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
+from mesh.errors import SetupError
+from mesh.suggest import suggestion
+
 #: Prefix of the names of such modules.
 _PREFIX: Final = "mesh_file_"
 
@@ -51,6 +54,36 @@ def reference_of(cls: type, method: str) -> tuple[str, str, str]:
     if module.startswith(_PREFIX):
         module = str(sys.modules[module].__file__)
     return module, cls.__qualname__, method
+
+
+def attribute_of(word: str, what: str, root: Path) -> Any:
+    """The object that "package.module:attribute" of a setting names. The project's directory is importable.
+
+    Args:
+        what: the setting and its value, for errors.
+        root: the project's directory.
+
+    Raises:
+        SetupError: the word is malformed, the module cannot be imported, or it has no such attribute.
+    """
+    path, _, name = word.partition(":")
+    if not all(part.isidentifier() for part in path.split(".")) or not name.isidentifier():
+        raise SetupError(f'{what} is not of the form "package.module:attribute"')
+    if str(root) not in sys.path:
+        sys.path.insert(0, str(root))
+    try:
+        module = importlib.import_module(path)
+    except ModuleNotFoundError as exc:
+        if exc.name and not (path == exc.name or path.startswith(exc.name + ".")):
+            raise SetupError(f"{what}: {path} imports {exc.name}, which is not installed") from exc
+        raise SetupError(f"{what}: there is no module {exc.name} in {root} or among the installed") from exc
+    except Exception as exc:
+        raise SetupError(f"{what}: importing {path} failed: {type(exc).__name__}: {exc}") from exc
+    try:
+        return getattr(module, name)
+    except AttributeError:
+        known = [each for each in vars(module) if not each.startswith("_")]
+        raise SetupError(f"{what}: {path} has no {name}{suggestion(name, known)}") from None
 
 
 def module_of(reference: str) -> Any:

@@ -5,7 +5,7 @@ Owns: this record. `service.describe` makes it from a decorated function; the se
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 
 import msgspec
@@ -34,6 +34,9 @@ class Method(msgspec.Struct, frozen=True, gc=False):
         offload: where it runs: on the loop, in a thread, or in a process.
         reference: ("package.module", "Class", "method") for a process to find it again; empty unless offloaded.
         check_result: a process that runs the method rejects an answer that does not match the annotation.
+        around: of an offloaded method: puts its interceptors around the function that starts it in its executor; None
+            when it has none. In all other methods `run` contains them.
+        decode_result: with `around`: (body, encoding) -> the answer of a child process.
     """
 
     target: str
@@ -51,3 +54,5 @@ class Method(msgspec.Struct, frozen=True, gc=False):
     offload: Offload = ""
     reference: tuple[str, str, str] | tuple[()] = ()
     check_result: bool = True
+    around: Callable[[Any], Callable[[Any], Awaitable[Any]]] | None = None
+    decode_result: Callable[[Any, int], Any] | None = None

@@ -269,6 +269,17 @@ class EventSettings(Struct, frozen=True, kw_only=True):
     )
 
 
+class InterceptorSettings(Struct, frozen=True, kw_only=True):
+    """[interceptors]: classes around all work of a deployment, "package.module:Class", the outermost first.
+
+    See docs/interceptors.md."""
+
+    outgoing: Annotated[list[str], TEXTS, "around the calls that each process makes"] = []
+    incoming: Annotated[list[str], TEXTS, "around the calls that services answer"] = []
+    delivery: Annotated[list[str], TEXTS, "around attempts of tasks and handlers of events"] = []
+    http: Annotated[list[str], TEXTS, "around the HTTP requests of each gateway"] = []
+
+
 class AutoscaleSettings(Struct, frozen=True, kw_only=True):
     """[autoscale]: how the replicas of a service follow its load, between its `minimum` and its `maximum`."""
 
@@ -344,6 +355,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     store: StoreSettings = field(default_factory=StoreSettings)
     tasks: TaskSettings = field(default_factory=TaskSettings)
     events: EventSettings = field(default_factory=EventSettings)
+    interceptors: InterceptorSettings = field(default_factory=InterceptorSettings)
     autoscale: AutoscaleSettings = field(default_factory=AutoscaleSettings)
     keys: KeySettings = field(default_factory=KeySettings)
     services: dict[str, ServiceSettings] = {}

@@ -14,6 +14,7 @@ from typing import Any
 from mesh.calls.answers import Outcome, as_answer, decode_any
 from mesh.calls.checks import Duration, seconds
 from mesh.calls.client import Client
+from mesh.calls.intercepting import Calls
 from mesh.calls.request import Call, Decode, Stream
 from mesh.calls.signature import encode_arguments
 from mesh.clock import Clock
@@ -30,11 +31,13 @@ class CallVerbs:
 
     Attributes:
         client: the client half of the process.
+        _calls: the client, or the interceptors in front of it.
         table: the registered instances that this process knows.
         settings, clock: of the node.
     """
 
     client: Client
+    _calls: Calls
     table: Table
     settings: Settings
     clock: Clock
@@ -67,7 +70,7 @@ class CallVerbs:
             MeshError: when awaited; mesh.errors groups the errors by what a caller can do about them.
         """
         body = encode_arguments(args, kwargs, target)
-        return self.client.call(target, body, timeout=timeout, key=key, instance=instance, meta=meta)
+        return self._calls.call(target, body, timeout=timeout, key=key, instance=instance, meta=meta)
 
     def stream(
         self,
@@ -82,7 +85,7 @@ class CallVerbs:
     ) -> Stream:
         """Call a method that answers with many items; iterate over the result. Arguments as for `call`."""
         body = encode_arguments(args, kwargs, target)
-        return self.client.stream(target, body, timeout=timeout, key=key, instance=instance, meta=meta)
+        return self._calls.stream(target, body, timeout=timeout, key=key, instance=instance, meta=meta)
 
     def call_raw(
         self,
@@ -98,7 +101,7 @@ class CallVerbs:
         idempotent: bool | None = None,
     ) -> Call:
         """Make a call with encoded arguments; the answer is an `Answer` in the same encoding (RAW for bytes)."""
-        return self.client.call(
+        return self._calls.call(
             target,
             body,
             encoding,
@@ -125,7 +128,7 @@ class CallVerbs:
         idempotent: bool | None = None,
     ) -> Stream:
         """Open a stream of `Answer`s; see `call_raw`."""
-        return self.client.stream(
+        return self._calls.stream(
             target,
             body,
             encoding,
@@ -153,7 +156,7 @@ class CallVerbs:
         if not self.client.instances(service):
             await self.wait_for(service, self.settings.calls.timeout_s if timeout is None else timeout)
         instances = self.client.instances(service)
-        calls = [self.client.call(target, body, timeout=timeout, instance=instance.id) for instance in instances]
+        calls = [self._calls.call(target, body, timeout=timeout, instance=instance.id) for instance in instances]
         try:
             values = await asyncio.gather(*calls, return_exceptions=True)
         finally:
@@ -218,7 +221,7 @@ class CallVerbs:
 
     def begin_call(self, target: str, body: bytes, options: Options, decode: Decode = decode_any) -> Call:
         """For the proxies of `rpc`."""
-        return self.client.call(
+        return self._calls.call(
             target,
             body,
             timeout=options.timeout,
@@ -230,7 +233,7 @@ class CallVerbs:
 
     def begin_stream(self, target: str, body: bytes, options: Options, decode: Decode = decode_any) -> Stream:
         """For the proxies of `rpc`."""
-        return self.client.stream(
+        return self._calls.stream(
             target,
             body,
             timeout=options.timeout,

@@ -12,6 +12,7 @@ from typing import Any
 
 from mesh import config, ids
 from mesh.calls.checks import Duration, seconds
+from mesh.calls.interceptors import Interceptor
 from mesh.config import Settings
 from mesh.service.node import Node
 
@@ -25,6 +26,7 @@ async def connect(
     flags: Mapping[str, Any] | None = None,
     wait_s: Duration = 2.0,
     role: str = "client",
+    interceptors: Sequence[Interceptor] = (),
 ) -> AsyncIterator[Node]:
     """Join the mesh as a client: `async with mesh.connect() as n: await n.call("greeting.hello", "x")`.
 
@@ -37,18 +39,22 @@ async def connect(
             their deadline.
         role: the role of the process, which decides its key and which access rules apply to it. Commands of operators
             have the role "operator".
+        interceptors: around the calls of this process, inside of those of mesh.toml. See docs/interceptors.md.
 
     Raises:
         ConfigError: a key or value is wrong; the message names the line.
+        SetupError: an interceptor of mesh.toml cannot be imported.
     """
     if settings is None:
         wanted = dict(flags or {})
         if hubs is not None:
             wanted["mesh.hubs"] = list(hubs)
         settings = config.load(path, flags=wanted)
-    node = Node(settings, identity=ids.instance_id(role))
+    node = Node(settings, identity=ids.instance_id(role), interceptors=interceptors)
     try:
         await node.start(seconds("connect", "wait_s", wait_s))
+        await node.interceptors.start(node)
         yield node
     finally:
+        await node.interceptors.stop()
         await node.close()

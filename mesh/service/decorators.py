@@ -18,6 +18,8 @@ import msgspec
 
 from mesh.calls.declared import BadDeclaration
 from mesh.calls.failures import defined_at
+from mesh.calls.interceptors import Interceptor
+from mesh.calls.interceptors import check as check_interceptors
 from mesh.calls.method import Offload
 from mesh.errors import MeshError
 from mesh.events.topics import check_pattern
@@ -107,6 +109,7 @@ class Marks(msgspec.Struct):
     timers: list[TimerMark] = []
     task: TaskMark | None = None
     schedules: list[ScheduleMark] = []
+    interceptors: tuple[Interceptor, ...] = ()
     owners: list[Any] = []
 
 
@@ -349,6 +352,31 @@ def schedule(what: str, plan: Plan, missed: Missed, options: dict[str, Any]) -> 
 
     def decorate(target: F) -> F:
         marks_on(target, what).schedules.insert(0, mark)
+        return target
+
+    return decorate
+
+
+def intercept(*interceptors: Interceptor) -> Callable[[F], F]:
+    """Put interceptors around one method, inside of those of its service: `@mesh.intercept(Audit())` with `@rpc`,
+    `@http…`, `@task`, `@on` or `@every`, in any order.
+
+    Args:
+        interceptors: the first is the outermost. `incoming` runs around calls, `delivery` around tasks and events,
+            `outgoing` around the calls that the method makes.
+
+    Raises:
+        BadDeclaration: one is no interceptor.
+
+    See docs/interceptors.md.
+    """
+    found = check_interceptors("@intercept", interceptors)
+    if not found:
+        raise BadDeclaration("@intercept names no interceptor: write @mesh.intercept(Audit())")
+
+    def decorate(target: F) -> F:
+        marks = marks_on(target, "@intercept")
+        marks.interceptors = found + marks.interceptors
         return target
 
     return decorate

@@ -24,7 +24,7 @@ from mesh.service.members import Member, members
 from mesh.service.service import Service
 from mesh.service.threads import awaitable, blocks
 
-#: HTTP verbs without a meaningful request body (RFC 9110, section 9.3).
+Run = Callable[[], Awaitable[Any]]
 
 
 class Timer(NamedTuple):
@@ -62,11 +62,14 @@ def typed(cls: type[Service]) -> tuple[Typed, ...]:
     return known
 
 
-def methods(service: Service, *, check_results: bool = True) -> list[Method]:
+def methods(
+    service: Service, *, check_results: bool = True, intercept: Callable[[Method, Member, Any], Method] | None = None
+) -> list[Method]:
     """The methods that the server answers for this instance.
 
     Args:
         check_results: the setting [calls] check_results.
+        intercept: (method, member, type of the answer) -> the method with its interceptors.
 
     Raises:
         BadDeclaration: an annotation cannot be resolved, or a type cannot travel.
@@ -78,30 +81,32 @@ def methods(service: Service, *, check_results: bool = True) -> list[Method]:
         if rpc is None:
             continue
         check = check_results if rpc.check_result is None else rpc.check_result
-        found.append(
-            Method(
-                target=f"{cls.name}.{member.name}",
-                service=cls.name,
-                name=member.name,
-                run=signature.by_position(getattr(service, member.name)),
-                decode_args=signature.decode_args,
-                encode_result=signature.encode_checked if check else signature.encode_result,
-                stream=signature.stream,
-                asynchronous=signature.asynchronous,
-                idempotent=rpc.idempotent,
-                timeout_s=rpc.timeout_s,
-                concurrency=rpc.concurrency,
-                queue=rpc.queue,
-                offload=rpc.offload or ("thread" if blocks(member.function) else ""),
-                reference=reference_of(cls, member.name) if rpc.offload else (),
-                check_result=check,
-            )
+        method = Method(
+            target=f"{cls.name}.{member.name}",
+            service=cls.name,
+            name=member.name,
+            run=signature.by_position(getattr(service, member.name)),
+            decode_args=signature.decode_args,
+            encode_result=signature.encode_checked if check else signature.encode_result,
+            stream=signature.stream,
+            asynchronous=signature.asynchronous,
+            idempotent=rpc.idempotent,
+            timeout_s=rpc.timeout_s,
+            concurrency=rpc.concurrency,
+            queue=rpc.queue,
+            offload=rpc.offload or ("thread" if blocks(member.function) else ""),
+            reference=reference_of(cls, member.name) if rpc.offload else (),
+            check_result=check,
         )
+        found.append(method if intercept is None else intercept(method, member, signature.returns))
     return found
 
 
-def handlers(service: Service) -> list[Handler]:
+def handlers(service: Service, *, intercept: Callable[[Handler, Member], Handler] | None = None) -> list[Handler]:
     """The handlers of plain events of this instance; those of durable events are in workload.
+
+    Args:
+        intercept: (handler, member) -> the handler with its interceptors.
 
     Raises:
         BadDeclaration: a handler takes more than the data and the Event.
@@ -114,7 +119,8 @@ def handlers(service: Service) -> list[Handler]:
             label = f"{name}.{member.name}"
             decode, handle = listening(service, member)
             run = awaitable(service, handle)
-            found += [Handler(label, name, mark.topic, mark.to == "every", decode, run) for mark in marks]
+            mine = [Handler(label, name, mark.topic, mark.to == "every", decode, run) for mark in marks]
+            found += mine if intercept is None else [intercept(each, member) for each in mine]
     return found
 
 
@@ -132,14 +138,20 @@ def listening(service: Service, member: Member) -> tuple[Decode, Callable[[Event
     return decode, _handling(getattr(service, member.name), signature.parameters)
 
 
-def timers(service: Service) -> list[Timer]:
-    """The `@every` timers of this instance."""
+def timers(service: Service, *, intercept: Callable[[Run, Member], Run] | None = None) -> list[Timer]:
+    """The `@every` timers of this instance.
+
+    Args:
+        intercept: (function, member) -> the function with its interceptors.
+    """
     cls = type(service)
-    return [
-        Timer(f"{cls.name}.{member.name}", mark.period_s, awaitable(service, getattr(service, member.name)))
-        for member in members(cls)
-        for mark in member.marks.timers
-    ]
+    found = []
+    for member in members(cls):
+        if member.marks.timers:
+            run = awaitable(service, getattr(service, member.name))
+            run = run if intercept is None else intercept(run, member)
+            found += [Timer(f"{cls.name}.{member.name}", mark.period_s, run) for mark in member.marks.timers]
+    return found
 
 
 def record(

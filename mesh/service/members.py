@@ -28,6 +28,7 @@ RESERVED: Final = frozenset(
         "draining",
         "emit",
         "instances",
+        "interceptors",
         "log",
         "map",
         "meta",
@@ -161,6 +162,9 @@ def _check(member: Member, cls: type, routes: dict[tuple[str, str, bool], str]) 
     if member.name in RESERVED or member.name.startswith("_"):
         reason = "is the Service class's own" if member.name in RESERVED else "begins with _"
         raise BadDeclaration(f"{where}: the name {reason}; choose another")
+    marks = member.marks
+    if marks.interceptors and not (member.rpc or member.task or marks.topics or marks.timers):
+        raise BadDeclaration(f"{where}: @intercept needs a mark like @rpc, @task or @on with it")
     for offload in {mark.offload for mark in (member.rpc, member.task) if mark is not None and mark.offload}:
         _check_offload(member, where, cls, offload)
     _check_uncalled(member, where)

@@ -7,15 +7,19 @@ Leaves to others: each of those; the verbs (call_verbs, verbs); which services r
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
 from mesh import ids
 from mesh.calls.client import Client
+from mesh.calls.intercepting import Calls, InterceptedClient
+from mesh.calls.interceptors import Interceptor
 from mesh.calls.offload import Offload
 from mesh.calls.server import Server
 from mesh.clock import Clock, LoopClock
 from mesh.config import Settings
+from mesh.config.access import OPERATOR
 from mesh.discovery.admission import Limits
 from mesh.discovery.agent import Agent
 from mesh.discovery.table import Table
@@ -25,7 +29,9 @@ from mesh.policy.access import Access
 from mesh.service.call_verbs import CallVerbs
 from mesh.service.control import CONTROL_LIMIT, control_methods
 from mesh.service.durable import Durable
+from mesh.service.interceptors import Interceptors
 from mesh.service.rpc import Rpc
+from mesh.service.service import OWN, Service
 from mesh.service.verbs import DurableVerbs
 from mesh.telemetry.logs import get_logger
 from mesh.telemetry.metrics import Recorder
@@ -46,6 +52,7 @@ class Node(CallVerbs, DurableVerbs):
         recorder: the metrics of this process.
         durable: access to the engines of tasks, durable events, state and locks.
         rng: the source of randomness.
+        interceptors: those of this process.
         rpc: services by attribute, `n.rpc.greeting.hello("x")`, or typed, `n.rpc[Greeting].hello("x")`.
     """
 
@@ -58,11 +65,14 @@ class Node(CallVerbs, DurableVerbs):
         clock: Clock | None = None,
         rng: random.Random | None = None,
         engines: Makers | None = None,
+        interceptors: Sequence[Interceptor] = (),
     ) -> None:
         """Args:
         engines: factories that replace the usual ones of some engines.
+        interceptors: of this process, inside of those of mesh.toml.
 
         Raises:
+            SetupError: an interceptor of mesh.toml cannot be imported.
             NotOffered: [engines] chooses an engine for something that it does not support.
         """
         self.settings = settings
@@ -97,11 +107,16 @@ class Node(CallVerbs, DurableVerbs):
             rng=self.rng,
             home=lambda service: settings.mesh.host if settings.service(service).prefer_local else "",
         )
+        # The commands of operators and the framework's own processes work whatever the code of the deployment does.
+        deployed = role != OPERATOR and not role.startswith(OWN)
+        self.interceptors = Interceptors(settings if deployed else None, interceptors)
+        self._calls: Calls = self.client
+        self.intercept(())
         self.bus = Bus(
             self.transport,
             self.table,
             self.clock,
-            self.call_raw,
+            self.client.call,
             publisher=f"{self.identity}@{self.epoch}",
             recorder=self.recorder,
         )
@@ -122,6 +137,11 @@ class Node(CallVerbs, DurableVerbs):
         self.server: Server | None = None
         self.rpc = Rpc(self)
         self._closed = False
+
+    def intercept(self, classes: Sequence[type[Service]]) -> None:
+        """Use the outgoing interceptors of the process and of these services."""
+        if self.interceptors.intercepts_outgoing(classes):
+            self._calls = InterceptedClient(self.client, self.interceptors.hooks("outgoing"), self.clock)
 
     # --- life ---------------------------------------------------------------------------------------------
 

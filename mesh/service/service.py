@@ -14,6 +14,8 @@ from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequenc
 from typing import Any, ClassVar, Final, Literal, Protocol, Self, TypeVar
 
 from mesh.calls.declared import BadDeclaration
+from mesh.calls.interceptors import Interceptor
+from mesh.calls.interceptors import check as check_interceptors
 from mesh.discovery.record import Instance
 from mesh.errors import SetupError
 from mesh.service.members import VERBS, check, claim
@@ -95,6 +97,8 @@ class Service(DurableVerbs):
         queue: how many more calls may wait; None uses the configured number.
         expose: let anyone who reaches a gateway call the methods and defer the tasks of this service, except those with
             `@rpc(expose=False)` or `@task(expose=False)`. HTTP routes do not depend on it.
+        interceptors: run around the calls, streams, tasks and events of this service, and around the calls that it
+            makes; inside of those of its base classes. See docs/interceptors.md.
         config: the values under `[services.<name>.config]` of mesh.toml; they override the values in the class.
         log: a logger that adds the service's name to every line.
         node: the node of the worker that runs it.
@@ -107,6 +111,7 @@ class Service(DurableVerbs):
     concurrency: ClassVar[int | None] = None
     queue: ClassVar[int | None] = None
     expose: ClassVar[bool] = False
+    interceptors: ClassVar[Sequence[Interceptor]] = ()
 
     #: Set by the worker before `started`.
     config: Mapping[str, Any] = {}
@@ -331,6 +336,7 @@ def _check_attributes(cls: type[Service]) -> None:
         raise BadDeclaration(f"{where}: needs itself, so that it would never be ready")
     if not all(isinstance(part, str) for pair in cls.meta.items() for part in pair):
         raise BadDeclaration(f"{where}: meta maps text to text")
+    check_interceptors(f"{where}: interceptors", cls.interceptors)
     if type(cls.expose) is not bool:
         raise BadDeclaration(f"{where}: expose {cls.expose!r} is neither True nor False")
     for limit, least in (("concurrency", 1), ("queue", 0)):

@@ -45,7 +45,12 @@ class Shift:
         BadDeclaration: a task or durable handler cannot work as it is declared.
         """
         self._node = node
-        self._load = workload(services, node.settings.tasks, check_results=node.settings.calls.check_results)
+        self._load = workload(
+            services,
+            node.settings.tasks,
+            check_results=node.settings.calls.check_results,
+            intercept=node.interceptors.work,
+        )
         self._services = tuple(type(service).name for service in services)
         self._seats: list[_Seat] = []
         self._driving: asyncio.Task[None] | None = None

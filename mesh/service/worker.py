@@ -144,14 +144,27 @@ class Worker:
         """
         self._step("start")
         settings = self.settings
-        server_methods = [methods(service, check_results=settings.calls.check_results) for service in self.services]
-        event_methods = [self._inbox.add(handlers(service)) for service in self.services]
+        classes = [type(service) for service in self.services]
+        around = self.node.interceptors
+        self.node.intercept(classes)
+        server_methods = [
+            methods(
+                service, check_results=settings.calls.check_results, intercept=partial(around.method, type(service))
+            )
+            for service in self.services
+        ]
+        event_methods = [
+            self._inbox.add(handlers(service, intercept=partial(around.handler, type(service))))
+            for service in self.services
+        ]
         shift = self.shift = Shift(self.node, self.services)
         self.entered("waiting")
         await self.node.start()
         for service in self.services:
             self._prepare(service)
         await self._wait_for_needs()
+        self.entered("starting")
+        await around.start(self.node, classes)
         for service in self.services:
             self._began.append(service)
             self.entered("starting")
@@ -176,13 +189,14 @@ class Worker:
         # Only after registration: a task may call this worker. "ready" does not wait for the engines.
         shift.begin()
         for service in self.services:
-            for timer in timers(service):
+            for timer in timers(service, intercept=partial(around.timer, type(service))):
                 self._tasks.append(asyncio.create_task(self._run_timer(timer), name=timer.label))
         self._tasks.append(asyncio.create_task(self._report_load(), name="mesh.load"))
 
     async def _run_started(self, service: Service) -> None:
         try:
-            await run_hook(service, "started")
+            with self.node.interceptors.around_hook(type(service)):
+                await run_hook(service, "started")
         except (SystemExit, KeyboardInterrupt) as exc:
             # Unchanged, these exceptions would leave the loop at once, without naming the service.
             end_forked_child(exc)
@@ -329,7 +343,8 @@ class Worker:
 
     async def _run_draining(self, service: Service) -> None:
         try:
-            await run_hook(service, "draining")
+            with self.node.interceptors.around_hook(type(service)):
+                await run_hook(service, "draining")
         except _OWN:
             log.exception("draining hook failed", service=type(service).name)
 
@@ -358,9 +373,11 @@ class Worker:
             await self.shift.close()
         for service in reversed(self._began):
             try:
-                await run_hook(service, "stopped")
+                with self.node.interceptors.around_hook(type(service)):
+                    await run_hook(service, "stopped")
             except _OWN:
                 log.exception("stopped hook failed", service=type(service).name)
+        await self.node.interceptors.stop()
         await self._inbox.close(cancel=True)
         await self.node.close()
 

@@ -7,7 +7,7 @@ Leaves to others: types (describe), running (tasks.runner), subscribing and firi
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 from mesh.calls.importing import reference_of
 from mesh.config.settings import TaskSettings
@@ -40,11 +40,26 @@ class Workload(NamedTuple):
     schedules: list[Recurring]
 
 
-def workload(services: Sequence[Service], settings: TaskSettings, *, check_results: bool = True) -> Workload:
+class Intercept(Protocol):
+    """Puts the interceptors around a work; see mesh.service.interceptors."""
+
+    def __call__(
+        self, work: Work, cls: type[Service], member: Member, kind: Literal["task", "event"], returns: Any
+    ) -> Work: ...
+
+
+def workload(
+    services: Sequence[Service],
+    settings: TaskSettings,
+    *,
+    check_results: bool = True,
+    intercept: Intercept | None = None,
+) -> Workload:
     """The workload of these instances together.
 
     Args:
         check_results: the setting [calls] check_results.
+        intercept: puts the interceptors around each work; None: there are none.
 
     Raises:
         BadDeclaration: a method cannot work as it is declared.
@@ -53,14 +68,21 @@ def workload(services: Sequence[Service], settings: TaskSettings, *, check_resul
     for service in services:
         for each in typed(type(service)):
             if each.member.task is not None:
-                _add_task(load, service, each, settings, check_results)
+                _add_task(load, service, each, settings, check_results, intercept)
         for member in members(type(service)):
             if member.durable:
-                _add_subscription(load, service, member, settings)
+                _add_subscription(load, service, member, settings, intercept)
     return load
 
 
-def _add_task(load: Workload, service: Service, each: Typed, settings: TaskSettings, check_results: bool) -> None:
+def _add_task(
+    load: Workload,
+    service: Service,
+    each: Typed,
+    settings: TaskSettings,
+    check_results: bool,
+    intercept: Intercept | None,
+) -> None:
     member, signature = each
     mark = member.task
     assert mark is not None
@@ -69,22 +91,21 @@ def _add_task(load: Workload, service: Service, each: Typed, settings: TaskSetti
     retries, timeout_s, slots = mark.attempts.filled(settings)
     keep_s = settings.keep_s if mark.keep_s is None else mark.keep_s
     check = check_results if mark.check_result is None else mark.check_result
-    load.tasks.append(
-        Work(
-            queue=name,
-            run=signature.by_position(getattr(service, member.name)),
-            read=reader(signature),
-            write=writer(signature, check=check),
-            retries=retries,
-            backoff=mark.attempts.backoff,
-            timeout_s=timeout_s,
-            fatal=mark.attempts.fatal,
-            asynchronous=signature.asynchronous,
-            offload=mark.offload or ("thread" if blocks(member.function) else ""),
-            reference=reference_of(cls, member.name) if mark.offload else (),
-            check_result=check,
-        )
+    work = Work(
+        queue=name,
+        run=signature.by_position(getattr(service, member.name)),
+        read=reader(signature),
+        write=writer(signature, check=check),
+        retries=retries,
+        backoff=mark.attempts.backoff,
+        timeout_s=timeout_s,
+        fatal=mark.attempts.fatal,
+        asynchronous=signature.asynchronous,
+        offload=mark.offload or ("thread" if blocks(member.function) else ""),
+        reference=reference_of(cls, member.name) if mark.offload else (),
+        check_result=check,
     )
+    load.tasks.append(work if intercept is None else intercept(work, cls, member, "task", signature.returns))
     load.task_queues.append(_queue(name, mark.attempts, slots))
     for number, schedule in enumerate(member.marks.schedules):
         load.schedules.append(
@@ -99,26 +120,28 @@ def _add_task(load: Workload, service: Service, each: Typed, settings: TaskSetti
         )
 
 
-def _add_subscription(load: Workload, service: Service, member: Member, settings: TaskSettings) -> None:
+def _add_subscription(
+    load: Workload, service: Service, member: Member, settings: TaskSettings, intercept: Intercept | None
+) -> None:
     marks = [mark for mark in member.marks.topics if mark.durable is not None]
     options = marks[0].durable
     assert isinstance(options, DurableMark)
     name = f"{type(service).name}.{member.name}"
     retries, timeout_s, slots = options.attempts.filled(settings)
     decode, run = listening(service, member)
-    load.deliveries.append(
-        Work(
-            queue=name,
-            run=run,
-            read=_event_reader(decode),
-            write=_nothing,
-            retries=retries,
-            backoff=options.attempts.backoff,
-            timeout_s=timeout_s,
-            fatal=options.attempts.fatal,
-            offload="thread" if blocks(member.function) else "",
-        )
+    work = Work(
+        queue=name,
+        run=run,
+        read=_event_reader(decode),
+        write=_nothing,
+        retries=retries,
+        backoff=options.attempts.backoff,
+        timeout_s=timeout_s,
+        fatal=options.attempts.fatal,
+        offload="thread" if blocks(member.function) else "",
+        kind="event",
     )
+    load.deliveries.append(work if intercept is None else intercept(work, type(service), member, "event", Any))
     patterns = tuple(dict.fromkeys(mark.topic for mark in marks))
     load.subscriptions.append(_queue(name, options.attempts, slots, patterns, options))
 

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextvars import Context
 from enum import Enum
-from typing import Any, Final, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import msgspec
 
 from mesh.calls import method
-from mesh.calls.offload import Offload
-from mesh.calls.signature import Signature
+from mesh.calls.interceptors import Delivery
+from mesh.calls.offload import Offload, RefusedInChild
+from mesh.calls.signature import Signature, encode_arguments
+from mesh.errors import MeshError
 from mesh.policy.backoff import Backoff
 from mesh.protocol.messages import MSGPACK, RAW
 from mesh.tasks.canvas import with_prior
@@ -40,7 +42,8 @@ class Work(msgspec.Struct, frozen=True):
         write: encodes the answer as MessagePack. Raises BadResult.
         asynchronous: `run` returns an awaitable.
         retries, backoff, timeout_s, fatal: see mesh.tasks.options.
-        offload, reference, check_result: see mesh.calls.method.
+        offload, reference, check_result, around, decode_result: see mesh.calls.method.
+        kind: "task" or "event", for the interceptors.
     """
 
     queue: str
@@ -55,6 +58,9 @@ class Work(msgspec.Struct, frozen=True):
     offload: method.Offload = ""
     reference: tuple[str, str, str] | tuple[()] = ()
     check_result: bool = True
+    around: Callable[[Any], Callable[[Any], Awaitable[Any]]] | None = None
+    decode_result: Callable[[Any, int], Any] | None = None
+    kind: Literal["task", "event"] = "task"
 
 
 class Stop(Enum):
@@ -174,14 +180,47 @@ async def run_offloaded(offload: Offload | None, attempt: Attempt, now: Callable
         attempt.deadline_at = now() + attempt.timeout_s
         attempt.taken_up = True
 
+    if work.around is not None:
+        return await _run_intercepted(offload, attempt, begun)
     if work.offload == "thread":
         attempt.hold = offload.in_thread(work.run, attempt.values, begun)
         return work.write(await asyncio.wrap_future(attempt.hold))
     assert len(work.reference) == 3
     body = arguments_of(lease)
-    encoding = lease.encoding if lease.topic else encoding_of(body)
-    attempt.hold = offload.in_process(work.reference, body, encoding, work.check_result, begun=begun)
+    attempt.hold = offload.in_process(work.reference, body, _encoding(lease, body), work.check_result, begun=begun)
     return as_msgpack(*await offload.unpack(attempt.hold, work.queue))
+
+
+async def _run_intercepted(offload: Offload, attempt: Attempt, begun: Callable[[], None]) -> bytes:
+    """`run_offloaded` with interceptors, which run on the loop."""
+    work, lease = attempt.work, attempt.lease
+    assert work.around is not None
+    if work.offload == "process":
+        try:
+            attempt.values = work.read(lease)
+        except MeshError as error:
+            raise RefusedInChild(error.message) from error
+    given = attempt.values
+
+    async def innermost(call: Delivery) -> Any:
+        if work.offload == "thread":
+            attempt.hold = offload.in_thread(work.run, call.args, begun)
+            return await asyncio.wrap_future(attempt.hold)
+        assert len(work.reference) == 3
+        assert work.decode_result is not None
+        body, encoding = arguments_of(lease), MSGPACK
+        if call.args is given:
+            encoding = _encoding(lease, body)
+        else:
+            body = encode_arguments(call.args, {}, work.queue)
+        attempt.hold = offload.in_process(work.reference, body, encoding, work.check_result, begun=begun)
+        return work.decode_result(*await offload.unpack(attempt.hold, work.queue))
+
+    return work.write(await work.around(innermost)(Delivery(attempt, work.queue, work.kind, given)))
+
+
+def _encoding(lease: Lease, body: bytes) -> int:
+    return lease.encoding if lease.topic else encoding_of(body)
 
 
 if sys.version_info >= (3, 12):

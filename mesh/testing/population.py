@@ -14,6 +14,7 @@ from functools import partial
 from typing import Final
 
 from mesh import ids
+from mesh.calls.interceptors import Interceptor
 from mesh.clock import Clock, ManualClock, settle
 from mesh.config import Settings
 from mesh.engines.authorization import Authorization, Refusal
@@ -106,8 +107,8 @@ class Population:
         # Hubs may start within one millisecond; the later one must have the later epoch.
         await process.start(first=dead is None, epoch=ids.epoch() + self._draw())
 
-    async def start_client(self) -> Node:
-        node = self._node("")
+    async def start_client(self, interceptors: Sequence[Interceptor] = ()) -> Node:
+        node = self._node("", interceptors)
         self.processes.append(ClientProcess(node))
         await node.start()
         return node
@@ -138,7 +139,7 @@ class Population:
         self.processes.append(process)
         await process.running.start()
 
-    def _node(self, identity: str) -> Node:
+    def _node(self, identity: str, interceptors: Sequence[Interceptor] = ()) -> Node:
         transport = self._host.transport(self._settings)
         return Node(
             self._settings,
@@ -147,6 +148,7 @@ class Population:
             clock=self._clock,
             rng=self._rng(),
             engines=self._engines(identity.rpartition("-")[0] or "client"),
+            interceptors=interceptors,
         )
 
     # --- who there is -------------------------------------------------------------------------------------

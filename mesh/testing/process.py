@@ -70,6 +70,10 @@ class ClientProcess(Process):
         super().__init__((), node.transport)
         self.node: Node = node
 
+    async def _close(self) -> None:
+        await self.node.interceptors.stop()
+        await self.node.close()
+
 
 class WorkerProcess(Process):
     """A worker."""
@@ -86,6 +90,7 @@ class WorkerProcess(Process):
     async def _bury(self) -> None:
         # A dead process runs no hooks.
         self.worker._began.clear()
+        self.node.interceptors.abandon()
         if self.worker.shift is not None:
             self.worker.shift.abandon("killed")
         # It sends no goodbye either: calls made while it ends fail at once, instead of waiting for a clock that does

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Final, Literal, TypeVar
 
 from mesh.calls.answers import Outcome
+from mesh.calls.interceptors import Interceptor
 from mesh.calls.request import Call, Stream
 from mesh.clock import Clock, LoopClock, ManualClock, settle
 from mesh.discovery.hub import Hub
@@ -54,6 +55,7 @@ class Mesh(DurableView):
         hubs: int = 1,
         seed: int = 1,
         settings: Mapping[str, Any] | None = None,
+        interceptors: Sequence[Interceptor] = (),
     ) -> None:
         """Args:
         services: one worker for each class, or for each list of classes; a `Fake` replaces a service.
@@ -64,6 +66,7 @@ class Mesh(DurableView):
         seed: of all random choices: between instances, retries, drops.
         settings: over the defaults, by dotted keys, {"calls.timeout": 2.0}, or as in mesh.toml, {"calls": {"timeout":
             "2s"}}; mesh.toml and the environment are not read.
+        interceptors: around the calls of the test itself, as `connect(interceptors=…)`.
 
         Raises:
             SetupError: the parts do not fit together. ConfigError: a setting is wrong.
@@ -79,6 +82,7 @@ class Mesh(DurableView):
         self._transport = transport
         self._overrides = dict(settings or {})
         self._hub_count = hubs
+        self._interceptors = tuple(interceptors)
         self._population: Population | None = None
         self._adding: set[asyncio.Task[None]] = set()
         self._node: Node | None = None
@@ -118,7 +122,7 @@ class Mesh(DurableView):
         self._faults = Faults(self._population, host, self._seed)
         for endpoint in endpoints:
             await self._population.start_hub(endpoint)
-        self._node = await self._population.start_client()
+        self._node = await self._population.start_client(self._interceptors)
         for fake in self._fakes:
             await self._population.start_fake(fake)
         await _all(
@@ -127,6 +131,7 @@ class Mesh(DurableView):
             for _ in range(next((count for cls, count in self._replicas.items() if cls in group), 1))
         )
         await self._population.until_known(self._node)
+        await self._node.interceptors.start(self._node)
 
     def _check_needs(self) -> None:
         """Reject a need without a service: no service can be added while the mesh starts, so the start would hang."""

@@ -15,13 +15,14 @@ import itertools
 import random
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextvars import Context
 
 from mesh.clock import Clock, LoopClock
 from mesh.errors import AddressInUse, BadEndpoint, ProtocolViolation
 from mesh.telemetry.logs import get_logger
 from mesh.transport import endpoints
 from mesh.transport.contract import Buffer, MakeSession, Session
-from mesh.transport.memory_events import MemoryPublisher, MemorySubscriber
+from mesh.transport.memory_events import MemoryPublisher, MemorySubscriber, soon
 
 log = get_logger("mesh.transport")
 
@@ -64,7 +65,7 @@ class _End:
         if not self._waking and not self.gone:
             self._waking = True
             if self.open:
-                asyncio.get_running_loop().call_soon(self.flush)
+                soon(self.flush)
 
     def close(self, reason: str = "closed") -> None:
         if self.gone or self.transport.dead:
@@ -73,7 +74,7 @@ class _End:
         self._leave(reason)
         if other is not None:
             other.put("closed by the peer")
-            asyncio.get_running_loop().call_soon(other.drain)
+            soon(other.drain)
 
     def flush(self) -> None:
         other = self._send_waiting()
@@ -100,7 +101,7 @@ class _End:
         delay_s = network._delays.get(self.endpoint, 0.0)
         if delay_s or self._due:
             self._due = max(self._due, network.clock.now() + delay_s)
-            network.clock.call_at(self._due, self.drain)
+            network.clock.call_at(self._due, Context().run, self.drain)
         self.inbox.append((self._due, item))
 
     def drain(self) -> None:
@@ -134,7 +135,7 @@ class _End:
         if not self.gone:
             self.gone = True
             self.inbox.clear()
-            asyncio.get_running_loop().call_soon(self._tell_lost, reason)
+            soon(self._tell_lost, reason)
 
     def _tell_lost(self, reason: str) -> None:
         self.transport._ends.pop(self, None)
@@ -153,7 +154,7 @@ class _End:
         self.open = True
         self.session.opened()
         if self._waking:
-            asyncio.get_running_loop().call_soon(self.flush)
+            soon(self.flush)
 
 
 class MemoryListener:
@@ -228,7 +229,7 @@ class MemoryNetwork:
     def partition(self, *parties: str | MemoryTransport) -> None:
         """Separate each party from all others. Messages wait for `heal`; after `silence_s` connections are lost."""
         self._parties.update(parties)
-        self.clock.call_at(self.clock.now() + self.silence_s, self._fall_silent, frozenset(parties))
+        self.clock.call_at(self.clock.now() + self.silence_s, Context().run, self._fall_silent, frozenset(parties))
 
     def heal(self, *parties: str | MemoryTransport) -> None:
         """End drops, delays and partitions of these parties, or of all. Messages held back by a partition arrive."""
@@ -238,9 +239,9 @@ class MemoryNetwork:
                 self._drops.pop(party, None)
                 self._delays.pop(party, None)
         for end in self._ends():
-            asyncio.get_running_loop().call_soon(end.drain)
+            soon(end.drain)
             if end.dialling and end.other is None:
-                asyncio.get_running_loop().call_soon(self._connect, end)
+                soon(self._connect, end)
 
     def cut(self, endpoint: str, reason: str = "cut") -> int:
         """Break every connection to `endpoint`; both sides get `lost`. Returns how many there were."""
@@ -269,7 +270,7 @@ class MemoryNetwork:
         for other in [end.other for end in ends if end.other is not None]:
             # Messages sent before still arrive, as from a kernel's buffer.
             other.put("the peer vanished")
-            asyncio.get_running_loop().call_soon(other.drain)
+            soon(other.drain)
 
     # --- called by transports ---------------------------------------------------------------------
 
@@ -281,7 +282,7 @@ class MemoryNetwork:
             return
         listener = self.listeners.get(dialler.endpoint)
         if self._blocked(dialler.endpoint, dialler.transport, listener._transport if listener else None):
-            self.clock.call_at(self.clock.now() + self.silence_s, self._give_up, dialler)
+            self.clock.call_at(self.clock.now() + self.silence_s, Context().run, self._give_up, dialler)
         elif listener is None:
             dialler.lose(f"refused: no process listens on {dialler.endpoint}")
         else:
@@ -338,7 +339,7 @@ class MemoryTransport:
         except BaseException:
             self._ends.pop(end, None)
             raise
-        asyncio.get_running_loop().call_soon(self.network._connect, end)
+        soon(self.network._connect, end)
         return end
 
     async def listen(self, endpoint: str, accept: MakeSession) -> MemoryListener:
@@ -358,7 +359,7 @@ class MemoryTransport:
         # Publishers that connected to the endpoint before it existed reach it now, as with libzmq.
         for transport in self.network._transports:
             for publisher in transport._publishers:
-                asyncio.get_running_loop().call_soon(publisher._join, endpoint)
+                soon(publisher._join, endpoint)
         return subscriber
 
     def endpoint(self, name: str) -> str:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from contextvars import Context
+from typing import TYPE_CHECKING, Any
 
 from mesh.telemetry.logs import get_logger
 from mesh.transport import endpoints
@@ -18,6 +19,12 @@ if TYPE_CHECKING:
     from mesh.transport.memory import MemoryTransport
 
 log = get_logger("mesh.transport")
+
+
+def soon(callback: Callable[..., object], *args: Any) -> None:
+    """Run the callback in the next turn of the loop, in an empty context: no context variable of the sender reaches the
+    receiver, as between real processes."""
+    asyncio.get_running_loop().call_soon(callback, *args, context=Context())
 
 
 class MemoryPublisher:
@@ -30,7 +37,7 @@ class MemoryPublisher:
     def connect(self, endpoint: str) -> None:
         endpoints.parse(endpoint, dialling=True)
         self._wanted[endpoint] = None
-        asyncio.get_running_loop().call_soon(self._join, endpoint)
+        soon(self._join, endpoint)
 
     def _join(self, endpoint: str) -> None:
         subscriber = self._transport.network.subscribers.get(endpoint)
@@ -74,10 +81,10 @@ class MemorySubscriber:
 
     def subscribe(self, prefix: str) -> None:
         # As with a socket, the subscription reaches the publishers only after the call has returned.
-        asyncio.get_running_loop().call_soon(self._prefixes.add, prefix)
+        soon(self._prefixes.add, prefix)
 
     def unsubscribe(self, prefix: str) -> None:
-        asyncio.get_running_loop().call_soon(self._prefixes.discard, prefix)
+        soon(self._prefixes.discard, prefix)
 
     def put(self, sender: MemoryTransport, topic: str, frame: Buffer) -> None:
         network = self._transport.network
@@ -88,9 +95,9 @@ class MemorySubscriber:
         self._waiting += 1
         delay_s = network._delays.get(self.endpoint, 0.0)
         if delay_s:
-            network.clock.call_at(network.clock.now() + delay_s, self._deliver, topic, frame)
+            network.clock.call_at(network.clock.now() + delay_s, Context().run, self._deliver, topic, frame)
         else:
-            asyncio.get_running_loop().call_soon(self._deliver, topic, frame)
+            soon(self._deliver, topic, frame)
 
     def _deliver(self, topic: str, frame: Buffer) -> None:
         self._waiting -= 1
