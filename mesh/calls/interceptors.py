@@ -15,6 +15,8 @@ import inspect
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Literal, TypeVar
 
+import msgspec
+
 from mesh.calls.answers import decode_any
 from mesh.calls.context import CallContext
 from mesh.calls.declared import BadDeclaration
@@ -30,7 +32,7 @@ Point = Literal["outgoing", "incoming", "delivery", "http"]
 POINTS: Final[tuple[Point, ...]] = ("outgoing", "incoming", "delivery", "http")
 
 
-class OutgoingCall:
+class OutgoingCall(msgspec.Struct, eq=False):
     """A call or stream that this process makes, before it is sent.
 
     Attributes:
@@ -44,49 +46,18 @@ class OutgoingCall:
         context: the context of the handler that makes the call; None outside of a handler.
     """
 
-    __slots__ = (
-        "body",
-        "context",
-        "deadline_at",
-        "decode",
-        "encoding",
-        "idempotent",
-        "instance",
-        "key",
-        "meta",
-        "stream",
-        "target",
-        "trace",
-    )
-
-    def __init__(
-        self,
-        target: str,
-        body: Any,
-        encoding: int,
-        *,
-        deadline_at: float,
-        meta: dict[str, str],
-        key: str | None,
-        instance: str | None,
-        idempotent: bool | None,
-        trace: str | None,
-        decode: Callable[[Any, int], Any],
-        stream: bool,
-        context: CallContext | None,
-    ) -> None:
-        self.target = target
-        self.body = body
-        self.encoding = encoding
-        self.deadline_at = deadline_at
-        self.meta = meta
-        self.key = key
-        self.instance = instance
-        self.idempotent = idempotent
-        self.trace = trace
-        self.decode = decode
-        self.stream = stream
-        self.context = context
+    target: str
+    body: Any
+    encoding: int
+    deadline_at: float
+    meta: dict[str, str]
+    key: str | None
+    instance: str | None
+    idempotent: bool | None
+    trace: str | None
+    decode: Callable[[Any, int], Any]
+    stream: bool
+    context: CallContext | None
 
     @property
     def service(self) -> str:
@@ -104,7 +75,7 @@ class OutgoingCall:
         return decode_any(self.body, self.encoding) if self.body else []
 
 
-class IncomingCall:
+class IncomingCall(msgspec.Struct, eq=False):
     """A call or stream that this process answers: decoded and authorized, before its handler runs.
 
     Attributes:
@@ -113,12 +84,9 @@ class IncomingCall:
         stream: the call is a stream; `await proceed(call)` then returns an asynchronous iterator.
     """
 
-    __slots__ = ("args", "context", "stream")
-
-    def __init__(self, context: CallContext, args: tuple[Any, ...], stream: bool = False) -> None:
-        self.context = context
-        self.args = args
-        self.stream = stream
+    context: CallContext
+    args: tuple[Any, ...]
+    stream: bool = False
 
     @property
     def target(self) -> str:
@@ -150,7 +118,7 @@ class IncomingCall:
         self.context.deadline_at = value
 
 
-class Delivery:
+class Delivery(msgspec.Struct, eq=False):
     """One attempt of a task, or the delivery of an event, before its handler runs.
 
     Attributes:
@@ -162,15 +130,10 @@ class Delivery:
             before `proceed`.
     """
 
-    __slots__ = ("args", "context", "kind", "target")
-
-    def __init__(
-        self, context: CallContext, target: str, kind: Literal["task", "event"], args: tuple[Any, ...]
-    ) -> None:
-        self.context = context
-        self.target = target
-        self.kind = kind
-        self.args = args
+    context: CallContext
+    target: str
+    kind: Literal["task", "event"]
+    args: tuple[Any, ...]
 
     @property
     def meta(self) -> dict[str, str]:

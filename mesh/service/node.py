@@ -194,6 +194,8 @@ class Node(CallVerbs, DurableVerbs):
             await self.server.close()
         if self.offload is not None:
             await self.offload.close()
+        if isinstance(self._calls, InterceptedClient):
+            self._calls.close()
         self.client.close()
         await self.transport.close()
 

@@ -386,3 +386,81 @@ async def test_an_interceptor_that_does_not_start_stops_the_worker_and_those_bef
         async with Mesh(Needs):
             pass
     assert [line for line in LOG if line.startswith("first")] == ["first.started", "first.stopped"]
+
+
+# --- the awaitable ----------------------------------------------------------------------------------------
+
+
+async def test_an_intercepted_call_begins_without_being_awaited():
+    async with Mesh(Held, Stock, interceptors=[Noting("node")]) as m:
+        call = m.call("held.wait")
+        await until(lambda: m.workers(Held)[0].node.server.in_hand == 1)  # type: ignore[union-attr]
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+
+
+@pytest.mark.parametrize("how", ["gather", "wait", "wait_for", "shield", "timeout", "twice", "task"])
+async def test_an_intercepted_call_is_a_future(how: str):
+    async with Mesh(Stock, interceptors=[Noting("node")]) as m:
+        with mesh.scope(tenant="acme"):
+            call = m.call("stock.take", "x")
+        if how == "gather":
+            answers = await asyncio.gather(call, m.call("stock.take", "x"))
+        elif how == "wait":
+            done, _ = await asyncio.wait([call, m.call("stock.take", "x")])
+            answers = [each.result() for each in done]
+        elif how == "wait_for":
+            answers = [await asyncio.wait_for(call, 10)]
+        elif how == "shield":
+            answers = [await asyncio.shield(call)]
+        elif how == "timeout":
+            async with asyncio.timeout(10):
+                answers = [await call]
+        elif how == "twice":
+            answers = [await call, await call]
+        else:
+            answers = [await asyncio.ensure_future(call)]
+        assert set(answers) == {"took x"}
+
+
+async def test_a_timeout_around_an_intercepted_call_stops_the_handler_and_only_the_call():
+    async with Mesh(Held, Stock, interceptors=[Noting("node")]) as m:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await m.call("held.wait")
+        await until(lambda: m.instances(Held)[0].ended == 1)
+        task = asyncio.current_task()
+        assert task is not None
+        assert task.cancelling() == 0
+        assert await m.call("stock.take", "x") == "took x"
+
+
+async def test_an_expired_chain_leaves_its_task_uncancelled():
+    class Hangs(mesh.Interceptor):
+        async def outgoing(self, call: mesh.OutgoingCall, proceed: Any) -> Any:
+            if call.service == "held":
+                await asyncio.Event().wait()
+            return await proceed(call)
+
+    async with Mesh(Held, Stock, interceptors=[Hangs()]) as m:
+        with pytest.raises(DeadlineExceeded):
+            await m.call("held.wait", timeout=0.02)
+        task = asyncio.current_task()
+        assert task is not None
+        assert task.cancelling() == 0
+        assert await m.call("stock.take", "x") == "took x"
+
+
+async def test_each_call_has_its_own_context_when_it_is_not_awaited():
+    class Tenant(mesh.Service):
+        @mesh.rpc
+        async def current(self) -> str:
+            return mesh.current().tenant  # type: ignore[union-attr]
+
+    async with Mesh(Tenant, interceptors=[Noting("node")]) as m:
+        calls = []
+        for name in ("a", "b", "c"):
+            with mesh.scope(tenant=name):
+                calls.append(m.call("tenant.current"))
+        assert await asyncio.gather(*calls) == ["a", "b", "c"]
