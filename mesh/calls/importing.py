@@ -48,6 +48,29 @@ def load_file(path: Path) -> ModuleType:
     return module
 
 
+def load_dotted(name: str, root: Path) -> ModuleType:
+    """The module with a dotted name. A file of the project takes precedence over another package of that name.
+
+    Args:
+        root: the project's directory, which is on `sys.path`.
+
+    Raises:
+        Exception: any exception that the module raises; ModuleNotFoundError when there is none.
+    """
+    file = (root / f"{name.replace('.', '/')}.py").resolve()
+    try:
+        module = importlib.import_module(name)
+    except ModuleNotFoundError as exc:
+        mine = exc.name is not None and (name == exc.name or name.startswith(exc.name + "."))
+        if mine and file.is_file():
+            return load_file(file)
+        raise
+    found = getattr(module, "__file__", None)
+    if file.is_file() and (found is None or Path(found).resolve() != file):
+        return load_file(file)
+    return module
+
+
 def reference_of(cls: type, method: str) -> tuple[str, str, str]:
     """The reference by which another process finds a method: module (a name or a file), class, method."""
     module = cls.__module__

@@ -180,6 +180,9 @@ class GatewaySettings(Struct, frozen=True, kw_only=True):
     min_body_rate_bytes: Annotated[int, SIZE, "the least bytes per second of a body that takes longer than 5 s"] = (
         field(default=256, name="min_body_rate")
     )
+    mounts: Annotated[
+        list[str], TEXTS, 'more of what it answers: "module:attribute", or entry points of the group mesh.mounts'
+    ] = []
     access_log: Annotated[
         AccessLog, choice("off", "json", "combined"), "one line per request; slow and failed ones are logged anyway"
     ] = "off"

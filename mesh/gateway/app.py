@@ -25,6 +25,7 @@ from mesh import ids
 from mesh.config import Settings
 from mesh.discovery.record import Instance
 from mesh.errors import AddressInUse, ConfigError, SetupError
+from mesh.gateway.mounts.external import load
 from mesh.gateway.ports import Node
 from mesh.gateway.server import Gateway
 from mesh.service.node import Node as MeshNode
@@ -81,15 +82,19 @@ async def serve(
 
     Raises:
         AddressInUse: another process listens there.
-        ConfigError: this machine has no such address, or the port is forbidden to this user.
-        SetupError: `fd` is not a listening socket.
+        ConfigError: this machine has no such address, the port is forbidden to this user, or a mount cannot be used.
+        SetupError: `fd` is not a listening socket, or a mount failed to start.
     """
     listener = _inherited(fd) if fd is not None else bind(host or settings.gateway.host, _port(port, settings))
     try:
         with Signals() as signals:
+            # Before anything else: a mount that cannot be used must not cost a start.
+            mounts = load(settings)
             node, endpoint = await (connect or connect_node)(settings)
             try:
-                await _run(Gateway(node, settings), endpoint, listener, signals, started)
+                gateway = Gateway(node, settings, mounts)
+                async with gateway.mounts.lifespans():
+                    await _run(gateway, endpoint, listener, signals, started)
             finally:
                 await node.close()
     finally:

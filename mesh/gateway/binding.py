@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, Final
-from urllib.parse import parse_qsl
 
 import msgspec
 
@@ -18,6 +17,7 @@ from mesh.discovery.record import MethodRecord, RouteRecord
 from mesh.errors import BadArguments, MeshError
 from mesh.gateway.convert import Convert, convert, converter, is_bytes, is_many
 from mesh.gateway.media import Kind, check_body_kind
+from mesh.gateway.query import read_pairs
 from mesh.protocol.messages import JSON, MSGPACK, RAW
 from mesh.suggest import suggest
 
@@ -26,9 +26,6 @@ _encode_msgpack = msgspec.msgpack.Encoder().encode
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_raw = msgspec.json.Decoder(msgspec.Raw).decode
 _WHITESPACE: Final = b" \t\r\n"
-
-#: A query string with more pairs is rejected: parsing it would block the loop.
-MOST_PAIRS: Final = 1000
 
 Call = tuple[bytes, int]
 
@@ -262,16 +259,7 @@ def read_query(query: str, wanted: Mapping[str, _Text], arguments: dict[str, Any
     Raises:
         BadArguments: a value is missing, doubled or not of its type, or the string is not UTF-8.
     """
-    pairs: list[tuple[str, str]] = []
-    if query:
-        try:
-            query.encode()  # fails for bytes that were not UTF-8, which cannot be passed on
-            pairs = parse_qsl(query, keep_blank_values=True, errors="strict", max_num_fields=MOST_PAIRS)
-        except ValueError as exc:
-            raise BadArguments(
-                f"query: is not UTF-8, or holds more than {MOST_PAIRS} values", details={"path": "query"}
-            ) from exc
-    for name, value in pairs:
+    for name, value in read_pairs(query):
         text = wanted.get(name)
         if text is None:
             continue

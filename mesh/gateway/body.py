@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from aiohttp import hdrs, web
 from aiohttp.web_protocol import RequestPayloadError
 
-from mesh.errors import BadRequest, MeshError, Overloaded, TooLarge
+from mesh.errors import BadRequest, Overloaded, TooLarge
 from mesh.gateway.decompress import check_transfer_coding, decompress, read_coding
+
+if TYPE_CHECKING:
+    from mesh.gateway.request import Request
 
 _CONTENT_ENCODING: Final = hdrs.CONTENT_ENCODING
 _TRANSFER_ENCODING: Final = hdrs.TRANSFER_ENCODING
@@ -42,26 +45,6 @@ class SlowBody(BadRequest):
 
 class BodiesFull(Overloaded):
     """The bodies of all requests together are at their limit; nothing was done."""
-
-
-class Request(web.BaseRequest):
-    """A request, and the data that is recorded about it.
-
-    Attributes:
-        held: bytes of its body that count towards the limit on all bodies.
-        body_bytes: length of its body, as received.
-        target: "service.method" that it was for; "" for the gateway's own pages.
-        began_at, seconds: when it arrived, on the monotonic clock, and how long its call took; 0.0 until known.
-        failure: the error that ended a stream after its head was sent.
-    """
-
-    ATTRS = web.BaseRequest.ATTRS | frozenset(["began_at", "body_bytes", "failure", "held", "seconds", "target"])
-    held = 0
-    body_bytes = 0
-    target = ""
-    began_at = 0.0
-    seconds = 0.0
-    failure: MeshError | None = None
 
 
 class Bodies:
@@ -108,8 +91,9 @@ class Bodies:
             BadBody: its framing is broken.
             BadEncoding, UnsupportedEncoding: it cannot be decoded.
         """
-        headers = request.headers
-        content = request.content
+        raw = request.raw
+        headers = raw.headers
+        content = raw.content
         # Several lines of one field are one list (RFC 9110, section 5.3).
         coding = read_coding(",".join(headers.getall(_CONTENT_ENCODING))) if _CONTENT_ENCODING in headers else ""
         if _TRANSFER_ENCODING in headers:
@@ -133,14 +117,15 @@ class Bodies:
         return data
 
     async def _receive(self, request: Request, timeout: float) -> bytes:
-        announced = request.headers.get(hdrs.CONTENT_LENGTH, "").lstrip("0")
+        raw = request.raw
+        announced = raw.headers.get(hdrs.CONTENT_LENGTH, "").lstrip("0")
         if announced.isdecimal() and (len(announced) > _LENGTH_DIGITS or int(announced) > self.most):
             raise self._too_large()
-        if hdrs.EXPECT in request.headers and request.headers[hdrs.EXPECT].lower() == "100-continue":
-            transport = request.transport
+        if hdrs.EXPECT in raw.headers and raw.headers[hdrs.EXPECT].lower() == "100-continue":
+            transport = raw.transport
             if transport is not None:
                 transport.write(_CONTINUE)
-        content = request.content
+        content = raw.content
         chunks: list[bytes] = []
         size = 0
         began_at = asyncio.get_running_loop().time()

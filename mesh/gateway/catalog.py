@@ -10,7 +10,7 @@ it instead of failing with 404. Another service that declares the same address t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
 from mesh.config.settings import RpcMode
@@ -18,7 +18,7 @@ from mesh.discovery.record import Instance, MethodRecord, RouteRecord, TaskRecor
 from mesh.errors import UnknownMethod, UnknownService
 from mesh.gateway.binding import RpcBinding
 from mesh.gateway.ports import Change, Table
-from mesh.gateway.routes import Conflict, Routes
+from mesh.gateway.routes import Conflict, Reserved, Routes
 from mesh.suggest import suggestion
 from mesh.telemetry.logs import get_logger
 
@@ -97,11 +97,17 @@ class Catalog:
         #: Grows with every change of an offer; used to invalidate data derived from the offers.
         self.version = 0
         self._routes = Routes({})
+        self._reserved: tuple[Reserved, ...] = ()
         self._stale = False
         self._targets: dict[str, Target] = {}
         self._warned: set[Conflict] = set()
         for service in table.services():
             self._learn(service)
+
+    def reserve(self, reserved: Iterable[Reserved]) -> None:
+        """Keep addresses for mounts: declared routes there become conflicts."""
+        self._reserved = tuple(reserved)
+        self._stale = True
 
     def on_change(self, change: Change | Any) -> None:
         """Follow the table: to be called by the agent."""
@@ -142,12 +148,14 @@ class Catalog:
     def _rebuild(self) -> None:
         self._stale = False
         self._routes = Routes(
-            {service: offer.routes for service, offer in self.offers.items()}, living=self._table.services()
+            {service: offer.routes for service, offer in self.offers.items()},
+            living=self._table.services(),
+            reserved=self._reserved,
         )
         for conflict in self._routes.conflicts:
             if conflict not in self._warned:
                 self._warned.add(conflict)
-                _log.warning("two services declare one route", conflict=str(conflict))
+                _log.warning("a declared route is not served", conflict=str(conflict))
 
     def methods(self, service: str) -> dict[str, MethodRecord]:
         """The methods of a service that /rpc reaches."""

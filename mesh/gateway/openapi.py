@@ -1,7 +1,8 @@
 """The OpenAPI 3.1 document of everything that the gateway serves.
 
 Owns: operations from routes and methods, and moving every `$defs` to `components/schemas`. Pure.
-Leaves to others: the schemas themselves (calls.signature), when to rebuild it (pages), showing it (docs).
+Leaves to others: the schemas themselves (calls.signature), parts of other packages (openapi_parts), when to rebuild it
+(mounts.openapi), showing it (mounts.docs).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from mesh.discovery.record import MethodRecord, TaskRecord
 from mesh.gateway.catalog import Catalog
 from mesh.gateway.convert import is_bytes
 from mesh.gateway.media import BINARY_TYPE, JSON_TYPE, NDJSON_TYPE, PROBLEM_TYPE, SSE_TYPE
+from mesh.gateway.openapi_parts import add_part
 from mesh.gateway.openapi_tasks import DEFER_PARAMETERS, DEFERRED, JOB, job_operations
 from mesh.gateway.reply import phrase
 from mesh.gateway.routes import LITERAL, REST, Route, segment_kind, segments, shape
@@ -78,57 +80,82 @@ _FAILURES: Final = (400, 404, 429, 500, 503, 504)
 _BODY_FAILURES: Final = (413, 415)
 
 
-def document(catalog: Catalog, *, title: str, version: str) -> dict[str, Any]:
-    """The document for the current catalog.
+class Document:
+    """A document under construction. The mounts add their parts, in the order of the table.
 
     Args:
-        title: the mesh's name.
-        version: the version of the framework.
+        catalog: the offers of all services.
     """
-    return _Document(catalog).make(title, version)
 
-
-class _Document:
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
-        self._has_tasks = any(catalog.tasks(service) for service in catalog.offers)
-        self._components: dict[str, Schema] = {"Problem": _PROBLEM}
-        if self._has_tasks:
-            self._components |= {"Job": JOB, "Deferred": DEFERRED}
+        self._components: dict[str, dict[str, Any]] = {
+            "schemas": {"Problem": _PROBLEM},
+            "responses": {
+                f"Problem{status}": _problem_response(status) for status in sorted((*_FAILURES, *_BODY_FAILURES))
+            },
+        }
+        self._schemas = self._components["schemas"]
         self._paths: dict[str, dict[str, Any]] = {}
+        self._tags: dict[str, str] = {}
         # For OpenAPI, templates that differ only in parameter names are the same path.
         self._templates: dict[str, str] = {}
         self._ids: set[str] = set()
 
-    def make(self, title: str, version: str) -> dict[str, Any]:
-        for route in self._catalog.routes.routes:
-            self._add_route(route)
-        routed = {route.service for route in self._catalog.routes.routes}
-        tags: list[Schema] = []
-        for service, offer in sorted(self._catalog.offers.items()):
-            before = -1 if service in routed else len(self._ids)
-            for name, method in self._catalog.methods(service).items():
-                self._add_rpc(service, name, method)
-            for name, task in self._catalog.tasks(service).items():
-                self._add_task(service, name, task)
-            if len(self._ids) > before:
-                tags.append({"name": service, "description": offer.doc})
-        if self._has_tasks:
-            tags.append({"name": "jobs", "description": "What became of the tasks that were deferred."})
-            self._paths["/jobs/{id}"] = job_operations("jobs")
+    def make(self, *, title: str, version: str) -> dict[str, Any]:
+        """The finished document.
+
+        Args:
+            title: the mesh's name.
+            version: the version of the framework.
+        """
+        offers = self._catalog.offers
+        services = {name: offers[name].doc for name in sorted(offers) if name in self._tags}
         return {
             "openapi": "3.1.0",
             "info": {"title": title, "version": version, "description": "Every service of this mesh, over HTTP."},
             "servers": [{"url": "/"}],
-            "tags": tags,
+            "tags": [{"name": name, "description": doc} for name, doc in {**services, **self._tags}.items()],
             "paths": self._paths,
-            "components": {
-                "schemas": self._components,
-                "responses": {
-                    f"Problem{status}": _problem_response(status) for status in sorted((*_FAILURES, *_BODY_FAILURES))
-                },
-            },
+            "components": self._components,
         }
+
+    def add(self, prefix: str, part: Mapping[str, Any]) -> None:
+        """Add a part of a mount: `paths`, `components` and `tags` in the form of OpenAPI 3.1.
+
+        A reference may also be to the schema `Problem` and to the responses `Problem400`, `Problem404` and so on.
+
+        Args:
+            prefix: of the mount; every path of the part must be below it.
+
+        Raises:
+            BadPart: the part is not what OpenAPI allows there, or contradicts another part.
+        """
+        add_part(part, prefix, self._paths, self._components, self._tags, self._ids)
+
+    def add_routes(self) -> None:
+        """Add the declared routes of all services."""
+        for route in self._catalog.routes.routes:
+            self._add_route(route)
+
+    def add_methods(self) -> None:
+        """Add the methods that /rpc reaches."""
+        for service in sorted(self._catalog.offers):
+            for name, method in self._catalog.methods(service).items():
+                self._add_rpc(service, name, method)
+
+    def add_tasks(self) -> None:
+        """Add the tasks that /tasks reaches."""
+        for service in sorted(self._catalog.offers):
+            for name, task in self._catalog.tasks(service).items():
+                self._add_task(service, name, task)
+
+    def add_jobs(self) -> None:
+        """Add the operations on jobs, when there are tasks."""
+        if any(self._catalog.tasks(service) for service in self._catalog.offers):
+            self._schemas["Job"] = JOB
+            self._tags["jobs"] = "What became of the tasks that were deferred."
+            self._paths["/jobs/{id}"] = job_operations("jobs")
 
     def _add_route(self, route: Route) -> None:
         record, method = route.record, route.method
@@ -186,6 +213,7 @@ class _Document:
         }
         self._add_arguments(operation, self._properties(service, method), method)
         operation["parameters"] = [*DEFER_PARAMETERS, *operation["parameters"][:-1]]
+        self._schemas.setdefault("Deferred", DEFERRED)
         self._paths[f"/tasks/{service}/{name}"] = {"post": operation}
 
     def _add_arguments(self, operation: Schema, schemas: dict[str, Schema], method: MethodRecord) -> None:
@@ -221,6 +249,7 @@ class _Document:
         while identifier in self._ids:
             identifier, number = f"{name}.{number}", number + 1
         self._ids.add(identifier)
+        self._tags.setdefault(service, self._catalog.offers[service].doc)
         summary, _, rest = method.doc.strip().partition("\n")
         # The page shows a method only once when it also has a route.
         operation: Schema = {
@@ -282,12 +311,10 @@ class _Document:
         for attempt in range(100):
             moved = {names[each]: _rewrite(schema, names) for each, schema in definitions.items()}
             taken = [
-                each
-                for each in definitions
-                if self._components.get(names[each], moved[names[each]]) != moved[names[each]]
+                each for each in definitions if self._schemas.get(names[each], moved[names[each]]) != moved[names[each]]
             ]
             if not taken:
-                self._components.update(moved)
+                self._schemas.update(moved)
                 break
             suffix = f".{attempt + 1}" if attempt else ""
             for each in taken:

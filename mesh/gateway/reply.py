@@ -16,8 +16,13 @@ from functools import cache
 from http import HTTPStatus
 from typing import Final
 
-from aiohttp import web
+import msgspec
 from aiohttp.http import HttpVersion11
+
+from mesh.gateway.media import JSON_TYPE
+from mesh.gateway.request import RawRequest
+from mesh.protocol import http_head
+from mesh.protocol.http_head import Headers
 
 Buffer = bytes | bytearray | memoryview
 
@@ -26,6 +31,7 @@ JOIN_BYTES: Final = 64 * 1024
 
 _HTTP11: Final = HttpVersion11
 _BODILESS: Final = frozenset({204, 304})
+_TEXT_TYPE: Final = "text/plain; charset=utf-8"
 _PHRASES: Final = {status.value: status.phrase for status in HTTPStatus} | {499: "Cancelled"}
 
 #: For answers with a type that the client must not guess differently.
@@ -70,10 +76,10 @@ def phrase(status: int) -> str:
 
 
 class Reply:
-    """A status, a type and a body.
+    """A status, a type and a body. Code outside of the gateway makes one with `of` or `json`.
 
     Attributes:
-        extra: further header lines, each ended by CR LF.
+        extra: the header lines of this answer, each ended by CR LF. Those that every answer has are in the request.
         keep_alive: aiohttp reads it after the answer; False closes the connection.
     """
 
@@ -86,7 +92,39 @@ class Reply:
         self.extra = extra
         self.keep_alive = True
 
-    async def prepare(self, request: web.BaseRequest) -> None:
+    @classmethod
+    def of(
+        cls, body: bytes | str = b"", *, status: int = 200, content_type: str = "", headers: Headers | None = None
+    ) -> Reply:
+        """An answer with checked parts.
+
+        Args:
+            body: text is sent as UTF-8.
+            content_type: "" is text/plain for text, and application/octet-stream for bytes.
+            headers: further header fields; several lines of one field are a list.
+
+        Raises:
+            ValueError: the status, the type or a header field is malformed, or the field belongs to the gateway.
+        """
+        http_head.check_status(status)
+        if not content_type and body:
+            content_type = _TEXT_TYPE if isinstance(body, str) else "application/octet-stream"
+        http_head.check_value("Content-Type", content_type)
+        data = body.encode() if isinstance(body, str) else body
+        extra = http_head.lines(http_head.read_headers(headers)) if headers else b""
+        return cls(data, content_type, status, extra)
+
+    @classmethod
+    def json(cls, value: object, *, status: int = 200, headers: Headers | None = None) -> Reply:
+        """An answer in JSON; `value` is anything that msgspec encodes.
+
+        Raises:
+            TypeError: the value cannot be encoded.
+            ValueError: as for `of`.
+        """
+        return cls.of(msgspec.json.encode(value), status=status, content_type=JSON_TYPE, headers=headers)
+
+    async def prepare(self, request: RawRequest) -> None:
         """Write the whole answer; waits when the client reads a large body slowly.
 
         Raises:
@@ -100,18 +138,20 @@ class Reply:
         if not request.keep_alive:
             self.keep_alive = False
         if self.status in _BODILESS:
-            head = b"%b%b%b%b\r\n" % (
+            head = b"%b%b%b%b%b\r\n" % (
                 head_of(self.status, "")[1],
                 self.extra,
+                request.lines,
                 date_line(),
                 self._connection(request),
             )
             size = 0
         else:
-            head = b"%bContent-Length: %d\r\n%b%b%b\r\n" % (
+            head = b"%bContent-Length: %d\r\n%b%b%b%b\r\n" % (
                 head_of(self.status, self.content_type)[0],
                 size,
                 self.extra,
+                request.lines,
                 date_line(),
                 b"" if self.keep_alive and request.version == _HTTP11 else self._connection(request),
             )
@@ -124,7 +164,7 @@ class Reply:
             transport.write(body)
             await request.writer.drain()
 
-    def _connection(self, request: web.BaseRequest) -> bytes:
+    def _connection(self, request: RawRequest) -> bytes:
         if not self.keep_alive:
             return b"Connection: close\r\n"
         # HTTP/1.0 closes by default.

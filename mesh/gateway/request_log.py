@@ -15,9 +15,9 @@ from aiohttp import hdrs
 
 from mesh.config import Settings
 from mesh.errors import MeshError
-from mesh.gateway.body import Request
 from mesh.gateway.clients import Clients
 from mesh.gateway.problems import is_hidden
+from mesh.gateway.request import Request
 from mesh.telemetry.logs import get_logger
 
 _log = get_logger(__name__)
@@ -84,10 +84,10 @@ class RequestLog:
     ) -> dict[str, Any]:
         fields: dict[str, Any] = {
             "method": request.method,
-            "path": request.raw_path.partition("?")[0][:_LONGEST],
+            "path": request.raw.raw_path.partition("?")[0][:_LONGEST],
             "status": status,
             "duration_ms": round(seconds * 1000, 2),
-            "client": self._clients.of(request),
+            "client": self._clients.of(request.raw),
             "bytes_in": request.body_bytes,
             "bytes_out": size,
         }
@@ -101,12 +101,12 @@ class RequestLog:
     def _combined(self, request: Request, status: int, size: int) -> str:
         """The line of Apache's "combined" format."""
         headers = request.headers
-        version = request.version
+        version = request.raw.version
         at = datetime.now(UTC).strftime("%d/%b/%Y:%H:%M:%S +0000")
-        asked = f"{request.method} {request.raw_path} HTTP/{version.major}.{version.minor}"
+        asked = f"{request.method} {request.raw.raw_path} HTTP/{version.major}.{version.minor}"
         referrer, agent = headers.get(hdrs.REFERER, "-"), headers.get(hdrs.USER_AGENT, "-")
         return (
-            f'{self._clients.of(request)} - - [{at}] "{_quoted(asked)}" {status} {size or "-"} '
+            f'{self._clients.of(request.raw)} - - [{at}] "{_quoted(asked)}" {status} {size or "-"} '
             f'"{_quoted(referrer)}" "{_quoted(agent)}"\n'
         )
 

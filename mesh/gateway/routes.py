@@ -13,18 +13,33 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
-from urllib.parse import unquote_to_bytes
+from typing import Final, NamedTuple
 
 from mesh.discovery.record import MethodRecord, RouteRecord
-from mesh.errors import BadRequest, MethodNotAllowed, UnknownRoute
+from mesh.errors import MethodNotAllowed, UnknownRoute
 from mesh.gateway.binding import Binding
+from mesh.gateway.paths import decode_segment, is_unsafe, may_climb, unsafe
 
 #: In the order in which an Allow header names them.
 VERBS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
-#: Addresses that the gateway answers itself; a service's route below one of them is never used.
-RESERVED: Final = ("rpc", "tasks", "jobs", "openapi.json", "docs", "livez", "readyz", "metrics", "mesh")
+
+class Reserved(NamedTuple):
+    """Addresses that a mount answers; a service's route there is never used.
+
+    Attributes:
+        holder: who answers, for messages.
+        exact: only the prefix itself is reserved.
+    """
+
+    prefix: str
+    holder: str
+    exact: bool = False
+
+    def covers(self, steps: list[str]) -> bool:
+        """Whether a route with these segments is reserved."""
+        mine = segments(self.prefix)
+        return steps == mine if self.exact else steps[: len(mine)] == mine
 
 
 class Route:
@@ -64,7 +79,7 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
-    """Two services claim one address; `winner` serves it."""
+    """Two services, or a service and a mount, claim one address; `winner` serves it."""
 
     verb: str
     path: str
@@ -119,7 +134,12 @@ Declared = Iterable[tuple[RouteRecord, MethodRecord]]
 class Routes:
     """Every address of every service. Immutable once built."""
 
-    def __init__(self, declared: Mapping[str, Declared], living: Iterable[str] | None = None) -> None:
+    def __init__(
+        self,
+        declared: Mapping[str, Declared],
+        living: Iterable[str] | None = None,
+        reserved: Iterable[Reserved] = (),
+    ) -> None:
         """Compile what the services declare.
 
         Args:
@@ -127,7 +147,9 @@ class Routes:
             living: services that have instances now; they take precedence over remembered services without instances.
                 Otherwise the name that sorts first wins, so that all gateways decide alike, in whatever order they
                 learned the routes.
+            reserved: what mounts answer.
         """
+        self._reserved = tuple(reserved)
         self._root = _Step()
         self.conflicts: list[Conflict] = []
         self.routes: list[Route] = []
@@ -138,9 +160,10 @@ class Routes:
 
     def _add(self, service: str, record: RouteRecord, method: MethodRecord) -> None:
         steps = segments(record.path)
-        if steps[0] in RESERVED:
-            self.conflicts.append(Conflict(record.verb, record.path, "gateway", service))
-            return
+        for each in self._reserved:
+            if each.covers(steps):
+                self.conflicts.append(Conflict(record.verb, record.path, each.holder, service))
+                return
         at = self._root
         where = at.routes
         for step in steps:
@@ -194,7 +217,7 @@ class Routes:
         if route is None and verb == "HEAD":
             route = self._walk(self._root, parts, 0, "GET", values)
         if route is not None:
-            if values and _may_climb(path):
+            if values and may_climb(path):
                 _check_values(route, values)
             return route, values
         allowed = self._allowed(self._root, parts, 0)
@@ -261,11 +284,6 @@ class Routes:
         return allowed
 
 
-def _may_climb(path: str) -> bool:
-    """Whether a raw path contains anything that `_check_values` could reject; nearly all paths do not."""
-    return "%" in path or "/." in path or "//" in path or "\\" in path or path[-1] == "/"
-
-
 def _check_values(route: Route, values: list[str]) -> None:
     """Reject values of path parameters that would escape the directory to which a handler joins them.
 
@@ -279,31 +297,14 @@ def _check_values(route: Route, values: list[str]) -> None:
     rest = route.record.path.endswith("...}")
     for index, value in enumerate(values):
         steps = value.split("/") if rest and index == len(values) - 1 and value else (value,)
-        if any(step in _CLIMBING or "/" in step or "\\" in step or "\0" in step for step in steps) and value:
-            raise BadRequest(
-                f'path: {value[:80]!a} is not accepted: a segment may not be empty, "." or "..", nor hold a slash, a '
-                "backslash or NUL, also not percent-encoded; send such text in the query",
-                details={"path": "path"},
-            )
-
-
-_CLIMBING: Final = frozenset({"", ".", ".."})
+        if value and any(is_unsafe(step) for step in steps):
+            raise unsafe(value)
 
 
 def _parts(path: str) -> list[str]:
     parts = path[1:].split("/")
     # Split before decoding: an encoded slash is part of its segment.
     return parts if path.isascii() and "%" not in path else [decode_segment(part) for part in parts]
-
-
-def decode_segment(part: str) -> str:
-    """Undo percent-encoding. Raises BadRequest when the bytes are not UTF-8."""
-    try:
-        return unquote_to_bytes(part).decode("utf-8")
-    except UnicodeError as exc:
-        raise BadRequest(
-            f"path segment {part!a} is not UTF-8; percent-encode it as UTF-8", details={"path": "path"}
-        ) from exc
 
 
 def allow_header(verbs: Iterable[str]) -> str:

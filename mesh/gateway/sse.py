@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from aiohttp import web
 from aiohttp.http import HttpVersion11
 
 from mesh.clock import Clock, Timer
@@ -23,6 +22,7 @@ from mesh.gateway.media import NDJSON_TYPE, SSE_TYPE, StreamForm
 from mesh.gateway.ports import Answer
 from mesh.gateway.problems import Problems
 from mesh.gateway.reply import Reply, date_line, head_of
+from mesh.gateway.request import RawRequest
 
 #: The client of a slow stream receives the head within this time.
 HEAD_WAIT_S: Final = 1.0
@@ -53,7 +53,7 @@ class StreamReply:
 
     def __init__(
         self,
-        request: web.BaseRequest,
+        request: RawRequest,
         clock: Clock,
         form: StreamForm,
         *,
@@ -167,7 +167,7 @@ class StreamReply:
             self._timer.cancel()
             self._timer = None
 
-    async def prepare(self, request: web.BaseRequest) -> None:
+    async def prepare(self, request: RawRequest) -> None:
         """Everything has been written already; wait until the connection has sent it."""
         await request.writer.drain()
 
@@ -220,7 +220,7 @@ class StreamReply:
         return b"%bCache-Control: no-store\r\nX-Accel-Buffering: no\r\n%b%b%b%b\r\n" % (
             head_of(self.status, self._type)[0],
             framing,
-            self._extra,
+            self._extra + self._request.lines,
             date_line(),
             closing,
         )

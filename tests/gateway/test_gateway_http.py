@@ -196,7 +196,7 @@ async def test_what_nobody_foresaw_is_500_without_its_inside(shop: Front) -> Non
 async def test_routes_are_not_called_unknown_before_a_hub_has_told(front: Front) -> None:
     """A gateway that has just started does not take its own ignorance for an answer."""
     fresh = type(front.node.table)()
-    front.node.table, front.gateway._certain = fresh, False
+    front.node.table, front.gateway.front._certain = fresh, False
     told = await front.get("/hello/x")
     assert (told.status, told.headers["Retry-After"]) == (503, "1")
     assert (await front.post("/rpc/shop/hello")).status == 503

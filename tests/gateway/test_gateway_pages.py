@@ -15,10 +15,10 @@ from gateway_front import Front
 from gateway_shop import Item, open_shop
 from openapi_spec_validator import OpenAPIV31SpecValidator, validate
 
+from mesh.config import Settings
 from mesh.discovery.record import Instance, RouteRecord
-from mesh.gateway.catalog import Catalog
-from mesh.gateway.metrics import metrics_reply
-from mesh.gateway.openapi import document
+from mesh.gateway.mounts.metrics import metrics_reply
+from mesh.gateway.server import Gateway
 from mesh.telemetry import heartbeats
 from mesh.telemetry.heartbeats import Heartbeat
 from mesh.telemetry.metrics import Recorder
@@ -32,9 +32,7 @@ def shop(front: Front) -> Front:
 
 def described(node: FakeNode) -> dict[str, Any]:
     """The document, as it travels, validated."""
-    told: dict[str, Any] = msgspec.json.decode(
-        msgspec.json.encode(document(Catalog(node.table), title="mesh", version="1"))
-    )
+    told: dict[str, Any] = msgspec.json.decode(Gateway(node, Settings()).openapi())
     validate(told, cls=OpenAPIV31SpecValidator)
     return told
 

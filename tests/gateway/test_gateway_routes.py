@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from gateway_fakes import FakeNode
 
-from mesh.discovery.record import MethodRecord, RouteRecord
+from mesh.config import Settings
+from mesh.discovery.record import Instance, MethodRecord, RouteRecord
 from mesh.errors import BadRequest, MethodNotAllowed, UnknownRoute
-from mesh.gateway.routes import Routes
+from mesh.gateway.routes import Conflict, Routes
+from mesh.gateway.server import Gateway
 
 METHOD = MethodRecord("m")
 
@@ -154,11 +157,13 @@ def test_a_service_that_lives_wins_over_one_that_is_only_remembered() -> None:
     assert found(table, "GET", "/x") == ("b /x", [])
 
 
-@pytest.mark.parametrize("path", ["/rpc/a/b", "/metrics", "/docs/x", "/mesh"])
-def test_the_gateways_own_addresses_cannot_be_taken(path: str) -> None:
+@pytest.mark.parametrize("path", ["/rpc/a/b", "/tasks", "/jobs/{id}", "/livez/x", "/metrics", "/docs/x", "/mesh"])
+async def test_the_gateways_own_addresses_cannot_be_taken(path: str) -> None:
     """Such a route is reported and not served."""
-    table = routes(f"a GET {path}")
-    assert table.conflicts[0].winner == "gateway"
+    node = FakeNode()
+    node.join(Instance("a", "a-1", 1, methods={"m": METHOD}, routes=[RouteRecord("GET", path, "m")]))
+    table = Gateway(node, Settings()).catalog.routes
+    assert table.conflicts == [Conflict("GET", path, "gateway", "a")]
     with pytest.raises(UnknownRoute):
         table.find("GET", path)
 

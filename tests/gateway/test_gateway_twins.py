@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
 from gateway_fakes import FakeNode
 
 import mesh
 from mesh import http, rpc
 from mesh.calls.declared import BadDeclaration
+from mesh.config import Settings
 from mesh.gateway.catalog import Catalog
-from mesh.gateway.openapi import document
+from mesh.gateway.server import Gateway
 from mesh.service.describe import record
 
 
@@ -46,7 +48,7 @@ async def test_the_document_has_one_operation_with_both_forms() -> None:
     """OpenAPI knows one operation for a path and verb: its answer has all content types."""
     node = FakeNode()
     node.join(record(Albums, id="albums-1", epoch=1, endpoint="mem://a"))
-    operation = document(Catalog(node.table), title="t", version="1")["paths"]["/albums/{id}"]["get"]
+    operation = msgspec.json.decode(Gateway(node, Settings()).openapi())["paths"]["/albums/{id}"]["get"]
     assert set(operation["responses"]["200"]["content"]) == {
         "application/json",
         "text/event-stream",

@@ -1,49 +1,51 @@
-"""Tasks over HTTP: `POST /tasks/{service}/{task}` defers a task, `/jobs/{id}` shows its job.
+"""/tasks: `POST /tasks/{service}/{task}` defers a task.
 
-Owns: reading arguments and options from a request, Location and Idempotency-Key, and a job as JSON.
-Leaves to others: deferring and querying (service.durable), the known tasks (catalog), the socket (server).
+Owns: reading arguments and options from a request, Location and Idempotency-Key.
+Leaves to others: deferring (service.durable), the known tasks (catalog), the job afterwards (jobs).
 
-The answer is 202 only when the task is durable. The address of the job works on every gateway, for as long as the
-job is kept. A request that is repeated with the same Idempotency-Key defers nothing: the answer contains the first job;
-a different request with that key is an error.
+The answer is 202 only when the task is durable. A request that is repeated with the same Idempotency-Key defers
+nothing: the answer contains the first job; a different request with that key is an error.
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
-from typing import Any, Final
-from urllib.parse import parse_qsl, quote, unquote
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote, unquote
 
 import msgspec
+from aiohttp import hdrs
+from multidict import istr
 
-from mesh.calls.answers import Answer
 from mesh.discovery.record import TaskRecord
-from mesh.errors import BadArguments, BadRequest, DeadlineExceeded, MethodNotAllowed, UnknownJob, UnknownRoute
-from mesh.gateway.answers import json_of
-from mesh.gateway.binding import MOST_PAIRS, unknown_argument
-from mesh.gateway.catalog import Catalog
+from mesh.errors import BadArguments, BadRequest, MeshError, Unavailable, UnknownJob, UnknownRoute, UnknownService
+from mesh.gateway.binding import unknown_argument
 from mesh.gateway.convert import convert, converter, is_bytes
-from mesh.gateway.media import JSON_TYPE, MSGPACK_TYPE, Kind, check_body_kind
-from mesh.gateway.ports import Durable, Job
+from mesh.gateway.media import JSON_TYPE, Kind, check_body_kind, kind_of
+from mesh.gateway.mounts.contract import Mount
+from mesh.gateway.mounts.serving import answer_method
+from mesh.gateway.openapi import Document
+from mesh.gateway.ports import Job
+from mesh.gateway.query import read_single
 from mesh.gateway.reply import Reply
+from mesh.gateway.request import Request
+from mesh.gateway.routes import allow_header
 from mesh.gateway.schema_types import Arguments
-from mesh.protocol.messages import MSGPACK
-from mesh.tasks.contract import OVER, JobInfo
 from mesh.tasks.deferring import Options
-from mesh.tasks.options import span
+
+if TYPE_CHECKING:
+    from mesh.gateway.front import Front
 
 _encode_json: Final = msgspec.json.Encoder().encode
 _encode_msgpack: Final = msgspec.msgpack.Encoder().encode
+_ALLOW: Final = allow_header({"POST"})
+_IDEMPOTENCY_KEY: Final = istr("Idempotency-Key")
 #: Options of a defer, given in the query; see DurableVerbs.defer.
 OPTIONS: Final[tuple[str, ...]] = ("delay", "at", "priority", "order", "keep", "timeout", "key")
-#: The maximum wait of a request in seconds: proxies give up soon after.
-LONGEST_WAIT_S: Final = 60.0
 #: Metadata of a job that was deferred with an Idempotency-Key: the fingerprint of that request.
 REQUEST: Final = "mesh.request"
-_ID: Final = re.compile(r"[\x21-\x7e]{1,128}")
 
 
 class KeyReused(BadRequest):
@@ -53,18 +55,50 @@ class KeyReused(BadRequest):
     status = 422
 
 
-class Jobs:
-    """Handles the requests for tasks and jobs."""
+def mount(front: Front) -> Mount:
+    """/tasks."""
+    # The handler answers other methods than POST itself: the path comes first, so that an unknown task is a 404.
+    return Mount(prefix="/tasks", handler=Tasks(front).answer, methods=(), openapi=Document.add_tasks)
 
-    def __init__(self, durable: Durable, catalog: Catalog, *, debug: bool = False) -> None:
-        self._debug = debug
-        self._durable = durable
-        self._catalog = catalog
+
+class Tasks:
+    """Handles the requests for tasks."""
+
+    def __init__(self, front: Front) -> None:
+        self._front = front
         self._known: dict[str, tuple[TaskRecord, Arguments]] = {}
 
-    # --- deferring ----------------------------------------------------------------------------------------
+    async def answer(self, request: Request) -> Reply:
+        """Defer a task, and count the request."""
+        front = self._front
+        try:
+            service, name, record = self._find(request.path[7:])
+        except UnknownService:
+            if not front.may_say_unknown():
+                raise Unavailable("no hub has told yet which services there are") from None
+            raise
+        other = answer_method(request, _ALLOW, "tasks are deferred with POST")
+        if other is not None:
+            return other
+        target = request.target = f"{service}.{name}"
+        stats = front.node.recorder.method("http", service, name)
+        code = "cancelled"
+        began_at = front.node.clock.now()
+        stats.begin()
+        try:
+            body = await front.bodies.read(request, front.timeout_s)
+            kind = kind_of(request.headers.get(hdrs.CONTENT_TYPE))
+            idempotency = request.headers.getall(_IDEMPOTENCY_KEY, ())
+            reply = await self._defer(target, record, request.query_string, body, kind, idempotency)
+            code = ""
+            return reply
+        except MeshError as exc:
+            code = exc.code
+            raise
+        finally:
+            stats.end(front.node.clock.now() - began_at, code)
 
-    def task(self, path: str) -> tuple[str, str, TaskRecord]:
+    def _find(self, path: str) -> tuple[str, str, TaskRecord]:
         """Service, name and record of the task that a path below /tasks/ names.
 
         Raises:
@@ -72,11 +106,11 @@ class Jobs:
         """
         service, slash, name = path.partition("/")
         if not slash or not name or "/" in name:
-            raise UnknownRoute(f"/tasks/{path}: defer a task with POST /tasks/SERVICE/TASK")
+            raise UnknownRoute(f"/tasks/{path[:200]}: defer a task with POST /tasks/SERVICE/TASK")
         service, name = unquote(service), unquote(name)
-        return service, name, self._catalog.task(service, name)
+        return service, name, self._front.catalog.task(service, name)
 
-    async def defer(
+    async def _defer(
         self, target: str, record: TaskRecord, query: str, body: bytes, kind: Kind, idempotency: Sequence[str]
     ) -> Reply:
         """Defer a task.
@@ -92,7 +126,7 @@ class Jobs:
             KeyReused: a different request has used this Idempotency-Key before.
             TryLater, Uncertain, Unwritable: see DurableVerbs.defer.
         """
-        told = _pairs(query)
+        told = read_single(query)
         given = {name: told.pop(name) for name in OPTIONS if name in told}
         if idempotency:
             if "key" in given:
@@ -102,7 +136,7 @@ class Jobs:
         options = _options(given)
         if idempotency:
             options = msgspec.structs.replace(options, meta={REQUEST: _fingerprint(given, arguments)})
-        job = await self._durable.defer_encoded(target, arguments, options)
+        job = await self._front.node.durable.defer_encoded(target, arguments, options)
         if idempotency and not job.fresh:
             await _check_same(job, (options.meta or {})[REQUEST])
         shown = {"id": job.id, "task": target, "job": f"/jobs/{job.id}"}
@@ -115,78 +149,12 @@ class Jobs:
             known = self._known[target] = (record, Arguments(record.params))
         return known[1]
 
-    # --- jobs ---------------------------------------------------------------------------------------------
-
-    async def job(self, verb: str, path: str, query: str, *, msgpack: bool = False) -> Reply:
-        """GET shows a job, with `?wait=30s` when it is finished or after that time; DELETE cancels it.
-
-        Raises:
-            UnknownJob, MethodNotAllowed, BadArguments.
-        """
-        id = unquote(path)
-        if not _ID.fullmatch(id) or "/" in id:
-            raise UnknownRoute(f"/jobs/{path[:100]}: a job is at /jobs/ID")
-        if verb == "DELETE":
-            return self._shown(await self._durable.tasks.cancel(id, timeout_s=self._durable.timeout_s), msgpack)
-        if verb not in ("GET", "HEAD"):
-            allow = "DELETE, GET, HEAD, OPTIONS"
-            if verb == "OPTIONS":
-                return Reply(status=204, extra=b"Allow: %b\r\n" % allow.encode())
-            raise MethodNotAllowed(f"{verb} /jobs: not allowed here", details={"allow": allow})
-        told = _pairs(query)
-        wait_s = span("job", "wait", told.pop("wait"), zero=True) if "wait" in told else 0.0
-        for name in told:
-            raise unknown_argument(f"query.{name}", name, ("wait",))
-        return self._shown(await self._look(id, min(wait_s, LONGEST_WAIT_S)), msgpack)
-
-    def _shown(self, info: JobInfo, msgpack: bool) -> Reply:
-        shown = show(info, debug=self._debug)
-        result = info.result if info.status == "done" and info.result else None
-        if msgpack:
-            shown["result"] = msgspec.Raw(result) if result is not None else None
-            return Reply(_encode_msgpack(shown), MSGPACK_TYPE)
-        shown["result"] = msgspec.Raw(json_of(Answer(result, MSGPACK))) if result is not None else None
-        return Reply(_encode_json(shown), JSON_TYPE)
-
-    async def _look(self, id: str, wait_s: float) -> JobInfo:
-        tasks = self._durable.tasks
-        if wait_s > 0:
-            try:
-                return await tasks.wait(id, timeout_s=wait_s)
-            except DeadlineExceeded:
-                pass  # show the job as it is
-        found = await tasks.job(id, timeout_s=self._durable.timeout_s)
-        if found is None:
-            raise UnknownJob(f"no job has the id {id}, or it is no longer kept")
-        return found
-
 
 # --- reading --------------------------------------------------------------------------------------------
 
 
 def _at(name: str) -> dict[str, str]:
     return {"path": f"query.{name}"}
-
-
-def _pairs(query: str) -> dict[str, str]:
-    """The query's values by name.
-
-    Raises:
-        BadArguments: a name occurs twice, or the query is not UTF-8.
-    """
-    if not query:
-        return {}
-    try:
-        query.encode()
-        pairs = parse_qsl(query, keep_blank_values=True, errors="strict", max_num_fields=MOST_PAIRS)
-    except ValueError as exc:
-        raise BadArguments("query: is not UTF-8, or too long", details={"path": "query"}) from exc
-    found: dict[str, str] = {}
-    for name, value in pairs:
-        if name in found:
-            raise BadArguments(f"query.{name}: is given more than once", details=_at(name))
-        found[name] = value
-    return found
 
 
 def _key(headers: Sequence[str]) -> str:
@@ -315,54 +283,3 @@ def _with_bytes(record: TaskRecord, names: tuple[str, ...], blob: str, told: Map
         if name not in found:
             raise BadArguments(f"query.{name}: is missing", details=_at(name))
     return _encode_msgpack(found)
-
-
-# --- showing --------------------------------------------------------------------------------------------
-
-
-#: Public texts for the failure of a job; the text of the error itself is in the log, and in `mesh jobs show`.
-_PUBLIC_REASONS: Final = {
-    "failed": "the task failed",
-    "undecodable": "its arguments cannot be read",
-    "unknown": "no worker knows the task",
-    "lost": "workers died while they ran it",
-    "upstream": "an earlier step failed",
-}
-
-
-def show(info: JobInfo, *, debug: bool = False) -> dict[str, Any]:
-    """A job as plain values, without its answer and its arguments.
-
-    Args:
-        debug: include the text of its error and the worker that runs it.
-    """
-    shown: dict[str, Any] = {
-        "id": info.id,
-        "task": info.queue,
-        "status": info.status,
-        "attempt": info.attempt,
-        "priority": info.priority,
-        "created_at": _time(info.created_at),
-    }
-    said = {"key": info.key, "order": info.order}
-    if debug:
-        said |= {"worker": info.worker, "topic": info.topic}
-    shown |= {name: text for name, text in said.items() if text}
-    if info.status not in OVER and info.due_at:
-        shown["due_at"] = _time(info.due_at)
-    if info.waits:
-        shown["waits_for"] = info.waits
-    if info.lost:
-        shown["lost"] = info.lost
-    if info.finished_at:
-        shown["finished_at"] = _time(info.finished_at)
-    if info.ends_at:
-        shown["kept_until"] = _time(info.ends_at)
-    if info.error or info.reason:
-        message = info.error if debug else _PUBLIC_REASONS.get(info.reason, "the task failed")
-        shown["error"] = {"reason": info.reason, "message": message}
-    return shown
-
-
-def _time(wall: float) -> str:
-    return datetime.fromtimestamp(wall, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

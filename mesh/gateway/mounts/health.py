@@ -1,4 +1,4 @@
-"""Liveness and readiness of this gateway.
+"""/livez and /readyz: liveness and readiness of this gateway.
 
 Owns: the checks, their lines, and the definition of ready: the gateway has once received the registry from a hub, and
 is not draining. A hub that dies later changes nothing: calls continue. A worker in a crash loop is reported, but does
@@ -10,11 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
+from mesh.gateway.mounts.contract import Mount
 from mesh.gateway.ports import Agent
 from mesh.gateway.reply import Reply
+from mesh.gateway.request import Request
 from mesh.telemetry import crashes, heartbeats
+
+if TYPE_CHECKING:
+    from mesh.gateway.front import Front
+
+#: Answered for any host name: load balancers and supervisors request them by address. With `?verbose` the answers name
+#: services and processes, and the host name must be this gateway's.
+PROBED: Final = frozenset({"/livez", "/readyz"})
 
 _TEXT: Final = "text/plain; charset=utf-8"
 
@@ -90,3 +99,26 @@ class Health:
         text = "\n".join([*shown, "ready" if ready else "not ready"]) + "\n"
         extra = b"" if ready else b"Retry-After: 1\r\n"
         return Reply(text.encode(), _TEXT, 200 if ready else 503, extra)
+
+
+def live_mount(front: Front) -> Mount:
+    """/livez."""
+
+    async def live(request: Request) -> Reply:
+        return front.health.live_reply(verbose=_is_verbose(request))
+
+    return Mount(prefix="/livez", handler=live, exact=True)
+
+
+def ready_mount(front: Front) -> Mount:
+    """/readyz."""
+
+    async def ready(request: Request) -> Reply:
+        verbose = _is_verbose(request)
+        return front.health.ready_reply(verbose=verbose, conflicts=front.catalog.routes.conflicts if verbose else ())
+
+    return Mount(prefix="/readyz", handler=ready, exact=True)
+
+
+def _is_verbose(request: Request) -> bool:
+    return any(part.partition("=")[0] == "verbose" for part in request.query_string.split("&"))

@@ -7,24 +7,32 @@ Leaves to others: the instances (discovery.table), the offers of services (catal
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from mesh.discovery.record import Instance
-from mesh.gateway.catalog import Catalog
-from mesh.gateway.health import Health
-from mesh.gateway.ports import Node
+from mesh.gateway.media import JSON_TYPE
+from mesh.gateway.mounts.contract import Mount
+from mesh.gateway.reply import Reply
+from mesh.gateway.request import Request
+
+if TYPE_CHECKING:
+    from mesh.gateway.front import Front
 
 
-def status(node: Node, catalog: Catalog, health: Health, *, mesh: str, host: str, started_at: float) -> dict[str, Any]:
-    """The document, of plain values.
+def mount(front: Front) -> Mount:
+    """/mesh."""
 
-    Args:
-        mesh: the mesh's name.
-        host: this machine's name in the registry.
-        started_at: by the wall clock.
-    """
+    async def show(_: Request) -> Reply:
+        return Reply(msgspec.json.format(msgspec.json.encode(status(front)), indent=2) + b"\n", JSON_TYPE)
+
+    return Mount(prefix="/mesh", handler=show, exact=True)
+
+
+def status(front: Front) -> dict[str, Any]:
+    """The document, of plain values."""
+    node, catalog, health = front.node, front.catalog, front.health
     routes = catalog.routes
     by_service: dict[str, list[dict[str, str]]] = {}
     for route in routes.routes:
@@ -33,16 +41,17 @@ def status(node: Node, catalog: Catalog, health: Health, *, mesh: str, host: str
         )
     living = set(node.table.services())
     return {
-        "mesh": mesh,
+        "mesh": front.settings.mesh.name,
         "gateway": {
             "id": node.identity,
-            "host": host,
+            "host": front.settings.mesh.host,
             "pid": os.getpid(),
-            "started_at": round(started_at, 3),
-            "uptime_s": round(node.clock.wall() - started_at, 3),
+            "started_at": round(front.started_at, 3),
+            "uptime_s": round(node.clock.wall() - front.started_at, 3),
             "ready": health.ready,
             "draining": health.draining,
         },
+        "mounts": [{"prefix": each.prefix, "from": each.origin} for each in front.mounts],
         "hubs": [msgspec.to_builtins(_plain(hub)) for hub in node.agent.hubs_status()],
         "services": [
             {

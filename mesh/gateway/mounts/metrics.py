@@ -10,14 +10,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from mesh.errors import MeshError
+from mesh.gateway.mounts.contract import Mount
 from mesh.gateway.ports import Node
 from mesh.gateway.reply import Reply
+from mesh.gateway.request import Request
 from mesh.telemetry import heartbeats, restarts
 from mesh.telemetry.metrics import render
 from mesh.telemetry.published import published
+
+if TYPE_CHECKING:
+    from mesh.gateway.front import Front
 
 #: Prometheus gives up after 10 s by default; a worker with a loop that is blocked for a second counts as down.
 ANSWER_S: Final = 1.0
@@ -26,6 +31,16 @@ ANSWER_S: Final = 1.0
 RENDER_HERE: Final = 16
 
 Labels = dict[str, str]
+
+
+def mount(front: Front) -> Mount:
+    """/metrics."""
+    where = front.settings.mesh
+
+    async def metrics(_: Request) -> Reply:
+        return await metrics_reply(front.node, where.host, where.run_dir)
+
+    return Mount(prefix="/metrics", handler=metrics, exact=True)
 
 
 class Worker(NamedTuple):

@@ -8,9 +8,15 @@ from __future__ import annotations
 
 from functools import cache
 from importlib.resources import files
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
+from mesh.errors import UnknownRoute
+from mesh.gateway.mounts.contract import Mount
 from mesh.gateway.reply import NOSNIFF, Reply
+from mesh.gateway.request import Request
+
+if TYPE_CHECKING:
+    from mesh.gateway.front import Front
 
 _POLICY: Final = (
     b"Content-Security-Policy: default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; "
@@ -31,7 +37,15 @@ def _read(name: str) -> bytes:
     return (files("mesh.gateway") / "page" / name).read_bytes()
 
 
-def docs_reply(path: str) -> Reply:
-    """One file of the page; `path` is a key of PAGES."""
-    name, content_type = PAGES[path]
+def mount(_: Front) -> Mount:
+    """/docs and its files."""
+    return Mount(prefix="/docs", handler=docs_reply)
+
+
+async def docs_reply(request: Request) -> Reply:
+    """One file of the page."""
+    page = PAGES.get(request.path)
+    if page is None:
+        raise UnknownRoute(f"{request.path[:200]}: no file of the documentation page")
+    name, content_type = page
     return Reply(_read(name), content_type, 200, _POLICY)

@@ -1,0 +1,171 @@
+"""Makes the call that a request asks for: binds the arguments, calls, and converts the answer.
+
+Owns: the steps of one call or stream over HTTP, and counting it.
+Leaves to others: which method it is (mounts.routes, mounts.rpc), each of the steps (the modules imported here).
+
+The path of a plain GET is kept short: no extra task, no timer (the node has the deadline), no multi-dict of headers,
+one write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+from aiohttp import hdrs
+from multidict import istr
+
+from mesh.errors import BadArguments, Draining, MeshError
+from mesh.gateway.answers import to_reply
+from mesh.gateway.binding import Binding, Call, relocate
+from mesh.gateway.catalog import Target
+from mesh.gateway.headers import read_timeout
+from mesh.gateway.media import kind_of, stream_form, wants_msgpack
+from mesh.gateway.ports import MethodStats
+from mesh.gateway.problems import Unforeseen
+from mesh.gateway.reply import Reply
+from mesh.gateway.request import TIMEOUT, Request
+from mesh.gateway.routes import Route
+from mesh.gateway.sse import END_ID, StreamReply
+from mesh.protocol.messages import ANSWER, MSGPACK, MSGPACK_ANSWER, RECONNECTS
+from mesh.telemetry.logs import get_logger
+
+if TYPE_CHECKING:
+    from mesh.gateway.front import Front
+
+_log = get_logger("mesh.gateway")
+
+_LAST_EVENT_ID: Final = istr("Last-Event-ID")
+
+
+class Calls:
+    """Calls on behalf of HTTP requests."""
+
+    def __init__(self, front: Front) -> None:
+        self._front = front
+        self._node = front.node
+        self._timeout_s = front.timeout_s
+        self._now = front.node.clock.now
+        self._stats: dict[str, MethodStats] = {}
+
+    async def call(self, request: Request, to: Route | Target, values: list[str] | None) -> Reply | StreamReply:
+        """Make the call and count it.
+
+        Args:
+            values: of the parameters in a route's path; None for /rpc.
+        """
+        stats = self._stats.get(to.target)
+        if stats is None:
+            stats = self._stats[to.target] = self._node.recorder.method("http", to.service, to.name)
+        code = "cancelled"
+        request.target = to.target
+        stats.begin()
+        try:
+            headers = request.raw.headers
+            told = headers.get(TIMEOUT)
+            timeout = read_timeout(told) if told is not None else to.method.timeout_s
+            body, encoding = await self._bind(request, to, values, timeout)
+            msgpack = wants_msgpack(headers.get(hdrs.ACCEPT))
+            if to.method.stream:
+                reply, code = await self._stream(request, to, body, encoding, timeout)
+                return reply
+            answer = await self._node.call_raw(
+                to.target,
+                body,
+                encoding,
+                timeout=timeout if timeout is not None else self._timeout_s,
+                # Ask the worker for MessagePack: converting JSON here would lose bytes, integer keys and NaN.
+                meta={ANSWER: MSGPACK_ANSWER} if msgpack and encoding != MSGPACK else None,
+                trace=request.trace,
+                idempotent=to.idempotent,
+            )
+            answered = to_reply(answer, to.status, to.produces, msgpack=msgpack)
+            code = ""
+            return answered
+        except MeshError as exc:
+            code = exc.code
+            relocate(exc, to.binding)
+            raise
+        except Exception:
+            code = Unforeseen.code
+            raise
+        finally:
+            seconds = request.seconds = self._now() - request.began_at
+            stats.end(seconds, code)
+
+    async def _bind(
+        self, request: Request, to: Route | Target, values: list[str] | None, timeout: float | None
+    ) -> Call:
+        binding = to.binding
+        query = request.query_string
+        if isinstance(binding, Binding):
+            if not binding.reads_body and not query:
+                return binding.bind(values or [], query)
+            body = await self._body(request, timeout) if binding.reads_body else b""
+        else:
+            body = await self._body(request, timeout)
+        kind = kind_of(request.raw.headers.get(hdrs.CONTENT_TYPE))
+        try:
+            if isinstance(binding, Binding):
+                return binding.bind(values or [], query, body, kind)
+            return binding.bind(query, body, kind)
+        except RecursionError:
+            raise BadArguments("the arguments are nested too deeply to be read", details={"path": "$"}) from None
+
+    async def _body(self, request: Request, timeout: float | None) -> bytes:
+        return await self._front.bodies.read(request, timeout if timeout is not None else self._timeout_s)
+
+    async def _stream(
+        self, request: Request, to: Route | Target, body: bytes, encoding: int, timeout: float | None
+    ) -> tuple[Reply | StreamReply, str]:
+        """Write a stream to its end; returns the answer, and the error code to count."""
+        front = self._front
+        raw = request.raw
+        form = stream_form(raw.headers.get(hdrs.ACCEPT), binary=to.method.binary, produces=to.produces)
+        reply = StreamReply(
+            raw,
+            self._node.clock,
+            form,
+            status=to.status,
+            produces=to.produces,
+            keep_alive=not front.health.draining,
+            problems=front.problems,
+        )
+        streams = front.connections.streams
+        try:
+            if raw.method == "HEAD":
+                return reply.head_only(), ""
+            if form == "sse" and raw.headers.get(_LAST_EVENT_ID) == END_ID:
+                return reply.over(), ""
+            streams.add(reply)
+            # Without an explicit timeout a stream has the node's default for streams.
+            meta = {RECONNECTS: "1"} if form == "sse" else None
+            items = self._node.stream_raw(to.target, body, encoding, timeout=timeout, meta=meta, trace=request.trace)
+            try:
+                async for answer in items:
+                    await reply.item(answer)
+            finally:
+                await items.aclose()
+            reply.end()
+        except ConnectionError:
+            # The client disconnected while the gateway waited for it to read: no error can be sent.
+            return reply, "cancelled"
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if not reply.left or task is None or task.uncancel():
+                raise
+            return reply, Draining.code
+        except Exception as exc:
+            if not reply.begun:
+                raise
+            error = exc
+            if not isinstance(error, MeshError):
+                _log.exception("a stream failed", target=to.target)
+                error = Unforeseen()
+            request.failure = error
+            reply.fail(error, request.trace)
+            return reply, error.code
+        finally:
+            streams.discard(reply)
+            reply.stop()
+        return reply, ""

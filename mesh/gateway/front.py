@@ -1,0 +1,51 @@
+"""What one gateway shares with its mounts.
+
+Owns: this record. Leaves to others: its parts; the order of the steps of a request (server).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mesh.config import Settings
+from mesh.gateway.body import Bodies
+from mesh.gateway.catalog import Catalog
+from mesh.gateway.clients import Clients
+from mesh.gateway.connections import Connections
+from mesh.gateway.mounts.health import Health
+from mesh.gateway.ports import Node
+from mesh.gateway.problems import Problems
+
+if TYPE_CHECKING:
+    from mesh.gateway.mounts.registry import Mounts
+
+
+class Front:
+    """The parts of one gateway.
+
+    Attributes:
+        timeout_s: `gateway.timeout`, the deadline of a request without X-Request-Timeout.
+        started_at: by the wall clock.
+        mounts: the table of mounts, once it is built.
+    """
+
+    mounts: Mounts
+
+    def __init__(self, node: Node, settings: Settings) -> None:
+        limits = settings.gateway
+        self.node = node
+        self.settings = settings
+        self.timeout_s = limits.timeout_s
+        self.started_at = node.clock.wall()
+        self.catalog = Catalog(node.table, limits.rpc)
+        self.health = Health(node.agent, settings.mesh.run_dir)
+        self.connections = Connections()
+        self.problems = Problems(debug=limits.debug)
+        self.clients = Clients(limits.proxies)
+        self.bodies = Bodies(limits.max_body_bytes, limits.max_body_total_bytes, limits.min_body_rate_bytes)
+        self._certain = False
+
+    def may_say_unknown(self) -> bool:
+        """Whether "there is no such service or route" is certain: only after some hub has a complete registry."""
+        self._certain = self._certain or self.node.table.certain
+        return self._certain

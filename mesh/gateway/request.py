@@ -1,0 +1,166 @@
+"""One HTTP request, as the gateway and its mounts see it.
+
+Owns: the request object, and the data that is recorded about a request while it is answered.
+Leaves to others: parsing HTTP (aiohttp), the limits on bodies (body), answering (server, mounts).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+from multidict import CIMultiDictProxy, istr
+
+from mesh.errors import DeadlineExceeded, MeshError
+from mesh.gateway.headers import read_timeout
+from mesh.gateway.paths import split_path
+from mesh.gateway.query import read_pairs
+from mesh.protocol import http_head
+
+if TYPE_CHECKING:
+    from mesh.gateway.front import Front
+    from mesh.gateway.ports import Node
+
+TIMEOUT = istr("X-Request-Timeout")
+
+
+class RawRequest(web.BaseRequest):
+    """A request as aiohttp parses it.
+
+    Attributes:
+        lines: the header lines that every answer to it has: trace, request id, CORS. Each ends with CR LF.
+    """
+
+    ATTRS = web.BaseRequest.ATTRS | frozenset(["lines"])
+    lines = b""
+
+
+class Request:
+    """A request to a mount. Mounts outside of mesh use the documented attributes and methods only.
+
+    Attributes:
+        path: the path as received, still percent-encoded, without the query.
+        query_string: what follows the `?`, as received; "" without one.
+        prefix: the prefix of the mount that answers; "" for a declared route.
+        trace: the W3C traceparent of the request; calls that are made for it continue this trace.
+
+    Internal attributes:
+        raw: the request as aiohttp parses it.
+        front: what the gateway shares with its mounts.
+        target: "service.method" that it was for, or the prefix of the mount; "" for the gateway's own pages.
+        began_at, seconds: when it arrived, on the monotonic clock, and how long its call took; 0.0 until known.
+        held, body_bytes: bytes of its body that count towards the limit on all bodies; its length as received.
+        failure: the error that ended a stream after its head was sent.
+    """
+
+    # Class attributes instead of an __init__ with ten assignments: one object is made for every request.
+    path = ""
+    query_string = ""
+    prefix = ""
+    trace = ""
+    target = ""
+    seconds = 0.0
+    held = 0
+    body_bytes = 0
+    failure: MeshError | None = None
+
+    def __init__(self, raw: RawRequest, front: Front, began_at: float) -> None:
+        self.raw = raw
+        self.front = front
+        self.began_at = began_at
+
+    def __repr__(self) -> str:
+        return f"<Request {self.method} {self.path[:100]}>"
+
+    @property
+    def method(self) -> str:
+        """The HTTP method, such as "GET"."""
+        return self.raw.method
+
+    @property
+    def headers(self) -> CIMultiDictProxy[str]:
+        """The header fields; names are compared without regard to case. `getall(name, ())` gives repeated ones."""
+        return self.raw.headers
+
+    @property
+    def segments(self) -> list[str]:
+        """The segments of the path below the prefix, percent-decoded; [] for the prefix itself.
+
+        They are safe to join to a directory, as the values of path parameters are.
+
+        Raises:
+            BadRequest: a segment is not UTF-8, is empty, "." or "..", or holds a slash, a backslash or NUL.
+        """
+        return split_path(self.path[len(self.prefix) :])
+
+    @property
+    def query(self) -> Mapping[str, list[str]]:
+        """The values of the query string by name, decoded, in order.
+
+        Raises:
+            BadArguments: it is not UTF-8, or has more than 1,000 values.
+        """
+        found: dict[str, list[str]] = {}
+        for name, value in read_pairs(self.query_string):
+            found.setdefault(name, []).append(value)
+        return found
+
+    @property
+    def client(self) -> str:
+        """The address of the client, also behind a proxy of `gateway.proxies`; "-" when it is not known."""
+        return self.front.clients.of(self.raw)
+
+    @property
+    def node(self) -> Node:
+        """The gateway's node, for calls that `call` does not cover."""
+        return self.front.node
+
+    @property
+    def timeout_s(self) -> float:
+        """How long the client waits, from the arrival of the request: X-Request-Timeout, or `gateway.timeout`.
+
+        Raises:
+            BadRequest: X-Request-Timeout is malformed.
+        """
+        told = self.raw.headers.get(TIMEOUT)
+        return self.front.timeout_s if told is None else read_timeout(told)
+
+    @property
+    def remaining_s(self) -> float:
+        """Seconds until the deadline of the request; 0.0 when it has passed."""
+        return max(0.0, self.timeout_s - (self.front.node.clock.now() - self.began_at))
+
+    async def body(self) -> bytes:
+        """Read the whole body, decompressed. It counts towards the gateway's limits until the request is answered.
+
+        Raises:
+            TooLarge: it is larger than `gateway.max_body`.
+            Overloaded: all bodies together exceed `gateway.max_body_total`.
+            BadRequest: it did not arrive in time, is broken, or has an unknown Content-Encoding.
+        """
+        return await self.front.bodies.read(self, self.remaining_s)
+
+    async def call(self, target: str, /, *args: Any, **kwargs: Any) -> Any:
+        """Call a method of a service, within the deadline and the trace of this request.
+
+        Args:
+            target: "service.method".
+            args, kwargs: its arguments.
+
+        Raises:
+            MeshError: the error of the call; when a mount does not catch it, it becomes the answer.
+        """
+        remaining_s = self.remaining_s
+        if remaining_s <= 0.0:
+            raise DeadlineExceeded(f"{target}: the deadline of the request has passed")
+        return await self.front.node.call(target, *args, timeout=remaining_s, **kwargs)
+
+    def add_header(self, name: str, value: str) -> None:
+        """Add a header field to the answer, whatever the answer is, an error too. Call it before the answer begins.
+
+        Raises:
+            ValueError: name or value is malformed, or the field belongs to the gateway.
+        """
+        http_head.check_field(name, value)
+        self.raw.lines += http_head.lines(((name, value),))
