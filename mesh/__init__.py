@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mesh import http
     from mesh.calls.answers import Answer, Outcome
     from mesh.calls.context import CallContext, current, scope
     from mesh.calls.interceptors import Delivery, IncomingCall, Interceptor, OutgoingCall
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
     from mesh.events.event import Event
     from mesh.locks.lock import Held, Lock
     from mesh.service.connect import connect
-    from mesh.service.decorators import every, http, intercept, on, rpc
+    from mesh.service.decorators import every, intercept, on, rpc
     from mesh.service.node import Node
     from mesh.service.service import Service
     from mesh.service.task_decorators import cron, task
@@ -107,7 +108,6 @@ _HOMES = {
     "Event": "mesh.events.event",
     "connect": "mesh.service.connect",
     "every": "mesh.service.decorators",
-    "http": "mesh.service.decorators",
     "intercept": "mesh.service.decorators",
     "on": "mesh.service.decorators",
     "rpc": "mesh.service.decorators",
@@ -134,6 +134,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "http":
+        return import_module("mesh.http")
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'mesh' has no attribute {name!r}")
@@ -143,7 +145,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+    return sorted({*globals(), *_HOMES, "http"})
 
 
 __all__ = [

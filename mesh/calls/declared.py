@@ -14,6 +14,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from mesh.calls.http_response import unwrapped
 from mesh.errors import SetupError
 
 #: How HTTP carries a parameter: as the bytes of a body, as the JSON of a body, or as text in a path or query.
@@ -64,12 +65,14 @@ class Declared(msgspec.Struct, frozen=True):
         returns: type of the answer, or of each item of a stream; `Any` when not annotated.
         stream: it is an async generator function.
         asynchronous: calling it gives an awaitable (False for a plain `def` and for a stream).
+        responds: it may return an http.Response, whose body is of the type `returns`.
     """
 
     parameters: tuple[Parameter, ...]
     returns: Any
     stream: bool
     asynchronous: bool
+    responds: bool = False
 
 
 def read(function: Callable[..., Any], label: str, owner: type | None, bound: bool) -> Declared:
@@ -85,20 +88,28 @@ def read(function: Callable[..., Any], label: str, owner: type | None, bound: bo
     stream = inspect.isasyncgenfunction(function) or inspect.isasyncgenfunction(plain)
     waits = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(plain)
     hints = _hints(function, label, owner)
-    returns = _returned(hints, stream, label)
+    returns, responds = unwrapped(_returned(hints, stream, label))
+    if stream and responds:
+        raise BadDeclaration(
+            f"{label} yields: a stream has the status and headers of its route, so it cannot yield http.Response"
+        )
+    if typing.get_origin(returns) in _ITERATORS:
+        raise BadDeclaration(f"{label}: an http.Response has one body; a stream cannot be in it")
     schema_of(returns, f"{label}: what it {'yields' if stream else 'returns'}")
     return Declared(
         parameters=_parameters(function, hints, label, bound),
         returns=returns,
         stream=stream,
         asynchronous=waits and not stream,
+        responds=responds,
     )
 
 
 def returned(function: Callable[..., Any], owner: type | None = None) -> Any:
     """The type of the answer of `function`, or of each item of its stream; `Any` when not annotated."""
     label = getattr(function, "__qualname__", repr(function))
-    return _returned(_hints(function, label, owner), inspect.isasyncgenfunction(inspect.unwrap(function)), label)
+    stream = inspect.isasyncgenfunction(inspect.unwrap(function))
+    return unwrapped(_returned(_hints(function, label, owner), stream, label))[0]
 
 
 def schema_of(hint: Any, what: str) -> dict[str, Any]:

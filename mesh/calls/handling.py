@@ -159,7 +159,7 @@ class Handling:
                 following = hosted.service_gate.release()
                 if following is not None:
                     self._launch_queued(following)
-            conversation.callee.reply(running.id, body, encoding)
+            conversation.callee.reply(running.id, body, encoding, running.reply_meta)
             conversation.channel.wake()
         running.task = None  # breaks a cycle: the task's context refers to `running`; see dealer.OVER
 

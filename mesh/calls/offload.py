@@ -21,18 +21,21 @@ from typing import Any
 from mesh.calls.context import CURRENT, CallContext, begin_trace
 from mesh.calls.exhaustion import note
 from mesh.calls.failures import failure_of, text_of
+from mesh.calls.http_response import Response
 from mesh.calls.importing import module_of
 from mesh.calls.processes import ChildDied, ProcessPool
 from mesh.calls.signature import Signature
 from mesh.errors import MeshError, RemoteError, Unavailable, from_wire
 from mesh.forking import end_forked_child
+from mesh.protocol.http_head import to_meta
 from mesh.telemetry.logs import get_logger
 from mesh.telemetry.traces import current as TRACE
 
 log = get_logger("mesh.calls")
 
 Reference = tuple[str, str, str]
-#: ("ok", body, encoding) or ("refused" | "error", error map, traceback for the log)
+#: ("ok", body, encoding), ("response", body, (encoding, metadata)), or ("refused" | "error", error map, traceback for
+#: the log)
 ChildAnswer = tuple[str, Any, Any]
 
 
@@ -114,6 +117,10 @@ class Offload:
             raise ChildCrashed(f"{target}: the process that ran it died: {exc}") from exc
         if kind == "ok":
             return first, second
+        if kind == "response":
+            call: Any = CURRENT.get()
+            call.reply_meta = second[1]
+            return first, second[0]
         error = from_wire(first)
         if kind == "refused":
             raise RefusedInChild(error.message) from error
@@ -188,8 +195,12 @@ def _in_child(
         except MeshError as error:
             return "refused", error.to_wire(), None
         encode = signature.encode_checked if check else signature.encode_result
-        encoded, used = encode(run(*args), encoding if answer is None else answer)
-        return "ok", bytes(encoded), used
+        value = run(*args)
+        meta = None
+        if signature.responds and isinstance(value, Response):
+            value, meta = value.body, to_meta(value.head)
+        encoded, used = encode(value, encoding if answer is None else answer)
+        return ("ok", bytes(encoded), used) if meta is None else ("response", bytes(encoded), (used, meta))
     except BaseException as exc:
         note(exc)
         # Decided here, where the traceback still shows which code raised it.

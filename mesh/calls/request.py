@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from mesh.calls.answers import Answer
 from mesh.errors import BadReply, Cancelled, DeadlineExceeded, MeshError, Unavailable, from_wire
 from mesh.protocol.stream import Inflow
 
@@ -90,6 +91,8 @@ class Call(asyncio.Future[Any]):
         if not self.done():
             try:
                 value = self.decode(message[2], message[3] if len(message) > 3 else 0)
+                if len(message) > 4 and type(value) is Answer:
+                    value = value._replace(meta=message[4])
             except MeshError as error:
                 self.fail(error)
             except Exception as exc:

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
+from mesh.calls.http_response import Response
 from mesh.errors import ServiceError
 from mesh.protocol.messages import JSON, RAW
 
@@ -83,6 +84,12 @@ def cannot_be_sent(label: str, value: Any, exc: Exception) -> BadResult:
             value.close()  # otherwise Python would log a second, less helpful warning
         return BadResult(
             f"{label} returned {awaited}, not its result: forgot await?", details={"got": type(value).__name__}
+        )
+    if isinstance(value, Response):
+        return BadResult(
+            f"{label} returned an http.Response, which its annotation does not promise: annotate it "
+            "-> http.Response[T], where T is the type of the body",
+            details={"got": "Response"},
         )
     reason = str(exc) if isinstance(exc, TypeError) else f"{type(exc).__name__}: {exc}"
     return BadResult(

@@ -50,6 +50,7 @@ class Running(msgspec.Struct, CallContext, eq=False):
         waited_s: how long the call was queued before its handler began.
         reconnects: of a stream: its reader reconnects to another instance by itself when this one drains.
         carried: see CallContext.
+        reply_meta: the metadata of the answer: what an http.Response sets.
     """
 
     conversation: Conversation
@@ -74,6 +75,7 @@ class Running(msgspec.Struct, CallContext, eq=False):
     waited_s: float = 0.0
     reconnects: bool = False
     carried: Values | None = None
+    reply_meta: dict[str, str] | None = None
 
     def answer(self, form: str) -> None:
         """Select another encoding for the answer than that of the arguments; an unknown `form` changes nothing."""

@@ -14,9 +14,12 @@ from typing import Any, Final, NoReturn
 import msgspec
 from msgspec.structs import astuple
 
+from mesh.calls.context import CURRENT
 from mesh.calls.declared import BadDeclaration, Parameter, is_binary, read, returned, schema_of
+from mesh.calls.http_response import Response
 from mesh.calls.results import cannot_be_sent, checker, exact_type
 from mesh.errors import BadArguments
+from mesh.protocol.http_head import to_meta
 from mesh.protocol.messages import JSON, MSGPACK, RAW
 from mesh.suggest import suggest
 
@@ -47,6 +50,7 @@ class Signature:
         returns: type of the answer, or of each item of a stream; `Any` when not annotated.
         stream: the function is an async generator function.
         asynchronous: calling it gives an awaitable (False for a plain `def` and for a stream).
+        responds: it may return an http.Response; `encoder` then gives an encoder that takes one.
         binary: the answer is `bytes` and is sent without JSON or MessagePack around it.
         params_schema: JSON Schema (2020-12) of an object with one property per parameter; self-contained.
         returns_schema: JSON Schema of `returns`.
@@ -71,6 +75,7 @@ class Signature:
         self.returns = declared.returns
         self.stream = declared.stream
         self.asynchronous = declared.asynchronous
+        self.responds = declared.responds
         self._positional = tuple(p.name for p in self.parameters if not p.keyword_only)
         self._required = sum(p.required for p in self.parameters if not p.keyword_only)
         blobs = [p for p in self.parameters if p.shape == "bytes"]
@@ -139,6 +144,24 @@ class Signature:
         body, used = self.encode_result(value, encoding)
         self._check(value, body, used)
         return body, used
+
+    def encoder(self, *, check: bool) -> Callable[[Any, int], tuple[Buffer, int]]:
+        """`encode_checked` or `encode_result`; of a method that may return an http.Response, one that encodes its body
+        and leaves the rest with the call that is being answered.
+        """
+        encode = self.encode_checked if check else self.encode_result
+        if not self.responds:
+            return encode
+
+        def encode_response(value: Any, encoding: int) -> tuple[Buffer, int]:
+            if isinstance(value, Response):
+                call: Any = CURRENT.get()
+                if call is not None:
+                    call.reply_meta = to_meta(value.head)
+                value = value.body
+            return encode(value, encoding)
+
+        return encode_response
 
     def by_position(self, run: Callable[..., Any]) -> Callable[..., Any]:
         """`run` itself, or, when some parameters are keyword-only, a wrapper that takes all values in order."""

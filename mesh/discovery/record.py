@@ -26,6 +26,8 @@ class MethodRecord(msgspec.Struct, omit_defaults=True, frozen=True):
         timeout_s: the default timeout of a call; None takes the caller's default.
         binary: the answer is `bytes` and is sent without JSON or MessagePack around it.
         exposed: gateways make it callable at /rpc.
+        headers, cookies: the parameters that a gateway fills from header fields and cookies of an HTTP request, and
+            from nothing else in it: the name of the field or cookie, by parameter name.
     """
 
     name: str
@@ -37,6 +39,8 @@ class MethodRecord(msgspec.Struct, omit_defaults=True, frozen=True):
     binary: bool = False
     doc: str = ""
     exposed: bool = False
+    headers: dict[str, str] = {}
+    cookies: dict[str, str] = {}
 
 
 class RouteRecord(msgspec.Struct, omit_defaults=True, frozen=True):
@@ -46,10 +50,11 @@ class RouteRecord(msgspec.Struct, omit_defaults=True, frozen=True):
         verb: "GET", "POST", "PUT", "PATCH" or "DELETE".
         path: "/hello/{name}": literal segments and whole-segment parameters; a final `{rest...}` takes the remainder.
         method: name of the method that answers, in `Instance.methods`.
-        sources: the source of each parameter, by parameter name.
+        sources: the source of each parameter, by parameter name; none for header fields and cookies.
         status: the HTTP status of a success.
         produces: Content-Type of the answer; "" means application/json (application/octet-stream for a binary one).
         forms: a body of bytes may be an HTML form, which the method parses itself.
+        responses: further statuses of answers, with what they mean.
     """
 
     verb: str
@@ -59,6 +64,7 @@ class RouteRecord(msgspec.Struct, omit_defaults=True, frozen=True):
     status: int = 200
     produces: str = ""
     forms: bool = False
+    responses: dict[str, str] = {}
 
 
 class Subscription(msgspec.Struct, omit_defaults=True, frozen=True):
@@ -73,7 +79,7 @@ class TaskRecord(msgspec.Struct, omit_defaults=True, frozen=True):
     """One task that can be deferred.
 
     Attributes:
-        params, returns, binary, doc: as in MethodRecord.
+        params, returns, binary, doc, headers, cookies: as in MethodRecord.
         keep_s: retention of a finished job that is deferred without one; None takes the deferrer's default.
         priority: priority of a job that is deferred without one.
         schedules: when the mesh defers the task by itself: "0 3 * * * Asia/Tokyo", "every 10s".
@@ -89,6 +95,8 @@ class TaskRecord(msgspec.Struct, omit_defaults=True, frozen=True):
     priority: int = 5
     schedules: list[str] = []
     exposed: bool = False
+    headers: dict[str, str] = {}
+    cookies: dict[str, str] = {}
 
 
 class Instance(msgspec.Struct, omit_defaults=True, frozen=True):

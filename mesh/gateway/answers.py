@@ -16,10 +16,13 @@ from mesh.errors import BadReply
 from mesh.gateway.media import BINARY_TYPE, JSON_TYPE, MSGPACK_TYPE, essence
 from mesh.gateway.ports import Answer, Buffer
 from mesh.gateway.reply import NOSNIFF, Reply
+from mesh.protocol.http_head import from_meta, lines
 from mesh.protocol.messages import JSON, MSGPACK, RAW
 
 _encode_json = msgspec.json.Encoder().encode
 _encode_msgpack = msgspec.msgpack.Encoder().encode
+#: The encodings of None: a redirect has no body then.
+_NOTHING: Final = (b"null", b"\xc0")
 _TEXT: Final = "text/"
 
 
@@ -34,6 +37,34 @@ def to_reply(answer: Answer, status: int = 200, produces: str = "", *, msgpack: 
     Raises:
         BadReply: the worker's body does not have the declared encoding.
     """
+    if answer.meta:
+        return _with_head(answer, status, produces, msgpack=msgpack)
+    return _to_reply(answer, status, produces, msgpack=msgpack)
+
+
+def _with_head(answer: Answer, status: int, produces: str, *, msgpack: bool) -> Reply:
+    """The HTTP answer for an answer whose handler has set status, header fields or cookies."""
+    assert answer.meta is not None
+    try:
+        head = from_meta(answer.meta)
+    except ValueError as exc:
+        raise BadReply(f"the worker's answer has a head that is not allowed: {exc}") from exc
+    status = head.status or status
+    fields = []
+    for name, value in head.fields:
+        if name.lower() == "content-type":
+            produces = value
+        else:
+            fields.append((name, value))
+    if status == 205 or (300 <= status <= 399 and answer.body in _NOTHING):
+        reply = Reply(b"", "", status)
+    else:
+        reply = _to_reply(answer, status, produces, msgpack=msgpack)
+    reply.extra += lines(fields)
+    return reply
+
+
+def _to_reply(answer: Answer, status: int, produces: str, *, msgpack: bool) -> Reply:
     if answer.encoding == JSON and not produces and not msgpack:
         return Reply(answer.body, JSON_TYPE, status)
     if answer.encoding == RAW:

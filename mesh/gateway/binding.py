@@ -12,10 +12,12 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
+from multidict import CIMultiDict, CIMultiDictProxy
 
 from mesh.discovery.record import MethodRecord, RouteRecord
 from mesh.errors import BadArguments, MeshError
 from mesh.gateway.convert import Convert, convert, converter, is_bytes, is_many
+from mesh.gateway.fields import Fields
 from mesh.gateway.media import Kind, check_body_kind
 from mesh.gateway.query import read_pairs
 from mesh.protocol.messages import JSON, MSGPACK, RAW
@@ -28,6 +30,7 @@ _decode_raw = msgspec.json.Decoder(msgspec.Raw).decode
 _WHITESPACE: Final = b" \t\r\n"
 
 Call = tuple[bytes, int]
+NO_HEADERS: Final[CIMultiDictProxy[str]] = CIMultiDictProxy(CIMultiDict())
 
 
 class _Text:
@@ -50,6 +53,7 @@ class Binding:
 
     __slots__ = (
         "_bytes",
+        "_elsewhere",
         "_fields",
         "_forms",
         "_only",
@@ -64,6 +68,7 @@ class Binding:
 
     def __init__(self, route: RouteRecord, method: MethodRecord) -> None:
         sources = route.sources
+        self._elsewhere = Fields(method)
         required = method.params.get("required", ())
         self._path = [_Text(name, f"path.{name}", method, query=False) for name in _path_names(route.path)]
         self._query = {
@@ -84,11 +89,18 @@ class Binding:
         # Fast path: only path parameters, which stay text.
         self._plain = (
             tuple(text.name for text in self._path)
-            if not self._query and not self.reads_body and all(text.how is None for text in self._path)
+            if not (self._query or self._elsewhere or self.reads_body) and all(text.how is None for text in self._path)
             else None
         )
 
-    def bind(self, values: list[str], query: str, body: bytes = b"", kind: Kind = "json") -> Call:
+    def bind(
+        self,
+        values: list[str],
+        query: str,
+        body: bytes = b"",
+        kind: Kind = "json",
+        headers: CIMultiDictProxy[str] = NO_HEADERS,
+    ) -> Call:
         """The body of the call and its encoding.
 
         Args:
@@ -96,6 +108,7 @@ class Binding:
             query: the raw query string.
             body: the whole request body.
             kind: what the Content-Type says the body is.
+            headers: the header fields of the request.
 
         Raises:
             BadArguments: a value is missing, doubled, unknown or not of its type; `details["path"]` says which.
@@ -108,6 +121,8 @@ class Binding:
             arguments[text.name] = convert(value, text.how, text.place)
         if self._query:
             read_query(query, self._query, arguments)
+        if self._elsewhere:
+            self._elsewhere.read(headers, arguments)
         if self._bytes:
             if body and not self._forms:
                 check_body_kind(kind, binary=True)
@@ -166,6 +181,7 @@ class Binding:
     def _take(self, fields: Mapping[str, Any], arguments: dict[str, Any]) -> None:
         for name, value in fields.items():
             if name not in self._fields:
+                self._elsewhere.refuse(name)
                 raise unknown_argument(f"body.{name}", str(name), self._fields)
             arguments[name] = value
         for name in self._required:
@@ -180,28 +196,31 @@ class Binding:
         for text in (*self._path, *self._query.values()):
             if text.name == name:
                 return text.place + rest
+        if place := self._elsewhere.place(name):
+            return place + rest
         return f"body.{name}{rest}" if name in self._fields else path
 
 
 class RpcBinding:
     """Converts a `POST /rpc/{service}/{method}` to a call."""
 
-    __slots__ = ("_bytes", "_only", "_query")
+    __slots__ = ("_bytes", "_elsewhere", "_only", "_query")
 
     def __init__(self, method: MethodRecord) -> None:
+        self._elsewhere = Fields(method)
         properties = _properties(method)
-        binary = [name for name, schema in properties.items() if is_bytes(schema, method.params)]
+        own = [name for name in properties if name not in self._elsewhere]
+        binary = [name for name in own if is_bytes(properties[name], method.params)]
         self._bytes = binary[0] if len(binary) == 1 else ""
         self._only = bool(self._bytes) and len(properties) == 1
-        self._query = {
-            name: _Text(name, f"query.{name}", method, query=True) for name in properties if name != self._bytes
-        }
+        self._query = {name: _Text(name, f"query.{name}", method, query=True) for name in own if name != self._bytes}
 
-    def bind(self, query: str, body: bytes, kind: Kind) -> Call:
+    def bind(self, query: str, body: bytes, kind: Kind, headers: CIMultiDictProxy[str] = NO_HEADERS) -> Call:
         """The body of the call and its encoding.
 
-        JSON is passed on unchanged; no body means no arguments. A method with one `bytes` parameter also accepts a
-        body of any other type as that parameter, with the other parameters in the query string.
+        JSON is passed on unchanged, unless the method reads header fields or cookies; no body means no arguments. A
+        method with one `bytes` parameter also accepts a body of any other type as that parameter, with the other
+        parameters in the query string.
 
         Raises:
             BadArguments: the body is not an object or array, or a query value is invalid; `details["path"]` names it.
@@ -210,27 +229,36 @@ class RpcBinding:
         if kind == "json":
             start = body.lstrip(_WHITESPACE)[:1]
             if start == b"{" or start == b"[":
-                return body, JSON
+                return self._merged(body, JSON, headers)
             if start:
                 raise BadArguments(
                     "body: must be a JSON object of named arguments, or an array of positional ones",
                     details={"path": "body"},
                 )
-            return b"{}", JSON
+            return self._merged(b"{}", JSON, headers)
         if kind == "msgpack":
-            return (body, MSGPACK) if body else (b"\x80", MSGPACK)
+            return self._merged(body or b"\x80", MSGPACK, headers)
         if not body and (kind != "other" or not self._bytes):
-            return b"{}", JSON
+            return self._merged(b"{}", JSON, headers)
         check_body_kind(kind, binary=bool(self._bytes))
         if self._only:
             return body, RAW
         arguments: dict[str, Any] = {}
         read_query(query, self._query, arguments)
+        if self._elsewhere:
+            self._elsewhere.read(headers, arguments)
         arguments[self._bytes] = body
         return _pack(arguments, self), MSGPACK
 
+    def _merged(self, body: bytes, encoding: int, headers: CIMultiDictProxy[str]) -> Call:
+        return (self._elsewhere.merge(body, encoding, headers) if self._elsewhere else body), encoding
+
     def place(self, path: str) -> str:
         """The place in the request of the worker's `$.width`: `body.width`."""
+        if self._elsewhere:
+            name, rest = _first_step(path)
+            if place := self._elsewhere.place(name):
+                return place + rest
         return f"body{path[1:]}" if path.startswith("$") else path
 
 

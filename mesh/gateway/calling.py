@@ -100,15 +100,16 @@ class Calls:
         query = request.query_string
         if isinstance(binding, Binding):
             if not binding.reads_body and not query:
-                return binding.bind(values or [], query)
+                return binding.bind(values or [], query, headers=request.raw.headers)
             body = await self._body(request, timeout) if binding.reads_body else b""
         else:
             body = await self._body(request, timeout)
-        kind = kind_of(request.raw.headers.get(hdrs.CONTENT_TYPE))
+        headers = request.raw.headers
+        kind = kind_of(headers.get(hdrs.CONTENT_TYPE))
         try:
             if isinstance(binding, Binding):
-                return binding.bind(values or [], query, body, kind)
-            return binding.bind(query, body, kind)
+                return binding.bind(values or [], query, body, kind, headers)
+            return binding.bind(query, body, kind, headers)
         except RecursionError:
             raise BadArguments("the arguments are nested too deeply to be read", details={"path": "$"}) from None
 

@@ -185,7 +185,10 @@ class Document:
         operation = self._operation(
             route.service, method, f"{route.service}.{record.method}", record.status, record.produces
         )
-        operation["parameters"] = [*parameters, _TIMEOUT_PARAMETER]
+        operation["parameters"] = _unique([*parameters, *_elsewhere(method, schemas), _TIMEOUT_PARAMETER])
+        for status, meaning in record.responses.items():
+            # One meaning of the route may be an error of the gateway, too: both are described.
+            operation["responses"][status] = {"description": meaning}
         if body is not None:
             operation["requestBody"] = body
             self._fail(operation, _BODY_FAILURES)
@@ -203,7 +206,7 @@ class Document:
 
     def _add_task(self, service: str, name: str, task: TaskRecord) -> None:
         # Describe a task as a method that answers with the address of its job.
-        method = MethodRecord(name, params=task.params, doc=task.doc)
+        method = MethodRecord(name, params=task.params, doc=task.doc, headers=task.headers, cookies=task.cookies)
         operation = self._operation(service, method, f"tasks.{service}.{name}", 202, "")
         operation["responses"]["202"] = {
             "description": "The task is durable. x-mesh-result is the schema of the result that its job will have.",
@@ -212,12 +215,18 @@ class Document:
             "x-mesh-result": self._moved(service, task.returns, task.returns),
         }
         self._add_arguments(operation, self._properties(service, method), method)
-        operation["parameters"] = [*DEFER_PARAMETERS, *operation["parameters"][:-1]]
+        operation["parameters"] = _unique([*DEFER_PARAMETERS, *operation["parameters"][:-1]])
         self._schemas.setdefault("Deferred", DEFERRED)
         self._paths[f"/tasks/{service}/{name}"] = {"post": operation}
 
     def _add_arguments(self, operation: Schema, schemas: dict[str, Schema], method: MethodRecord) -> None:
         """Add the body: the arguments by name or by position, or the only bytes argument."""
+        elsewhere = _elsewhere(method, schemas)
+        schemas = {
+            each: schema
+            for each, schema in schemas.items()
+            if each not in method.headers and each not in method.cookies
+        }
         needed = [each for each in method.params.get("required", ()) if each in schemas]
         named: Schema = {"type": "object", "properties": schemas, "additionalProperties": False}
         if needed:
@@ -240,7 +249,7 @@ class Document:
                 for each, schema in schemas.items()
                 if each not in binary
             ]
-        operation["parameters"] = [*parameters, _TIMEOUT_PARAMETER]
+        operation["parameters"] = _unique([*parameters, *elsewhere, _TIMEOUT_PARAMETER])
         operation["requestBody"] = {"required": bool(needed), "content": content}
         self._fail(operation, _BODY_FAILURES)
 
@@ -347,6 +356,25 @@ def _rewrite_mapping(mapping: Mapping[str, Any], names: Mapping[str, str]) -> di
         else value
         for key, value in mapping.items()
     }
+
+
+def _elsewhere(method: MethodRecord, schemas: Mapping[str, Schema]) -> list[Schema]:
+    """The parameters that are header fields and cookies."""
+    required = method.params.get("required", ())
+    return [
+        {"name": name, "in": place, "required": each in required, "schema": schemas.get(each, {})}
+        for place, named in (("header", method.headers), ("cookie", method.cookies))
+        for each, name in named.items()
+    ]
+
+
+def _unique(parameters: list[Schema]) -> list[Schema]:
+    """The parameters without those that are there twice: a method may read a header field of the gateway, too."""
+    found: dict[tuple[str, str], Schema] = {}
+    for each in parameters:
+        name = each["name"].lower() if each["in"] == "header" else each["name"]
+        found.setdefault((each["in"], name), each)
+    return list(found.values())
 
 
 def _body_of(method: MethodRecord, name: str, schema: Schema, *, required: bool) -> Schema:

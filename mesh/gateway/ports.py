@@ -26,6 +26,9 @@ class Answer(Protocol):
     @property
     def encoding(self) -> int: ...
 
+    @property
+    def meta(self) -> Mapping[str, str] | None: ...
+
 
 class Items(Protocol):
     """An open stream: an asynchronous iterator of answers that can be cancelled."""

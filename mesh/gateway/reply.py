@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from email.utils import formatdate
-from functools import cache
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Final
 
@@ -40,9 +40,10 @@ NOSNIFF: Final = b"X-Content-Type-Options: nosniff\r\n"
 Head = tuple[bytes, bytes]
 
 
-@cache
+@lru_cache(4096)
 def head_of(status: int, content_type: str) -> Head:
-    """The status line with and without Content-Type, up to Content-Length; cached, as there are few combinations."""
+    """The status line with and without Content-Type, up to Content-Length; cached, as there are few combinations. (The
+    cache has a limit: a handler may set any Content-Type.)"""
     line = f"HTTP/1.1 {status} {_PHRASES.get(status, 'Unknown')}\r\n"
     if "\r" in content_type or "\n" in content_type:
         raise ValueError(f"{content_type!r}: a media type holds no line break")

@@ -21,8 +21,10 @@ from multidict import istr
 
 from mesh.config import Settings
 from mesh.errors import BadRequest, ConfigError
+from mesh.protocol.http_head import is_token
 
 SEC_FETCH_SITE: Final = istr("Sec-Fetch-Site")
+_REQUEST_HEADERS: Final = istr("Access-Control-Request-Headers")
 _REQUEST_METHOD: Final = istr("Access-Control-Request-Method")
 
 #: Methods that change nothing by definition (RFC 9110, section 9.2.1) and that links and images may therefore use.
@@ -218,8 +220,9 @@ class Sites:
             return b"Vary: Origin\r\n"
         lines = b"Access-Control-Allow-Origin: %b\r\nVary: Origin\r\n" % origin.encode()
         if request.method == "OPTIONS" and _REQUEST_METHOD in request.headers:
-            lines += _PREFLIGHT
-        return lines
+            return lines + _PREFLIGHT % _allowed_headers(request.headers.get(_REQUEST_HEADERS, ""))
+        # Pages read only a few header fields of an answer unless they are named: Location is not among them.
+        return lines + b"Access-Control-Expose-Headers: *\r\n"
 
 
 _HOST_DETAILS: Final = {"path": "header.Host"}
@@ -227,9 +230,15 @@ _HOST_DETAILS: Final = {"path": "header.Host"}
 _PREFLIGHT: Final = (
     b"Access-Control-Allow-Methods: GET, HEAD, POST, PUT, PATCH, DELETE\r\n"
     b"Access-Control-Allow-Headers: Content-Type, Content-Encoding, Idempotency-Key, Last-Event-ID, "
-    b"X-Request-Timeout, X-Request-Id, traceparent\r\n"
+    b"X-Request-Timeout, X-Request-Id, traceparent%b\r\n"
     b"Access-Control-Max-Age: 600\r\n"
 )
+
+
+def _allowed_headers(asked: str) -> bytes:
+    """The header fields that a preflight asks for: methods and mounts may read any, and the origin is listed."""
+    names = [name for each in asked[:2000].split(",") if is_token(name := each.strip())]
+    return "".join(f", {name}" for name in names).encode()
 
 
 def _read_origin(text: str) -> str:

@@ -1,4 +1,4 @@
-"""The decorators of service methods: `@rpc`, `@http.get`, `@on`, `@every`; see task_decorators for the others.
+"""The decorators of service methods: `@rpc`, `@on`, `@every`; see http_routes and task_decorators for the others.
 
 Owns: the options of each, rejected at once when invalid, and the marks that decorators put on the function.
 Leaves to others: the allowed options of attempts (tasks.options), whether marks and function fit together
@@ -25,7 +25,6 @@ from mesh.errors import MeshError
 from mesh.events.topics import check_pattern
 from mesh.schedules.contract import Missed
 from mesh.schedules.plan import Every, Plan
-from mesh.service.http_sources import HttpSource
 from mesh.tasks.options import (
     Attempts,
     Duration,
@@ -65,6 +64,7 @@ class RouteMark(msgspec.Struct, frozen=True):
     status: int = 200
     produces: str = ""
     forms: bool = False
+    responses: dict[str, str] = {}
 
 
 class DurableMark(msgspec.Struct, frozen=True):
@@ -193,51 +193,6 @@ def read_expose(what: str, expose: bool | None) -> bool | None:
     if expose is not None and type(expose) is not bool:
         raise BadDeclaration(f"{what}: expose is True, False or None, not {expose!r}")
     return expose
-
-
-class _Http:
-    """HTTP routes: the method answers HTTP requests at a gateway, and also calls, as with `@rpc`.
-
-    A path is "/hello/{name}": words and whole-word parameters; a last "{rest...}" matches the rest of the path.
-    `status` is the status of a success (200 to 299), `produces` the Content-Type of the answer when it is not the usual
-    one. With `forms`, a method that takes its body as `bytes` also receives HTML forms (multipart/form-data,
-    application/x-www-form-urlencoded), as they were sent: it parses them itself. Without `forms` they are rejected.
-
-    The source of a parameter follows from its type (docs/http.md); a marker overrides it:
-    `visit: Annotated[Visit, http.Field]`.
-
-    Attributes:
-        Body: the parameter is the whole body.
-        Query: the parameter is in the query string.
-        Field: the parameter is a member of the JSON object in the body.
-    """
-
-    Body: Final = HttpSource("body")
-    Query: Final = HttpSource("query")
-    Field: Final = HttpSource("field")
-
-    def get(self, path: str, *, status: int = 200, produces: str = "") -> Callable[[F], F]:
-        """Answer GET. The method must change nothing: a gateway repeats the call when an answer is lost."""
-        return _route("GET", path, status, produces)
-
-    def post(self, path: str, *, status: int = 200, produces: str = "", forms: bool = False) -> Callable[[F], F]:
-        """Answer POST."""
-        return _route("POST", path, status, produces, forms)
-
-    def put(self, path: str, *, status: int = 200, produces: str = "", forms: bool = False) -> Callable[[F], F]:
-        """Answer PUT."""
-        return _route("PUT", path, status, produces, forms)
-
-    def patch(self, path: str, *, status: int = 200, produces: str = "", forms: bool = False) -> Callable[[F], F]:
-        """Answer PATCH."""
-        return _route("PATCH", path, status, produces, forms)
-
-    def delete(self, path: str, *, status: int = 200, produces: str = "") -> Callable[[F], F]:
-        """Answer DELETE."""
-        return _route("DELETE", path, status, produces)
-
-
-http: Final = _Http()
 
 
 def on(
@@ -410,25 +365,6 @@ def path_parameters(path: str) -> list[str]:
                 mend = "leave out the last /" if at == len(segments) - 1 else "write a single /"
             raise BadDeclaration(f"path {path!r}: {segment!r} is no segment; {mend}")
     return names
-
-
-def _route(verb: str, path: str, status: int, produces: str, forms: bool = False) -> Callable[[F], F]:
-    what = f"@http.{verb.lower()}({path!r})"
-    try:
-        path_parameters(path)
-    except BadDeclaration as exc:
-        raise BadDeclaration(f"@http.{verb.lower()}: {exc.message}") from None
-    if type(status) is not int or not 200 <= status <= 299:
-        raise BadDeclaration(f"{what}: status {status!r} is not that of a success (200 to 299)")
-    if produces and not re.fullmatch(r"[\w.+-]+/[\w.+-]+(\s*;\s*[^\x00-\x1f]+)?", produces):
-        raise BadDeclaration(f"{what}: produces {produces!r} is not a Content-Type")
-    mark = RouteMark(verb, path, status, produces, bool(forms))
-
-    def decorate(target: F) -> F:
-        marks_on(target, what).routes.insert(0, mark)
-        return target
-
-    return decorate
 
 
 def marks_on(target: Any, what: str) -> Marks:

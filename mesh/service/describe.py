@@ -19,7 +19,7 @@ from mesh.calls.signature import Signature
 from mesh.discovery.record import Instance, MethodRecord, RouteRecord, Subscription, TaskRecord
 from mesh.events.event import Decode, Event, Handler, decoder
 from mesh.service.decorators import RouteMark, path_parameters
-from mesh.service.http_sources import sources
+from mesh.service.http_sources import fields, sources
 from mesh.service.members import Member, members
 from mesh.service.service import Service
 from mesh.service.threads import awaitable, blocks
@@ -59,6 +59,12 @@ def typed(cls: type[Service]) -> tuple[Typed, ...]:
             for member in members(cls)
             if member.rpc is not None or member.task is not None
         )
+        for member, signature in known:
+            if member.task is not None and signature.responds:
+                raise BadDeclaration(
+                    f"{signature.label}: the answer of a task is kept, and no HTTP request waits for it; return the "
+                    "body instead of an http.Response"
+                )
     return known
 
 
@@ -87,7 +93,7 @@ def methods(
             name=member.name,
             run=signature.by_position(getattr(service, member.name)),
             decode_args=signature.decode_args,
-            encode_result=signature.encode_checked if check else signature.encode_result,
+            encode_result=signature.encoder(check=check),
             stream=signature.stream,
             asynchronous=signature.asynchronous,
             idempotent=rpc.idempotent,
@@ -133,6 +139,8 @@ def listening(service: Service, member: Member) -> tuple[Decode, Callable[[Event
     cls = type(service)
     label = f"{cls.name}.{member.name}"
     signature = Signature(member.function, label, owner=cls)
+    for name in fields(signature.parameters, label).names:
+        raise BadDeclaration(f'{label}: argument "{name}" is marked as part of an HTTP request; an event has none')
     data = _data_parameter(signature.parameters, label)
     decode = decoder(label, data.type if data is not None else Any)
     return decode, _handling(getattr(service, member.name), signature.parameters)
@@ -217,6 +225,7 @@ def _method_record(cls: type[Service], member: Member, signature: Signature) -> 
         binary=signature.binary,
         doc=_doc(member.function),
         exposed=cls.expose if rpc.expose is None else rpc.expose,
+        **fields(signature.parameters, signature.label)._asdict(),
     )
 
 
@@ -233,17 +242,18 @@ def _task_record(cls: type[Service], member: Member, signature: Signature) -> Ta
         priority=task.priority,
         schedules=[mark.plan.text for mark in member.marks.schedules],
         exposed=cls.expose if task.expose is None else task.expose,
+        **fields(signature.parameters, signature.label)._asdict(),
     )
 
 
 def _route_record(mark: RouteMark, member: Member, signature: Signature) -> RouteRecord:
     found = sources(mark.verb, path_parameters(mark.path), signature.parameters, signature.label)
     for parameter in signature.parameters:
-        if found[parameter.name] == "path" and parameter.shape != "scalar":
+        if found.get(parameter.name) == "path" and parameter.shape != "scalar":
             raise BadDeclaration(
                 f'{signature.label}: "{parameter.name}" is in the path {mark.path!r}, where only single values can be'
             )
-    return RouteRecord(mark.verb, mark.path, member.name, found, mark.status, mark.produces, mark.forms)
+    return RouteRecord(mark.verb, mark.path, member.name, found, mark.status, mark.produces, mark.forms, mark.responses)
 
 
 def _doc(thing: Any) -> str:

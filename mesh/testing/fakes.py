@@ -91,7 +91,7 @@ class Behaviour:
         Raises:
             BadResult: it cannot be encoded, or does not match the real method.
         """
-        return self._form.encode_checked(value, encoding)
+        return self._form.encoder(check=True)(value, encoding)
 
     async def answer(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Answer one call."""

@@ -10,12 +10,15 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from mesh.calls.answers import Answer
+from mesh.calls.http_response import Response
 from mesh.calls.signature import Signature
 from mesh.clock import Clock, LoopClock
 from mesh.discovery.record import Instance, MethodRecord, RouteRecord
 from mesh.discovery.table import Change, Table
 from mesh.errors import DeadlineExceeded, Draining, MeshError, RemoteError, UnknownService
+from mesh.protocol.http_head import to_meta
 from mesh.protocol.messages import ANSWER, MSGPACK, MSGPACK_ANSWER
+from mesh.service.http_sources import fields
 from mesh.telemetry.metrics import Recorder
 
 
@@ -29,6 +32,7 @@ def record_of(name: str, function: Callable[..., Any], **declared: Any) -> Metho
         stream=signature.stream,
         binary=signature.binary,
         doc=function.__doc__ or "",
+        **fields(signature.parameters, name)._asdict(),
         **{"exposed": True, **declared},
     )
 
@@ -126,7 +130,11 @@ class FakeNode:
                 raise Draining("leaving") if self.closed.is_set() else DeadlineExceeded(f"{target} took too long")
             if (options.get("meta") or {}).get(ANSWER) == MSGPACK_ANSWER:
                 encoding = MSGPACK
-            return Answer(*signature.encode_result(work.result(), encoding))
+            result, meta = work.result(), None
+            if isinstance(result, Response):
+                assert signature.responds
+                result, meta = result.body, to_meta(result.head)
+            return Answer(*signature.encode_result(result, encoding), meta)
         except asyncio.CancelledError:
             self.cancelled.append(target)
             raise

@@ -14,12 +14,12 @@ import aiohttp
 import msgpack
 import pytest
 
+from mesh import http, rpc
 from mesh.clock import LoopClock
 from mesh.config import GatewaySettings, MeshSettings, Settings
 from mesh.discovery.hub import Hub
 from mesh.gateway import app
 from mesh.gateway.server import Gateway
-from mesh.service.decorators import http, rpc
 from mesh.service.service import Service
 from mesh.service.worker import Worker
 from mesh.transport.zmq_transport import from_settings

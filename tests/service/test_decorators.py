@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
+from mesh import http
 from mesh.calls.declared import BadDeclaration
-from mesh.service.decorators import DEFAULT_QUEUE, every, http, marks_of, on, path_parameters, rpc
+from mesh.service.decorators import DEFAULT_QUEUE, every, marks_of, on, path_parameters, rpc
 from mesh.service.members import members
 from mesh.service.service import Service, snake_case
 

@@ -9,12 +9,13 @@ from typing import Any, TypedDict
 import msgspec
 import pytest
 
+from mesh import http
 from mesh.calls.declared import BadDeclaration
 from mesh.calls.signature import encode_arguments
 from mesh.discovery.record import Instance, Subscription
 from mesh.events.event import Event
 from mesh.protocol.messages import JSON, MSGPACK
-from mesh.service.decorators import every, http, on, rpc
+from mesh.service.decorators import every, on, rpc
 from mesh.service.describe import handlers, methods, record, timers
 from mesh.service.service import Service
 

@@ -10,19 +10,20 @@ nothing: the answer contains the first job; a different request with that key is
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, unquote
 
 import msgspec
 from aiohttp import hdrs
-from multidict import istr
+from multidict import CIMultiDictProxy, istr
 
 from mesh.discovery.record import TaskRecord
 from mesh.errors import BadArguments, BadRequest, MeshError, Unavailable, UnknownJob, UnknownRoute, UnknownService
 from mesh.gateway.binding import unknown_argument
 from mesh.gateway.convert import convert, converter, is_bytes
+from mesh.gateway.fields import Fields
 from mesh.gateway.media import JSON_TYPE, Kind, check_body_kind, kind_of
 from mesh.gateway.mounts.contract import Mount
 from mesh.gateway.mounts.serving import answer_method
@@ -33,6 +34,7 @@ from mesh.gateway.reply import Reply
 from mesh.gateway.request import Request
 from mesh.gateway.routes import allow_header
 from mesh.gateway.schema_types import Arguments
+from mesh.protocol.messages import JSON, MSGPACK
 from mesh.tasks.deferring import Options
 
 if TYPE_CHECKING:
@@ -66,7 +68,7 @@ class Tasks:
 
     def __init__(self, front: Front) -> None:
         self._front = front
-        self._known: dict[str, tuple[TaskRecord, Arguments]] = {}
+        self._known: dict[str, tuple[TaskRecord, Arguments, Fields]] = {}
 
     async def answer(self, request: Request) -> Reply:
         """Defer a task, and count the request."""
@@ -88,8 +90,7 @@ class Tasks:
         try:
             body = await front.bodies.read(request, front.timeout_s)
             kind = kind_of(request.headers.get(hdrs.CONTENT_TYPE))
-            idempotency = request.headers.getall(_IDEMPOTENCY_KEY, ())
-            reply = await self._defer(target, record, request.query_string, body, kind, idempotency)
+            reply = await self._defer(target, record, request.query_string, body, kind, request.headers)
             code = ""
             return reply
         except MeshError as exc:
@@ -111,7 +112,7 @@ class Tasks:
         return service, name, self._front.catalog.task(service, name)
 
     async def _defer(
-        self, target: str, record: TaskRecord, query: str, body: bytes, kind: Kind, idempotency: Sequence[str]
+        self, target: str, record: TaskRecord, query: str, body: bytes, kind: Kind, headers: CIMultiDictProxy[str]
     ) -> Reply:
         """Defer a task.
 
@@ -119,7 +120,7 @@ class Tasks:
             target: "service.task".
             query: options (OPTIONS); for a body of bytes also the other arguments.
             kind: what the Content-Type says the body is.
-            idempotency: the values of the Idempotency-Key header.
+            headers: of the request: Idempotency-Key, and those that the task reads.
 
         Raises:
             BadArguments, UnsupportedMedia, TooLarge: nothing was deferred.
@@ -128,11 +129,12 @@ class Tasks:
         """
         told = read_single(query)
         given = {name: told.pop(name) for name in OPTIONS if name in told}
+        idempotency = headers.getall(_IDEMPOTENCY_KEY, ())
         if idempotency:
             if "key" in given:
                 raise BadArguments("query.key: there is an Idempotency-Key, too; send one of them", details=_at("key"))
             given["key"] = _key(idempotency)
-        arguments = _encoded(record, self._arguments(target, record), told, body, kind)
+        arguments = self._encoded(target, record, told, body, kind, headers)
         options = _options(given)
         if idempotency:
             options = msgspec.structs.replace(options, meta={REQUEST: _fingerprint(given, arguments)})
@@ -142,12 +144,59 @@ class Tasks:
         shown = {"id": job.id, "task": target, "job": f"/jobs/{job.id}"}
         return Reply(_encode_json(shown), JSON_TYPE, 202, f"Location: /jobs/{quote(job.id, safe='')}\r\n".encode())
 
-    def _arguments(self, target: str, record: TaskRecord) -> Arguments:
+    def _encoded(
+        self,
+        target: str,
+        record: TaskRecord,
+        told: Mapping[str, str],
+        body: bytes,
+        kind: Kind,
+        headers: CIMultiDictProxy[str],
+    ) -> bytes:
+        """The arguments to store: the body as received, after checking that a worker can read it, with the values of
+        header fields and cookies added.
+
+        Raises:
+            BadArguments: a worker cannot read it; `details["path"]` says where.
+            UnsupportedMedia: the body is neither JSON nor what the task takes.
+        """
         known = self._known.get(target)
         # A new release may have another record.
         if known is None or known[0] is not record:
-            known = self._known[target] = (record, Arguments(record.params))
-        return known[1]
+            known = self._known[target] = (record, Arguments(record.params), Fields(record))
+        _, arguments, elsewhere = known
+        properties = record.params.get("properties", {})
+        own = tuple(name for name in properties if name not in elsewhere)
+        if body and kind not in ("json", "msgpack"):
+            binary = [name for name in own if is_bytes(properties[name], record.params)]
+            check_body_kind(kind, binary=len(binary) == 1)
+            found = _with_bytes(record, own, binary[0], told, body)
+            elsewhere.read(headers, found)
+            return _encode_msgpack(found)
+        for name in told:
+            raise unknown_argument(f"query.{name}", name, OPTIONS)
+        if kind == "msgpack":
+            if body and body[0] >> 4 not in (8, 9) and body[0] not in _WIDE:
+                raise _no_arguments()
+            body = elsewhere.merge(body, MSGPACK, headers) if elsewhere else body
+            self._check(arguments.check_msgpack, body, elsewhere)
+            return body
+        text = body.strip(b" \t\r\n") or b"{}"
+        if text[:1] not in (b"{", b"["):
+            raise _no_arguments()
+        text = elsewhere.merge(text, JSON, headers) if elsewhere else text
+        self._check(arguments.check_json, text, elsewhere)
+        return text
+
+    @staticmethod
+    def _check(check: Callable[[bytes], None], body: bytes, elsewhere: Fields) -> None:
+        try:
+            check(body)
+        except BadArguments as exc:
+            name, _, rest = str(exc.details.get("path", "")).removeprefix("body.").partition(".")
+            if place := elsewhere.place(name):
+                exc.details["path"] = f"{place}.{rest}" if rest else place
+            raise
 
 
 # --- reading --------------------------------------------------------------------------------------------
@@ -236,31 +285,6 @@ def _instant(text: str) -> datetime | float:
     return when
 
 
-def _encoded(record: TaskRecord, known: Arguments, told: Mapping[str, str], body: bytes, kind: Kind) -> bytes:
-    """The arguments to store: the body as received, after checking that a worker can read it.
-
-    Raises:
-        BadArguments: a worker cannot read it; `details["path"]` says where.
-        UnsupportedMedia: the body is neither JSON nor what the task takes.
-    """
-    binary = [name for name, schema in record.params.get("properties", {}).items() if is_bytes(schema, record.params)]
-    if body and kind not in ("json", "msgpack"):
-        check_body_kind(kind, binary=len(binary) == 1)
-        return _with_bytes(record, known.names, binary[0], told, body)
-    for name in told:
-        raise unknown_argument(f"query.{name}", name, OPTIONS)
-    if kind == "msgpack":
-        if body and body[0] >> 4 not in (8, 9) and body[0] not in _WIDE:
-            raise _no_arguments()
-        known.check_msgpack(body)
-        return body
-    text = body.strip(b" \t\r\n") or b"{}"
-    if text[:1] not in (b"{", b"["):
-        raise _no_arguments()
-    known.check_json(text)
-    return text
-
-
 #: The first bytes of the longer arrays and maps of MessagePack.
 _WIDE: Final = frozenset({0xDC, 0xDD, 0xDE, 0xDF})
 
@@ -271,15 +295,17 @@ def _no_arguments() -> BadArguments:
     )
 
 
-def _with_bytes(record: TaskRecord, names: tuple[str, ...], blob: str, told: Mapping[str, str], body: bytes) -> bytes:
-    """Encode a body that is the only bytes argument, with the other arguments from the query."""
+def _with_bytes(
+    record: TaskRecord, names: tuple[str, ...], blob: str, told: Mapping[str, str], body: bytes
+) -> dict[str, Any]:
+    """The arguments of a body that is the only bytes argument, with the other arguments from the query."""
     properties: Mapping[str, Any] = record.params["properties"]
     found: dict[str, Any] = {blob: body}
     for name, text in told.items():
-        if name not in properties or name in found:
+        if name not in names or name in found:
             raise unknown_argument(f"query.{name}", name, (*OPTIONS, *names))
         found[name] = convert(text, converter(properties[name], record.params), f"query.{name}")
     for name in record.params.get("required", ()):
-        if name not in found:
+        if name in names and name not in found:
             raise BadArguments(f"query.{name}: is missing", details=_at(name))
-    return _encode_msgpack(found)
+    return found

@@ -1,0 +1,35 @@
+"""HTTP: the decorators of routes, where parameters come from, and answers with a status, headers and cookies.
+
+    from mesh import http
+
+    class Shop(mesh.Service):
+        @http.post("/orders", status=201)
+        async def order(
+            self, order: Order, tenant: Annotated[str, http.Header("X-Tenant")]
+        ) -> http.Response[Receipt]:
+            receipt = ...
+            return http.Response(receipt, headers={"Location": f"/orders/{receipt.id}"})
+
+Owns: the public names; re-exports only. docs/http.md describes them.
+"""
+
+from mesh.calls.http_response import Response, SetCookie, delete_cookie, redirect
+from mesh.service.http_routes import delete, get, patch, post, put
+from mesh.service.http_sources import Body, Cookie, Field, Header, Query
+
+__all__ = [
+    "Body",
+    "Cookie",
+    "Field",
+    "Header",
+    "Query",
+    "Response",
+    "SetCookie",
+    "delete",
+    "delete_cookie",
+    "get",
+    "patch",
+    "post",
+    "put",
+    "redirect",
+]

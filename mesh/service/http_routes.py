@@ -1,0 +1,119 @@
+"""The HTTP decorators of service methods: `@http.get(path)` and the others.
+
+Owns: their options, rejected at once when invalid.
+Leaves to others: marks and paths (decorators), where parameters come from (http_sources),
+the public names (mesh.http).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from typing import Any, Final, TypeVar
+
+from mesh.calls.declared import BadDeclaration
+from mesh.service.decorators import RouteMark, marks_on, path_parameters
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_MEDIA_TYPE: Final = re.compile(r"[\w.+-]+/[\w.+-]+(\s*;\s*[^\x00-\x1f]+)?")
+
+
+def get(
+    path: str, *, status: int = 200, produces: str = "", responses: Mapping[int, str] | None = None
+) -> Callable[[F], F]:
+    """Answer GET. The method must change nothing: a gateway repeats the call when an answer is lost.
+
+    Args:
+        path: "/hello/{name}": words and whole-word parameters; a last "{rest...}" matches the rest of the path.
+        status: of a success, 200 to 299.
+        produces: the Content-Type of the answer when it is not the usual one.
+        responses: further statuses that the method sets with `http.Response`, and what each means, for OpenAPI.
+
+    Raises:
+        BadDeclaration: an option has an invalid value.
+    """
+    return _route("GET", path, status, produces, responses)
+
+
+def post(
+    path: str,
+    *,
+    status: int = 200,
+    produces: str = "",
+    forms: bool = False,
+    responses: Mapping[int, str] | None = None,
+) -> Callable[[F], F]:
+    """Answer POST; arguments as for `get`.
+
+    Args:
+        forms: a method that takes its body as `bytes` also receives HTML forms (multipart/form-data,
+            application/x-www-form-urlencoded), as they were sent: it parses them itself. Without it they are rejected.
+    """
+    return _route("POST", path, status, produces, responses, forms)
+
+
+def put(
+    path: str,
+    *,
+    status: int = 200,
+    produces: str = "",
+    forms: bool = False,
+    responses: Mapping[int, str] | None = None,
+) -> Callable[[F], F]:
+    """Answer PUT; arguments as for `post`."""
+    return _route("PUT", path, status, produces, responses, forms)
+
+
+def patch(
+    path: str,
+    *,
+    status: int = 200,
+    produces: str = "",
+    forms: bool = False,
+    responses: Mapping[int, str] | None = None,
+) -> Callable[[F], F]:
+    """Answer PATCH; arguments as for `post`."""
+    return _route("PATCH", path, status, produces, responses, forms)
+
+
+def delete(
+    path: str, *, status: int = 200, produces: str = "", responses: Mapping[int, str] | None = None
+) -> Callable[[F], F]:
+    """Answer DELETE; arguments as for `get`."""
+    return _route("DELETE", path, status, produces, responses)
+
+
+def _route(
+    verb: str, path: str, status: int, produces: str, responses: Mapping[int, str] | None, forms: bool = False
+) -> Callable[[F], F]:
+    what = f"@http.{verb.lower()}({path!r})"
+    try:
+        path_parameters(path)
+    except BadDeclaration as exc:
+        raise BadDeclaration(f"@http.{verb.lower()}: {exc.message}") from None
+    if type(status) is not int or not 200 <= status <= 299:
+        raise BadDeclaration(f"{what}: status {status!r} is not that of a success (200 to 299)")
+    if produces and not _MEDIA_TYPE.fullmatch(produces):
+        raise BadDeclaration(f"{what}: produces {produces!r} is not a Content-Type")
+    mark = RouteMark(verb, path, status, produces, bool(forms), _read_responses(what, responses))
+
+    def decorate(target: F) -> F:
+        marks_on(target, what).routes.insert(0, mark)
+        return target
+
+    return decorate
+
+
+def _read_responses(what: str, responses: Mapping[int, str] | None) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for status, meaning in (responses or {}).items():
+        if isinstance(status, HTTPStatus):
+            status = status.value
+        if type(status) is not int or not 200 <= status <= 599:
+            raise BadDeclaration(f"{what}: responses: {status!r} is not the status of an answer (200 to 599)")
+        if not isinstance(meaning, str):
+            raise BadDeclaration(f"{what}: responses: what {status} means is a text, not {meaning!r}")
+        found[str(status)] = meaning
+    return found
