@@ -93,8 +93,12 @@ async def serve(
             node, endpoint = await (connect or connect_node)(settings)
             try:
                 gateway = Gateway(node, settings, mounts)
-                async with gateway.mounts.lifespans():
-                    await _run(gateway, endpoint, listener, signals, started)
+                try:
+                    await node.interceptors.start(node)
+                    async with gateway.mounts.lifespans():
+                        await _run(gateway, endpoint, listener, signals, started)
+                finally:
+                    await node.interceptors.stop()
             finally:
                 await node.close()
     finally:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
+from mesh.calls.interceptors import Hook, Point
 from mesh.clock import Clock
 from mesh.discovery.record import Instance
 from mesh.tasks.contract import JobInfo, Tasks
@@ -132,6 +133,19 @@ class Durable(Protocol):
     def defer_encoded(self, task: str, body: bytes, how: Options) -> Awaitable[Job]: ...
 
 
+class Interceptors(Protocol):
+    """The interceptors of the process."""
+
+    def hooks(self, point: Point, /) -> tuple[Hook, ...]:
+        """Those for one point, the outermost first."""
+
+    async def start(self, node: Any, /) -> None:
+        """Run their `started`."""
+
+    async def stop(self) -> None:
+        """Run their `stopped`."""
+
+
 class Node(Protocol):
     """A connection to the mesh."""
 
@@ -155,6 +169,9 @@ class Node(Protocol):
 
     @property
     def recorder(self) -> Recorder: ...
+
+    @property
+    def interceptors(self) -> Interceptors: ...
 
     async def close(self) -> None:
         """Leave the mesh. Pending calls end with an error."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 from multidict import CIMultiDictProxy, istr
 
+from mesh.calls.context import CURRENT, CallContext, PlainContext
 from mesh.errors import DeadlineExceeded, MeshError
 from mesh.gateway.headers import read_timeout
 from mesh.gateway.paths import split_path
@@ -105,6 +106,15 @@ class Request:
         for name, value in read_pairs(self.query_string):
             found.setdefault(name, []).append(value)
         return found
+
+    @property
+    def context(self) -> CallContext:
+        """The context of the work that the request causes, as `mesh.current()` gives it: tenant, principal, baggage."""
+        context = CURRENT.get()
+        if context is None:
+            context = PlainContext(f"{self.method} {self.path[:200]}", trace=self.trace or None)
+            CURRENT.set(context)
+        return context
 
     @property
     def client(self) -> str:

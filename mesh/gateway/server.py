@@ -16,8 +16,11 @@ from aiohttp import hdrs
 from aiohttp.http import HttpVersion10, HttpVersion11
 from multidict import istr
 
+from mesh.calls.context import CURRENT, CallContext, PlainContext
+from mesh.calls.interceptors import Proceed, compose
+from mesh.calls.propagation import BAGGAGE, TRACESTATE, take
 from mesh.config import Settings
-from mesh.errors import MeshError, TooLarge
+from mesh.errors import MeshError, SetupError, TooLarge
 from mesh.gateway.admission import Server, UnsupportedVersion
 from mesh.gateway.body import BodiesFull, SlowBody
 from mesh.gateway.front import Front
@@ -46,6 +49,8 @@ _log = get_logger(__name__)
 _HOST: Final = hdrs.HOST
 _TRACEPARENT: Final = istr("traceparent")
 _REQUEST_ID: Final = istr("X-Request-Id")
+_TRACESTATE: Final = istr("tracestate")
+_BAGGAGE: Final = istr("baggage")
 
 _SPOKEN: Final = frozenset({HttpVersion10, HttpVersion11})
 
@@ -82,6 +87,9 @@ class Gateway:
         self._slow_s = self.log.slow_s
         self._logs_every = self.log.every
         self._now = node.clock.now
+        hooks = node.interceptors.hooks("http")
+        #: The HTTP interceptors around the mounts; None when there are none.
+        self._chain: Proceed[Request] | None = compose(hooks, self._serve) if hooks else None
         self.mounts = front.mounts = Mounts(front)
         for each in load(settings) if mounts is None else mounts:
             self.mounts.add(each.mount, each.origin)
@@ -126,6 +134,8 @@ class Gateway:
             told = headers.get(_TRACEPARENT)
             trace = request.trace = (accept_trace(told) if told is not None else "") or new_trace()
             current_trace.set(trace)
+            if self._chain is not None or _TRACESTATE in headers or _BAGGAGE in headers:
+                CURRENT.set(_context(raw, trace, told is not None))
             # The only place that decides which header lines every answer has.
             lines = b"traceparent: %b\r\n" % trace.encode()
             if _REQUEST_ID in headers:
@@ -164,17 +174,28 @@ class Gateway:
                 or self._logs_every
             ):
                 self._log_request(request, reply, seconds, error)
+            if CURRENT.get() is not None:
+                # The next request of the connection is answered in the same asyncio task.
+                CURRENT.set(None)
         if self.health.draining:
             reply.keep_alive = False
         return cast("Reply | StreamReply", reply)
 
     def _answer(self, request: Request) -> Awaitable[Answer]:
-        """Answer a request that has passed the checks. Every request of every mount comes through here: what wraps
-        HTTP requests wraps this.
+        """Answer a request that has passed the checks. Every request of every mount comes through here.
 
-        (Not a coroutine: as long as nothing wraps it, it costs no more than the call of the mount.)
+        (Not a coroutine: without interceptors it costs no more than the call of the mount.)
         """
-        return self.mounts.serve(request)
+        return self.mounts.serve(request) if self._chain is None else self._intercepted(self._chain, request)
+
+    async def _intercepted(self, chain: Proceed[Request], request: Request) -> Answer:
+        answer = await chain(request)
+        if not isinstance(answer, Reply | StreamReply):
+            raise SetupError(f"an HTTP interceptor returned {type(answer).__name__}; return a mesh.gateway Reply")
+        return answer
+
+    async def _serve(self, request: Request) -> Answer:
+        return await self.mounts.serve(request)
 
     def _check(self, raw: RawRequest) -> None:
         """Reject requests with another version of HTTP, for another host, or from a page of another site."""
@@ -218,3 +239,19 @@ class Gateway:
     def openapi(self) -> bytes:
         """The OpenAPI document."""
         return openapi(self.front)
+
+
+def _context(raw: RawRequest, trace: str, traced: bool) -> CallContext:
+    """The context of a request: what all work that it causes inherits.
+
+    Args:
+        traced: the request has a traceparent; a tracestate without one is dropped (W3C Trace Context, section 4.3).
+    """
+    headers = raw.headers
+    meta = {}
+    if traced and (states := headers.getall(_TRACESTATE, ())):
+        meta[TRACESTATE] = ",".join(states)
+    if lists := headers.getall(_BAGGAGE, ()):
+        meta[BAGGAGE] = ",".join(lists)
+    path = raw.raw_path.partition("?")[0]
+    return PlainContext(f"{raw.method} {path[:200]}", trace=trace, carried=take(meta))

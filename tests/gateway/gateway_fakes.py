@@ -19,6 +19,7 @@ from mesh.errors import DeadlineExceeded, Draining, MeshError, RemoteError, Unkn
 from mesh.protocol.http_head import to_meta
 from mesh.protocol.messages import ANSWER, MSGPACK, MSGPACK_ANSWER
 from mesh.service.http_sources import fields
+from mesh.service.interceptors import Interceptors
 from mesh.telemetry.metrics import Recorder
 
 
@@ -73,6 +74,7 @@ class FakeNode:
         self.cancelled: list[str] = []
         self.closed = asyncio.Event()
         self.durable: Any = None
+        self.interceptors = Interceptors(None)
         self._publish()
 
     def serve(self, service: str, routes: list[RouteRecord], /, **functions: Callable[..., Any]) -> Instance:
