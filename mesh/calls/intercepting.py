@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Generator
-from contextlib import suppress
 from contextvars import Context, ContextVar, copy_context
 from typing import Any, Final, Protocol
 
@@ -260,16 +259,17 @@ class InterceptedCall(Call):
             answer = yield from self._chain(self._outgoing).__await__()
         except BaseException as exc:
             error = self._failed(exc)
+            if not self.cancelled():
+                self.exception()  # the task that awaits it gets it
             if error is exc:
                 raise
             raise error from None
-        else:
-            return self._succeeded(answer)
         finally:
-            with suppress(ValueError):  # a coroutine that is never finished is closed in another context
+            try:
                 _INSIDE.reset(token)
-            if self.done() and not self.cancelled():
-                self.exception()  # the task that awaits it has seen it
+            except ValueError:
+                pass  # a coroutine that is never finished is closed in another context
+        return self._succeeded(answer)
 
     def add_done_callback(self, fn: Callable[..., object], *, context: Context | None = None) -> None:
         """See asyncio.Future. What waits in this way needs the call to run by itself."""
@@ -293,7 +293,12 @@ class InterceptedCall(Call):
             self._succeeded(answer)
 
     def _succeeded(self, answer: Any) -> Any:
-        self._over()
+        if self._reason is not None:
+            self._over()
+        else:
+            self._runner = None
+            if self.slot:
+                self._expiries.forget(self)
         if not self.done():
             self.set_result(answer)
         return answer

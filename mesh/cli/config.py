@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mesh.cli import completion
 from mesh.cli.output import json_option, note, wants_json, write_json, write_table
 from mesh.suggest import suggestion
+
+if TYPE_CHECKING:
+    from mesh.config.origins import Origin
 
 
 @click.command("config")
@@ -18,11 +21,13 @@ from mesh.suggest import suggestion
 def command(keys: tuple[str, ...], about: bool) -> None:
     """Show each setting, its value, and the source of the value.
 
-    A KEY is a dotted name, or the beginning of one: `gateway.port`, `calls`.
+    A KEY is a dotted name, or the beginning of one: `gateway.port`, `calls`. Without a KEY, and for `interceptors`, the
+    interceptors of each service follow, the outermost first; for that, the services of mesh.toml are imported.
     """
     from mesh.config import find_file, origins
 
     rows = origins()
+    rows += _chains(keys, rows)
     if keys:
         known = {row.key for row in rows}
         for key in keys:
@@ -39,6 +44,21 @@ def command(keys: tuple[str, ...], about: bool) -> None:
     )
     if find_file() is None:
         note("there is no mesh.toml here or above; these are the defaults and the environment")
+
+
+def _chains(keys: tuple[str, ...], rows: list[Origin]) -> list[Origin]:
+    """A row for each chain of interceptors."""
+    if keys and not any(key.partition(".")[0] == "interceptors" for key in keys):
+        return []
+    from mesh.cli import setting
+    from mesh.cli.chains import chains
+    from mesh.config.origins import Origin
+
+    found, problems = chains(setting.usable().settings)
+    for problem in problems:
+        note(f"interceptors are not listed: {problem}")
+    about = "a chain, the outermost first"
+    return [Origin(f"interceptors.{each.where}.{each.point}", each.names, "effective", about) for each in found]
 
 
 def _shown(value: Any) -> str:

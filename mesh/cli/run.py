@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,6 +12,9 @@ from mesh.cli import exits, loop, process, setting
 from mesh.cli.confine import check_room, confine_options, soft_memory
 from mesh.cli.loading import load, named
 from mesh.cli.output import json_option, note, wants_json, write_json
+
+if TYPE_CHECKING:
+    from mesh.config import Settings
 
 
 @click.command("run")
@@ -32,7 +36,9 @@ def command(services: tuple[str, ...], reload: bool, name: str, check: bool) -> 
     """
     if check and services:
         # Ignore other errors in mesh.toml: this checks the classes only.
-        found = named(load(services), name, setting.usable().settings)
+        settings = setting.usable().settings
+        found = named(load(services), name, settings)
+        _check_interceptors(settings)
         check_room()
         if wants_json():
             write_json({"services": [{"name": each.name, "needs": list(each.needs)} for each in found]})
@@ -47,6 +53,7 @@ def command(services: tuple[str, ...], reload: bool, name: str, check: bool) -> 
         return watch(("--as", name, *words) if name else words, settings)
     if check:
         named(load(words), name, settings)
+        _check_interceptors(settings)
         check_room()
         return exits.OK
     from mesh.service import worker
@@ -65,3 +72,10 @@ def command(services: tuple[str, ...], reload: bool, name: str, check: bool) -> 
         names = ", ".join(each.name for each in classes)
         note(f"{names} · pid {os.getpid()} · hub {', '.join(settings.mesh.hubs)} · Ctrl-C stops")
     return loop.run_services(worker.run(classes, settings, watchdog=watchdog))
+
+
+def _check_interceptors(settings: Settings) -> None:
+    """Raise SetupError when an interceptor of mesh.toml cannot be used: no worker could start."""
+    from mesh.service.interceptors import Interceptors
+
+    Interceptors(settings)
