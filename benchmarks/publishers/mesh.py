@@ -46,7 +46,7 @@ async def connect(place: Place) -> AsyncIterator[Publisher]:
 
         async def stored() -> int:
             # Not measured, so not bound to the public face: this is what `mesh tasks` asks.
-            queues = await n._durable.tasks.queues(timeout_s=30)
+            queues = await n._durable.work.queues()
             return sum(queue.ready for queue in queues)
 
         yield Publisher(one, batch, stored)

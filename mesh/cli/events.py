@@ -130,7 +130,7 @@ def subscriptions() -> None:
 
 async def _subscriptions() -> list[QueueInfo]:
     async with loop.stored() as n:
-        queues = await n.durable.tasks.queues(timeout_s=n.durable.timeout_s)
+        queues = await n.durable.work.queues()
         return [queue for queue in queues if queue.patterns]
 
 

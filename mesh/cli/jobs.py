@@ -41,7 +41,7 @@ async def _show(id: str, wait: float | None) -> JobInfo:
         if wait:
             with more_time("--wait"):
                 return await n.job(id).wait(wait)
-        found = await n.durable.tasks.job(id, timeout_s=n.durable.timeout_s)
+        found = await n.durable.work.find(id)
         if found is None:
             raise UnknownJob(f"no job has the id {id}, or it is no longer kept")
         return found

@@ -37,7 +37,7 @@ def command(ctx: click.Context) -> None:
 
 async def _queues() -> list[QueueInfo]:
     async with loop.stored() as n:
-        return await n.durable.tasks.queues(timeout_s=n.durable.timeout_s)
+        return await n.durable.work.queues()
 
 
 def _write_queues(queues: list[QueueInfo]) -> None:
@@ -124,7 +124,7 @@ def show(id: str) -> int:
 
     async def look() -> JobInfo:
         async with loop.stored() as n:
-            found = await n.durable.tasks.job(id, timeout_s=n.durable.timeout_s)
+            found = await n.durable.work.find(id)
             if found is None:
                 raise UnknownJob(f"no job has the id {id}, or it is no longer kept")
             return found
@@ -147,7 +147,7 @@ def requeue(queue: str, ids: tuple[str, ...], everything: bool) -> None:
 
     async def mend() -> int:
         async with loop.stored() as n:
-            return await n.durable.tasks.requeue(queue, ids, timeout_s=n.durable.timeout_s)
+            return await n.durable.work.requeue(queue, ids)
 
     _tell("requeued", queue, loop.run(mend()))
 
@@ -166,7 +166,7 @@ def drop(queue: str, ids: tuple[str, ...], everything: bool, yes: bool) -> None:
 
     async def forget() -> int:
         async with loop.stored() as n:
-            return await n.durable.tasks.drop(queue, ids, timeout_s=n.durable.timeout_s)
+            return await n.durable.work.drop(queue, ids)
 
     _tell("dropped", queue, loop.run(forget()))
 
@@ -184,15 +184,13 @@ def _tell(done: str, queue: str, count: int) -> None:
 
 
 async def _all(n: Node) -> list[QueueInfo]:
-    return await n.durable.tasks.queues(timeout_s=n.durable.timeout_s)
+    return await n.durable.work.queues()
 
 
 async def _dead(n: Node, queue: str, limit: int) -> AsyncIterator[JobInfo]:
     after = ""
     while limit > 0:
-        page = await n.durable.tasks.jobs(
-            queue, "dead", after=after, limit=min(PAGE, limit), timeout_s=n.durable.timeout_s
-        )
+        page = await n.durable.work.page(queue, "dead", after=after, limit=min(PAGE, limit))
         for job in page:
             yield job
         if not page:

@@ -14,13 +14,14 @@ from typing import Any, Final, NoReturn
 from mesh.clock import Clock
 from mesh.config import Settings
 from mesh.config.settings import EngineSettings
-from mesh.engines.contract import CAPABILITIES, Capability, Engine
+from mesh.engines.capabilities import CAPABILITIES, KEY_OF, REQUIRED, Capability, Key
+from mesh.engines.contract import Engine
 from mesh.errors import NotOffered
 from mesh.events.log import EventLog
 from mesh.locks.contract import Locks
 from mesh.schedules.contract import Schedules
 from mesh.state.contract import StateStore
-from mesh.tasks.contract import Tasks
+from mesh.tasks.engine import Jobs, Queues
 from mesh.telemetry.logs import get_logger
 
 log = get_logger("mesh.engines")
@@ -45,7 +46,7 @@ class Engines:
         Raises:
             NotOffered: an engine lacks a capability that it is chosen for; the message names the engines that have it.
         """
-        self._chosen: dict[Capability, str] = {
+        self._chosen: dict[Key, str] = {
             "tasks": chosen.tasks,
             "events": chosen.events,
             "state": chosen.state,
@@ -53,22 +54,33 @@ class Engines:
             "locks": chosen.locks,
         }
         self._makers = makers
+        self._offered = offered
         self._made: dict[str, Engine] = {}
         problems = []
-        for capability, name in self._chosen.items():
+        for key, name in self._chosen.items():
+            capability = REQUIRED[key]
             if capability not in offered.get(name, frozenset()):
                 able = ", ".join(sorted(other for other, offers in offered.items() if capability in offers))
-                problems.append(f'engines.{capability}: "{name}" offers no {capability}; those that do: {able}')
+                problems.append(f'engines.{key}: "{name}" offers no {capability}; those that do: {able}')
         if problems:
             raise NotOffered("\n".join(problems))
 
     def name_of(self, capability: Capability) -> str:
         """The name of the engine that [engines] sets for a capability."""
-        return self._chosen[capability]
+        return self._chosen[KEY_OF[capability]]
+
+    def offers(self, capability: Capability) -> bool:
+        """Whether the engine of this capability offers it."""
+        return capability in self._offered[self.name_of(capability)]
+
+    def check(self, capability: Capability) -> None:
+        """Raises: NotOffered: the engine of this capability does not offer it."""
+        if not self.offers(capability):
+            raise NotOffered(f'engines.{KEY_OF[capability]}: "{self.name_of(capability)}" offers no {capability}')
 
     def of(self, capability: Capability) -> Engine:
         """The engine of a capability; made at first use."""
-        name = self._chosen[capability]
+        name = self._chosen[KEY_OF[capability]]
         engine = self._made.get(name)
         if engine is None:
             engine = self._made[name] = self._makers[name]()
@@ -81,7 +93,7 @@ class Engines:
             NotOffered: there is none; the message gives the reason.
         """
         wanted = sorted(capabilities, key=CAPABILITIES.index)
-        names = {capability: self._chosen[capability] for capability in wanted}
+        names = {KEY_OF[capability]: self.name_of(capability) for capability in wanted}
         if len(set(names.values())) > 1:
             self._refuse(names)
         engine = self.of(wanted[0])
@@ -89,16 +101,20 @@ class Engines:
             self._refuse(names)
         return engine
 
-    def _refuse(self, names: Mapping[Capability, str]) -> NoReturn:
-        listed = ", ".join(f"{capability} in {name}" for capability, name in names.items())
+    def _refuse(self, names: Mapping[Key, str]) -> NoReturn:
+        listed = ", ".join(f"{key} in {name}" for key, name in names.items())
         raise NotOffered(
             f"these cannot be committed together: {listed}. Choose one engine for all of them in [engines] "
             "(sqlite can), or do them one after the other, outside of atomic"
         )
 
     @property
-    def tasks(self) -> Tasks:
-        return self.of("tasks").tasks
+    def queues(self) -> Queues:
+        return self.of("queues").queues
+
+    @property
+    def jobs(self) -> Jobs:
+        return self.of("jobs").jobs
 
     @property
     def events(self) -> EventLog:

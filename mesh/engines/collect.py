@@ -58,7 +58,7 @@ class Collector:
 
     def defer(self, tasks: Sequence[NewTask], told: Sequence[Told | None] = ()) -> None:
         """Add tasks; `told` are called with their tickets after the commit. Raises: see `_take`."""
-        self._take("tasks")
+        self._take("queues")
         self.tasks += tasks
         self.told += told or [None] * len(tasks)
 

@@ -1,24 +1,29 @@
 """The contract of an engine: its capabilities, and which of them it can commit together.
 
-Owns: the unit that spans capabilities, and the Protocol of a whole engine.
-Leaves to others: each capability's own contract (tasks, events.log, state, schedules, locks), choosing (choose).
+Owns: the unit that spans capabilities, the Protocol of a whole engine, and the base of engines that lack some.
+Leaves to others: the names of the capabilities (capabilities), the contract of each (tasks.engine, events.log, state,
+schedules, locks), making engines (registry), choosing (choose).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 
+from mesh.engines.capabilities import CAPABILITIES as CAPABILITIES
+from mesh.engines.capabilities import Capability as Capability
+from mesh.errors import NotOffered
 from mesh.events.log import EventLog, NewEvent
 from mesh.locks.contract import Locks
 from mesh.schedules.contract import Advance, Schedules
 from mesh.state.contract import Entry, StateStore, Write
-from mesh.tasks.contract import NewTask, Settlement, Tasks, Ticket
+from mesh.tasks.contract import NewTask, Settlement, Ticket
+from mesh.tasks.engine import Jobs, Leases, Queues
 
-Capability = Literal["tasks", "events", "state", "schedules", "locks"]
-CAPABILITIES: tuple[Capability, ...] = ("tasks", "events", "state", "schedules", "locks")
+#: The attributes of an engine that are contracts of their own.
+CONTRACTS: Final = frozenset(("leases", "queues", "jobs", "events", "state", "schedules", "locks"))
 
 
 class Unit(msgspec.Struct, array_like=True, frozen=True):
@@ -61,9 +66,10 @@ class Engine(Protocol):
 
     Attributes:
         name: as in mesh.toml.
-        offers: its capabilities. The attribute of a missing capability raises NotOffered.
-        together: the capabilities that one unit may mix. The settlement of a task's lease counts as "tasks", that of an
-            event's delivery as "events".
+        offers: its capabilities. The attribute of a missing capability raises NotOffered (see `PartialEngine`).
+        together: the capabilities that one unit may mix. The settlement of a task's lease counts as "queues", that of
+            an event's delivery as "events".
+        leases: of an engine with `queues`, with `events`, or with both.
     """
 
     @property
@@ -73,7 +79,11 @@ class Engine(Protocol):
     @property
     def together(self) -> frozenset[Capability]: ...
     @property
-    def tasks(self) -> Tasks: ...
+    def leases(self) -> Leases: ...
+    @property
+    def queues(self) -> Queues: ...
+    @property
+    def jobs(self) -> Jobs: ...
     @property
     def events(self) -> EventLog: ...
     @property
@@ -94,3 +104,31 @@ class Engine(Protocol):
 
     async def close(self) -> None:
         """Close sessions and connections. Idempotent."""
+
+
+class PartialEngine:
+    """A base class for engines that offer only some capabilities: the contracts that are not set raise NotOffered.
+
+    A subclass sets the attributes of Engine that it has, and `commit` if it commits anything together.
+    """
+
+    name: str = ""
+    offers: frozenset[Capability] = frozenset()
+    together: frozenset[Capability] = frozenset()
+
+    def __getattr__(self, attribute: str) -> Any:
+        if attribute in CONTRACTS:
+            raise not_offered(self.name, attribute)
+        raise AttributeError(f"{type(self).__name__} has no attribute {attribute!r}")
+
+    async def commit(self, unit: Unit, *, timeout_s: float) -> Outcome:
+        """See Engine."""
+        raise not_offered(self.name, "atomic")
+
+    async def close(self) -> None:
+        """See Engine."""
+
+
+def not_offered(engine: str, what: str) -> NotOffered:
+    """The error of an engine that is asked for a contract or capability that it lacks."""
+    return NotOffered(f'the engine "{engine}" offers no {what}', details={"engine": engine, "capability": what})

@@ -14,21 +14,22 @@ from mesh.events.log import EventLog, LoggedEvent, NewEvent
 from mesh.locks.contract import Grant, Locks
 from mesh.schedules.contract import Advance, Schedule, Schedules
 from mesh.state.contract import Entry, StateStore, Write
-from mesh.tasks.contract import JobInfo, NewTask, Offer, QueueInfo, Receiver, Session, Settlement, Status, Tasks, Ticket
+from mesh.tasks.contract import JobInfo, NewTask, Offer, QueueInfo, Receiver, Session, Settlement, Status, Ticket
+from mesh.tasks.engine import Jobs, Leases, Queues
 
 
 class Guard:
     """The authorization of one caller for one engine."""
 
-    def __init__(self, authorization: Authorization, caller: str, tasks: Tasks, owners: dict[str, str]) -> None:
+    def __init__(self, authorization: Authorization, caller: str, jobs: Jobs, owners: dict[str, str]) -> None:
         """Args:
-        tasks: the engine's own, unguarded, to find the queues of jobs.
+        jobs: the engine's own, unguarded, to find the queues of jobs.
         owners: session → the caller that owns it; shared by all guards of the engine.
         """
         self._owners = owners
         self._authorization = authorization
         self._caller = caller
-        self._tasks = tasks
+        self._jobs = jobs
 
     def check(self, operation: str, *names: str) -> None:
         """Raises: Forbidden."""
@@ -51,7 +52,7 @@ class Guard:
         Raises:
             Forbidden: this caller may not look at jobs of its queue.
         """
-        info = await self._tasks.job(id, timeout_s=timeout_s)
+        info = await self._jobs.find(id, timeout_s=timeout_s)
         if info is not None:
             self.check(operation, info.queue)
         return info
@@ -60,36 +61,72 @@ class Guard:
         """Raises: Forbidden."""
         queues = {}
         for settlement in unit.settle:
-            info = await self._tasks.job(settlement.id, timeout_s=timeout_s)
+            info = await self._jobs.find(settlement.id, timeout_s=timeout_s)
             queues[settlement.id] = info.queue if info is not None else ""
         if refusal := self._authorization.unit(self._caller, unit, lambda id: queues.get(id, "")):
             raise refusal.error()
 
 
-class GuardedTasks:
-    """See mesh.tasks.contract.Tasks.
+class GuardedLeases:
+    """See mesh.tasks.engine.Leases.
 
     Attributes:
-        unguarded: the engine's own tasks.
+        unguarded: the engine's own leases.
     """
 
-    def __init__(self, unguarded: Tasks, guard: Guard) -> None:
+    def __init__(self, unguarded: Leases, guard: Guard) -> None:
         self.unguarded = unguarded
+        self._guard = guard
+
+    async def subscribe(self, offer: Offer, receiver: Receiver) -> Session:
+        self._guard.offer(offer)
+        return await self.unguarded.subscribe(offer, receiver)
+
+    async def acknowledge(self, settlements: Sequence[Settlement], *, timeout_s: float) -> None:
+        await self._guard.unit(Unit("", settle=settlements), timeout_s)
+        await self.unguarded.acknowledge(settlements, timeout_s=timeout_s)
+
+    async def queues(self, *, timeout_s: float) -> list[QueueInfo]:
+        found = await self.unguarded.queues(timeout_s=timeout_s)
+        return [info for info in found if self._guard.shown("queues", info.name)]
+
+    async def dead(self, queue: str, *, after: str = "", limit: int = 100, timeout_s: float) -> list[JobInfo]:
+        self._guard.check("jobs", queue)
+        return await self.unguarded.dead(queue, after=after, limit=limit, timeout_s=timeout_s)
+
+    async def requeue(self, queue: str, ids: Sequence[str] = (), *, timeout_s: float) -> int:
+        self._guard.check("requeue", queue)
+        return await self.unguarded.requeue(queue, ids, timeout_s=timeout_s)
+
+    async def drop(self, queue: str, ids: Sequence[str] = (), *, timeout_s: float) -> int:
+        self._guard.check("drop", queue)
+        return await self.unguarded.drop(queue, ids, timeout_s=timeout_s)
+
+
+class GuardedQueues:
+    """See mesh.tasks.engine.Queues."""
+
+    def __init__(self, unguarded: Queues, guard: Guard) -> None:
+        self._unguarded = unguarded
         self._guard = guard
 
     async def defer(self, tasks: Sequence[NewTask], *, timeout_s: float) -> Sequence[Ticket]:
         await self._guard.unit(Unit("", tasks=tasks), timeout_s)
-        return await self.unguarded.defer(tasks, timeout_s=timeout_s)
+        return await self._unguarded.defer(tasks, timeout_s=timeout_s)
 
-    async def attach(self, offer: Offer, receiver: Receiver) -> Session:
-        self._guard.offer(offer)
-        return await self.unguarded.attach(offer, receiver)
 
-    async def settle(self, settlements: Sequence[Settlement], *, timeout_s: float) -> None:
-        await self._guard.unit(Unit("", settle=settlements), timeout_s)
-        await self.unguarded.settle(settlements, timeout_s=timeout_s)
+class GuardedJobs:
+    """See mesh.tasks.engine.Jobs.
 
-    async def job(self, id: str, *, timeout_s: float) -> JobInfo | None:
+    Attributes:
+        unguarded: the engine's own jobs.
+    """
+
+    def __init__(self, unguarded: Jobs, guard: Guard) -> None:
+        self.unguarded = unguarded
+        self._guard = guard
+
+    async def find(self, id: str, *, timeout_s: float) -> JobInfo | None:
         return await self._guard.job("find", id, timeout_s)
 
     async def wait(self, id: str, *, timeout_s: float) -> JobInfo:
@@ -100,23 +137,11 @@ class GuardedTasks:
         await self._guard.job("cancel", id, timeout_s)
         return await self.unguarded.cancel(id, timeout_s=timeout_s)
 
-    async def queues(self, *, timeout_s: float) -> list[QueueInfo]:
-        found = await self.unguarded.queues(timeout_s=timeout_s)
-        return [info for info in found if self._guard.shown("queues", info.name)]
-
-    async def jobs(
+    async def page(
         self, queue: str, status: Status, *, after: str = "", limit: int = 100, timeout_s: float
     ) -> list[JobInfo]:
         self._guard.check("jobs", queue)
-        return await self.unguarded.jobs(queue, status, after=after, limit=limit, timeout_s=timeout_s)
-
-    async def requeue(self, queue: str, ids: Sequence[str] = (), *, timeout_s: float) -> int:
-        self._guard.check("requeue", queue)
-        return await self.unguarded.requeue(queue, ids, timeout_s=timeout_s)
-
-    async def drop(self, queue: str, ids: Sequence[str] = (), *, timeout_s: float) -> int:
-        self._guard.check("drop", queue)
-        return await self.unguarded.drop(queue, ids, timeout_s=timeout_s)
+        return await self.unguarded.page(queue, status, after=after, limit=limit, timeout_s=timeout_s)
 
 
 class GuardedEvents:

@@ -12,8 +12,9 @@ from typing import Any, Protocol
 from mesh.calls.interceptors import Hook, Point
 from mesh.clock import Clock
 from mesh.discovery.record import Instance
-from mesh.tasks.contract import JobInfo, Tasks
+from mesh.tasks.contract import JobInfo
 from mesh.tasks.deferring import Options
+from mesh.tasks.engine import Jobs
 
 Buffer = bytes | bytearray | memoryview
 
@@ -125,7 +126,7 @@ class Durable(Protocol):
     """Access to the engine of tasks."""
 
     @property
-    def tasks(self) -> Tasks: ...
+    def jobs(self) -> Jobs: ...
 
     @property
     def timeout_s(self) -> float: ...

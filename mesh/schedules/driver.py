@@ -23,7 +23,8 @@ from mesh.errors import Conflict, MeshError, TryLater, Uncertain
 from mesh.policy.backoff import Backoff
 from mesh.schedules.contract import Advance, Missed, Schedule, Schedules
 from mesh.schedules.plan import MOST, BadPlan, Due, Plan, due, parse, stamp
-from mesh.tasks.contract import DEFAULT_PRIORITY, NewTask, Tasks
+from mesh.tasks.contract import DEFAULT_PRIORITY, NewTask
+from mesh.tasks.engine import Queues
 from mesh.telemetry.logs import get_logger
 from mesh.telemetry.metrics import Counter, Recorder
 
@@ -64,7 +65,7 @@ class Recurring(msgspec.Struct, frozen=True, kw_only=True):
     timeout_s: float = 0.0
 
 
-def apart(tasks: Tasks, schedules: Schedules) -> Fire:
+def apart(queues: Queues, schedules: Schedules) -> Fire:
     """`Fire` for engines that cannot commit both together: the tasks first, then the advance.
 
     When a worker dies in between, the next one defers the tasks again: no second job is made, because their keys, which
@@ -73,7 +74,7 @@ def apart(tasks: Tasks, schedules: Schedules) -> Fire:
 
     async def fire(made: Sequence[NewTask], advance: Advance, timeout_s: float) -> None:
         if made:
-            await tasks.defer(made, timeout_s=timeout_s)
+            await queues.defer(made, timeout_s=timeout_s)
         if not await schedules.advance(advance, timeout_s=timeout_s):
             raise Conflict(f"schedule {advance.name} was advanced by another worker")
 

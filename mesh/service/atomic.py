@@ -57,7 +57,7 @@ class Atomic:
         if attempt.effects is not None:
             uses: frozenset[Capability] = attempt.effects.uses
             return uses
-        return frozenset(("events",)) if attempt.topic else frozenset(("tasks",))
+        return frozenset(("events",)) if attempt.topic else frozenset(("queues",))
 
     async def __aexit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None

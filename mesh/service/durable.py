@@ -24,6 +24,7 @@ from mesh.config import Settings
 from mesh.discovery.record import Instance
 from mesh.engines.choose import Engines
 from mesh.engines.collect import Collector, collecting
+from mesh.engines.work_view import WorkView
 from mesh.errors import BadArguments, MeshError
 from mesh.events.event import encode_data
 from mesh.events.log import NewEvent
@@ -35,8 +36,9 @@ from mesh.service.targets import Targets
 from mesh.state.namespace import Namespace
 from mesh.tasks.batch import Batch, Told, chain_jobs, group_jobs, handle
 from mesh.tasks.canvas import Part, compile
-from mesh.tasks.contract import NewTask, Settlement, Tasks, Ticket
+from mesh.tasks.contract import NewTask, Settlement, Ticket
 from mesh.tasks.deferring import MAX_KEY, Deferred, Options, Target, arguments, check_size, new_task, weight
+from mesh.tasks.engine import Jobs
 from mesh.tasks.gathering import Gathering
 from mesh.tasks.job import Group, Job
 from mesh.telemetry.logs import get_logger
@@ -115,9 +117,14 @@ class Durable:
         self._telling: set[asyncio.Task[None]] = set()
 
     @property
-    def tasks(self) -> Tasks:
-        """The task interface of the engine that is chosen for tasks."""
-        return self.engines.tasks
+    def jobs(self) -> Jobs:
+        """The jobs of the engine that is chosen for tasks."""
+        return self.engines.jobs
+
+    @property
+    def work(self) -> WorkView:
+        """All queues, jobs and dead letters, for people who inspect and repair."""
+        return WorkView(self.engines, timeout_s=self.timeout_s)
 
     # --- tasks --------------------------------------------------------------------------------------------
 
@@ -164,7 +171,7 @@ class Durable:
         return deferred
 
     def _defer_all(self, tasks: list[NewTask]) -> Awaitable[Sequence[Ticket]]:
-        return self.engines.tasks.defer(tasks, timeout_s=self.timeout_s)
+        return self.engines.queues.defer(tasks, timeout_s=self.timeout_s)
 
     async def defer_together(self, tasks: Sequence[NewTask], told: Sequence[Told]) -> None:
         """Defer all tasks in one commit, or add them to the current atomic block."""
@@ -172,7 +179,7 @@ class Durable:
         if block is not None:
             block.defer(tasks, told)
             return
-        tickets = await self.engines.tasks.defer(tasks, timeout_s=self.timeout_s)
+        tickets = await self.engines.queues.defer(tasks, timeout_s=self.timeout_s)
         for tell, ticket in zip(told, tickets, strict=True):
             tell(ticket)
 

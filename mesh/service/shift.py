@@ -65,15 +65,15 @@ class Shift:
         """Subscribe to the queues of the workload. Returns at once; has no effect when the workload is empty."""
         engines = self._node.durable.engines
         load = self._load
-        offers: dict[str, tuple[list[Work], list[Queue]]] = {}
+        # One session for each engine, also when the engine leases both tasks and deliveries.
+        shares: dict[Engine, tuple[list[Work], list[Queue]]] = {}
         if load.tasks:
-            offers[engines.name_of("tasks")] = ([*load.tasks], [*load.task_queues])
+            shares[engines.of("queues")] = ([*load.tasks], [*load.task_queues])
         if load.deliveries:
-            works, queues = offers.setdefault(engines.name_of("events"), ([], []))
+            works, queues = shares.setdefault(engines.of("events"), ([], []))
             works += load.deliveries
             queues += load.subscriptions
-        for name, (works, queues) in offers.items():
-            engine = engines.of("tasks") if name == engines.name_of("tasks") else engines.of("events")
+        for engine, (works, queues) in shares.items():
             self._seats.append(_Seat(self._node, engine, works, self._offer(queues)))
         if load.schedules:
             driver = Driver(
@@ -100,9 +100,9 @@ class Shift:
     def _fire(self) -> Fire:
         engines = self._node.durable.engines
         try:
-            engine = engines.joint(("tasks", "schedules"))
+            engine = engines.joint(("queues", "schedules"))
         except NotOffered:
-            return apart(engines.tasks, engines.schedules)
+            return apart(engines.queues, engines.schedules)
 
         async def fire(tasks: Sequence[NewTask], advance: Advance, timeout_s: float) -> None:
             await engine.commit(Unit(ids.job_id(), tasks=tasks, advance=(advance,)), timeout_s=timeout_s)
@@ -156,25 +156,25 @@ class _Seat:
             identity=node.identity,
             max_result=node.settings.calls.max_body_bytes - AROUND,
         )
-        self._attaching = asyncio.create_task(self._attach(), name="mesh.tasks attach")
+        self._subscribing = asyncio.create_task(self._subscribe(), name="mesh.tasks subscribe")
 
-    async def _attach(self) -> None:
+    async def _subscribe(self) -> None:
         failures = 0
         while True:
             try:
-                self._session = await self._engine.tasks.attach(self._offer, self.runner)
+                self._session = await self._engine.leases.subscribe(self._offer, self.runner)
                 return
             except MeshError as exc:
                 failures += 1
                 if failures == 1:
-                    log.warning("tasks wait for their engine", engine=self._engine.name, error=exc.message)
+                    log.warning("leases wait for their engine", engine=self._engine.name, error=exc.message)
             await self._node.clock.sleep(AGAIN.delay(failures, self._node.rng.random()))
 
     # --- asked by the runner ------------------------------------------------------------------------------
 
-    async def settle(self, settlements: Sequence[Settlement], *, timeout_s: float) -> None:
+    async def acknowledge(self, settlements: Sequence[Settlement], *, timeout_s: float) -> None:
         """See mesh.tasks.runner.Acknowledge."""
-        await self._engine.tasks.settle(settlements, timeout_s=timeout_s)
+        await self._engine.leases.acknowledge(settlements, timeout_s=timeout_s)
 
     async def commit(self, settlement: Settlement, effects: Any, *, timeout_s: float) -> None:
         """See mesh.tasks.runner.Acknowledge."""
@@ -184,9 +184,9 @@ class _Seat:
 
     async def stop(self) -> None:
         """Accept no new leases."""
-        if not self._attaching.done():
-            self._attaching.cancel()
-        await asyncio.gather(self._attaching, return_exceptions=True)
+        if not self._subscribing.done():
+            self._subscribing.cancel()
+        await asyncio.gather(self._subscribing, return_exceptions=True)
         if self._session is not None:
             await self._session.stop()
 

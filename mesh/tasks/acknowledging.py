@@ -28,8 +28,8 @@ RETRY: Final = Backoff(0.05, 2.0)
 class Acknowledge(Protocol):
     """The methods of an engine that are used here."""
 
-    async def settle(self, settlements: Sequence[Settlement], *, timeout_s: float) -> None:
-        """As mesh.tasks.contract.Tasks.settle."""
+    async def acknowledge(self, settlements: Sequence[Settlement], *, timeout_s: float) -> None:
+        """As mesh.tasks.engine.Leases.acknowledge."""
 
     async def commit(self, settlement: Settlement, effects: Any, *, timeout_s: float) -> None:
         """Commit the acknowledgement and all effects, or nothing. Idempotent.
@@ -57,7 +57,7 @@ class Acknowledging:
         self._closed = False
 
     async def _send(self, settlements: list[Settlement]) -> Sequence[None]:
-        await self._engine.settle(settlements, timeout_s=ASK_S)
+        await self._engine.acknowledge(settlements, timeout_s=ASK_S)
         return [None] * len(settlements)
 
     def add(self, settlement: Settlement, alive: Callable[[], bool], done: Callable[[MeshError | None], None]) -> None:

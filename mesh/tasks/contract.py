@@ -1,7 +1,8 @@
-"""The contract of tasks: the data types that cross to an engine, and the promises that every engine keeps.
+"""The data types of tasks and leases that cross between a process and an engine.
 
-Owns: the terms (task, lease, settlement, job), their fields, and the Protocol that every engine implements.
-Leaves to others: the user's API (job, canvas), running a lease (runner), storing (engines).
+Owns: the terms (task, lease, settlement, job), their fields, and the callbacks of a worker (Receiver, Session).
+Leaves to others: what an engine implements and promises (engine), the user's API (job, canvas), running a lease
+(runner), storing (engines).
 
 A task becomes a **job** when it is deferred: the job is the task's row, from the moment it is confirmed until it is
 deleted. A worker receives a **lease** on it: the right to run one attempt. A lease belongs to a worker's session and
@@ -14,7 +15,7 @@ Instants are wall-clock seconds since 1970 (they outlive processes); durations a
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from typing import Final, Literal, Protocol
 
 import msgspec
@@ -286,79 +287,3 @@ class Session(Protocol):
 
     async def close(self) -> None:
         """End the session: leases that are still held are released at once."""
-
-
-class Tasks(Protocol):
-    """The tasks of an engine.
-
-    Every engine keeps these promises; tests/contract/test_tasks.py checks them:
-
-    - When `defer`, `settle`, `cancel`, `requeue` or `drop` returns, its changes are durable.
-    - A job is leased to one session at a time, for as long as the session lives; each lease has a new attempt number.
-    - A session that is silent for the lease time has died. Its tasks become ready again, with `lost` increased by one;
-      a task that was lost `most_lost` times is dead ("lost"). A task that was lost twice runs alone in its worker, so
-      that a task that kills its worker does not raise `lost` of other tasks.
-    - The tasks of a queue run by priority, then by age. The age of a job counts from its defer, even after a retry or a
-      requeue. Of the jobs with the same `order` only the oldest may run; the others wait until it is over, even while
-      it is delayed. An older job that is requeued waits until the present one is over.
-    - `rate_per_s` and `concurrency` hold for all sessions together; the latest declaration of the queue is in force.
-    - A cancelled job never runs again, whatever its worker reports and even if the worker dies; jobs that are done or
-      dead remain so.
-    - A waiting task becomes ready in the same commit in which the last task that it waits for is done. When one of
-      those ends otherwise, the waiting task is dead ("upstream"), and so are the tasks that wait for it in turn.
-      Requeueing the cause restores them all; only the cause counts as requeued, and a task that died of it cannot be
-      requeued by itself.
-    - A ready task of a subscribed service, in a queue that none of its workers declared for `unknown_after`, is dead
-      ("unknown").
-    - Methods wait for an unreachable engine until `timeout_s` is over; then they raise TryLater or Uncertain.
-
-    Every method that writes raises Unwritable when the store is read-only or the disk is full.
-    """
-
-    def defer(self, tasks: Sequence[NewTask], *, timeout_s: float) -> Awaitable[Sequence[Ticket]]:
-        """Enqueue the tasks in one commit."""
-
-    async def attach(self, offer: Offer, receiver: Receiver) -> Session:
-        """Subscribe to leases. The engine subscribes again by itself when its connection breaks."""
-
-    async def settle(self, settlements: Sequence[Settlement], *, timeout_s: float) -> None:
-        """Acknowledge (ack or nack) leases in one commit.
-
-        Raises:
-            LeaseLost: one settlement is not of the job's current attempt; nothing was settled.
-        """
-
-    async def job(self, id: str, *, timeout_s: float) -> JobInfo | None: ...
-
-    async def wait(self, id: str, *, timeout_s: float) -> JobInfo:
-        """Wait until the job is over; return it.
-
-        Raises:
-            UnknownJob, DeadlineExceeded.
-        """
-
-    async def cancel(self, id: str, *, timeout_s: float) -> JobInfo:
-        """Cancel a job that is not over; return its present state. A running attempt is asked to stop, and the job
-        is `cancelled` when it has stopped.
-
-        Raises:
-            UnknownJob.
-        """
-
-    async def queues(self, *, timeout_s: float) -> list[QueueInfo]:
-        """Every queue and durable subscription with a job or a worker, sorted by name."""
-
-    async def jobs(
-        self, queue: str, status: Status, *, after: str = "", limit: int = 100, timeout_s: float
-    ) -> list[JobInfo]:
-        """A page of jobs, oldest first; delayed jobs sorted by due time, done and cancelled ones by the end of their
-        retention. `after` is the last id of the previous page; that job may have been dropped since.
-        """
-
-    async def requeue(self, queue: str, ids: Sequence[str] = (), *, timeout_s: float) -> int:
-        """Make dead jobs ready again, these or all of the queue; return how many. They keep their age; `tries` and
-        `lost` restart.
-        """
-
-    async def drop(self, queue: str, ids: Sequence[str] = (), *, timeout_s: float) -> int:
-        """Delete dead jobs, these or all of the queue; return how many."""

@@ -16,7 +16,8 @@ from mesh.calls.context import CURRENT
 from mesh.clock import Clock
 from mesh.errors import DeadlineExceeded, JobCancelled, JobFailed, SetupError, UnknownJob
 from mesh.protocol.messages import MSGPACK
-from mesh.tasks.contract import JobInfo, Status, Tasks, Ticket
+from mesh.tasks.contract import JobInfo, Status, Ticket
+from mesh.tasks.engine import Jobs
 from mesh.tasks.options import Duration, span
 
 T = TypeVar("T")
@@ -27,10 +28,10 @@ ASK_S: Final = 3600.0
 
 
 class Desk(Protocol):
-    """What a handle needs: the tasks of an engine, which is chosen at the first use."""
+    """What a handle needs: the jobs of an engine, which is chosen at the first use."""
 
     @property
-    def tasks(self) -> Tasks: ...
+    def jobs(self) -> Jobs: ...
     @property
     def clock(self) -> Clock: ...
     @property
@@ -83,7 +84,7 @@ class Job(Generic[T]):
         Raises:
             UnknownJob: it was never confirmed, or its retention is over.
         """
-        found = await self._desk.tasks.job(self.id, timeout_s=self._desk.timeout_s)
+        found = await self._desk.jobs.find(self.id, timeout_s=self._desk.timeout_s)
         if found is None:
             raise UnknownJob(f"no job {self.id} is known: it never was, or it was forgotten after its time")
         return found
@@ -124,7 +125,7 @@ class Job(Generic[T]):
         while True:
             left_s = until - clock.now()
             try:
-                return await self._desk.tasks.wait(self.id, timeout_s=max(0.0, min(left_s, ASK_S)))
+                return await self._desk.jobs.wait(self.id, timeout_s=max(0.0, min(left_s, ASK_S)))
             except DeadlineExceeded:
                 if clock.now() >= until or left_s <= ASK_S:
                     named = f"job {self.id}" + (f" of {self.queue}" if self.queue else "")
@@ -137,7 +138,7 @@ class Job(Generic[T]):
         Raises:
             UnknownJob.
         """
-        return await self._desk.tasks.cancel(self.id, timeout_s=self._desk.timeout_s)
+        return await self._desk.jobs.cancel(self.id, timeout_s=self._desk.timeout_s)
 
     def __repr__(self) -> str:
         return f"<Job {self._id} of {self.queue or '?'}>"

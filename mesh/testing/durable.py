@@ -11,11 +11,11 @@ import time
 from typing import Final
 
 from mesh.clock import settle
-from mesh.engines.guarded import GuardedTasks
+from mesh.engines.work_view import WorkView
 from mesh.errors import DeadlineExceeded
 from mesh.service.node import Node
 from mesh.service.verbs import DurableVerbs, Room
-from mesh.tasks.contract import JobInfo, QueueInfo, Status, Tasks
+from mesh.tasks.contract import JobInfo, QueueInfo, Status
 
 #: Rounds of the loop after which, with a manual clock, work that still runs is taken to wait for that clock.
 MOST_TURNS: Final = 5000
@@ -38,25 +38,25 @@ class DurableView(DurableVerbs):
     def _durable(self) -> Room:
         return self.node.durable
 
+    @property
+    def _work(self) -> WorkView:
+        # A test sees everything, whatever [access] allows.
+        durable = self.node.durable
+        return WorkView(durable.engines, timeout_s=durable.timeout_s, unguarded=True)
+
     async def queues(self) -> list[QueueInfo]:
         """Every queue and durable subscription, with the number of its jobs in each status."""
-        room = self.node.durable
-        infos = await _all_of(room.tasks).queues(timeout_s=room.timeout_s)
-        if room.engines.name_of("events") != room.engines.name_of("tasks"):
-            infos += await _all_of(room.engines.of("events").tasks).queues(timeout_s=room.timeout_s)
-        return infos
+        return await self._work.queues()
 
     async def jobs(self, queue: str, status: Status | None = None) -> list[JobInfo]:
         """The jobs of "orders.charge", or the deliveries of a durable handler, oldest first."""
-        room = self.node.durable
-        known = {info.name for info in await _all_of(room.tasks).queues(timeout_s=room.timeout_s)}
-        tasks = _all_of(room.tasks if queue in known else room.engines.of("events").tasks)
+        work = self._work
         found: list[JobInfo] = []
         for each in (status,) if status is not None else STATUSES:
-            while page := await tasks.jobs(
-                queue, each, after=found[-1].id if found and found[-1].status == each else "", timeout_s=room.timeout_s
-            ):
+            after = ""
+            while page := await work.page(queue, each, after=after):
                 found += page
+                after = page[-1].id
         return sorted(found, key=lambda info: (info.created_at, info.id)) if status is None else found
 
     async def dead(self, queue: str = "") -> list[JobInfo]:
@@ -84,8 +84,3 @@ class DurableView(DurableVerbs):
                 raise DeadlineExceeded(f"not idle: {told}{mend}")
             await settle(5)
             await asyncio.sleep(0 if self._turned_by_hand else 0.001)
-
-
-def _all_of(tasks: Tasks) -> Tasks:
-    """The engine's task interface without access checks: a test sees everything, whatever [access] says."""
-    return tasks.unguarded if isinstance(tasks, GuardedTasks) else tasks

@@ -101,7 +101,7 @@ async def settled(n: mesh.Node, service: str, patience_s: float = PATIENCE_S) ->
 
     async def none_open() -> bool:
         open_.clear()
-        for queue in await n.durable.tasks.queues(timeout_s=PATIENCE_S):
+        for queue in await n.durable.engines.of("queues").leases.queues(timeout_s=PATIENCE_S):
             if queue.name.startswith(f"{service}."):
                 open_[queue.name] = queue.waiting + queue.delayed + queue.ready + queue.running + queue.backlog
         return bool(open_) and not any(open_.values())
@@ -114,7 +114,9 @@ async def all_jobs(n: mesh.Node, queue: str, status: Status) -> list[mesh.JobInf
     found: list[mesh.JobInfo] = []
     while True:
         after = found[-1].id if found else ""
-        page = await n.durable.tasks.jobs(queue, status, after=after, limit=5000, timeout_s=PATIENCE_S)
+        page = await n.durable.engines.of("queues").jobs.page(
+            queue, status, after=after, limit=5000, timeout_s=PATIENCE_S
+        )
         if not page:
             return found
         found += page

@@ -205,7 +205,9 @@ async def _requeue_the_lost(n: mesh.Node, requeued: list[str]) -> None:
         assert {job.reason for job in dead} <= {"lost"}, dead
         if dead:
             requeued += [job.id for job in dead]
-            await n.durable.tasks.requeue("albums.shrink", [job.id for job in dead], timeout_s=PATIENCE_S)
+            await n.durable.engines.of("queues").leases.requeue(
+                "albums.shrink", [job.id for job in dead], timeout_s=PATIENCE_S
+            )
         await asyncio.sleep(1.0)
 
 

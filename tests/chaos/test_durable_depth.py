@@ -73,7 +73,7 @@ async def fill(n: mesh.Node, count: int, callers: int = 4) -> None:
     async def call() -> None:
         for start in left:
             rows = [NewTask(ids.job_id(), QUEUE, BODY, key=f"k-{number}") for number in range(start, start + BATCH)]
-            await n.durable.tasks.defer(rows, timeout_s=PATIENCE_S)
+            await n.durable.engines.of("queues").queues.defer(rows, timeout_s=PATIENCE_S)
 
     async with asyncio.TaskGroup() as group:
         for _ in range(callers):
@@ -82,14 +82,14 @@ async def fill(n: mesh.Node, count: int, callers: int = 4) -> None:
 
 async def claim(n: mesh.Node) -> list[float]:
     """Seconds from each acknowledgement to the next lease."""
-    tasks, receiver = n.durable.tasks, OneByOne()
-    session = await tasks.attach(Offer(ids.job_id(), ("depth",), (Queue(QUEUE, 1),)), receiver)
+    leases, receiver = n.durable.engines.of("queues").leases, OneByOne()
+    session = await leases.subscribe(Offer(ids.job_id(), ("depth",), (Queue(QUEUE, 1),)), receiver)
     took: list[float] = []
     async with asyncio.timeout(PATIENCE_S):
         lease = await receiver.leases.get()
         for _ in range(CLAIMS):
             began = time.monotonic()
-            await tasks.settle([Settlement(lease.id, lease.attempt, "done")], timeout_s=PATIENCE_S)
+            await leases.acknowledge([Settlement(lease.id, lease.attempt, "done")], timeout_s=PATIENCE_S)
             del receiver.in_hand[lease.id]
             lease = await receiver.leases.get()
             took.append(time.monotonic() - began)
@@ -100,7 +100,9 @@ async def claim(n: mesh.Node) -> list[float]:
 async def asking(n: mesh.Node) -> float:
     """Seconds of one look at the queues."""
     began = time.monotonic()
-    (queue,) = [each for each in await n.durable.tasks.queues(timeout_s=PATIENCE_S) if each.name == QUEUE]
+    (queue,) = [
+        each for each in await n.durable.engines.of("queues").leases.queues(timeout_s=PATIENCE_S) if each.name == QUEUE
+    ]
     took = time.monotonic() - began
     assert queue.ready == TASKS - CLAIMS
     return took
@@ -161,5 +163,5 @@ async def test_a_store_with_many_waiting_tasks(capsys: pytest.CaptureFixture[str
 async def keys_are_known(n: mesh.Node) -> bool:
     """After the restart each key is still known: the same tasks, deferred again, are not made."""
     rows = [NewTask(ids.job_id(), QUEUE, b"\x90", key=f"k-{number}") for number in range(TASKS - BATCH, TASKS)]
-    tickets = await n.durable.tasks.defer(rows, timeout_s=PATIENCE_S)
+    tickets = await n.durable.engines.of("queues").queues.defer(rows, timeout_s=PATIENCE_S)
     return not any(ticket.fresh for ticket in tickets)

@@ -70,7 +70,7 @@ async def keep_room(n: mesh.Node, published: Published) -> None:
     """Has publishers wait for the workers."""
     while published.progress() < 1:
         try:
-            queues = await n.durable.tasks.queues(timeout_s=PATIENCE_S)
+            queues = await n.durable.engines.of("queues").leases.queues(timeout_s=PATIENCE_S)
         except mesh.MeshError:
             continue  # the store died of it
         open_ = sum(queue.ready + queue.running + queue.delayed for queue in queues)

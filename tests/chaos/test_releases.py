@@ -90,7 +90,7 @@ class Deferred:
                 assert (await n.state("ledger").get(each)).value is not None, f"{each} was confirmed and never ran"
             self.sums = {name: (await n.state("sums").get(name)).value for name in ("booked", "heard")}
             # A second run of the same entry ends there.
-            self.dead = [queue.dead for queue in await n.durable.tasks.queues(timeout_s=10.0)]
+            self.dead = [queue.dead for queue in await n.durable.engines.of("queues").leases.queues(timeout_s=10.0)]
 
     def __enter__(self) -> Deferred:
         self._thread.start()

@@ -24,7 +24,7 @@ async def append(engine: Engine, *events: NewEvent) -> list[int]:
 
 
 async def subscription(engine: Engine, name: str = "orders.audit") -> QueueInfo:
-    return next(queue for queue in await engine.tasks.queues(timeout_s=T_S) if queue.name == name)
+    return next(queue for queue in await engine.leases.queues(timeout_s=T_S) if queue.name == name)
 
 
 async def outstanding(engine: Engine, name: str = "orders.audit") -> int:

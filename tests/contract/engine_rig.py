@@ -101,12 +101,14 @@ class Hand:
 
     async def settle(self, lease: Lease, verdict: Verdict = "done", **fields: Any) -> None:
         """Settle one lease."""
-        await self.engine.tasks.settle([self.word(lease, verdict, **fields)], timeout_s=T_S)
+        await self.engine.leases.acknowledge([self.word(lease, verdict, **fields)], timeout_s=T_S)
 
     async def done(self, *leases: Lease, result: Any = None) -> None:
         """All of them are done."""
         answer = msgspec.msgpack.encode(result)
-        await self.engine.tasks.settle([self.word(lease, "done", result=answer) for lease in leases], timeout_s=T_S)
+        await self.engine.leases.acknowledge(
+            [self.word(lease, "done", result=answer) for lease in leases], timeout_s=T_S
+        )
 
     async def retry(self, lease: Lease, after_s: float = 0.0) -> None:
         """It failed, and is tried again."""
@@ -246,7 +248,7 @@ class Rig(ABC):
         hand = Hand(self, engine, f"worker-{next(self._numbers)}@1")
         known = tuple(services) or tuple({queue.name.rpartition(".")[0] for queue in all_queues})
         self.hands.append(hand)
-        hand.session = await engine.tasks.attach(Offer(hand.name, known, all_queues), hand)
+        hand.session = await engine.leases.subscribe(Offer(hand.name, known, all_queues), hand)
         return hand
 
     def task(self, queue: str = "mail.send", body: Any = None, **fields: Any) -> NewTask:
@@ -272,11 +274,11 @@ class Rig(ABC):
     async def defer(self, *tasks: NewTask, engine: Engine | None = None) -> list[str]:
         """Defer them in one commit; their ids."""
         engine = engine or await self.observer()
-        return [ticket.id for ticket in await engine.tasks.defer(tasks, timeout_s=T_S)]
+        return [ticket.id for ticket in await engine.queues.defer(tasks, timeout_s=T_S)]
 
     async def status(self, engine: Engine, id: str) -> Status | None:
         """None when the job is not known."""
-        job = await engine.tasks.job(id, timeout_s=T_S)
+        job = await engine.jobs.find(id, timeout_s=T_S)
         return job.status if job is not None else None
 
     async def until_status(self, engine: Engine, id: str, status: Status | None) -> JobInfo | None:
@@ -285,7 +287,7 @@ class Rig(ABC):
 
         async def there() -> bool:
             nonlocal job
-            job = await engine.tasks.job(id, timeout_s=T_S)
+            job = await engine.jobs.find(id, timeout_s=T_S)
             return (job.status if job is not None else None) == status
 
         await self.eventually(there, f"status {status} of job {id}")

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.asyncio(loop_factories=["asyncio"])
 @pytest.fixture
 async def engine(rig: Rig) -> Engine:
     engine = await rig.engine()
-    rig.offer(engine, "events", "tasks")
+    rig.offer(engine, "events", "jobs")
     return engine
 
 
@@ -242,7 +242,7 @@ async def test_a_failing_delivery_holds_up_its_key_until_it_is_dead(rig: Rig, en
     assert (again.offset, again.tries) == (first.offset, 2)
     await hand.dead(again, "no such customer")
     assert bodies([await hand.one()]) == [2]
-    [info] = await engine.tasks.jobs("orders.audit", "dead", timeout_s=T_S)
+    [info] = await engine.jobs.page("orders.audit", "dead", timeout_s=T_S)
     assert (info.topic, info.event, info.offset) == (first.topic, first.event, first.offset)
     assert (info.error, info.reason, info.body) == ("no such customer", "failed", first.body)
 
@@ -253,11 +253,11 @@ async def test_a_dead_delivery_runs_again_when_somebody_wants_it(rig: Rig, engin
     await append(engine, rig.event(body=1, key="k"), rig.event(body=2, key="k"))
     await hand.dead(await hand.one())
     await hand.done(await hand.one())
-    assert await engine.tasks.requeue("orders.audit", timeout_s=T_S) == 1
+    assert await engine.leases.requeue("orders.audit", timeout_s=T_S) == 1
     lease = await hand.one()
     assert (bodies([lease]), lease.topic) == ([1], "order.created")
     await hand.done(lease)
-    assert await engine.tasks.jobs("orders.audit", "dead", timeout_s=T_S) == []
+    assert await engine.jobs.page("orders.audit", "dead", timeout_s=T_S) == []
 
 
 async def test_a_dead_delivery_may_be_dropped(rig: Rig, engine: Engine) -> None:
@@ -265,7 +265,7 @@ async def test_a_dead_delivery_may_be_dropped(rig: Rig, engine: Engine) -> None:
     hand = await subscriber(rig, "order.*")
     await append(engine, rig.event())
     await hand.dead(await hand.one())
-    assert await engine.tasks.drop("orders.audit", timeout_s=T_S) == 1
+    assert await engine.leases.drop("orders.audit", timeout_s=T_S) == 1
     assert len(await engine.events.read("#", timeout_s=T_S)) == 1
     assert await hand.nothing()
 
@@ -291,10 +291,10 @@ async def test_a_delivery_can_be_looked_at_and_cancelled(rig: Rig, engine: Engin
     hand = await subscriber(rig, "order.*")
     await append(engine, rig.event(body=1, key="k"), rig.event(body=2, key="k"))
     lease = await hand.one()
-    info = await engine.tasks.job(lease.id, timeout_s=T_S)
+    info = await engine.jobs.find(lease.id, timeout_s=T_S)
     assert info is not None
     assert (info.status, info.topic, info.offset, info.order) == ("running", "order.created", lease.offset, "k")
-    await engine.tasks.cancel(lease.id, timeout_s=T_S)
+    await engine.jobs.cancel(lease.id, timeout_s=T_S)
     await rig.eventually(lambda: hand.cancels, "the worker is told")
     await hand.settle(lease, "cancelled")
     assert bodies([await hand.one()]) == [2]

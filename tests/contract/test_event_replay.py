@@ -15,7 +15,7 @@ pytestmark = pytest.mark.asyncio(loop_factories=["asyncio"])
 @pytest.fixture
 async def engine(rig: Rig) -> Engine:
     engine = await rig.engine()
-    rig.offer(engine, "events", "tasks")
+    rig.offer(engine, "events", "jobs")
     return engine
 
 
@@ -143,7 +143,7 @@ async def test_a_subscription_is_ended_when_nobody_has_it(rig: Rig, engine: Engi
         await engine.events.abandon("orders.audit", timeout_s=T_S)
     await hand.leave()
     assert await engine.events.abandon("orders.audit", timeout_s=T_S) == 4
-    assert "orders.audit" not in [queue.name for queue in await engine.tasks.queues(timeout_s=T_S) if queue.patterns]
+    assert "orders.audit" not in [queue.name for queue in await engine.leases.queues(timeout_s=T_S) if queue.patterns]
     with pytest.raises(BadRequest, match=r"mail\.confirm"):
         await engine.events.abandon("orders.audit", timeout_s=T_S)
     await append(engine, rig.event(body=4))
@@ -188,7 +188,7 @@ async def test_the_retention_spares_what_is_outstanding(rig: Rig, engine: Engine
         await rig.leap(rig.retention_s)
     hand = await subscriber(rig, "order.*")
     assert sorted(bodies(await hand.run(3))) == [2, 3, 4]  # type: ignore[type-var]
-    await engine.tasks.requeue("orders.audit", timeout_s=T_S)
+    await engine.leases.requeue("orders.audit", timeout_s=T_S)
     lease = await hand.one()
     assert (lease.offset, bodies([lease])) == (offsets[0], [0])
     assert await hand.nothing()

@@ -19,12 +19,12 @@ pytestmark = pytest.mark.asyncio(loop_factories=["asyncio"])
 @pytest.fixture
 async def engine(rig: Rig) -> Engine:
     engine = await rig.engine()
-    rig.offer(engine, "tasks")
+    rig.offer(engine, "queues", "jobs")
     return engine
 
 
 async def job(engine: Engine, id: str) -> JobInfo:
-    found = await engine.tasks.job(id, timeout_s=T_S)
+    found = await engine.jobs.find(id, timeout_s=T_S)
     assert found is not None, f"no job {id}"
     return found
 
@@ -41,17 +41,17 @@ async def test_waiting_ends_with_the_job(rig: Rig, engine: Engine) -> None:
     kept, unkept, dead, cancelled = await rig.defer(
         rig.task(), rig.task(keep_s=0.0), rig.task(), rig.task("mail.never")
     )
-    waiting = [asyncio.create_task(engine.tasks.wait(id, timeout_s=600.0)) for id in (kept, unkept, dead, cancelled)]
+    waiting = [asyncio.create_task(engine.jobs.wait(id, timeout_s=600.0)) for id in (kept, unkept, dead, cancelled)]
     await rig.quiet()
     hand = await rig.hand("mail.send")
     for lease in await hand.take(3):
         await (hand.dead(lease) if lease.id == dead else hand.done(lease, result=lease.id))
-    await (await rig.engine()).tasks.cancel(cancelled, timeout_s=T_S)
+    await (await rig.engine()).jobs.cancel(cancelled, timeout_s=T_S)
     infos = await asyncio.gather(*waiting)
     assert [info.status for info in infos] == ["done", "done", "dead", "cancelled"]
     assert msgspec.msgpack.decode(infos[1].result) == unkept
     assert infos[2].error == "it failed for ever"
-    assert await engine.tasks.job(unkept, timeout_s=T_S) is None
+    assert await engine.jobs.find(unkept, timeout_s=T_S) is None
 
 
 async def test_waiting_for_what_is_over_ends_at_once(rig: Rig, engine: Engine) -> None:
@@ -59,14 +59,14 @@ async def test_waiting_for_what_is_over_ends_at_once(rig: Rig, engine: Engine) -
     [id] = await rig.defer(rig.task())
     hand = await rig.hand("mail.send")
     await hand.done(await hand.one(), result=1)
-    info = await engine.tasks.wait(id, timeout_s=T_S)
+    info = await engine.jobs.wait(id, timeout_s=T_S)
     assert (info.status, info.result) == ("done", b"\x01")
 
 
 async def test_waiting_for_an_unknown_job_fails(engine: Engine) -> None:
     """It never was, or it was forgotten; waiting longer would not help."""
     with pytest.raises(UnknownJob):
-        await engine.tasks.wait(ids.job_id(), timeout_s=T_S)
+        await engine.jobs.wait(ids.job_id(), timeout_s=T_S)
 
 
 async def test_waiting_has_an_end(rig: Rig, engine: Engine) -> None:
@@ -74,7 +74,7 @@ async def test_waiting_has_an_end(rig: Rig, engine: Engine) -> None:
     [id] = await rig.defer(rig.task())
     hand = await rig.hand("mail.send")
     lease = await hand.one()
-    waiting = asyncio.create_task(engine.tasks.wait(id, timeout_s=5.0))
+    waiting = asyncio.create_task(engine.jobs.wait(id, timeout_s=5.0))
     await hand.retry(lease)
     lease = await hand.one()
     await rig.pass_time(4.5)
@@ -83,14 +83,14 @@ async def test_waiting_has_an_end(rig: Rig, engine: Engine) -> None:
     with pytest.raises(DeadlineExceeded):
         await waiting
     await hand.done(lease)
-    assert (await engine.tasks.wait(id, timeout_s=T_S)).status == "done"
+    assert (await engine.jobs.wait(id, timeout_s=T_S)).status == "done"
 
 
 async def test_many_wait_for_one_job(rig: Rig, engine: Engine) -> None:
     """One that gives up takes nothing from the others."""
     [id] = await rig.defer(rig.task())
     engines = [engine, await rig.engine()]
-    waiting = [asyncio.create_task(engines[number % 2].tasks.wait(id, timeout_s=600.0)) for number in range(6)]
+    waiting = [asyncio.create_task(engines[number % 2].jobs.wait(id, timeout_s=600.0)) for number in range(6)]
     await rig.quiet()
     for given_up in waiting[:2]:
         given_up.cancel()
@@ -103,7 +103,7 @@ async def test_many_wait_for_one_job(rig: Rig, engine: Engine) -> None:
 async def test_who_waits_through_a_restart_is_told(rig: Rig, engine: Engine) -> None:
     """The asker's own patience counts."""
     [id] = await rig.defer(rig.task())
-    waiting = asyncio.create_task(engine.tasks.wait(id, timeout_s=600.0))
+    waiting = asyncio.create_task(engine.jobs.wait(id, timeout_s=600.0))
     await rig.quiet()
     await rig.restart()
     hand = await rig.hand("mail.send")
@@ -121,7 +121,7 @@ async def test_what_is_not_begun_is_cancelled_at_once(rig: Rig, engine: Engine) 
     ready, delayed, first = rig.task(), rig.task(due_at=later), rig.task("mail.first", feeds=last.id)
     await rig.defer(ready, delayed, first, last)
     for id in (ready.id, delayed.id, last.id):
-        info = await engine.tasks.cancel(id, timeout_s=T_S)
+        info = await engine.jobs.cancel(id, timeout_s=T_S)
         assert info.status == "cancelled"
         assert info.finished_at > 0
     assert await (await rig.hand("mail.send", "mail.last")).nothing()
@@ -133,7 +133,7 @@ async def test_what_runs_is_told_to_stop(rig: Rig, engine: Engine) -> None:
     [id] = await rig.defer(rig.task())
     hand = await rig.hand("mail.send")
     lease = await hand.one()
-    assert (await engine.tasks.cancel(id, timeout_s=T_S)).status == "running"
+    assert (await engine.jobs.cancel(id, timeout_s=T_S)).status == "running"
     await rig.eventually(lambda: (id, 1) in hand.cancels, "the worker is told to stop")
     await hand.settle(lease, "cancelled")
     info = await job(engine, id)
@@ -147,7 +147,7 @@ async def test_what_was_finished_meanwhile_is_done(rig: Rig, engine: Engine) -> 
     hand = await rig.hand("mail.send")
     leases = await hand.take(2)
     for id in (done, dead):
-        await engine.tasks.cancel(id, timeout_s=T_S)
+        await engine.jobs.cancel(id, timeout_s=T_S)
     await hand.done(leases[0])
     await hand.dead(leases[1])
     assert [await rig.status(engine, id) for id in (done, dead)] == ["done", "dead"]
@@ -159,7 +159,7 @@ async def test_what_was_asked_to_stop_does_not_run_again(rig: Rig, engine: Engin
     [id] = await rig.defer(rig.task())
     hand = await rig.hand("mail.send")
     lease = await hand.one()
-    await engine.tasks.cancel(id, timeout_s=T_S)
+    await engine.jobs.cancel(id, timeout_s=T_S)
     await hand.settle(lease, verdict)  # type: ignore[arg-type]
     assert await rig.status(engine, id) == "cancelled"
     assert await hand.nothing()
@@ -174,10 +174,10 @@ async def test_cancelling_what_is_over_changes_nothing(rig: Rig, engine: Engine)
     await hand.dead(leases[1])
     for id, status in [(done, "done"), (dead, "dead")]:
         before = await job(engine, id)
-        assert await engine.tasks.cancel(id, timeout_s=T_S) == before
+        assert await engine.jobs.cancel(id, timeout_s=T_S) == before
         assert before.status == status
     with pytest.raises(UnknownJob):
-        await engine.tasks.cancel(ids.job_id(), timeout_s=T_S)
+        await engine.jobs.cancel(ids.job_id(), timeout_s=T_S)
 
 
 async def test_a_cancelled_delay_frees_its_order(rig: Rig, engine: Engine) -> None:
@@ -185,7 +185,7 @@ async def test_a_cancelled_delay_frees_its_order(rig: Rig, engine: Engine) -> No
     head, behind = await rig.defer(rig.task(order="o", due_at=rig.clock.wall() + 1e6), rig.task(order="o"))
     hand = await rig.hand("mail.send")
     assert await hand.nothing()
-    await engine.tasks.cancel(head, timeout_s=T_S)
+    await engine.jobs.cancel(head, timeout_s=T_S)
     assert (await hand.one()).id == behind
 
 
@@ -199,7 +199,7 @@ async def test_the_dead_run_again_when_somebody_wants_it(rig: Rig, engine: Engin
     await hand.retry(await hand.one())
     old = await hand.one()
     await hand.dead(old)
-    assert await engine.tasks.requeue("mail.send", [id], timeout_s=T_S) == 1
+    assert await engine.leases.requeue("mail.send", [id], timeout_s=T_S) == 1
     lease = await hand.one()
     assert (lease.id, body(lease), lease.tries, lease.lost) == (id, "again", 1, 0)
     assert lease.attempt > old.attempt
@@ -218,10 +218,10 @@ async def test_all_the_dead_of_a_queue_run_again(rig: Rig, engine: Engine) -> No
     hand = await rig.hand("mail.send", "mail.other")
     for lease in await hand.take(5):
         await (hand.done(lease) if lease.id == every[3] else hand.dead(lease))
-    assert await engine.tasks.requeue("mail.send", timeout_s=T_S) == 3
+    assert await engine.leases.requeue("mail.send", timeout_s=T_S) == 3
     assert {lease.id for lease in await hand.take(3)} == set(every[:3])
     assert await rig.status(engine, every[4]) == "dead"
-    assert await engine.tasks.requeue("mail.nobody", timeout_s=T_S) == 0
+    assert await engine.leases.requeue("mail.nobody", timeout_s=T_S) == 0
 
 
 async def test_only_the_dead_are_requeued(rig: Rig, engine: Engine) -> None:
@@ -233,9 +233,9 @@ async def test_only_the_dead_are_requeued(rig: Rig, engine: Engine) -> None:
             await hand.done(lease)
         elif lease.id == other:
             await hand.dead(lease)
-    assert await engine.tasks.requeue("mail.send", [running, done, other, ids.job_id()], timeout_s=T_S) == 0
+    assert await engine.leases.requeue("mail.send", [running, done, other, ids.job_id()], timeout_s=T_S) == 0
     assert [await rig.status(engine, id) for id in (running, done, other)] == ["running", "done", "dead"]
-    assert await engine.tasks.drop("mail.send", [running, done, other, ids.job_id()], timeout_s=T_S) == 0
+    assert await engine.leases.drop("mail.send", [running, done, other, ids.job_id()], timeout_s=T_S) == 0
     assert [await rig.status(engine, id) for id in (running, done, other)] == ["running", "done", "dead"]
 
 
@@ -245,11 +245,11 @@ async def test_the_dead_may_be_forgotten(rig: Rig, engine: Engine) -> None:
     hand = await rig.hand("mail.send")
     for lease in await hand.take(5):
         await hand.dead(lease)
-    assert await engine.tasks.drop("mail.send", every[:2], timeout_s=T_S) == 2
+    assert await engine.leases.drop("mail.send", every[:2], timeout_s=T_S) == 2
     assert [await rig.status(engine, id) for id in every] == [None, None, "dead", "dead", "dead"]
-    assert await engine.tasks.drop("mail.send", timeout_s=T_S) == 3
-    assert await engine.tasks.jobs("mail.send", "dead", timeout_s=T_S) == []
-    assert await engine.tasks.drop("mail.send", timeout_s=T_S) == 0
+    assert await engine.leases.drop("mail.send", timeout_s=T_S) == 3
+    assert await engine.jobs.page("mail.send", "dead", timeout_s=T_S) == []
+    assert await engine.leases.drop("mail.send", timeout_s=T_S) == 0
 
 
 async def test_a_requeued_job_is_waited_for_anew(rig: Rig, engine: Engine) -> None:
@@ -257,8 +257,8 @@ async def test_a_requeued_job_is_waited_for_anew(rig: Rig, engine: Engine) -> No
     [id] = await rig.defer(rig.task())
     hand = await rig.hand("mail.send")
     await hand.dead(await hand.one())
-    await engine.tasks.requeue("mail.send", [id], timeout_s=T_S)
-    waiting = asyncio.create_task(engine.tasks.wait(id, timeout_s=600.0))
+    await engine.leases.requeue("mail.send", [id], timeout_s=T_S)
+    waiting = asyncio.create_task(engine.jobs.wait(id, timeout_s=600.0))
     await rig.quiet()
     await hand.done(await hand.one())
     assert (await waiting).status == "done"
@@ -321,7 +321,7 @@ async def test_queues_are_counted(rig: Rig, engine: Engine) -> None:
     await hand.done(done)
     await hand.dead(dead)
     await rig.quiet()
-    queues = {queue.name: queue for queue in await engine.tasks.queues(timeout_s=T_S)}
+    queues = {queue.name: queue for queue in await engine.leases.queues(timeout_s=T_S)}
     assert list(queues) == sorted(queues) == ["a.b", "mail.first", "mail.send"]
     send = queues["mail.send"]
     assert (send.waiting, send.delayed, send.ready, send.running, send.dead) == (1, 1, 3, 1, 1)
@@ -332,11 +332,11 @@ async def test_a_queue_says_how_late_it_is(rig: Rig, engine: Engine) -> None:
     """oldest_s is the age of the oldest ready task: what is delayed is not late yet."""
     await rig.defer(rig.task("mail.later", due_at=rig.clock.wall() + 50.0), rig.task("mail.send"))
     await rig.pass_time(40.0)
-    ages = {queue.name: queue.oldest_s for queue in await engine.tasks.queues(timeout_s=T_S)}
+    ages = {queue.name: queue.oldest_s for queue in await engine.leases.queues(timeout_s=T_S)}
     assert ages["mail.send"] == pytest.approx(40.0, abs=2.0)
     assert ages["mail.later"] == 0.0
     await rig.pass_time(20.0)
-    ages = {queue.name: queue.oldest_s for queue in await engine.tasks.queues(timeout_s=T_S)}
+    ages = {queue.name: queue.oldest_s for queue in await engine.leases.queues(timeout_s=T_S)}
     assert ages["mail.later"] == pytest.approx(10.0, abs=2.0)
 
 
@@ -344,11 +344,11 @@ async def test_a_queue_tells_of_its_limits_and_workers(rig: Rig, engine: Engine)
     """Also when it is empty: what workers declare is there."""
     first = await rig.hand("mail.send", rate_per_s=50.0, burst=5, concurrency=7)
     await rig.hand("mail.send", rate_per_s=50.0, burst=5, concurrency=7)
-    [queue] = await engine.tasks.queues(timeout_s=T_S)
+    [queue] = await engine.leases.queues(timeout_s=T_S)
     assert (queue.name, queue.workers, queue.rate_per_s, queue.concurrency) == ("mail.send", 2, 50.0, 7)
     await first.leave()
     await rig.quiet()
-    [queue] = await engine.tasks.queues(timeout_s=T_S)
+    [queue] = await engine.leases.queues(timeout_s=T_S)
     assert queue.workers == 1
 
 
@@ -359,7 +359,7 @@ async def test_jobs_are_listed_page_by_page(rig: Rig, engine: Engine) -> None:
     found: list[str] = []
     while True:
         after = found[-1] if found else ""
-        page = await engine.tasks.jobs("mail.send", "ready", after=after, limit=10, timeout_s=T_S)
+        page = await engine.jobs.page("mail.send", "ready", after=after, limit=10, timeout_s=T_S)
         assert all(info.queue == "mail.send" and info.status == "ready" for info in page)
         assert len(page) <= 10
         if not page:
@@ -378,7 +378,7 @@ async def test_what_is_delayed_is_listed_by_its_time_and_what_is_over_by_its_end
 
     async def paged(queue: str, status: Status) -> list[str]:
         found: list[str] = []
-        while page := await engine.tasks.jobs(queue, status, after=found[-1] if found else "", limit=2, timeout_s=T_S):
+        while page := await engine.jobs.page(queue, status, after=found[-1] if found else "", limit=2, timeout_s=T_S):
             found += [info.id for info in page]
         return found
 
@@ -392,8 +392,8 @@ async def test_a_page_may_go_on_after_a_job_that_is_gone(rig: Rig, engine: Engin
     hand = await rig.hand("mail.send")
     for lease in await hand.take(6):
         await hand.dead(lease)
-    page = await engine.tasks.jobs("mail.send", "dead", limit=2, timeout_s=T_S)
+    page = await engine.jobs.page("mail.send", "dead", limit=2, timeout_s=T_S)
     names = [info.id for info in page]
-    await engine.tasks.drop("mail.send", names, timeout_s=T_S)
-    rest = await engine.tasks.jobs("mail.send", "dead", after=names[-1], timeout_s=T_S)
+    await engine.leases.drop("mail.send", names, timeout_s=T_S)
+    rest = await engine.jobs.page("mail.send", "dead", after=names[-1], timeout_s=T_S)
     assert {*names, *(info.id for info in rest)} == set(every)

@@ -93,7 +93,7 @@ async def test_what_was_never_declared_does_not_advance(engine: Engine) -> None:
 
 async def test_a_due_time_and_its_task_are_one_commit(rig: Rig, engine: Engine) -> None:
     """Of all workers that see it due, one makes the task; the others are refused as a whole."""
-    rig.together(engine, "schedules", "tasks")
+    rig.together(engine, "schedules", "queues")
     await declare(engine, NIGHTLY)
     engines = [await rig.engine() for _ in range(3)]
 

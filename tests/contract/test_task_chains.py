@@ -19,7 +19,7 @@ pytestmark = pytest.mark.asyncio(loop_factories=["asyncio"])
 @pytest.fixture
 async def engine(rig: Rig) -> Engine:
     engine = await rig.engine()
-    rig.offer(engine, "tasks")
+    rig.offer(engine, "queues", "jobs")
     return engine
 
 
@@ -98,7 +98,7 @@ async def test_the_answer_is_there_at_every_attempt(rig: Rig, engine: Engine) ->
         assert prior(lease) == "kept"
         await hand.retry(lease)
     await hand.dead(await hand.one())
-    await engine.tasks.requeue("a.two", timeout_s=T_S)
+    await engine.leases.requeue("a.two", timeout_s=T_S)
     assert prior(await hand.one()) == "kept"
 
 
@@ -175,7 +175,7 @@ async def test_members_may_end_in_one_commit(rig: Rig, engine: Engine) -> None:
     for hand in hands:
         leases = await hand.take(len(hand.holding))
         words = [hand.word(lease, "done", result=msgspec.msgpack.encode(places[lease.id] * 2)) for lease in leases]
-        await hand.engine.tasks.settle(words, timeout_s=T_S)
+        await hand.engine.leases.acknowledge(words, timeout_s=T_S)
     last = await rig.hand("a.all")
     assert prior(await last.one()) == [2 * place for place in range(300)]
     assert await last.nothing()
@@ -219,7 +219,7 @@ async def test_the_end_of_one_is_the_end_of_all_that_wait(rig: Rig, engine: Engi
     await hand.done(await hand.one())
     await hand.dead(await hand.one(), "no such order")
     assert await statuses(rig, engine, tasks) == ["done", "dead", "dead", "dead"]
-    infos = [await engine.tasks.wait(task.id, timeout_s=T_S) for task in tasks]
+    infos = [await engine.jobs.wait(task.id, timeout_s=T_S) for task in tasks]
     assert [info.reason for info in infos] == ["", "failed", "upstream", "upstream"]
     assert tasks[1].id in infos[2].error
     assert await hand.nothing()
@@ -233,13 +233,13 @@ async def test_a_cancelled_task_ends_what_waits_for_it(rig: Rig, engine: Engine,
     if running:
         hand = await rig.hand("a.one", "a.two")
         lease = await hand.one()
-        await engine.tasks.cancel(tasks[0].id, timeout_s=T_S)
+        await engine.jobs.cancel(tasks[0].id, timeout_s=T_S)
         assert await rig.status(engine, tasks[1].id) == "waiting"
         await hand.settle(lease, "cancelled")
     else:
-        await engine.tasks.cancel(tasks[0].id, timeout_s=T_S)
+        await engine.jobs.cancel(tasks[0].id, timeout_s=T_S)
     assert await statuses(rig, engine, tasks) == ["cancelled", "dead"]
-    info = await engine.tasks.wait(tasks[1].id, timeout_s=T_S)
+    info = await engine.jobs.wait(tasks[1].id, timeout_s=T_S)
     assert info.reason == "upstream"
 
 
@@ -263,7 +263,7 @@ async def test_requeueing_the_cause_mends_what_waits(rig: Rig, engine: Engine) -
     hand = await rig.hand("a.one", "a.two", "a.three")
     await hand.done(await hand.one(), result=1)
     await hand.dead(await hand.one())
-    assert await engine.tasks.requeue("a.two", [tasks[1].id], timeout_s=T_S) == 1
+    assert await engine.leases.requeue("a.two", [tasks[1].id], timeout_s=T_S) == 1
     lease = await hand.one()
     assert (lease.id, prior(lease)) == (tasks[1].id, 1)
     assert await statuses(rig, engine, tasks) == ["done", "running", "waiting"]
@@ -271,7 +271,7 @@ async def test_requeueing_the_cause_mends_what_waits(rig: Rig, engine: Engine) -
     last = await hand.one()
     assert (last.id, prior(last)) == (tasks[2].id, 2)
     await hand.done(last)
-    info = await engine.tasks.wait(tasks[2].id, timeout_s=T_S)
+    info = await engine.jobs.wait(tasks[2].id, timeout_s=T_S)
     assert (info.status, info.reason, info.error) == ("done", "", "")
 
 
@@ -285,11 +285,11 @@ async def test_a_group_with_two_dead_members_is_mended_by_both(rig: Rig, engine:
     assert await rig.status(engine, tasks[3].id) == "dead"
     await hand.done(leases[1], result="b")
     await hand.dead(leases[2])
-    assert await engine.tasks.requeue("a.one", [tasks[0].id], timeout_s=T_S) == 1
+    assert await engine.leases.requeue("a.one", [tasks[0].id], timeout_s=T_S) == 1
     assert await rig.status(engine, tasks[3].id) == "dead"
     await hand.done(await hand.one(), result="a")
     assert await rig.status(engine, tasks[3].id) == "dead"
-    assert await engine.tasks.requeue("a.one", timeout_s=T_S) == 1
+    assert await engine.leases.requeue("a.one", timeout_s=T_S) == 1
     assert await rig.status(engine, tasks[3].id) == "waiting"
     await hand.done(await hand.one(), result="c")
     assert prior(await hand.one()) == ["a", "b", "c"]
@@ -303,7 +303,7 @@ async def test_what_broke_twice_is_mended_twice(rig: Rig, engine: Engine) -> Non
     for _ in range(3):
         await hand.dead(await hand.one())
         assert await statuses(rig, engine, tasks) == ["dead", "dead"]
-        await engine.tasks.requeue("a.one", timeout_s=T_S)
+        await engine.leases.requeue("a.one", timeout_s=T_S)
         assert await rig.status(engine, tasks[1].id) == "waiting"
     await hand.done(await hand.one(), result=1)
     assert prior(await hand.one()) == 1
@@ -315,10 +315,10 @@ async def test_what_waits_in_vain_does_not_run_before_its_cause(rig: Rig, engine
     await rig.defer(*tasks)
     hand = await rig.hand("a.one", "a.two")
     await hand.dead(await hand.one())
-    await engine.tasks.requeue("a.two", timeout_s=T_S)
+    await engine.leases.requeue("a.two", timeout_s=T_S)
     assert await hand.nothing()
     assert await rig.status(engine, tasks[1].id) in ("dead", "waiting")
-    await engine.tasks.requeue("a.one", timeout_s=T_S)
+    await engine.leases.requeue("a.one", timeout_s=T_S)
     await hand.done(await hand.one(), result=1)
     assert prior(await hand.one()) == 1
 
@@ -329,7 +329,7 @@ async def test_a_broken_chain_of_one_queue_is_mended_at_once(rig: Rig, engine: E
     await rig.defer(*tasks)
     hand = await rig.hand("a.one")
     await hand.dead(await hand.one())
-    await engine.tasks.requeue("a.one", timeout_s=T_S)
+    await engine.leases.requeue("a.one", timeout_s=T_S)
     assert [lease.id for lease in await hand.run(3)] == [task.id for task in tasks]
 
 
@@ -337,7 +337,7 @@ async def test_cancelling_what_waits_leaves_the_others(rig: Rig, engine: Engine)
     """The task before runs and is done, though nobody waits for its answer any more."""
     tasks = chain(rig, "a.one", "a.two", "a.three")
     await rig.defer(*tasks)
-    await engine.tasks.cancel(tasks[1].id, timeout_s=T_S)
+    await engine.jobs.cancel(tasks[1].id, timeout_s=T_S)
     hand = await rig.hand("a.one", "a.two", "a.three")
     await hand.done(await hand.one())
     assert await hand.nothing()
@@ -357,23 +357,23 @@ async def test_a_chain_whose_end_is_known_is_not_made(rig: Rig, engine: Engine, 
         return group(rig, ["a.one", "a.one"], "a.all", key="album-7")
 
     first = made()
-    assert [ticket.fresh for ticket in await engine.tasks.defer(first, timeout_s=T_S)] == [True] * 3
-    again = await engine.tasks.defer(made(), timeout_s=T_S)
+    assert [ticket.fresh for ticket in await engine.queues.defer(first, timeout_s=T_S)] == [True] * 3
+    again = await engine.queues.defer(made(), timeout_s=T_S)
     assert [ticket.fresh for ticket in again] == [False] * 3
     assert again[-1].id == first[-1].id
     hand: Hand = await rig.hand("a.one", "a.all")
     assert sorted(lease.id for lease in await hand.run(3)) == sorted(task.id for task in first)
     assert await hand.nothing()
-    assert [ticket.fresh for ticket in await engine.tasks.defer(made(), timeout_s=T_S)] == [False] * 3
+    assert [ticket.fresh for ticket in await engine.queues.defer(made(), timeout_s=T_S)] == [False] * 3
 
 
 async def test_a_defer_of_a_chain_that_is_repeated_adds_nothing(rig: Rig, engine: Engine) -> None:
     """As for single tasks."""
     tasks = chain(rig, "a.one", "a.two")
-    first = await engine.tasks.defer(tasks, timeout_s=T_S)
+    first = await engine.queues.defer(tasks, timeout_s=T_S)
     hand = await rig.hand("a.one", "a.two")
     await hand.run(1)
-    assert [ticket.id for ticket in await engine.tasks.defer(tasks, timeout_s=T_S)] == [ticket.id for ticket in first]
+    assert [ticket.id for ticket in await engine.queues.defer(tasks, timeout_s=T_S)] == [ticket.id for ticket in first]
     await hand.run(1)
     assert await hand.nothing()
 
@@ -392,5 +392,5 @@ async def test_what_waits_and_what_feeds_fit_together(rig: Rig, engine: Engine) 
     ]
     for tasks in wrong:
         with pytest.raises(BadRequest):
-            await engine.tasks.defer(tasks, timeout_s=T_S)
-    assert await engine.tasks.queues(timeout_s=T_S) == []
+            await engine.queues.defer(tasks, timeout_s=T_S)
+    assert await engine.leases.queues(timeout_s=T_S) == []

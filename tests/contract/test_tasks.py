@@ -19,12 +19,12 @@ pytestmark = pytest.mark.asyncio(loop_factories=["asyncio"])
 @pytest.fixture
 async def engine(rig: Rig) -> Engine:
     engine = await rig.engine()
-    rig.offer(engine, "tasks")
+    rig.offer(engine, "queues", "jobs")
     return engine
 
 
 async def job(engine: Engine, id: str) -> JobInfo:
-    found = await engine.tasks.job(id, timeout_s=T_S)
+    found = await engine.jobs.find(id, timeout_s=T_S)
     assert found is not None, f"no job {id}"
     return found
 
@@ -39,7 +39,7 @@ def body(lease: Lease) -> object:
 async def test_a_deferred_task_is_ready(rig: Rig, engine: Engine) -> None:
     """It is a job with all that was said of it, whether or not anybody can run it."""
     task = rig.task(body={"to": "ujun"}, key="k1", order="o1", priority=7, meta={"tenant": "t1"})
-    assert await engine.tasks.defer([task], timeout_s=T_S) == [Ticket(task.id, True)]
+    assert await engine.queues.defer([task], timeout_s=T_S) == [Ticket(task.id, True)]
     info = await job(await rig.engine(), task.id)
     assert (info.id, info.queue, info.status) == (task.id, "mail.send", "ready")
     assert (info.body, info.key, info.order, info.priority, info.meta) == (task.body, "k1", "o1", 7, {"tenant": "t1"})
@@ -62,9 +62,9 @@ async def test_a_lease_has_what_was_deferred(rig: Rig, engine: Engine) -> None:
 async def test_many_are_deferred_in_one_commit(rig: Rig, engine: Engine) -> None:
     """Their tickets come in the order in which they were given."""
     tasks = rig.tasks(500)
-    tickets = await engine.tasks.defer(tasks, timeout_s=T_S)
+    tickets = await engine.queues.defer(tasks, timeout_s=T_S)
     assert tickets == [Ticket(task.id, True) for task in tasks]
-    assert await engine.tasks.defer([], timeout_s=T_S) == []
+    assert await engine.queues.defer([], timeout_s=T_S) == []
 
 
 async def test_a_commit_with_one_bad_task_defers_none(rig: Rig, engine: Engine) -> None:
@@ -72,8 +72,8 @@ async def test_a_commit_with_one_bad_task_defers_none(rig: Rig, engine: Engine) 
     good = rig.task()
     for bad in (rig.task(priority=10), rig.task(priority=-1), rig.task(queue="nodots"), rig.task(feeds=ids.job_id())):
         with pytest.raises(BadRequest):
-            await engine.tasks.defer([good, bad], timeout_s=T_S)
-    assert await engine.tasks.job(good.id, timeout_s=T_S) is None
+            await engine.queues.defer([good, bad], timeout_s=T_S)
+    assert await engine.jobs.find(good.id, timeout_s=T_S) is None
     assert await (await rig.hand("mail.send")).nothing()
 
 
@@ -102,7 +102,7 @@ async def test_what_was_confirmed_outlives_a_restart(rig: Rig, engine: Engine) -
     hand = await rig.hand("mail.done", "mail.dead")
     for lease in await hand.take(2):
         await (hand.done(lease, result=42) if lease.id == done else hand.dead(lease))
-    await engine.tasks.cancel(cancelled, timeout_s=T_S)
+    await engine.jobs.cancel(cancelled, timeout_s=T_S)
     await hand.leave()
     every = [ready, done, dead, cancelled, delayed, first.id, "f" * 28]
     before = [await job(engine, id) for id in every]
@@ -118,10 +118,10 @@ async def test_what_was_confirmed_outlives_a_restart(rig: Rig, engine: Engine) -
 async def test_one_key_is_one_job(rig: Rig, engine: Engine) -> None:
     """The second defer is told of the first job, whoever asks."""
     first = rig.task(body=1, key="k1")
-    assert await engine.tasks.defer([first], timeout_s=T_S) == [Ticket(first.id, True)]
+    assert await engine.queues.defer([first], timeout_s=T_S) == [Ticket(first.id, True)]
     other = await rig.engine()
     for _ in range(2):
-        assert await other.tasks.defer([rig.task(body=2, key="k1")], timeout_s=T_S) == [Ticket(first.id, False)]
+        assert await other.queues.defer([rig.task(body=2, key="k1")], timeout_s=T_S) == [Ticket(first.id, False)]
     hand = await rig.hand("mail.send")
     assert body(await hand.one()) == 1
     assert await hand.nothing()
@@ -130,17 +130,17 @@ async def test_one_key_is_one_job(rig: Rig, engine: Engine) -> None:
 async def test_a_key_belongs_to_its_queue(rig: Rig, engine: Engine) -> None:
     """The same key of another queue is another job; no key is no key."""
     tasks = [rig.task("mail.send", key="k1"), rig.task("mail.sort", key="k1"), rig.task(), rig.task()]
-    tickets = await engine.tasks.defer(tasks, timeout_s=T_S)
+    tickets = await engine.queues.defer(tasks, timeout_s=T_S)
     assert [ticket.fresh for ticket in tickets] == [True] * 4
 
 
 async def test_the_first_of_one_commit_has_the_key(rig: Rig, engine: Engine) -> None:
     """Also when both come at once."""
     first, second = rig.task(key="k1"), rig.task(key="k1")
-    tickets = await engine.tasks.defer([first, second], timeout_s=T_S)
+    tickets = await engine.queues.defer([first, second], timeout_s=T_S)
     assert tickets == [Ticket(first.id, True), Ticket(first.id, False)]
     together = await asyncio.gather(
-        *(engine.tasks.defer([rig.task(key="k2")], timeout_s=T_S) for _ in range(20)),
+        *(engine.queues.defer([rig.task(key="k2")], timeout_s=T_S) for _ in range(20)),
     )
     assert sum(tickets[0].fresh for tickets in together) == 1
     assert len({tickets[0].id for tickets in together}) == 1
@@ -149,11 +149,11 @@ async def test_the_first_of_one_commit_has_the_key(rig: Rig, engine: Engine) -> 
 async def test_a_key_is_known_while_the_job_runs_and_when_it_is_done(rig: Rig, engine: Engine) -> None:
     """And forgotten with the job, `keep_s` after its end: then the same key is a new job."""
     first = rig.task(key="k1", keep_s=100.0)
-    await engine.tasks.defer([first], timeout_s=T_S)
+    await engine.queues.defer([first], timeout_s=T_S)
     hand = await rig.hand("mail.send")
 
     async def again() -> Ticket:
-        return (await engine.tasks.defer([rig.task(key="k1")], timeout_s=T_S))[0]
+        return (await engine.queues.defer([rig.task(key="k1")], timeout_s=T_S))[0]
 
     lease = await hand.one()
     assert await again() == Ticket(first.id, False)
@@ -168,33 +168,33 @@ async def test_a_key_is_known_while_the_job_runs_and_when_it_is_done(rig: Rig, e
 async def test_a_key_is_known_while_its_job_is_dead(rig: Rig, engine: Engine) -> None:
     """However long nobody looks at it; when it is dropped, the key is free."""
     first = rig.task(key="k1", keep_s=1.0)
-    await engine.tasks.defer([first], timeout_s=T_S)
+    await engine.queues.defer([first], timeout_s=T_S)
     hand = await rig.hand("mail.send")
     await hand.dead(await hand.one())
-    assert await engine.tasks.defer([rig.task(key="k1")], timeout_s=T_S) == [Ticket(first.id, False)]
-    assert await engine.tasks.drop("mail.send", [first.id], timeout_s=T_S) == 1
-    assert (await engine.tasks.defer([rig.task(key="k1")], timeout_s=T_S))[0].fresh
+    assert await engine.queues.defer([rig.task(key="k1")], timeout_s=T_S) == [Ticket(first.id, False)]
+    assert await engine.leases.drop("mail.send", [first.id], timeout_s=T_S) == 1
+    assert (await engine.queues.defer([rig.task(key="k1")], timeout_s=T_S))[0].fresh
 
 
 async def test_a_key_of_a_job_that_is_not_kept_is_free_at_once(rig: Rig, engine: Engine) -> None:
     """keep_s=0: the key holds for as long as the job is not over."""
     first = rig.task(key="k1", keep_s=0.0)
-    await engine.tasks.defer([first], timeout_s=T_S)
+    await engine.queues.defer([first], timeout_s=T_S)
     hand = await rig.hand("mail.send")
     await hand.done(await hand.one())
-    assert (await engine.tasks.defer([rig.task(key="k1", keep_s=0.0)], timeout_s=T_S))[0].fresh
+    assert (await engine.queues.defer([rig.task(key="k1", keep_s=0.0)], timeout_s=T_S))[0].fresh
 
 
 @over_processes
 async def test_keys_outlive_a_restart(rig: Rig, engine: Engine) -> None:
     """Of a job that waits, and of one that is done."""
     waits, done = rig.task(key="k1"), rig.task("mail.done", key="k2", keep_s=9e5)
-    await engine.tasks.defer([waits, done], timeout_s=T_S)
+    await engine.queues.defer([waits, done], timeout_s=T_S)
     hand = await rig.hand("mail.done")
     await hand.done(await hand.one())
     await rig.restart()
     again = [rig.task(key="k1"), rig.task("mail.done", key="k2")]
-    assert await engine.tasks.defer(again, timeout_s=T_S) == [Ticket(waits.id, False), Ticket(done.id, False)]
+    assert await engine.queues.defer(again, timeout_s=T_S) == [Ticket(waits.id, False), Ticket(done.id, False)]
 
 
 # --- settling -----------------------------------------------------------------------------------------------
@@ -223,7 +223,7 @@ async def test_a_finished_job_is_forgotten_when_its_time_is_over(rig: Rig, engin
     hand = await rig.hand("mail.send")
     for lease in await hand.take(2):
         await (hand.done(lease) if lease.id == done else hand.dead(lease))
-    await engine.tasks.cancel(cancelled, timeout_s=T_S)
+    await engine.jobs.cancel(cancelled, timeout_s=T_S)
     await rig.pass_time(49.0)
     assert [await rig.status(engine, id) for id in (done, cancelled, dead)] == ["done", "cancelled", "dead"]
     await rig.pass_time(2.0)
@@ -296,11 +296,11 @@ async def test_settling_the_same_again_changes_nothing(rig: Rig, engine: Engine)
         hand.word(retried, "retry", due_at=rig.clock.wall() + 1e6),
         hand.word(dead, "dead", reason="failed", error="e"),
     ]
-    await hand.engine.tasks.settle(words, timeout_s=T_S)
+    await hand.engine.leases.acknowledge(words, timeout_s=T_S)
     before = [await job(engine, id) for id in every]
-    await hand.engine.tasks.settle(words, timeout_s=T_S)
+    await hand.engine.leases.acknowledge(words, timeout_s=T_S)
     for word in words:
-        await hand.engine.tasks.settle([word], timeout_s=T_S)
+        await hand.engine.leases.acknowledge([word], timeout_s=T_S)
     assert [await job(engine, id) for id in every] == before
 
 
@@ -337,7 +337,7 @@ async def test_one_stale_settlement_refuses_all_of_a_commit(rig: Rig, engine: En
     await hand.retry(stale)
     again = await hand.one()
     with pytest.raises(LeaseLost):
-        await hand.engine.tasks.settle([hand.word(good), hand.word(stale)], timeout_s=T_S)
+        await hand.engine.leases.acknowledge([hand.word(good), hand.word(stale)], timeout_s=T_S)
     assert [await rig.status(engine, each) for each in (stale_id, id)] == ["running", "running"]
     await hand.done(good, again)
     assert [await rig.status(engine, each) for each in (stale_id, id)] == ["done", "done"]

@@ -173,7 +173,7 @@ class TaskMachine(RuleBasedStateMachine):
 
     async def _defer(self, tasks: Sequence[NewTask]) -> Sequence[Ticket]:
         """Calls the engine inside the running loop, which its future needs."""
-        return await self.engine.tasks.defer(tasks, timeout_s=T_S)
+        return await self.engine.queues.defer(tasks, timeout_s=T_S)
 
     def teardown(self) -> None:
         if hasattr(self, "runner"):
@@ -257,14 +257,14 @@ class TaskMachine(RuleBasedStateMachine):
         among = [id for id, job in self.model.jobs.items() if job.status == "running"] if running else []
         among = among or list(self.model.jobs)
         id = among[which % len(among)]
-        self.run(self.engine.tasks.cancel(id, timeout_s=T_S))
+        self.run(self.engine.jobs.cancel(id, timeout_s=T_S))
         self.model.cancel(id)
         self.compare()
 
     @precondition(lambda self: any(job.status == "dead" for job in self.model.jobs.values()))
     @rule()
     def requeue(self) -> None:
-        assert self.run(self.engine.tasks.requeue("mail.send", timeout_s=T_S)) == self.model.requeue()
+        assert self.run(self.engine.leases.requeue("mail.send", timeout_s=T_S)) == self.model.requeue()
         self.compare()
 
     @precondition(lambda self: any(job.status == "dead" for job in self.model.jobs.values()))
@@ -272,7 +272,7 @@ class TaskMachine(RuleBasedStateMachine):
     def drop(self, which: int) -> None:
         dead = [id for id, job in self.model.jobs.items() if job.status == "dead" and not job.task.feeds]
         for id in dead[which % len(dead) :][:1] if dead else ():
-            assert self.run(self.engine.tasks.drop("mail.send", [id], timeout_s=T_S)) == 1
+            assert self.run(self.engine.leases.drop("mail.send", [id], timeout_s=T_S)) == 1
             del self.model.jobs[id]
         self.compare()
 
@@ -295,10 +295,10 @@ class TaskMachine(RuleBasedStateMachine):
         seen = {}
         holding = {id: lease for (id, _), lease in self.hand.holding.items()} if self.hand is not None else {}
         for id in self.model.jobs:
-            info = self.run(self.engine.tasks.job(id, timeout_s=T_S))
+            info = self.run(self.engine.jobs.find(id, timeout_s=T_S))
             seen[id] = (info.status if info is not None else "forgotten", holding[id].tries if id in holding else 0)
         assert seen == self.model.seen()
-        [queue] = self.run(self.engine.tasks.queues(timeout_s=T_S)) or [None]
+        [queue] = self.run(self.engine.leases.queues(timeout_s=T_S)) or [None]
         if queue is not None:
             statuses = [status for status, _ in seen.values()]
             counted = {name: getattr(queue, name) for name in ("waiting", "delayed", "ready", "running", "dead")}

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.asyncio(loop_factories=["asyncio"])
 @pytest.fixture
 async def engine(rig: Rig) -> Engine:
     engine = await rig.engine()
-    rig.offer(engine, "tasks")
+    rig.offer(engine, "queues", "jobs")
     return engine
 
 
@@ -212,7 +212,7 @@ async def test_a_requeued_head_does_not_run_beside_another(rig: Rig, engine: Eng
     await hand.dead(await hand.one())
     running = await hand.one()
     assert running.id == second
-    await engine.tasks.requeue("mail.send", [head], timeout_s=T_S)
+    await engine.leases.requeue("mail.send", [head], timeout_s=T_S)
     assert await hand.nothing()
     await hand.done(running)
     lease = await hand.one()
@@ -237,7 +237,7 @@ async def test_orders_outlive_a_restart(rig: Rig, engine: Engine) -> None:
     await rig.restart()
     hand = await rig.hand("mail.send")
     assert await hand.nothing()
-    await engine.tasks.cancel(every[0], timeout_s=T_S)
+    await engine.jobs.cancel(every[0], timeout_s=T_S)
     assert [lease.id for lease in await hand.run(2)] == every[1:]
 
 
@@ -302,7 +302,7 @@ async def test_concurrency_counts_what_is_retried_or_lost_as_free(rig: Rig, engi
     await hand.dead(await hand.one())
     await hand.settle(await hand.one(), "release")
     lease = await hand.one()
-    await engine.tasks.cancel(lease.id, timeout_s=T_S)
+    await engine.jobs.cancel(lease.id, timeout_s=T_S)
     await hand.settle(lease, "cancelled")
     await hand.one()
     await rig.kill(hand.engine)

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.asyncio(loop_factories=["asyncio"])
 @pytest.fixture
 async def engine(rig: Rig) -> Engine:
     engine = await rig.engine()
-    rig.offer(engine, "tasks")
+    rig.offer(engine, "queues", "jobs")
     return engine
 
 
@@ -26,7 +26,7 @@ async def death(rig: Rig, hand: Hand) -> None:
 
     async def gone() -> bool:
         engine = await rig.observer()
-        jobs = [await engine.tasks.job(id, timeout_s=T_S) for id in held]
+        jobs = [await engine.jobs.find(id, timeout_s=T_S) for id in held]
         return not any(job is not None and job.worker == hand.name for job in jobs)
 
     if rig.longest_s:
@@ -45,7 +45,7 @@ async def test_work_may_take_longer_than_any_lease(rig: Rig, engine: Engine) -> 
     other = await rig.hand("mail.send")
     await rig.pass_time(30 * rig.lease_s)
     assert await other.nothing()
-    job = await engine.tasks.job(id, timeout_s=T_S)
+    job = await engine.jobs.find(id, timeout_s=T_S)
     assert job is not None
     assert (job.status, job.attempt, job.lost, job.worker) == ("running", 1, 0, hand.name)
     assert hand.lost_reasons == []
@@ -138,7 +138,7 @@ async def test_who_was_thought_dead_cannot_settle(rig: Rig, engine: Engine) -> N
         with pytest.raises(LeaseLost):
             await hand.settle(late, verdict)  # type: ignore[arg-type]
     await other.done(lease)
-    job = await engine.tasks.job(id, timeout_s=T_S)
+    job = await engine.jobs.find(id, timeout_s=T_S)
     assert job is not None
     assert (job.status, job.attempt) == ("done", 2)
 
@@ -188,7 +188,7 @@ async def test_what_was_lost_too_often_is_dead(rig: Rig, engine: Engine) -> None
     assert info.error
     hand = await rig.hand("mail.send")
     assert await hand.nothing()
-    await engine.tasks.requeue("mail.send", [id], timeout_s=T_S)
+    await engine.leases.requeue("mail.send", [id], timeout_s=T_S)
     assert (await hand.one()).lost == 0
 
 
@@ -208,7 +208,7 @@ async def test_what_was_asked_to_stop_ends_with_its_worker(rig: Rig, engine: Eng
     [id] = await rig.defer(rig.task())
     hand = await rig.hand("mail.send")
     await hand.one()
-    await engine.tasks.cancel(id, timeout_s=T_S)
+    await engine.jobs.cancel(id, timeout_s=T_S)
     await death(rig, hand)
     await rig.until_status(engine, id, "cancelled")
     assert await (await rig.hand("mail.send")).nothing()
@@ -275,10 +275,10 @@ async def test_innocents_do_not_die_with_a_task_that_kills(rig: Rig, engine: Eng
             await hand.done(lease)
             done.add(lease.id)
     assert done == innocent
-    info = await engine.tasks.job(poison, timeout_s=T_S)
+    info = await engine.jobs.find(poison, timeout_s=T_S)
     assert info is not None
     assert (info.reason, info.lost, deaths) == ("lost", 3, 3)
-    assert await engine.tasks.jobs("mail.send", "dead", timeout_s=T_S) == [info]
+    assert await engine.jobs.page("mail.send", "dead", timeout_s=T_S) == [info]
 
 
 async def test_a_suspect_gets_its_turn_among_the_busy(rig: Rig, engine: Engine) -> None:
@@ -338,7 +338,7 @@ async def test_who_comes_back_is_told_what_to_stop(rig: Rig, engine: Engine) -> 
     assert asked.id == cancelled
     hand.holding["f" * 28, 3] = asked
     await rig.cut(hand.engine)
-    await engine.tasks.cancel(cancelled, timeout_s=T_S)
+    await engine.jobs.cancel(cancelled, timeout_s=T_S)
     await rig.pass_time(rig.lease_s * 0.4)
     await rig.mend(hand.engine)
     await rig.pass_time(rig.lease_s * 0.5)

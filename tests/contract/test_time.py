@@ -59,7 +59,7 @@ async def test_people_read_the_wall_clock(rig: Rig, by: float) -> None:
     grant = await acquire(engine, "a")
     assert grant.until_at == pytest.approx(rig.clock.wall() + 30.0, abs=2.0)
     [id] = await rig.defer(rig.task(delay_s=100.0), engine=engine)
-    job = await engine.tasks.job(id, timeout_s=T_S)
+    job = await engine.jobs.find(id, timeout_s=T_S)
     assert job is not None
     assert job.due_at == pytest.approx(rig.clock.wall() + 100.0, abs=2.0)
 
@@ -67,7 +67,7 @@ async def test_people_read_the_wall_clock(rig: Rig, by: float) -> None:
 @jumps
 async def test_a_delay_lasts_as_long_as_it_says(rig: Rig, by: float) -> None:
     engine = await rig.engine()
-    rig.offer(engine, "tasks")
+    rig.offer(engine, "queues", "jobs")
     set_wall(rig, 0.0)
     [id] = await rig.defer(rig.task(delay_s=100.0), engine=engine)
     set_wall(rig, by)
@@ -80,7 +80,7 @@ async def test_a_delay_lasts_as_long_as_it_says(rig: Rig, by: float) -> None:
 @jumps
 async def test_a_retry_waits_as_long_as_it_says(rig: Rig, by: float) -> None:
     engine = await rig.engine()
-    rig.offer(engine, "tasks")
+    rig.offer(engine, "queues", "jobs")
     set_wall(rig, 0.0)
     hand = await rig.hand("mail.send", engine=engine)
     await rig.defer(rig.task(), engine=engine)
@@ -130,15 +130,15 @@ BAD_TASKS = {
 @pytest.mark.parametrize("what", BAD_TASKS)
 async def test_a_task_that_cannot_be_kept_is_refused(rig: Rig, what: str) -> None:
     engine = await rig.engine()
-    rig.offer(engine, "tasks")
+    rig.offer(engine, "queues", "jobs")
     fields = {"id": ids.job_id(), "queue": "mail.send", "body": b"\x90", **BAD_TASKS[what]}
     with pytest.raises(BadRequest):
-        await engine.tasks.defer([NewTask(**fields)], timeout_s=T_S)  # type: ignore[arg-type]
+        await engine.queues.defer([NewTask(**fields)], timeout_s=T_S)  # type: ignore[arg-type]
 
 
 async def test_other_values_that_cannot_be_kept_are_refused(rig: Rig) -> None:
     engine = await rig.engine()
-    rig.offer(engine, "tasks", "events", "state", "locks", "schedules")
+    rig.offer(engine, "queues", "jobs", "events", "state", "locks", "schedules")
     hand = await rig.hand("mail.send", engine=engine)
     await rig.defer(rig.task(), engine=engine)
     lease = await hand.one()

@@ -10,7 +10,7 @@ import pytest
 from engine_rig import T_S, Hand, Rig, over_processes
 
 from mesh import ids
-from mesh.engines.contract import CAPABILITIES, Engine, Unit
+from mesh.engines.contract import CAPABILITIES, CONTRACTS, Engine, Unit
 from mesh.errors import BadRequest, Conflict, LeaseLost, MeshError, NotOffered, TryLater, Uncertain
 from mesh.schedules.contract import Advance, Schedule
 from mesh.state.contract import Write
@@ -24,7 +24,7 @@ NIGHTLY = Schedule("orders.close_day", "0 3 * * *", "once", 1000.0)
 @pytest.fixture
 async def engine(rig: Rig) -> Engine:
     engine = await rig.engine()
-    rig.together(engine, "tasks", "events", "state", "schedules")
+    rig.together(engine, "queues", "events", "state", "schedules")
     await engine.schedules.declare([NIGHTLY], timeout_s=T_S)
     await engine.state.write([rig.put("taken"), rig.put("text", "text")], timeout_s=T_S)
     return engine
@@ -41,7 +41,7 @@ async def number(engine: Engine, key: str = "n") -> int:
 
 async def everything(rig: Rig, engine: Engine) -> tuple[Any, ...]:
     """All that a unit may change, as it stands."""
-    queues = await engine.tasks.queues(timeout_s=T_S)
+    queues = await engine.leases.queues(timeout_s=T_S)
     return (
         await engine.state.page("carts", timeout_s=T_S),
         await engine.events.read("#", timeout_s=T_S),
@@ -81,7 +81,7 @@ async def test_a_unit_is_committed_as_a_whole(rig: Rig, engine: Engine) -> None:
     assert (put.key, put.etag, deleted) == ("u1", writes[0].new_etag, None)
     assert added is not None
     assert msgspec.msgpack.decode(added.value) == 1
-    assert (await engine.tasks.wait(lease.id, timeout_s=T_S)).result == b"\x05"
+    assert (await engine.jobs.wait(lease.id, timeout_s=T_S)).result == b"\x05"
     assert (await engine.schedules.schedules(timeout_s=T_S))[0].last_at == 2000.0
     assert [each.topic for each in await audit.take(2)] == ["order.created", "order.paid"]
     assert len(await (await rig.hand("mail.next")).take(2)) == 2
@@ -200,7 +200,7 @@ async def test_effects_of_one_attempt_are_written_once(rig: Rig, engine: Engine)
     await engine.commit(rig.unit(settle=[word], writes=[add()]), timeout_s=T_S)
     with pytest.raises(LeaseLost):
         await engine.commit(rig.unit(settle=[word], writes=[add()]), timeout_s=T_S)
-    await engine.tasks.settle([word], timeout_s=T_S)
+    await engine.leases.acknowledge([word], timeout_s=T_S)
     assert await number(engine) == 1
 
 
@@ -309,7 +309,7 @@ async def test_an_engine_out_of_reach_is_waited_for(rig: Rig, engine: Engine) ->
     await rig.cut(engine)
     unit = rig.unit(writes=[add()], tasks=[rig.task()])
     writing = asyncio.create_task(engine.commit(unit, timeout_s=60.0))
-    deferring = asyncio.ensure_future(engine.tasks.defer([rig.task()], timeout_s=60.0))
+    deferring = asyncio.ensure_future(engine.queues.defer([rig.task()], timeout_s=60.0))
     reading = asyncio.create_task(engine.state.get("carts", ["text"], timeout_s=60.0))
     await rig.pass_time(8.0)
     assert [each.done() for each in (writing, deferring, reading)] == [False] * 3
@@ -325,8 +325,8 @@ async def test_waiting_for_an_engine_has_an_end(rig: Rig, engine: Engine) -> Non
     unit = rig.unit(writes=[add()])
     asked = [
         engine.commit(unit, timeout_s=5.0),
-        engine.tasks.defer([rig.task()], timeout_s=5.0),
-        engine.tasks.job(ids.job_id(), timeout_s=5.0),
+        engine.queues.defer([rig.task()], timeout_s=5.0),
+        engine.jobs.find(ids.job_id(), timeout_s=5.0),
         engine.state.get("carts", ["n"], timeout_s=5.0),
         engine.locks.acquire("l", "o", ttl_s=10.0, wait_s=0.0, timeout_s=5.0),
         engine.schedules.schedules(timeout_s=5.0),
@@ -352,22 +352,23 @@ async def test_an_engine_says_what_it_offers(rig: Rig) -> None:
     engine = await rig.engine()
     assert engine.name
     assert engine.together <= engine.offers <= set(CAPABILITIES)
-    for capability in CAPABILITIES:
-        if capability in engine.offers:
-            assert getattr(engine, capability) is not None
+    offered = {*engine.offers, *(("leases",) if engine.offers & {"queues", "events"} else ())}
+    for contract in CONTRACTS:
+        if contract in offered:
+            assert getattr(engine, contract) is not None
         else:
             with pytest.raises(NotOffered):
-                getattr(engine, capability)
+                getattr(engine, contract)
 
 
 async def test_what_cannot_be_committed_together_is_refused(rig: Rig) -> None:
     """By name, before anything is done."""
     engine = await rig.engine()
-    parts = {"tasks": [rig.task()], "events": [rig.event()], "state": [rig.put("u1")]}
+    parts = {"queues": [rig.task()], "events": [rig.event()], "state": [rig.put("u1")]}
     apart = [each for each in parts if each in engine.offers and each not in engine.together]
     if not apart:
         pytest.skip(f"{engine.name} commits everything together")
-    names = {"state": "writes"}
+    names = {"queues": "tasks", "state": "writes"}
     together = {names.get(each, each): parts[each] for each in parts if each in engine.offers}
     with pytest.raises(NotOffered):
         await engine.commit(rig.unit(**together), timeout_s=T_S)

@@ -55,7 +55,7 @@ def task(**fields: object) -> NewTask:
 
 async def attach(engine: MemoryEngine, session: str = "w@1") -> Worker:
     worker = Worker()
-    await engine.tasks.attach(Offer(session, ("mail",), (Queue("mail.send", 10),)), worker)
+    await engine.leases.subscribe(Offer(session, ("mail",), (Queue("mail.send", 10),)), worker)
     await settle()
     return worker
 
@@ -73,12 +73,12 @@ async def test_nothing_is_armed_while_nothing_is_due(memory: Memory, clock: Manu
     tasks = asyncio.all_tasks()
     engine = MemoryEngine(memory)
     worker = await attach(engine)
-    await engine.tasks.defer([task(), task(keep_s=1e6)], timeout_s=T_S)
+    await engine.queues.defer([task(), task(keep_s=1e6)], timeout_s=T_S)
     await engine.state.write([Write("carts", "u1", "set", ids.etag(), b"\x01", ttl_s=60.0)], timeout_s=T_S)
     await engine.events.append([NewEvent(ids.job_id(), "order.created", b"")], timeout_s=T_S)
     await engine.locks.acquire("nightly", "me", ttl_s=60.0, wait_s=0.0, timeout_s=T_S)
     await settle()
-    await engine.tasks.settle([Settlement(lease.id, 1, "done") for lease in worker.leases], timeout_s=T_S)
+    await engine.leases.acknowledge([Settlement(lease.id, 1, "done") for lease in worker.leases], timeout_s=T_S)
     await settle()
     assert armed(clock) == 0
     assert asyncio.all_tasks() == tasks
@@ -87,7 +87,7 @@ async def test_nothing_is_armed_while_nothing_is_due(memory: Memory, clock: Manu
 async def test_one_timer_serves_all_that_is_due(memory: Memory, clock: ManualClock) -> None:
     """However much is delayed."""
     engine = MemoryEngine(memory)
-    await engine.tasks.defer([task(due_at=clock.wall() + 50.0 - number) for number in range(40)], timeout_s=T_S)
+    await engine.queues.defer([task(due_at=clock.wall() + 50.0 - number) for number in range(40)], timeout_s=T_S)
     worker = await attach(engine)
     assert armed(clock) == 1
     await clock.advance(60.0)
@@ -100,7 +100,7 @@ async def test_what_is_over_is_forgotten_for_good(memory: Memory, clock: ManualC
     engine = MemoryEngine(memory)
     worker = await attach(engine)
     for number in range(200):
-        await engine.tasks.defer([task(keep_s=float(number % 2), key=f"k{number}")], timeout_s=T_S)
+        await engine.queues.defer([task(keep_s=float(number % 2), key=f"k{number}")], timeout_s=T_S)
         await settle()
         lease = worker.leases.pop()
         write = Write("carts", f"u{number}", "set", ids.etag(), b"\x01", ttl_s=5.0)
@@ -119,7 +119,7 @@ async def test_the_memory_lets_go_of_clock_and_loop(memory: Memory, clock: Manua
     """After `close` nothing happens by itself."""
     engine = MemoryEngine(memory)
     worker = await attach(engine)
-    await engine.tasks.defer([task(due_at=clock.wall() + 5.0)], timeout_s=T_S)
+    await engine.queues.defer([task(due_at=clock.wall() + 5.0)], timeout_s=T_S)
     memory.close()
     assert armed(clock) == 0
     await clock.advance(10.0)
@@ -134,15 +134,15 @@ async def test_a_cut_way_is_waited_for(memory: Memory, clock: ManualClock) -> No
     near, far = MemoryEngine(memory), MemoryEngine(memory)
     far.cut()
     far.cut()
-    first = asyncio.ensure_future(far.tasks.defer([task()], timeout_s=5.0))
+    first = asyncio.ensure_future(far.queues.defer([task()], timeout_s=5.0))
     await clock.advance(4.9)
     assert not first.done()
     await clock.advance(0.2)
     with pytest.raises(Unavailable):
         await first
-    second = asyncio.ensure_future(far.tasks.defer([task()], timeout_s=5.0))
+    second = asyncio.ensure_future(far.queues.defer([task()], timeout_s=5.0))
     await clock.advance(1.0)
-    assert await near.tasks.queues(timeout_s=T_S) == []
+    assert await near.leases.queues(timeout_s=T_S) == []
     far.mend()
     far.mend()
     assert (await second)[0].fresh
@@ -154,7 +154,7 @@ async def test_a_worker_that_begins_while_it_is_cut_off_begins_later(memory: Mem
     near, far = MemoryEngine(memory), MemoryEngine(memory)
     far.cut()
     worker = await attach(far)
-    await near.tasks.defer([task()], timeout_s=T_S)
+    await near.queues.defer([task()], timeout_s=T_S)
     await clock.advance(60.0)
     assert (worker.leases, worker.lost_reasons) == ([], [])
     far.mend()
@@ -166,7 +166,7 @@ async def test_a_killed_process_is_told_nothing(memory: Memory, clock: ManualClo
     """Its leases go to others a lease later, and whatever its remains do is not heard."""
     dead, alive = MemoryEngine(memory), MemoryEngine(memory)
     worker = await attach(dead, "dead@1")
-    await alive.tasks.defer([task(), task()], timeout_s=T_S)
+    await alive.queues.defer([task(), task()], timeout_s=T_S)
     await settle()
     dead.kill()
     await dead.close()
@@ -176,7 +176,7 @@ async def test_a_killed_process_is_told_nothing(memory: Memory, clock: ManualClo
     await clock.advance(0.2)
     assert [lease.lost for lease in other.leases] == [1, 1]
     assert worker.lost_reasons == []
-    late = asyncio.ensure_future(dead.tasks.settle([Settlement(worker.leases[0].id, 1, "done")], timeout_s=5.0))
+    late = asyncio.ensure_future(dead.leases.acknowledge([Settlement(worker.leases[0].id, 1, "done")], timeout_s=5.0))
     await clock.advance(6.0)
     with pytest.raises(Unavailable):
         await late
@@ -186,7 +186,7 @@ async def test_who_was_cut_off_for_too_long_begins_anew(memory: Memory, clock: M
     """It is told that its leases are gone when they are, and gets others when it is back."""
     engine, other = MemoryEngine(memory), MemoryEngine(memory)
     worker = await attach(engine)
-    await other.tasks.defer([task()], timeout_s=T_S)
+    await other.queues.defer([task()], timeout_s=T_S)
     await settle()
     engine.cut()
     await clock.advance(10.1)
@@ -197,7 +197,7 @@ async def test_who_was_cut_off_for_too_long_begins_anew(memory: Memory, clock: M
     [again] = worker.leases
     assert (again.id, again.attempt, again.lost) == (late.id, 2, 1)
     with pytest.raises(LeaseLost):
-        await engine.tasks.settle([Settlement(late.id, late.attempt, "done")], timeout_s=T_S)
+        await engine.leases.acknowledge([Settlement(late.id, late.attempt, "done")], timeout_s=T_S)
 
 
 async def test_each_process_ends_its_own_sessions(memory: Memory) -> None:
@@ -205,11 +205,11 @@ async def test_each_process_ends_its_own_sessions(memory: Memory) -> None:
     first, second = MemoryEngine(memory), MemoryEngine(memory)
     await attach(first, "a@1")
     await attach(second, "b@1")
-    await first.tasks.defer([task() for _ in range(10)], timeout_s=T_S)
+    await first.queues.defer([task() for _ in range(10)], timeout_s=T_S)
     await settle()
     await first.close()
     await settle()
-    [queue] = await second.tasks.queues(timeout_s=T_S)
+    [queue] = await second.leases.queues(timeout_s=T_S)
     assert (queue.workers, queue.running) == (1, 10)
 
 

@@ -256,7 +256,7 @@ async def collect(n: mesh.Node, recorder: Recorder, keys: list[str]) -> None:
     ends_at = time.monotonic() + COLLECT_S
     open_: dict[str, int] = {"?": 1}
     while any(open_.values()):
-        queues = await n.durable.tasks.queues(timeout_s=COLLECT_S)
+        queues = await n.durable.engines.of("queues").leases.queues(timeout_s=COLLECT_S)
         open_ = {each.name: each.waiting + each.delayed + each.ready + each.running + each.backlog for each in queues}
         if time.monotonic() > ends_at:
             break  # what is not done by now counts as lost
@@ -287,7 +287,9 @@ async def _jobs(n: mesh.Node, queue: str, status: Status) -> list[mesh.JobInfo]:
     found: list[mesh.JobInfo] = []
     while True:
         after = found[-1].id if found else ""
-        page = await n.durable.tasks.jobs(queue, status, after=after, limit=2000, timeout_s=COLLECT_S)
+        page = await n.durable.engines.of("queues").jobs.page(
+            queue, status, after=after, limit=2000, timeout_s=COLLECT_S
+        )
         if not page:
             return found
         found += page

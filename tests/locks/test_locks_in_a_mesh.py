@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import mesh
-from mesh.engines.contract import CAPABILITIES
+from mesh.engines.capabilities import KEYS
 from mesh.store.service import Store
 from mesh.testing import ManualClock, Mesh
 
@@ -33,7 +33,7 @@ class Keeper(mesh.Service):
 
 def on(engine: str, tmp_path: Path) -> tuple[list[Any], dict[str, Any]]:
     """The services and settings of a mesh on this engine."""
-    settings: dict[str, Any] = {f"engines.{capability}": engine for capability in CAPABILITIES}
+    settings: dict[str, Any] = {f"engines.{key}": engine for key in KEYS}
     return ([Store] if engine == "sqlite" else []), settings | {"store.dir": tmp_path / "data"}
 
 

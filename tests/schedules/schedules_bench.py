@@ -86,7 +86,7 @@ class Bench:
 
     async def jobs(self) -> list[JobInfo]:
         """What was deferred, by due time."""
-        jobs = await self.engine.tasks.jobs(NAME, "ready", limit=10_000, timeout_s=1)
+        jobs = await self.engine.jobs.page(NAME, "ready", limit=10_000, timeout_s=1)
         return sorted(jobs, key=lambda job: job.meta["due"])
 
     async def due(self) -> list[float]:

@@ -77,7 +77,7 @@ async def test_what_a_task_is_given(bench: Bench) -> None:
     """Queue and options are those of the declaration."""
     bench.worker("every 10s", queue="shop.other", priority=9, keep_s=77.0)
     await bench.clock.advance(11)
-    (job,) = await bench.engine.tasks.jobs("shop.other", "ready", timeout_s=1)
+    (job,) = await bench.engine.jobs.page("shop.other", "ready", timeout_s=1)
     assert job.priority == 9
     assert job.key.startswith(NAME)
 
@@ -234,10 +234,10 @@ async def test_an_engine_that_always_refuses_is_not_stormed(bench: Bench) -> Non
 
 async def test_apart_the_task_comes_first(bench: Bench) -> None:
     """Who dies in between leaves a task that the next one does not make again: its key is known."""
-    both = apart(bench.engine.tasks, bench.engine.schedules)
+    both = apart(bench.engine.queues, bench.engine.schedules)
 
     async def dying(tasks: Sequence[NewTask], advance: Advance, timeout_s: float) -> None:
-        await bench.engine.tasks.defer(tasks, timeout_s=timeout_s)
+        await bench.engine.queues.defer(tasks, timeout_s=timeout_s)
         await asyncio.get_running_loop().create_future()
 
     bench.worker("every 10s", fire=dying)
@@ -251,7 +251,7 @@ async def test_apart_the_task_comes_first(bench: Bench) -> None:
 async def test_apart_many_workers_fire_once(bench: Bench) -> None:
     """An advance that comes second is refused."""
     for _ in range(4):
-        bench.worker("every 10s", fire=apart(bench.engine.tasks, bench.engine.schedules))
+        bench.worker("every 10s", fire=apart(bench.engine.queues, bench.engine.schedules))
     await bench.clock.advance(600.5)
     assert await bench.due() == list(range(10, 601, 10))
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import mesh
-from mesh.engines.contract import CAPABILITIES
+from mesh.engines.capabilities import KEYS
 from mesh.store.service import Store
 from mesh.testing import ManualClock, Mesh
 
@@ -48,7 +48,7 @@ async def test_three_workers_run_each_due_time_once() -> None:
 @pytest.mark.parametrize("away_s", [1, 45])
 async def test_each_due_time_is_run_once_although_the_store_restarts(away_s: int, tmp_path: Path) -> None:
     """On the embedded engine: what was dealt with is known to the next store, what was missed meanwhile is run."""
-    settings: dict[str, Any] = {f"engines.{capability}": "sqlite" for capability in CAPABILITIES}
+    settings: dict[str, Any] = {f"engines.{key}": "sqlite" for key in KEYS}
     settings["store.dir"] = tmp_path / "data"
     async with Mesh(Store, Ticks, replicas={Ticks: 3}, clock=ManualClock(1000.0), settings=settings) as m:
         await m.advance(35)

@@ -223,7 +223,7 @@ async def test_an_empty_block_asks_nobody(m):
 class Apart(MemoryEngine):
     """Commits nothing together with tasks."""
 
-    together = frozenset(CAPABILITIES) - {"tasks"}
+    together = frozenset(CAPABILITIES) - {"queues"}
 
 
 async def test_an_engine_that_cannot_commit_both_says_so_at_the_line_that_asks():
@@ -247,16 +247,16 @@ async def test_two_engines_never_commit_together():
     chosen = EngineSettings(tasks="memory", state="sqlite")
     engines = Engines(chosen, {})
     with pytest.raises(NotOffered, match=r"tasks in memory, state in sqlite. Choose one engine"):
-        engines.joint(("state", "tasks"))
+        engines.joint(("state", "queues"))
 
 
 def test_an_engine_that_cannot_give_a_capability_says_so_at_start():
     """With the names of those that can; all that is wrong at once."""
-    offered = {"sqlite": frozenset(CAPABILITIES), "memory": frozenset({"state"}), "other": frozenset({"tasks"})}
+    offered = {"sqlite": frozenset(CAPABILITIES), "memory": frozenset({"state"}), "other": frozenset({"queues"})}
     with pytest.raises(NotOffered) as caught:
         Engines(EngineSettings(tasks="memory", state="memory", locks="memory"), {}, offered)
     assert caught.value.message == (
-        'engines.tasks: "memory" offers no tasks; those that do: other, sqlite\n'
+        'engines.tasks: "memory" offers no queues; those that do: other, sqlite\n'
         'engines.locks: "memory" offers no locks; those that do: sqlite'
     )
 
@@ -271,8 +271,8 @@ async def test_engines_are_made_when_they_are_used_and_shared_by_name():
 
     engines = Engines(msgspec.structs.replace(EngineSettings(), tasks="memory", state="memory"), {"memory": make})
     assert engines.made == ()
-    assert engines.state is engines.of("tasks").state
-    assert engines.of("tasks") is engines.joint(("tasks", "state"))
+    assert engines.state is engines.of("queues").state
+    assert engines.of("queues") is engines.joint(("queues", "state"))
     assert len(made) == 1
     await engines.close()
     await engines.close()

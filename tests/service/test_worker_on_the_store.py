@@ -11,7 +11,7 @@ import pytest
 
 import mesh
 from mesh import prior, step
-from mesh.engines.contract import CAPABILITIES
+from mesh.engines.capabilities import KEYS
 from mesh.store.service import Store
 from mesh.testing import Mesh, no_leaks
 
@@ -63,7 +63,7 @@ async def fresh() -> None:
 
 
 def on_the_store(directory: Path, **more: Any) -> dict[str, Any]:
-    settings = {f"engines.{capability}": "sqlite" for capability in CAPABILITIES}
+    settings = {f"engines.{key}": "sqlite" for key in KEYS}
     return {**settings, "store.dir": str(directory / "data"), "store.lease": 1.0, **more}
 
 

@@ -241,7 +241,7 @@ async def test_a_task_that_always_fails_ends_in_the_dead_letters(m):
     with pytest.raises(mesh.JobFailed, match="failed after 3 attempts: ValueError: no money") as caught:
         await job.result()
     assert "charge" in caught.value.details["traceback"]
-    assert await m.node.durable.tasks.requeue("orders.charge", timeout_s=1.0) == 1
+    assert await m.node.durable.engines.of("queues").leases.requeue("orders.charge", timeout_s=1.0) == 1
     await m.advance(5.0)
     assert Orders.ran.count("bad") == 6
     assert len(await m.dead("orders.charge")) == 1
@@ -317,7 +317,7 @@ async def test_what_waits_for_a_dead_task_is_dead_too(m):
     assert caught.value.details["reason"] == "upstream"
     assert {info.queue for info in await m.dead()} == {"orders.charge", "orders.double"}
     Orders.broken = False
-    await m.node.durable.tasks.requeue("orders.charge", timeout_s=1.0)
+    await m.node.durable.engines.of("queues").leases.requeue("orders.charge", timeout_s=1.0)
     assert await job.result() == 2
     assert await m.dead() == []
 

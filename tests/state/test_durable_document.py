@@ -29,7 +29,7 @@ import mesh
 from mesh import config
 from mesh.cli.main import mesh as cli
 from mesh.config import Settings
-from mesh.engines.contract import CAPABILITIES
+from mesh.engines.capabilities import KEYS
 from mesh.state.namespace import Namespace
 from mesh.store.service import Store
 from mesh.testing import Mesh
@@ -101,7 +101,7 @@ def services(module: types.ModuleType) -> list[type[mesh.Service]]:
 @pytest.mark.parametrize("engine", ["memory", "sqlite"])
 async def test_the_document_does_what_it_shows(module: types.ModuleType, engine: str, tmp_path: Path) -> None:
     """Every line of it, in order, in one running mesh, on each engine."""
-    settings = {f"engines.{capability}": engine for capability in CAPABILITIES} | {"store.dir": tmp_path / "data"}
+    settings = {f"engines.{key}": engine for key in KEYS} | {"store.dir": tmp_path / "data"}
     own = [Store] if engine == "sqlite" else []
     shown: list[str] = []
 

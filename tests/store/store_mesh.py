@@ -37,7 +37,7 @@ class Orders(Service):
         self.told_to_stop: list[tuple[str, int]] = []
         self.silences: list[str] = []
         offer = Offer(f"{node.identity}@{node.epoch}", ("orders",), self.queues, host="here", pid=0)
-        self.session: Session = await self.engine.tasks.attach(offer, self)
+        self.session: Session = await self.engine.leases.subscribe(offer, self)
 
     async def stopped(self) -> None:
         await self.engine.close()
@@ -62,7 +62,7 @@ class Orders(Service):
     async def end(self, id: str, verdict: Verdict = "done", **what: Any) -> None:
         """Settle what it has of a job."""
         attempt = next(attempt for job, attempt in self.in_hand if job == id)
-        await self.engine.tasks.settle([Settlement(id, attempt, verdict, **what)], timeout_s=5.0)
+        await self.engine.leases.acknowledge([Settlement(id, attempt, verdict, **what)], timeout_s=5.0)
         del self.in_hand[id, attempt]
 
 
@@ -89,7 +89,7 @@ class Place:
 
     async def defer(self, *tasks: NewTask | str) -> None:
         wanted = [NewTask(task, QUEUE, b"\x90") if isinstance(task, str) else task for task in tasks]
-        await self.engine.tasks.defer(wanted, timeout_s=5.0)
+        await self.engine.queues.defer(wanted, timeout_s=5.0)
         await self.mesh.settle()
 
     async def advance(self, seconds: float) -> None:
@@ -116,7 +116,7 @@ class Place:
 
     async def status(self, id: str) -> tuple[str, int, int]:
         """(status, attempt, lost) of a job."""
-        info = await self.engine.tasks.job(id, timeout_s=5.0)
+        info = await self.engine.jobs.find(id, timeout_s=5.0)
         assert info is not None
         return info.status, info.attempt, info.lost
 

@@ -137,7 +137,7 @@ class Worker:
         self.runs[lease.id] = self.runs.get(lease.id, 0) + 1
         try:
             await self.work(lease)
-            await self.engine.tasks.settle([Settlement(lease.id, lease.attempt, "done")], timeout_s=PATIENCE_S)
+            await self.engine.leases.acknowledge([Settlement(lease.id, lease.attempt, "done")], timeout_s=PATIENCE_S)
         except MeshError as error:
             self.refused.append(error)
         else:
@@ -164,7 +164,7 @@ async def all_jobs(engine: StoreEngine, queue: str, status: str) -> list[str]:
     """The ids of all jobs of a queue with this status."""
     found: list[str] = []
     while True:
-        page = await engine.tasks.jobs(
+        page = await engine.jobs.page(
             queue,
             status,
             after=found[-1] if found else "",

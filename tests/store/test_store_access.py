@@ -28,7 +28,7 @@ async def test_deferring_is_judged_as_a_call(tmp_path: Path) -> None:
                 Forbidden, match=rf"'client' may not defer {queue}: no \[\[access.allow\]\] of mesh-store-"
             ):
                 await place.defer(NewTask("j2", queue, b"\x90"))
-        assert await place.engine.tasks.job("j2", timeout_s=1.0) is None
+        assert await place.engine.jobs.find("j2", timeout_s=1.0) is None
         [worker] = place.mesh.workers(Store)
         counted = {
             one["labels"]["service"]: one["value"]
@@ -68,7 +68,7 @@ async def test_one_refusal_harms_no_other_unit(tmp_path: Path) -> None:
         with pytest.raises(Forbidden):
             await second
         assert [ticket.id for ticket in (await third).tickets] == ["d"]
-        assert await place.engine.tasks.job("b", timeout_s=1.0) is None
+        assert await place.engine.jobs.find("b", timeout_s=1.0) is None
 
 
 async def test_nothing_is_denied_until_access_is_declared(tmp_path: Path) -> None:

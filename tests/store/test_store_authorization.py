@@ -238,7 +238,7 @@ async def test_listings_show_what_a_caller_may_know(tmp_path: Path) -> None:
             assert [one.name for one in await engine.schedules.schedules(timeout_s=T_S)] == ["vault.nightly"] * count
             assert [one.name for one in await engine.locks.locks(timeout_s=T_S)] == ["vault.door"] * count
             # Jobs of a durable handler are events: deferring gives no right to them.
-            names = [info.name for info in await engine.tasks.queues(timeout_s=T_S)]
+            names = [info.name for info in await engine.leases.queues(timeout_s=T_S)]
             assert names == ["vault.gone", "vault.wipe"] * count
             await engine.close()
 
@@ -403,8 +403,8 @@ async def test_a_wait_that_is_forbidden_ends_and_no_other(tmp_path: Path) -> Non
     async with a_mesh(tmp_path, allow=allow) as m:
         seed = await seeded(m)
         engine = StoreEngine(m.node.client, m.node.clock)
-        await engine.tasks.defer([mine := task()], timeout_s=T_S)
-        waits = [engine.tasks.wait(id, timeout_s=T_S) for id in (mine.id, seed.ready, mine.id)]
+        await engine.queues.defer([mine := task()], timeout_s=T_S)
+        waits = [engine.jobs.wait(id, timeout_s=T_S) for id in (mine.id, seed.ready, mine.id)]
         first, second, third = await asyncio.gather(*waits, return_exceptions=True)
         assert not isinstance(first, BaseException)
         assert not isinstance(third, BaseException)

@@ -84,7 +84,7 @@ def disk(project: Project) -> Iterator[Disk]:
 async def fill_up(engine: StoreEngine) -> None:
     """Use what little room there is."""
     for _ in range(1000):
-        await engine.tasks.defer([NewTask(ids.job_id(), "mail.send", b"x" * 20_000)], timeout_s=PATIENCE_S)
+        await engine.queues.defer([NewTask(ids.job_id(), "mail.send", b"x" * 20_000)], timeout_s=PATIENCE_S)
 
 
 async def refused_at_once(engine: StoreEngine) -> Unwritable:
@@ -101,20 +101,20 @@ async def reads_go_on(engine: StoreEngine) -> None:
     [entry] = await engine.state.get("carts", ["u1"], timeout_s=5.0)
     assert entry is not None
     assert entry.value == b"\x01"
-    assert (await engine.tasks.job("known", timeout_s=5.0)) is not None
-    assert await engine.tasks.queues(timeout_s=5.0)
+    assert (await engine.jobs.find("known", timeout_s=5.0)) is not None
+    assert await engine.leases.queues(timeout_s=5.0)
 
 
 async def prepare(engine: StoreEngine) -> None:
     await engine.state.write([Write("carts", "u1", "set", ids.etag(), value=b"\x01")], timeout_s=5.0)
-    await engine.tasks.defer([new_task("known")], timeout_s=5.0)
+    await engine.queues.defer([new_task("known")], timeout_s=5.0)
 
 
 async def work_goes_on_by_itself(engine: StoreEngine, worker: Worker) -> None:
     """Nobody asks: the task that waited is given and done. And writers are heard again."""
     await until(lambda: "known" in worker.done, "the task was not given when there was room again")
     assert worker.runs["known"] == 1
-    await engine.tasks.defer([new_task("later")], timeout_s=PATIENCE_S)
+    await engine.queues.defer([new_task("later")], timeout_s=PATIENCE_S)
     await until(lambda: "later" in worker.done, "a later task was not done")
 
 
@@ -126,7 +126,7 @@ async def test_a_full_disk(project: Project, disk: Disk) -> None:
     project.start_store()
     async with project.engine() as engine:
         idle = Worker(engine)
-        first = await engine.tasks.attach(Offer("w@0", ("orders",), OFFER.queues), idle)
+        first = await engine.leases.subscribe(Offer("w@0", ("orders",), OFFER.queues), idle)
         await first.close()
         await prepare(engine)
         disk.fill()
@@ -135,7 +135,7 @@ async def test_a_full_disk(project: Project, disk: Disk) -> None:
         assert str(project.data) in error.message
         await reads_go_on(engine)
         worker = Worker(engine)
-        session = await engine.tasks.attach(OFFER, worker)
+        session = await engine.leases.subscribe(OFFER, worker)
         await asyncio.sleep(0.5)
         await reads_go_on(engine)
         assert (await engine.admin.info(timeout_s=5.0)).writable is False
@@ -152,7 +152,7 @@ async def test_a_disk_that_becomes_read_only(project: Project, disk: Disk) -> No
     async with project.engine() as engine:
         await prepare(engine)
         idle = Worker(engine)
-        first = await engine.tasks.attach(Offer("w@0", ("orders",), ()), idle)
+        first = await engine.leases.subscribe(Offer("w@0", ("orders",), ()), idle)
         await first.close()
         project.kill()
         disk.protect(True)
@@ -161,7 +161,7 @@ async def test_a_disk_that_becomes_read_only(project: Project, disk: Disk) -> No
         await reads_go_on(engine)
         disk.protect(False)
         worker = Worker(engine)
-        session = await engine.tasks.attach(OFFER, worker)
+        session = await engine.leases.subscribe(OFFER, worker)
         await work_goes_on_by_itself(engine, worker)
         await session.close()
     assert project.stop() == 0

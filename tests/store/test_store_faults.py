@@ -38,7 +38,7 @@ class Busy(Service):
         self.in_hand: dict[tuple[str, int], asyncio.Task[None]] = {}
         self.alive = True
         offer = Offer(f"{node.identity}@{node.epoch}", ("orders",), (Queue(QUEUE, 5),))
-        self.session = await self.engine.tasks.attach(offer, self)
+        self.session = await self.engine.leases.subscribe(offer, self)
 
     def leased(self, leases: Sequence[Lease]) -> None:
         for lease in leases:
@@ -55,7 +55,7 @@ class Busy(Service):
             self.running[lease.id] -= 1
         while self.alive:
             try:
-                await self.engine.tasks.settle([Settlement(*key, "done")], timeout_s=3.0)
+                await self.engine.leases.acknowledge([Settlement(*key, "done")], timeout_s=3.0)
             except LeaseLost:
                 break
             except MeshError:
@@ -102,7 +102,7 @@ class Story:
 
     async def _defer(self, ids: list[str]) -> None:
         try:
-            await self.place.engine.tasks.defer([NewTask(id, QUEUE, b"\x90") for id in ids], timeout_s=600.0)
+            await self.place.engine.queues.defer([NewTask(id, QUEUE, b"\x90") for id in ids], timeout_s=600.0)
         except MeshError as error:
             pytest.fail(f"not confirmed in ten minutes: {error}")
         self.confirmed += ids

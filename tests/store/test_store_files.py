@@ -65,7 +65,7 @@ async def test_nothing_confirmed_is_lost(project: Project, harm: str) -> None:
             while not stopping:
                 id = ids.job_id()
                 try:
-                    await engine.tasks.defer([new_task(id)], timeout_s=PATIENCE_S)
+                    await engine.queues.defer([new_task(id)], timeout_s=PATIENCE_S)
                 except MeshError as error:
                     failed.append(error)
                 else:
@@ -100,7 +100,7 @@ async def test_nothing_confirmed_is_lost(project: Project, harm: str) -> None:
 async def test_a_truncated_file_stops_the_store_although_nobody_writes(project: Project, name: str) -> None:
     project.start_store()
     async with project.engine() as engine:
-        await engine.tasks.defer([new_task("one")], timeout_s=PATIENCE_S)
+        await engine.queues.defer([new_task("one")], timeout_s=PATIENCE_S)
         cut(project.data / name)
         assert await asyncio.to_thread(project.store.wait, PATIENCE_S) == 5
 
@@ -110,9 +110,9 @@ async def test_a_backup_that_is_copied_over_a_running_store_stays_as_it_is(proje
     project.start_store()
     copy = project.root / "copy.db"
     async with project.engine() as engine:
-        await engine.tasks.defer([new_task("old")], timeout_s=PATIENCE_S)
+        await engine.queues.defer([new_task("old")], timeout_s=PATIENCE_S)
         assert project.run("store", "backup", str(copy)).returncode == 0
-        await engine.tasks.defer([new_task(f"new{number}") for number in range(500)], timeout_s=PATIENCE_S)
+        await engine.queues.defer([new_task(f"new{number}") for number in range(500)], timeout_s=PATIENCE_S)
         shutil.copyfile(copy, project.data / "mesh.db")
         assert await asyncio.to_thread(project.store.wait, PATIENCE_S) == 5
         assert (project.data / "mesh.db").read_bytes() == copy.read_bytes()

@@ -51,7 +51,7 @@ class Callers:
         while not self.stopping:
             id = ids.job_id()
             try:
-                await self.engine.tasks.defer([new_task(id)], timeout_s=PATIENCE_S)
+                await self.engine.queues.defer([new_task(id)], timeout_s=PATIENCE_S)
             except MeshError as error:
                 self.failed.append(error)
             else:
@@ -97,8 +97,8 @@ async def test_kill_9_while_tasks_run_gives_none_of_them_out_again(project: Proj
         gate = asyncio.Event()
         worker = Worker(engine)
         worker.work = lambda lease: gate.wait()  # type: ignore[method-assign, assignment, return-value]
-        await engine.tasks.defer([new_task(ids.job_id()) for _ in range(20)], timeout_s=PATIENCE_S)
-        session = await engine.tasks.attach(offer("w@1", Queue("orders.charge", 8)), worker)
+        await engine.queues.defer([new_task(ids.job_id()) for _ in range(20)], timeout_s=PATIENCE_S)
+        session = await engine.leases.subscribe(offer("w@1", Queue("orders.charge", 8)), worker)
         await until(lambda: len(worker.in_hand) == 8, "eight tasks were not given")
         first = set(worker.runs)
         project.kill()
@@ -117,7 +117,7 @@ async def test_a_worker_that_is_killed_is_noticed_at_once(project: Project) -> N
     """Its process is seen to be dead: its tasks go to others within a fraction of the lease."""
     project.start_store()
     async with project.engine() as engine:
-        await engine.tasks.defer([new_task("job-1")], timeout_s=PATIENCE_S)
+        await engine.queues.defer([new_task("job-1")], timeout_s=PATIENCE_S)
         victim = await asyncio.create_subprocess_exec(
             *(sys.executable, "-c", HOLDER, str(project.root)),
             stdout=asyncio.subprocess.PIPE,
@@ -125,13 +125,13 @@ async def test_a_worker_that_is_killed_is_noticed_at_once(project: Project) -> N
         assert victim.stdout is not None
         assert await asyncio.wait_for(victim.stdout.readline(), PATIENCE_S) == b"job-1 1\n"
         worker = Worker(engine)
-        session = await engine.tasks.attach(offer("w@2", Queue("orders.charge", 8)), worker)
+        session = await engine.leases.subscribe(offer("w@2", Queue("orders.charge", 8)), worker)
         killed_at = time.monotonic()
         victim.kill()
         await until(lambda: worker.done, "the dead worker's task was not given to another")
         assert time.monotonic() - killed_at < 2.0
         await victim.wait()
-        info = await engine.tasks.job("job-1", timeout_s=PATIENCE_S)
+        info = await engine.jobs.find("job-1", timeout_s=PATIENCE_S)
         assert info is not None
         assert (info.attempt, info.lost, info.status) == (2, 1, "done")
         await session.close()
@@ -157,7 +157,7 @@ class Holder:
 async def main():
     async with mesh.connect(path=Path(sys.argv[1]) / "mesh.toml", wait_s=30.0) as node:
         engine = StoreEngine(node.client, node.clock)
-        await engine.tasks.attach(Offer("w@1", ("orders",), (Queue("orders.charge", 8),)), Holder())
+        await engine.leases.subscribe(Offer("w@1", ("orders",), (Queue("orders.charge", 8),)), Holder())
         await asyncio.Event().wait()
 
 asyncio.run(main())
@@ -169,7 +169,7 @@ async def test_sigterm_under_load_finishes_what_is_in_hand(project: Project) -> 
     project.start_store()
     async with project.engine() as engine:
         worker = Worker(engine)
-        session = await engine.tasks.attach(offer("w@1", Queue("orders.charge", 16)), worker)
+        session = await engine.leases.subscribe(offer("w@1", Queue("orders.charge", 16)), worker)
         lock = await engine.locks.acquire("door", "me", ttl_s=30.0, wait_s=0.0, timeout_s=PATIENCE_S)
         waiting = asyncio.create_task(
             engine.locks.acquire("door", "you", ttl_s=30.0, wait_s=PATIENCE_S, timeout_s=PATIENCE_S)
@@ -210,7 +210,7 @@ async def test_a_damaged_file_stops_the_store_and_is_left_as_it_is(project: Proj
     project.start_store()
     async with project.engine() as engine:
         tasks = [new_task(ids.job_id(), key=f"key-{number}") for number in range(3000)]
-        await engine.tasks.defer(tasks, timeout_s=PATIENCE_S)
+        await engine.queues.defer(tasks, timeout_s=PATIENCE_S)
     assert project.stop() == 0
     file = next(project.data.glob("*.db"))
     content = bytearray(file.read_bytes())
@@ -234,7 +234,7 @@ async def test_a_file_that_is_damaged_while_the_store_runs_stops_it() -> None:
         async with project.engine() as engine:
             for _ in range(4):
                 tasks = [NewTask(ids.job_id(), "mail.send", b"x" * 900) for _ in range(1000)]
-                await engine.tasks.defer(tasks, timeout_s=PATIENCE_S)
+                await engine.queues.defer(tasks, timeout_s=PATIENCE_S)
             file = next(project.data.glob("*.db"))
             # A quiet moment brings what was written into the file itself.
             await until(lambda: file.stat().st_size > 3_000_000, "the log was never brought into the file")

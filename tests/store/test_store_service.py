@@ -40,7 +40,7 @@ async def test_a_task_goes_to_a_worker_and_is_over_when_it_says_so(place: Place)
     assert worker.given == [("j1", 1)]
     assert await place.status("j1") == ("running", 1, 0)
     await worker.end("j1", result=b"\x07")
-    info = await place.engine.tasks.job("j1", timeout_s=1.0)
+    info = await place.engine.jobs.find("j1", timeout_s=1.0)
     assert info is not None
     assert (info.status, info.result) == ("done", b"\x07")
 
@@ -128,7 +128,7 @@ async def test_a_partition_ends_the_leases_on_both_sides(place: Place) -> None:
     place.mesh.faults.heal()
     await place.advance(3.0)
     with pytest.raises(LeaseLost):
-        await cut_off.engine.tasks.settle([Settlement("j1", 1, "done")], timeout_s=5.0)
+        await cut_off.engine.leases.acknowledge([Settlement("j1", 1, "done")], timeout_s=5.0)
     await heir.end("j1")
     assert await place.status("j1") == ("done", 2, 1)
 
@@ -164,13 +164,13 @@ async def test_a_running_task_is_told_to_stop(place: Place) -> None:
     """At once when its worker is there, else when it comes back."""
     await place.defer("j1", "j2")
     [worker] = place.orders
-    info = await place.engine.tasks.cancel("j1", timeout_s=1.0)
+    info = await place.engine.jobs.cancel("j1", timeout_s=1.0)
     await place.mesh.settle()
     assert info.status == "running"
     assert worker.told_to_stop == [("j1", 1)]
     place.mesh.faults.partition(Orders)
     await place.advance(5.0)
-    await place.engine.tasks.cancel("j2", timeout_s=1.0)
+    await place.engine.jobs.cancel("j2", timeout_s=1.0)
     place.mesh.faults.heal()
     await place.advance(3.0)
     assert ("j2", 1) in worker.told_to_stop
@@ -271,12 +271,12 @@ async def test_tasks_that_no_worker_knows_are_dead_after_a_while(tmp_path: Path)
         await place.advance(15.0)
         assert await place.status("j1") == ("ready", 0, 0)
         await place.advance(10.0)
-        info = await place.engine.tasks.job("j1", timeout_s=1.0)
+        info = await place.engine.jobs.find("j1", timeout_s=1.0)
         assert info is not None
         assert (info.status, info.reason) == ("dead", "unknown")
         assert "chrage" in info.error
         # A service that has no tasks is not attached; the registry knows that it is there.
-        info = await place.engine.tasks.job("j3", timeout_s=1.0)
+        info = await place.engine.jobs.find("j3", timeout_s=1.0)
         assert info is not None
         assert (info.status, info.reason) == ("dead", "unknown")
         assert "idle has no tasks at all" in info.error
@@ -299,7 +299,7 @@ async def test_delayed_tasks_run_when_they_are_due(place: Place) -> None:
 async def test_queues_tell_of_their_workers(place: Place) -> None:
     """What people look at."""
     await place.defer("j1")
-    [queue] = await place.engine.tasks.queues(timeout_s=1.0)
+    [queue] = await place.engine.leases.queues(timeout_s=1.0)
     assert (queue.name, queue.running, queue.workers) == (QUEUE, 1, 1)
     info = await place.engine.admin.info(timeout_s=1.0)
     assert info.writable
@@ -325,10 +325,10 @@ async def test_thousands_wait_for_jobs_at_once(place: Place) -> None:
     """Each is told when its own is over; no call of its own, no credit of the link."""
     ids = [f"j{number:05}" for number in range(MANY)]
     await place.defer(*(NewTask(id, "mail.send", b"\x90") for id in ids))
-    waits = [asyncio.ensure_future(place.engine.tasks.wait(id, timeout_s=100.0)) for id in ids]
+    waits = [asyncio.ensure_future(place.engine.jobs.wait(id, timeout_s=100.0)) for id in ids]
     while place.store.watches.jobs < MANY:
         await place.mesh.settle()
-    await asyncio.gather(*(place.engine.tasks.cancel(id, timeout_s=1.0) for id in ids[::2]))
+    await asyncio.gather(*(place.engine.jobs.cancel(id, timeout_s=1.0) for id in ids[::2]))
     await place.mesh.settle()
     assert all(wait.done() for wait in waits[::2])
     assert not any(wait.done() for wait in waits[1::2])
@@ -343,7 +343,7 @@ async def test_a_wait_outlives_the_store(place: Place) -> None:
     """The store restarts; who waits notices nothing."""
     await place.defer("j1")
     [worker] = place.orders
-    waiting = asyncio.ensure_future(place.engine.tasks.wait("j1", timeout_s=60.0))
+    waiting = asyncio.ensure_future(place.engine.jobs.wait("j1", timeout_s=60.0))
     await place.mesh.settle()
     await place.kill_store()
     await place.start_store()
@@ -355,8 +355,8 @@ async def test_a_wait_outlives_the_store(place: Place) -> None:
 async def test_a_wait_ends_with_its_time(place: Place) -> None:
     """Too late, or for nothing: the word is clear."""
     await place.defer("j1")
-    waiting = asyncio.ensure_future(place.engine.tasks.wait("j1", timeout_s=2.0))
-    unknown = asyncio.ensure_future(place.engine.tasks.wait("nothing", timeout_s=2.0))
+    waiting = asyncio.ensure_future(place.engine.jobs.wait("j1", timeout_s=2.0))
+    unknown = asyncio.ensure_future(place.engine.jobs.wait("nothing", timeout_s=2.0))
     await place.mesh.settle()
     with pytest.raises(UnknownJob):
         await unknown
@@ -371,7 +371,7 @@ async def test_a_job_that_is_over_already_is_told_at_once(place: Place) -> None:
     await place.defer("j1")
     [worker] = place.orders
     await worker.end("j1")
-    waits = [asyncio.ensure_future(place.engine.tasks.wait("j1", timeout_s=2.0)) for _ in range(3)]
+    waits = [asyncio.ensure_future(place.engine.jobs.wait("j1", timeout_s=2.0)) for _ in range(3)]
     assert {(await place.eventually(wait)).status for wait in waits} == {"done"}
 
 
@@ -379,7 +379,7 @@ async def test_a_job_that_is_not_kept_is_told_to_who_waited(place: Place) -> Non
     """Forgotten in the very commit in which it is done, and yet its answer arrives."""
     await place.defer(NewTask("j1", QUEUE, b"\x90", keep_s=0.0))
     [worker] = place.orders
-    waiting = asyncio.ensure_future(place.engine.tasks.wait("j1", timeout_s=60.0))
+    waiting = asyncio.ensure_future(place.engine.jobs.wait("j1", timeout_s=60.0))
     await place.mesh.settle()
     await worker.end("j1", result=b"\x05")
     assert (await place.eventually(waiting)).result == b"\x05"
@@ -479,7 +479,7 @@ async def test_a_drain_ends_streams_and_waits(place: Place) -> None:
     """Nothing that would stand for ever keeps a store from leaving; the next one goes on."""
     await place.defer("j1")
     [worker] = place.orders
-    waiting = asyncio.ensure_future(place.engine.tasks.wait("j1", timeout_s=60.0))
+    waiting = asyncio.ensure_future(place.engine.jobs.wait("j1", timeout_s=60.0))
     await acquiring(place, "a", ttl_s=60.0)
     in_line = acquiring(place, "b")
     await place.mesh.settle()
@@ -500,8 +500,8 @@ async def test_without_a_store_the_word_is_that_there_is_none(tmp_path: Path) ->
     """Nobody waits longer than asked, and the message says what to do."""
     async with a_place(tmp_path) as place:
         await place.kill_store()
-        asking = asyncio.ensure_future(place.engine.tasks.job("j1", timeout_s=3.0))
-        deferring = asyncio.ensure_future(place.engine.tasks.defer([NewTask("j1", QUEUE, b"\x90")], timeout_s=3.0))
+        asking = asyncio.ensure_future(place.engine.jobs.find("j1", timeout_s=3.0))
+        deferring = asyncio.ensure_future(place.engine.queues.defer([NewTask("j1", QUEUE, b"\x90")], timeout_s=3.0))
         await place.advance(3.5)
         for waiting in (asking, deferring):
             with pytest.raises(Unavailable, match="mesh store"):

@@ -100,7 +100,7 @@ async def test_a_lock_belongs_to_its_holder_for_its_time(project: Project, by: s
         locks = engine.locks
         began_at = time.monotonic()
         await locks.acquire("nightly", "a", ttl_s=4.0, wait_s=0.0, timeout_s=PATIENCE_S)
-        await engine.tasks.defer([new_task("later", delay_s=4.0)], timeout_s=PATIENCE_S)
+        await engine.queues.defer([new_task("later", delay_s=4.0)], timeout_s=PATIENCE_S)
         await set_wall(project, engine, by)
         with pytest.raises(LockTaken):
             await locks.acquire("nightly", "b", ttl_s=4.0, wait_s=0.0, timeout_s=PATIENCE_S)
@@ -109,12 +109,12 @@ async def test_a_lock_belongs_to_its_holder_for_its_time(project: Project, by: s
         if time.monotonic() < began_at + 3.5:
             with pytest.raises(LockTaken):
                 await locks.acquire("nightly", "b", ttl_s=4.0, wait_s=0.0, timeout_s=PATIENCE_S)
-            job = await engine.tasks.job("later", timeout_s=PATIENCE_S)
+            job = await engine.jobs.find("later", timeout_s=PATIENCE_S)
             assert job is not None
             assert job.status == "delayed"
         await locks.acquire("nightly", "b", ttl_s=4.0, wait_s=20.0, timeout_s=PATIENCE_S)
         assert 3.9 < time.monotonic() - began_at < 15.0
         end = time.monotonic() + 10.0
-        while (job := await engine.tasks.job("later", timeout_s=PATIENCE_S)) is not None and job.status != "ready":
+        while (job := await engine.jobs.find("later", timeout_s=PATIENCE_S)) is not None and job.status != "ready":
             assert time.monotonic() < end, "the delayed task is not given out"
             await asyncio.sleep(0.05)

@@ -112,7 +112,7 @@ class Engine:
         self.commit_errors: list[Exception] = []
         self.settle_calls = 0
 
-    async def settle(self, settlements, *, timeout_s):
+    async def acknowledge(self, settlements, *, timeout_s):
         self.settle_calls += 1
         if self.errors:
             raise self.errors.pop(0)

@@ -82,7 +82,7 @@ class Nobody:
 
 
 def engine_of(m: Mesh) -> Engine:
-    return m.node.durable.engines.of("tasks")
+    return m.node.durable.engines.of("queues")
 
 
 async def test_what_rules_allow_goes_through(m: Mesh) -> None:
@@ -102,16 +102,16 @@ async def test_what_no_rule_allows_is_forbidden_in_each_form(m: Mesh) -> None:
     """By verbs and by the engine itself, alone or in a unit."""
     engine = engine_of(m)
     ready = NewTask(ids.job_id(), "shop.order", b"\x91\x01")
-    await engine.tasks.defer([ready], timeout_s=T_S)
+    await engine.queues.defer([ready], timeout_s=T_S)
     purge = NewTask(ids.job_id(), "shop.purge", b"\x90")
     event = NewEvent(ids.job_id(), "order.made", b"\x01")
     write = Write("orders", "1", "set", ids.etag(), b"\x01")
     asked = [
-        engine.tasks.defer([purge], timeout_s=T_S),
-        engine.tasks.settle([Settlement(ready.id, 1, "dead")], timeout_s=T_S),
-        engine.tasks.jobs("shop.order", "done", timeout_s=T_S),
-        engine.tasks.requeue("shop.order", timeout_s=T_S),
-        engine.tasks.drop("shop.order", timeout_s=T_S),
+        engine.queues.defer([purge], timeout_s=T_S),
+        engine.leases.acknowledge([Settlement(ready.id, 1, "dead")], timeout_s=T_S),
+        engine.jobs.page("shop.order", "done", timeout_s=T_S),
+        engine.leases.requeue("shop.order", timeout_s=T_S),
+        engine.leases.drop("shop.order", timeout_s=T_S),
         engine.events.append([event], timeout_s=T_S),
         engine.events.replay("mail.send", offset=0, timeout_s=T_S),
         engine.events.abandon("mail.send", timeout_s=T_S),
@@ -135,7 +135,7 @@ async def test_what_no_rule_allows_is_forbidden_in_each_form(m: Mesh) -> None:
     assert await engine.state.namespaces(timeout_s=T_S) == []
     assert await engine.locks.locks(timeout_s=T_S) == []
     assert await engine.schedules.schedules(timeout_s=T_S) == []
-    assert [info.name for info in await engine.tasks.queues(timeout_s=T_S)] in (["shop.order"], [])
+    assert [info.name for info in await engine.leases.queues(timeout_s=T_S)] in (["shop.order"], [])
 
 
 async def test_a_job_is_seen_by_those_who_may_defer_to_its_queue(m: Mesh) -> None:
@@ -143,14 +143,14 @@ async def test_a_job_is_seen_by_those_who_may_defer_to_its_queue(m: Mesh) -> Non
     job = await m.defer("shop.order", 1)
     await job.result(timeout=T_S)
     engine = engine_of(m)
-    found = await engine.tasks.job(job.id, timeout_s=T_S)
+    found = await engine.jobs.find(job.id, timeout_s=T_S)
     assert found is not None
     assert found.queue == "shop.order"
-    mail = m.workers(Mail)[0].node.durable.engines.of("tasks")
+    mail = m.workers(Mail)[0].node.durable.engines.of("queues")
     for asked in (
-        mail.tasks.job(job.id, timeout_s=T_S),
-        mail.tasks.wait(job.id, timeout_s=T_S),
-        mail.tasks.cancel(job.id, timeout_s=T_S),
+        mail.jobs.find(job.id, timeout_s=T_S),
+        mail.jobs.wait(job.id, timeout_s=T_S),
+        mail.jobs.cancel(job.id, timeout_s=T_S),
     ):
         with pytest.raises(Forbidden):
             await asked
@@ -161,10 +161,10 @@ async def test_no_worker_takes_what_it_does_not_serve(tmp_path: Path) -> None:
     async with Mesh(Shop, settings={"access.allow": RULES}) as m:
         for queue in (Queue("shop.order", 1), Queue("shop.x", 1, patterns=("order.#",))):
             with pytest.raises(Forbidden):
-                await engine_of(m).tasks.attach(Offer("thief@1", (), (queue,)), Nobody())
+                await engine_of(m).leases.subscribe(Offer("thief@1", (), (queue,)), Nobody())
         with pytest.raises(Forbidden):
-            await engine_of(m).tasks.attach(Offer("thief@1", ("shop",), ()), Nobody())
+            await engine_of(m).leases.subscribe(Offer("thief@1", ("shop",), ()), Nobody())
         shop = m.workers(Shop)[0]
         session = f"{shop.identity}@{shop.node.epoch}"
         with pytest.raises(Forbidden):
-            await engine_of(m).tasks.attach(Offer(session, ("client",), (Queue("client.x", 1),)), Nobody())
+            await engine_of(m).leases.subscribe(Offer(session, ("client",), (Queue("client.x", 1),)), Nobody())

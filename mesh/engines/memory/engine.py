@@ -13,7 +13,16 @@ from typing import Final, TypeVar
 from mesh import ids
 from mesh.engines.authorization import Authorization
 from mesh.engines.contract import CAPABILITIES, Capability, Outcome, Unit
-from mesh.engines.guarded import Guard, GuardedEvents, GuardedLocks, GuardedSchedules, GuardedState, GuardedTasks
+from mesh.engines.guarded import (
+    Guard,
+    GuardedEvents,
+    GuardedJobs,
+    GuardedLeases,
+    GuardedLocks,
+    GuardedQueues,
+    GuardedSchedules,
+    GuardedState,
+)
 from mesh.engines.memory.locks import taken
 from mesh.engines.memory.memory import Memory
 from mesh.engines.memory.sessions import SessionState
@@ -23,7 +32,8 @@ from mesh.events.topics import Matcher, check_pattern
 from mesh.locks.contract import Grant, Locks
 from mesh.schedules.contract import Advance, Schedule, Schedules
 from mesh.state.contract import Entry, StateStore, Write
-from mesh.tasks.contract import JobInfo, NewTask, Offer, QueueInfo, Receiver, Settlement, Status, Tasks, Ticket
+from mesh.tasks.contract import JobInfo, NewTask, Offer, QueueInfo, Receiver, Settlement, Status, Ticket
+from mesh.tasks.engine import Jobs, Leases, Queues
 
 T = TypeVar("T")
 
@@ -42,13 +52,17 @@ class MemoryEngine:
         self._memory = memory
         self._way = Way(memory)
         self._sessions: list[MemorySession] = []
-        tasks: Tasks = MemoryTasks(self._way, self._sessions)
+        leases: Leases = MemoryLeases(self._way, self._sessions)
+        queues: Queues = MemoryQueues(self._way)
+        jobs: Jobs = MemoryJobs(self._way)
         events: EventLog = MemoryEvents(self._way)
         state: StateStore = MemoryState(self._way)
         schedules: Schedules = MemorySchedules(self._way)
         locks: Locks = MemoryLocks(self._way)
-        self._guard = guard = Guard(authorization, caller, tasks, memory.owners) if authorization is not None else None
-        self.tasks = GuardedTasks(tasks, guard) if guard else tasks
+        self._guard = guard = Guard(authorization, caller, jobs, memory.owners) if authorization is not None else None
+        self.leases = GuardedLeases(leases, guard) if guard else leases
+        self.queues = GuardedQueues(queues, guard) if guard else queues
+        self.jobs = GuardedJobs(jobs, guard) if guard else jobs
         self.events = GuardedEvents(events, guard) if guard else events
         self.state = GuardedState(state, guard) if guard else state
         self.schedules = GuardedSchedules(schedules, guard) if guard else schedules
@@ -191,13 +205,47 @@ class _Nobody:
         return ()
 
 
-class MemoryTasks:
-    """See mesh.tasks.contract.Tasks."""
+class MemoryLeases:
+    """See mesh.tasks.engine.Leases."""
 
     def __init__(self, way: Way, sessions: list[MemorySession]) -> None:
         self._way = way
         self._memory = way.memory
         self._sessions = sessions
+
+    async def subscribe(self, offer: Offer, receiver: Receiver) -> MemorySession:
+        for queue in offer.queues:
+            for pattern in queue.patterns:
+                check_pattern(pattern)
+        return MemorySession(self._way, offer, receiver, self._sessions)
+
+    async def acknowledge(self, settlements: Sequence[Settlement], *, timeout_s: float) -> None:
+        await self._way.clear(timeout_s)
+        self._memory.commit(Unit("", settle=settlements))
+
+    async def queues(self, *, timeout_s: float) -> list[QueueInfo]:
+        await self._way.clear(timeout_s)
+        return self._memory.queues()
+
+    async def dead(self, queue: str, *, after: str = "", limit: int = 100, timeout_s: float) -> list[JobInfo]:
+        await self._way.clear(timeout_s)
+        return [job.info() for job in self._memory.letters.page(queue, "dead", after, limit)]
+
+    async def requeue(self, queue: str, ids: Sequence[str] = (), *, timeout_s: float) -> int:
+        await self._way.clear(timeout_s)
+        return self._memory.letters.requeue(queue, ids)
+
+    async def drop(self, queue: str, ids: Sequence[str] = (), *, timeout_s: float) -> int:
+        await self._way.clear(timeout_s)
+        return self._memory.letters.drop(queue, ids)
+
+
+class MemoryQueues:
+    """See mesh.tasks.engine.Queues."""
+
+    def __init__(self, way: Way) -> None:
+        self._way = way
+        self._memory = way.memory
 
     async def defer(self, tasks: Sequence[NewTask], *, timeout_s: float) -> list[Ticket]:
         await self._way.clear(timeout_s)
@@ -205,17 +253,15 @@ class MemoryTasks:
         name = tasks[0].id if len(tasks) == 1 else ids.job_id()
         return list(self._memory.commit(Unit(name, tasks=tasks)).tickets) if tasks else []
 
-    async def attach(self, offer: Offer, receiver: Receiver) -> MemorySession:
-        for queue in offer.queues:
-            for pattern in queue.patterns:
-                check_pattern(pattern)
-        return MemorySession(self._way, offer, receiver, self._sessions)
 
-    async def settle(self, settlements: Sequence[Settlement], *, timeout_s: float) -> None:
-        await self._way.clear(timeout_s)
-        self._memory.commit(Unit("", settle=settlements))
+class MemoryJobs:
+    """See mesh.tasks.engine.Jobs."""
 
-    async def job(self, id: str, *, timeout_s: float) -> JobInfo | None:
+    def __init__(self, way: Way) -> None:
+        self._way = way
+        self._memory = way.memory
+
+    async def find(self, id: str, *, timeout_s: float) -> JobInfo | None:
         await self._way.clear(timeout_s)
         job = self._memory.jobs.find(id)
         return job.info() if job is not None else None
@@ -236,23 +282,11 @@ class MemoryTasks:
             self._memory.sessions.must_stop(job)
         return job.info()
 
-    async def queues(self, *, timeout_s: float) -> list[QueueInfo]:
-        await self._way.clear(timeout_s)
-        return self._memory.queues()
-
-    async def jobs(
+    async def page(
         self, queue: str, status: Status, *, after: str = "", limit: int = 100, timeout_s: float
     ) -> list[JobInfo]:
         await self._way.clear(timeout_s)
         return [job.info() for job in self._memory.letters.page(queue, status, after, limit)]
-
-    async def requeue(self, queue: str, ids: Sequence[str] = (), *, timeout_s: float) -> int:
-        await self._way.clear(timeout_s)
-        return self._memory.letters.requeue(queue, ids)
-
-    async def drop(self, queue: str, ids: Sequence[str] = (), *, timeout_s: float) -> int:
-        await self._way.clear(timeout_s)
-        return self._memory.letters.drop(queue, ids)
 
 
 class MemoryEvents:

@@ -29,7 +29,7 @@ class Letters:
     # --- looking ------------------------------------------------------------------------------------------
 
     def page(self, queue: str, status: Status, after: str, limit: int) -> list[Job]:
-        """See Tasks.jobs."""
+        """See Jobs.page."""
         found = self._jobs.queues.get(queue)
         if found is None:
             return []

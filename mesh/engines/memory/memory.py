@@ -185,7 +185,7 @@ class Memory:
                 over.set_result(job.info())
 
     def queues(self) -> list[QueueInfo]:
-        """See Tasks.queues."""
+        """See Leases.queues."""
         self.sweep()
         found = (self._info(queue) for _, queue in sorted(self.jobs.queues.items()))
         return [info for info in found if info is not None]

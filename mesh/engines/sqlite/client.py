@@ -52,7 +52,7 @@ class StoreEngine:
     """See mesh.engines.contract.Engine. One event loop owns it.
 
     Attributes:
-        tasks, events, state, schedules, locks: its capabilities.
+        leases, queues, jobs, events, state, schedules, locks: its contracts.
         admin: the operations that only this engine has: backup, check, info.
     """
 
@@ -70,7 +70,9 @@ class StoreEngine:
         self.line = Line(asker, clock, rng)
         self.watching = Watching(asker, clock, rng)
         self._sessions: set[StoreSession] = set()
-        self.tasks = StoreTasks(self)
+        self.leases = StoreLeases(self)
+        self.queues = StoreQueues(self)
+        self.jobs = StoreJobs(self)
         self.events = StoreEvents(self)
         self.state = StoreState(self)
         self.schedules = StoreSchedules(self)
@@ -83,7 +85,7 @@ class StoreEngine:
         return outcome
 
     async def begin_session(self, offer: Offer, receiver: Receiver) -> StoreSession:
-        """See Tasks.attach."""
+        """See Leases.subscribe."""
         session = StoreSession(
             self._asker, self.clock, self._rng, offer, receiver, self.batcher.unsettled, self._sessions.discard
         )
@@ -98,49 +100,28 @@ class StoreEngine:
         self.batcher.close()
 
 
-class StoreTasks:
-    """See mesh.tasks.contract.Tasks."""
+class StoreLeases:
+    """See mesh.tasks.engine.Leases."""
 
     def __init__(self, engine: StoreEngine) -> None:
         self._engine = engine
         self._commit = engine.batcher.commit
         self._ask = engine.line.ask
 
-    def defer(self, tasks: Sequence[NewTask], *, timeout_s: float) -> Awaitable[Sequence[Ticket]]:
-        if not tasks:
-            return _nothing()
-        # The id of a single task also serves as that of its unit: making another costs a tenth of the whole request.
-        unit = Unit(tasks[0].id if len(tasks) == 1 else ids.job_id(), tasks)
-        return self._commit(unit, timeout_s, pick=_tickets, gathered=True)
-
-    async def attach(self, offer: Offer, receiver: Receiver) -> StoreSession:
+    async def subscribe(self, offer: Offer, receiver: Receiver) -> StoreSession:
         """Return when the store has confirmed the subscription, or after two seconds: it keeps trying in background."""
         return await self._engine.begin_session(offer, receiver)
 
-    async def settle(self, settlements: Sequence[Settlement], *, timeout_s: float) -> None:
+    async def acknowledge(self, settlements: Sequence[Settlement], *, timeout_s: float) -> None:
         if settlements:
             await self._commit(Unit(ids.job_id(), settle=settlements), timeout_s)
-
-    async def job(self, id: str, *, timeout_s: float) -> JobInfo | None:
-        found: JobInfo | None = await self._ask("find", id, timeout_s=timeout_s, read=_job)
-        return found
-
-    async def wait(self, id: str, *, timeout_s: float) -> JobInfo:
-        return await self._engine.watching.wait(id, timeout_s)
-
-    async def cancel(self, id: str, *, timeout_s: float) -> JobInfo:
-        job: JobInfo = await self._ask("cancel", id, timeout_s=timeout_s, read=_one_job)
-        return job
 
     async def queues(self, *, timeout_s: float) -> list[QueueInfo]:
         queues: list[QueueInfo] = await self._ask("queues", timeout_s=timeout_s, read=_queues)
         return queues
 
-    async def jobs(
-        self, queue: str, status: Status, *, after: str = "", limit: int = 100, timeout_s: float
-    ) -> list[JobInfo]:
-        jobs: list[JobInfo] = await self._ask("jobs", queue, status, after, limit, timeout_s=timeout_s, read=_jobs)
-        return jobs
+    async def dead(self, queue: str, *, after: str = "", limit: int = 100, timeout_s: float) -> list[JobInfo]:
+        return await self._engine.jobs.page(queue, "dead", after=after, limit=limit, timeout_s=timeout_s)
 
     async def requeue(self, queue: str, ids: Sequence[str] = (), *, timeout_s: float) -> int:
         count: int = await self._ask("requeue", queue, ids, timeout_s=timeout_s, read=_number)
@@ -149,6 +130,45 @@ class StoreTasks:
     async def drop(self, queue: str, ids: Sequence[str] = (), *, timeout_s: float) -> int:
         count: int = await self._ask("drop", queue, ids, timeout_s=timeout_s, read=_number)
         return count
+
+
+class StoreQueues:
+    """See mesh.tasks.engine.Queues."""
+
+    def __init__(self, engine: StoreEngine) -> None:
+        self._commit = engine.batcher.commit
+
+    def defer(self, tasks: Sequence[NewTask], *, timeout_s: float) -> Awaitable[Sequence[Ticket]]:
+        if not tasks:
+            return _nothing()
+        # The id of a single task also serves as that of its unit: making another costs a tenth of the whole request.
+        unit = Unit(tasks[0].id if len(tasks) == 1 else ids.job_id(), tasks)
+        return self._commit(unit, timeout_s, pick=_tickets, gathered=True)
+
+
+class StoreJobs:
+    """See mesh.tasks.engine.Jobs."""
+
+    def __init__(self, engine: StoreEngine) -> None:
+        self._watching = engine.watching
+        self._ask = engine.line.ask
+
+    async def find(self, id: str, *, timeout_s: float) -> JobInfo | None:
+        found: JobInfo | None = await self._ask("find", id, timeout_s=timeout_s, read=_job)
+        return found
+
+    async def wait(self, id: str, *, timeout_s: float) -> JobInfo:
+        return await self._watching.wait(id, timeout_s)
+
+    async def cancel(self, id: str, *, timeout_s: float) -> JobInfo:
+        job: JobInfo = await self._ask("cancel", id, timeout_s=timeout_s, read=_one_job)
+        return job
+
+    async def page(
+        self, queue: str, status: Status, *, after: str = "", limit: int = 100, timeout_s: float
+    ) -> list[JobInfo]:
+        jobs: list[JobInfo] = await self._ask("jobs", queue, status, after, limit, timeout_s=timeout_s, read=_jobs)
+        return jobs
 
 
 class StoreEvents:

@@ -331,12 +331,12 @@ class Core:
             return rooms.jobs.queue_of(id)
 
     def jobs(self, queue: str, status: Status, *, after: str = "", limit: int = 100, wall: float) -> list[JobInfo]:
-        """As Tasks.jobs."""
+        """As Jobs.page."""
         with self._reading() as rooms:
             return rooms.jobs.page(queue, status, after, limit, wall)
 
     def queues(self, wall: float) -> list[QueueInfo]:
-        """As Tasks.queues, with `workers` 0: only the caller knows sessions. Includes queues without jobs if they were
+        """As Leases.queues, with `workers` 0: only the caller knows sessions. Includes queues without jobs if they were
         ever declared.
         """
         with self._reading() as rooms:

@@ -1,6 +1,6 @@
 """Listing jobs and queues.
 
-Owns: reading them from the file, a page at a time, in the order that Tasks.jobs promises.
+Owns: reading them from the file, a page at a time, in the order that Jobs.page promises.
 Leaves to others: all changes.
 """
 

@@ -65,7 +65,7 @@ class Jobs:
         msgpack = wants_msgpack(request.headers.get(hdrs.ACCEPT))
         if request.method == "DELETE":
             durable = self._front.node.durable
-            return self._shown(await durable.tasks.cancel(id, timeout_s=durable.timeout_s), msgpack)
+            return self._shown(await durable.jobs.cancel(id, timeout_s=durable.timeout_s), msgpack)
         told = read_single(request.query_string)
         wait_s = span("job", "wait", told.pop("wait"), zero=True) if "wait" in told else 0.0
         for name in told:
@@ -83,13 +83,13 @@ class Jobs:
 
     async def _look(self, id: str, wait_s: float) -> JobInfo:
         durable = self._front.node.durable
-        tasks = durable.tasks
+        jobs = durable.jobs
         if wait_s > 0:
             try:
-                return await tasks.wait(id, timeout_s=wait_s)
+                return await jobs.wait(id, timeout_s=wait_s)
             except DeadlineExceeded:
                 pass  # show the job as it is
-        found = await tasks.job(id, timeout_s=durable.timeout_s)
+        found = await jobs.find(id, timeout_s=durable.timeout_s)
         if found is None:
             raise UnknownJob(f"no job has the id {id}, or it is no longer kept")
         return found
