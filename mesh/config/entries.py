@@ -28,7 +28,8 @@ class Entry(NamedTuple):
     about: str
 
 
-def _entries(table: type[msgspec.Struct]) -> dict[str, Entry]:
+def entries_of(table: type[msgspec.Struct]) -> dict[str, Entry]:
+    """The keys of a table: of the attributes whose annotation is Annotated[type, kind, "description"]."""
     hints = get_type_hints(table, include_extras=True)
     found = {}
     for item in msgspec.structs.fields(table):
@@ -45,9 +46,9 @@ TABLES: Final[dict[str, type[msgspec.Struct]]] = {
     if isinstance(hint, type) and issubclass(hint, msgspec.Struct)
 }
 #: table -> key -> its entry.
-ENTRIES: Final = {name: _entries(table) for name, table in TABLES.items()}
+ENTRIES: Final = {name: entries_of(table) for name, table in TABLES.items()}
 #: The keys of each [services.NAME].
-SERVICE: Final = _entries(ServiceSettings)
+SERVICE: Final = entries_of(ServiceSettings)
 
 
 def kind_of(dotted: str) -> Kind:

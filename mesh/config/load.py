@@ -3,7 +3,8 @@
 Owns: precedence (flag over environment over file over default), finding the file, `${NAME}`, reporting all errors at
 once, and the usable part of settings with errors.
 Leaves to others: the keys (config.settings, config.entries), the syntax of values (config.values), line numbers
-(config.places), error messages (config.complaints), values that contradict each other (config.together).
+(config.places), error messages (config.complaints), values that contradict each other (config.together), the engines'
+own tables (config.engine_tables).
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ import msgspec
 
 from mesh.config.access import AccessSettings, read_access
 from mesh.config.complaints import no_such, not_toml
+from mesh.config.engine_tables import PREFIX, EngineTables, Reading
 from mesh.config.entries import ENTRIES, SERVICE, TABLES, Entry
 from mesh.config.origins import Origin, listed
 from mesh.config.places import Key, places
 from mesh.config.secrets import HIDDEN, marked
-from mesh.config.settings import ServiceSettings, Settings
+from mesh.config.settings import EngineSettings, ServiceSettings, Settings
 from mesh.config.together import contradictions
 from mesh.config.trust import check_found
 from mesh.errors import ConfigError
@@ -129,6 +131,7 @@ class _Loading:
         self.sources: dict[str, str] = {}
         self.lines: dict[Key, int] = {}
         self.access: AccessSettings | None = None
+        self.engines = EngineTables()
         self.read = True
 
         self.file = _named(path, self.env)
@@ -145,6 +148,7 @@ class _Loading:
                 self.read = False
         self._read_env()
         self._read_flags(flags or {})
+        self._read_engines()
 
     def settings(self) -> Settings:
         """Raises ConfigError, as `load`."""
@@ -190,6 +194,13 @@ class _Loading:
             elif not isinstance(table, dict):
                 self._problem(self._at((name,)), name, f"is a table: write [{name}] and its keys below it")
             else:
+                if name == "engines":
+                    self.engines.file = {
+                        key: value
+                        for key, value in table.items()
+                        if isinstance(value, dict) and key not in ENTRIES[name]
+                    }
+                    table = {key: value for key, value in table.items() if key not in self.engines.file}
                 self._file_table((name,), table, ENTRIES[name], self.values[name])
 
     def _file_table(
@@ -294,6 +305,8 @@ class _Loading:
                 self._set(f"{table}.{key}", entry, self.env[variable], variable, self.values[table])
             elif variable.startswith("MESH_SERVICES_"):
                 self._env_service(variable)
+            elif variable.startswith(PREFIX):
+                self.engines.variables[variable] = self.env[variable]
             # Other programs may use the prefix MESH_; a name that begins with one of the tables is meant for mesh.
             elif variable.startswith(tuple(f"MESH_{table}_".upper() for table in TABLES)):
                 self.problems.append(f"{variable}: no key has this name{suggestion(variable, by_variable)}")
@@ -324,18 +337,50 @@ class _Loading:
                 continue
             table, _, key = dotted.partition(".")
             entries = ENTRIES.get(table, {})
+            if table == "engines" and "." in key:
+                self.engines.flags[key] = value
+                continue
             # Code may use either name: the key of the file or the attribute with its unit.
             key = next((k for k, entry in entries.items() if entry.attribute == key), key)
             if key not in entries:
                 known = [f"{t}.{k}" for t, keys in ENTRIES.items() for k in keys]
                 self.problems.append(f"{dotted}: no such key{suggestion(dotted, known)}")
                 continue
-            origin, entry = "--" + key.replace("_", "-"), entries[key]
-            if isinstance(value, int | float) and not isinstance(value, bool):
-                # A number in code has the unit of its attribute.
-                value = f"{value}s" if entry.attribute.endswith("_s") else value
-                value = f"{value}B" if entry.attribute.endswith("_bytes") else value
-            self._set(f"{table}.{key}", entry, value, origin, self.values[table])
+            self._set_flag(f"{table}.{key}", entries[key], value, self.values[table])
+
+    def _set_flag(self, dotted: str, entry: Entry, value: Any, into: dict[str, Any]) -> None:
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            # A number in code has the unit of its attribute.
+            value = f"{value}s" if entry.attribute.endswith("_s") else value
+            value = f"{value}B" if entry.attribute.endswith("_bytes") else value
+        self._set(dotted, entry, value, "--" + dotted.rpartition(".")[2].replace("_", "-"), into)
+
+    # --- engines ----------------------------------------------------------------------------------
+
+    def _read_engines(self) -> None:
+        values = self.values["engines"]
+        default = values.get("default", EngineSettings().default)
+        keys = [key for key in ENTRIES["engines"] if key != "default"]
+        if "engines.default" in self.sources:
+            for key in keys:
+                self.sources.setdefault(f"engines.{key}", self.sources["engines.default"])
+        # `default` comes first, so that a mistake in it is told of as its own.
+        chosen = {"default": default, **{key: values.get(key, default) for key in keys}}
+        values["own"] = self.engines.read(
+            Reading(
+                self.root,
+                self.sources,
+                self._at,
+                self._problem,
+                self.problems.append,
+                self._file_table,
+                self._set,
+                self._set_flag,
+            ),
+            chosen,
+        )
+        for key in [key for key in ENTRIES["engines"] if values.get(key) in self.engines.failed]:
+            del values[key]
 
     # --- putting it together ----------------------------------------------------------------------
 

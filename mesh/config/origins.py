@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from mesh.config.entries import ENTRIES, SERVICE, Entry
+from mesh.config.entries import ENTRIES, SERVICE, Entry, entries_of
 from mesh.config.secrets import Secret, hidden
 from mesh.config.settings import Settings
 
@@ -50,6 +50,8 @@ def listed(settings: Settings, sources: Mapping[str, str]) -> list[Origin]:
 
     for name, entries in ENTRIES.items():
         add_all(name, entries, getattr(settings, name))
+    for engine, its in settings.engines.own.items():
+        add_all(f"engines.{engine}", entries_of(type(its)), its)
     for service, own in settings.services.items():
         add_all(f"services.{service}", SERVICE, own)
         for key, value in own.config.items():

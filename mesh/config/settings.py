@@ -23,6 +23,7 @@ from mesh.config.values import (
     DURATION,
     DURATION_OR_ZERO,
     ENDPOINTS,
+    ENGINE,
     FLAG,
     PATH,
     PATH_OR_NONE,
@@ -213,18 +214,25 @@ class LogSettings(Struct, frozen=True, kw_only=True):
     )
 
 
-EngineName = Literal["sqlite", "memory"]
-_ENGINE = choice("sqlite", "memory")
-
-
 class EngineSettings(Struct, frozen=True, kw_only=True):
-    """[engines]: where durable data lives, for each capability."""
+    """[engines]: where durable data lives. A name, or "module:attribute" of an engine of the project's own.
 
-    tasks: Annotated[EngineName, _ENGINE, "the engine of tasks"] = "sqlite"
-    events: Annotated[EngineName, _ENGINE, "the engine of durable events"] = "sqlite"
-    state: Annotated[EngineName, _ENGINE, "the engine of state"] = "sqlite"
-    schedules: Annotated[EngineName, _ENGINE, "the engine of schedules"] = "sqlite"
-    locks: Annotated[EngineName, _ENGINE, "the engine of locks"] = "sqlite"
+    Attributes:
+        own: the settings of the engines that have some, [engines.NAME], by the names in their specs.
+    """
+
+    default: Annotated[str, ENGINE, "the engine of each of the following that is not set"] = "sqlite"
+    tasks: Annotated[str, ENGINE, "the engine of tasks"] = ""
+    events: Annotated[str, ENGINE, "the engine of durable events"] = ""
+    state: Annotated[str, ENGINE, "the engine of state"] = ""
+    schedules: Annotated[str, ENGINE, "the engine of schedules"] = ""
+    locks: Annotated[str, ENGINE, "the engine of locks"] = ""
+    own: dict[str, Any] = {}
+
+    def __post_init__(self) -> None:
+        for key in ("tasks", "events", "state", "schedules", "locks"):
+            if not getattr(self, key):
+                force_setattr(self, key, self.default)
 
 
 class StoreSettings(Struct, frozen=True, kw_only=True):

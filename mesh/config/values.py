@@ -256,7 +256,14 @@ def _read_table(value: Any) -> dict[str, str]:
     return dict(value)
 
 
+def _read_engine(value: Any) -> str:
+    text = _read_text(value)
+    return text if ":" in text else text.lower()
+
+
 TEXT = Kind("a text", _read_text)
+#: Whether there is such an engine is checked with all settings known (config.engine_tables).
+ENGINE = Kind('an engine\'s name, or "module:attribute" of one', _read_engine)
 TABLE = Kind('a table of texts like { LANG = "C" }', _read_table)
 FLAG = Kind("true or false", _read_flag)
 PATH = Kind("a path", _read_path, str)

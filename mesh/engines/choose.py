@@ -1,89 +1,125 @@
 """Which engine serves which capability, in one process.
 
 Owns: making the engines of [engines], one object for each name, at first use; errors at start for an engine without
-the capability that it is chosen for, and errors at use for capabilities that cannot be committed together.
-Leaves to others: what engines do (contract), how each is made (`Makers`), when they are closed (service.node).
+the capability that it is chosen for, and errors at use for what an engine lacks or cannot commit together.
+Leaves to others: what engines do (contract), their specs (registry), what services need (service.requirements), when
+engines are closed (service.node).
 """
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final, NoReturn
+from collections.abc import Iterable, Mapping
+from typing import NoReturn
 
-from mesh.clock import Clock
-from mesh.config import Settings
-from mesh.config.settings import EngineSettings
-from mesh.engines.capabilities import CAPABILITIES, KEY_OF, REQUIRED, Capability, Key
+from mesh.engines.capabilities import CAPABILITIES, KEY_OF, KEYS, REQUIRED, Capability, Key
 from mesh.engines.contract import Engine
+from mesh.engines.registry import EngineContext, EngineSpec, Makers, find, offering
 from mesh.errors import NotOffered
 from mesh.events.log import EventLog
 from mesh.locks.contract import Locks
 from mesh.schedules.contract import Schedules
 from mesh.state.contract import StateStore
 from mesh.tasks.engine import Jobs, Queues
-from mesh.telemetry.logs import get_logger
-
-log = get_logger("mesh.engines")
-
-Makers = Mapping[str, Callable[[], Engine]]
-
-#: The capabilities of each engine, known without importing it or connecting to its server.
-OFFERED: Final[Mapping[str, frozenset[Capability]]] = {
-    "sqlite": frozenset(CAPABILITIES),
-    "memory": frozenset(CAPABILITIES),
-}
 
 
 class Engines:
-    """The engines of one process."""
+    """The engines of one process.
 
-    def __init__(
-        self, chosen: EngineSettings, makers: Makers, offered: Mapping[str, frozenset[Capability]] = OFFERED
-    ) -> None:
+    An engine that is chosen for a key itself must offer what the key stands for. The `default` need not offer
+    everything: what it lacks is refused where it is used.
+    """
+
+    def __init__(self, context: EngineContext, makers: Makers | None = None) -> None:
         """Check the choice; nothing is opened.
+
+        Args:
+            makers: factories that replace those of some engines, by name.
 
         Raises:
             NotOffered: an engine lacks a capability that it is chosen for; the message names the engines that have it.
+            ConfigError: an engine cannot be loaded.
         """
-        self._chosen: dict[Key, str] = {
-            "tasks": chosen.tasks,
-            "events": chosen.events,
-            "state": chosen.state,
-            "schedules": chosen.schedules,
-            "locks": chosen.locks,
-        }
-        self._makers = makers
-        self._offered = offered
+        self._context = context
+        self._makers = makers or {}
         self._made: dict[str, Engine] = {}
+        self._settings = context.mesh
+        chosen = self._settings.engines
+        specs: dict[str, EngineSpec] = {}
+        self._specs: dict[Key, EngineSpec] = {}
         problems = []
-        for key, name in self._chosen.items():
-            capability = REQUIRED[key]
-            if capability not in offered.get(name, frozenset()):
-                able = ", ".join(sorted(other for other, offers in offered.items() if capability in offers))
-                problems.append(f'engines.{key}: "{name}" offers no {capability}; those that do: {able}')
+        for key in KEYS:
+            name = getattr(chosen, key)
+            if name not in specs:
+                specs[name] = find(name, self._settings.root)
+            self._specs[key] = specs[name]
+            needed = REQUIRED[key]
+            if name != chosen.default and needed not in specs[name].capabilities:
+                problems.append(NotOffered(self.why_not(needed), details=self._details(needed)))
         if problems:
-            raise NotOffered("\n".join(problems))
+            raise NotOffered("\n".join(each.message for each in problems), details=problems[0].details)
 
-    def name_of(self, capability: Capability) -> str:
+    # --- what is offered ----------------------------------------------------------------------------------
+
+    def name_of(self, capability: Capability, key: Key | None = None) -> str:
         """The name of the engine that [engines] sets for a capability."""
-        return self._chosen[KEY_OF[capability]]
+        return self._specs[key or KEY_OF[capability]].name
 
-    def offers(self, capability: Capability) -> bool:
-        """Whether the engine of this capability offers it."""
-        return capability in self._offered[self.name_of(capability)]
+    def offers(self, capability: Capability, key: Key | None = None) -> bool:
+        """Whether the engine that is chosen for a capability offers it.
 
-    def check(self, capability: Capability) -> None:
-        """Raises: NotOffered: the engine of this capability does not offer it."""
-        if not self.offers(capability):
-            raise NotOffered(f'engines.{KEY_OF[capability]}: "{self.name_of(capability)}" offers no {capability}')
+        Args:
+            key: the key of [engines], where it is not that of the capability: the quotas of durable subscriptions are
+                those of the engine of events.
+        """
+        return capability in self._specs[key or KEY_OF[capability]].capabilities
+
+    def check(self, capability: Capability, what: str = "", key: Key | None = None) -> None:
+        """Args:
+        what: the use, for the message: "the key of orders.charge".
+
+        Raises:
+            NotOffered: the chosen engine does not offer the capability.
+        """
+        if not self.offers(capability, key):
+            self.refuse(capability, what, key)
+
+    def refuse(self, capability: Capability, what: str = "", key: Key | None = None) -> NoReturn:
+        """Raises: NotOffered, with the engines that offer the capability."""
+        raise NotOffered(self.why_not(capability, what, key), details=self._details(capability, key))
+
+    def why_not(self, capability: Capability, what: str = "", key: Key | None = None) -> str:
+        """The message for a capability that the chosen engine lacks."""
+        key = key or KEY_OF[capability]
+        able = ", ".join(offering(capability, self._settings))
+        needs = f"{what} needs {capability}: " if what else ""
+        return (
+            f'{needs}engines.{key}: the engine "{self.name_of(capability, key)}" offers no {capability}; '
+            f"those that do: {able}"
+        )
+
+    def _details(self, capability: Capability, key: Key | None = None) -> dict[str, object]:
+        return {
+            "capability": capability,
+            "engine": self.name_of(capability, key),
+            "key": f"engines.{key or KEY_OF[capability]}",
+            "offered_by": offering(capability, self._settings),
+        }
+
+    # --- the engines --------------------------------------------------------------------------------------
 
     def of(self, capability: Capability) -> Engine:
-        """The engine of a capability; made at first use."""
-        name = self._chosen[KEY_OF[capability]]
-        engine = self._made.get(name)
+        """The engine of a capability; made at first use.
+
+        Raises:
+            NotOffered: it does not offer the capability.
+        """
+        spec = self._specs[KEY_OF[capability]]
+        if capability not in spec.capabilities:
+            self.refuse(capability)
+        engine = self._made.get(spec.name)
         if engine is None:
-            engine = self._made[name] = self._makers[name]()
+            make = self._makers.get(spec.name)
+            engine = self._made[spec.name] = make() if make is not None else spec.engine(self._context)
         return engine
 
     def joint(self, capabilities: Iterable[Capability]) -> Engine:
@@ -93,19 +129,20 @@ class Engines:
             NotOffered: there is none; the message gives the reason.
         """
         wanted = sorted(capabilities, key=CAPABILITIES.index)
-        names = {KEY_OF[capability]: self.name_of(capability) for capability in wanted}
+        names: dict[Key, str] = {KEY_OF[capability]: self.name_of(capability) for capability in wanted}
         if len(set(names.values())) > 1:
-            self._refuse(names)
+            self._refuse_together(names)
         engine = self.of(wanted[0])
         if not engine.together.issuperset(wanted):
-            self._refuse(names)
+            self._refuse_together(names)
         return engine
 
-    def _refuse(self, names: Mapping[Key, str]) -> NoReturn:
+    def _refuse_together(self, names: Mapping[Key, str]) -> NoReturn:
         listed = ", ".join(f"{key} in {name}" for key, name in names.items())
         raise NotOffered(
             f"these cannot be committed together: {listed}. Choose one engine for all of them in [engines] "
-            "(sqlite can), or do them one after the other, outside of atomic"
+            "(sqlite can), or do them one after the other, outside of atomic",
+            details={"capability": "atomic", "engines": {str(key): name for key, name in names.items()}},
         )
 
     @property
@@ -141,32 +178,3 @@ class Engines:
         """Close the engines in use. Idempotent."""
         for engine in self._made.values():
             await engine.close()
-
-
-def makers(settings: Settings, *, client: Any, clock: Clock, rng: random.Random) -> Makers:
-    """How the engines of a real process are made; `client` calls the store (mesh.calls.client.Client)."""
-
-    def sqlite() -> Engine:
-        from mesh.engines.sqlite.client import StoreEngine
-
-        return StoreEngine(client, clock, rng=rng)
-
-    def memory() -> Engine:
-        from mesh.engines.memory import Memory, MemoryEngine
-
-        log.warning("the engine in memory is this process's own, and ends with it: it is for tests")
-        own = Memory(
-            clock,
-            lease_s=settings.store.lease_s,
-            unknown_after_s=settings.tasks.unknown_after_s,
-            retention_s=settings.events.retention_s,
-        )
-
-        class OwnMemoryEngine(MemoryEngine):
-            async def close(self) -> None:
-                await super().close()
-                own.close()
-
-        return OwnMemoryEngine(own)
-
-    return {"sqlite": sqlite, "memory": memory}

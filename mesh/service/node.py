@@ -23,7 +23,8 @@ from mesh.config.access import OPERATOR
 from mesh.discovery.admission import Limits
 from mesh.discovery.agent import Agent
 from mesh.discovery.table import Table
-from mesh.engines.choose import Engines, Makers, makers
+from mesh.engines.choose import Engines
+from mesh.engines.registry import EngineContext, Makers
 from mesh.events.bus import Bus
 from mesh.policy.access import Access
 from mesh.service.call_verbs import CallVerbs
@@ -74,6 +75,7 @@ class Node(CallVerbs, DurableVerbs):
         Raises:
             SetupError: an interceptor of mesh.toml cannot be imported.
             NotOffered: [engines] chooses an engine for something that it does not support.
+            ConfigError: an engine cannot be loaded.
         """
         self.settings = settings
         self.identity = identity or ids.instance_id("client")
@@ -121,10 +123,10 @@ class Node(CallVerbs, DurableVerbs):
             recorder=self.recorder,
         )
         self.agent.on_change(lambda _: self.bus.changed())
-        made = {**makers(settings, client=self.client, clock=self.clock, rng=self.rng), **(engines or {})}
+        context = EngineContext(None, settings, self.client, self.clock, self.rng, self.recorder)
         self.durable = Durable(
             settings,
-            Engines(settings.engines, made),
+            Engines(context, engines),
             identity=self.identity,
             publisher=f"{self.identity}@{self.epoch}",
             clock=self.clock,

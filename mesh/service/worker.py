@@ -29,7 +29,7 @@ from mesh.config import Settings
 from mesh.config.secrets import revealed
 from mesh.discovery.record import Instance
 from mesh.discovery.route_conflicts import ConflictLog
-from mesh.engines.choose import Makers
+from mesh.engines.registry import Makers
 from mesh.errors import SetupError, Unavailable
 from mesh.events.inbox import Inbox
 from mesh.forking import end_forked_child

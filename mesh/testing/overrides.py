@@ -17,7 +17,6 @@ import msgspec
 from mesh import config
 from mesh.config import AccessSettings, ServiceSettings, Settings
 from mesh.config.access import read_access
-from mesh.engines.capabilities import KEYS
 from mesh.errors import ConfigError
 
 
@@ -34,7 +33,7 @@ def settings_for(overrides: Mapping[str, Any], *, hubs: Sequence[str], run_dir: 
         ConfigError: a key or value is wrong.
     """
     overrides = _dotted(overrides)
-    flags = {f"engines.{key}": "memory" for key in KEYS}
+    flags = {"engines.default": "memory"}
     flags |= {key: value for key, value in overrides.items() if not key.startswith(("services.", "access."))}
     # An empty file: a test must not depend on the directory that it is started in.
     settings = config.load(Path(os.devnull), env={}, flags=flags)

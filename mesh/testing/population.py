@@ -18,8 +18,8 @@ from mesh.calls.interceptors import Interceptor
 from mesh.clock import Clock, ManualClock, settle
 from mesh.config import Settings
 from mesh.engines.authorization import Authorization, Refusal
-from mesh.engines.choose import Makers
 from mesh.engines.memory import Memory, MemoryEngine
+from mesh.engines.registry import Makers
 from mesh.errors import SetupError, Unavailable
 from mesh.policy.access import Access
 from mesh.service.node import Node

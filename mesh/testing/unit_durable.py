@@ -15,6 +15,7 @@ from mesh.config.settings import EngineSettings
 from mesh.engines.choose import Engines
 from mesh.engines.collect import Collector, collecting
 from mesh.engines.memory import Memory, MemoryEngine
+from mesh.engines.registry import EngineContext
 from mesh.events.log import NewEvent
 from mesh.service.durable import Durable
 from mesh.tasks.batch import Told
@@ -52,16 +53,19 @@ class UnitDurable(Durable):
         deferred: deferred tasks are appended to this list.
         emitted: called with each durable event after it is appended to the log.
         """
-        chosen = EngineSettings(tasks="memory", events="memory", state="memory", schedules="memory", locks="memory")
+        settings = Settings(engines=EngineSettings(default="memory"))
         memory = Memory(clock)
+        rng, recorder = random.Random(1), Recorder(clock)
         super().__init__(
-            Settings(engines=chosen),
-            Engines(chosen, {"memory": lambda: MemoryEngine(memory)}),
+            settings,
+            Engines(
+                EngineContext(None, settings, None, clock, rng, recorder), {"memory": lambda: MemoryEngine(memory)}
+            ),
             identity="unit",
             publisher="unit@0",
             clock=clock,
-            rng=random.Random(1),
-            recorder=Recorder(clock),
+            rng=rng,
+            recorder=recorder,
             table=_Nobody(),
             emit_raw=_nobody_hears,
         )

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator
+from typing import Any
 
-import msgspec
 import pytest
 
 import mesh
 from mesh.clock import settle
+from mesh.config import Settings
 from mesh.config.settings import EngineSettings
 from mesh.engines.choose import Engines
 from mesh.engines.collect import collecting
 from mesh.engines.contract import CAPABILITIES
 from mesh.engines.memory import Memory, MemoryEngine
+from mesh.engines.registry import EngineContext
 from mesh.errors import NotOffered, SetupError
+from mesh.telemetry.metrics import Recorder
 from mesh.testing import ManualClock, Mesh, no_leaks
 
 pytestmark = pytest.mark.timeout(30)
@@ -242,23 +246,18 @@ async def test_an_engine_that_cannot_commit_both_says_so_at_the_line_that_asks()
         assert await ledger(m, "k") is None
 
 
+def engines_of(chosen: EngineSettings, **makers: Any) -> Engines:
+    """The engines of a process that has only these settings."""
+    clock = ManualClock()
+    context = EngineContext(None, Settings(engines=chosen), None, clock, random.Random(1), Recorder(clock))
+    return Engines(context, makers)
+
+
 async def test_two_engines_never_commit_together():
     """The message names which is where, and what to do."""
-    chosen = EngineSettings(tasks="memory", state="sqlite")
-    engines = Engines(chosen, {})
+    engines = engines_of(EngineSettings(tasks="memory", state="sqlite"))
     with pytest.raises(NotOffered, match=r"tasks in memory, state in sqlite. Choose one engine"):
         engines.joint(("state", "queues"))
-
-
-def test_an_engine_that_cannot_give_a_capability_says_so_at_start():
-    """With the names of those that can; all that is wrong at once."""
-    offered = {"sqlite": frozenset(CAPABILITIES), "memory": frozenset({"state"}), "other": frozenset({"queues"})}
-    with pytest.raises(NotOffered) as caught:
-        Engines(EngineSettings(tasks="memory", state="memory", locks="memory"), {}, offered)
-    assert caught.value.message == (
-        'engines.tasks: "memory" offers no queues; those that do: other, sqlite\n'
-        'engines.locks: "memory" offers no locks; those that do: sqlite'
-    )
 
 
 async def test_engines_are_made_when_they_are_used_and_shared_by_name():
@@ -269,7 +268,7 @@ async def test_engines_are_made_when_they_are_used_and_shared_by_name():
         made.append(MemoryEngine(Memory(ManualClock())))
         return made[-1]
 
-    engines = Engines(msgspec.structs.replace(EngineSettings(), tasks="memory", state="memory"), {"memory": make})
+    engines = engines_of(EngineSettings(tasks="memory", state="memory"), memory=make)
     assert engines.made == ()
     assert engines.state is engines.of("queues").state
     assert engines.of("queues") is engines.joint(("queues", "state"))

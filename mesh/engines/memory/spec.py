@@ -1,0 +1,39 @@
+"""The engine in memory as [engines] can choose it, for one process. mesh.testing shares one among its processes."""
+
+from __future__ import annotations
+
+from mesh.engines.capabilities import CAPABILITIES, JOINABLE
+from mesh.engines.contract import Engine
+from mesh.engines.registry import EngineContext, EngineSpec
+from mesh.telemetry.logs import get_logger
+
+log = get_logger("mesh.engines")
+
+
+def _make(context: EngineContext) -> Engine:
+    from mesh.engines.memory import Memory, MemoryEngine
+
+    log.warning("the engine in memory is this process's own, and ends with it: it is for tests")
+    settings = context.mesh
+    own = Memory(
+        context.clock,
+        lease_s=settings.store.lease_s,
+        unknown_after_s=settings.tasks.unknown_after_s,
+        retention_s=settings.events.retention_s,
+    )
+
+    class OwnMemoryEngine(MemoryEngine):
+        async def close(self) -> None:
+            await super().close()
+            own.close()
+
+    return OwnMemoryEngine(own)
+
+
+spec = EngineSpec(
+    name="memory",
+    capabilities=frozenset(CAPABILITIES),
+    together=JOINABLE,
+    make=_make,
+    about="the memory of one process: for tests and experiments",
+)
