@@ -340,9 +340,13 @@ class ConfigError(SetupError):
 
 
 class NotOffered(SetupError):
-    """An engine does not support what was requested; the message names the engines that do."""
+    """An engine does not support what was requested; the message names the engines that do.
+
+    `details` has "capability", "engine" and "offered_by"; at the start of a worker also "service" and "method".
+    """
 
     code = "not_offered"
+    status = 501
 
 
 class AddressInUse(SetupError):

@@ -8,12 +8,11 @@ engines are closed (service.node).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import NoReturn
+from collections.abc import Iterable
 
 from mesh.engines.capabilities import CAPABILITIES, KEY_OF, KEYS, REQUIRED, Capability, Key
 from mesh.engines.contract import Engine
-from mesh.engines.registry import EngineContext, EngineSpec, Makers, find, offering
+from mesh.engines.registry import EngineContext, EngineSpec, Makers, find, listed, offering
 from mesh.errors import NotOffered
 from mesh.events.log import EventLog
 from mesh.locks.contract import Locks
@@ -54,7 +53,7 @@ class Engines:
             self._specs[key] = specs[name]
             needed = REQUIRED[key]
             if name != chosen.default and needed not in specs[name].capabilities:
-                problems.append(NotOffered(self.why_not(needed), details=self._details(needed)))
+                problems.append(self.not_offered(needed))
         if problems:
             raise NotOffered("\n".join(each.message for each in problems), details=problems[0].details)
 
@@ -73,37 +72,42 @@ class Engines:
         """
         return capability in self._specs[key or KEY_OF[capability]].capabilities
 
+    def capabilities(self, key: Key) -> frozenset[Capability]:
+        """All that the engine of a key offers."""
+        return frozenset(self._specs[key].capabilities)
+
     def check(self, capability: Capability, what: str = "", key: Key | None = None) -> None:
         """Args:
         what: the use, for the message: "the key of orders.charge".
+        key: see `offers`.
 
         Raises:
             NotOffered: the chosen engine does not offer the capability.
         """
         if not self.offers(capability, key):
-            self.refuse(capability, what, key)
+            raise self.not_offered(capability, what, key)
 
-    def refuse(self, capability: Capability, what: str = "", key: Key | None = None) -> NoReturn:
-        """Raises: NotOffered, with the engines that offer the capability."""
-        raise NotOffered(self.why_not(capability, what, key), details=self._details(capability, key))
-
-    def why_not(self, capability: Capability, what: str = "", key: Key | None = None) -> str:
-        """The message for a capability that the chosen engine lacks."""
+    def not_offered(self, capability: Capability, what: str = "", key: Key | None = None) -> NotOffered:
+        """The error for a capability that the chosen engine lacks; it names the engines that have it."""
+        name = self.name_of(capability, key)
         key = key or KEY_OF[capability]
-        able = ", ".join(offering(capability, self._settings))
+        able = offering(capability, self._settings)
         needs = f"{what} needs {capability}: " if what else ""
-        return (
-            f'{needs}engines.{key}: the engine "{self.name_of(capability, key)}" offers no {capability}; '
-            f"those that do: {able}"
+        return NotOffered(
+            f'{needs}engines.{key}: the engine "{name}" offers no {capability}; those that do: {", ".join(able)}',
+            details={"capability": capability, "engine": name, "key": f"engines.{key}", "offered_by": able},
         )
 
-    def _details(self, capability: Capability, key: Key | None = None) -> dict[str, object]:
-        return {
-            "capability": capability,
-            "engine": self.name_of(capability, key),
-            "key": f"engines.{key or KEY_OF[capability]}",
-            "offered_by": offering(capability, self._settings),
-        }
+    def commits(self, capabilities: Iterable[Capability]) -> bool:
+        """Whether one engine commits these together."""
+        specs = {self._specs[KEY_OF[capability]].name: self._specs[KEY_OF[capability]] for capability in capabilities}
+        return len(specs) == 1 and set(capabilities) <= set(next(iter(specs.values())).together)
+
+    def check_joint(self, capabilities: Iterable[Capability]) -> None:
+        """As `joint`, without making the engine."""
+        wanted = list(capabilities)
+        if wanted and not self.commits(wanted):
+            raise self._apart(wanted)
 
     # --- the engines --------------------------------------------------------------------------------------
 
@@ -115,7 +119,7 @@ class Engines:
         """
         spec = self._specs[KEY_OF[capability]]
         if capability not in spec.capabilities:
-            self.refuse(capability)
+            raise self.not_offered(capability)
         engine = self._made.get(spec.name)
         if engine is None:
             make = self._makers.get(spec.name)
@@ -129,20 +133,22 @@ class Engines:
             NotOffered: there is none; the message gives the reason.
         """
         wanted = sorted(capabilities, key=CAPABILITIES.index)
-        names: dict[Key, str] = {KEY_OF[capability]: self.name_of(capability) for capability in wanted}
-        if len(set(names.values())) > 1:
-            self._refuse_together(names)
+        if len({self.name_of(capability) for capability in wanted}) > 1:
+            raise self._apart(wanted)
         engine = self.of(wanted[0])
         if not engine.together.issuperset(wanted):
-            self._refuse_together(names)
+            raise self._apart(wanted)
         return engine
 
-    def _refuse_together(self, names: Mapping[Key, str]) -> NoReturn:
-        listed = ", ".join(f"{key} in {name}" for key, name in names.items())
-        raise NotOffered(
-            f"these cannot be committed together: {listed}. Choose one engine for all of them in [engines] "
-            "(sqlite can), or do them one after the other, outside of atomic",
-            details={"capability": "atomic", "engines": {str(key): name for key, name in names.items()}},
+    def _apart(self, capabilities: Iterable[Capability]) -> NotOffered:
+        wanted = sorted(capabilities, key=CAPABILITIES.index)
+        names = {str(KEY_OF[capability]): self.name_of(capability) for capability in wanted}
+        able = sorted(row.name for row in listed(self._settings) if row.spec and set(wanted) <= set(row.spec.together))
+        shown = ", ".join(f"{key} in {name}" for key, name in names.items())
+        return NotOffered(
+            f"these cannot be committed together: {shown}. Choose one engine for all of them in [engines] "
+            f"({', '.join(able)} can), or do them one after the other, outside of atomic",
+            details={"capability": "atomic", "engines": names, "offered_by": able},
         )
 
     @property

@@ -24,6 +24,7 @@ from mesh.config import Settings
 from mesh.discovery.record import Instance
 from mesh.engines.choose import Engines
 from mesh.engines.collect import Collector, collecting
+from mesh.engines.semantics.offering import lacking
 from mesh.engines.work_view import WorkView
 from mesh.errors import BadArguments, MeshError
 from mesh.events.event import encode_data
@@ -98,6 +99,9 @@ class Durable:
         emit_raw: sends an event to plain subscribers.
         """
         self.engines = engines
+        offered = engines.capabilities("tasks")
+        #: What the engine of tasks offers; None where that is all that a task can need, so that nothing is checked.
+        self._offered = None if offered.issuperset(("queues", "jobs", "flows")) else offered
         self.clock = clock
         self.timeout_s = settings.tasks.defer_timeout_s
         self._identity = identity
@@ -147,6 +151,8 @@ class Durable:
 
     def _defer(self, target: Target, body: bytes, how: Options) -> Deferred:
         row = new_task(target, body, how, self.clock.wall())
+        if self._offered is not None:
+            self._check_offered((row,))
         job = handle(self, row, target)
         deferred = Deferred(loop=asyncio.get_running_loop())
         block = collecting()
@@ -173,8 +179,17 @@ class Durable:
     def _defer_all(self, tasks: list[NewTask]) -> Awaitable[Sequence[Ticket]]:
         return self.engines.queues.defer(tasks, timeout_s=self.timeout_s)
 
+    def _check_offered(self, tasks: Sequence[NewTask]) -> None:
+        """Raises: NotOffered: the engine lacks what a task needs: a key, an ordering key, tasks that it waits for."""
+        assert self._offered is not None
+        for task in tasks:
+            if missing := lacking(task, self._offered):
+                raise self.engines.not_offered(missing, f"this defer of {task.queue}")
+
     async def defer_together(self, tasks: Sequence[NewTask], told: Sequence[Told]) -> None:
         """Defer all tasks in one commit, or add them to the current atomic block."""
+        if self._offered is not None:
+            self._check_offered(tasks)
         block = collecting()
         if block is not None:
             block.defer(tasks, told)
@@ -204,6 +219,7 @@ class Durable:
         """See DurableVerbs.job."""
         if not isinstance(id, str) or not id:
             raise BadArguments(f"a job's id is text, as in job.id, not {id!r}")
+        self.engines.check("jobs", f"job {id}")
         return Job(self, id, decode=decode_any if type is Any else typed_decoder(f"job {id}", type))
 
     # --- events -------------------------------------------------------------------------------------------

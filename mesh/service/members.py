@@ -37,6 +37,7 @@ RESERVED: Final = frozenset(
         "node",
         "queue",
         "rpc",
+        "uses",
     }
     | {"scatter", "started", "stopped", "stream", "version"}
     | {"atomic", "batch", "chain", "defer", "group", "job", "lock", "state", "step"}

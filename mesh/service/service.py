@@ -17,6 +17,7 @@ from mesh.calls.declared import BadDeclaration
 from mesh.calls.interceptors import Interceptor
 from mesh.calls.interceptors import check as check_interceptors
 from mesh.discovery.record import Instance
+from mesh.engines.capabilities import CAPABILITIES, Capability
 from mesh.errors import SetupError
 from mesh.service.members import VERBS, check, claim
 from mesh.service.verbs import DurableVerbs, Room
@@ -95,6 +96,8 @@ class Service(DurableVerbs):
         needs: services that must be available before this one is ready.
         concurrency: how many calls may run at once in one worker; None uses the configured number.
         queue: how many more calls may wait; None uses the configured number.
+        uses: what its code uses of the engines beyond its declarations: "jobs", "flows", "state", "locks", "events",
+            "atomic". A worker does not start when the engines of [engines] cannot give it.
         expose: let anyone who reaches a gateway call the methods and defer the tasks of this service, except those with
             `@rpc(expose=False)` or `@task(expose=False)`. HTTP routes do not depend on it.
         interceptors: run around the calls, streams, tasks and events of this service, and around the calls that it
@@ -108,6 +111,7 @@ class Service(DurableVerbs):
     version: ClassVar[str] = ""
     meta: ClassVar[Mapping[str, str]] = {}
     needs: ClassVar[Sequence[str]] = ()
+    uses: ClassVar[Sequence[Capability | Literal["atomic"]]] = ()
     concurrency: ClassVar[int | None] = None
     queue: ClassVar[int | None] = None
     expose: ClassVar[bool] = False
@@ -334,6 +338,9 @@ def _check_attributes(cls: type[Service]) -> None:
             raise BadDeclaration(f"{where}: needs {need!r}, which is not a service name")
     if cls.name in cls.needs:
         raise BadDeclaration(f"{where}: needs itself, so that it would never be ready")
+    if isinstance(cls.uses, str) or not set(cls.uses) <= {*CAPABILITIES, "atomic"}:
+        known = ", ".join((*CAPABILITIES, "atomic"))
+        raise BadDeclaration(f"{where}: uses {cls.uses!r}; it is a list of what engines give: {known}"[:300])
     if not all(isinstance(part, str) for pair in cls.meta.items() for part in pair):
         raise BadDeclaration(f"{where}: meta maps text to text")
     check_interceptors(f"{where}: interceptors", cls.interceptors)

@@ -17,10 +17,11 @@ from typing import Any, Final
 
 from mesh import ids
 from mesh.engines.contract import Engine, Unit
-from mesh.errors import MeshError, NotOffered
+from mesh.errors import MeshError
 from mesh.policy.backoff import Backoff
 from mesh.schedules.contract import Advance
 from mesh.schedules.driver import Driver, Fire, apart
+from mesh.service import requirements
 from mesh.service.durable import AROUND
 from mesh.service.node import Node
 from mesh.service.service import Service
@@ -43,6 +44,7 @@ class Shift:
     def __init__(self, node: Node, services: Sequence[Service]) -> None:
         """Raises:
         BadDeclaration: a task or durable handler cannot work as it is declared.
+        NotOffered: an engine cannot give what a service declares.
         """
         self._node = node
         self._load = workload(
@@ -51,6 +53,7 @@ class Shift:
             check_results=node.settings.calls.check_results,
             intercept=node.interceptors.work,
         )
+        requirements.check(services, self._load, node.durable.engines)
         self._services = tuple(type(service).name for service in services)
         self._seats: list[_Seat] = []
         self._driving: asyncio.Task[None] | None = None
@@ -99,10 +102,9 @@ class Shift:
 
     def _fire(self) -> Fire:
         engines = self._node.durable.engines
-        try:
-            engine = engines.joint(("queues", "schedules"))
-        except NotOffered:
+        if not engines.commits(("queues", "schedules")):
             return apart(engines.queues, engines.schedules)
+        engine = engines.joint(("queues", "schedules"))
 
         async def fire(tasks: Sequence[NewTask], advance: Advance, timeout_s: float) -> None:
             await engine.commit(Unit(ids.job_id(), tasks=tasks, advance=(advance,)), timeout_s=timeout_s)

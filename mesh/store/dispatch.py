@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
-from mesh.store.bucket import Bucket
+from mesh.engines.semantics.token_bucket import Bucket
 from mesh.tasks.contract import Queue
 
 #: Leases that one visit of a queue grants.

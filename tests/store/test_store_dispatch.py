@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mesh.store.bucket import Bucket
+from mesh.engines.semantics.token_bucket import Bucket
 from mesh.store.dispatch import KEEP_BACK_S, QUANTUM, Claim, Dispatch
 from mesh.tasks.contract import Queue
 

@@ -14,11 +14,11 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from mesh import ids
-from mesh.engines.chains import not_made
-from mesh.engines.checks import check_settlement, check_tasks
 from mesh.engines.memory.agenda import HAIR_S, Agenda
 from mesh.engines.memory.job import NIL, Job
 from mesh.engines.memory.queue import QueueState
+from mesh.engines.semantics.chains import not_made
+from mesh.engines.semantics.validation import check_settlement, check_tasks
 from mesh.engines.steady import SteadyClock
 from mesh.errors import LeaseLost, UnknownJob
 from mesh.events.log import LoggedEvent

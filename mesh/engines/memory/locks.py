@@ -11,8 +11,8 @@ from collections import deque
 from typing import Final
 
 from mesh.clock import Clock
-from mesh.engines.checks import check_lock
 from mesh.engines.memory.agenda import Agenda
+from mesh.engines.semantics.validation import check_lock
 from mesh.errors import LockLost, LockTaken
 from mesh.locks.contract import Grant
 

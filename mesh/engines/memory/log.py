@@ -11,7 +11,7 @@ from bisect import bisect_left
 from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
-from mesh.engines.checks import check_events
+from mesh.engines.semantics.validation import check_events
 from mesh.events.log import LoggedEvent, NewEvent
 from mesh.events.topics import Matcher
 

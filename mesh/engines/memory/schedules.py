@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from mesh.engines.checks import check_schedule
+from mesh.engines.semantics.validation import check_schedule
 from mesh.errors import Conflict
 from mesh.schedules.contract import Advance, Schedule
 

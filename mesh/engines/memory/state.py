@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from mesh.engines.checks import check_write
+from mesh.engines.semantics.validation import check_write
 from mesh.errors import BadRequest, Conflict
 from mesh.state.contract import Entry, Write
 

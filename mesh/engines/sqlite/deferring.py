@@ -14,8 +14,8 @@ from typing import Any, Final
 
 import msgspec
 
-from mesh.engines.chains import not_made
-from mesh.engines.checks import check_tasks
+from mesh.engines.semantics.chains import not_made
+from mesh.engines.semantics.validation import check_tasks
 from mesh.engines.sqlite import statements
 from mesh.engines.sqlite.book import Book, Lane
 from mesh.engines.sqlite.status import BODY, CANCELLED, DELAYED, DONE, READY, RUNNING, WAITING

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from mesh.engines.checks import check_lock
+from mesh.engines.semantics.validation import check_lock
 from mesh.engines.sqlite import statements
 from mesh.engines.sqlite.book import Book
 from mesh.errors import LockLost, LockTaken

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-from mesh.engines.checks import check_events
+from mesh.engines.semantics.validation import check_events
 from mesh.engines.sqlite import statements
 from mesh.engines.sqlite.book import Book, Lane
 from mesh.engines.sqlite.deferring import delivery_id

@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from mesh.engines.checks import check_schedule
+from mesh.engines.semantics.validation import check_schedule
 from mesh.engines.sqlite import statements
 from mesh.engines.sqlite.book import Book
 from mesh.errors import Conflict

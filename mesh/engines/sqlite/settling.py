@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from mesh.engines.checks import check_settlement
+from mesh.engines.semantics.validation import check_settlement
 from mesh.engines.sqlite import statements
 from mesh.engines.sqlite.book import Book, Job
 from mesh.engines.sqlite.ending import Ending

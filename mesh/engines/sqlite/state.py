@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import msgspec
 
-from mesh.engines.checks import check_write
+from mesh.engines.semantics.validation import check_write
 from mesh.engines.sqlite import statements
 from mesh.engines.sqlite.book import Book
 from mesh.errors import BadRequest, Conflict

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from mesh.engines.checks import is_queue
+from mesh.engines.semantics.validation import is_queue
 from mesh.engines.sqlite import statements
 from mesh.engines.sqlite.book import Book, Lane, matcher
 from mesh.engines.sqlite.deferring import Deferring, delivery_id

@@ -1,7 +1,7 @@
 """Validation of tasks, settlements, events, writes and locks: the rules that are the same for every engine. Pure.
 
 Owns: lengths, ranges and names, and the errors that name the problem.
-Leaves to others: checks that depend on stored data (each engine), tasks that feed others (chains).
+Leaves to others: checks that depend on stored data (each engine), tasks that feed others (semantics.chains).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Container, Sequence
 from typing import Final, get_args
 
-from mesh.engines.chains import check_feeds
+from mesh.engines.semantics.chains import check_feeds
 from mesh.errors import BadRequest
 from mesh.events.log import NewEvent
 from mesh.events.topics import BadTopic, check_topic
