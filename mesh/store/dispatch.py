@@ -19,13 +19,13 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
+from mesh.engines.semantics.suspects import KEEP_BACK_S as KEEP_BACK_S
 from mesh.engines.semantics.token_bucket import Bucket
 from mesh.tasks.contract import Queue
 
 #: Leases that one visit of a queue grants.
 QUANTUM: Final = 256
-#: How long a worker is first kept back for a suspect; doubled each time. The pause in between is as long.
-KEEP_BACK_S: Final = 10.0
+#: A worker is kept back for KEEP_BACK_S at first; doubled each time, up to this.
 LONGEST_KEEP_BACK_S: Final = 600.0
 
 

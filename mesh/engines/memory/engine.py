@@ -23,9 +23,9 @@ from mesh.engines.guarded import (
     GuardedSchedules,
     GuardedState,
 )
-from mesh.engines.memory.locks import taken
 from mesh.engines.memory.memory import Memory
 from mesh.engines.memory.sessions import SessionState
+from mesh.engines.semantics.grants import taken
 from mesh.errors import Conflict, DeadlineExceeded, Unavailable
 from mesh.events.log import EventLog, LoggedEvent, NewEvent
 from mesh.events.topics import Matcher, check_pattern

@@ -1,40 +1,20 @@
-"""One job, and the transitions between its statuses.
+"""One job.
 
-Owns: the data of a job, and the table of transitions.
-Leaves to others: when a transition happens (jobs), when a job may run (queue), which worker runs it (sessions).
+Owns: the data of a job.
+Leaves to others: its transitions (semantics.lifecycle), when one happens (jobs), when a job may run (queue), which
+worker runs it (sessions).
 """
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Final
 
 import msgspec
 
 from mesh.engines.memory.agenda import Appointment
+from mesh.engines.semantics.lifecycle import LIFECYCLE, Event
 from mesh.events.log import LoggedEvent
 from mesh.tasks.contract import JobInfo, Lease, NewTask, Reason, Status, Verdict
-
-Act = Literal["begin", "due", "give", "done", "again", "bury", "cancel", "revive"]
-
-#: begin: it waits for no other job any more · due: its due time has come · give: leased to a worker · again: it must
-#: run once more · bury: it becomes a dead letter · revive: it, or a task that it waits for, is requeued.
-#: A job that is to run is `delayed` first, and becomes ready in the same step when it is due.
-MOVES: Final[dict[tuple[Status, Act], Status]] = {
-    ("waiting", "begin"): "delayed",
-    ("waiting", "bury"): "dead",
-    ("waiting", "cancel"): "cancelled",
-    ("delayed", "due"): "ready",
-    ("delayed", "bury"): "dead",
-    ("delayed", "cancel"): "cancelled",
-    ("ready", "give"): "running",
-    ("ready", "bury"): "dead",
-    ("ready", "cancel"): "cancelled",
-    ("running", "done"): "done",
-    ("running", "again"): "delayed",
-    ("running", "bury"): "dead",
-    ("running", "cancel"): "cancelled",
-    ("dead", "revive"): "waiting",
-}
 
 #: MessagePack's nil: stands for the answer of a task without one.
 NIL: Final = b"\xc0"
@@ -113,11 +93,11 @@ class Job:
     def id(self) -> str:
         return self.task.id
 
-    def move(self, act: Act) -> None:
+    def move(self, event: Event) -> None:
         """Raises:
         KeyError: the transition is illegal; a bug of this engine.
         """
-        self.status = MOVES[self.status, act]
+        self.status = LIFECYCLE[self.status, event]
         if self.alarm is not None:
             self.alarm.cancel()
             self.alarm = None

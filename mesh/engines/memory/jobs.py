@@ -17,15 +17,18 @@ from mesh import ids
 from mesh.engines.memory.agenda import HAIR_S, Agenda
 from mesh.engines.memory.job import NIL, Job
 from mesh.engines.memory.queue import QueueState
+from mesh.engines.semantics import acknowledgements
+from mesh.engines.semantics.acknowledgements import REMEMBERED_S, given_up, stale
 from mesh.engines.semantics.chains import not_made
+from mesh.engines.semantics.lifecycle import Event
 from mesh.engines.semantics.validation import check_settlement, check_tasks
 from mesh.engines.steady import SteadyClock
-from mesh.errors import LeaseLost, UnknownJob
+from mesh.errors import UnknownJob
 from mesh.events.log import LoggedEvent
 from mesh.tasks.contract import OVER, NewTask, Reason, Settlement, Status, Ticket, Verdict
 
-#: How long the settlement of a deleted job is remembered, so that repeating it is no error.
-REMEMBERED_S: Final = 600.0
+#: How a job ends -> the event.
+_ENDS: Final[dict[Status, Event]] = {"done": "done", "dead": "bury", "cancelled": "cancel"}
 
 
 class Jobs:
@@ -196,13 +199,10 @@ class Jobs:
             verdict = said.get(lease) or self._settled(job, lease)
             if verdict is not None:
                 if verdict != each.verdict or not alone:
-                    raise LeaseLost(f"attempt {each.attempt} of job {each.id} was settled before, as {verdict}")
+                    raise stale(each, f"it was settled before, as {verdict}")
             elif job is None or job.status != "running" or job.attempt != each.attempt:
                 stands = f"it is {job.status} (attempt {job.attempt})" if job is not None else "it is forgotten"
-                raise LeaseLost(
-                    f"attempt {each.attempt} of job {each.id} is not in this worker's hands any more: {stands}",
-                    details={"job": each.id, "attempt": each.attempt},
-                )
+                raise stale(each, stands)
             said[lease] = each.verdict
 
     def put_settle(self, settlements: Sequence[Settlement]) -> None:
@@ -238,8 +238,8 @@ class Jobs:
         job.lost += 1
         if job.stopping:
             self._end(job, "cancelled")
-        elif job.lost >= queue.said.most_lost:
-            self.bury(job, "lost", f"{job.lost} workers died while they ran it")
+        elif error := given_up(job.lost, queue.said.most_lost):
+            self.bury(job, "lost", error)
         else:
             self._again(job, 0.0, counts=False)
 
@@ -250,9 +250,7 @@ class Jobs:
 
     def _due_at(self, due_at: float, delay_s: float) -> float:
         """The due time in the engine's own time, from an instant of the wall clock or a delay; 0 for at once."""
-        if delay_s:
-            return self._clock.wall() + delay_s
-        return due_at - self._clock.ahead() if due_at else 0.0
+        return acknowledgements.due_at(due_at, delay_s, self._clock.wall(), self._clock.ahead())
 
     def _again(self, job: Job, due_at: float, *, counts: bool) -> None:
         self._leave(job)
@@ -274,7 +272,7 @@ class Jobs:
         wall = self._clock.wall()
         queue = self.queues[job.task.queue]
         self._leave(job)
-        job.move({"done": "done", "dead": "bury", "cancelled": "cancel"}[how])  # type: ignore[arg-type]
+        job.move(_ENDS[how])
         job.stopping = False
         job.finished_at = wall
         queue.done += how == "done"

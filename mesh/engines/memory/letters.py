@@ -7,15 +7,12 @@ Leaves to others: the life cycle of a job (jobs).
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final
 
 from mesh.clock import Clock
 from mesh.engines.memory.job import Job
 from mesh.engines.memory.jobs import Jobs
+from mesh.engines.semantics.acknowledgements import REMEMBERED_S
 from mesh.tasks.contract import Status
-
-#: How long the place of a dropped job is remembered, for callers that list and drop page by page.
-REMEMBERED_S: Final = 600.0
 
 
 class Letters:
@@ -72,6 +69,7 @@ class Letters:
         """Delete dead jobs; return how many."""
         dead = self._dead(queue, ids)
         for job in dead:
+            # For callers that list and drop page by page.
             self._dropped[job.id] = (self._clock.wall() + REMEMBERED_S, job.age)
             self._jobs.forget(job)
         return len(dead)
@@ -89,7 +87,7 @@ class Letters:
         job.reason = ""
         job.error = job.traceback = ""
         job.finished_at = 0.0
-        job.move("revive")
+        job.move("requeue")
         self._jobs.queues[job.task.queue].add(job)
 
     def _mend(self, job: Job) -> None:

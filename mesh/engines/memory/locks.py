@@ -12,8 +12,8 @@ from typing import Final
 
 from mesh.clock import Clock
 from mesh.engines.memory.agenda import Agenda
+from mesh.engines.semantics.grants import extended, lost
 from mesh.engines.semantics.validation import check_lock
-from mesh.errors import LockLost, LockTaken
 from mesh.locks.contract import Grant
 
 
@@ -78,7 +78,7 @@ class Locks:
         check_lock(name, owner, ttl_s)
         held = self.holder(name)
         if held is None or held.owner != owner:
-            raise LockLost(_lost(name, owner, held))
+            raise lost(name, owner, held)
         return self._extend(held, ttl_s)
 
     def release(self, name: str, owner: str) -> bool:
@@ -107,8 +107,7 @@ class Locks:
         return grant
 
     def _extend(self, held: Grant, ttl_s: float) -> Grant:
-        until_at = max(held.until_at, self._clock.wall() + ttl_s)
-        grant = self._held[held.name] = Grant(held.name, held.owner, held.token, until_at)
+        grant = self._held[held.name] = extended(held, self._clock.wall(), ttl_s)
         return grant
 
     def _serve(self, name: str) -> None:
@@ -128,15 +127,3 @@ class Locks:
         held = self._held.get(name)
         if held is not None:
             self._agenda.at_wall(held.until_at, self._serve, name)
-
-
-def taken(name: str, held: Grant | None, waited_s: float) -> LockTaken:
-    """The error for a request that did not get the lock."""
-    owner = held.owner if held is not None else ""
-    how = f"held it for all of the {waited_s:g} s" if waited_s else "holds it"
-    return LockTaken(f"lock {name!r}: {owner or 'another process'} {how}", details={"name": name, "owner": owner})
-
-
-def _lost(name: str, owner: str, held: Grant | None) -> str:
-    now = f"{held.owner} has it" if held is not None else "its time was over, or it was released"
-    return f"lock {name!r} is not held by {owner} any more: {now}"

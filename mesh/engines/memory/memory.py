@@ -25,14 +25,13 @@ from mesh.engines.memory.queue import QueueState
 from mesh.engines.memory.schedules import Schedules
 from mesh.engines.memory.sessions import Sessions
 from mesh.engines.memory.state import State
+from mesh.engines.semantics.acknowledgements import REMEMBERED_S
 from mesh.engines.steady import SteadyClock
 from mesh.errors import BadRequest
 from mesh.events.log import LoggedEvent, NewEvent
 from mesh.events.topics import Matcher
 from mesh.tasks.contract import JobInfo, QueueInfo
 
-#: How long a unit is remembered after it was committed: see Unit.id.
-REMEMBERED_S: Final = 600.0
 #: Expired data is invisible at once; the first activity after so long frees its memory.
 SWEEP_S: Final = 60.0
 

@@ -12,11 +12,10 @@ from typing import Final
 from mesh.clock import Clock
 from mesh.engines.memory.agenda import Appointment
 from mesh.engines.memory.job import Job
+from mesh.engines.semantics.suspects import rank
+from mesh.engines.semantics.token_bucket import Bucket
 from mesh.events.topics import Matcher
 from mesh.tasks.contract import Queue
-
-#: A task that was lost so often runs alone in its worker: it may be the task that kills workers.
-SUSPECT: Final = 2
 
 
 class Line:
@@ -49,41 +48,6 @@ class Line:
         return self.active is not None or bool(self._waiting)
 
 
-class Bucket:
-    """A token bucket of leases: `rate_per_s` new tokens each second, at most `burst` saved up."""
-
-    __slots__ = ("_at", "_left", "burst", "rate_per_s")
-
-    def __init__(self) -> None:
-        self.rate_per_s = 0.0
-        self.burst = 1
-        self._left = 1.0
-        self._at = 0.0
-
-    def limit(self, rate_per_s: float, burst: int, now: float) -> None:
-        """Change the limits. Saved tokens stay; a first limit starts with the whole burst."""
-        first = not self.rate_per_s
-        self._fill(now)
-        self.rate_per_s, self.burst = rate_per_s, max(1, burst)
-        self._left = float(self.burst) if first else min(self._left, self.burst)
-
-    def next_at(self, now: float) -> float:
-        """When the next lease may be granted; `now` for at once."""
-        if not self.rate_per_s:
-            return now
-        self._fill(now)
-        # Tolerate the rounding of floats: a billionth of a lease.
-        return now if self._left >= 1 - 1e-9 else now + (1 - self._left) / self.rate_per_s
-
-    def take(self) -> None:
-        if self.rate_per_s:
-            self._left -= 1
-
-    def _fill(self, now: float) -> None:
-        self._left = min(self.burst, self._left + (now - self._at) * self.rate_per_s)
-        self._at = now
-
-
 class QueueState:
     """A queue with all of its jobs.
 
@@ -113,12 +77,12 @@ class QueueState:
         self._clock = clock
         self._ready: list[tuple[int, int, int, Job]] = []
         self._lines: dict[str, Line] = {}
-        self._bucket = Bucket()
+        self._bucket = Bucket(0.0, 1, clock.now())
 
     def declare(self, said: Queue) -> None:
         """Set a worker's declaration; the latest one is in force."""
         self.said = said
-        self._bucket.limit(said.rate_per_s, said.burst, self._clock.now())
+        self._bucket.change(said.rate_per_s, said.burst, self._clock.now())
 
     # --- what is in it ------------------------------------------------------------------------------------
 
@@ -156,7 +120,7 @@ class QueueState:
         """The job may be leased."""
         if not job.listed:
             job.listed = True
-            heapq.heappush(self._ready, (-job.task.priority, job.age, id(job), job))
+            heapq.heappush(self._ready, (rank(job.task.priority), job.age, id(job), job))
 
     def first(self) -> Job | None:
         """The next job to lease; it stays the first until it is leased, or set `aside`."""
@@ -177,14 +141,15 @@ class QueueState:
         """When the next lease may be granted; None when a lease must end first (`concurrency`)."""
         if self.said.concurrency and self.running >= self.said.concurrency:
             return None
-        return self._bucket.next_at(self._clock.now())
+        now = self._clock.now()
+        return now if self._bucket.left(now, 1) else self._bucket.next_at(now)
 
     def give(self, job: Job, session: str) -> None:
         """Start an attempt of any ready job; its entry in the heap is removed later, when it becomes the first."""
         job.listed = False
-        job.move("give")
+        job.move("lease")
         job.session = session
         job.attempt += 1
         job.tries += 1
         self.running += 1
-        self._bucket.take()
+        self._bucket.take(1)

@@ -10,8 +10,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from mesh.engines.semantics.validation import check_schedule
-from mesh.errors import Conflict
+from mesh.engines.semantics.due_times import check_advances, declared
 from mesh.schedules.contract import Advance, Schedule
 
 
@@ -25,10 +24,7 @@ class Schedules:
         """See mesh.schedules.contract.Schedules.declare."""
         stand: list[Schedule] = []
         for new in schedules:
-            check_schedule(new.name, new.last_at)
-            known = self._known.get(new.name)
-            if known is not None and known.plan == new.plan:
-                new = msgspec.structs.replace(new, last_at=known.last_at)
+            new = declared(new, self._known.get(new.name))
             self._known[new.name] = new
             stand.append(new)
         return stand
@@ -37,17 +33,7 @@ class Schedules:
         """Raises:
         Conflict: the `from_at` of one is no longer the last due time.
         """
-        ahead: dict[str, float] = {}
-        for each in advances:
-            known = self._known.get(each.name)
-            last_at = ahead.get(each.name, known.last_at if known is not None else None)
-            if last_at != each.from_at:
-                stands = "is not declared" if last_at is None else f"has dealt with {last_at}"
-                raise Conflict(
-                    f"schedule {each.name} {stands}; the advance assumes {each.from_at}", details={"name": each.name}
-                )
-            check_schedule(each.name, each.to_at)
-            ahead[each.name] = each.to_at
+        check_advances(advances, self._known.get)
 
     def put(self, advances: Sequence[Advance]) -> None:
         """Apply advances that `look` has accepted."""

@@ -14,18 +14,14 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Iterable
-from typing import Final
 
 from mesh.clock import Clock
 from mesh.engines.memory.agenda import HAIR_S, Agenda, Appointment
 from mesh.engines.memory.job import Job
 from mesh.engines.memory.jobs import Jobs
-from mesh.engines.memory.queue import SUSPECT, QueueState
+from mesh.engines.memory.queue import QueueState
+from mesh.engines.semantics.suspects import KEEP_BACK_S, is_suspect
 from mesh.tasks.contract import Lease, Offer, Receiver
-
-#: A busy worker is kept back for a suspect for so long, and then gets leases again for as long: with an hour's work it
-#: should not idle.
-KEEP_BACK_S: Final = 10.0
 
 
 class SessionState:
@@ -197,7 +193,7 @@ class Sessions:
     def _take(self, session: SessionState, job: Job) -> None:
         session.held[job.id] = job
         session.counts[job.task.queue] += 1
-        session.alone = session.alone or job.lost >= SUSPECT
+        session.alone = session.alone or is_suspect(job.lost)
 
     def _tell(
         self, session: SessionState, *, lease: Lease | None = None, cancel: tuple[str, int] | None = None
@@ -245,7 +241,7 @@ class Sessions:
                 self._give(queue, kept_for, session)
         aside: list[Job] = []
         while (job := queue.first()) is not None and self._may_go(queue):
-            suspect = job.lost >= SUSPECT
+            suspect = is_suspect(job.lost)
             taker = self._idle(queue, job) if suspect else self._next(queue)
             if taker is not None:
                 self._give(queue, job, taker)

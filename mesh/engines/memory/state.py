@@ -1,7 +1,8 @@
 """State in dicts: namespaces of keys.
 
-Owns: the conditions and the effect of a write, and the expiry of entries.
-Leaves to others: committing with other changes (memory), conversion to Python values (mesh.state.namespace).
+Owns: the entries, their order, and freeing expired ones.
+Leaves to others: the effect of a write (semantics.writes), committing with other changes (memory), conversion to Python
+values (mesh.state.namespace).
 
 A transaction is first computed on a sheet over the present data, and applied when all of it is valid: so nothing needs
 to be rolled back.
@@ -11,17 +12,10 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
-from typing import Final
-
-import msgspec
 
 from mesh.engines.semantics.validation import check_write
-from mesh.errors import BadRequest, Conflict
+from mesh.engines.semantics.writes import alive, written
 from mesh.state.contract import Entry, Write
-
-#: The integers that every engine can store.
-_LEAST: Final = -(2**63)
-_MOST: Final = 2**63 - 1
 
 _Place = tuple[str, str]
 
@@ -72,7 +66,7 @@ class State:
         """The entry, unless it has expired."""
         space = self._spaces.get(namespace)
         entry = space.entries.get(key) if space is not None else None
-        return None if entry is None or _over(entry, wall) else entry
+        return alive(entry, wall)
 
     def page(self, namespace: str, prefix: str, after: str, limit: int, wall: float) -> list[Entry]:
         """See StateStore.page."""
@@ -81,7 +75,7 @@ class State:
         if space is not None and limit > 0:
             for key in space.keys_from(prefix, after):
                 entry = space.entries[key]
-                if not _over(entry, wall):
+                if alive(entry, wall):
                     found.append(entry)
                     if len(found) == limit:
                         break
@@ -90,7 +84,7 @@ class State:
     def namespaces(self, wall: float) -> list[tuple[str, int]]:
         """See StateStore.namespaces."""
         counts = [
-            (name, sum(not _over(entry, wall) for entry in space.entries.values()))
+            (name, sum(alive(entry, wall) is not None for entry in space.entries.values()))
             for name, space in sorted(self._spaces.items())
         ]
         return [(name, count) for name, count in counts if count]
@@ -98,7 +92,7 @@ class State:
     def sweep(self, wall: float) -> None:
         """Delete expired entries."""
         for name, space in list(self._spaces.items()):
-            for key in [key for key, entry in space.entries.items() if _over(entry, wall)]:
+            for key in [key for key, entry in space.entries.items() if alive(entry, wall) is None]:
                 space.drop(key)
             if not space.entries:
                 del self._spaces[name]
@@ -116,7 +110,7 @@ class State:
             check_write(write)
             place = (write.namespace, write.key)
             before = sheet.after[place] if place in sheet.after else self.get(*place, wall)
-            after = _written(write, before, wall)
+            after = written(write, before, wall)
             sheet.after[place] = after
             sheet.answers.append(_answer(write, after))
         return sheet
@@ -149,46 +143,6 @@ class Sheet:
     def __init__(self) -> None:
         self.after: dict[_Place, Entry | None] = {}
         self.answers: list[Entry | None] = []
-
-
-def _over(entry: Entry, wall: float) -> bool:
-    return bool(entry.expires_at) and entry.expires_at <= wall
-
-
-def _written(write: Write, before: Entry | None, wall: float) -> Entry | None:
-    if before is not None and before.etag == write.new_etag and write.verb != "delete":
-        # This write is being repeated: it was done before, and no other write since.
-        if write.verb == "add":
-            # The answer contains the value. A caller with the right to write only must see no value but a counter's.
-            _number(write, before)
-        return before
-    if write.etag is not None and write.etag != (before.etag if before is not None else ""):
-        is_there = f"has etag {before.etag}" if before is not None else "is absent"
-        assumed = f"etag {write.etag}" if write.etag else "that it is absent"
-        raise Conflict(
-            f"state {write.namespace}/{write.key} {is_there}; the write assumes {assumed}: read it again, then decide",
-            details={"namespace": write.namespace, "key": write.key},
-        )
-    if write.verb == "delete":
-        return None
-    expires_at = wall + write.ttl_s if write.ttl_s else 0.0
-    if write.verb == "set":
-        return Entry(write.key, bytes(write.value), write.new_etag, expires_at)
-    number = write.by if before is None else _number(write, before) + write.by
-    if not _LEAST <= number <= _MOST:
-        raise BadRequest(f"state {write.namespace}/{write.key}: {number} does not fit into 64 bits")
-    keeps = before.expires_at if before is not None else expires_at
-    return Entry(write.key, msgspec.msgpack.encode(number), write.new_etag, keeps)
-
-
-def _number(write: Write, before: Entry) -> int:
-    try:
-        return msgspec.msgpack.decode(before.value, type=int, strict=True)
-    except msgspec.DecodeError as exc:
-        raise BadRequest(
-            f"state {write.namespace}/{write.key} is not a whole number: add() works on those only",
-            details={"namespace": write.namespace, "key": write.key},
-        ) from exc
 
 
 def _answer(write: Write, after: Entry | None) -> Entry | None:

@@ -17,6 +17,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
+from mesh.engines.semantics import acknowledgements
 from mesh.engines.sqlite import statements
 from mesh.engines.sqlite.disk import Fatal
 from mesh.engines.sqlite.guard import Guard
@@ -317,9 +318,7 @@ class Book:
         Args:
             due_at: an instant of the wall clock, or 0. delay_s: a delay from now on; replaces `due_at` when above 0.
         """
-        if delay_s:
-            return self.wall + delay_s
-        return due_at - self.ahead if due_at else 0.0
+        return acknowledgements.due_at(due_at, delay_s, self.wall, self.ahead)
 
     def undo(self, act: Callable[..., object], *args: Any) -> None:
         """Register a call for the rollback of this transaction."""

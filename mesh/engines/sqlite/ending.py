@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from mesh.engines.semantics.acknowledgements import given_up
 from mesh.engines.sqlite import statements
 from mesh.engines.sqlite.book import Book, Job
 from mesh.engines.sqlite.deferring import INLINE_BYTES, Deferring
@@ -126,8 +127,8 @@ class Ending:
         lost = job.lost + 1
         if job.asked:
             self.end(job, CANCELLED, lost=lost)
-        elif lost >= job.lane.most_lost:
-            self.bury(job, "lost", f"{lost} workers died while they ran it", lost=lost)
+        elif error := given_up(lost, job.lane.most_lost):
+            self.bury(job, "lost", error, lost=lost)
         else:
             self.again(job, 0.0, tries=job.tries - 1, lost=lost)
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Final
 
+from mesh.engines.semantics.grants import extended, lost, taken
 from mesh.engines.semantics.validation import check_lock
 from mesh.engines.sqlite import statements
 from mesh.engines.sqlite.book import Book
-from mesh.errors import LockLost, LockTaken
 from mesh.locks.contract import Grant
 
 _SQL: Final = statements.named("locks")
@@ -31,10 +31,7 @@ class Locks:
             tokens = self._book.execute(_SQL["token"]).fetchall()
             return self._put(Grant(name, owner, tokens[0][0], self._book.wall + ttl_s), ttl_s)
         if held.owner != owner:
-            raise LockTaken(
-                f"lock {name!r}: {held.owner} holds it",
-                details={"name": name, "owner": held.owner, "until_at": held.until_at},
-            )
+            raise taken(name, held)
         return self._extend(held, ttl_s)
 
     def renew(self, name: str, owner: str, ttl_s: float) -> Grant:
@@ -42,8 +39,7 @@ class Locks:
         check_lock(name, owner, ttl_s)
         held = self.holder(name, self._book.wall)
         if held is None or held.owner != owner:
-            now = f"{held.owner} has it" if held is not None else "its time was over, or it was released"
-            raise LockLost(f"lock {name!r} is not held by {owner} any more: {now}", details={"name": name})
+            raise lost(name, owner, held)
         return self._extend(held, ttl_s)
 
     def release(self, name: str, owner: str) -> bool:
@@ -69,8 +65,7 @@ class Locks:
         return self._book.execute(_SQL["sweep"], (self._book.wall, limit)).rowcount
 
     def _extend(self, held: Grant, ttl_s: float) -> Grant:
-        until_at = max(held.until_at, self._book.wall + ttl_s)
-        return self._put(Grant(held.name, held.owner, held.token, until_at), ttl_s)
+        return self._put(extended(held, self._book.wall, ttl_s), ttl_s)
 
     def grant_anew(self) -> None:
         """Restart the time to live of every grant."""

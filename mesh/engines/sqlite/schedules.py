@@ -9,12 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-import msgspec
-
-from mesh.engines.semantics.validation import check_schedule
+from mesh.engines.semantics.due_times import check_advances, declared
 from mesh.engines.sqlite import statements
 from mesh.engines.sqlite.book import Book
-from mesh.errors import Conflict
 from mesh.schedules.contract import Advance, Schedule
 
 _SQL: Final = statements.named("schedules")
@@ -30,10 +27,8 @@ class Schedules:
         """See mesh.schedules.contract.Schedules.declare."""
         stand: list[Schedule] = []
         for new in schedules:
-            check_schedule(new.name, new.last_at)
             known = self._find(new.name)
-            if known is not None and known.plan == new.plan:
-                new = msgspec.structs.replace(new, last_at=known.last_at)
+            new = declared(new, known)
             if new != known:
                 self._book.execute(_SQL["put"], (new.name, new.plan, new.missed, new.last_at))
             stand.append(new)
@@ -43,17 +38,7 @@ class Schedules:
         """Raises:
         Conflict: the `from_at` of one is no longer the last due time.
         """
-        ahead: dict[str, float] = {}
-        for each in advances:
-            known = self._find(each.name)
-            last_at = ahead.get(each.name, known.last_at if known is not None else None)
-            if last_at != each.from_at:
-                stands = "is not declared" if last_at is None else f"has dealt with {last_at}"
-                raise Conflict(
-                    f"schedule {each.name} {stands}; the advance assumes {each.from_at}", details={"name": each.name}
-                )
-            check_schedule(each.name, each.to_at)
-            ahead[each.name] = each.to_at
+        check_advances(advances, self._find)
 
     def put(self, advances: Sequence[Advance]) -> None:
         """Apply advances that `look` has accepted."""

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from mesh.engines.semantics.acknowledgements import stale
 from mesh.engines.semantics.validation import check_settlement
 from mesh.engines.sqlite import statements
 from mesh.engines.sqlite.book import Book, Job
 from mesh.engines.sqlite.ending import Ending
 from mesh.engines.sqlite.status import CANCELLED, FORGOTTEN, NAMES, RUNNING, VERDICTS
-from mesh.errors import LeaseLost
 from mesh.tasks.contract import Settlement
 
 _SQL: Final = statements.named("tasks")
@@ -55,13 +55,13 @@ class Settling:
             if job is None or job.attempt != each.attempt:
                 self._look_back(each)
                 if not alone:
-                    raise _lost(each, f"it was settled as {each.verdict} before, and what was written then stands")
+                    raise stale(each, f"it was settled as {each.verdict} before, and what was written then stands")
                 job = None
             elif len(settlements) > 1:
                 before = said.setdefault(each.id, each)
                 if before is not each:
                     if before.verdict != each.verdict:
-                        raise _lost(each, f"it was settled as {before.verdict} beside it")
+                        raise stale(each, f"it was settled as {before.verdict} beside it")
                     job = None
             seen.append((each, job))
         return seen
@@ -71,14 +71,14 @@ class Settling:
         self._flush()
         row = self._book.execute(_SQL["verdict"], (each.id,)).fetchone()
         if row is None:
-            raise _lost(each, "the job is not known: it never was, or it was forgotten after its time")
+            raise stale(each, "the job is not known: it never was, or it was forgotten after its time")
         attempt, verdict, status = row
         if status != RUNNING and attempt == each.attempt and verdict:
             if verdict == VERDICTS[each.verdict]:
                 return
-            raise _lost(each, f"it was settled as {_NAMES_OF_VERDICTS[verdict]}")
+            raise stale(each, f"it was settled as {_NAMES_OF_VERDICTS[verdict]}")
         stands = "forgotten" if status == FORGOTTEN else NAMES[status]
-        raise _lost(each, f"it is {stands} now (attempt {attempt})")
+        raise stale(each, f"it is {stands} now (attempt {attempt})")
 
     def put(self, seen: Sequence[Seen]) -> None:
         """Apply settlements that `look` has accepted."""
@@ -104,10 +104,3 @@ class Settling:
                 if each.error or each.reason:
                     ending.fail(job, each.reason, each.error, each.traceback)
                 ending.end(job, CANCELLED, verdict=VERDICTS["cancelled"])
-
-
-def _lost(each: Settlement, why: str) -> LeaseLost:
-    return LeaseLost(
-        f"attempt {each.attempt} of job {each.id} is not in this worker's hands any more: {why}",
-        details={"job": each.id, "attempt": each.attempt},
-    )

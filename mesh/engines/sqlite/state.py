@@ -1,7 +1,8 @@
 """State: namespaces of keys.
 
-Owns: the conditions and the effect of a write, and the expiry of entries.
-Leaves to others: committing with other changes (units), conversion to Python values (mesh.state.namespace).
+Owns: the rows of entries, and the sheet of a transaction.
+Leaves to others: the effect of a write (semantics.writes), committing with other changes (units), conversion to Python
+values (mesh.state.namespace).
 
 A transaction is first computed on a sheet over the present data, and applied when all of it is valid: so nothing needs
 to be rolled back.
@@ -13,12 +14,10 @@ import contextlib
 from collections.abc import Sequence
 from typing import Any, Final
 
-import msgspec
-
 from mesh.engines.semantics.validation import check_write
+from mesh.engines.semantics.writes import alive, written
 from mesh.engines.sqlite import statements
 from mesh.engines.sqlite.book import Book
-from mesh.errors import BadRequest, Conflict
 from mesh.state.contract import Entry, Write
 
 _SQL: Final = statements.named("state")
@@ -26,11 +25,6 @@ _SQL: Final = statements.named("state")
 #: A page ends after the entry with which it reaches so many bytes, so that one request never fills the store's memory.
 PAGE_BYTES: Final = 2**20
 
-#: The integers that every engine can store.
-_LEAST: Final = -(2**63)
-_MOST: Final = 2**63 - 1
-
-_pack: Final = msgspec.msgpack.Encoder().encode
 _Place = tuple[str, str]
 
 
@@ -97,7 +91,7 @@ class State:
         space = self._spaces.get(namespace)
         if space is None:
             return [None] * len(keys)
-        return [_alive(self._find(space, key), wall) for key in keys]
+        return [alive(self._find(space, key), wall) for key in keys]
 
     def page(self, namespace: str, prefix: str, after: str, limit: int, wall: float) -> list[Entry]:
         """See Core.page."""
@@ -147,8 +141,8 @@ class State:
             if place not in sheet.before:
                 space = self._spaces.get(write.namespace)
                 found = sheet.before[place] = self._find(space, write.key) if space is not None else None
-                sheet.after[place] = _alive(found, wall)
-            after = sheet.after[place] = _written(write, sheet.after[place], wall)
+                sheet.after[place] = alive(found, wall)
+            after = sheet.after[place] = written(write, sheet.after[place], wall)
             sheet.answers.append(
                 after if after is None or write.verb == "add" else Entry(after.key, b"", after.etag, after.expires_at)
             )
@@ -197,10 +191,6 @@ class State:
         return len(rows)
 
 
-def _alive(entry: Entry | None, wall: float) -> Entry | None:
-    return entry if entry is not None and (not entry.expires_at or entry.expires_at > wall) else None
-
-
 def _behind(prefix: str) -> str | None:
     """The smallest text that is greater than every text with this prefix; None when there is none."""
     while prefix:
@@ -212,39 +202,3 @@ def _behind(prefix: str) -> str | None:
         if code <= 0x10FFFF:
             return prefix + chr(code)
     return None
-
-
-def _written(write: Write, before: Entry | None, wall: float) -> Entry | None:
-    """A key after a write. Raises: see State.look."""
-    if before is not None and before.etag == write.new_etag and write.verb != "delete":
-        # This write is being repeated: it was done before, and no other write since.
-        if write.verb == "add":
-            # The answer contains the value. A caller with the right to write only must see no value but a counter's.
-            _number(write, before)
-        return before
-    if write.etag is not None and write.etag != (before.etag if before is not None else ""):
-        is_there = f"has etag {before.etag}" if before is not None else "is absent"
-        assumed = f"etag {write.etag}" if write.etag else "that it is absent"
-        raise Conflict(
-            f"state {write.namespace}/{write.key} {is_there}; the write assumes {assumed}: read it again, then decide",
-            details={"namespace": write.namespace, "key": write.key},
-        )
-    if write.verb == "delete":
-        return None
-    expires_at = wall + write.ttl_s if write.ttl_s else 0.0
-    if write.verb == "set":
-        return Entry(write.key, write.value, write.new_etag, expires_at)
-    number = write.by if before is None else _number(write, before) + write.by
-    if not _LEAST <= number <= _MOST:
-        raise BadRequest(f"state {write.namespace}/{write.key}: {number} does not fit into 64 bits")
-    return Entry(write.key, _pack(number), write.new_etag, before.expires_at if before is not None else expires_at)
-
-
-def _number(write: Write, before: Entry) -> int:
-    try:
-        return msgspec.msgpack.decode(before.value, type=int, strict=True)
-    except msgspec.DecodeError as exc:
-        raise BadRequest(
-            f"state {write.namespace}/{write.key} is not a whole number: add() works on those only",
-            details={"namespace": write.namespace, "key": write.key},
-        ) from exc

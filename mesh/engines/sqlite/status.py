@@ -1,13 +1,18 @@
 """The statuses of a job as stored in the file, and their transitions.
 
-Owns: the numbers, their names for people, the legal transitions, and the order within a status.
-Leaves to others: making a transition (deferring, leasing, settling, ending, burial, sweep).
+Owns: the numbers, their names for people, and the order within a status.
+Leaves to others: the legal transitions (semantics.lifecycle), making one (deferring, leasing, settling, ending, burial,
+sweep).
 """
 
 from __future__ import annotations
 
 from typing import Final
 
+from mesh.engines.semantics import suspects
+from mesh.engines.semantics.acknowledgements import REMEMBERED_S
+from mesh.engines.semantics.lifecycle import steps
+from mesh.engines.semantics.suspects import SUSPECT_LOST as SUSPECT_LOST
 from mesh.tasks.contract import Status, Verdict
 
 WAITING: Final = 0
@@ -24,28 +29,15 @@ STATUSES: Final = 8
 NAMES: Final[tuple[Status, ...]] = ("waiting", "delayed", "ready", "running", "done", "dead", "cancelled")
 CODES: Final[dict[Status, int]] = {name: code for code, name in enumerate(NAMES)}
 
-#: (from, to) → cause. A missing pair is a bug of this engine.
+#: (from, to) → event; a missing pair is a bug of this engine. A row whose retention is over, or that is not kept, is
+#: forgotten.
 MOVES: Final[dict[tuple[int, int], str]] = {
-    (WAITING, DELAYED): "fed, or first in its line",
-    (WAITING, READY): "fed, or first in its line",
-    (WAITING, DEAD): "upstream",
-    (WAITING, CANCELLED): "cancel",
-    (WAITING, FORGOTTEN): "cancel, not kept",
-    (DELAYED, READY): "due",
-    (DELAYED, CANCELLED): "cancel",
-    (DELAYED, FORGOTTEN): "cancel, not kept",
-    (READY, RUNNING): "claim",
-    (READY, DEAD): "unknown",
-    (READY, CANCELLED): "cancel",
-    (READY, FORGOTTEN): "cancel, not kept",
-    (RUNNING, DELAYED): "retry",
-    (RUNNING, READY): "retry, release, lost",
-    (RUNNING, DONE): "done",
-    (RUNNING, DEAD): "dead, lost too often",
-    (RUNNING, CANCELLED): "cancelled",
-    (RUNNING, FORGOTTEN): "done or cancelled, not kept",
-    (DEAD, READY): "requeue",
-    (DEAD, WAITING): "requeue behind another of its line, or its cause was requeued",
+    **{(CODES[before], CODES[after]): event for (before, after), event in steps().items()},
+    **{
+        (CODES[before], FORGOTTEN): event
+        for (before, after), event in steps().items()
+        if after in ("done", "cancelled")
+    },
     (DEAD, FORGOTTEN): "drop",
     (DONE, FORGOTTEN): "time is over",
     (CANCELLED, FORGOTTEN): "time is over",
@@ -53,8 +45,6 @@ MOVES: Final[dict[tuple[int, int], str]] = {
 
 VERDICTS: Final[dict[Verdict, int]] = {"done": 1, "retry": 2, "dead": 3, "release": 4, "cancelled": 5}
 
-#: A task that was lost so often may be the one that kills its workers: it runs alone.
-SUSPECT_LOST: Final = 2
 #: Suspects sort after every rank, so that one index range contains exactly them.
 SUSPECT_SORT: Final = 100
 
@@ -66,9 +56,9 @@ PRIORS: Final = 8
 
 #: How long the rows of a unit are kept as a proof that it was committed: the ten minutes that engines.contract.Unit
 #: promises, and one more.
-PROOF_S: Final = 660.0
+PROOF_S: Final = REMEMBERED_S + 60.0
 
 
 def rank(priority: int, lost: int) -> int:
     """The sort number of a ready job."""
-    return 9 - priority + (SUSPECT_SORT if lost >= SUSPECT_LOST else 0)
+    return suspects.rank(priority) + (SUSPECT_SORT if lost >= SUSPECT_LOST else 0)
