@@ -4,8 +4,8 @@ A new one joins by a class of its own here, and one more name in KINDS:
 
 - `start` makes what it needs, with nothing in it, or raises MissingServer (then its tests are skipped at home and fail
   where CI is set); `engine` gives it as one more process has it; `close` leaves nothing behind.
-- What it does not offer, or not commit together, is skipped by name; what its rig cannot do (`part_process`,
-  `restart`) as well.
+- `offers` names its capabilities: tests that need others (NEEDS of their file, or `needs`) are not run with it. What it
+  does not commit together, or its rig cannot do (`part_process`, `restart`), is skipped by name.
 - When its time is real, `longest_s` says how much of it one test may take: those that need more are skipped, and a
   short `lease_s` lets more of them be.
 """
@@ -22,6 +22,8 @@ from engine_store import StoreProcessRig, StoreRig
 from mesh.clock import settle
 from mesh.engines.contract import Engine
 from mesh.engines.memory import Memory, MemoryEngine
+from tests.partial_engines import EventsEngine, Log, QueuesEngine, SmallEngine
+from tests.partial_work import Work
 
 
 class MissingServer(Exception):
@@ -68,16 +70,68 @@ class MemoryRig(Rig):
         self.memory.close()
 
 
-KINDS: dict[str, type[Rig]] = {rig.kind: rig for rig in (MemoryRig, StoreRig)}
+class SmallRig(Rig):
+    """An engine that offers little, in memory, under a hand-turned clock."""
+
+    step_s = 1.0
+
+    async def start(self) -> None:
+        self.work = Work(self.clock, self.lease_s, self.unknown_after_s)
+        self.log = Log(self.work, self.retention_s)
+        self._engines: list[SmallEngine] = []
+
+    async def engine(self) -> SmallEngine:
+        made = self.make()
+        self._engines.append(made)
+        return made
+
+    def make(self) -> SmallEngine:
+        raise NotImplementedError
+
+    async def quiet(self) -> None:
+        await settle(5)
+
+    async def end_process(self, engine: Engine) -> None:
+        assert isinstance(engine, SmallEngine)
+        engine.kill()
+
+    async def close(self) -> None:
+        for engine in self._engines:
+            await engine.close()
+        self.work.close()
+
+
+class OnlyQueuesRig(SmallRig):
+    """Queues, and nothing else."""
+
+    kind = "only-queues"
+    offers = QueuesEngine.offers
+
+    def make(self) -> SmallEngine:
+        return QueuesEngine(self.work)
+
+
+class OnlyEventsRig(SmallRig):
+    """Durable events, and nothing else."""
+
+    kind = "only-events"
+    offers = EventsEngine.offers
+
+    def make(self) -> SmallEngine:
+        return EventsEngine(self.work, self.log)
+
+
+KINDS: dict[str, type[Rig]] = {rig.kind: rig for rig in (MemoryRig, StoreRig, OnlyQueuesRig, OnlyEventsRig)}
 #: Beside those, for tests that are `over_processes`: what takes real time to start is tried where it may matter.
 REAL_KINDS: dict[str, type[Rig]] = {rig.kind: rig for rig in (StoreProcessRig,)}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Every kind of engine, for every test that asks for one."""
+    """Every kind of engine that offers what a test needs, for every test that asks for one."""
     if "engine_kind" in metafunc.fixturenames:
-        kinds = [*KINDS, *(REAL_KINDS if is_over_processes(metafunc.function) else ())]
-        metafunc.parametrize("engine_kind", kinds)
+        needed = getattr(metafunc.function, "needs", getattr(metafunc.module, "NEEDS", ()))
+        kinds = KINDS | (REAL_KINDS if is_over_processes(metafunc.function) else {})
+        metafunc.parametrize("engine_kind", [name for name, rig in kinds.items() if rig.offers.issuperset(needed)])
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ import pytest
 
 from mesh import ids
 from mesh.clock import Clock, ManualClock, settle
-from mesh.engines.contract import Capability, Engine, Unit
+from mesh.engines.contract import CAPABILITIES, Capability, Engine, Unit
 from mesh.events.log import NewEvent
 from mesh.state.contract import Write
 from mesh.tasks.contract import JobInfo, Lease, NewTask, Offer, Queue, Session, Settlement, Status, Verdict
@@ -41,6 +41,16 @@ def over_processes(test: F) -> F:
 def is_over_processes(test: object) -> bool:
     """Whether it is so decorated."""
     return getattr(test, "over_processes", False)
+
+
+def needs(*capabilities: Capability) -> Callable[[F], F]:
+    """What this test needs of an engine, instead of the NEEDS of its file; engines without it are left out."""
+
+    def mark(test: F) -> F:
+        test.needs = capabilities  # type: ignore[attr-defined]
+        return test
+
+    return mark
 
 
 class Hand:
@@ -144,6 +154,7 @@ class Rig(ABC):
 
     Attributes:
         kind: its name among the parameters.
+        offers: the capabilities of its engine: tests that need others are not run with it.
         clock: what it lives by.
         lease_s, unknown_after_s, retention_s: what it was told.
         longest_s: how much time may pass in one test; little or none where it is real.
@@ -151,6 +162,7 @@ class Rig(ABC):
     """
 
     kind: ClassVar[str]
+    offers: ClassVar[frozenset[Capability]] = frozenset(CAPABILITIES)
     longest_s: ClassVar[float] = 1e12
     step_s: ClassVar[float] = 0.1
     lease_s = 10.0
@@ -216,15 +228,8 @@ class Rig(ABC):
 
     # --- what a test asks for -----------------------------------------------------------------------------
 
-    def offer(self, engine: Engine, *capabilities: Capability) -> None:
-        """Skip where the engine does not offer one of them."""
-        for capability in capabilities:
-            if capability not in engine.offers:
-                pytest.skip(f"{engine.name} does not offer {capability}")
-
     def together(self, engine: Engine, *capabilities: Capability) -> None:
         """Skip where it cannot commit them together."""
-        self.offer(engine, *capabilities)
         if apart := [each for each in capabilities if each not in engine.together]:
             pytest.skip(f"{engine.name} does not commit {', '.join(apart)} together with others")
 

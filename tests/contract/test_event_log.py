@@ -7,7 +7,7 @@ import asyncio
 import msgspec
 import pytest
 from engine_events import append, bodies, outstanding, subscriber, subscription, topics
-from engine_rig import T_S, Hand, Rig, over_processes
+from engine_rig import T_S, Hand, Rig, needs, over_processes
 
 from mesh.engines.contract import Engine
 from mesh.errors import BadRequest
@@ -15,13 +15,12 @@ from mesh.events.log import LoggedEvent
 from mesh.protocol.messages import RAW
 
 pytestmark = pytest.mark.asyncio(loop_factories=["asyncio"])
+NEEDS = ("events",)
 
 
 @pytest.fixture
 async def engine(rig: Rig) -> Engine:
-    engine = await rig.engine()
-    rig.offer(engine, "events", "jobs")
-    return engine
+    return await rig.engine()
 
 
 # --- appending and reading ----------------------------------------------------------------------------------
@@ -242,7 +241,7 @@ async def test_a_failing_delivery_holds_up_its_key_until_it_is_dead(rig: Rig, en
     assert (again.offset, again.tries) == (first.offset, 2)
     await hand.dead(again, "no such customer")
     assert bodies([await hand.one()]) == [2]
-    [info] = await engine.jobs.page("orders.audit", "dead", timeout_s=T_S)
+    [info] = await engine.leases.dead("orders.audit", timeout_s=T_S)
     assert (info.topic, info.event, info.offset) == (first.topic, first.event, first.offset)
     assert (info.error, info.reason, info.body) == ("no such customer", "failed", first.body)
 
@@ -257,7 +256,7 @@ async def test_a_dead_delivery_runs_again_when_somebody_wants_it(rig: Rig, engin
     lease = await hand.one()
     assert (bodies([lease]), lease.topic) == ([1], "order.created")
     await hand.done(lease)
-    assert await engine.jobs.page("orders.audit", "dead", timeout_s=T_S) == []
+    assert await engine.leases.dead("orders.audit", timeout_s=T_S) == []
 
 
 async def test_a_dead_delivery_may_be_dropped(rig: Rig, engine: Engine) -> None:
@@ -286,6 +285,7 @@ async def test_a_delivery_whose_worker_dies_comes_again(rig: Rig, engine: Engine
     assert bodies(await other.run(1)) == [2]
 
 
+@needs("events", "jobs")
 async def test_a_delivery_can_be_looked_at_and_cancelled(rig: Rig, engine: Engine) -> None:
     """It is a job like every other; the next of its key goes on."""
     hand = await subscriber(rig, "order.*")
@@ -300,6 +300,7 @@ async def test_a_delivery_can_be_looked_at_and_cancelled(rig: Rig, engine: Engin
     assert bodies([await hand.one()]) == [2]
 
 
+@needs("events", "quotas")
 async def test_limits_hold_for_deliveries_too(rig: Rig, engine: Engine) -> None:
     """Credit and concurrency, as for tasks."""
     hand = await subscriber(rig, "order.*", credit=5, concurrency=2)

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import pytest
 from engine_events import append, bodies, subscriber
-from engine_rig import T_S, Rig
+from engine_rig import T_S, Rig, needs
 
 from mesh.engines.contract import Engine
 from mesh.errors import BadRequest, LeaseLost
 
 pytestmark = pytest.mark.asyncio(loop_factories=["asyncio"])
+NEEDS = ("events",)
 
 
 @pytest.fixture
 async def engine(rig: Rig) -> Engine:
-    engine = await rig.engine()
-    rig.offer(engine, "events", "jobs")
-    return engine
+    return await rig.engine()
 
 
 # --- replaying ----------------------------------------------------------------------------------------------
@@ -103,6 +102,7 @@ async def test_a_replay_while_nobody_is_there_waits(rig: Rig, engine: Engine) ->
     assert await hand.nothing()
 
 
+@needs("events", "queues")
 async def test_a_replay_needs_a_subscription_and_one_place(rig: Rig, engine: Engine) -> None:
     """The mistake is told."""
     await rig.hand("mail.send")

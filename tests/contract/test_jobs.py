@@ -14,13 +14,12 @@ from mesh.errors import DeadlineExceeded, LeaseLost, UnknownJob
 from mesh.tasks.contract import JobInfo, Lease, Status
 
 pytestmark = pytest.mark.asyncio(loop_factories=["asyncio"])
+NEEDS = ("queues", "jobs")
 
 
 @pytest.fixture
 async def engine(rig: Rig) -> Engine:
-    engine = await rig.engine()
-    rig.offer(engine, "queues", "jobs")
-    return engine
+    return await rig.engine()
 
 
 async def job(engine: Engine, id: str) -> JobInfo:

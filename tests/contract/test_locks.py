@@ -12,6 +12,7 @@ from mesh.errors import LockLost, LockTaken
 from mesh.locks.contract import Grant, Locks
 
 pytestmark = pytest.mark.asyncio(loop_factories=["asyncio"])
+NEEDS = ("locks",)
 
 
 class Door:
@@ -44,7 +45,6 @@ class Door:
 @pytest.fixture
 async def door(rig: Rig) -> Door:
     engine = await rig.engine()
-    rig.offer(engine, "locks")
     return Door(rig, engine.locks)
 
 

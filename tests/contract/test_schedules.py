@@ -12,6 +12,7 @@ from mesh.errors import Conflict
 from mesh.schedules.contract import Advance, Schedule
 
 pytestmark = pytest.mark.asyncio(loop_factories=["asyncio"])
+NEEDS = ("schedules",)
 
 NIGHTLY = Schedule("orders.close_day", "0 3 * * * Asia/Tokyo", "once", 1000.0)
 OFTEN = Schedule("mail.sweep", "every 10s", "skip", 1003.0)
@@ -19,9 +20,7 @@ OFTEN = Schedule("mail.sweep", "every 10s", "skip", 1003.0)
 
 @pytest.fixture
 async def engine(rig: Rig) -> Engine:
-    engine = await rig.engine()
-    rig.offer(engine, "schedules")
-    return engine
+    return await rig.engine()
 
 
 async def declare(engine: Engine, *schedules: Schedule) -> list[Schedule]:

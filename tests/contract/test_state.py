@@ -15,12 +15,12 @@ from mesh.errors import BadRequest, Conflict
 from mesh.state.contract import Entry, Write
 
 pytestmark = pytest.mark.asyncio(loop_factories=["asyncio"])
+NEEDS = ("state",)
 
 
 @pytest.fixture
 async def carts(rig: Rig) -> Carts:
     engine = await rig.engine()
-    rig.offer(engine, "state")
     return Carts(engine.state)
 
 

@@ -14,13 +14,12 @@ from mesh.errors import BadRequest
 from mesh.tasks.contract import Lease, NewTask
 
 pytestmark = pytest.mark.asyncio(loop_factories=["asyncio"])
+NEEDS = ("queues", "jobs", "flows")
 
 
 @pytest.fixture
 async def engine(rig: Rig) -> Engine:
-    engine = await rig.engine()
-    rig.offer(engine, "queues", "jobs")
-    return engine
+    return await rig.engine()
 
 
 def chain(rig: Rig, *queues: str, **last: object) -> list[NewTask]:

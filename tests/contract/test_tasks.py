@@ -6,7 +6,7 @@ import asyncio
 
 import msgspec
 import pytest
-from engine_rig import T_S, Rig, over_processes
+from engine_rig import T_S, Rig, needs, over_processes
 
 from mesh import ids
 from mesh.engines.contract import Engine
@@ -14,13 +14,12 @@ from mesh.errors import BadRequest, LeaseLost
 from mesh.tasks.contract import JobInfo, Lease, NewTask, Ticket
 
 pytestmark = pytest.mark.asyncio(loop_factories=["asyncio"])
+NEEDS = ("queues", "jobs")
 
 
 @pytest.fixture
 async def engine(rig: Rig) -> Engine:
-    engine = await rig.engine()
-    rig.offer(engine, "queues", "jobs")
-    return engine
+    return await rig.engine()
 
 
 async def job(engine: Engine, id: str) -> JobInfo:
@@ -59,6 +58,7 @@ async def test_a_lease_has_what_was_deferred(rig: Rig, engine: Engine) -> None:
     assert lease.created_at == (await job(engine, task.id)).created_at
 
 
+@needs("queues")
 async def test_many_are_deferred_in_one_commit(rig: Rig, engine: Engine) -> None:
     """Their tickets come in the order in which they were given."""
     tasks = rig.tasks(500)

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from engine_rig import T_S, Hand, Rig
+from engine_rig import T_S, Hand, Rig, needs
 
 from mesh.engines.contract import Engine
 from mesh.tasks.contract import Lease, Queue
 
 pytestmark = pytest.mark.asyncio(loop_factories=["asyncio"])
+NEEDS = ("queues", "jobs", "flows", "quotas")
 
 
 @pytest.fixture
 async def engine(rig: Rig) -> Engine:
-    engine = await rig.engine()
-    rig.offer(engine, "queues", "jobs")
-    return engine
+    return await rig.engine()
 
 
 def bodies(leases: list[Lease]) -> list[object]:
@@ -26,6 +25,7 @@ def bodies(leases: list[Lease]) -> list[object]:
 # --- priority, then age -------------------------------------------------------------------------------------
 
 
+@needs("queues")
 async def test_the_older_goes_first(rig: Rig, engine: Engine) -> None:
     """In the order in which they were deferred, within one commit and over many."""
     await rig.defer(*rig.tasks(20))
@@ -35,6 +35,7 @@ async def test_the_older_goes_first(rig: Rig, engine: Engine) -> None:
     assert bodies(await hand.run(30)) == list(range(30))
 
 
+@needs("queues")
 async def test_the_higher_priority_goes_before_age(rig: Rig, engine: Engine) -> None:
     """9 before 0; of one priority the older."""
     for number, priority in enumerate([5, 0, 9, 5, 9, 1]):
@@ -43,6 +44,7 @@ async def test_the_higher_priority_goes_before_age(rig: Rig, engine: Engine) -> 
     assert bodies(await hand.run(6)) == [[9, 2], [9, 4], [5, 0], [5, 3], [1, 5], [0, 1]]
 
 
+@needs("queues")
 async def test_what_comes_later_with_more_priority_is_next(rig: Rig, engine: Engine) -> None:
     """It need not wait for those that were there first."""
     await rig.defer(*rig.tasks(3))
@@ -53,6 +55,7 @@ async def test_what_comes_later_with_more_priority_is_next(rig: Rig, engine: Eng
     assert bodies(await hand.run(3)) == ["urgent", 1, 2]
 
 
+@needs("queues")
 async def test_a_retry_keeps_its_age(rig: Rig, engine: Engine) -> None:
     """When it may run again, it goes before what was deferred after it."""
     await rig.defer(*rig.tasks(4))
@@ -75,6 +78,7 @@ async def test_a_delayed_task_waits_for_its_time(rig: Rig, engine: Engine) -> No
     assert (await hand.one()).id == id
 
 
+@needs("queues")
 async def test_a_delay_may_be_longer_than_anything(rig: Rig, engine: Engine) -> None:
     """Far beyond any lease or time-out: it runs once, on its day."""
     day_s = 86400.0
@@ -87,6 +91,7 @@ async def test_a_delay_may_be_longer_than_anything(rig: Rig, engine: Engine) -> 
         await hand.leave()
 
 
+@needs("queues")
 async def test_what_is_due_in_the_past_is_due_now(rig: Rig, engine: Engine) -> None:
     """A clock that is ahead does no harm."""
     hand = await rig.hand("mail.send")
@@ -94,6 +99,7 @@ async def test_what_is_due_in_the_past_is_due_now(rig: Rig, engine: Engine) -> N
     await hand.take(2)
 
 
+@needs("queues")
 async def test_delays_come_due_in_their_order(rig: Rig, engine: Engine) -> None:
     """Not in that of their defers."""
     hand = await rig.hand("mail.send")
@@ -106,6 +112,7 @@ async def test_delays_come_due_in_their_order(rig: Rig, engine: Engine) -> None:
     assert seen == [10, 20, 30]
 
 
+@needs("queues")
 async def test_what_came_due_while_nobody_was_there_runs_later(rig: Rig, engine: Engine) -> None:
     """Nothing is skipped; age decides, not the due time."""
     now = rig.clock.wall()
@@ -257,6 +264,7 @@ async def test_a_long_order_is_run_through(rig: Rig, engine: Engine) -> None:
 # --- how many at once, and how fast -------------------------------------------------------------------------
 
 
+@needs("queues")
 async def test_a_worker_gets_as_much_as_it_has_credit(rig: Rig, engine: Engine) -> None:
     """Per queue; each settlement makes room for one more."""
     await rig.defer(*rig.tasks(10), *rig.tasks(10, "mail.sort"))
@@ -270,6 +278,7 @@ async def test_a_worker_gets_as_much_as_it_has_credit(rig: Rig, engine: Engine) 
         assert await hand.nothing()
 
 
+@needs("queues")
 async def test_work_is_shared_among_workers(rig: Rig, engine: Engine) -> None:
     """With room for all at each of them, none gets everything."""
     hands = [await rig.hand("mail.send", credit=100) for _ in range(4)]

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import pytest
-from engine_rig import T_S, Hand, Rig, over_processes
+from engine_rig import T_S, Hand, Rig, needs, over_processes
 
 from mesh.engines.contract import Engine
 from mesh.errors import LeaseLost
 from mesh.tasks.contract import Queue
 
 pytestmark = pytest.mark.asyncio(loop_factories=["asyncio"])
+NEEDS = ("queues", "jobs", "flows")
 
 
 @pytest.fixture
 async def engine(rig: Rig) -> Engine:
-    engine = await rig.engine()
-    rig.offer(engine, "queues", "jobs")
-    return engine
+    return await rig.engine()
 
 
 async def death(rig: Rig, hand: Hand) -> None:
@@ -53,6 +52,7 @@ async def test_work_may_take_longer_than_any_lease(rig: Rig, engine: Engine) -> 
     assert await rig.status(engine, id) == "done"
 
 
+@needs("queues")
 async def test_a_job_is_held_by_one_session(rig: Rig, engine: Engine) -> None:
     """With many workers waiting, each job is given out once."""
     hands = [await rig.hand("mail.send", credit=50) for _ in range(4)]
@@ -63,6 +63,7 @@ async def test_a_job_is_held_by_one_session(rig: Rig, engine: Engine) -> None:
     assert sorted(held) == sorted(every)
 
 
+@needs("queues")
 async def test_a_stopped_session_finishes_what_it_has(rig: Rig, engine: Engine) -> None:
     """It gets nothing new, keeps what it has for as long as it takes, and others get the rest."""
     await rig.defer(*rig.tasks(3))
@@ -79,6 +80,7 @@ async def test_a_stopped_session_finishes_what_it_has(rig: Rig, engine: Engine) 
     assert await hand.nothing()
 
 
+@needs("queues")
 async def test_a_closed_session_gives_back_what_it_has(rig: Rig, engine: Engine) -> None:
     """At once, and nothing is counted: nobody died."""
     every = await rig.defer(*rig.tasks(3))
@@ -94,6 +96,7 @@ async def test_a_closed_session_gives_back_what_it_has(rig: Rig, engine: Engine)
         await hand.settle(leases[0], "done")
 
 
+@needs("queues")
 async def test_an_engine_that_is_closed_ends_its_sessions(rig: Rig, engine: Engine) -> None:
     """So that a worker that forgets to is nobody's trouble."""
     [id] = await rig.defer(rig.task())

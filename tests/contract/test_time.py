@@ -18,6 +18,7 @@ from mesh.state.contract import Write
 from mesh.tasks.contract import NewTask
 
 pytestmark = pytest.mark.asyncio(loop_factories=["asyncio"])
+NEEDS = ("queues", "jobs", "events", "state", "schedules", "locks")
 
 jumps = pytest.mark.parametrize("by", [60.0, 86_400.0, -3600.0], ids=["a minute on", "a day on", "an hour back"])
 
@@ -37,7 +38,6 @@ async def acquire(engine: Engine, owner: str) -> Grant:
 async def test_a_lock_lasts_as_long_as_it_was_granted_for(rig: Rig, by: float, restarts: bool) -> None:
     """Also over a restart of the engine: no one else gets it before, and no one waits for longer."""
     engine = await rig.engine()
-    rig.offer(engine, "locks")
     set_wall(rig, 0.0)
     await acquire(engine, "a")
     set_wall(rig, by)
@@ -67,7 +67,6 @@ async def test_people_read_the_wall_clock(rig: Rig, by: float) -> None:
 @jumps
 async def test_a_delay_lasts_as_long_as_it_says(rig: Rig, by: float) -> None:
     engine = await rig.engine()
-    rig.offer(engine, "queues", "jobs")
     set_wall(rig, 0.0)
     [id] = await rig.defer(rig.task(delay_s=100.0), engine=engine)
     set_wall(rig, by)
@@ -80,7 +79,6 @@ async def test_a_delay_lasts_as_long_as_it_says(rig: Rig, by: float) -> None:
 @jumps
 async def test_a_retry_waits_as_long_as_it_says(rig: Rig, by: float) -> None:
     engine = await rig.engine()
-    rig.offer(engine, "queues", "jobs")
     set_wall(rig, 0.0)
     hand = await rig.hand("mail.send", engine=engine)
     await rig.defer(rig.task(), engine=engine)
@@ -96,7 +94,6 @@ async def test_a_retry_waits_as_long_as_it_says(rig: Rig, by: float) -> None:
 @jumps
 async def test_a_key_lives_as_long_as_it_says(rig: Rig, by: float) -> None:
     engine = await rig.engine()
-    rig.offer(engine, "state")
     set_wall(rig, 0.0)
     await engine.state.write([Write("carts", "u1", "set", ids.etag(), value=b"\x01", ttl_s=100.0)], timeout_s=T_S)
     set_wall(rig, by)
@@ -130,7 +127,6 @@ BAD_TASKS = {
 @pytest.mark.parametrize("what", BAD_TASKS)
 async def test_a_task_that_cannot_be_kept_is_refused(rig: Rig, what: str) -> None:
     engine = await rig.engine()
-    rig.offer(engine, "queues", "jobs")
     fields = {"id": ids.job_id(), "queue": "mail.send", "body": b"\x90", **BAD_TASKS[what]}
     with pytest.raises(BadRequest):
         await engine.queues.defer([NewTask(**fields)], timeout_s=T_S)  # type: ignore[arg-type]
@@ -138,7 +134,6 @@ async def test_a_task_that_cannot_be_kept_is_refused(rig: Rig, what: str) -> Non
 
 async def test_other_values_that_cannot_be_kept_are_refused(rig: Rig) -> None:
     engine = await rig.engine()
-    rig.offer(engine, "queues", "jobs", "events", "state", "locks", "schedules")
     hand = await rig.hand("mail.send", engine=engine)
     await rig.defer(rig.task(), engine=engine)
     lease = await hand.one()

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from engine_rig import T_S, Hand, Rig, over_processes
+from engine_rig import T_S, Hand, Rig, needs, over_processes
 
 from mesh import ids
 from mesh.engines.contract import CAPABILITIES, CONTRACTS, Engine, Unit
@@ -17,6 +17,7 @@ from mesh.state.contract import Write
 from mesh.tasks.contract import Lease, Queue, Settlement
 
 pytestmark = pytest.mark.asyncio(loop_factories=["asyncio"])
+NEEDS = ("queues", "events", "state", "schedules")
 
 NIGHTLY = Schedule("orders.close_day", "0 3 * * *", "once", 1000.0)
 
@@ -347,6 +348,7 @@ async def test_waiting_for_an_engine_has_an_end(rig: Rig, engine: Engine) -> Non
 # --- what an engine offers ----------------------------------------------------------------------------------
 
 
+@needs()
 async def test_an_engine_says_what_it_offers(rig: Rig) -> None:
     """Each capability is there, or raises NotOffered; what it can commit together is among them."""
     engine = await rig.engine()
@@ -361,6 +363,7 @@ async def test_an_engine_says_what_it_offers(rig: Rig) -> None:
                 getattr(engine, contract)
 
 
+@needs()
 async def test_what_cannot_be_committed_together_is_refused(rig: Rig) -> None:
     """By name, before anything is done."""
     engine = await rig.engine()
