@@ -72,6 +72,11 @@ class Engines:
         """
         return capability in self._specs[key or KEY_OF[capability]].capabilities
 
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of the chosen engines."""
+        return frozenset(spec.name for spec in self._specs.values())
+
     def capabilities(self, key: Key) -> frozenset[Capability]:
         """All that the engine of a key offers."""
         return frozenset(self._specs[key].capabilities)
