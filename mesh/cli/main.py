@@ -42,6 +42,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "state": ("state", "Read and write keys of state."),
     "shell": ("shell", "A Python prompt with `await` and a connected `n`."),
     "config": ("config", "Show each setting, and where it comes from."),
+    "engines": ("engines", "Show the engines of durable data: what each offers, and which serves what."),
     "keys": ("keys", "Make, list, rotate and revoke the keys that secure links."),
     "completion": ("completion", "Print the script that completes commands, services and methods in a shell."),
     "bench": ("bench", "Measure this machine's mesh beside its peers."),

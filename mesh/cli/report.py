@@ -19,6 +19,7 @@ from mesh.errors import MeshError
 #: Advice by class; that of the nearest base class applies; an error's own advice takes precedence.
 _ADVICE: Final[dict[type[MeshError], str]] = {
     errors.ConfigError: "`mesh config` shows every key and where its value comes from",
+    errors.NotOffered: "`mesh engines` shows what each engine offers",
     errors.Unavailable: "`mesh ps` shows what runs; `mesh up` starts everything",
     errors.Overloaded: "it has as much to do as it accepts; try again, or run more instances",
     errors.UnknownService: "`mesh ps` lists the services that run",

@@ -83,7 +83,7 @@ class Engines:
 
     def check(self, capability: Capability, what: str = "", key: Key | None = None) -> None:
         """Args:
-        what: the use, for the message: "the key of orders.charge".
+        what: the use, for the message: "orders.charge is a task".
         key: see `offers`.
 
         Raises:
@@ -97,9 +97,9 @@ class Engines:
         name = self.name_of(capability, key)
         key = key or KEY_OF[capability]
         able = offering(capability, self._settings)
-        needs = f"{what} needs {capability}: " if what else ""
+        use = f"{what}: " if what else ""
         return NotOffered(
-            f'{needs}engines.{key}: the engine "{name}" offers no {capability}; those that do: {", ".join(able)}',
+            f'{use}engines.{key}: the engine "{name}" offers no {capability}; those that do: {", ".join(able)}',
             details={"capability": capability, "engine": name, "key": f"engines.{key}", "offered_by": able},
         )
 

@@ -118,7 +118,8 @@ class PartialEngine:
 
     def __getattr__(self, attribute: str) -> Any:
         if attribute in CONTRACTS:
-            raise not_offered(self.name, attribute)
+            # Leases are those of queues or events.
+            raise not_offered(self.name, "queues" if attribute == "leases" else attribute)
         raise AttributeError(f"{type(self).__name__} has no attribute {attribute!r}")
 
     async def commit(self, unit: Unit, *, timeout_s: float) -> Outcome:

@@ -184,7 +184,7 @@ class Durable:
         assert self._offered is not None
         for task in tasks:
             if missing := lacking(task, self._offered):
-                raise self.engines.not_offered(missing, f"this defer of {task.queue}")
+                raise self.engines.not_offered(missing, f"this defer of {task.queue} needs {missing}")
 
     async def defer_together(self, tasks: Sequence[NewTask], told: Sequence[Told]) -> None:
         """Defer all tasks in one commit, or add them to the current atomic block."""

@@ -43,7 +43,7 @@ def check(services: Sequence[Service], load: Workload, engines: Engines) -> None
     problems: list[NotOffered] = []
     for need in _requirements(services, load, engines):
         if not engines.offers(need.capability, need.key):
-            found = engines.not_offered(need.capability, f"{need.what} {need.reason}, which", need.key)
+            found = engines.not_offered(need.capability, f"{need.what} {need.reason}", need.key)
             name, _, method = need.what.partition(".")
             found.details |= {"service": name, "method": method}
             problems.append(found)

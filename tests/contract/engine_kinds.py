@@ -13,7 +13,10 @@ A new one joins by a class of its own here, and one more name in KINDS:
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from engine_rig import Rig, is_over_processes
@@ -22,6 +25,7 @@ from engine_store import StoreProcessRig, StoreRig
 from mesh.clock import settle
 from mesh.engines.contract import Engine
 from mesh.engines.memory import Memory, MemoryEngine
+from tests import documented_engine
 from tests.partial_engines import EventsEngine, Log, QueuesEngine, SmallEngine
 from tests.partial_work import Work
 
@@ -121,7 +125,28 @@ class OnlyEventsRig(SmallRig):
         return EventsEngine(self.work, self.log)
 
 
-KINDS: dict[str, type[Rig]] = {rig.kind: rig for rig in (MemoryRig, StoreRig, OnlyQueuesRig, OnlyEventsRig)}
+class DocumentedRig(Rig):
+    """The example of docs/engines.md: state in a file."""
+
+    kind = "documented"
+    offers = frozenset(("state",))
+
+    async def start(self) -> None:
+        self._dir = Path(tempfile.mkdtemp(prefix="mesh-contract-"))
+
+    async def engine(self) -> Engine:
+        made: Engine = documented_engine.module().Shelf(self._dir / "shelf.bin", self.clock)
+        return made
+
+    async def restart(self) -> None:
+        """There is no process to restart: everything is in the file."""
+
+    async def close(self) -> None:
+        shutil.rmtree(self._dir)
+
+
+RIGS: tuple[type[Rig], ...] = (MemoryRig, StoreRig, OnlyQueuesRig, OnlyEventsRig, DocumentedRig)
+KINDS: dict[str, type[Rig]] = {rig.kind: rig for rig in RIGS}
 #: Beside those, for tests that are `over_processes`: what takes real time to start is tried where it may matter.
 REAL_KINDS: dict[str, type[Rig]] = {rig.kind: rig for rig in (StoreProcessRig,)}
 
@@ -131,7 +156,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "engine_kind" in metafunc.fixturenames:
         needed = getattr(metafunc.function, "needs", getattr(metafunc.module, "NEEDS", ()))
         kinds = KINDS | (REAL_KINDS if is_over_processes(metafunc.function) else {})
-        metafunc.parametrize("engine_kind", [name for name, rig in kinds.items() if rig.offers.issuperset(needed)])
+        able = {name: rig for name, rig in kinds.items() if rig.offers.issuperset(needed)}
+        if "leased" in metafunc.fixturenames:
+            # What is leased: tasks of queues, deliveries of events.
+            pairs = [(name, each) for name, rig in able.items() for each in ("queues", "events") if each in rig.offers]
+            metafunc.parametrize(("engine_kind", "leased"), pairs)
+        else:
+            metafunc.parametrize("engine_kind", able)
 
 
 @pytest.fixture
