@@ -115,6 +115,16 @@ class SmallEngine(PartialEngine):
 
     # --- faults -------------------------------------------------------------------------------------------
 
+    def cut(self) -> None:
+        """The process cannot be reached."""
+        for worker in self.leases.workers:
+            self.work.silence(worker)
+
+    def mend(self) -> None:
+        """It can be reached again."""
+        for worker in self.leases.workers:
+            self.work.speak(worker)
+
     def kill(self) -> None:
         """As kill -9 of the process."""
         for worker in self.leases.workers:

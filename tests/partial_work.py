@@ -105,7 +105,9 @@ class Worker:
         self.open = False
 
     async def close(self) -> None:
-        self._work.leave(self)
+        # A silent one does not reach the engine.
+        if self.silent is None:
+            self._work.leave(self)
 
 
 class Work:

@@ -216,6 +216,22 @@ def test_a_broken_package_hurts_nobody_who_does_not_choose_it(project: Project, 
     assert offering("locks", load(env={})) == ["memory", "sqlite"]
 
 
+def test_two_packages_with_one_name_are_told_apart(project: Project, tmp_path_factory, package, monkeypatch):
+    """Neither is chosen by chance."""
+    root = project('[engines]\nstate = "crate"')
+    sys.path.insert(0, str(root))
+    package("crate", "crate_engine:spec")
+    other = tmp_path_factory.mktemp("site") / "other_crate-0.1.dist-info"
+    other.mkdir()
+    (other / "METADATA").write_text("Metadata-Version: 2.1\nName: other-crate\nVersion: 0.1\n")
+    (other / "entry_points.txt").write_text("[mesh.engines]\ncrate = crate_engine:spec\n")
+    monkeypatch.syspath_prepend(str(other.parent))
+    [line] = wrong()
+    assert place(line) == ("mesh.toml:2", "engines.state")
+    assert "mesh-crate 1.2" in line
+    assert "other-crate 0.1" in line
+
+
 def test_nobody_takes_the_name_of_a_built_in_engine(project: Project, package):
     project('[engines]\nstate = "crate_engine:stolen"')
     assert place(wrong()[0]) == ("mesh.toml:2", "engines.state")

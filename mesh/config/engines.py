@@ -55,12 +55,14 @@ class Source(NamedTuple):
         reference: "module:attribute" of its spec.
         package: the distribution that provides it; "" for the project's own.
         version: of that distribution.
+        rivals: other distributions that provide an engine of this name: then none of them can be chosen.
     """
 
     name: str
     reference: str
     package: str = ""
     version: str = ""
+    rivals: tuple[str, ...] = ()
 
     @property
     def shown(self) -> str:
@@ -76,6 +78,11 @@ class Source(NamedTuple):
             ConfigError: it cannot be imported, or is not a spec; the message names the package and the remedy. It has
                 neither a place nor a key at its beginning.
         """
+        if self.rivals:
+            raise ConfigError(
+                f'the engine "{self.name}" is provided by {self.shown} and by {", ".join(self.rivals)}: uninstall all '
+                "but one of them, or choose another engine"
+            )
         module, _, attribute = self.reference.partition(":")
         if not self.package:
             _make_importable(module.partition(".")[0], root)
@@ -113,17 +120,17 @@ def _make_importable(module: str, root: Path) -> None:
 def sources() -> dict[str, Source]:
     """The engines that can be chosen by name, by that name. Nothing is imported.
 
-    A package cannot replace a built-in engine, nor the engine of a package that comes before it in the alphabet.
+    A package cannot replace a built-in engine.
     """
     found = {name: Source(name, reference, "zeromesh") for name, reference in BUILT_IN.items()}
-    for point in sorted(
-        entry_points(group=GROUP), key=lambda point: (point.name, point.dist.name if point.dist else "")
-    ):
+    for point in entry_points(group=GROUP):
         dist = point.dist
-        found.setdefault(
-            point.name,
-            Source(point.name, point.value, dist.name if dist else point.module, dist.version if dist else ""),
-        )
+        package, version = (dist.name, dist.version) if dist is not None else (point.module, "")
+        source = Source(point.name, f"{point.module}:{point.attr}", package, version)
+        known = found.setdefault(point.name, source)
+        # A distribution that is found twice on sys.path is one.
+        if known.name not in BUILT_IN and known.package != package:
+            found[point.name] = known._replace(rivals=(*known.rivals, source.shown))
     return found
 
 

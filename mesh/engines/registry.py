@@ -102,10 +102,18 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
         raise SetupError(f"the engine {self.name!r}: {why}")
 
     def engine(self, context: EngineContext) -> Engine:
-        """Make the engine, with its own settings (or their defaults) in place of those of the context."""
+        """Make the engine, with its own settings (or their defaults) in place of those of the context.
+
+        Raises:
+            ConfigError: a setting without a default is missing.
+        """
         own = context.mesh.engines.own.get(self.name)
         if own is None and self.settings is not None:
-            own = self.settings()
+            try:
+                own = self.settings()
+            except TypeError as exc:
+                # Settings that were not read by mesh.config.load.
+                raise ConfigError(f"engines.{self.name}: {exc}; set it in [engines.{self.name}]") from exc
         return self.make(context._replace(settings=own))
 
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING, Protocol
 
-from mesh.engines.memory import MemoryEngine
 from mesh.errors import SetupError
 from mesh.service.node import Node
 from mesh.service.service import Service
 from mesh.service.worker import Worker
 from mesh.testing.fakes import Fake
 from mesh.testing.hosts import Host, MemoryHost, RecordingTransport
+from mesh.testing.process import Breakable
 from mesh.transport.memory import MemoryNetwork
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Faults:
         self._everybody = everybody
         self._host = host
         self._rng = random.Random(seed)
-        self._cut: list[MemoryEngine] = []
+        self._cut: list[Breakable] = []
 
     async def kill(self, target: Target, index: int = 0) -> None:
         """End a process as kill -9 does: no goodbye, no `stopped` hook; its handlers and timers stop where they are.

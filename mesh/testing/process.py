@@ -6,16 +6,31 @@ Leaves to others: the list of processes (population).
 
 from __future__ import annotations
 
+from typing import Protocol, runtime_checkable
+
 from mesh import ids
 from mesh.clock import Clock
 from mesh.config import Settings
 from mesh.discovery.hub import Hub
-from mesh.engines.memory import MemoryEngine
 from mesh.service.node import Node
 from mesh.service.worker import Stage, Worker
 from mesh.testing.fake_process import FakeProcess
 from mesh.testing.hosts import Host
 from mesh.transport.contract import Transport
+
+
+@runtime_checkable
+class Breakable(Protocol):
+    """An engine that can simulate faults of its process. The engine in memory can; others may."""
+
+    def cut(self) -> None:
+        """Cut the connection until `mend`."""
+
+    def mend(self) -> None:
+        """End a cut."""
+
+    def kill(self) -> None:
+        """Die as by kill -9: sessions fall silent, and nothing is received any more."""
 
 
 class Process:
@@ -42,10 +57,10 @@ class Process:
         await host.vanish(self.transport)
         await self._bury()
 
-    def engines(self) -> list[MemoryEngine]:
-        """Its engines in memory; none when the process is dead."""
+    def engines(self) -> list[Breakable]:
+        """Its engines that can be broken; none when the process is dead. Others end in good order."""
         made = self.node.durable.engines.made if self.node is not None else ()
-        return [each for each in made if isinstance(each, MemoryEngine)]
+        return [each for each in made if isinstance(each, Breakable)]
 
     async def close(self) -> None:
         """End normally."""

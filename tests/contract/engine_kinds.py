@@ -99,6 +99,14 @@ class SmallRig(Rig):
         assert isinstance(engine, SmallEngine)
         engine.kill()
 
+    async def part_process(self, engine: Engine) -> None:
+        assert isinstance(engine, SmallEngine)
+        engine.cut()
+
+    async def join_process(self, engine: Engine) -> None:
+        assert isinstance(engine, SmallEngine)
+        engine.mend()
+
     async def close(self) -> None:
         for engine in self._engines:
             await engine.close()

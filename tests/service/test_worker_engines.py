@@ -100,6 +100,31 @@ async def test_tasks_need_no_jobs_of_their_engine() -> None:
             assert (caught.value.details["capability"], caught.value.details["engine"]) == ("jobs", "onlyqueues")
 
 
+async def test_work_of_a_killed_worker_runs_in_another() -> None:
+    """Deliveries too: the engine of events notices the death by itself."""
+    clock = ManualClock()
+    started = asyncio.Event()
+
+    class Slow(mesh.Service):
+        @mesh.on("order.*", durable=True)
+        async def hear(self, event: mesh.Event) -> None:
+            if not started.is_set():
+                started.set()
+                await asyncio.Event().wait()
+            heard.append(event.data)
+
+    with shared_data(clock):
+        async with Mesh(Slow, clock=clock, replicas={Slow: 2}, settings={"engines.events": EVENTS}) as m:
+            await m.emit("order.placed", 7, durable=True)
+            await asyncio.wait_for(started.wait(), 10)
+            busy = next(worker for worker in m.workers(Slow) if worker.shift is not None and worker.shift.in_hand)
+            await m.faults.kill(busy)
+            assert heard == []
+            await m.advance(11.0)
+            await m.idle()
+            assert heard == [7]
+
+
 # --- what is refused at start ---------------------------------------------------------------------------
 
 
