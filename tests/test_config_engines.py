@@ -172,6 +172,11 @@ def test_every_mistake_in_them_is_told_at_its_line(project: Project):
     assert not any("open" in line for line in lines)
 
 
+def test_a_required_value_that_is_wrong_is_told_once(project: Project):
+    project('[engines]\ntasks = "crate_engine:spec"\n[engines.crate]\nurl = 3')
+    assert [place(line) for line in wrong()] == [("mesh.toml:4", "engines.crate.url")]
+
+
 def test_a_key_that_is_no_engine_is_not_a_table(project: Project):
     project('[engines.tasks]\nx = "y"')
     assert place(wrong()[0]) == ("mesh.toml:1", "engines.tasks")

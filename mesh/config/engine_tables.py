@@ -81,7 +81,7 @@ class EngineTables:
         self._flags(reading, entries, values)
         found = {}
         for name in entries:
-            made = _made(reading, name, specs[name], entries[name], values[name])
+            made = _made(reading, name, specs[name], self._given(name, entries[name]), values[name])
             if made is not None:
                 found[name] = made
         return found
@@ -111,6 +111,15 @@ class EngineTables:
         if into.setdefault(spec.name, spec) is not spec:
             self.failed.add(name)
             reading.problem(place, dotted, f'the engine "{name}" has the name of another one: "{spec.name}"')
+
+    def _given(self, name: str, entries: Mapping[str, Entry]) -> dict[str, bool]:
+        """The keys of an engine: whether a value was given, right or wrong."""
+        return {
+            key: key in self.file.get(name, {})
+            or _variable(name) + key.upper() in self.variables
+            or not {f"{name}.{key}", f"{name}.{entry.attribute}"}.isdisjoint(self.flags)
+            for key, entry in entries.items()
+        }
 
     def _mentions(self, name: str) -> bool:
         return any(each.startswith(_variable(name)) for each in self.variables)
@@ -153,17 +162,15 @@ class EngineTables:
 
 
 def _made(
-    reading: Reading, name: str, spec: Spec, entries: Mapping[str, Entry], values: dict[str, Any]
+    reading: Reading, name: str, spec: Spec, given: Mapping[str, bool], values: dict[str, Any]
 ) -> msgspec.Struct | None:
     place = reading.at(("engines", name))
-    by_attribute = {entry.attribute: key for key, entry in entries.items()}
-    missing = [each.name for each in msgspec.structs.fields(spec.settings) if each.required and each.name not in values]
-    for attribute in missing:
-        key = by_attribute[attribute]
+    missing = [each for each in msgspec.structs.fields(spec.settings) if each.required and each.name not in values]
+    for key in (each.encode_name for each in missing):
         # A wrong value was reported already.
-        reading.problem(
-            place, f"engines.{name}.{key}", f"is missing: set it in [engines.{name}], or {_variable(name)}{key.upper()}"
-        )
+        if not given[key]:
+            what = f"is missing: set it in [engines.{name}], or {_variable(name)}{key.upper()}"
+            reading.problem(place, f"engines.{name}.{key}", what)
     if missing:
         return None
     rooted = {key: reading.root / value if isinstance(value, Path) else value for key, value in values.items()}

@@ -35,6 +35,11 @@ _NAME: Final = re.compile(r"[a-z][a-z0-9_-]*")
 _REFERENCE: Final = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
+def is_engine_name(name: str) -> bool:
+    """Whether an engine may have this name."""
+    return _NAME.fullmatch(name) is not None and name not in RESERVED
+
+
 @runtime_checkable
 class Spec(Protocol):
     """The part of mesh.engines.registry.EngineSpec that the configuration uses."""
@@ -151,7 +156,7 @@ def source_of(name: str) -> Source:
     if name not in known:
         advice = f'known are {", ".join(sorted(known))}; or "module:attribute" of an engine of your own'
         raise ConfigError(f'there is no engine "{name}"; {suggest(name, known, advice)}')
-    if not _NAME.fullmatch(name) or name in RESERVED:
+    if not is_engine_name(name):
         raise known[name]._broken(
             "its name is not allowed: lower-case letters, digits, - and _, and no key of [engines]"
         )

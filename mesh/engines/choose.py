@@ -8,7 +8,7 @@ engines are closed (service.node).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from mesh.engines.capabilities import CAPABILITIES, KEY_OF, KEYS, REQUIRED, Capability, Key
 from mesh.engines.contract import Engine
@@ -103,7 +103,7 @@ class Engines:
             details={"capability": capability, "engine": name, "key": f"engines.{key}", "offered_by": able},
         )
 
-    def commits(self, capabilities: Iterable[Capability]) -> bool:
+    def commits(self, capabilities: Collection[Capability]) -> bool:
         """Whether one engine commits these together."""
         specs = {self._specs[KEY_OF[capability]].name: self._specs[KEY_OF[capability]] for capability in capabilities}
         return len(specs) == 1 and set(capabilities) <= set(next(iter(specs.values())).together)

@@ -17,23 +17,20 @@ of the project; no file of mesh is edited. See docs/engines.md, "Write an engine
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
 from mesh.clock import Clock
 from mesh.config import Settings
-from mesh.config.engines import RESERVED, Source, source_of, sources
+from mesh.config.engines import Source, is_engine_name, source_of, sources
 from mesh.config.entries import entries_of
 from mesh.engines.capabilities import CAPABILITIES, JOINABLE, Capability
 from mesh.engines.contract import Engine
 from mesh.errors import ConfigError, SetupError
 from mesh.telemetry.metrics import Recorder
-
-_NAME: Final = re.compile(r"[a-z][a-z0-9_-]*")
 
 
 class EngineContext(NamedTuple):
@@ -80,7 +77,7 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         offered = set(self.capabilities)
-        if not _NAME.fullmatch(self.name) or self.name in RESERVED:
+        if not is_engine_name(self.name):
             self._refuse("its name has lower-case letters, digits, - and _ only, and is no key of [engines]")
         if unknown := sorted(offered - set(CAPABILITIES)):
             self._refuse(f"there is no capability {unknown[0]!r}; there are {', '.join(CAPABILITIES)}")
