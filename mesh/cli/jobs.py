@@ -1,4 +1,4 @@
-"""`mesh jobs`. Owns: its options, and printing a job. Leaves to others: the jobs (the engine of tasks)."""
+"""`mesh jobs`. Owns: its options, and printing a job. Leaves to others: finding them (engines.work_view)."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def _show(id: str, wait: float | None) -> JobInfo:
     async with loop.stored() as n:
         if wait:
             with more_time("--wait"):
-                return await n.job(id).wait(wait)
+                return await n.durable.work.wait(id, wait)
         found = await n.durable.work.find(id)
         if found is None:
             raise UnknownJob(f"no job has the id {id}, or it is no longer kept")
@@ -58,7 +58,7 @@ def cancel(ids: tuple[str, ...]) -> None:
 async def _cancel(ids: tuple[str, ...]) -> None:
     async with loop.stored() as n:
         for id in ids:
-            info = await n.job(id).cancel()
+            info = await n.durable.work.cancel(id)
             if wants_json():
                 write_json({"id": info.id, "status": info.status})
             else:

@@ -1,6 +1,6 @@
 """`mesh tasks`: queues, and their dead letters.
 
-Owns: its options, and the tables. Leaves to others: the queues (the engine of tasks), one job (jobs).
+Owns: its options, and the tables. Leaves to others: the queues (engines.work_view), one job (jobs).
 """
 
 from __future__ import annotations

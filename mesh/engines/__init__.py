@@ -1,1 +1,1 @@
-"""Engines: storage of durable data behind the contracts of tasks, events, state, schedules and locks."""
+"""Engines: storage of durable data behind the contracts of leases, queues, jobs, events, state, schedules and locks."""

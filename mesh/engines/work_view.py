@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from mesh.engines.choose import Engines
 from mesh.engines.contract import Engine
-from mesh.errors import NotOffered
+from mesh.errors import NotOffered, UnknownJob
 from mesh.tasks.contract import JobInfo, QueueInfo, Status
 from mesh.tasks.engine import Jobs, Leases
 
@@ -38,14 +38,16 @@ class WorkView:
         Raises:
             NotOffered: no engine in use finds jobs by id.
         """
-        sources = [engine for engine in self._sources() if "jobs" in engine.offers]
-        if not sources:
-            self._engines.check("jobs")
-        for engine in sources:
-            found = await self._jobs(engine).find(id, timeout_s=self._timeout_s)
-            if found is not None:
-                return found
-        return None
+        found = await self._search(id)
+        return found[1] if found is not None else None
+
+    async def wait(self, id: str, wait_s: float) -> JobInfo:
+        """Wait until a job, or a delivery, is over. Raises: see Jobs.wait."""
+        return await (await self._holder(id)).wait(id, timeout_s=wait_s)
+
+    async def cancel(self, id: str) -> JobInfo:
+        """Cancel a job, or a delivery. Raises: see Jobs.cancel."""
+        return await (await self._holder(id)).cancel(id, timeout_s=self._timeout_s)
 
     async def page(self, queue: str, status: Status, *, after: str = "", limit: int = 100) -> list[JobInfo]:
         """See Jobs.page; dead letters are listed by every engine.
@@ -86,6 +88,25 @@ class WorkView:
             if any(info.name == queue for info in await self._queues(engine)):
                 return engine
         return first
+
+    async def _search(self, id: str) -> tuple[Jobs, JobInfo] | None:
+        """The jobs of the engine that knows an id, and what it knows."""
+        sources = [engine for engine in self._sources() if "jobs" in engine.offers]
+        if not sources:
+            raise self._engines.not_offered("jobs", f"job {id}")
+        for engine in sources:
+            jobs = self._jobs(engine)
+            found = await jobs.find(id, timeout_s=self._timeout_s)
+            if found is not None:
+                return jobs, found
+        return None
+
+    async def _holder(self, id: str) -> Jobs:
+        """Raises: UnknownJob: no engine knows the id."""
+        found = await self._search(id)
+        if found is None:
+            raise UnknownJob(f"no job has the id {id}, or it is no longer kept")
+        return found[0]
 
     async def _queues(self, engine: Engine) -> list[QueueInfo]:
         return await self._leases(engine).queues(timeout_s=self._timeout_s)

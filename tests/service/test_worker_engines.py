@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -12,9 +13,10 @@ import pytest
 import mesh
 from mesh.calls.declared import BadDeclaration
 from mesh.clock import LoopClock
-from mesh.errors import NotOffered
+from mesh.errors import NotOffered, UnknownJob
 from mesh.gateway import app
 from mesh.gateway.server import Gateway
+from mesh.store.service import Store
 from mesh.testing import ManualClock, Mesh, no_leaks
 from tests.partial_engines import shared_data
 
@@ -98,6 +100,46 @@ async def test_tasks_need_no_jobs_of_their_engine() -> None:
             with pytest.raises(NotOffered) as caught:
                 await job.result()
             assert (caught.value.details["capability"], caught.value.details["engine"]) == ("jobs", "onlyqueues")
+
+
+async def test_work_is_found_in_whichever_engine_has_it() -> None:
+    """Tasks in memory, events in the store: both have queues, jobs by id and dead letters."""
+    begun = asyncio.Event()
+
+    class Both(mesh.Service):
+        @mesh.on("order.*", durable=True, retries=0)
+        async def hear(self, event: mesh.Event) -> None:
+            if event.data == "slow":
+                begun.set()
+                await asyncio.Event().wait()
+            raise ValueError("no such order")
+
+        @mesh.task(retries=0)
+        async def fail(self) -> None:
+            raise ValueError("out of paper")
+
+    with tempfile.TemporaryDirectory() as directory:
+        settings = {"engines.events": "sqlite", "store.dir": f"{directory}/data"}
+        async with Mesh(Store, Both, settings=settings) as m:
+            work = m.node.durable.work
+            job = await m.defer("both.fail")
+            await m.emit("order.placed", "bad", durable=True)
+            await m.idle()
+            letters = await m.dead()
+            assert [letter.queue for letter in letters] == ["both.fail", "both.hear"]
+            for letter in letters:
+                found = await work.wait(letter.id, 5.0)
+                assert (found.id, found.status) == (letter.id, "dead")
+                assert await work.page(letter.queue, "dead") == [found]
+                assert await work.drop(letter.queue, [letter.id]) == 1
+            assert await work.find(job.id) is None
+            await m.emit("order.placed", "slow", durable=True)
+            await begun.wait()
+            [running] = await m.jobs("both.hear", "running")
+            assert (await work.cancel(running.id)).queue == "both.hear"
+            await m.idle()
+            with pytest.raises(UnknownJob):
+                await work.cancel("unknown")
 
 
 async def test_work_of_a_killed_worker_runs_in_another() -> None:
