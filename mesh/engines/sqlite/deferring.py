@@ -18,6 +18,7 @@ from mesh.engines.semantics.chains import not_made
 from mesh.engines.semantics.validation import check_tasks
 from mesh.engines.sqlite import statements
 from mesh.engines.sqlite.book import Book, Lane
+from mesh.engines.sqlite.inserting import Insert
 from mesh.engines.sqlite.status import BODY, CANCELLED, DELAYED, DONE, READY, RUNNING, WAITING
 from mesh.errors import BadRequest
 from mesh.events.log import NewEvent
@@ -26,8 +27,9 @@ from mesh.tasks.contract import DEFAULT_PRIORITY, NewTask, Ticket
 _SQL: Final = statements.named("tasks")
 _KNOWN: Final = _SQL["known"]
 _INSERT: Final = _SQL["insert"]
-_INSERT_READY: Final = _SQL["insert_ready"]
-_INSERT_LEASED: Final = _SQL["insert_leased"]
+_INSERTED: Final = Insert(_INSERT)
+_READIED: Final = Insert(_SQL["insert_ready"])
+_LEASED: Final = Insert(_SQL["insert_leased"])
 
 #: A larger body has its own row, so that a change of the job's status does not copy it.
 INLINE_BYTES: Final = 1024
@@ -342,7 +344,7 @@ class Deferring:
             self._write_plain()
             self._plain = []
         if self._rows:
-            self._book.executemany(_INSERT, self._rows)
+            _INSERTED.write(self._book.execute, self._rows)
             self._rows = []
         if self._blobs:
             self._book.executemany(_SQL["insert_blob"], self._blobs)
@@ -370,10 +372,8 @@ class Deferring:
                 ready.append(row)
             else:
                 leased.append((*row, fresh.session))
-        if ready:
-            self._book.executemany(_INSERT_READY, ready)
-        if leased:
-            self._book.executemany(_INSERT_LEASED, leased)
+        _READIED.write(self._book.execute, ready)
+        _LEASED.write(self._book.execute, leased)
 
 
 def delivery_id(event: str, lane: Lane) -> str:

@@ -15,12 +15,14 @@ from mesh.engines.semantics.validation import check_events
 from mesh.engines.sqlite import statements
 from mesh.engines.sqlite.book import Book, Lane
 from mesh.engines.sqlite.deferring import delivery_id
+from mesh.engines.sqlite.inserting import Insert
 from mesh.engines.sqlite.status import PROOF_S
 from mesh.engines.sqlite.subscriptions import Subscriptions
 from mesh.events.log import LoggedEvent, NewEvent
 from mesh.events.topics import Matcher
 
 _SQL: Final = statements.named("log")
+_APPEND: Final = Insert(_SQL["insert"])
 
 #: Deliveries that one step of retention looks up: one for each event and subscription.
 _LOOK_UPS: Final = 2000
@@ -53,7 +55,7 @@ class Log:
     def flush(self) -> None:
         """Write pending rows."""
         if self._rows:
-            self._book.executemany(_SQL["insert"], self._rows)
+            _APPEND.write(self._book.execute, self._rows)
             self._rows = []
 
     # --- appending --------------------------------------------------------------------------------------------
