@@ -6,6 +6,9 @@ With one request at a time, the engine is idle while the callers receive their a
 while it works. With two alternating halves neither waits; but the fixed cost of a request is then paid twice: above all
 waiting for the disk, and processor time where that is scarce. With 64 callers, halves had between 0.6 and 1.5 times the
 throughput, depending on the machine and its load. So both are tried, and the better one is kept for a while.
+
+They are compared by the median time of a round. Every 60 ms or so the store copies its log into the database, which
+takes as long as several rounds. A mean over a few rounds depends mostly on whether it contains such a pause.
 """
 
 from __future__ import annotations
@@ -14,8 +17,8 @@ from typing import Final
 
 #: From so many items on halves may be worth it: a request is as much work for the store as 25 tasks in it.
 CROWD: Final = 48
-#: A measurement is over when each caller has sent so many times: some 50 ms, so one slow commit has little weight.
-TURNS: Final = 24
+#: Rounds of one measurement; in a round each caller sends once. Some 20 ms with 64 callers.
+ROUNDS: Final = 15
 #: So many measurements with the better mode, then one with the other: a twentieth of the time.
 KEEP: Final = 20
 #: A longer pause was not caused by the engine: a measurement that contains one is discarded. Where requests themselves
@@ -33,7 +36,7 @@ class Pace:
         joining: the next request waits until no request is running.
     """
 
-    __slots__ = ("_begun_at", "_items", "_kept", "_last_at", "_rates", "halves", "joining")
+    __slots__ = ("_begun_at", "_items", "_kept", "_last_at", "_rates", "_rounds", "halves", "joining")
 
     def __init__(self) -> None:
         self.halves = False
@@ -41,9 +44,12 @@ class Pace:
         # Items per second with whole requests and with halves; 0 before the first measurement.
         self._rates = [0.0, 0.0]
         self._kept = 0
+        # The present round: when it began (0 between two measurements), and its items so far.
         self._begun_at = 0.0
-        self._last_at = 0.0
         self._items = 0
+        # Seconds per item of the finished rounds of this measurement.
+        self._rounds: list[float] = []
+        self._last_at = 0.0
 
     def share(self, count: int, under_way: int, now: float) -> int:
         """How many of `count` waiting items to send now; the others follow at once in a request of their own.
@@ -54,11 +60,11 @@ class Pace:
         crowd = count + under_way
         paused, self._last_at = now - self._last_at > PAUSE_S, now
         if paused:
-            self._begun_at = 0.0
+            self._start_over()
             self.halves = self.joining = False
         if crowd < CROWD:
             self.joining = False
-            self._begun_at = 0.0
+            self._start_over()
             return count
         if not under_way:
             self.joining = False
@@ -67,14 +73,24 @@ class Pace:
         if not self._begun_at:
             self._begun_at = now
             self._items = 0
-        elif self._items >= TURNS * crowd and now > self._begun_at:
-            self._measured(self._items / (now - self._begun_at), under_way)
+        elif self._items >= crowd and now > self._begun_at:
+            self._rounds.append((now - self._begun_at) / self._items)
+            self._begun_at = now
+            self._items = 0
+            if len(self._rounds) >= ROUNDS:
+                self._measured(under_way)
         self._items += count
         return min(count, (crowd + 1) // 2) if self.halves else count
 
-    def _measured(self, rate: float, under_way: int) -> None:
+    def _start_over(self) -> None:
+        """Discard the present measurement."""
+        self._begun_at = 0.0
+        self._rounds.clear()
+
+    def _measured(self, under_way: int) -> None:
         """Choose the mode for the next measurement."""
         rates = self._rates
+        rate = 1 / sorted(self._rounds)[ROUNDS // 2]
         known = rates[self.halves]
         rates[self.halves] = rate if not known else known + NEWEST * (rate - known)
         self._kept += 1
@@ -85,4 +101,4 @@ class Pace:
             # The first measurement after a long time decides alone: conditions may have changed.
             self._kept = 0
         # The request that is sent now still belongs to the transition: do not measure it.
-        self._begun_at = 0.0
+        self._start_over()

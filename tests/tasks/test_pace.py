@@ -45,6 +45,23 @@ def test_the_better_one_is_found_and_kept(half_s: float, better: bool) -> None:
     assert seen[better] > 4 * seen[not better] > 0
 
 
+@pytest.mark.parametrize(("half_s", "better"), [(0.0009, True), (0.0011, False)])
+def test_a_regular_pause_decides_nothing(half_s: float, better: bool) -> None:
+    """The store copies its log every so many transactions: as long as eight rounds, and the same work in both modes."""
+    pace, at, sent = Pace(), 1.0, 0
+    seen: Counter[bool] = Counter()
+    for step in range(30_000):
+        if step > 1000:
+            seen[pace.halves] += 1
+        count = 32 if pace.halves else 64
+        at += half_s if pace.halves else 0.002
+        if (sent + count) // 5000 > sent // 5000:
+            at += 0.016
+        sent += count
+        pace.share(count, 64 - count, at)
+    assert seen[better] > 4 * seen[not better] > 0
+
+
 def test_few_go_together() -> None:
     """A request costs as much as what is in it."""
     assert play(Pace(), CROWD - 1, 0.001, 0.0001, 1000) == {False: 1000}
