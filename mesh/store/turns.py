@@ -182,9 +182,11 @@ class Turns:
         now = self._now()
         wall = self._clock.wall()
         by_itself = now >= self._pause_until_at
-        due = [chore for chore in self._chores if _is_due(chore, now, wall)] if by_itself else []
-        claim = self._dispatch.next(now) if by_itself and not self._backlog and not due else None
-        if self._backlog or due or claim is not None:
+        # A transaction for callers' requests does the store's own work as well: no need to know whether there is any.
+        if self._backlog or (
+            by_itself
+            and (any(_is_due(chore, now, wall) for chore in self._chores) or self._dispatch.next(now) is not None)
+        ):
             self._turn(now, wall, by_itself)
             self._rest_at = now + REST_S
         elif self._rest_at and now >= self._rest_at:

@@ -123,6 +123,25 @@ def test_nothing_is_confirmed_after_it(bench: Bench, harm: str, inside: bool) ->
         assert found.stdout.split()[:2] == ["ok", "before"]
 
 
+@pytest.mark.parametrize("cut", [1500, 4100])
+def test_a_cut_log_is_noticed_when_its_last_frame_ends_in_zeros(bench: Bench, cut: int) -> None:
+    """Writing behind the end of a cut file leaves zeros, so zeros at the end of a frame do not show that it is there."""
+    core = bench.core
+    # Until the highest page, which is the last of a transaction, is one that begins with such a body.
+    for number in range(10):
+        with core.turn(WALL) as turn:
+            turn.apply([Unit(f"u{number}", tasks=[NewTask(f"t{number}", "orders.charge", bytes(900))])])
+    log = core.path.with_name("mesh.db-wal")
+    guard = core._rooms.book.guard
+    assert guard is not None
+    assert not any(log.read_bytes()[: 32 + guard.frames * 4120][-64:])
+    with pytest.raises(Damaged) as caught, core.turn(WALL) as turn:
+        turn.apply([Unit("uafter", tasks=[NewTask("after", "orders.charge", b"x" * 900)])])
+        truncate(log, 32 + guard.frames * 4120 - cut)
+    assert caught.value.doubtful
+    assert caught.value.details["path"] == str(log)
+
+
 @pytest.mark.parametrize("name", ["mesh.db-wal", "mesh.db-shm"])
 def test_a_file_that_is_replaced_is_noticed_also_when_the_directorys_time_is_set_back(bench: Bench, name: str) -> None:
     """As `rsync -a` and `tar` do: they replace the files, and then the directory has its old modification time."""

@@ -36,6 +36,8 @@ from mesh.engines.sqlite.log_watch import LogWatch
 #: Bytes of the log's header, and of the header of a frame; a frame is its header and one page.
 _LOG_HEAD: Final = 32
 _FRAME_HEAD: Final = 24
+#: So many bytes of the end of a frame are remembered; see `Guard._trace`.
+_TAIL: Final = 64
 #: The header of the index; see `Index`. https://sqlite.org/walformat.html, "The WAL-Index File Format".
 _INDEX: Final = struct.Struct("=8xI4xII8x8s")
 _BACKFILLED_AT: Final = 96
@@ -122,7 +124,7 @@ class Guard:
         self._raw = b""
         self._known = self._read_index()
         self.frames = self._known.frames
-        self._last = self._frame(self.frames)
+        self._last = self._trace(self.frames)
 
     # --- a transaction ------------------------------------------------------------------------------------------
 
@@ -167,12 +169,12 @@ class Guard:
             self._known = known
             self.frames = frames = known.frames
             if frames:
-                last = self._frame(frames)
-                if size < _LOG_HEAD + frames * self._frame_bytes or last[8:16] != known.salts:
+                if size < self._start_of(frames + 1) or self._salts(frames) != known.salts:
                     raise self._log_changed()
-                if known.salts == before.salts and self._frame(before.frames) != self._last:
+                at, trace = self._last
+                if known.salts == before.salts and os.pread(self._log, len(trace), at) != trace:
                     raise self._log_changed()
-                self._last = last
+                self._last = self._trace(frames)
         elif size and os.lseek(self._log, 0, os.SEEK_HOLE) < size:
             raise self._log_changed()
         self._look_at_names()
@@ -193,7 +195,7 @@ class Guard:
         if self._index >= 0:
             self._known = known = self._read_index()
             self.frames = known.frames
-            self._last = self._frame(known.frames)
+            self._last = self._trace(known.frames)
             (filled,) = struct.unpack("=I", os.pread(self._index, 4, _BACKFILLED_AT))
             if filled >= known.frames and self._stamp(self._path)[2] < known.pages * self._page_bytes:
                 raise self._database_changed()
@@ -291,11 +293,26 @@ class Guard:
         head = self._raw = self._head()
         return Index._make(_INDEX.unpack(head)) if len(head) == _INDEX.size else _NO_INDEX
 
-    def _frame(self, number: int) -> bytes:
-        """A frame of the log, counted from 1, with its header and its page; b"" for none."""
-        if not number:
-            return b""
-        return os.pread(self._log, self._frame_bytes, _LOG_HEAD + (number - 1) * self._frame_bytes)
+    def _start_of(self, frame: int) -> int:
+        """Where a frame of the log begins, counted from 1."""
+        return _LOG_HEAD + (frame - 1) * self._frame_bytes
+
+    def _salts(self, frame: int) -> bytes:
+        return os.pread(self._log, 8, self._start_of(frame) + 8)
+
+    def _trace(self, frame: int) -> tuple[int, bytes]:
+        """(position, bytes) that no longer match when the log is truncated within or before this frame and then written
+        to behind its end: the end of the frame is zeros then. (0, b"") for no frame.
+
+        A page is filled from its end, so the last bytes are rarely zeros already; then it is the whole frame.
+        """
+        if not frame:
+            return 0, b""
+        start = self._start_of(frame)
+        at = start + self._frame_bytes - _TAIL
+        tail = os.pread(self._log, _TAIL, at)
+        # Zeros at the very end may be cut off: writing behind the end puts them back.
+        return (at, tail) if tail.count(0) < _TAIL else (start, os.pread(self._log, self._frame_bytes, start))
 
     # --- errors -------------------------------------------------------------------------------------------------
 
