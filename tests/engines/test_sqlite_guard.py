@@ -125,7 +125,7 @@ def test_nothing_is_confirmed_after_it(bench: Bench, harm: str, inside: bool) ->
 
 @pytest.mark.parametrize("cut", [1500, 4100])
 def test_a_cut_log_is_noticed_when_its_last_frame_ends_in_zeros(bench: Bench, cut: int) -> None:
-    """Writing behind the end of a cut file leaves zeros, so zeros at the end of a frame do not show that it is there."""
+    """Writing behind the end of a cut file leaves zeros, so a frame that ends in zeros is compared as a whole."""
     core = bench.core
     # Until the highest page, which is the last of a transaction, is one that begins with such a body.
     for number in range(10):
@@ -135,7 +135,7 @@ def test_a_cut_log_is_noticed_when_its_last_frame_ends_in_zeros(bench: Bench, cu
     guard = core._rooms.book.guard
     assert guard is not None
     assert not any(log.read_bytes()[: 32 + guard.frames * 4120][-64:])
-    with pytest.raises(Damaged) as caught, core.turn(WALL) as turn:
+    with pytest.raises(Damaged) as caught, core.turn(WALL) as turn:  # noqa: PT012
         turn.apply([Unit("uafter", tasks=[NewTask("after", "orders.charge", b"x" * 900)])])
         truncate(log, 32 + guard.frames * 4120 - cut)
     assert caught.value.doubtful

@@ -114,7 +114,7 @@ class StoreLeases:
 
     async def acknowledge(self, settlements: Sequence[Settlement], *, timeout_s: float) -> None:
         if settlements:
-            await self._commit(Unit(ids.job_id(), settle=settlements), timeout_s)
+            await self._commit(Unit(ids.job_id(), settle=settlements), timeout_s, gathered=True)
 
     async def queues(self, *, timeout_s: float) -> list[QueueInfo]:
         queues: list[QueueInfo] = await self._ask("queues", timeout_s=timeout_s, read=_queues)

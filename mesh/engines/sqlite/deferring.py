@@ -206,10 +206,18 @@ class Deferring:
             or task.waits
             or len(task.body) > INLINE_BYTES
         ):
-            fresh = Fresh(self._number(), None, task)
+            # As `_number`, `_ready` and `_count` do: nearly all tasks are plain, and come by the hundred.
+            book.seq += 1
+            fresh = Fresh(book.seq, None, task)
             self._plain.append((lane, fresh))
-            self._ready(lane, fresh)
-            self._count(lane, READY, 0)
+            waiting = self.fresh.get(lane)
+            if waiting is None:
+                self._ready(lane, fresh)
+                book.woken.add(lane.name)
+                book.touch(lane)
+            else:
+                waiting.append(fresh)
+            lane.counts[READY] += 1
             return
         seq = seqs.get(task.id) or self._number()
         feeds = None

@@ -81,6 +81,8 @@ class Log:
         """Append the new events; return the offsets of all."""
         book = self._book
         offsets: list[int] = []
+        topic: str | None = None
+        lanes: Sequence[Lane] = ()
         for event in events:
             offset = self._known.get(event.id)
             if offset is None:
@@ -103,7 +105,11 @@ class Log:
                         _pack(event.meta) if event.meta else None,
                     )
                 )
-                self._subscriptions.offer(offset, event)
+                if event.topic != topic:
+                    topic = event.topic
+                    lanes = book.subscriptions.match(topic)
+                if lanes:
+                    self._subscriptions.offer(lanes, offset, event)
             offsets.append(offset)
         return offsets
 

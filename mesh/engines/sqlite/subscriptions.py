@@ -7,7 +7,7 @@ Leaves to others: the log itself (log), the rows of deliveries (deferring), thei
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -98,9 +98,9 @@ class Subscriptions:
 
     # --- new events -------------------------------------------------------------------------------------------
 
-    def offer(self, offset: int, event: NewEvent) -> None:
-        """Deliver an appended event to the matching subscriptions that have all earlier events."""
-        for lane in self._book.subscriptions.match(event.topic):
+    def offer(self, lanes: Sequence[Lane], offset: int, event: NewEvent) -> None:
+        """Deliver an appended event to those of the matching subscriptions that have all earlier events."""
+        for lane in lanes:
             if not lane.level:
                 continue
             self._book.touch(lane)
