@@ -16,13 +16,14 @@ import msgspec
 from mesh import ids
 from mesh.calls.answers import decode_any
 from mesh.calls.checks import check_meta
-from mesh.calls.context import carrying
+from mesh.calls.context import CURRENT, carrying
 from mesh.calls.signature import encode_arguments
 from mesh.errors import BadArguments, TooLarge
 from mesh.protocol.messages import JSON, MSGPACK
 from mesh.tasks.contract import DEFAULT_PRIORITY, PRIORITIES, NewTask
 from mesh.tasks.job import Decode, Job
 from mesh.tasks.options import Duration, due_at, span
+from mesh.telemetry.traces import current as TRACE
 from mesh.telemetry.traces import in_force
 
 #: Maximum length of a `key` and of an `order`, in characters.
@@ -92,7 +93,9 @@ def arguments(target: Target, args: tuple[Any, ...], kwargs: dict[str, Any], max
         BadArguments: the arguments cannot be encoded, or do not match the task's signature.
         TooLarge: they are longer than `max_bytes`.
     """
-    body = check_size(target, encode_arguments(args, kwargs, target.queue), max_bytes)
+    body = encode_arguments(args, kwargs, target.queue)
+    if len(body) > max_bytes:
+        check_size(target, body, max_bytes)
     if target.check is not None:
         target.check(body, MSGPACK)
     return body
@@ -127,6 +130,11 @@ def new_task(target: Target, body: bytes, options: Options, now: float) -> NewTa
         BadArguments: an option is invalid; the message names it.
     """
     if options is NO_OPTIONS:
+        if CURRENT.get() is None:
+            # Outside of handlers, without the calls that would look for a trace and for propagated values.
+            return NewTask(
+                ids.job_id(), target.queue, body, priority=target.priority, keep_s=target.keep_s, trace=TRACE.get()
+            )
         return NewTask(
             ids.job_id(),
             target.queue,

@@ -86,6 +86,22 @@ def test_bodies_and_answers_of_any_size(bench: Bench, size: int, at_once: bool) 
     assert [rows(bench, table) for table in ("tasks", "blobs", "failures", "priors")] == [0, 0, 0, 0]
 
 
+@pytest.mark.parametrize("keep_s", [60.0, 0.0])
+def test_each_job_gets_its_own_answer_when_many_end_at_once(bench: Bench, keep_s: float) -> None:
+    """Those with equal answers end by one statement: it changes these rows and no others."""
+    ids = bench.defer(*(bench.task(keep_s=keep_s) for _ in range(100)))
+    leases = bench.claim(90)
+    answers = [b"\xc0", b"\xc3", b"", b"r" * 2000]
+    given = {lease.id: answers[at % 4] if at % 2 else bytes([at]) for at, lease in enumerate(leases[:80])}
+    bench.commit(settle=[bench.word(lease, result=given[lease.id]) for lease in leases[:80]])
+    expected = {**{id: ("done", given[id]) for id in ids[:80]}, **dict.fromkeys(ids[80:90], ("running", b""))}
+    for id in ids:
+        info = bench.core.job(id, bench.wall, forgotten=True)
+        assert info is not None
+        assert (info.status, info.result) == expected.get(id, ("ready", b""))
+    bench.sound()
+
+
 def test_everything_that_was_deferred_is_leased(bench: Bench) -> None:
     """Whether the task is a plain one or has something special, from the file and before."""
     special = {"trace": "00-1-2-01", "meta": {"a": "b"}, "timeout_s": 2.5, "key": "k", "keep_s": 7.0}

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+import msgspec
+
 from mesh.engines.semantics.acknowledgements import given_up
 from mesh.engines.sqlite import statements
 from mesh.engines.sqlite.book import Book, Job
@@ -33,8 +35,13 @@ from mesh.engines.sqlite.status import (
 from mesh.tasks.contract import Reason
 
 _SQL: Final = statements.named("tasks")
-_DONE: Final = _SQL["done"]
-_DONE_UNKEPT: Final = _SQL["done_unkept"]
+#: For one job, and for many that end alike.
+_DONE: Final = (_SQL["done"], _SQL["done_alike"])
+_DONE_UNKEPT: Final = (_SQL["done_unkept"], _SQL["done_unkept_alike"])
+
+#: From so many jobs on that end alike (in one transaction, with equal answers) one statement ends them all. It takes
+#: 1.4 microseconds for each job instead of 2.2; most tasks answer with nothing.
+ALIKE: Final = 4
 
 #: Maximum number of stored characters, so that failures do not fill the disk.
 MOST_ERROR: Final = 4000
@@ -50,22 +57,34 @@ class Ending:
     def __init__(self, book: Book, deferring: Deferring) -> None:
         self._book: Final = book
         self._deferring: Final = deferring
-        self._done: list[tuple[Any, ...]] = []
-        self._unkept: list[tuple[Any, ...]] = []
+        # The new values of the columns -> the seq of each job that gets them.
+        self._done: dict[tuple[Any, ...], list[int]] = {}
+        self._unkept: dict[tuple[Any, ...], list[int]] = {}
 
     def begin(self) -> None:
         """Begin a transaction."""
-        self._done = []
-        self._unkept = []
+        self._done = {}
+        self._unkept = {}
 
     def flush(self) -> None:
         """Write pending rows."""
         if self._done:
-            self._book.executemany(_DONE, self._done)
-            self._done = []
+            self._write(_DONE, self._done)
+            self._done = {}
         if self._unkept:
-            self._book.executemany(_DONE_UNKEPT, self._unkept)
-            self._unkept = []
+            self._write(_DONE_UNKEPT, self._unkept)
+            self._unkept = {}
+
+    def _write(self, statements: tuple[str, str], ended: dict[tuple[Any, ...], list[int]]) -> None:
+        one, many = statements
+        rows: list[tuple[Any, ...]] = []
+        for values, seqs in ended.items():
+            if len(seqs) >= ALIKE:
+                self._book.execute(many, (*values, msgspec.json.encode(seqs).decode()))
+            else:
+                rows += [(*values, seq) for seq in seqs]
+        if rows:
+            self._book.executemany(one, rows)
 
     # --- an attempt is over -----------------------------------------------------------------------------------
 
@@ -85,11 +104,11 @@ class Ending:
         if job.keep_s > 0:
             ends_at = book.wall + job.keep_s
             book.moved(lane, RUNNING, DONE)
-            self._done.append((DONE, ends_at, extra, kept, job.seq))
+            self._done.setdefault((DONE, ends_at, extra, kept), []).append(job.seq)
         else:
             ends_at = book.wall + PROOF_S
             book.moved(lane, RUNNING, FORGOTTEN)
-            self._unkept.append((ends_at, extra, kept, job.seq))
+            self._unkept.setdefault((ends_at, extra, kept), []).append(job.seq)
         if ends_at < lane.ends_at:
             lane.ends_at = ends_at
         lane.done += 1

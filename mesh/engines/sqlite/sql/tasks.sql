@@ -81,10 +81,19 @@ SELECT attempt, verdict, status FROM tasks WHERE id = ?
 -- name: done
 UPDATE tasks SET status = ?, sort = ?, extra = ?, result = ?, owner = NULL, verdict = 1, asked = 0 WHERE seq = ?
 
+-- The same for many that end alike.
+-- name: done_alike
+UPDATE tasks SET status = ?, sort = ?, extra = ?, result = ?, owner = NULL, verdict = 1, asked = 0
+WHERE seq IN (SELECT value FROM json_each(?))
+
 -- What is not kept gives its key back at once.
 -- name: done_unkept
 UPDATE tasks SET status = 7, sort = ?, extra = ?, result = ?, owner = NULL, verdict = 1, asked = 0, key = NULL
 WHERE seq = ?
+
+-- name: done_unkept_alike
+UPDATE tasks SET status = 7, sort = ?, extra = ?, result = ?, owner = NULL, verdict = 1, asked = 0, key = NULL
+WHERE seq IN (SELECT value FROM json_each(?))
 
 -- name: again
 UPDATE tasks SET status = ?, sort = ?, tries = ?, lost = ?, due_at = ?, extra = ?, owner = NULL, verdict = ?
