@@ -159,10 +159,14 @@ class Deferring:
                 other = self._first(book.lane(task.queue), task)
                 if other is not None:
                     first[task.id] = Ticket(other, False)
-        unmade = not_made(tasks, first) if first else ()
-        tickets: list[Ticket] = []
         # The seq of waiting tasks: assigned with the first task that feeds them, because its row refers to it.
         seqs: dict[str, int] = {}
+        if not first:
+            for task in tasks:
+                self._make(task, seqs)
+            return [Ticket(task.id) for task in tasks]
+        unmade = not_made(tasks, first)
+        tickets: list[Ticket] = []
         for task in tasks:
             ticket = first.get(task.id)
             if ticket is None:

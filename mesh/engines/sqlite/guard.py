@@ -4,7 +4,7 @@ Owns: the expected state of the files from one commit to the next, and the error
 Leaves to others: when to check (turn), stopping the store (mesh.store), SQLite's own errors (disk).
 
 SQLite keeps writing to its open files even after they were removed: a commit succeeds, but its data is missing at the
-next start. So each transaction checks, in some 25 microseconds:
+next start. So each transaction checks, in some 20 microseconds:
 
 =====================  =================================================================================
 database, log, index   the path still leads to the open file (device and inode)
