@@ -81,6 +81,16 @@ def test_an_event_is_delivered_in_the_turn_that_appends_it(bench: Bench) -> None
     bench.sound()
 
 
+@pytest.mark.parametrize("sizes", [[10] * 70, [10] * 70 + [20_000, 10, 300_000]])
+def test_events_of_any_size_are_kept_in_order(bench: Bench, sizes: list[int]) -> None:
+    """Small ones share statements, large ones do not; the log shows no difference."""
+    events = [bench.event(body=b"b" * size) for size in sizes]
+    bench.commit(events=events)
+    found, _ = bench.core.read("#", limit=1000)
+    assert [logged.event for logged in found] == events
+    bench.sound()
+
+
 @pytest.mark.usefixtures("small")
 def test_a_backlog_is_no_row_for_each_event(bench: Bench) -> None:
     """Deliveries are made while few are ready; all of them come, in order, and once."""

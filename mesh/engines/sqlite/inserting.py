@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any, Final
 
-#: Rows of one statement. Three quarters of what 64 rows save come with 8, and any number of rows is a sum of few.
+#: Rows of one statement. 8 rows save two thirds of what 32 save; any number of rows is a sum of few of these.
 SIZES: Final = (64, 16, 4, 1)
 
 _PARAMETER: Final = re.compile(r"\?(\d*)")

@@ -22,7 +22,11 @@ from mesh.events.log import LoggedEvent, NewEvent
 from mesh.events.topics import Matcher
 
 _SQL: Final = statements.named("log")
-_APPEND: Final = Insert(_SQL["insert"])
+_INSERT: Final = _SQL["insert"]
+_INSERTED: Final = Insert(_INSERT)
+
+#: A statement for many rows holds a copy of all their values: not for bodies that are larger than this.
+_SMALL_BYTES: Final = 16 * 1024
 
 #: Deliveries that one step of retention looks up: one for each event and subscription.
 _LOOK_UPS: Final = 2000
@@ -41,6 +45,8 @@ class Log:
         self._retention_s: Final = max(retention_s, PROOF_S)
         self._known: dict[str, int] = {}
         self._rows: list[tuple[Any, ...]] = []
+        # One of the rows has a large body.
+        self._large = False
         # The greatest id of all events; None before it is first read.
         self._last_id: str | None = None
         # Where and when the next step of retention starts: it pauses when only events kept for a delivery are left.
@@ -51,12 +57,17 @@ class Log:
         """Begin a transaction."""
         self._known = {}
         self._rows = []
+        self._large = False
 
     def flush(self) -> None:
         """Write pending rows."""
         if self._rows:
-            _APPEND.write(self._book.execute, self._rows)
+            if self._large:
+                self._book.executemany(_INSERT, self._rows)
+            else:
+                _INSERTED.write(self._book.execute, self._rows)
             self._rows = []
+            self._large = False
 
     # --- appending --------------------------------------------------------------------------------------------
 
@@ -105,6 +116,8 @@ class Log:
                         _pack(event.meta) if event.meta else None,
                     )
                 )
+                if len(event.body) > _SMALL_BYTES:
+                    self._large = True
                 if event.topic != topic:
                     topic = event.topic
                     lanes = book.subscriptions.match(topic)
