@@ -107,7 +107,7 @@ def read_headers(headers: Headers) -> Fields:
     """
     found: list[tuple[str, str]] = []
     for name, value in headers.items():
-        for each in (value,) if isinstance(value, str) else tuple(value):
+        for each in value if isinstance(value, list | tuple) else (value,):
             check_field(name, each)
             found.append((name, each))
     check_size(found)

@@ -16,8 +16,28 @@ ROOT = Path(mesh.__file__).parents[1]
 
 CODE = """
 from typing import Any
+from collections.abc import Mapping
+from typing import Annotated
 import mesh
-from mesh import step
+from mesh import http, step
+
+class Till(mesh.Service):
+    @http.post("/x", status=201, responses={409: "Closed."})
+    async def x(
+        self, tenant: Annotated[str, http.Header("X-T")], s: Annotated[str, http.Cookie] = ""
+    ) -> http.Response[str]:
+        await self.call("till.y", tenant.upper())
+        if s:
+            return http.Response(1)  # E
+        return http.Response("a", status=201, headers={"X-A": ["1"]}, cookies=[http.SetCookie(name="a")])
+
+    @http.get("/y")
+    async def y(self) -> int | http.Response[int]:
+        return http.Response(3) if mesh.current() else 3
+
+    @http.get("/z")
+    async def z(self) -> http.Response[None]:
+        return http.redirect("/y", status=303)
 
 class Orders(mesh.Service):
     @mesh.task

@@ -92,7 +92,7 @@ class Mounts:
                 raise BadMount(
                     f'gateway.mounts: "{origin}" has the prefix {mount.prefix}, and {other.prefix} belongs to '
                     f"{'the gateway itself' if other.origin == OWN else other.origin}; choose another prefix",
-                    details={"prefix": mount.prefix, "other": other.prefix, "origin": other.origin},
+                    details={"prefix": mount.prefix, "other": other.prefix, "origin": origin},
                 )
         self._check_openapi(mount, origin)
         self._insert(Mounted(mount, origin, serve_foreign(self._front, mount)))
