@@ -7,6 +7,7 @@ Leaves to others: writing it (reply), errors (problems), streams (sse).
 from __future__ import annotations
 
 from base64 import b64encode
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
@@ -37,16 +38,18 @@ def to_reply(answer: Answer, status: int = 200, produces: str = "", *, msgpack: 
     Raises:
         BadReply: the worker's body does not have the declared encoding.
     """
-    if answer.meta:
-        return _with_head(answer, status, produces, msgpack=msgpack)
+    meta = answer.meta
+    if meta:
+        return _with_head(answer, meta, status, produces, msgpack=msgpack)
+    if answer.encoding == JSON and not produces and not msgpack:
+        return Reply(answer.body, JSON_TYPE, status)
     return _to_reply(answer, status, produces, msgpack=msgpack)
 
 
-def _with_head(answer: Answer, status: int, produces: str, *, msgpack: bool) -> Reply:
+def _with_head(answer: Answer, meta: Mapping[str, str], status: int, produces: str, *, msgpack: bool) -> Reply:
     """The HTTP answer for an answer whose handler has set status, header fields or cookies."""
-    assert answer.meta is not None
     try:
-        head = from_meta(answer.meta)
+        head = from_meta(meta)
     except ValueError as exc:
         raise BadReply(f"the worker's answer has a head that is not allowed: {exc}") from exc
     status = head.status or status

@@ -205,6 +205,7 @@ class RpcBinding:
     """Converts a `POST /rpc/{service}/{method}` to a call."""
 
     __slots__ = ("_bytes", "_elsewhere", "_only", "_query")
+    reads_body = True
 
     def __init__(self, method: MethodRecord) -> None:
         self._elsewhere = Fields(method)

@@ -17,7 +17,7 @@ from multidict import istr
 
 from mesh.errors import BadArguments, Draining, MeshError
 from mesh.gateway.answers import to_reply
-from mesh.gateway.binding import Binding, Call, relocate
+from mesh.gateway.binding import Binding, Call, RpcBinding, relocate
 from mesh.gateway.catalog import Target
 from mesh.gateway.headers import read_timeout
 from mesh.gateway.media import kind_of, stream_form, wants_msgpack
@@ -58,13 +58,18 @@ class Calls:
         if stats is None:
             stats = self._stats[to.target] = self._node.recorder.method("http", to.service, to.name)
         code = "cancelled"
+        binding = to.binding
         request.target = to.target
         stats.begin()
         try:
             headers = request.raw.headers
             told = headers.get(TIMEOUT)
             timeout = read_timeout(told) if told is not None else to.method.timeout_s
-            body, encoding = await self._bind(request, to, values, timeout)
+            if isinstance(binding, Binding) and not binding.reads_body and not request.query_string:
+                # Nearly all requests: no coroutine for them.
+                body, encoding = binding.bind(values or [], "", headers=headers)
+            else:
+                body, encoding = await self._bind(request, binding, values, timeout)
             msgpack = wants_msgpack(headers.get(hdrs.ACCEPT))
             if to.method.stream:
                 reply, code = await self._stream(request, to, body, encoding, timeout)
@@ -84,7 +89,7 @@ class Calls:
             return answered
         except MeshError as exc:
             code = exc.code
-            relocate(exc, to.binding)
+            relocate(exc, binding)
             raise
         except Exception:
             code = Unforeseen.code
@@ -94,16 +99,12 @@ class Calls:
             stats.end(seconds, code)
 
     async def _bind(
-        self, request: Request, to: Route | Target, values: list[str] | None, timeout: float | None
+        self, request: Request, binding: Binding | RpcBinding, values: list[str] | None, timeout: float | None
     ) -> Call:
-        binding = to.binding
+        body = b""
+        if binding.reads_body:
+            body = await self._front.bodies.read(request, timeout if timeout is not None else self._timeout_s)
         query = request.query_string
-        if isinstance(binding, Binding):
-            if not binding.reads_body and not query:
-                return binding.bind(values or [], query, headers=request.raw.headers)
-            body = await self._body(request, timeout) if binding.reads_body else b""
-        else:
-            body = await self._body(request, timeout)
         headers = request.raw.headers
         kind = kind_of(headers.get(hdrs.CONTENT_TYPE))
         try:
@@ -112,9 +113,6 @@ class Calls:
             return binding.bind(query, body, kind, headers)
         except RecursionError:
             raise BadArguments("the arguments are nested too deeply to be read", details={"path": "$"}) from None
-
-    async def _body(self, request: Request, timeout: float | None) -> bytes:
-        return await self._front.bodies.read(request, timeout if timeout is not None else self._timeout_s)
 
     async def _stream(
         self, request: Request, to: Route | Target, body: bytes, encoding: int, timeout: float | None

@@ -8,7 +8,7 @@ Leaves to others: answering (mounts), sockets and signals (app), HTTP itself (ai
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, Final, cast
 
@@ -17,7 +17,7 @@ from aiohttp.http import HttpVersion10, HttpVersion11
 from multidict import istr
 
 from mesh.calls.context import CURRENT, CallContext, PlainContext
-from mesh.calls.interceptors import Proceed, compose
+from mesh.calls.interceptors import Hook, Proceed, compose
 from mesh.calls.propagation import BAGGAGE, TRACESTATE, take
 from mesh.config import Settings
 from mesh.errors import MeshError, SetupError, TooLarge
@@ -87,12 +87,15 @@ class Gateway:
         self._slow_s = self.log.slow_s
         self._logs_every = self.log.every
         self._now = node.clock.now
-        hooks = node.interceptors.hooks("http")
-        #: The HTTP interceptors around the mounts; None when there are none.
-        self._chain: Proceed[Request] | None = compose(hooks, self._serve) if hooks else None
         self.mounts = front.mounts = Mounts(front)
         for each in load(settings) if mounts is None else mounts:
             self.mounts.add(each.mount, each.origin)
+        hooks = node.interceptors.hooks("http")
+        #: Whether HTTP interceptors wrap the mounts.
+        self._wrapped = bool(hooks)
+        #: Answers a request that has passed the checks, inside of the HTTP interceptors. Every request of every mount
+        #: goes through it. (Not a method, so that it costs nothing without interceptors.)
+        self._answer: Callable[[Request], Awaitable[Answer]] = _checked(compose(hooks, self.mounts.serve), hooks)
         node.agent.on_change(self.catalog.on_change)
         node.recorder.gauge(
             "http_connections_busy", lambda: len(self.connections.busy), "Connections with a request in hand."
@@ -134,7 +137,7 @@ class Gateway:
             told = headers.get(_TRACEPARENT)
             trace = request.trace = (accept_trace(told) if told is not None else "") or new_trace()
             current_trace.set(trace)
-            if self._chain is not None or _TRACESTATE in headers or _BAGGAGE in headers:
+            if self._wrapped or _TRACESTATE in headers or _BAGGAGE in headers:
                 CURRENT.set(_context(raw, trace, told is not None))
             # The only place that decides which header lines every answer has.
             lines = b"traceparent: %b\r\n" % trace.encode()
@@ -181,22 +184,6 @@ class Gateway:
             reply.keep_alive = False
         return cast("Reply | StreamReply", reply)
 
-    def _answer(self, request: Request) -> Awaitable[Answer]:
-        """Answer a request that has passed the checks. Every request of every mount comes through here.
-
-        (Not a coroutine: without interceptors it costs no more than the call of the mount.)
-        """
-        return self.mounts.serve(request) if self._chain is None else self._intercepted(self._chain, request)
-
-    async def _intercepted(self, chain: Proceed[Request], request: Request) -> Answer:
-        answer = await chain(request)
-        if not isinstance(answer, Reply | StreamReply):
-            raise SetupError(f"an HTTP interceptor returned {type(answer).__name__}; return a mesh.gateway Reply")
-        return answer
-
-    async def _serve(self, request: Request) -> Answer:
-        return await self.mounts.serve(request)
-
     def _check(self, raw: RawRequest) -> None:
         """Reject requests with another version of HTTP, for another host, or from a page of another site."""
         version = raw.version
@@ -239,6 +226,20 @@ class Gateway:
     def openapi(self) -> bytes:
         """The OpenAPI document."""
         return openapi(self.front)
+
+
+def _checked(chain: Proceed[Request], hooks: Sequence[Hook]) -> Callable[[Request], Awaitable[Answer]]:
+    """The chain, with a check of what the outermost interceptor returns; the chain itself when there are none."""
+    if not hooks:
+        return chain
+
+    async def answer(request: Request) -> Answer:
+        found = await chain(request)
+        if not isinstance(found, Reply | StreamReply):
+            raise SetupError(f"an HTTP interceptor returned {type(found).__name__}; return a mesh.gateway.mounts.Reply")
+        return found
+
+    return answer
 
 
 def _context(raw: RawRequest, trace: str, traced: bool) -> CallContext:

@@ -37,6 +37,7 @@ class DeclaredRoutes:
 
     def __init__(self, front: Front) -> None:
         self._front = front
+        self._catalog = front.catalog
         self._call = Calls(front).call
 
     def answer(self, request: Request) -> Awaitable[Answer]:
@@ -49,7 +50,7 @@ class DeclaredRoutes:
         raw = request.raw
         verb = raw.method
         path = request.path
-        routes = self._front.catalog.routes
+        routes = self._catalog.routes
         if verb == "OPTIONS":
             allow = ", ".join(VERBS) if path == "*" else routes.allow(path)
             return _ready(Reply(status=204, extra=b"Allow: %b\r\n" % allow.encode()))
