@@ -8,26 +8,35 @@ import stat
 import click
 
 from mesh.cli import loop, process, setting
-from mesh.cli.output import json_option
+from mesh.cli.output import json_option, wants_json, write_json
 
 
 @click.command("gateway")
 @click.option("--fd", type=click.IntRange(min=0), metavar="N", help="Take this open, listening socket.")
 @click.option("--host", metavar="ADDRESS", help="Listen on this address.")
 @click.option("--port", type=click.IntRange(1, 65535), metavar="PORT", help="Listen on this port.")
+@click.option("--check", is_flag=True, help="Only load the mounts and check that they can be used.")
 @json_option
-def command(fd: int | None, host: str | None, port: int | None) -> None:
+def command(fd: int | None, host: str | None, port: int | None, check: bool) -> None:
     """Run the HTTP front end, until SIGTERM or Ctrl-C.
 
     Under supervisor it inherits the listening socket as file descriptor 0: `mesh gateway --fd 0`.
     """
-    from mesh.gateway.app import serve
+    from mesh.gateway import app
 
+    if check:
+        settings = setting.settings(gateway__host=host, gateway__port=port)
+        prefixes = loop.run(app.check(settings))
+        if wants_json():
+            write_json({"mounts": prefixes})
+        else:
+            click.echo(f"mounts: {', '.join(prefixes) or 'none but its own'}")
+        return
     if fd is not None:
         _check_socket(fd)
     settings = setting.settings(gateway__host=host, gateway__port=port)
     process.prepare(settings, "gateway")
-    loop.run(serve(settings, fd=fd))
+    loop.run(app.serve(settings, fd=fd))
 
 
 def _check_socket(fd: int) -> None:

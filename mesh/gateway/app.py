@@ -26,6 +26,7 @@ from mesh.config import Settings
 from mesh.discovery.record import Instance
 from mesh.errors import AddressInUse, ConfigError, SetupError
 from mesh.gateway.mounts.external import load
+from mesh.gateway.mounts.registry import OWN
 from mesh.gateway.ports import Node
 from mesh.gateway.server import Gateway
 from mesh.service.node import Node as MeshNode
@@ -103,6 +104,23 @@ async def serve(
                 await node.close()
     finally:
         listener.close()
+
+
+async def check(settings: Settings) -> list[str]:
+    """Load the mounts and build the gateway, without a mesh, a socket or a lifespan.
+
+    Returns:
+        The prefixes of the mounts of other packages.
+
+    Raises:
+        ConfigError: a setting is wrong, or a mount cannot be used.
+    """
+    node = MeshNode(settings, identity=ids.instance_id(SERVICE))
+    try:
+        gateway = Gateway(node, settings)
+        return [each.prefix for each in gateway.mounts if each.origin != OWN]
+    finally:
+        await node.close()
 
 
 async def connect_node(settings: Settings) -> tuple[Node, str]:

@@ -26,7 +26,7 @@ from mesh.supervision import layout as layouts
 from mesh.supervision.control import RUNNING, Control, Process, Silent
 from mesh.supervision.doctor_hosts import hosts, runs_here
 from mesh.supervision.doctor_machine import machine, port
-from mesh.supervision.doctor_services import services
+from mesh.supervision.doctor_services import mounts, services
 from mesh.supervision.doctor_values import values
 from mesh.supervision.finding import BAD, GOOD, ODD, Finding
 from mesh.supervision.journal import brief
@@ -69,6 +69,8 @@ async def examine(conf: Path, found: Usable, *, named: bool = False) -> AsyncIte
     for finding in values(found, env, _roles(layout, roster)):
         yield finding
     async for finding in services(found, {name: roster.count(name) for name in roster.roles} if roster else {}, env):
+        yield finding
+    async for finding in mounts(found, env):
         yield finding
     if found.complaints:
         roster = None

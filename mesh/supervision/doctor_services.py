@@ -1,7 +1,8 @@
-"""Whether each service's workers could start: their classes, environment file and limits.
+"""Whether each service's workers could start: their classes, environment file and limits; and the mounts of gateways.
 
-Owns: trying it in a separate process, as a worker would (`mesh run --check`), and finding out which key is at fault.
-Leaves to others: the check itself (cli.run, cli.confine), finding the origin of an exception (cli.blame).
+Owns: trying it in a separate process, as a worker would (`mesh run --check`, `mesh gateway --check`), and finding out
+which key is at fault.
+Leaves to others: the check itself (cli.run, cli.confine, gateway.app), finding the origin of an exception (cli.blame).
 """
 
 from __future__ import annotations
@@ -62,6 +63,23 @@ async def services(found: Usable, counts: Mapping[str, int], env: Mapping[str, s
             yield Finding(GOOD, f"[services.{name}]", f"{', '.join(service.classes)}, {workers}")
 
 
+async def mounts(found: Usable, env: Mapping[str, str]) -> AsyncIterator[Finding]:
+    """Try the mounts that the gateways are to load; they run in a process of their own, as services do.
+
+    Args:
+        env: the environment that supervisord has, or would have.
+    """
+    listed = found.settings.gateway.mounts
+    if not listed:
+        return
+    tried = await _check(["gateway", "--check", "--json"], found.settings.root, env)
+    if tried.words:
+        mend = "correct the entry or what it names; until then no gateway starts. `mesh gateway --check` tries it again"
+        yield Finding(BAD, about(found, "gateway.mounts"), tried.words.removeprefix("gateway.mounts: "), mend)
+    else:
+        yield Finding(GOOD, "gateway.mounts", ", ".join(listed))
+
+
 async def try_service(
     found: Usable, name: str, service: ServiceSettings, env: Mapping[str, str]
 ) -> AsyncIterator[Finding]:
@@ -101,22 +119,17 @@ def _options(service: ServiceSettings, root: Path) -> dict[str, list[str]]:
 async def _run(
     found: Usable, name: str, service: ServiceSettings, options: list[str], env: Mapping[str, str]
 ) -> _Tried:
+    words = ["run", "--check", "--json", "--as", name, *options, *service.classes]
+    return await _check(words, found.settings.root, env)
+
+
+async def _check(words: list[str], root: Path, env: Mapping[str, str]) -> _Tried:
+    """Run a command of mesh that only checks; the words are empty when it succeeds."""
     try:
         done = await asyncio.to_thread(
             subprocess.run,
-            [
-                sys.executable,
-                "-m",
-                "mesh.cli.main",
-                "run",
-                "--check",
-                "--json",
-                "--as",
-                name,
-                *options,
-                *service.classes,
-            ],
-            cwd=found.settings.root,
+            [sys.executable, "-m", "mesh.cli.main", *words],
+            cwd=root,
             env=env,
             stdin=subprocess.DEVNULL,
             capture_output=True,

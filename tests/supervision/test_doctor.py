@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -40,6 +41,27 @@ def test_before_the_first_start_nothing_is_wrong(project):
     assert {each.about for each in found.values() if each.grade != GOOD} == {"supervisord"}
     # It only looks.
     assert not project.run.exists()
+
+
+def test_the_mounts_of_gateways_are_tried(project):
+    """As the gateway would load them, in a process of their own."""
+    file = project.root / "mesh.toml"
+    file.write_text(file.read_text().replace("[gateway]", '[gateway]\nmounts = ["mounted:mount"]'))
+    found = examined(project)["gateway.mounts"]
+    assert (found.grade, "mounted" in found.told) == (BAD, True)
+    (project.root / "mounted.py").write_text(
+        "from mesh.gateway.mounts import Mount, Reply\n"
+        "async def answer(request): return Reply()\n"
+        'mount = Mount(prefix="/mine", handler=answer)\n'
+    )
+    assert examined(project)["gateway.mounts"].grade == GOOD
+    done = project.command("mesh", "gateway", "--check", "--json")
+    assert json.loads(done.stdout) == {"mounts": ["/mine"]}
+    (project.root / "mounted.py").write_text(
+        (project.root / "mounted.py").read_text().replace('"/mine"', '"/rpc/mine"')
+    )
+    found = examined(project)["gateway.mounts"]
+    assert (found.grade, "/rpc/mine" in found.told) == (BAD, True)
 
 
 def test_a_set_that_runs_is_well(project):
