@@ -187,8 +187,8 @@ class Document:
         )
         operation["parameters"] = _unique([*parameters, *_elsewhere(method, schemas), _TIMEOUT_PARAMETER])
         for status, meaning in record.responses.items():
-            # One meaning of the route may be an error of the gateway, too: both are described.
-            operation["responses"][status] = {"description": meaning}
+            # A status that the document has already keeps its content: that of a success, or of a problem.
+            operation["responses"].setdefault(status, {})["description"] = meaning
         if body is not None:
             operation["requestBody"] = body
             self._fail(operation, _BODY_FAILURES)

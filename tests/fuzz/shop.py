@@ -74,6 +74,18 @@ class Shop(mesh.Service):
         for number in range(most):
             yield number
 
+    @http.post("/orders", status=201, responses={200: "It was there already."})
+    @rpc
+    async def order(
+        self,
+        item: Item,
+        depth: Annotated[int, http.Header("X-Depth"), msgspec.Meta(ge=0)],
+        side: Annotated[Literal["left", "right"], http.Header] = "left",
+        visits: Annotated[int | None, http.Cookie] = None,
+    ) -> http.Response[Item]:
+        status = 200 if depth > 100 else None
+        return http.Response(item, status=status, headers={"Location": f"/orders/{depth}"})
+
     @task
     async def pack(self, item: Item, count: int = 1) -> int:
         return count

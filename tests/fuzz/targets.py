@@ -11,11 +11,12 @@ import tempfile
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
+from multidict import CIMultiDict, CIMultiDictProxy
 
-from mesh import config
+from mesh import config, http
 from mesh.calls.signature import Signature
 from mesh.config.env_file import read_env_file
 from mesh.config.values import read_duration, read_size
@@ -31,6 +32,7 @@ from mesh.policy.access import Access
 from mesh.protocol.codec import Reader, one
 from mesh.protocol.messages import PING
 from mesh.schedules.plan import BadPlan, due, parse
+from mesh.service.http_sources import fields
 from mesh.tasks.contract import Queue
 
 Target = Callable[[bytes], None]
@@ -93,9 +95,19 @@ async def _mixed(
 async def _bytes(data: bytes) -> None: ...
 
 
+async def _elsewhere(
+    id: int,
+    depth: Annotated[int, http.Header("X-Depth")] = 1,
+    flags: Annotated[list[bool], http.Header("X-Flag")] = [],  # noqa: B006
+    session: Annotated[str, http.Cookie] = "",
+    address: _Address | None = None,
+) -> None: ...
+
+
 def _record(name: str, function: Callable[..., Any]) -> MethodRecord:
     signature = Signature(function, name, bound=True)
-    return MethodRecord(name=name, params=signature.params_schema, returns=signature.returns_schema)
+    elsewhere = fields(signature.parameters, name)._asdict()
+    return MethodRecord(name=name, params=signature.params_schema, returns=signature.returns_schema, **elsewhere)
 
 
 _MIXED: Final = _record("mixed", _mixed)
@@ -116,6 +128,7 @@ _QUERY: Final = Binding(
     RouteRecord("GET", "/x", "mixed", dict.fromkeys(("id", "name", "ratio", "flags", "side", "data"), "query")), _MIXED
 )
 _RPC: Final = (RpcBinding(_MIXED), RpcBinding(_record("bytes", _bytes)))
+_ELSEWHERE: Final = RpcBinding(_record("elsewhere", _elsewhere))
 _DECODERS: Final = {0: msgspec.msgpack.decode, 1: msgspec.json.decode}
 
 
@@ -129,6 +142,7 @@ def http_binding(data: bytes) -> None:
             lambda kind=kind: _WHOLE.bind([text_of(path)], words, body, kind),
             lambda kind=kind: _QUERY.bind([], words, body, kind),
             *(lambda kind=kind, rpc=rpc: rpc.bind(words, body, kind) for rpc in _RPC),
+            lambda kind=kind: _ELSEWHERE.bind(words, body, kind, _headers(text_of(path), words)),
         ):
             try:
                 encoded, _ = bind()
@@ -138,6 +152,11 @@ def http_binding(data: bytes) -> None:
             else:
                 if not isinstance(encoded, bytes):
                     raise Fault(f"a call's body is {encoded!r}")
+
+
+def _headers(one: str, other: str) -> CIMultiDictProxy[str]:
+    lines = [("X-Depth", one), ("X-Flag", other), ("X-Flag", one), ("Cookie", other), ("Cookie", f"session={one}")]
+    return CIMultiDictProxy(CIMultiDict(lines))
 
 
 def http_headers(data: bytes) -> None:

@@ -59,6 +59,11 @@ class Shop:
         }
         return Reply.json(shown, status=203, headers={"X-A": ["1", "2"]})
 
+    kept = Reply.of(b"kept", content_type="text/plain")
+
+    def keeps(self, request: Request) -> Reply:
+        return self.kept
+
     def text(self, request: Request) -> Reply:
         request.add_header("X-Added", "yes")
         return Reply.of("grüezi")
@@ -198,6 +203,13 @@ async def test_failures_become_problems(mounted: Front, capsys: pytest.CaptureFi
     assert (lines.out + lines.err).count("mount=/their/shop") >= 3
     errors = counted(mounted)["/their/shop", "GET"]["errors"]
     assert errors == {"closed": 1, "internal_error": 3}
+
+
+async def test_a_reply_may_be_kept_for_many_requests(mounted: Front) -> None:
+    """The end of one connection is not that of the next."""
+    told = await mounted.get("/their/shop/keeps", headers={"Connection": "close"})
+    assert (told.body, told.headers["Connection"]) == (b"kept", "close")
+    assert "Connection" not in (await mounted.get("/their/shop/keeps")).headers
 
 
 async def test_a_handler_ends_with_the_deadline_of_the_request(mounted: Front, shop: Shop) -> None:

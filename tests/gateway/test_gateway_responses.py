@@ -38,7 +38,11 @@ class Till(mesh.Service):
     name = "till"
     expose = True
 
-    @http.post("/orders", status=201, responses={HTTPStatus.OK: "It was there already.", 409: "It is closed."})
+    @http.post(
+        "/orders",
+        status=201,
+        responses={HTTPStatus.OK: "It was there already.", 201: "It is new.", 404: "No such item."},
+    )
     async def order(self, id: int, wrong: bool = False) -> http.Response[Order]:
         if wrong:
             return http.Response({"id": "x"})  # type: ignore[arg-type]  # this is the point
@@ -192,7 +196,8 @@ async def test_the_openapi_document_has_the_statuses(till: Any) -> None:
     responses = document["paths"]["/orders"]["post"]["responses"]
     assert responses["201"]["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/Order"}
     assert responses["200"]["description"] == "It was there already."
-    assert responses["409"]["description"] == "It is closed."
+    assert responses["201"]["description"] == "It is new."
+    assert responses["404"] == {"$ref": "#/components/responses/Problem404", "description": "No such item."}
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,8 @@ class _Foreign:
                 raise
             raise DeadlineExceeded(f"{self._mount.prefix}: no answer within {timeout_s:.2g} s") from exc
         if isinstance(answer, Reply):
-            return answer, ""
+            # A copy: a mount may keep its answer for many requests, and writing one notes how its connection goes on.
+            return Reply(answer.body, answer.content_type, answer.status, answer.extra), ""
         if isinstance(answer, Stream):
             return await self._write(request, answer)
         raise TypeError(
