@@ -24,6 +24,7 @@ from mesh.calls.choosing import choose, choose_beyond, choose_with_credit
 from mesh.calls.context import CURRENT
 from mesh.calls.expiry import Expiries
 from mesh.calls.failover import FAILOVER, REFUSALS, Trouble, Verdict
+from mesh.calls.options import NO_OPTIONS, CallOptions
 from mesh.calls.pool import Group, Handle, Pool
 from mesh.calls.request import Call, Decode, Flow, Order, Stream
 from mesh.calls.route import Route
@@ -112,13 +113,8 @@ class Client:
         target: str,
         body: Any,
         encoding: int = 0,
+        options: CallOptions = NO_OPTIONS,
         *,
-        timeout: Duration | None = None,
-        key: str | None = None,
-        instance: str | None = None,
-        meta: dict[str, str] | None = None,
-        trace: str | None = None,
-        idempotent: bool | None = None,
         decode: Decode = decode_any,
     ) -> Call:
         """Begin a call and return the awaitable for its answer.
@@ -127,13 +123,6 @@ class Client:
             target: "service.method".
             body: the encoded arguments.
             encoding: the encoding of `body`: MSGPACK, JSON or RAW of mesh.protocol.messages.
-            timeout: seconds, or text like "2s"; None takes the timeout that the method declares, or else the
-                configured one. A call made by a handler ends no later than the call that the handler answers.
-            key: calls with the same key prefer the same instance.
-            instance: id of the only instance to call.
-            meta: metadata sent with the call; strings to strings, 16 KiB at most.
-            trace: W3C traceparent; None takes the trace of the call being answered.
-            idempotent: overrides what the method declares.
             decode: (body, encoding) -> the value of the future.
 
         Raises, when awaited:
@@ -143,17 +132,30 @@ class Client:
         now = self._now()
         if route.version != route.group.version:
             route.refresh()
+        timeout = options.timeout
         if timeout is None:
             timeout = self._settings.timeout_s if route.timeout_s is None else route.timeout_s
         elif type(timeout) is not float:
             timeout = seconds(target, "timeout", timeout)
-        order = Order(route, body, encoding, now + timeout, now, now, route.idempotent, trace, meta, key, instance)
+        order = Order(
+            route,
+            body,
+            encoding,
+            now + timeout,
+            now,
+            now,
+            route.idempotent,
+            options.trace,
+            options.meta,
+            options.key,
+            options.instance,
+        )
         call = Call(loop=self._loop)
         call.client = self
         call.order = order
         call.decode = decode
         call.id = call.slot = 0
-        self._begin(call, order, now, idempotent)
+        self._begin(call, order, now, options.idempotent)
         return call
 
     def stream(
@@ -161,28 +163,35 @@ class Client:
         target: str,
         body: Any,
         encoding: int = 0,
+        options: CallOptions = NO_OPTIONS,
         *,
-        timeout: Duration | None = None,
-        key: str | None = None,
-        instance: str | None = None,
-        meta: dict[str, str] | None = None,
-        trace: str | None = None,
-        idempotent: bool | None = None,
         decode: Decode = decode_any,
     ) -> Stream:
-        """Begin a stream and return the iterator over its items. Arguments as for `call`; `timeout` bounds the whole
-        stream."""
+        """Begin a stream and return the iterator over its items. Arguments as for `call`."""
         route = self._routes.get(target) or self._route(target)
         now = self._now()
         if route.version != route.group.version:
             route.refresh()
+        timeout = options.timeout
         if timeout is None:
             timeout = self._settings.stream_timeout_s if route.timeout_s is None else route.timeout_s
         elif type(timeout) is not float:
             timeout = seconds(target, "timeout", timeout)
-        order = Order(route, body, encoding, now + timeout, now, now, route.idempotent, trace, meta, key, instance)
+        order = Order(
+            route,
+            body,
+            encoding,
+            now + timeout,
+            now,
+            now,
+            route.idempotent,
+            options.trace,
+            options.meta,
+            options.key,
+            options.instance,
+        )
         flow = Flow(self, order, decode)
-        self._begin(flow, order, now, idempotent)
+        self._begin(flow, order, now, options.idempotent)
         return Stream(flow)
 
     def timeout_of(self, target: str, timeout: Duration | None, *, stream: bool = False) -> float:

@@ -16,11 +16,11 @@ from contextvars import Context, ContextVar, copy_context
 from typing import Any, Final, Protocol
 
 from mesh.calls.answers import decode_any
-from mesh.calls.checks import Duration
 from mesh.calls.client import Client
 from mesh.calls.context import CURRENT
 from mesh.calls.expiry import Expiries
 from mesh.calls.interceptors import Hook, OutgoingCall, Proceed, compose
+from mesh.calls.options import NO_OPTIONS, CallOptions
 from mesh.calls.request import Call, Decode, Stream
 from mesh.clock import Clock
 from mesh.errors import DeadlineExceeded, SetupError
@@ -45,13 +45,8 @@ class Calls(Protocol):
         target: str,
         body: Any,
         encoding: int = 0,
+        options: CallOptions = NO_OPTIONS,
         *,
-        timeout: Duration | None = None,
-        key: str | None = None,
-        instance: str | None = None,
-        meta: dict[str, str] | None = None,
-        trace: str | None = None,
-        idempotent: bool | None = None,
         decode: Decode = decode_any,
     ) -> Call: ...
 
@@ -60,13 +55,8 @@ class Calls(Protocol):
         target: str,
         body: Any,
         encoding: int = 0,
+        options: CallOptions = NO_OPTIONS,
         *,
-        timeout: Duration | None = None,
-        key: str | None = None,
-        instance: str | None = None,
-        meta: dict[str, str] | None = None,
-        trace: str | None = None,
-        idempotent: bool | None = None,
         decode: Decode = decode_any,
     ) -> Stream: ...
 
@@ -91,34 +81,17 @@ class InterceptedClient:
         target: str,
         body: Any,
         encoding: int = 0,
+        options: CallOptions = NO_OPTIONS,
         *,
-        timeout: Duration | None = None,
-        key: str | None = None,
-        instance: str | None = None,
-        meta: dict[str, str] | None = None,
-        trace: str | None = None,
-        idempotent: bool | None = None,
         decode: Decode = decode_any,
     ) -> Call:
         """See Client.call."""
         chain = self._chain(target)
         if chain is None:
-            return self._client.call(
-                target,
-                body,
-                encoding,
-                timeout=timeout,
-                key=key,
-                instance=instance,
-                meta=meta,
-                trace=trace,
-                idempotent=idempotent,
-                decode=decode,
-            )
-        outgoing = self._outgoing(
-            target, body, encoding, timeout, key, instance, meta, trace, idempotent, decode, False
+            return self._client.call(target, body, encoding, options, decode=decode)
+        call = InterceptedCall(
+            chain, self._outgoing(target, body, encoding, options, decode, False), self._expiries, self._loop
         )
-        call = InterceptedCall(chain, outgoing, self._expiries, self._loop)
         if not self._fresh:
             self._loop.call_soon(self._look_after)
         self._fresh.append(call)
@@ -129,32 +102,15 @@ class InterceptedClient:
         target: str,
         body: Any,
         encoding: int = 0,
+        options: CallOptions = NO_OPTIONS,
         *,
-        timeout: Duration | None = None,
-        key: str | None = None,
-        instance: str | None = None,
-        meta: dict[str, str] | None = None,
-        trace: str | None = None,
-        idempotent: bool | None = None,
         decode: Decode = decode_any,
     ) -> Stream:
         """See Client.stream."""
         chain = self._chain(target)
         if chain is None:
-            return self._client.stream(
-                target,
-                body,
-                encoding,
-                timeout=timeout,
-                key=key,
-                instance=instance,
-                meta=meta,
-                trace=trace,
-                idempotent=idempotent,
-                decode=decode,
-            )
-        call = self._outgoing(target, body, encoding, timeout, key, instance, meta, trace, idempotent, decode, True)
-        return InterceptedStream(chain, call)
+            return self._client.stream(target, body, encoding, options, decode=decode)
+        return InterceptedStream(chain, self._outgoing(target, body, encoding, options, decode, True))
 
     def _look_after(self) -> None:
         """Once per turn of the loop: begin the new calls that were not awaited, and watch the deadlines of all."""
@@ -179,44 +135,39 @@ class InterceptedClient:
         return chain
 
     def _outgoing(
-        self,
-        target: str,
-        body: Any,
-        encoding: int,
-        timeout: Duration | None,
-        key: str | None,
-        instance: str | None,
-        meta: dict[str, str] | None,
-        trace: str | None,
-        idempotent: bool | None,
-        decode: Decode,
-        stream: bool,
+        self, target: str, body: Any, encoding: int, options: CallOptions, decode: Decode, stream: bool
     ) -> OutgoingCall:
         context = CURRENT.get()
-        timeout_s = self._client.timeout_of(target, timeout, stream=stream)
-        deadline_at = self._now() + timeout_s
+        deadline_at = self._now() + self._client.timeout_of(target, options.timeout, stream=stream)
         if context is not None and context.deadline_at < deadline_at:
             deadline_at = context.deadline_at
-        own = dict(meta) if meta else {}
         return OutgoingCall(
-            target, body, encoding, deadline_at, own, key, instance, idempotent, trace, decode, stream, context
+            target,
+            body,
+            encoding,
+            deadline_at,
+            dict(options.meta) if options.meta else {},
+            options.key,
+            options.instance,
+            options.idempotent,
+            options.trace,
+            decode,
+            stream,
+            context,
         )
 
     async def _send(self, call: OutgoingCall) -> Any:
-        send = self._client.stream if call.stream else self._client.call
-        sent = send(
-            call.target,
-            call.body,
-            call.encoding,
-            timeout=float(call.deadline_at - self._now()),
-            key=call.key,
-            instance=call.instance,
-            meta=call.meta or None,
-            trace=call.trace,
-            idempotent=call.idempotent,
-            decode=call.decode,
+        options = CallOptions(
+            float(call.deadline_at - self._now()),
+            call.key,
+            call.instance,
+            call.meta or None,
+            call.trace,
+            call.idempotent,
         )
-        return sent if isinstance(sent, Stream) else await sent
+        if call.stream:
+            return self._client.stream(call.target, call.body, call.encoding, options, decode=call.decode)
+        return await self._client.call(call.target, call.body, call.encoding, options, decode=call.decode)
 
 
 class InterceptedCall(Call):

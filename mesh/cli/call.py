@@ -12,12 +12,12 @@ import msgspec
 
 from mesh.calls.answers import decode_any
 from mesh.calls.checks import Duration
+from mesh.calls.options import CallOptions
 from mesh.cli import arguments, completion, exits, loop, tracing
 from mesh.cli.output import json_option, note, wants_json, write_json, write_value
 from mesh.cli.report import more_time
 from mesh.cli.tracing import trace_option
 from mesh.errors import MeshError
-from mesh.service.calling import Options
 
 if TYPE_CHECKING:
     from mesh.service.node import Node
@@ -60,7 +60,7 @@ def command(
         raise click.UsageError(f"{target!r} names no method: write SERVICE.METHOD")
     if everyone and (stream or key or instance):
         raise click.UsageError("--all goes with none of --stream, --key, --instance")
-    options = Options(timeout, key, instance, arguments.pairs(meta, "--meta") or None)
+    options = CallOptions(timeout, key, instance, arguments.pairs(meta, "--meta") or None)
     tracing.begin(verbose)
     with more_time("--timeout"):
         return loop.run(_call(target, words, options, stream=stream, everyone=everyone, output=output))
@@ -69,7 +69,7 @@ def command(
 async def _call(
     target: str,
     words: tuple[str, ...],
-    options: Options,
+    options: CallOptions,
     *,
     stream: bool,
     everyone: bool,

@@ -20,6 +20,7 @@ import msgspec
 
 from mesh.calls.checks import check_meta
 from mesh.calls.context import carrying
+from mesh.calls.options import CallOptions
 from mesh.clock import Clock
 from mesh.discovery.record import Instance
 from mesh.errors import MeshError, Uncertain
@@ -65,19 +66,9 @@ class Listeners(Protocol):
 
 
 class Deliver(Protocol):
-    """A call that fails over: the node's `call_raw`."""
+    """A call that fails over: the client's `call`."""
 
-    def __call__(
-        self,
-        target: str,
-        body: bytes,
-        encoding: int,
-        *,
-        timeout: float | None,
-        key: str | None,
-        trace: str | None,
-        idempotent: bool,
-    ) -> Awaitable[Any]: ...
+    def __call__(self, target: str, body: bytes, encoding: int, options: CallOptions, /) -> Awaitable[Any]: ...
 
 
 class _Who(NamedTuple):
@@ -213,11 +204,10 @@ class Bus:
         self, topic: str, services: Sequence[str], parcel: bytes, key: str | None, trace: str, timeout: float | None
     ) -> None:
         self._sent.add(len(services))
+        options = CallOptions(timeout, key, trace=trace or None, idempotent=True)
 
         async def deliver(service: str) -> None:
-            await self._deliver(
-                f"{service}.{DELIVER}", parcel, MSGPACK, timeout=timeout, key=key, trace=trace or None, idempotent=True
-            )
+            await self._deliver(f"{service}.{DELIVER}", parcel, MSGPACK, options)
 
         outcomes = await asyncio.gather(*map(deliver, services), return_exceptions=True)
         failed = {service: out for service, out in zip(services, outcomes, strict=True) if isinstance(out, Exception)}

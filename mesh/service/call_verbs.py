@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 from mesh.calls.answers import Outcome, as_answer, decode_any
 from mesh.calls.checks import Duration, seconds
 from mesh.calls.client import Client
 from mesh.calls.intercepting import Calls
+from mesh.calls.options import CallKeywords, CallOptions, RawKeywords
 from mesh.calls.request import Call, Decode, Stream
 from mesh.calls.signature import encode_arguments
 from mesh.clock import Clock
@@ -22,7 +23,6 @@ from mesh.config import Settings
 from mesh.discovery.record import Instance, MethodRecord
 from mesh.discovery.table import Table
 from mesh.errors import MeshError, Unavailable
-from mesh.service.calling import Options
 from mesh.service.rpc import Rpc
 
 
@@ -70,7 +70,9 @@ class CallVerbs:
             MeshError: when awaited; mesh.errors groups the errors by what a caller can do about them.
         """
         body = encode_arguments(args, kwargs, target)
-        return self._calls.call(target, body, timeout=timeout, key=key, instance=instance, meta=meta)
+        if timeout is None and key is None and instance is None and meta is None:
+            return self._calls.call(target, body)
+        return self._calls.call(target, body, 0, CallOptions(timeout, key, instance, meta))
 
     def stream(
         self,
@@ -85,61 +87,19 @@ class CallVerbs:
     ) -> Stream:
         """Call a method that answers with many items; iterate over the result. Arguments as for `call`."""
         body = encode_arguments(args, kwargs, target)
-        return self._calls.stream(target, body, timeout=timeout, key=key, instance=instance, meta=meta)
+        return self._calls.stream(target, body, 0, CallOptions(timeout, key, instance, meta))
 
-    def call_raw(
-        self,
-        target: str,
-        body: bytes,
-        encoding: int,
-        *,
-        timeout: Duration | None = None,
-        key: str | None = None,
-        instance: str | None = None,
-        meta: dict[str, str] | None = None,
-        trace: str | None = None,
-        idempotent: bool | None = None,
-    ) -> Call:
-        """Make a call with encoded arguments; the answer is an `Answer` in the same encoding (RAW for bytes)."""
-        return self._calls.call(
-            target,
-            body,
-            encoding,
-            timeout=timeout,
-            key=key,
-            instance=instance,
-            meta=meta,
-            trace=trace,
-            idempotent=idempotent,
-            decode=as_answer,
-        )
+    def call_raw(self, target: str, body: bytes, encoding: int, **options: Unpack[RawKeywords]) -> Call:
+        """Make a call with encoded arguments; the answer is an `Answer` in the same encoding (RAW for bytes).
 
-    def stream_raw(
-        self,
-        target: str,
-        body: bytes,
-        encoding: int,
-        *,
-        timeout: Duration | None = None,
-        key: str | None = None,
-        instance: str | None = None,
-        meta: dict[str, str] | None = None,
-        trace: str | None = None,
-        idempotent: bool | None = None,
-    ) -> Stream:
+        Args:
+            options: see mesh.calls.options.CallOptions.
+        """
+        return self._calls.call(target, body, encoding, CallOptions(**options), decode=as_answer)
+
+    def stream_raw(self, target: str, body: bytes, encoding: int, **options: Unpack[RawKeywords]) -> Stream:
         """Open a stream of `Answer`s; see `call_raw`."""
-        return self._calls.stream(
-            target,
-            body,
-            encoding,
-            timeout=timeout,
-            key=key,
-            instance=instance,
-            meta=meta,
-            trace=trace,
-            idempotent=idempotent,
-            decode=as_answer,
-        )
+        return self._calls.stream(target, body, encoding, CallOptions(**options), decode=as_answer)
 
     async def scatter(
         self, target: str, /, *args: Any, timeout: Duration | None = None, **kwargs: Any
@@ -156,7 +116,9 @@ class CallVerbs:
         if not self.client.instances(service):
             await self.wait_for(service, self.settings.calls.timeout_s if timeout is None else timeout)
         instances = self.client.instances(service)
-        calls = [self._calls.call(target, body, timeout=timeout, instance=instance.id) for instance in instances]
+        calls = [
+            self._calls.call(target, body, 0, CallOptions(timeout, instance=instance.id)) for instance in instances
+        ]
         try:
             values = await asyncio.gather(*calls, return_exceptions=True)
         finally:
@@ -208,40 +170,21 @@ class CallVerbs:
                     call.exception()  # retrieve it, so that asyncio does not report it as never retrieved
         return answers
 
-    def using(
-        self,
-        *,
-        timeout: Duration | None = None,
-        key: str | None = None,
-        instance: str | None = None,
-        meta: dict[str, str] | None = None,
-    ) -> Rpc:
-        """`n.rpc` with these options for each call: `await n.using(timeout=0.5).greeting.hello("x")`."""
-        return Rpc(self, Options(timeout, key, instance, meta))
+    def using(self, **options: Unpack[CallKeywords]) -> Rpc:
+        """`n.rpc` with these options for each call: `await n.using(timeout=0.5).greeting.hello("x")`.
 
-    def begin_call(self, target: str, body: bytes, options: Options, decode: Decode = decode_any) -> Call:
-        """For the proxies of `rpc`."""
-        return self._calls.call(
-            target,
-            body,
-            timeout=options.timeout,
-            key=options.key,
-            instance=options.instance,
-            meta=options.meta,
-            decode=decode,
-        )
+        Args:
+            options: `timeout`, `key`, `instance` and `meta`, as for `call`.
+        """
+        return Rpc(self, CallOptions(**options))
 
-    def begin_stream(self, target: str, body: bytes, options: Options, decode: Decode = decode_any) -> Stream:
+    def begin_call(self, target: str, body: bytes, options: CallOptions, decode: Decode = decode_any) -> Call:
         """For the proxies of `rpc`."""
-        return self._calls.stream(
-            target,
-            body,
-            timeout=options.timeout,
-            key=options.key,
-            instance=options.instance,
-            meta=options.meta,
-            decode=decode,
-        )
+        return self._calls.call(target, body, 0, options, decode=decode)
+
+    def begin_stream(self, target: str, body: bytes, options: CallOptions, decode: Decode = decode_any) -> Stream:
+        """For the proxies of `rpc`."""
+        return self._calls.stream(target, body, 0, options, decode=decode)
 
     # --- who is there -------------------------------------------------------------------------------------
 

@@ -10,10 +10,11 @@ from typing import Any, TypeVar, cast
 
 from mesh.calls.answers import typed_decoder
 from mesh.calls.declared import read
+from mesh.calls.options import NO_OPTIONS, CallOptions
 from mesh.calls.request import Call, Decode, Stream
 from mesh.calls.signature import encode_arguments
 from mesh.errors import UnknownMethod
-from mesh.service.calling import Calling, Options
+from mesh.service.calling import Calling
 from mesh.service.members import members
 from mesh.service.service import Service
 
@@ -25,9 +26,9 @@ class Rpc:
 
     __slots__ = ("_node", "_options", "_typed")
 
-    def __init__(self, node: Calling, options: Options | None = None) -> None:
+    def __init__(self, node: Calling, options: CallOptions = NO_OPTIONS) -> None:
         self._node = node
-        self._options = options or Options()
+        self._options = options
         self._typed: dict[type, Any] = {}
 
     def __getattr__(self, service: str) -> ServiceProxy:
@@ -54,7 +55,7 @@ class ServiceProxy:
 
     __slots__ = ("_name", "_node", "_options")
 
-    def __init__(self, node: Calling, name: str, options: Options) -> None:
+    def __init__(self, node: Calling, name: str, options: CallOptions) -> None:
         self._node = node
         self._name = name
         self._options = options
@@ -76,7 +77,7 @@ class MethodProxy:
 
     __slots__ = ("_node", "_options", "_target")
 
-    def __init__(self, node: Calling, target: str, options: Options) -> None:
+    def __init__(self, node: Calling, target: str, options: CallOptions) -> None:
         self._node = node
         self._target = target
         self._options = options
@@ -91,7 +92,7 @@ class MethodProxy:
 class TypedProxy:
     """`n.rpc[Greeting]`: the methods of one class, their answers decoded into the annotated types."""
 
-    def __init__(self, node: Calling, service: type[Service], options: Options) -> None:
+    def __init__(self, node: Calling, service: type[Service], options: CallOptions) -> None:
         self._node = node
         self._service = service
         self._options = options
@@ -114,7 +115,7 @@ class TypedProxy:
         return sorted(self._callable)
 
 
-def _typed(node: Calling, target: str, decode: Decode, names: list[str], stream: bool, options: Options) -> Any:
+def _typed(node: Calling, target: str, decode: Decode, names: list[str], stream: bool, options: CallOptions) -> Any:
     def call(*args: Any, **kwargs: Any) -> Call:
         return node.begin_call(target, encode_arguments(args, kwargs, target), options, decode)
 

@@ -11,11 +11,12 @@ import asyncio
 import inspect
 import re
 from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Final, Literal, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Final, Literal, Protocol, Self, TypeVar, Unpack
 
 from mesh.calls.declared import BadDeclaration
 from mesh.calls.interceptors import Interceptor
 from mesh.calls.interceptors import check as check_interceptors
+from mesh.calls.options import CallKeywords
 from mesh.discovery.record import Instance
 from mesh.engines.capabilities import CAPABILITIES, Capability
 from mesh.errors import SetupError
@@ -51,14 +52,7 @@ class Verbs(Protocol):
         self, target: str, items: Iterable[Any], *, timeout: Duration | None = None, at_once: int = 256
     ) -> Awaitable[list[Any]]: ...
 
-    def using(
-        self,
-        *,
-        timeout: Duration | None = None,
-        key: str | None = None,
-        instance: str | None = None,
-        meta: dict[str, str] | None = None,
-    ) -> Any: ...
+    def using(self, **options: Unpack[CallKeywords]) -> Any: ...
 
     def instances(self, service: str) -> Sequence[Instance]: ...
 
@@ -215,16 +209,9 @@ class Service(DurableVerbs):
         """Make one call for each item, spread over the instances; the answers in order. See `Node.map`."""
         return self.node.map(target, items, timeout=timeout, at_once=at_once)
 
-    def using(
-        self,
-        *,
-        timeout: Duration | None = None,
-        key: str | None = None,
-        instance: str | None = None,
-        meta: dict[str, str] | None = None,
-    ) -> Any:
+    def using(self, **options: Unpack[CallKeywords]) -> Any:
         """`self.rpc` with these options for each call: `await self.using(timeout="2s").users.get(7)`."""
-        return self.node.using(timeout=timeout, key=key, instance=instance, meta=meta)
+        return self.node.using(**options)
 
     def instances(self, service: str) -> Sequence[Instance]:
         """The instances of a service that are currently known."""

@@ -138,13 +138,11 @@ class Runner:
             if carried is not None:
                 # The event of a durable handler is made from the lease.
                 lease = msgspec.structs.replace(lease, meta=meta)
-        parent = accept(lease.trace)
         attempt = Attempt(
             lease=lease,
             target=lease.queue,
             deadline_at=now + timeout_s,
-            # Without one, a trace begins when the handler first needs it (calls.context), as for a call.
-            trace=child(parent) if parent else None,
+            trace=child(accept(lease.trace)),
             meta=lease.meta,
             carried=carried,
             runner=self,

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, Unpack
 
 from mesh.calls.answers import Outcome, decode_any
 from mesh.calls.checks import Duration, seconds
+from mesh.calls.options import CallKeywords, CallOptions
 from mesh.calls.request import Decode
 from mesh.calls.signature import encode_arguments
 from mesh.clock import Clock, LoopClock
@@ -25,7 +26,6 @@ from mesh.events.log import NewEvent
 from mesh.events.topics import check_topic
 from mesh.protocol.codec import MAX_BIN
 from mesh.protocol.messages import MSGPACK
-from mesh.service.calling import Options
 from mesh.service.rpc import Rpc
 from mesh.service.service import Service, make
 from mesh.service.verbs import DurableVerbs
@@ -73,7 +73,7 @@ class FakeNode(DurableVerbs):
         for fake in fakes:
             self._add(fake)
         self.rpc = Rpc(self)
-        self._options = Options()
+        self._options = CallOptions()
         self.deferred: list[DeferredTask] = []
         self._room: UnitDurable | None = None
 
@@ -93,40 +93,16 @@ class FakeNode(DurableVerbs):
 
     # --- the verbs ----------------------------------------------------------------------------------------
 
-    def call(
-        self,
-        target: str,
-        /,
-        *args: Any,
-        timeout: Duration | None = None,
-        key: str | None = None,
-        instance: str | None = None,
-        meta: dict[str, str] | None = None,
-        **kwargs: Any,
-    ) -> asyncio.Future[Any]:
+    def call(self, target: str, /, *args: Any, **kwargs: Any) -> asyncio.Future[Any]:
         """As `Node.call`; timeouts are ignored."""
-        if timeout is not None:
-            timeout = seconds(target, "timeout", timeout)
-        body = encode_arguments(args, kwargs, target)
-        begun: asyncio.Future[Any] = self.begin_call(target, body, Options(timeout, key, instance, meta))
+        options = _options(target, kwargs)
+        begun: asyncio.Future[Any] = self.begin_call(target, encode_arguments(args, kwargs, target), options)
         return begun
 
-    def stream(
-        self,
-        target: str,
-        /,
-        *args: Any,
-        timeout: Duration | None = None,
-        key: str | None = None,
-        instance: str | None = None,
-        meta: dict[str, str] | None = None,
-        **kwargs: Any,
-    ) -> AsyncIterator[Any]:
+    def stream(self, target: str, /, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
         """As `Node.stream`."""
-        if timeout is not None:
-            timeout = seconds(target, "timeout", timeout)
-        body = encode_arguments(args, kwargs, target)
-        items: AsyncIterator[Any] = self.begin_stream(target, body, Options(timeout, key, instance, meta))
+        options = _options(target, kwargs)
+        items: AsyncIterator[Any] = self.begin_stream(target, encode_arguments(args, kwargs, target), options)
         return items
 
     async def scatter(
@@ -171,16 +147,9 @@ class FakeNode(DurableVerbs):
         data = decode_any(event.body, event.encoding)
         self.emitted.append(Emitted(event.topic, data, event.key or None, event.meta or None, durable=True))
 
-    def using(
-        self,
-        *,
-        timeout: Duration | None = None,
-        key: str | None = None,
-        instance: str | None = None,
-        meta: dict[str, str] | None = None,
-    ) -> Rpc:
+    def using(self, **options: Unpack[CallKeywords]) -> Rpc:
         """As `Node.using`."""
-        return Rpc(self, Options(timeout, key, instance, meta))
+        return Rpc(self, CallOptions(**options))
 
     def calls_of(self, target: str) -> list[Recorded]:
         """The calls of "mail.send", in order."""
@@ -188,11 +157,11 @@ class FakeNode(DurableVerbs):
 
     # --- for the proxies of rpc ---------------------------------------------------------------------------
 
-    def begin_call(self, target: str, body: bytes, options: Options, decode: Decode = decode_any) -> Any:
+    def begin_call(self, target: str, body: bytes, options: CallOptions, decode: Decode = decode_any) -> Any:
         behaviour = self._behaviour(target)
         return _begun(self._answer(behaviour, body, options, decode))
 
-    async def _answer(self, behaviour: Behaviour, body: bytes, options: Options, decode: Decode) -> Any:
+    async def _answer(self, behaviour: Behaviour, body: bytes, options: CallOptions, decode: Decode) -> Any:
         if behaviour.stream:
             raise ShapeMismatch(f"{behaviour.target} is a stream: iterate over it")
         args, kwargs = self._note(behaviour, body, options)
@@ -202,10 +171,12 @@ class FakeNode(DurableVerbs):
             raise _as_caller_sees(exc) from exc
         return decode(answer, encoding)
 
-    def begin_stream(self, target: str, body: bytes, options: Options, decode: Decode = decode_any) -> Any:
+    def begin_stream(self, target: str, body: bytes, options: CallOptions, decode: Decode = decode_any) -> Any:
         return self._items(self._behaviour(target), body, options, decode)
 
-    async def _items(self, behaviour: Behaviour, body: bytes, options: Options, decode: Decode) -> AsyncIterator[Any]:
+    async def _items(
+        self, behaviour: Behaviour, body: bytes, options: CallOptions, decode: Decode
+    ) -> AsyncIterator[Any]:
         if not behaviour.stream:
             raise ShapeMismatch(f"{behaviour.target} is a call: await it")
         args, kwargs = self._note(behaviour, body, options)
@@ -245,7 +216,7 @@ class FakeNode(DurableVerbs):
             raise UnknownMethod(f"{target} is a task: it is deferred, not called")
         return behaviour
 
-    def _note(self, behaviour: Behaviour, body: bytes, options: Options) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def _note(self, behaviour: Behaviour, body: bytes, options: CallOptions) -> tuple[tuple[Any, ...], dict[str, Any]]:
         args, kwargs = behaviour.decode(body, MSGPACK)
         call = Recorded(behaviour.target, args, kwargs, options.meta or {}, key=options.key)
         self.calls.append(call)
@@ -285,3 +256,11 @@ def _as_caller_sees(exc: Exception) -> MeshError:
     """The exception of a handler in the form that a remote caller receives."""
     error = exc if isinstance(exc, MeshError) else RemoteError(str(exc), type_name=type(exc).__name__)
     return from_wire(error.to_wire())
+
+
+def _options(target: str, kwargs: dict[str, Any]) -> CallOptions:
+    """Take the options of a call out of its keyword arguments."""
+    given: Any = {name: kwargs.pop(name) for name in CallKeywords.__annotations__ if name in kwargs}
+    if given.get("timeout") is not None:
+        given["timeout"] = seconds(target, "timeout", given["timeout"])
+    return CallOptions(**given)

@@ -10,6 +10,7 @@ import pytest
 from calls_services import Hold
 
 import mesh
+from mesh.calls.options import CallOptions
 from mesh.service.worker import Worker
 from mesh.testing import ManualClock, Mesh, no_leaks
 from tests.patience import until
@@ -98,8 +99,8 @@ async def test_lost_and_not_idempotent_fails_at_once():
 async def test_idempotent_for_this_call_only():
     """The caller may know better than the declaration, both ways."""
     async with mesh_of(Hold, n=3) as m:
-        repeated = m.node.client.call("hold.once", b"", idempotent=True)
-        kept = m.node.client.call("hold.again", b"", idempotent=False)
+        repeated = m.node.client.call("hold.once", b"", 0, CallOptions(idempotent=True))
+        kept = m.node.client.call("hold.again", b"", 0, CallOptions(idempotent=False))
         await m.settle()
         for _ in range(2):
             (index, *_) = [i for i, hold in enumerate(m.instances(Hold)) if hold.began]

@@ -10,6 +10,7 @@ from calls_services import Echo
 
 import mesh
 from mesh.calls.client import WORKER
+from mesh.calls.options import CallOptions
 from mesh.testing import ManualClock, Mesh, no_leaks
 
 pytestmark = pytest.mark.timeout(30)
@@ -41,7 +42,9 @@ async def test_who_asks_any_worker_is_answered(m: Mesh):
     comes later."""
     known = {worker.identity for worker in m.workers(Echo)}
     assert (await m.call("$worker.info", instance=m.workers(Echo)[0].instance_ids[0]))["identity"] in known
-    by_key = {(await m.node.client.call("$worker.info", b"\x90", key="k"))["identity"] for _ in range(3)}
+    by_key = {
+        (await m.node.client.call("$worker.info", b"\x90", 0, CallOptions(key="k")))["identity"] for _ in range(3)
+    }
     assert len(by_key) == 1
     assert by_key <= known
     await m.settle()

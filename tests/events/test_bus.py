@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from mesh.calls.options import CallOptions
 from mesh.clock import LoopClock, ManualClock, settle
 from mesh.discovery.record import Instance, Subscription
 from mesh.errors import BadArguments, TooLarge, Unavailable
@@ -66,7 +67,7 @@ class Mesh:
         self.table = FakeTable()
         self.clock = clock or LoopClock()
         self.transport = make()
-        self.delivered: list[tuple[str, bytes, dict[str, Any]]] = []
+        self.delivered: list[tuple[str, bytes, CallOptions]] = []
         self.answers: dict[str, Any] = {}
         self.recorder = Recorder()
         self.bus = self.another_bus(self.transport, "p-1", self.recorder)
@@ -75,7 +76,7 @@ class Mesh:
     def another_bus(self, transport: Transport, name: str, recorder: Recorder | None = None, **options: Any) -> Bus:
         return Bus(transport, self.table, self.clock, self.deliver, publisher=name, recorder=recorder, **options)
 
-    async def deliver(self, target: str, body: bytes, encoding: int, **options: Any) -> Any:
+    async def deliver(self, target: str, body: bytes, encoding: int, options: CallOptions) -> Any:
         self.delivered.append((target, body, options))
         answer = self.answers.get(target)
         if isinstance(answer, Exception):
@@ -326,7 +327,7 @@ async def test_one_of_a_service_is_called_and_acknowledges(memory):
     )
     await memory.bus.emit("order.created", {"n": 1}, key="k", timeout=2.0)
     assert [target for target, _, _ in memory.delivered] == ["mail.$on", "stock.$on"]
-    assert memory.delivered[0][2] == {"timeout": 2.0, "key": "k", "trace": None, "idempotent": True}
+    assert memory.delivered[0][2] == CallOptions(timeout=2.0, key="k", idempotent=True)
 
 
 async def test_services_are_asked_at_once_and_each_failure_is_told(memory):

@@ -13,6 +13,7 @@ import pytest
 
 import mesh
 from mesh import ids
+from mesh.calls.options import CallOptions
 from mesh.engines.authorization import OPERATIONS
 from mesh.engines.contract import Unit
 from mesh.engines.sqlite.client import StoreEngine
@@ -198,10 +199,10 @@ async def ask(n: Node, case: Case) -> str:
     target, body = f"mesh-store.{case.method}", encode(tuple(case.args))
     try:
         if case.stream:
-            async with n.client.stream(target, body, timeout=T_S, decode=lambda body, encoding: None) as stream:
+            async with n.client.stream(target, body, 0, CallOptions(T_S), decode=lambda body, encoding: None) as stream:
                 await anext(aiter(stream))
         else:
-            outcomes = await n.client.call(target, body, timeout=T_S, decode=_outcomes)
+            outcomes = await n.client.call(target, body, 0, CallOptions(T_S), decode=_outcomes)
             for outcome in outcomes if case.method == "apply" else ():
                 if outcome[0]:
                     return str(outcome[0]["code"])
@@ -332,7 +333,9 @@ async def test_a_job_is_settled_by_no_other_before_it_is_known(tmp_path: Path) -
         filling = [Unit(ids.job_id(), tasks=tuple(task(delay_s=1000.0) for _ in range(20))) for _ in range(300)]
         forged = Unit("", settle=(Settlement(made.id, 1, "done", result=b"\xa6forged"),))
         units = [Unit(ids.job_id(), tasks=(made,)), *filling, forged]
-        outcomes = await m.node.client.call("mesh-store.apply", encode((units,)), timeout=30.0, decode=_outcomes)
+        outcomes = await m.node.client.call(
+            "mesh-store.apply", encode((units,)), 0, CallOptions(30.0), decode=_outcomes
+        )
         assert [outcome[0]["code"] for outcome in outcomes if outcome[0]] == ["lease_lost"]
         store = the_store(m)
         await eventually(lambda: m.instances(Vault)[0].wiped == [""], "the vault ran it")

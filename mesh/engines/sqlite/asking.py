@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from mesh.calls.context import CURRENT
+from mesh.calls.options import CallOptions
 from mesh.clock import Clock
 from mesh.engines.sqlite.messages import SERVICE, encode
 from mesh.errors import (
@@ -61,14 +62,13 @@ class Asker(Protocol):
         target: str,
         body: Any,
         encoding: int = 0,
+        options: CallOptions = ...,
         *,
-        timeout: float | None = None,
-        idempotent: bool | None = None,
         decode: Any = ...,
     ) -> asyncio.Future[Any]: ...
 
     def stream(
-        self, target: str, body: Any, encoding: int = 0, *, timeout: float | None = None, decode: Any = ...
+        self, target: str, body: Any, encoding: int = 0, options: CallOptions = ..., *, decode: Any = ...
     ) -> Any: ...
 
 
@@ -123,8 +123,8 @@ class Line:
                 return await self._asker.call(
                     f"{SERVICE}.{method}",
                     body,
-                    timeout=max(0.001, deadline_at - now),
-                    idempotent=False,
+                    0,
+                    CallOptions(max(0.001, deadline_at - now), idempotent=False),
                     decode=read,
                 )
             except MeshError as error:

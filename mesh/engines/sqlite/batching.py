@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from mesh.calls.context import CURRENT
 from mesh.calls.expiry import Expiries
+from mesh.calls.options import CallOptions
 from mesh.clock import Clock, Timer
 from mesh.engines.contract import Outcome, Unit
 from mesh.engines.sqlite.asking import NO_STORE, RETRY, Asker, answer_of, passing
@@ -195,7 +196,7 @@ class Batcher:
             return
         body = apply_body([commit.body for commit in commits])
         timeout = min(PATIENCE_S, max(0.001, latest_at - self._now()))
-        call = self._asker.call(APPLY, body, timeout=timeout, idempotent=False, decode=_read_outcomes)
+        call = self._asker.call(APPLY, body, 0, CallOptions(timeout, idempotent=False), decode=_read_outcomes)
         self._calls[call] = commits
         call.add_done_callback(self._answered, context=self._context)
 

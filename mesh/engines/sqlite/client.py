@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Sequence
 from typing import Any, Final
 
 from mesh import ids
+from mesh.calls.options import CallOptions
 from mesh.clock import Clock
 from mesh.engines.contract import CAPABILITIES, Capability, Outcome, Unit
 from mesh.engines.sqlite.asking import Asker, Line, answer_of
@@ -274,7 +275,9 @@ class StoreLocks:
                         raise
         except asyncio.CancelledError:
             # The lock may have been granted, with the answer still in transit: release it.
-            call = self._asker.call(f"{SERVICE}.release", encode((name, owner)), timeout=timeout_s, idempotent=True)
+            call = self._asker.call(
+                f"{SERVICE}.release", encode((name, owner)), 0, CallOptions(timeout_s, idempotent=True)
+            )
             call.add_done_callback(_looked_at)
             raise
 

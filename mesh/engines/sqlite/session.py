@@ -19,6 +19,7 @@ from typing import Any, Final
 
 import msgspec
 
+from mesh.calls.options import CallOptions
 from mesh.clock import Clock, Timer
 from mesh.engines.sqlite import vitals
 from mesh.engines.sqlite.asking import Asker, answer_of, passing
@@ -167,7 +168,7 @@ class StoreSession:
             # Without services: a task that no other worker declares must not become unknown because of this session.
             offer = msgspec.structs.replace(offer, queues=(), services=())
         sent_at = self._clock.now()
-        self._stream = stream = self._asker.stream(WORK, encode((offer,)), timeout=DAY_S, decode=_read_push)
+        self._stream = stream = self._asker.stream(WORK, encode((offer,)), 0, CallOptions(DAY_S), decode=_read_push)
         async with stream:
             async for push in stream:
                 if push.lease_s and not self.attached:
@@ -251,7 +252,7 @@ class StoreSession:
 
     async def _ask(self, method: str, timeout_s: float = ASK_S) -> Any:
         body = encode((self._offer.session,))
-        return await self._asker.call(f"{SERVICE}.{method}", body, timeout=timeout_s, idempotent=True)
+        return await self._asker.call(f"{SERVICE}.{method}", body, 0, CallOptions(timeout_s, idempotent=True))
 
 
 def placed(offer: Offer) -> Offer:

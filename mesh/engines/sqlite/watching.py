@@ -16,6 +16,7 @@ from typing import Final
 
 from mesh import ids
 from mesh.calls.expiry import Expiries
+from mesh.calls.options import CallOptions
 from mesh.clock import Clock
 from mesh.engines.sqlite.asking import Asker, answer_of, passing
 from mesh.engines.sqlite.messages import DAY_S, FOLLOW, UNFOLLOW, WATCH, Over, encode
@@ -171,7 +172,7 @@ class Watching:
     async def _attend(self) -> None:
         # A new name for each stream, so that late messages for the previous one do not affect it.
         name = ids.job_id()
-        stream = self._asker.stream(WATCH, encode((name,)), timeout=DAY_S, decode=_read_over)
+        stream = self._asker.stream(WATCH, encode((name,)), 0, CallOptions(DAY_S), decode=_read_over)
         async with stream:
             async for news in stream:
                 if not self._name:
@@ -202,7 +203,7 @@ class Watching:
                 del said[job]
             try:
                 await self._asker.call(
-                    target, encode((name, some)), timeout=ASK_S, idempotent=False, decode=_read_nothing
+                    target, encode((name, some)), 0, CallOptions(ASK_S, idempotent=False), decode=_read_nothing
                 )
             except Forbidden as error:
                 self._refused(some, error)
