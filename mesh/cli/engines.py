@@ -26,7 +26,7 @@ def command() -> int:
 
     found = setting.usable()
     rows = [_row(each, found.settings) for each in listed(found.settings)]
-    complaints = [line for line in found.complaints if "engines" in line.partition(": ")[2].partition(":")[0]]
+    complaints = [line for line in found.complaints if _is_of_engines(line)]
     if wants_json():
         write_json(rows)
     else:
@@ -50,6 +50,12 @@ def command() -> int:
     for line in complaints:
         note(line)
     return exits.FAILED if complaints else exits.OK
+
+
+def _is_of_engines(complaint: str) -> bool:
+    """Whether an error of the settings is one of [engines]: it names a key, or a variable."""
+    place, _, rest = complaint.partition(": ")
+    return rest.startswith("engines.") or place.startswith("MESH_ENGINES_")
 
 
 def _row(each: Listed, settings: Settings) -> dict[str, Any]:

@@ -41,6 +41,7 @@ class Engines:
         self._context = context
         self._makers = makers or {}
         self._made: dict[str, Engine] = {}
+        self._able: dict[Capability, list[str]] = {}
         self._settings = context.mesh
         chosen = self._settings.engines
         specs: dict[str, EngineSpec] = {}
@@ -96,7 +97,10 @@ class Engines:
         """The error for a capability that the chosen engine lacks; it names the engines that have it."""
         name = self.name_of(capability, key)
         key = key or KEY_OF[capability]
-        able = offering(capability, self._settings)
+        able = self._able.get(capability)
+        if able is None:
+            # Once: the list of installed packages is read from disk.
+            able = self._able[capability] = offering(capability, self._settings)
         use = f"{what}: " if what else ""
         return NotOffered(
             f'{use}engines.{key}: the engine "{name}" offers no {capability}; those that do: {", ".join(able)}',

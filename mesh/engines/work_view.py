@@ -102,7 +102,14 @@ class WorkView:
         return None
 
     async def _holder(self, id: str) -> Jobs:
-        """Raises: UnknownJob: no engine knows the id."""
+        """The jobs of the engine that has an id; the only engine is not asked first.
+
+        Raises:
+            UnknownJob: there are several engines, and none knows the id.
+        """
+        sources = self._sources()
+        if len(sources) == 1 and "jobs" in sources[0].offers:
+            return self._jobs(sources[0])
         found = await self._search(id)
         if found is None:
             raise UnknownJob(f"no job has the id {id}, or it is no longer kept")

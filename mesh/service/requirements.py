@@ -67,7 +67,7 @@ def _requirements(services: Sequence[Service], load: Workload, engines: Engines)
         yield Requirement(schedule.name, "has a schedule", "schedules")
         if not engines.commits(("queues", "schedules")):
             # Without one commit of both, the unique key of a due time prevents a second job.
-            yield Requirement(schedule.name, "has a schedule in another engine than its task", "jobs")
+            yield Requirement(schedule.name, "has a schedule that is not committed with its task", "jobs")
     for service in services:
         cls = type(service)
         for capability in CAPABILITIES:
