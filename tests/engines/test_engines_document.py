@@ -6,9 +6,13 @@ import re
 import tomllib
 from pathlib import Path
 
+import pytest
+
 from mesh.config import load
 from mesh.engines.capabilities import CAPABILITIES, KEYS
-from tests.documented_engine import BLOCKS, DOCUMENT, block
+from mesh.errors import NotOffered
+from mesh.testing import Mesh
+from tests.documented_engine import BLOCKS, DOCUMENT, block, module
 
 TEXT = DOCUMENT.read_text()
 
@@ -26,6 +30,20 @@ def test_its_settings_are_settings() -> None:
     assert list(engines) == ["default", *KEYS]
     settings = load(Path("/dev/null"), env={}, flags={f"engines.{key}": name for key, name in engines.items()})
     assert {key: getattr(settings.engines, key) for key in engines} == engines
+
+
+async def test_a_test_of_a_project_uses_it(tmp_path: Path) -> None:
+    """By its reference and its settings; the rest is in memory."""
+    settings = {"engines.state": f"{module().__name__}:spec", "engines.shelf.file": str(tmp_path / "shelf")}
+    async with Mesh(settings=settings) as m:
+        assert await m.state("numbers").add("calls", 2) == 2
+        value, _ = await m.state("numbers").get("calls")
+        assert value == 2
+        with pytest.raises(NotOffered) as caught:
+            async with m.atomic():
+                await m.state("numbers").set("calls", 0)
+        assert caught.value.details["engines"] == {"state": "shelf"}
+    assert (tmp_path / "shelf").is_file()
 
 
 def test_it_is_read_to_its_end() -> None:
