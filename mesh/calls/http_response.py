@@ -192,7 +192,8 @@ def redirect(
     """
     if status not in _REDIRECTS:
         raise ValueError(f"{status!r} is not the status of a redirect: 301, 302, 303, 307 or 308")
-    return Response(None, status=status, headers={**(headers or {}), "Location": location}, cookies=cookies)
+    others = {name: value for name, value in (headers or {}).items() if name.lower() != "location"}
+    return Response(None, status=status, headers={**others, "Location": location}, cookies=cookies)
 
 
 def unwrapped(hint: Any) -> tuple[Any, bool]:

@@ -14,7 +14,8 @@ from typing import Any, Final
 from mesh.discovery.record import MethodRecord, TaskRecord
 from mesh.gateway.catalog import Catalog
 from mesh.gateway.convert import is_bytes
-from mesh.gateway.media import BINARY_TYPE, JSON_TYPE, NDJSON_TYPE, PROBLEM_TYPE, SSE_TYPE
+from mesh.gateway.media import BINARY_TYPE, JSON_TYPE, NDJSON_TYPE, SSE_TYPE
+from mesh.gateway.openapi_fixed import PROBLEM, SSE_EVENT, TIMEOUT_PARAMETER, problem_response
 from mesh.gateway.openapi_parts import add_part
 from mesh.gateway.openapi_tasks import DEFER_PARAMETERS, DEFERRED, JOB, job_operations
 from mesh.gateway.reply import phrase
@@ -26,54 +27,7 @@ _NOT_IN_NAMES: Final = re.compile(r"[^a-zA-Z0-9._-]")
 _REF: Final = "#/$defs/"
 _COMPONENT: Final = "#/components/schemas/"
 
-_PROBLEM: Final[Schema] = {
-    "type": "object",
-    "title": "Problem",
-    "description": "RFC 9457. `code` is stable and safe to compare with; `retryable` tells whether the same request "
-    "may succeed later or elsewhere.",
-    "required": ["type", "title", "status", "detail", "code", "retryable"],
-    "properties": {
-        "type": {"type": "string"},
-        "title": {"type": "string"},
-        "status": {"type": "integer"},
-        "detail": {"type": "string"},
-        "code": {"type": "string"},
-        "retryable": {"type": "boolean"},
-        "exception": {"type": "string", "description": "The type of a handler's own exception."},
-        "trace_id": {"type": "string"},
-        "details": {
-            "type": "object",
-            "description": "For a wrong argument, `path` names its place, such as `query.width`.",
-            "additionalProperties": True,
-        },
-    },
-}
-
-_TIMEOUT_PARAMETER: Final[Schema] = {
-    "name": "X-Request-Timeout",
-    "in": "header",
-    "description": "How long to wait: seconds, or with a unit, such as 250ms or 2s.",
-    # The form that `gateway.headers.read_timeout` accepts, up to a day, so that generated clients send valid values.
-    "schema": {
-        "type": "string",
-        "pattern": r"^(?=.*[1-9])([0-9]{1,4}(\.[0-9]{1,9})?(ms|s)?|[0-9]{1,3}(\.[0-9]{1,9})?m)$",
-        "examples": ["2", "0.5", "250ms", "1m"],
-    },
-}
-
 _BASE64: Final = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
-
-#: The schema of one event of a stream, in the form of OpenAPI 3.2.
-_SSE_EVENT: Final[Schema] = {
-    "type": "object",
-    "description": "One event per item; the last is the event named end, or error with a Problem as data.",
-    "properties": {
-        "event": {"type": "string"},
-        "data": {"type": "string", "description": "The item as JSON."},
-        "id": {"type": "string"},
-        "retry": {"type": "integer"},
-    },
-}
 
 #: The statuses of errors that any operation may return.
 _FAILURES: Final = (400, 404, 429, 500, 503, 504)
@@ -90,9 +44,9 @@ class Document:
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
         self._components: dict[str, dict[str, Any]] = {
-            "schemas": {"Problem": _PROBLEM},
+            "schemas": {"Problem": PROBLEM},
             "responses": {
-                f"Problem{status}": _problem_response(status) for status in sorted((*_FAILURES, *_BODY_FAILURES))
+                f"Problem{status}": problem_response(status) for status in sorted((*_FAILURES, *_BODY_FAILURES))
             },
         }
         self._schemas = self._components["schemas"]
@@ -185,7 +139,7 @@ class Document:
         operation = self._operation(
             route.service, method, f"{route.service}.{record.method}", record.status, record.produces
         )
-        operation["parameters"] = _unique([*parameters, *_elsewhere(method, schemas), _TIMEOUT_PARAMETER])
+        operation["parameters"] = _unique([*parameters, *_elsewhere(method, schemas), TIMEOUT_PARAMETER])
         for status, meaning in record.responses.items():
             # A status that the document has already keeps its content: that of a success, or of a problem.
             operation["responses"].setdefault(status, {})["description"] = meaning
@@ -249,7 +203,7 @@ class Document:
                 for each, schema in schemas.items()
                 if each not in binary
             ]
-        operation["parameters"] = _unique([*parameters, *elsewhere, _TIMEOUT_PARAMETER])
+        operation["parameters"] = _unique([*parameters, *elsewhere, TIMEOUT_PARAMETER])
         operation["requestBody"] = {"required": bool(needed), "content": content}
         self._fail(operation, _BODY_FAILURES)
 
@@ -279,7 +233,7 @@ class Document:
         if status in (204, 304):
             return {"description": phrase(status)}
         if method.stream:
-            item = {"schema": _SSE_EVENT}
+            item = {"schema": SSE_EVENT}
             lines = {"schema": {"type": "string", "description": "One item per line."}}
             content: dict[str, Schema] = {SSE_TYPE: item, NDJSON_TYPE: lines}
             if method.binary and produces:
@@ -382,13 +336,3 @@ def _body_of(method: MethodRecord, name: str, schema: Schema, *, required: bool)
         # A missing body counts as an empty one, which is valid.
         return {"required": False, "content": {BINARY_TYPE: {"schema": {}}, "*/*": {"schema": {}}}}
     return {"required": required, "content": {JSON_TYPE: {"schema": schema}}}
-
-
-def _problem_response(status: int) -> Schema:
-    response: Schema = {
-        "description": phrase(status),
-        "content": {PROBLEM_TYPE: {"schema": {"$ref": _COMPONENT + "Problem"}}},
-    }
-    if status in (429, 503):
-        response["headers"] = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
-    return response
