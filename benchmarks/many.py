@@ -16,7 +16,7 @@ import sys
 from benchmarks.host import end_with_stdin, run
 from benchmarks.service import Echo
 from mesh import config
-from mesh.service.worker import Worker
+from mesh.worker.worker import Worker
 
 
 async def serve(count: int) -> None:

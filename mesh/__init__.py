@@ -48,9 +48,9 @@ if TYPE_CHECKING:
     )
     from mesh.events.event import Event
     from mesh.locks.lock import Held, Lock
-    from mesh.service.connect import connect
+    from mesh.node.connect import connect
+    from mesh.node.node import Node
     from mesh.service.decorators import every, intercept, on, rpc
-    from mesh.service.node import Node
     from mesh.service.service import Service
     from mesh.service.task_decorators import cron, task
     from mesh.state.namespace import Namespace
@@ -106,12 +106,12 @@ _HOMES = {
     "UnknownService": "mesh.errors",
     "Unwritable": "mesh.errors",
     "Event": "mesh.events.event",
-    "connect": "mesh.service.connect",
+    "connect": "mesh.node.connect",
     "every": "mesh.service.decorators",
     "intercept": "mesh.service.decorators",
     "on": "mesh.service.decorators",
     "rpc": "mesh.service.decorators",
-    "Node": "mesh.service.node",
+    "Node": "mesh.node.node",
     "Service": "mesh.service.service",
     "cron": "mesh.service.task_decorators",
     "task": "mesh.service.task_decorators",

@@ -31,8 +31,8 @@ from mesh.clock import LoopClock
 from mesh.discovery.agent import Agent
 from mesh.discovery.hub import Hub
 from mesh.discovery.record import Instance
+from mesh.node.node import Node
 from mesh.protocol.caller import Caller
-from mesh.service.node import Node
 from mesh.transport.zmq_transport import from_settings
 
 Question = dict[str, Any]

@@ -20,9 +20,9 @@ import msgspec
 from benchmarks.scaling.model import Model
 from mesh.clock import ManualClock, settle
 from mesh.discovery.agent import Agent
-from mesh.discovery.holdings import Holdings
 from mesh.discovery.hub import Hub, Peer
 from mesh.discovery.record import Instance
+from mesh.discovery.registrations import Holdings
 from mesh.discovery.table import Change
 from mesh.discovery.uplink import ABOUT
 from mesh.protocol.codec import Writer

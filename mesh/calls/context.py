@@ -1,7 +1,7 @@
 """The context of the work at hand, and what the calls, events and tasks that this work causes inherit from it.
 
 Owns: the context variable, the public interface of a context, and how long code may wait within it.
-Leaves to others: setting it (handling, events.inbox, tasks.runner, service.worker), reading it (client, events, logs),
+Leaves to others: setting it (handling, events.inbox, tasks.runner, worker.worker), reading it (client, events, logs),
 the names of propagated values in messages (propagation).
 """
 

@@ -1,7 +1,7 @@
 """Answering calls: a worker's methods behind one listening endpoint.
 
 Owns: conversations with callers, turning messages into admitted calls, deadlines, and draining without losing a call.
-Leaves to others: running handlers (handling), authorization (door), which messages are legal (protocol), sockets
+Leaves to others: running handlers (handling), [access] (authorization), which messages are legal (protocol), sockets
 (transport), the description of a method (method).
 """
 
@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Iterable
 from typing import Any, Final
 
-from mesh.calls.door import Door
+from mesh.calls.authorization import Door
 from mesh.calls.handling import BY_CALLER, CALLER_GONE, DEADLINE, STOPPING, Handling
 from mesh.calls.method import Method
 from mesh.calls.offload import Offload

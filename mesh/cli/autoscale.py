@@ -1,5 +1,5 @@
 """`mesh autoscale`. Owns: its options and what it prints. Leaves to others: looking, deciding, scaling
-(supervision.autoscale)."""
+(deploy.autoscale)."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from mesh.errors import ConfigError
 
 if TYPE_CHECKING:
     from mesh.config import Settings
+    from mesh.deploy.autoscale import Advice
     from mesh.policy.scaling import Rule
-    from mesh.supervision.autoscale import Advice
-    from mesh.supervision.layout import Layout
+    from mesh.supervisord.layout import Layout
 
 
 @click.command("autoscale")
@@ -40,7 +40,7 @@ def command(dry_run: bool, looks: int | None, conf: str | None) -> int:
     if dry_run:
         process.quiet()
         return loop.run(_explain(layout, settings, looks))
-    from mesh.supervision import autoscale
+    from mesh.deploy import autoscale
     from mesh.telemetry.logs import get_logger
 
     process.prepare(settings, "autoscale")
@@ -58,14 +58,14 @@ def command(dry_run: bool, looks: int | None, conf: str | None) -> int:
 
 
 def _check(settings: Settings) -> None:
-    from mesh.supervision.autoscale import scaled_services
+    from mesh.deploy.autoscale import scaled_services
 
     if not scaled_services(settings):
         raise ConfigError("no [services.NAME] has a maximum, so there is nothing to scale; add `maximum = 8` to one")
 
 
 async def _explain(layout: Layout, settings: Settings, looks: int | None) -> int:
-    from mesh.supervision.autoscale import advise, rule_of, scaled_services
+    from mesh.deploy.autoscale import advise, rule_of, scaled_services
 
     if not wants_json():
         for name, service in scaled_services(settings).items():

@@ -20,7 +20,7 @@ from mesh.cli.tracing import trace_option
 from mesh.errors import MeshError
 
 if TYPE_CHECKING:
-    from mesh.service.node import Node
+    from mesh.node.node import Node
 
 
 @click.command("call")

@@ -2,7 +2,7 @@
 
 Owns: the options for both, setting the limits on this process, and describing a limit to users.
 Leaves to others: reading such a file (config.env_file), the values of the limits ([services.NAME] in mesh.toml,
-supervision.programs).
+supervisord.programs).
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def _set(what: str, limit: str, number: int, reserve: int = 0) -> None:
 
 def _memory(number: int) -> None:
     # Limit data, not address space: ZeroMQ and glibc reserve far more addresses than they ever use.
-    # The reserve above the limit is for the drain of a worker that has reached it (service.watchdog).
+    # The reserve above the limit is for the drain of a worker that has reached it (worker.watchdog).
     _set("memory", "RLIMIT_DATA", number, RESERVE_BYTES)
 
 

@@ -1,4 +1,4 @@
-"""`mesh defer`. Owns: its options. Leaves to others: arguments (arguments), deferring (service.durable)."""
+"""`mesh defer`. Owns: its options. Leaves to others: arguments (arguments), deferring (node.durable)."""
 
 from __future__ import annotations
 

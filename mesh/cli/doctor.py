@@ -1,4 +1,4 @@
-"""`mesh doctor`. Owns: its output and its exit code. Leaves to others: the checks (supervision.doctor)."""
+"""`mesh doctor`. Owns: its output and its exit code. Leaves to others: the checks (doctor.doctor)."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def command(conf: str | None) -> int:
 
     The exit code is 1 when there is a problem (✗), 0 when there are only warnings (!).
     """
-    from mesh.supervision.doctor import examine
-    from mesh.supervision.finding import BAD, GOOD, ODD, Finding
+    from mesh.doctor.doctor import examine
+    from mesh.doctor.finding import BAD, GOOD, ODD, Finding
 
     process.quiet()
     project = setting.usable()

@@ -1,4 +1,4 @@
-"""`mesh down`. Owns: its options and what it prints. Leaves to others: doing it (supervision.down)."""
+"""`mesh down`. Owns: its options and what it prints. Leaves to others: doing it (deploy.down)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def command(conf: str | None) -> None:
 
     This command reads supervisord.conf only: an invalid mesh.toml does not prevent it from stopping everything.
     """
-    from mesh.supervision.down import take_down
+    from mesh.deploy.down import take_down
 
     layout = setting.layout(conf)
     found = setting.usable()

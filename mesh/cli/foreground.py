@@ -19,8 +19,8 @@ from mesh.cli.output import note
 from mesh.errors import MeshError
 
 if TYPE_CHECKING:
-    from mesh.supervision.journal import Journal
-    from mesh.supervision.layout import Layout
+    from mesh.supervisord.journal import Journal
+    from mesh.supervisord.layout import Layout
 
 #: How often to check supervisord itself.
 LOOK_EVERY_S: Final = 1.0
@@ -30,7 +30,7 @@ class Foreground:
     """Created before anything is started, so that the output of starting processes is shown, too."""
 
     def __init__(self, conf: str | None) -> None:
-        from mesh.supervision.journal import Journal
+        from mesh.supervisord.journal import Journal
 
         self._conf = conf
         self._stopping = threading.Event()
@@ -40,7 +40,7 @@ class Foreground:
 
     def give_up(self, layout: Layout, run_dir: Path) -> None:
         """Stop what has started: something failed to start, or a signal arrived during the start."""
-        from mesh.supervision.down import take_down
+        from mesh.deploy.down import take_down
 
         self._show()
         take_down(layout, run_dir)
@@ -54,13 +54,13 @@ class Foreground:
         Returns:
             The exit code: 0 after a signal, 1 when supervisord ended by itself or something could not be stopped.
         """
-        from mesh.supervision import family
-        from mesh.supervision.down import take_down
+        from mesh.deploy.down import take_down
+        from mesh.supervisord import process_tree
 
         # Not earlier: while everything starts, a signal aborts the start (loop.run), and `give_up` follows.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._told)
-        pid = family.recorded(layout.pidfile)
+        pid = process_tree.recorded(layout.pidfile)
         look_at = time.monotonic() + LOOK_EVERY_S
         code = exits.OK
         while not self._stopping.wait(logs.EVERY_S):
@@ -68,9 +68,9 @@ class Foreground:
             if time.monotonic() >= look_at:
                 look_at = time.monotonic() + LOOK_EVERY_S
                 _reap()
-                if not family.alive(pid):
+                if not process_tree.alive(pid):
                     # `supervisorctl reload` keeps the pid; `mesh down && mesh up` in another terminal does not.
-                    pid = family.recorded(layout.pidfile)
+                    pid = process_tree.recorded(layout.pidfile)
                     if not pid:
                         note("supervisord has ended; stopping what is left")
                         code = exits.FAILED

@@ -1,4 +1,4 @@
-"""`mesh keys`. Owns: its output. Leaves to others: the files (transport.curve_files, transport.curve_store)."""
+"""`mesh keys`. Owns: its output. Leaves to others: the files (transport.curve.key_files, transport.curve.key_store)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mesh.cli import exits
 from mesh.cli.output import json_option, note, wants_json, write_json, write_table
 
 if TYPE_CHECKING:
-    from mesh.transport.curve_files import KeyPair, PublicKey
+    from mesh.transport.curve.key_files import KeyPair, PublicKey
 
 #: The directory of keys, below the project, when keys.dir is not set.
 DEFAULT: Final = "keys"
@@ -41,12 +41,12 @@ def command() -> None:
 @json_option
 def make(names: tuple[str, ...], directory: str | None) -> None:
     """Make a key for each NAME. Only this user can read the files."""
-    from mesh.transport import curve_files, curve_store
+    from mesh.transport.curve import key_files, key_store
 
     where, configured = _where(directory)
     _tell(
-        curve_store.make_each(where, names),
-        lambda pair: f"made {pair.name}  {curve_files.shown(pair.public)}",
+        key_store.make_each(where, names),
+        lambda pair: f"made {pair.name}  {key_files.shown(pair.public)}",
     )
     if wants_json():
         return
@@ -64,13 +64,13 @@ def show(directory: str | None) -> int:
     A key is shown by its first digits; --json shows all digits. A file that cannot be used is shown as UNREADABLE, with
     the reason, and the exit code is 1: no process starts with such a directory.
     """
-    from mesh.transport import curve_files, curve_store
+    from mesh.transport.curve import key_files, key_store
 
     where, _ = _where(directory)
-    keys, broken = curve_store.listed(where)
+    keys, broken = key_store.listed(where)
     rows = [_row(where, key) for key in keys]
     rows += [
-        _Row(path.name.removesuffix(curve_files.PUBLIC), "", "UNREADABLE", problem=exc.message) for path, exc in broken
+        _Row(path.name.removesuffix(key_files.PUBLIC), "", "UNREADABLE", problem=exc.message) for path, exc in broken
     ]
     code = exits.FAILED if broken else exits.OK
     if wants_json():
@@ -82,7 +82,7 @@ def show(directory: str | None) -> int:
         [
             (
                 row.name,
-                row.public[: curve_files.SHOWN_DIGITS],
+                row.public[: key_files.SHOWN_DIGITS],
                 row.state,
                 row.made,
                 secret[row.secret_here],
@@ -108,12 +108,12 @@ def rotate(names: tuple[str, ...], directory: str | None) -> None:
     where NAME runs, restart the processes there (`mesh roll`), and revoke the old key: `mesh keys revoke NAME
     --retiring`.
     """
-    from mesh.transport import curve_files, curve_store
+    from mesh.transport.curve import key_files, key_store
 
     where, _ = _where(directory)
     _tell(
-        curve_store.rotate_each(where, names),
-        lambda pair: f"rotated {pair.name}  {curve_files.shown(pair.public)}, the key before it is retiring",
+        key_store.rotate_each(where, names),
+        lambda pair: f"rotated {pair.name}  {key_files.shown(pair.public)}, the key before it is retiring",
     )
     if wants_json():
         return
@@ -133,16 +133,16 @@ def revoke(names: tuple[str, ...], retiring: bool, directory: str | None) -> Non
     When one of them is unknown, none is revoked. Processes that use this directory cut the links of a revoked key
     within a second. Copy revoked.keys to every other host: it overrides all other files there.
     """
-    from mesh.transport import curve_files, curve_store
+    from mesh.transport.curve import key_files, key_store
 
     where, _ = _where(directory)
-    ended = curve_store.revoke(where, *names, retiring=retiring)
+    ended = key_store.revoke(where, *names, retiring=retiring)
     if wants_json():
         write_json([{"name": key.name, "public": key.public.hex(), "revoked": key.revoked} for key in ended])
         return
     for key in ended:
-        click.echo(f"revoked {key.name}  {curve_files.shown(key.public)}")
-    note(f"here it holds within a second; copy {where / curve_files.REVOKED} to every other host")
+        click.echo(f"revoked {key.name}  {key_files.shown(key.public)}")
+    note(f"here it holds within a second; copy {where / key_files.REVOKED} to every other host")
 
 
 def _tell(pairs: Iterable[KeyPair], line: Callable[[KeyPair], str]) -> None:
@@ -191,13 +191,13 @@ class _Row(NamedTuple):
 
 
 def _row(where: Path, key: PublicKey) -> _Row:
-    from mesh.transport import curve_files, curve_store
+    from mesh.transport.curve import key_files, key_store
 
     state = "revoked" if key.revoked else "retiring" if key.retiring else "current"
     here: bool | None
     problem = ""
     try:
-        here = not key.revoked and curve_store.has_secret(where, key)
-    except curve_files.BadKeys as exc:
+        here = not key.revoked and key_store.has_secret(where, key)
+    except key_files.BadKeys as exc:
         here, problem = None, exc.message
     return _Row(key.name, key.public.hex(), state, key.made, key.revoked, here, problem)

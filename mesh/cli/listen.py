@@ -1,6 +1,6 @@
 """`mesh listen`. Owns: a service that receives every event of some topics, and printing them.
 
-Leaves to others: delivering events (events), running the service (service.worker).
+Leaves to others: delivering events (events), running the service (worker.worker).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def command(topics: tuple[str, ...], count: int | None, timeout: float | None) -
 
 async def _listen(topics: tuple[str, ...], count: int | None, timeout: float | None) -> int:
     from mesh.config import OPERATOR
-    from mesh.service.worker import Worker
+    from mesh.worker.worker import Worker
 
     # Bounded, so that a stopped terminal loses events instead of filling memory.
     heard: asyncio.Queue[Event] = asyncio.Queue(10_000)

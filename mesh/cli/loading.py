@@ -1,7 +1,7 @@
 """Finds the service classes that the words of a command line name.
 
 Owns: module names and files, and the name that a section of mesh.toml gives to a class.
-Leaves to others: importing a file (calls.importing), running the services (service.worker).
+Leaves to others: importing a file (calls.importing), running the services (worker.worker).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`mesh logs`. Owns: its options, and the form of a line. Leaves to others: reading the logs (supervision.journal)."""
+"""`mesh logs`. Owns: its options, and the form of a line. Leaves to others: reading the logs (supervisord.journal)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mesh.cli.output import json_option, note, wants_json, write_json
 from mesh.errors import ConfigError, Unavailable
 
 if TYPE_CHECKING:
-    from mesh.supervision.journal import Line
+    from mesh.supervisord.journal import Line
 
 #: How often a followed file is checked: faster than a person reads, at negligible cost.
 EVERY_S: Final = 0.2
@@ -66,7 +66,7 @@ def command(names: tuple[str, ...], follow: bool, lines: int, level: str, trace:
     Where no supervisor keeps log files, the processes in the registry are asked for their last lines; a hub that was
     started by hand writes to its terminal only.
     """
-    from mesh.supervision.journal import Journal, chosen, keep
+    from mesh.supervisord.journal import Journal, chosen, keep
 
     for complaint in setting.usable().complaints:
         note(complaint)
@@ -99,8 +99,8 @@ def command(names: tuple[str, ...], follow: bool, lines: int, level: str, trace:
 
 async def _recent(names: tuple[str, ...], follow: bool, lines: int, level: str, trace: str) -> set[str] | None:
     """Show the lines of processes without a log file; None when there were any, else the known services."""
-    from mesh.supervision.journal import keep
-    from mesh.supervision.recent_journal import RecentJournal
+    from mesh.observe.recent_journal import RecentJournal
+    from mesh.supervisord.journal import keep
 
     process.quiet()
     try:
@@ -121,8 +121,8 @@ async def _recent(names: tuple[str, ...], follow: bool, lines: int, level: str, 
 
 def paths(conf: str | None, *, quiet: bool = False) -> dict[str, Path]:
     """The log files of this host's processes, by process; `quiet`: do not report a missing supervisord."""
-    from mesh.supervision.control import Control
-    from mesh.supervision.journal import files
+    from mesh.supervisord.control import Control
+    from mesh.supervisord.journal import files
 
     log_dir = setting.usable().settings.mesh.log_dir
     more: list[str] = []

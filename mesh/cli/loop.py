@@ -20,7 +20,7 @@ from mesh.errors import Unavailable
 from mesh.policy.liveness import EXIT_MEMORY
 
 if TYPE_CHECKING:
-    from mesh.service.node import Node
+    from mesh.node.node import Node
 
 T = TypeVar("T")
 
@@ -143,7 +143,7 @@ async def connected(wait_s: float = SYNC_S) -> AsyncIterator[Node]:
     """
     from mesh.cli import setting
     from mesh.config import OPERATOR
-    from mesh.service.connect import connect
+    from mesh.node.connect import connect
 
     async with connect(setting.settings(), wait_s=wait_s, role=OPERATOR) as node:
         if not node.agent.synced:

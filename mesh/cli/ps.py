@@ -14,7 +14,7 @@ from mesh.telemetry import crashes, heartbeats, restarts
 
 if TYPE_CHECKING:
     from mesh.discovery.record import Instance
-    from mesh.supervision.control import Process
+    from mesh.supervisord.control import Process
 
 #: Prefix of mesh's own services; only mesh itself uses their methods.
 OWN = "mesh-"
@@ -104,8 +104,8 @@ def _processes(conf: str | None) -> tuple[list[Process], str]:
             raise
         return [], ""  # running services without supervisor is normal
     # Imported here, because importing XML-RPC costs more than all the rest of a command.
-    from mesh.supervision import family
-    from mesh.supervision.control import Control, Silent
+    from mesh.supervisord import process_tree
+    from mesh.supervisord.control import Control, Silent
 
     control = Control(layout.socket)
     try:
@@ -113,9 +113,9 @@ def _processes(conf: str | None) -> tuple[list[Process], str]:
     except Silent as exc:
         return [], exc.message
     except Unavailable:
-        if pid := family.recorded(layout.pidfile) or family.supervisord_of(layout.server_url, layout.root):
+        if pid := process_tree.recorded(layout.pidfile) or process_tree.supervisord_of(layout.server_url, layout.root):
             return [], f"supervisord (pid {pid}) does not answer at {layout.socket}: `mesh doctor` shows why"
-        orphans = len(family.members(layout.server_url))
+        orphans = len(process_tree.members(layout.server_url))
         if not orphans:
             return [], ""
         return [], f"supervisord is gone, {orphans} of its processes run on unwatched: `mesh down && mesh up`"

@@ -1,4 +1,4 @@
-"""`mesh releases`. Owns: its options and what it prints. Leaves to others: reading them (supervision.releases)."""
+"""`mesh releases`. Owns: its options and what it prints. Leaves to others: reading them (deploy.releases)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def command(turns: int) -> None:
 
     For hosts that the playbooks deploy to (docs/operating.md).
     """
-    from mesh.supervision import releases
+    from mesh.deploy import releases
 
     found = releases.read(setting.layout(None), turns)
     if wants_json():

@@ -1,4 +1,4 @@
-"""`mesh roll`. Owns: its options and what it prints. Leaves to others: doing it (supervision.roll)."""
+"""`mesh roll`. Owns: its options and what it prints. Leaves to others: doing it (deploy.roll)."""
 
 from __future__ import annotations
 
@@ -88,9 +88,9 @@ def command(
     """
     import os
 
-    from mesh.supervision.error_gate import Limits
-    from mesh.supervision.preflight import preflight as try_all
-    from mesh.supervision.roll import roll
+    from mesh.deploy.error_gate import Limits
+    from mesh.deploy.roll import roll
+    from mesh.doctor.preflight import preflight as try_all
 
     settings = setting.settings()
     if preflight or check:

@@ -56,8 +56,8 @@ def command(services: tuple[str, ...], reload: bool, name: str, check: bool) -> 
         _check_interceptors(settings)
         check_room()
         return exits.OK
-    from mesh.service import worker
-    from mesh.service.watchdog import Watchdog, limits_of, supervised
+    from mesh.worker import worker
+    from mesh.worker.watchdog import Watchdog, limits_of, supervised
 
     # At a terminal, the process may be stopped in a debugger.
     ends = sys.stdin is None or not sys.stdin.isatty()

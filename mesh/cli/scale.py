@@ -1,4 +1,4 @@
-"""`mesh scale`. Owns: its arguments, options and output. Leaves to others: doing it (supervision.scale)."""
+"""`mesh scale`. Owns: its arguments, options and output. Leaves to others: doing it (deploy.scale)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mesh.cli import completion, loop, process, setting
 from mesh.cli.output import json_option, note, progress, wants_json, write_json, write_table
 
 if TYPE_CHECKING:
-    from mesh.supervision.layout import Layout
+    from mesh.supervisord.layout import Layout
 
 DECLARED = "declared"
 
@@ -45,8 +45,8 @@ def command(changes: tuple[str, ...], conf: str | None, timeout: float) -> None:
     if not changes:
         _show(layout)
         return
-    from mesh.supervision.roster import Roster
-    from mesh.supervision.scale import check_names, scale
+    from mesh.deploy.scale import check_names, scale
+    from mesh.supervisord.roster import Roster
 
     settings = setting.settings()
     roster = Roster(layout, settings)
@@ -88,8 +88,8 @@ def _change(text: str) -> tuple[str, int | None]:
 
 def _show(layout: Layout) -> None:
     from mesh.errors import Unavailable
-    from mesh.supervision.control import RUNNING, Control
-    from mesh.supervision.roster import Roster
+    from mesh.supervisord.control import RUNNING, Control
+    from mesh.supervisord.roster import Roster
 
     settings = setting.settings()
     roster = Roster(layout, settings)

@@ -1,6 +1,6 @@
 """Finds the settings and the project of a command.
 
-Owns: choosing the supervisord.conf. Leaves to others: reading it (supervision.layout) and mesh.toml (config).
+Owns: choosing the supervisord.conf. Leaves to others: reading it (supervisord.layout) and mesh.toml (config).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mesh.config import Settings, Usable
-    from mesh.supervision.layout import Layout
+    from mesh.supervisord.layout import Layout
 
 CONF = "supervisord.conf"
 
@@ -56,7 +56,7 @@ def layout(conf: str | None) -> Layout:
     Raises:
         ConfigError: it is missing or invalid.
     """
-    from mesh.supervision import layout as layouts
+    from mesh.supervisord import layout as layouts
 
     return layouts.read(conf_file(conf))
 
@@ -70,6 +70,6 @@ def layout_if_any(conf: str | None) -> Layout | None:
     file = conf_file(conf)
     if conf is None and not file.exists():
         return None
-    from mesh.supervision import layout as layouts
+    from mesh.supervisord import layout as layouts
 
     return layouts.read(file)

@@ -1,7 +1,7 @@
 """`mesh store`, and `mesh store backup`, `check` and `info`.
 
 Owns: their options and output.
-Leaves to others: the store (store.service), running it (service.worker), its client (engines.sqlite.client).
+Leaves to others: the store (store.service), running it (worker.worker), its client (engines.sqlite.client).
 """
 
 from __future__ import annotations

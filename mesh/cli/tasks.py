@@ -17,7 +17,7 @@ from mesh.errors import UnknownJob
 from mesh.tasks.contract import JobInfo, QueueInfo
 
 if TYPE_CHECKING:
-    from mesh.service.node import Node
+    from mesh.node.node import Node
 
 #: The number of jobs in one request.
 PAGE = 200

@@ -1,5 +1,5 @@
 """`mesh top`. Owns: the terminal, reading keys, and executing their commands. Leaves to others: the figures
-(supervision.board), drawing (top_view), scaling and rolling (supervision)."""
+(observe.board), drawing (top_view), scaling and rolling (supervision)."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from mesh.errors import MeshError
 if TYPE_CHECKING:
     from mesh.cli.top_view import Order, Screen
     from mesh.config import Settings
-    from mesh.supervision.board import Board, Frame, Row
-    from mesh.supervision.layout import Layout
+    from mesh.observe.board import Board, Frame, Row
+    from mesh.supervisord.layout import Layout
 
 #: Escape sequences of keys that send more than one character. Source: ECMA-48, and common terminals.
 _KEYS: Final = {"\x1b[A": "up", "\x1b[B": "down", "\x1bOA": "up", "\x1bOB": "down"}
@@ -57,8 +57,8 @@ async def _print(layout: Layout | None, settings: Settings, every: float, once: 
 
     from mesh.cli.top_view import Screen, table
     from mesh.config import OPERATOR
-    from mesh.service.connect import connect
-    from mesh.supervision.board import Board
+    from mesh.node.connect import connect
+    from mesh.observe.board import Board
 
     async with connect(settings, wait_s=FIRST_WORD_S, role=OPERATOR) as node:
         board = Board(layout, settings, node)
@@ -109,8 +109,8 @@ class _Top:
 
         from mesh.cli.top_view import draw
         from mesh.config import OPERATOR
-        from mesh.service.connect import connect
-        from mesh.supervision.board import Board
+        from mesh.node.connect import connect
+        from mesh.observe.board import Board
 
         console = Console(highlight=False)
         async with connect(self._settings, wait_s=FIRST_WORD_S, role=OPERATOR) as node:
@@ -165,9 +165,9 @@ class _Top:
         self._work = asyncio.create_task(self._do(order, counts), name="mesh.top")
 
     async def _do(self, order: Order, counts: dict[str, int]) -> None:
-        from mesh.supervision.crew import restart
-        from mesh.supervision.roll import roll
-        from mesh.supervision.scale import scale
+        from mesh.deploy.processes import restart
+        from mesh.deploy.roll import roll
+        from mesh.deploy.scale import scale
 
         assert order.row is not None
         if self._layout is None:

@@ -1,7 +1,7 @@
 """The view of `mesh top`, and the effect of its keys on the view.
 
 Owns: the state of the screen, the meaning of each key, and drawing a frame. No terminal, no loop, no clock.
-Leaves to others: the figures (supervision.board), reading keys and executing commands (top).
+Leaves to others: the figures (observe.board), reading keys and executing commands (top).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from mesh.cli.output import for_people
-from mesh.supervision.board import Frame, Row, grouped
+from mesh.observe.board import Frame, Row, grouped
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

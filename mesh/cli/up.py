@@ -1,4 +1,4 @@
-"""`mesh up`. Owns: its options and what it prints. Leaves to others: doing it (supervision.up)."""
+"""`mesh up`. Owns: its options and what it prints. Leaves to others: doing it (deploy.up)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mesh.cli import exits, loop, process, setting
 from mesh.cli.output import for_people, json_option, note, progress, wants_json, write_json, write_table
 
 if TYPE_CHECKING:
-    from mesh.supervision.up import Up
+    from mesh.deploy.up import Up
 
 #: The fields of an instance's record that --json prints.
 _SHOWN: Final = ("service", "id", "worker", "version", "host", "pid", "endpoint", "load")
@@ -41,8 +41,8 @@ def command(conf: str | None, timeout: float, foreground: bool) -> int:
     When the project runs already, stopped processes are started, and those that mesh.toml does not name any more leave.
     Running workers are not changed; `mesh roll` applies changed settings to them.
     """
-    from mesh.supervision.layout import write_default
-    from mesh.supervision.up import bring_up
+    from mesh.deploy.up import bring_up
+    from mesh.supervisord.layout import write_default
 
     settings = setting.settings()
     own = settings.root / setting.CONF

@@ -1,6 +1,6 @@
 """`mesh watch`, which supervisor runs.
 
-Owns: its registration with supervisor. Leaves to others: watching (supervision.watch).
+Owns: its registration with supervisor. Leaves to others: watching (supervisord.watch).
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ def command() -> None:
 
     [eventlistener:watch] in supervisord.conf starts this command.
     """
-    from mesh.supervision.control import Control
-    from mesh.supervision.roster import of as roster_of
-    from mesh.supervision.watch import Watch, listen
-    from mesh.supervision.watch_metrics import ROLE, WatchMetrics
+    from mesh.supervisord.control import Control
+    from mesh.supervisord.roster import of as roster_of
+    from mesh.supervisord.watch import Watch, listen
+    from mesh.supervisord.watch_metrics import ROLE, WatchMetrics
     from mesh.telemetry import crashes
     from mesh.telemetry.published import withdraw
 

@@ -3,8 +3,8 @@
 Owns: precedence (flag over environment over file over default), finding the file, `${NAME}`, reporting all errors at
 once, and the usable part of settings with errors.
 Leaves to others: the keys (config.settings, config.entries), the syntax of values (config.values), line numbers
-(config.places), error messages (config.complaints), values that contradict each other (config.together), the engines'
-own tables (config.engine_tables).
+(config.places), error messages (config.complaints), values that contradict each other (config.cross_checks), the own
+tables of engines (config.engine_tables).
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ import msgspec
 
 from mesh.config.access import AccessSettings, read_access
 from mesh.config.complaints import no_such, not_toml
+from mesh.config.cross_checks import contradictions
 from mesh.config.engine_tables import PREFIX, EngineTables, Reading
 from mesh.config.entries import ENTRIES, SERVICE, TABLES, Entry
 from mesh.config.origins import Origin, listed
 from mesh.config.places import Key, places
 from mesh.config.secrets import HIDDEN, marked
 from mesh.config.settings import EngineSettings, ServiceSettings, Settings
-from mesh.config.together import contradictions
 from mesh.config.trust import check_found
 from mesh.errors import ConfigError
 from mesh.suggest import suggestion

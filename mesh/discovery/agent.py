@@ -16,8 +16,8 @@ from collections.abc import Callable, Sequence
 
 from mesh.clock import Clock, Timer
 from mesh.discovery.admission import Limits
-from mesh.discovery.holdings import Holdings
 from mesh.discovery.record import Instance
+from mesh.discovery.registrations import Holdings
 from mesh.discovery.shapes import Shapes
 from mesh.discovery.table import Change, Table
 from mesh.discovery.uplink import HubStatus, Uplink

@@ -1,7 +1,7 @@
 """A client's connection to one hub, with reconnection.
 
 Owns: the connection with its backoff, and the messages on it.
-Leaves to others: merging several hubs (table), which instances are registered (holdings), when to renew (agent).
+Leaves to others: merging several hubs (table), which instances are registered (registrations), when to renew (agent).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import msgspec
 
 from mesh.clock import Clock, Timer
 from mesh.discovery.admission import read_loads, read_news
-from mesh.discovery.holdings import Holdings
+from mesh.discovery.registrations import Holdings
 from mesh.discovery.shapes import Shapes
 from mesh.discovery.table import Change, Table
 from mesh.errors import MeshError, ProtocolViolation

@@ -2,8 +2,8 @@
 
 Owns: making the engines of [engines], one object for each name, at first use; errors at start for an engine without
 the capability that it is chosen for, and errors at use for what an engine lacks or cannot commit together.
-Leaves to others: what engines do (contract), their specs (registry), what services need (service.requirements), when
-engines are closed (service.node).
+Leaves to others: what engines do (contract), their specs (registry), what services need (worker.requirements), when
+engines are closed (node.node).
 """
 
 from __future__ import annotations

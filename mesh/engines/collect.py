@@ -3,7 +3,7 @@
 Owns: the current collector (a context variable, so that tasks started in a block inherit it), the order of the changes,
 and rejecting at once changes that cannot be committed together.
 Leaves to others: which engine serves which capability (choose), opening and committing blocks (service.atomic), the
-methods that add changes (service.durable, state.namespace).
+methods that add changes (node.durable, state.namespace).
 """
 
 from __future__ import annotations

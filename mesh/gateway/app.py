@@ -1,7 +1,7 @@
 """The lifecycle of a gateway process: from its start to the last answered request.
 
 Owns: the listening socket, signals, and the order of start and stop.
-Leaves to others: answering requests (server), closing connections without loss (connections), the mesh (service.node).
+Leaves to others: answering requests (server), closing connections without loss (connections), the mesh (node.node).
 
 Start: connect, receive the registry from a hub, then listen; a gateway without the registry must not take requests away
 from gateways that have it.
@@ -29,9 +29,9 @@ from mesh.gateway.mounts.external import load
 from mesh.gateway.mounts.registry import OWN
 from mesh.gateway.ports import Node
 from mesh.gateway.server import Gateway
-from mesh.service.node import Node as MeshNode
-from mesh.service.worker import settle_memory
+from mesh.node.node import Node as MeshNode
 from mesh.telemetry.logs import get_logger
+from mesh.worker.worker import settle_memory
 
 _log = get_logger(__name__)
 

@@ -1,7 +1,7 @@
 """The parts of mesh that the gateway needs, as Protocols.
 
 Owns: the interfaces of a Node, its table and its recorder for a gateway.
-Leaves to others: implementing them (service.node, discovery, telemetry, or a test's fakes).
+Leaves to others: implementing them (node.node, discovery, telemetry, or a test's fakes).
 """
 
 from __future__ import annotations

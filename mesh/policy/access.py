@@ -1,8 +1,8 @@
 """Authorization decisions: which callers may call which methods, which workers may run which services, operators.
 
 Owns: matching a caller with rules, methods that need no rule, and the rule that would allow a denied request.
-Leaves to others: reading rules (config.access), authentication (transport, calls.door), which objects an operation of
-the store uses (engines.authorization), refusing (calls.server, discovery.hub, the store).
+Leaves to others: reading rules (config.access), authentication (transport, calls.authorization), which objects an
+operation of the store uses (engines.authorization), refusing (calls.server, discovery.hub, the store).
 """
 
 from __future__ import annotations

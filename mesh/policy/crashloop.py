@@ -1,7 +1,7 @@
 """Crash loops: when a process that ends repeatedly is in one, and how long it then waits before each restart.
 
 Owns: counting short runs, and the length of the wait.
-Leaves to others: detecting that a process ended (supervision.watch), delaying its restart (supervision.plugin).
+Leaves to others: detecting that a process ended (supervisord.watch), delaying its restart (supervisord.plugin).
 
 supervisor delays the restart of a process that dies within its first second, and restarts any other at once, forever. A
 process that dies after three seconds, because a database is down, would cost the CPU time of a start every 3 s.

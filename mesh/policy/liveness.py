@@ -1,7 +1,7 @@
 """Liveness: when a worker is blocked, late with its start, or short of memory, and what follows.
 
 Owns: the rules and the exit codes. Time and memory are passed in.
-Leaves to others: measuring and acting inside the worker (service.watchdog) and from outside (supervision.watch).
+Leaves to others: measuring and acting inside the worker (worker.watchdog) and from outside (supervisord.watch).
 
 Two observers share these rules. A thread of the worker checks its event loop, and can log the line that blocks it. A
 thread needs the interpreter, so a worker that is stopped (SIGSTOP) or blocked in C code writes no heartbeats; `mesh

@@ -1,8 +1,8 @@
 """Autoscaling: how many workers a service should have, computed from samples.
 
 Owns: the computation for each measure, and the delays that prevent oscillation.
-Leaves to others: sampling (supervision.sampling), starting and draining workers (supervision.scale), the loop around
-both (supervision.autoscale).
+Leaves to others: sampling (observe.sampling), starting and draining workers (deploy.scale), the loop around
+both (deploy.autoscale).
 
 For each measure, the number of workers that would bring it to its target is computed; the largest number counts. Then:
 

@@ -35,7 +35,7 @@ Parts = Part | Callable[..., Any] | str
 
 
 class Room(Protocol):
-    """The implementation of the verbs: mesh.service.durable.Durable."""
+    """The implementation of the verbs: mesh.node.durable.Durable."""
 
     def defer(self, task: Any, args: tuple[Any, ...], kwargs: dict[str, Any], how: Options) -> Awaitable[Job[Any]]: ...
     def batch(self) -> Batch: ...

@@ -15,8 +15,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from mesh.calls.authorization import COUNTED_CALLERS, OTHERS
 from mesh.calls.context import CallContext, current
-from mesh.calls.door import COUNTED_CALLERS, OTHERS
 from mesh.clock import Clock
 from mesh.engines.authorization import OPERATIONS, Authorization, Refusal
 from mesh.engines.contract import Outcome, Unit
@@ -226,7 +226,7 @@ def check_table(methods: Sequence[str]) -> None:
 
 
 def name_of(call: CallContext | None) -> str:
-    """The name of a caller in the rules; the same as in calls.door."""
+    """The name of a caller in the rules; the same as in calls.authorization."""
     if call is None:
         return ""
     return call.user or call.caller.rpartition("-")[0] or call.caller

@@ -1,6 +1,6 @@
 """The store's process, from its start to its exit code.
 
-Owns: stopping it when the file turns out to be corrupt. Leaves to others: the worker's life cycle (service.worker).
+Owns: stopping it when the file turns out to be corrupt. Leaves to others: the worker's life cycle (worker.worker).
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import time
 from typing import Final
 
 from mesh.config import Settings
-from mesh.service import worker
-from mesh.service.worker import Worker
 from mesh.store.service import Store
+from mesh.worker import worker
+from mesh.worker.worker import Worker
 
 #: `startsecs` of the store's program in supervisord.conf.
 STARTSECS: Final = 1.0

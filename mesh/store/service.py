@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import Any, ClassVar, Final, TypeVar
 
 from mesh.engines.contract import Outcome, Unit
-from mesh.engines.sqlite import vitals
+from mesh.engines.sqlite import liveness
 from mesh.engines.sqlite.core import Core, Turn
 from mesh.engines.sqlite.disk import Fatal
 from mesh.engines.sqlite.messages import SERVICE, BackupInfo, Over, Push, StoreInfo
@@ -23,11 +23,11 @@ from mesh.engines.steady import SteadyClock
 from mesh.errors import BadRequest, Draining, LockTaken, Unwritable
 from mesh.events.log import LoggedEvent
 from mesh.locks.contract import Grant
+from mesh.node.node import Node
 from mesh.policy.access import Access
 from mesh.schedules.contract import Schedule
 from mesh.service.decorators import rpc
 from mesh.service.members import members
-from mesh.service.node import Node
 from mesh.service.service import Service
 from mesh.state.contract import Entry
 from mesh.store import measures
@@ -35,9 +35,9 @@ from mesh.store.admission import Admission, check_table
 from mesh.store.aside import in_thread
 from mesh.store.attending import Attending
 from mesh.store.backups import Backups
-from mesh.store.chores import Deaths, Delayed, Deliveries, Locks, Sweeping, Unknown
 from mesh.store.dispatch import Dispatch
 from mesh.store.logbook import STEP, Logbook
+from mesh.store.maintenance import Deaths, Delayed, Deliveries, Locks, Sweeping, Unknown
 from mesh.store.queueing import LockQueues
 from mesh.store.sessions import Sessions
 from mesh.store.shown import shown
@@ -83,11 +83,11 @@ class Store(Service):
         )
         self.backups = Backups(self.core, settings.store.backups_dir, node.clock, self.host)
         await open_in_turn(self.core, self.wait_s, node.clock)
-        clock = self.clock = SteadyClock(node.clock, self.core.time_mark(), vitals.boot_id())
+        clock = self.clock = SteadyClock(node.clock, self.core.time_mark(), liveness.boot_id())
         time_is_kept = self._keep_time()
         self.dispatch = Dispatch()
         self.sessions = Sessions(
-            settings.store.lease_s, pid_space=vitals.pid_space(), born=vitals.born, dead=vitals.dead
+            settings.store.lease_s, pid_space=liveness.pid_space(), born=liveness.born, dead=liveness.dead
         )
         self.watches = Watches()
         self.lines = LockQueues(clock)

@@ -1,7 +1,7 @@
 """Workers' sessions in the store: which are subscribed, silent, or dead.
 
 Owns: when a session is over. Leaves to others: its leases (dispatch, the core), its stream (streams), observing
-processes (engines.sqlite.vitals; passed in).
+processes (engines.sqlite.liveness; passed in).
 
 No socket, no loop, no clock: callers report events by methods, with `now`.
 

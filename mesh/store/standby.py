@@ -1,7 +1,7 @@
 """A store that waits until another one releases the folder.
 
 Owns: retrying until the folder is free, and announcing that this store waits.
-Leaves to others: the lock (engines.sqlite.folder), and the handover (supervision.relay).
+Leaves to others: the lock (engines.sqlite.folder), and the handover (deploy.store_handover).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Owns: running transactions one after another on the loop's own thread, their contents, and recovery after a failure.
 Leaves to others: callers' requests (backlog), the transaction (the core), leasing tasks (dispatch), maintenance
-(chores).
+(maintenance).
 
 A transaction blocks the loop: in a thread of its own it would compete for the interpreter, and nothing useful can be
 answered during the commit. So a transaction is bounded, and between two of them the loop reads and writes its sockets.

@@ -1,7 +1,7 @@
 """One attempt from its lease to its acknowledgement, and the worker's description of a task.
 
 Owns: the two records, decoding the arguments and encoding the answer, and starting the function in its executor.
-Leaves to others: timeouts and the end of an attempt (runner), describing a method (service.workload).
+Leaves to others: timeouts and the end of an attempt (runner), describing a method (worker.workload).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Tasks that wait for each other: chains, groups, and callbacks of groups.
 
 Owns: the compositions (pure values), and compiling them to rows that are deferred in one commit.
-Leaves to others: finding a step's task (service.targets), making the next step ready (engines), and calling
+Leaves to others: finding a step's task (node.targets), making the next step ready (engines), and calling
 `with_prior`, which puts the answer in the place of `prior` (attempt).
 
 ::

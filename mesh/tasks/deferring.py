@@ -1,7 +1,7 @@
 """Turning a task and its arguments into a row that an engine can store.
 
 Owns: the target and the options of a task, encoding and checking its arguments, the row.
-Leaves to others: finding the target (service.targets), sending the row (gathering), handles (job).
+Leaves to others: finding the target (node.targets), sending the row (gathering), handles (job).
 """
 
 from __future__ import annotations

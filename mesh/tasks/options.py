@@ -1,7 +1,7 @@
 """The options of a task, where it is declared and where it is deferred, and parsing their notations.
 
 Owns: the options with their defaults, "1s..1m" and "50/s", and errors for invalid values that name the option.
-Leaves to others: the decorators (service.decorators), what a worker does with them (runner, service.workload).
+Leaves to others: the decorators (service.decorators), what a worker does with them (runner, worker.workload).
 """
 
 from __future__ import annotations

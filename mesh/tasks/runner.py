@@ -2,7 +2,7 @@
 
 Owns: the running attempts, their timeouts, stopping them, and the verdict of each.
 Leaves to others: scheduling (engines), the rule for failures (verdicts), sending acknowledgements until they are
-confirmed (acknowledging), the function of a task (attempt.Work, made by service.workload).
+confirmed (acknowledging), the function of a task (attempt.Work, made by worker.workload).
 
 The worker declares how many attempts run at once when it subscribes (`Queue.credit`): nothing is queued here.
 """
@@ -31,7 +31,7 @@ from mesh.policy.backoff import Backoff
 from mesh.tasks.acknowledging import Acknowledge, Acknowledging
 from mesh.tasks.attempt import Attempt, Stop, Work, begin, run_offloaded
 from mesh.tasks.contract import Lease, Reason, Settlement, Verdict
-from mesh.tasks.telling import MOST_ERROR, code, sentence, trace
+from mesh.tasks.exceptions import MOST_ERROR, code, sentence, trace
 from mesh.tasks.verdicts import judge
 from mesh.telemetry.logs import get_logger
 from mesh.telemetry.metrics import Recorder

@@ -1,7 +1,7 @@
 """The recent crashes of this host's processes, in a file that all of its processes can read.
 
 Owns: the format of the file, writing it atomically, reading it defensively.
-Leaves to others: detecting crashes (supervision.watch), showing them (gateway's /readyz, `mesh ps`, `mesh top`).
+Leaves to others: detecting crashes (supervisord.watch), showing them (gateway's /readyz, `mesh ps`, `mesh top`).
 """
 
 from __future__ import annotations

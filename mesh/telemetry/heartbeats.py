@@ -1,7 +1,7 @@
 """Heartbeat files: each supervised worker writes its health once a second, for other processes to read.
 
 Owns: the format of a file, writing it in place, reading all of them.
-Leaves to others: measuring (service.watchdog), judging (policy.liveness), acting (supervision.watch).
+Leaves to others: measuring (worker.watchdog), judging (policy.liveness), acting (supervisord.watch).
 
 Times are those of the monotonic clock, which all processes of a host share.
 """

@@ -1,7 +1,7 @@
 """How often the workers of each service were restarted, and why, in a file that outlives all of them.
 
 Owns: the format of the file, adding to it, reading it.
-Leaves to others: detecting that a process ended and why (supervision.watch), showing it (/metrics, `mesh doctor`).
+Leaves to others: detecting that a process ended and why (supervisord.watch), showing it (/metrics, `mesh doctor`).
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from typing import Final
 from mesh.clock import settle
 from mesh.engines.work_view import WorkView
 from mesh.errors import DeadlineExceeded
-from mesh.service.node import Node
+from mesh.node.node import Node
 from mesh.service.verbs import DurableVerbs, Room
 from mesh.tasks.contract import JobInfo, QueueInfo, Status
 

@@ -15,13 +15,13 @@ import msgspec
 from mesh.calls.context import CURRENT
 from mesh.calls.method import Method
 from mesh.discovery.record import Instance, MethodRecord
+from mesh.node.node import Node
 from mesh.service.decorators import marks_on
 from mesh.service.describe import record
 from mesh.service.members import members
-from mesh.service.node import Node
 from mesh.service.service import Service
-from mesh.service.shift import Shift
 from mesh.testing.fakes import Arguments, Behaviour, Fake, Recorded
+from mesh.worker.task_worker import Shift
 
 
 class FakeProcess:

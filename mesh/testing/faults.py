@@ -10,13 +10,13 @@ import random
 from typing import TYPE_CHECKING, Protocol
 
 from mesh.errors import SetupError
-from mesh.service.node import Node
+from mesh.node.node import Node
 from mesh.service.service import Service
-from mesh.service.worker import Worker
 from mesh.testing.fakes import Fake
 from mesh.testing.hosts import Host, MemoryHost, RecordingTransport
 from mesh.testing.process import Breakable
 from mesh.transport.memory import MemoryNetwork
+from mesh.worker.worker import Worker
 
 if TYPE_CHECKING:
     from mesh.testing.process import Process

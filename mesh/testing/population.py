@@ -21,16 +21,16 @@ from mesh.engines.authorization import Authorization, Refusal
 from mesh.engines.memory import Memory, MemoryEngine
 from mesh.engines.registry import Makers
 from mesh.errors import SetupError, Unavailable
+from mesh.node.node import Node
 from mesh.policy.access import Access
-from mesh.service.node import Node
 from mesh.service.service import Service
-from mesh.service.worker import Worker
 from mesh.telemetry.logs import get_logger
 from mesh.testing.fake_process import FakeProcess
 from mesh.testing.fakes import Fake
 from mesh.testing.faults import Target
 from mesh.testing.hosts import Host
 from mesh.testing.process import ClientProcess, FakeWorker, HubProcess, Process, WorkerProcess
+from mesh.worker.worker import Worker
 
 log = get_logger("mesh.testing")
 

@@ -12,11 +12,11 @@ from mesh import ids
 from mesh.clock import Clock
 from mesh.config import Settings
 from mesh.discovery.hub import Hub
-from mesh.service.node import Node
-from mesh.service.worker import Stage, Worker
+from mesh.node.node import Node
 from mesh.testing.fake_process import FakeProcess
 from mesh.testing.hosts import Host
 from mesh.transport.contract import Transport
+from mesh.worker.worker import Stage, Worker
 
 
 @runtime_checkable

@@ -24,9 +24,9 @@ from mesh.errors import BadRequest, MeshError, RemoteError, ShapeMismatch, Unkno
 from mesh.events.event import encode_data
 from mesh.events.log import NewEvent
 from mesh.events.topics import check_topic
+from mesh.node.rpc import Rpc
 from mesh.protocol.codec import MAX_BIN
 from mesh.protocol.messages import MSGPACK
-from mesh.service.rpc import Rpc
 from mesh.service.service import Service, make
 from mesh.service.verbs import DurableVerbs
 from mesh.telemetry.logs import get_logger

@@ -17,7 +17,7 @@ from mesh.engines.collect import Collector, collecting
 from mesh.engines.memory import Memory, MemoryEngine
 from mesh.engines.registry import EngineContext
 from mesh.events.log import NewEvent
-from mesh.service.durable import Durable
+from mesh.node.durable import Durable
 from mesh.tasks.batch import Told
 from mesh.tasks.contract import NewTask, Settlement, Ticket
 from mesh.tasks.deferring import encoding_of

@@ -17,10 +17,9 @@ from mesh.calls.request import Call, Stream
 from mesh.clock import Clock, LoopClock, ManualClock, settle
 from mesh.discovery.hub import Hub
 from mesh.errors import SetupError
-from mesh.service.node import Node
-from mesh.service.rpc import Rpc
+from mesh.node.node import Node
+from mesh.node.rpc import Rpc
 from mesh.service.service import Service
-from mesh.service.worker import Worker
 from mesh.testing.durable import DurableView
 from mesh.testing.fakes import Fake, Recorded
 from mesh.testing.faults import Faults
@@ -28,6 +27,7 @@ from mesh.testing.hosts import Host, IpcHost, MemoryHost
 from mesh.testing.listening import Heard, listener
 from mesh.testing.overrides import settings_for
 from mesh.testing.population import Population
+from mesh.worker.worker import Worker
 
 S = TypeVar("S", bound=Service)
 Classes = type[Service] | Sequence[type[Service]]

@@ -1,7 +1,7 @@
 """The connections of one bound socket: tracks them, and closes single ones.
 
 Owns: descriptors from accept to disconnection, the limits on connections without a first message, the shutdown.
-Leaves to others: what a peer may send (sessions), memory that a peer fills (pressure), keys (curve_guard).
+Leaves to others: what a peer may send (sessions), memory that a peer fills (pressure), keys (guard).
 
 libzmq has no call that closes one connection of a bound socket. But the monitor reports the descriptor of a connection,
 which this process can shut down itself: libzmq then handles it as a disconnection by the peer.

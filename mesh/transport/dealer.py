@@ -15,8 +15,8 @@ import zmq
 from mesh.errors import ProtocolViolation
 from mesh.telemetry.logs import get_logger
 from mesh.transport.contract import Buffer, MakeSession, Refusal
-from mesh.transport.curve import Expectation, dress_dialler, dress_knock
-from mesh.transport.curve_files import PublicKey
+from mesh.transport.curve.key_files import PublicKey
+from mesh.transport.curve.links import Expectation, dress_dialler, dress_knock
 from mesh.transport.monitor import DIALLING, REASONS, Monitor
 from mesh.transport.pressure import Pressure, unsent_in
 from mesh.transport.refusals import Refusals

@@ -18,9 +18,9 @@ import zmq
 from mesh.telemetry.logs import get_logger
 from mesh.transport.connections import Connections
 from mesh.transport.contract import Buffer
-from mesh.transport.curve import Expectation, dress_dialler
-from mesh.transport.curve_guard import Guard
-from mesh.transport.curve_ring import Keyring
+from mesh.transport.curve.guard import Guard
+from mesh.transport.curve.key_ring import Keyring
+from mesh.transport.curve.links import Expectation, dress_dialler
 from mesh.transport.endpoints import Claim, Endpoint, parse
 from mesh.transport.monitor import Monitor
 from mesh.transport.pressure import Pressure

@@ -13,7 +13,7 @@ from mesh.clock import Clock, LoopClock
 from mesh.errors import Unavailable
 from mesh.telemetry.logs import get_logger
 from mesh.telemetry.metrics import Recorder
-from mesh.transport.curve_files import ADVICE
+from mesh.transport.curve.key_files import ADVICE
 
 log = get_logger("mesh.transport")
 

@@ -1,7 +1,7 @@
 """The accepting end: one bound ROUTER for a whole worker, one channel per peer.
 
 Owns: identifying peers, a backlog for each, and detecting that one has gone.
-Leaves to others: what the frames mean (sessions), who may connect (curve, curve_guard).
+Leaves to others: what the frames mean (sessions), who may connect (curve, guard).
 
 A ROUTER does not report that a peer has gone: it drops messages to it, or with ROUTER_MANDATORY refuses to send them.
 So the monitor's DISCONNECTED, which has only a file descriptor, is matched with the descriptor of the peer's first
@@ -22,7 +22,7 @@ from mesh.protocol.allowance import Flood
 from mesh.telemetry.logs import get_logger
 from mesh.transport.connections import Connections
 from mesh.transport.contract import Buffer, MakeSession, Session
-from mesh.transport.curve_guard import Guard, Sender
+from mesh.transport.curve.guard import Guard, Sender
 from mesh.transport.dealer import OVER
 from mesh.transport.endpoints import Claim
 from mesh.transport.monitor import Monitor

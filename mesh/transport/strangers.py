@@ -1,7 +1,7 @@
 """Reports peers that failed the handshake with a bound socket, with their addresses.
 
 Owns: the peer's address for a connection's descriptor, and matching failed handshakes with connections.
-Leaves to others: the cause of a failure (curve), counting and logging (refusals), invalid keys (curve_zap).
+Leaves to others: the cause of a failure (curve), counting and logging (refusals), invalid keys (zap).
 
 libzmq reports a failed handshake without any information about the peer. But the next disconnection that it reports
 belongs to the same connection (4.3.5, stream_engine_base.cpp: error), and it reports both the accept and the
@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import zmq
 
-from mesh.transport.curve import explain_stranger
-from mesh.transport.curve_ring import Keyring
+from mesh.transport.curve.key_ring import Keyring
+from mesh.transport.curve.links import explain_stranger
 from mesh.transport.monitor import FAILED, Monitor
 from mesh.transport.refusals import Refusals
 from mesh.transport.sockets import borrowed

@@ -23,10 +23,10 @@ from mesh.telemetry.metrics import Recorder
 from mesh.transport.advertise import advertised
 from mesh.transport.connections import Connections
 from mesh.transport.contract import Buffer, Listener, MakeSession, Publisher, Subscriber
-from mesh.transport.curve import Expectation, check_exposed, dress_listener, with_key
-from mesh.transport.curve_guard import Guard
-from mesh.transport.curve_ring import Keyring, ring_for
-from mesh.transport.curve_zap import Zap
+from mesh.transport.curve.guard import Guard
+from mesh.transport.curve.key_ring import Keyring, ring_for
+from mesh.transport.curve.links import Expectation, check_exposed, dress_listener, with_key
+from mesh.transport.curve.zap import Zap
 from mesh.transport.dealer import PARTING_LOOK_S, DealerChannel, Knock, Parting
 from mesh.transport.endpoints import Claim, Endpoint, ensure_run_dir, parse, sweep
 from mesh.transport.monitor import ACCEPTING, Monitor

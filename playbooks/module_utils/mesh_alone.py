@@ -6,7 +6,7 @@ Two files below the prefix, both locked by flock(2), so that a lock ends with th
   module of that deployment refers to by its token. The file's text identifies the deployment. The keeper ends when the
   text changes, or when the control machine has not touched the file for LEASE_S.
 - `.deployment.work`, shared: held by each command or module while it makes changes, also by `mesh roll` and other
-  commands that are called by hand (mesh.supervision.deployment_lock). A deployment begins, and its keeper ends, only
+  commands that are called by hand (mesh.deploy.deployment_lock). A deployment begins, and its keeper ends, only
   when no process holds this lock. So work that continues after a lost connection is still protected.
 """
 

@@ -11,7 +11,7 @@ if __name__ == "__main__":
     from calls_services import Heavy
 
     from mesh import config
-    from mesh.service import worker
+    from mesh.worker import worker
 
     settings = config.load(flags={"mesh.run_dir": Path(sys.argv[1]), "worker.processes": 2})
     sys.exit(asyncio.run(worker.run([Heavy], settings)))

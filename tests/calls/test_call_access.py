@@ -112,7 +112,7 @@ async def test_who_may_not_call_learns_no_names(m: Mesh):
 
 async def test_a_flood_of_names_takes_no_memory(m: Mesh):
     """Who makes up methods is denied each time, and remembered for a thousand of them."""
-    from mesh.calls.door import REMEMBERED
+    from mesh.calls.authorization import REMEMBERED
 
     (worker,) = m.workers(Ledger)
     await m.call("ledger.read")

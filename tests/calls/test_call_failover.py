@@ -11,8 +11,8 @@ from calls_services import Hold
 
 import mesh
 from mesh.calls.options import CallOptions
-from mesh.service.worker import Worker
 from mesh.testing import ManualClock, Mesh, no_leaks
+from mesh.worker.worker import Worker
 from tests.patience import until
 
 #: A call that is never answered fails its test soon, not after the run's own patience.

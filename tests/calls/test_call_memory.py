@@ -13,8 +13,8 @@ from mesh.calls.server import Conversation
 from mesh.clock import LoopClock
 from mesh.config import load
 from mesh.discovery.hub import Hub, Peer
-from mesh.service.worker import Worker
 from mesh.transport.zmq_transport import from_settings
+from mesh.worker.worker import Worker
 
 
 class Echo(mesh.Service):

@@ -13,9 +13,9 @@ import pytest
 
 import mesh
 from mesh import config
-from mesh.service.node import Node
-from mesh.service.worker import Worker
+from mesh.node.node import Node
 from mesh.testing import ManualClock, Mesh, no_leaks
+from mesh.worker.worker import Worker
 
 pytestmark = pytest.mark.timeout(60)
 

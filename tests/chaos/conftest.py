@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from mesh.supervision.control import Control
+from mesh.supervisord.control import Control
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent

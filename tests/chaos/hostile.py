@@ -33,7 +33,7 @@ from typing import Final
 
 import mesh
 from mesh.config import load
-from mesh.transport import curve_store
+from mesh.transport.curve import key_store
 
 from .hostile_peers import ATTACKS, Attack, HostileWorker, KeyedPeer, Peer, RawPeer, attack
 
@@ -98,7 +98,7 @@ class Victims:
         if self.keyed:
             text += 'bind = "tcp://127.0.0.1:*"\n[keys]\ndir = "keys"\n'
             for name in ("hub", "mesh-store", "victim", "gateway", "client", "hostile"):
-                curve_store.make(root / "keys", name)
+                key_store.make(root / "keys", name)
         text += f'[gateway]\nport = {self.port}\n[store]\ndir = "{root}/data"\n'
         (root / "mesh.toml").write_text(text)
         self._running: dict[str, subprocess.Popen[bytes]] = {}

@@ -20,7 +20,7 @@ from mesh.discovery.admission import encode_records
 from mesh.discovery.record import Instance, MethodRecord
 from mesh.protocol.codec import one
 from mesh.protocol.messages import CALL, HELLO, PING, REGISTER, RENEW, VERSION, WELCOME
-from mesh.transport.curve_files import read_public, read_secret
+from mesh.transport.curve.key_files import read_public, read_secret
 
 #: ZMTP 3.1: signature, version, mechanism NULL, as-server 0.
 _GREETING: Final = b"\xff" + bytes(8) + b"\x7f\x03\x01" + b"NULL".ljust(20, b"\0") + bytes(32)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import pytest
 
-from mesh.supervision import family
+from mesh.supervisord import process_tree
 
 from .conftest import LONG, Set, project, seconds
 
@@ -162,12 +162,12 @@ class Seen:
         if moving:
             return f"{sorted(moving)} are on their way"
         for name, (state, pid) in self.by_mesh.items():
-            if bool(pid) != (state == "RUNNING") or (pid and not family.alive(pid)):
+            if bool(pid) != (state == "RUNNING") or (pid and not process_tree.alive(pid)):
                 return f"{name} is {state}, and the kernel does not think so"
         pids = {pid for _, pid in self.by_mesh.values() if pid}
         supervisord = int((self.made.root / "run/supervisord.pid").read_text())
-        members = family.members(f"unix://{self.made.root.resolve()}/run/supervisor.sock")
-        children = {each.pid for each in members if family.parent(each.pid) == supervisord}
+        members = process_tree.members(f"unix://{self.made.root.resolve()}/run/supervisor.sock")
+        children = {each.pid for each in members if process_tree.parent(each.pid) == supervisord}
         if children != pids:
             return f"supervisord's children are {children}, told are {pids}"
         if self.hub:

@@ -13,8 +13,8 @@ import pytest
 
 from mesh.cli import exits, ps
 from mesh.cli.main import run
-from mesh.supervision.control import Process
-from mesh.supervision.layout import write_default
+from mesh.supervisord.control import Process
+from mesh.supervisord.layout import write_default
 
 Capture = pytest.CaptureFixture[str]
 

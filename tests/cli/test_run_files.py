@@ -176,7 +176,7 @@ def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path: Path):
 
 def test_files_that_supervisor_reads_are_ascii():
     """It reads them in the encoding of its locale, which may know nothing else."""
-    from mesh.supervision.layout import DEFAULT
+    from mesh.supervisord.layout import DEFAULT
 
     DEFAULT.read_text(encoding="ascii")
     (Path(__file__).parents[2] / "supervisord.conf").read_text(encoding="ascii")

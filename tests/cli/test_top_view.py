@@ -6,9 +6,9 @@ import pytest
 from rich.console import Console
 
 from mesh.cli.top_view import COLUMNS, Screen, draw
-from mesh.supervision.board import Frame, Row, grouped
-from mesh.supervision.journal import Line
-from mesh.supervision.sampling import Sample
+from mesh.observe.board import Frame, Row, grouped
+from mesh.observe.sampling import Sample
+from mesh.supervisord.journal import Line
 
 
 def row(name: str, *, state: str = "RUNNING", looping: bool = False, **measured: float) -> Row:

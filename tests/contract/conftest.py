@@ -214,9 +214,9 @@ class Bench:
         """Every transport of one mesh holds a key of its own and knows the others'; None where links have no keys."""
         if self.keys is None:
             return None
-        from mesh.transport import curve_files, curve_ring
+        from mesh.transport.curve import key_files, key_ring
 
-        return curve_ring.Keyring(self.keys, curve_files.read_secret(self.keys, next(self._keys)))
+        return key_ring.Keyring(self.keys, key_files.read_secret(self.keys, next(self._keys)))
 
     async def listen(self, endpoint: str | None = None, *, on: Transport | None = None, **hooks: Any) -> Server:
         """A listener of `far`, whose sessions have the given hooks."""
@@ -370,11 +370,11 @@ def short_dir() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def keys() -> Iterator[Path]:
     """A directory with the keys of everybody."""
-    from mesh.transport import curve_store
+    from mesh.transport.curve import key_store
 
     with tempfile.TemporaryDirectory(prefix="mesh-keys-") as made:
         for name in (*NAMES, *MODES):
-            curve_store.make(Path(made), name)
+            key_store.make(Path(made), name)
         yield Path(made)
 
 

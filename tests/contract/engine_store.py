@@ -22,11 +22,11 @@ from mesh.config import Settings
 from mesh.discovery.hub import Hub
 from mesh.engines.contract import Engine
 from mesh.engines.sqlite.client import StoreEngine
-from mesh.service.node import Node
-from mesh.service.worker import Worker
+from mesh.node.node import Node
 from mesh.store.service import Store
 from mesh.testing.hosts import MemoryHost
 from mesh.testing.overrides import settings_for
+from mesh.worker.worker import Worker
 
 #: A thousand small commits each wait for the disk where it is a real one; what they promise of it is tested elsewhere.
 FAST = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None

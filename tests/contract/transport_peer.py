@@ -14,8 +14,8 @@ import signal
 import sys
 from pathlib import Path
 
-from mesh.transport.curve_files import read_secret
-from mesh.transport.curve_ring import Keyring
+from mesh.transport.curve.key_files import read_secret
+from mesh.transport.curve.key_ring import Keyring
 from mesh.transport.zmq_transport import ZmqTransport
 
 BINDS = {"ipc": "ipc", "tcp": "tcp://127.0.0.1:*"}

@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from mesh.supervision import family
+from mesh.supervisord import process_tree
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -169,7 +169,7 @@ class Deployment:
     @property
     def running(self) -> set[str]:
         """The releases that processes run from."""
-        places = (family.directory(each.pid) for each in self.processes)
+        places = (process_tree.directory(each.pid) for each in self.processes)
         return {place.name for place in places if place is not None}
 
     def lose_power(self) -> None:
@@ -185,9 +185,9 @@ class Deployment:
         return {path.name for path in (self.prefix / "releases").iterdir()}
 
     @property
-    def processes(self) -> list[family.Member]:
+    def processes(self) -> list[process_tree.Member]:
         """All that supervisord of this prefix has started."""
-        return family.members(f"unix://{self.prefix}/run/supervisor.sock")
+        return process_tree.members(f"unix://{self.prefix}/run/supervisor.sock")
 
     @contextmanager
     def asked(self) -> Iterator[list[str]]:
@@ -229,9 +229,9 @@ class Deployment:
     def end(self) -> None:
         """Make sure that nothing runs any more, also after a test that failed half-way."""
         left = self.processes
-        pid = family.recorded(self.prefix / "run/supervisord.pid")
+        pid = process_tree.recorded(self.prefix / "run/supervisord.pid")
         for each in [pid, *(member.pid for member in left)]:
-            if each and family.alive(each):
+            if each and process_tree.alive(each):
                 os.kill(each, signal.SIGKILL)
         until = time.monotonic() + 5
         while self.processes and time.monotonic() < until:

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from mesh.supervision import layout as layouts
+from mesh.supervisord import layout as layouts
 
 from .deploy_project import BIN, ROOT, environment
 

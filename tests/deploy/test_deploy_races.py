@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from mesh.deploy import deployment_lock
 from mesh.errors import LockTaken
-from mesh.supervision import deployment_lock
-from mesh.supervision import layout as layouts
+from mesh.supervisord import layout as layouts
 
 from .deploy_project import ROOT, Deployment, Project
 from .deploy_races import agreed, meet, power

@@ -7,8 +7,8 @@ import pytest
 
 import mesh
 from mesh.discovery.admission import Limits, encode_record
-from mesh.discovery.holdings import Holdings
 from mesh.discovery.record import Instance, MethodRecord
+from mesh.discovery.registrations import Holdings
 from mesh.errors import SetupError
 from mesh.testing import Mesh
 

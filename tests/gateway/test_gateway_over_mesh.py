@@ -21,8 +21,8 @@ from mesh.discovery.hub import Hub
 from mesh.gateway import app
 from mesh.gateway.server import Gateway
 from mesh.service.service import Service
-from mesh.service.worker import Worker
 from mesh.transport.zmq_transport import from_settings
+from mesh.worker.worker import Worker
 
 
 class Greeting(Service):

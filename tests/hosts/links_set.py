@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from mesh.transport import curve_store
+from mesh.transport.curve import key_store
 
 from .host_network import Host, Network
 
@@ -91,7 +91,7 @@ class Site:
         keys = network.root / "keys"
         if not keys.exists():
             for name in NAMES:
-                curve_store.make(keys, name)
+                key_store.make(keys, name)
         self.hubs = [f"tcp://{host.address}:7000" for host in self.hosts.values()]
         for host in self.hosts.values():
             place = host.root / "srv/mesh"

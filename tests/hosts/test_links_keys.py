@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mesh.transport import curve_store
+from mesh.transport.curve import key_store
 
 from .host_network import Network
 from .links_set import Site, until
@@ -62,7 +62,7 @@ def test_a_key_that_is_not_listed_is_named_on_both_sides(site: Site):
     keys = stranger(site, "unlisted")
     for file in keys.glob("client.*"):
         file.unlink()
-    curve_store.make(keys, "client")
+    key_store.make(keys, "client")
     assert "it refuses this process's key 'client'" in told(site, "unlisted")
     until(lambda: "is in no file of /srv/mesh/keys" in site.log("b"), "b says it too", 1.0)
 
@@ -72,7 +72,7 @@ def test_a_key_that_is_not_the_expected_one_is_named_on_both_sides(site: Site):
     keys = stranger(site, "wrong")
     for file in keys.glob("hub.*"):
         file.unlink()
-    curve_store.make(keys, "hub")
+    key_store.make(keys, "hub")
     why = told(site, "wrong")
     assert "'hub'" in why
     assert "that is expected of it" in why

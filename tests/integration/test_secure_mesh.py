@@ -16,11 +16,11 @@ from mesh.clock import LoopClock
 from mesh.config import AccessRule, AccessSettings, ServeRule, Settings
 from mesh.discovery.hub import Hub
 from mesh.errors import AddressInUse, Forbidden, Unavailable
+from mesh.node.node import Node
 from mesh.policy.access import Access
-from mesh.service.node import Node
-from mesh.service.worker import Worker
-from mesh.transport import curve_store
+from mesh.transport.curve import key_store
 from mesh.transport.zmq_transport import ZmqTransport, from_settings
+from mesh.worker.worker import Worker
 from tests.patience import until
 
 PATIENCE_S = 10.0
@@ -64,7 +64,7 @@ class Secure:
         self.hub: Hub
         self._ends: list[Callable[[], Awaitable[object]]] = []
         for name in ("hub", "greeting", "client", "gateway"):
-            curve_store.make(self.keys, name)
+            key_store.make(self.keys, name)
 
     def settings(self, access: AccessSettings | None = None, **flags: Any) -> Settings:
         flags = {
@@ -252,12 +252,12 @@ async def test_a_service_is_given_a_new_key_under_load(secure: Secure):
 
     load = [asyncio.create_task(calls()) for _ in range(8)]
     try:
-        curve_store.rotate(secure.keys, "greeting")
+        key_store.rotate(secure.keys, "greeting")
         new = await secure.worker()
         await until(lambda: n.client.links("greeting") == 2, "the new one is called as well")
         await old.drain()
         await old.stop()
-        curve_store.revoke(secure.keys, "greeting", retiring=True)
+        key_store.revoke(secure.keys, "greeting", retiring=True)
         before = answered
         await until(lambda: n.transport._ring.name_of(old.node.transport._ring.own.public) is None, "known", 3.0)
         await until(lambda: answered > before + 50, "it goes on")
@@ -273,7 +273,7 @@ async def test_a_hub_is_given_a_new_key(secure: Secure):
     await secure.worker()
     n = await secure.client()
     assert await n.call("greeting.hello", "x") == "Hello, x!"
-    curve_store.rotate(secure.keys, "hub")
+    key_store.rotate(secure.keys, "hub")
     await asyncio.gather(*(until(lambda r=r: len(r.hubs("", "")) == 2, "both keys", 3.0) for r in rings(secure)))
     first = secure.hub.identity
     await secure.hub.stop()
@@ -296,7 +296,7 @@ def rings(secure: Secure) -> list[Any]:
 async def test_a_client_whose_key_is_unknown_is_told_why(secure: Secure, tmp_path: Path):
     """It does not look like a dead hub: the reason says whose key, and what is the matter with it."""
     theirs = tmp_path / "theirs"
-    curve_store.make(theirs, "client")
+    key_store.make(theirs, "client")
     (theirs / "hub.public").write_text((secure.keys / "hub.public").read_text())
     (theirs / "hub.public").chmod(0o600)
     stranger = await secure.client("client", wait_s=0.0, keys__dir=str(theirs))

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from mesh.transport import curve_store
+from mesh.transport.curve import key_store
 
 from . import cable
 from .check import REGISTER, Report, judge, load
@@ -129,7 +129,7 @@ class Run:
         if self.cable:
             # What is reached from another host is encrypted, or does not start.
             for name in ("hub", "mesh-store", "worker", "gateway", "client"):
-                curve_store.make(self.root / "keys", name)
+                key_store.make(self.root / "keys", name)
             text += '[keys]\ndir = "keys"\n'
         (self.root / "mesh.toml").write_text(text)
         mesh = str(BIN / "mesh")

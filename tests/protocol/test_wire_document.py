@@ -162,7 +162,7 @@ def test_limits_are_those_of_the_code(value, where):
         ("mesh.protocol.deadline.MAX_BUDGET_MS", 604800000, "1 to 604800000 (a week)"),
         ("mesh.discovery.registry.GONE_AT_ONCE", 1000, "at most 1000 of them"),
         ("mesh.discovery.registry.LOAD_STEP", 0.1, "when it has moved by more than a tenth"),
-        ("mesh.discovery.holdings.PIECE_BYTES", 512 << 10, "in several messages of at most 512 KiB"),
+        ("mesh.discovery.registrations.PIECE_BYTES", 512 << 10, "in several messages of at most 512 KiB"),
         ("mesh.transport.sockets.MAX_BACKLOG_BYTES", 128 << 20, "up to 128 MiB, and then the link is cut"),
         ("mesh.transport.endpoints.IPC_PATH_BYTES", 107, "at most 107 bytes of path"),
         ("mesh.transport.sockets.LinkOptions.heartbeat_s", 1.0, "`ZMQ_HEARTBEAT_IVL` 1 s"),

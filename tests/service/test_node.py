@@ -9,7 +9,7 @@ import pytest
 
 import mesh
 from mesh.clock import settle
-from mesh.service.node import Node
+from mesh.node.node import Node
 from mesh.telemetry import traces
 from mesh.testing import ManualClock, Mesh, no_leaks
 from mesh.testing.overrides import settings_for

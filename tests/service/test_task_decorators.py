@@ -10,11 +10,11 @@ import mesh
 from mesh.calls.declared import BadDeclaration
 from mesh.config.settings import TaskSettings
 from mesh.errors import BadRequest
+from mesh.node.targets import Targets
 from mesh.service.describe import handlers, methods, record
 from mesh.service.members import members
-from mesh.service.targets import Targets
-from mesh.service.workload import workload
 from mesh.tasks.deferring import Target
+from mesh.worker.workload import workload
 
 
 class Orders(mesh.Service):

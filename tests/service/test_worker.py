@@ -9,8 +9,8 @@ import pytest
 
 import mesh
 from mesh.errors import SetupError
-from mesh.service.worker import Stage, Worker
 from mesh.testing import ManualClock, Mesh, no_leaks
+from mesh.worker.worker import Stage, Worker
 
 #: A call that is never answered fails its test soon, not after the run's own patience.
 pytestmark = pytest.mark.timeout(30)

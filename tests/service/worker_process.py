@@ -8,7 +8,7 @@ from pathlib import Path
 
 import mesh
 from mesh import config
-from mesh.service import worker
+from mesh.worker import worker
 
 TMP = Path(sys.argv[2])
 

@@ -13,8 +13,8 @@ import pytest
 import mesh
 from mesh.gateway import app
 from mesh.gateway.server import Gateway
-from mesh.service.worker import Worker
 from mesh.testing import Mesh
+from mesh.worker.worker import Worker
 
 #: A bound for what surely comes.
 PATIENCE_S = 10.0

@@ -11,7 +11,7 @@ from typing import Any
 from mesh.clock import ManualClock
 from mesh.engines.sqlite.client import StoreEngine
 from mesh.errors import MeshError
-from mesh.service.node import Node
+from mesh.node.node import Node
 from mesh.service.service import Service
 from mesh.store.service import Store
 from mesh.tasks.contract import Lease, NewTask, Offer, Queue, Session, Settlement, Verdict

@@ -21,8 +21,8 @@ from mesh.engines.sqlite.core import Core
 from mesh.engines.sqlite.messages import encode
 from mesh.errors import Forbidden, MeshError, SetupError
 from mesh.events.log import NewEvent
+from mesh.node.node import Node
 from mesh.schedules.contract import Advance, Schedule
-from mesh.service.node import Node
 from mesh.state.contract import Write
 from mesh.store.admission import check_table
 from mesh.store.service import Store

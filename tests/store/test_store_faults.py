@@ -14,7 +14,7 @@ from store_mesh import LEASE_S, QUEUE, Place, a_place
 
 from mesh.engines.sqlite.client import StoreEngine
 from mesh.errors import LeaseLost, MeshError
-from mesh.service.node import Node
+from mesh.node.node import Node
 from mesh.service.service import Service
 from mesh.store.service import Store
 from mesh.tasks.contract import Lease, NewTask, Offer, Queue, Settlement

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mesh.engines.sqlite import vitals
+from mesh.engines.sqlite import liveness
 from mesh.store.sessions import HANGS_AFTER, Sessions
 from mesh.tasks.contract import Offer
 
@@ -129,19 +129,19 @@ def test_vitals_tell_the_living_from_the_dead() -> None:
     import subprocess
     import sys
 
-    if not vitals.pid_space():
+    if not liveness.pid_space():
         pytest.skip("no /proc here")
-    mine = vitals.born(os.getpid())
+    mine = liveness.born(os.getpid())
     assert mine
-    assert not vitals.dead(os.getpid(), mine)
-    assert vitals.dead(os.getpid(), "another birth")
+    assert not liveness.dead(os.getpid(), mine)
+    assert liveness.dead(os.getpid(), "another birth")
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
-    born = vitals.born(child.pid)
+    born = liveness.born(child.pid)
     assert born
-    assert not vitals.dead(child.pid, born)
+    assert not liveness.dead(child.pid, born)
     child.kill()
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-    assert vitals.dead(child.pid, born)  # it waits to be reaped
+    assert liveness.dead(child.pid, born)  # it waits to be reaped
     child.communicate()
-    assert vitals.dead(child.pid, born)
-    assert not vitals.dead(child.pid, "")
+    assert liveness.dead(child.pid, born)
+    assert not liveness.dead(child.pid, "")

@@ -18,11 +18,11 @@ from typing import Any
 import pytest
 
 from mesh.config import Settings, load
+from mesh.deploy.down import take_down
+from mesh.deploy.up import Up, bring_up
 from mesh.errors import MeshError
-from mesh.supervision import family, layout
-from mesh.supervision.control import Control, Process
-from mesh.supervision.down import take_down
-from mesh.supervision.up import Up, bring_up
+from mesh.supervisord import layout, process_tree
+from mesh.supervisord.control import Control, Process
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -157,8 +157,8 @@ class Project:
     def up(self, **options: Any) -> Up:
         return asyncio.run(bring_up(self.layout, self.settings, **options))
 
-    def members(self) -> list[family.Member]:
-        return family.members(self.layout.server_url)
+    def members(self) -> list[process_tree.Member]:
+        return process_tree.members(self.layout.server_url)
 
     def supervisord(self) -> int:
         return int((self.run / "supervisord.pid").read_text())
@@ -199,7 +199,7 @@ class Project:
 
     def kill(self, pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
-        until(lambda: not family.alive(pid))
+        until(lambda: not process_tree.alive(pid))
 
 
 class Made:

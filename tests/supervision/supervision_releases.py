@@ -14,12 +14,12 @@ from typing import Any
 from supervision_project import ROOT, Project
 
 from mesh.config import load, usable
-from mesh.supervision import layout as layouts
-from mesh.supervision.doctor import examine
-from mesh.supervision.error_gate import Limits
-from mesh.supervision.finding import Finding
-from mesh.supervision.roll import roll
-from mesh.supervision.up import Up, bring_up
+from mesh.deploy.error_gate import Limits
+from mesh.deploy.roll import roll
+from mesh.deploy.up import Up, bring_up
+from mesh.doctor.doctor import examine
+from mesh.doctor.finding import Finding
+from mesh.supervisord import layout as layouts
 
 spec = importlib.util.spec_from_file_location("mesh_filters", ROOT / "playbooks/filter_plugins/mesh_filters.py")
 assert spec is not None

@@ -11,8 +11,8 @@ import pytest
 from supervision_project import Project, until
 
 from mesh.config import usable
-from mesh.supervision.doctor import examine
-from mesh.supervision.finding import BAD
+from mesh.doctor.doctor import examine
+from mesh.doctor.finding import BAD
 
 
 @pytest.fixture

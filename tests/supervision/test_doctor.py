@@ -13,8 +13,8 @@ import pytest
 from supervision_project import until
 
 from mesh.config import usable
-from mesh.supervision.doctor import examine
-from mesh.supervision.finding import BAD, GOOD, ODD, Finding
+from mesh.doctor.doctor import examine
+from mesh.doctor.finding import BAD, GOOD, ODD, Finding
 from mesh.telemetry import crashes, heartbeats
 
 

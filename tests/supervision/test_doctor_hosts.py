@@ -9,8 +9,8 @@ import pytest
 
 from mesh.config import Settings, load
 from mesh.discovery.record import Instance
+from mesh.doctor.hosts import Word, hosts, runs_here
 from mesh.errors import Unavailable
-from mesh.supervision.doctor_hosts import Word, hosts, runs_here
 
 KEY = "?key=" + "ab" * 32
 

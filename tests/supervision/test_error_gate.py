@@ -14,8 +14,8 @@ import pytest
 from supervision_project import SERVICE, Project
 from supervision_releases import BROKEN, Releases
 
-from mesh.supervision.error_gate import ErrorsRise, Limits
-from mesh.supervision.roll import RollFailed, roll
+from mesh.deploy.error_gate import ErrorsRise, Limits
+from mesh.deploy.roll import RollFailed, roll
 
 FAILING = SERVICE.replace('return f"Hello, {name}!"', 'raise RuntimeError("it is bad")')
 DECLARED = SERVICE.replace(

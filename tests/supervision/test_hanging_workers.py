@@ -15,8 +15,8 @@ import pytest
 from supervision_project import Project, until
 
 from mesh.policy.liveness import EXIT_BLOCKED, EXIT_MEMORY, EXIT_START
-from mesh.supervision.control import Process
-from mesh.supervision.watch import LATE_TICK_S, Watch
+from mesh.supervisord.control import Process
+from mesh.supervisord.watch import LATE_TICK_S, Watch
 from mesh.telemetry import heartbeats, restarts
 
 SERVICE = """\

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mesh.supervision.journal import Journal, Line, chosen, files, keep
+from mesh.supervisord.journal import Journal, Line, chosen, files, keep
 
 
 def stamp(second: float) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from supervision_project import Project, until
 
-from mesh.supervision import family
+from mesh.supervisord import process_tree
 
 #: Forks in all the ways that there are; each child writes its pid, and ignores SIGTERM.
 SERVICE = """\
@@ -96,12 +96,12 @@ def fork(project: Project, path: str = "/fork", count: int = 6) -> list[int]:
     ask(project, path)
     until(lambda: len(children(project)) == count)
     found = children(project)
-    assert all(family.alive(pid) for pid in found)
+    assert all(process_tree.alive(pid) for pid in found)
     return found
 
 
 def gone(pids: list[int]) -> None:
-    until(lambda: not [pid for pid in pids if family.alive(pid)], 15.0)
+    until(lambda: not [pid for pid in pids if process_tree.alive(pid)], 15.0)
 
 
 def test_nothing_survives_a_worker(forking: Project):
@@ -125,7 +125,7 @@ def test_nothing_survives_a_worker(forking: Project):
 
     found = fork(forking)
     forking.command("mesh", "down")
-    assert not [pid for pid in found if family.alive(pid)]
+    assert not [pid for pid in found if process_tree.alive(pid)]
     assert forking.members() == []
 
 
@@ -133,7 +133,7 @@ def test_only_what_belongs_to_the_process_is_ended(tmp_path: Path):
     """By its group, or by all of its marks; never what supervisord still runs."""
     import subprocess
 
-    from mesh.supervision import leftovers
+    from mesh.supervisord import leftovers
 
     marks = {"SUPERVISOR_PROCESS_NAME": f"p-{os.getpid()}", "SUPERVISOR_SERVER_URL": str(tmp_path)}
     sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
@@ -147,8 +147,8 @@ def test_only_what_belongs_to_the_process_is_ended(tmp_path: Path):
     }
     try:
         for each in started.values():
-            until(lambda each=each: family.process_group(each.pid) == each.pid and family.command(each.pid))
-        until(lambda: b"SUPERVISOR_PROCESS_NAME=other" in family.variables(started["other"].pid))
+            until(lambda each=each: process_tree.process_group(each.pid) == each.pid and process_tree.command(each.pid))
+        until(lambda: b"SUPERVISOR_PROCESS_NAME=other" in process_tree.variables(started["other"].pid))
         ended = leftovers.end(started["leader"].pid, marks, spare=[started["spared"].pid])
         assert sorted(ended) == sorted(started[name].pid for name in ("leader", "marked"))
         assert started["marked"].wait(10) == -signal.SIGKILL
@@ -173,5 +173,5 @@ def test_only_what_belongs_to_the_process_is_ended(tmp_path: Path):
 )
 def test_only_a_supervisord_is_taken_for_one(monkeypatch: pytest.MonkeyPatch, command: str, found: bool):
     """`mesh down` ends what it takes for one: not an editor that has its configuration open."""
-    monkeypatch.setattr(family, "command", lambda pid: command)
-    assert family.is_supervisord(1) is found
+    monkeypatch.setattr(process_tree, "command", lambda pid: command)
+    assert process_tree.is_supervisord(1) is found

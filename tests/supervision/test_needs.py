@@ -11,9 +11,9 @@ import pytest
 from supervision_project import SERVICE, Project, until
 
 from mesh.config import usable
+from mesh.doctor.doctor import examine
+from mesh.doctor.finding import BAD
 from mesh.errors import Unavailable
-from mesh.supervision.doctor import examine
-from mesh.supervision.finding import BAD
 
 
 def test_a_missing_need_is_named(project: Project) -> None:

@@ -20,9 +20,9 @@ from supervisor import events
 from supervisor.states import ProcessStates
 
 from mesh.errors import ConfigError, SetupError
-from mesh.supervision import plugin as plugins
-from mesh.supervision.control import Control
-from mesh.supervision.layout import read
+from mesh.supervisord import plugin as plugins
+from mesh.supervisord.control import Control
+from mesh.supervisord.layout import read
 
 
 def supervisord(project) -> subprocess.CompletedProcess[str]:
@@ -110,7 +110,7 @@ def test_a_supervisord_without_the_plugin_is_told(project):
     """One that an earlier release started: what to do stands in the message."""
     conf = project.root / "supervisord.conf"
     text = conf.read_text()
-    factory = "supervisor.rpcinterface_factory=mesh.supervision.plugin:make\n"
+    factory = "supervisor.rpcinterface_factory=mesh.supervisord.plugin:make\n"
     conf.write_text(text.replace("[rpcinterface:mesh]\n" + factory, ""))
     (project.root / "mesh.toml").write_text("[services.greeting]\nconcurrency = 1\n")
     assert not read(conf).plugged

@@ -15,15 +15,15 @@ from supervisor.options import ServerOptions
 
 from mesh.config import MeshSettings, ServiceSettings, Settings, load
 from mesh.errors import ConfigError, LockTaken, SetupError
-from mesh.supervision import layout
-from mesh.supervision.programs import SIGN, owner, roles
-from mesh.supervision.roster import Roster
+from mesh.supervisord import layout
+from mesh.supervisord.programs import SIGN, owner, roles
+from mesh.supervisord.roster import Roster
 
 CONF = """\
 [unix_http_server]
 file=%(here)s/run/supervisor.sock
 [rpcinterface:mesh]
-supervisor.rpcinterface_factory=mesh.supervision.plugin:make
+supervisor.rpcinterface_factory=mesh.supervisord.plugin:make
 [supervisord]
 childlogdir=%(here)s
 logfile=%(here)s/supervisord.log

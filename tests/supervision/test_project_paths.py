@@ -11,7 +11,7 @@ import pytest
 from supervision_project import ROOT, Made
 
 from mesh.errors import ConfigError
-from mesh.supervision import layout
+from mesh.supervisord import layout
 
 
 @pytest.mark.parametrize("name", ["my shop[old]", "größe*?;#'"])

@@ -10,8 +10,8 @@ import pytest
 from supervision_project import Project
 from supervision_releases import BROKEN, Releases, free_port
 
-from mesh.supervision.finding import BAD, GOOD
-from mesh.supervision.roll import RollFailed
+from mesh.deploy.roll import RollFailed
+from mesh.doctor.finding import BAD, GOOD
 
 long = pytest.mark.skipif(os.environ.get("MESH_CHAOS") != "long", reason="a long one: MESH_CHAOS=long")
 

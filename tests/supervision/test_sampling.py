@@ -13,13 +13,13 @@ import pytest
 from supervision_project import until
 
 from mesh.config import AutoscaleSettings, ServiceSettings, Settings
+from mesh.deploy import autoscale
+from mesh.deploy.autoscale import Advice, _Follower, _look, rule_of, scaled_services
+from mesh.deploy.processes import StartFailed
 from mesh.errors import LockTaken
+from mesh.observe.sampling import Sample, _Before, _between
+from mesh.observe.usage import Usage, host_cpu_s, usage
 from mesh.policy.scaling import Decision, Look
-from mesh.supervision import autoscale
-from mesh.supervision.autoscale import Advice, _Follower, _look, rule_of, scaled_services
-from mesh.supervision.crew import StartFailed
-from mesh.supervision.sampling import Sample, _Before, _between
-from mesh.supervision.usage import Usage, host_cpu_s, usage
 from mesh.telemetry.snapshot import MethodSample, NamedSample, ProcessSample, Snapshot
 
 BOUNDS = [0.01, 0.1, 1.0]

@@ -16,15 +16,15 @@ import pytest
 from supervision_project import until
 
 from mesh.config import usable
+from mesh.deploy import scale as scaling
+from mesh.deploy.processes import Interrupted, StartFailed
+from mesh.deploy.roll import RollFailed, roll
+from mesh.deploy.scale import NoSuchRole, scale
+from mesh.doctor.doctor import examine
 from mesh.errors import LockTaken, SetupError
-from mesh.supervision import control as controls
-from mesh.supervision import scale as scaling
-from mesh.supervision.control import Control, Silent
-from mesh.supervision.crew import Interrupted, StartFailed
-from mesh.supervision.doctor import examine
-from mesh.supervision.roll import RollFailed, roll
-from mesh.supervision.roster import Roster
-from mesh.supervision.scale import NoSuchRole, scale
+from mesh.supervisord import control as controls
+from mesh.supervisord.control import Control, Silent
+from mesh.supervisord.roster import Roster
 
 GREETINGS = ["greeting:greeting_0", "greeting:greeting_1"]
 

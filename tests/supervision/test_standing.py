@@ -14,12 +14,12 @@ import pytest
 from supervision_project import until
 
 import mesh
+from mesh.deploy import processes as crews
+from mesh.deploy import static_programs
+from mesh.deploy.roll import roll
+from mesh.deploy.scale import scale
 from mesh.errors import Unavailable
-from mesh.supervision import crew as crews
-from mesh.supervision import layout as layouts
-from mesh.supervision import standing
-from mesh.supervision.roll import roll
-from mesh.supervision.scale import scale
+from mesh.supervisord import layout as layouts
 
 TICKING = """
 [program:ticking]
@@ -103,7 +103,7 @@ def test_the_store_hands_over_and_every_write_counts_once(project):
 ROLL_THAT_DIES = """
 import os, signal, sys
 from mesh.cli.main import main
-from mesh.supervision.relay import StoreRelay
+from mesh.deploy.store_handover import StoreRelay
 
 answers = StoreRelay.answer
 
@@ -184,9 +184,9 @@ def test_a_pin_says_what_the_release_says(tmp_path: Path):
         'directory=%(here)s\nstopwaitsecs=12\nenvironment=A="1",\n  B="%(here)s"\n'
     )
     (program,) = layouts.read(release / "supervisord.conf").programs
-    text = standing.section(program, release)
+    text = static_programs.section(program, release)
     here = str(release)
-    assert standing.release_of(text) == here
+    assert static_programs.release_of(text) == here
     assert text.splitlines()[1:] == [
         "[program:hub]",
         f"command='{here}/.venv/bin/mesh' hub --endpoint tcp://127.0.0.1:7",

@@ -15,13 +15,13 @@ import pytest
 from supervision_project import until
 
 from mesh.config import load
+from mesh.deploy import down as going_down
+from mesh.deploy.down import take_down
+from mesh.deploy.up import StartFailed
 from mesh.errors import AddressInUse, ConfigError, SetupError, Unavailable
-from mesh.supervision import down as going_down
-from mesh.supervision import layout
-from mesh.supervision.control import RUNNING, Control
-from mesh.supervision.down import take_down
-from mesh.supervision.roster import Roster
-from mesh.supervision.up import StartFailed
+from mesh.supervisord import layout
+from mesh.supervisord.control import RUNNING, Control
+from mesh.supervisord.roster import Roster
 from mesh.telemetry import heartbeats
 
 

@@ -13,8 +13,8 @@ import pytest
 from supervision_project import until
 
 from mesh.errors import Unavailable
-from mesh.supervision.control import Process
-from mesh.supervision.watch import Watch, listen
+from mesh.supervisord.control import Process
+from mesh.supervisord.watch import Watch, listen
 from mesh.telemetry import crashes
 
 

@@ -14,11 +14,11 @@ from mesh.calls.offload import Offload
 from mesh.clock import ManualClock, settle
 from mesh.config.settings import TaskSettings
 from mesh.errors import Conflict, LeaseLost, SetupError, TryLater, Uncertain
-from mesh.service.workload import workload
 from mesh.tasks.contract import Lease
 from mesh.tasks.runner import MOST_CONFLICTS, Runner
 from mesh.telemetry.metrics import Recorder
 from mesh.telemetry.traces import current as TRACE
+from mesh.worker.workload import workload
 
 pack = msgspec.msgpack.encode
 

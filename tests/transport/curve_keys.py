@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from mesh.telemetry.metrics import Recorder
-from mesh.transport import curve_store
-from mesh.transport.curve_files import read_secret
-from mesh.transport.curve_ring import Keyring
+from mesh.transport.curve import key_store
+from mesh.transport.curve.key_files import read_secret
+from mesh.transport.curve.key_ring import Keyring
 from mesh.transport.zmq_transport import ZmqTransport
 
 
@@ -52,7 +52,7 @@ class Yard:
 
     def make(self, *names: str) -> None:
         for name in names:
-            curve_store.make(self.keys, name)
+            key_store.make(self.keys, name)
 
     def process(self, name: str | None, keys: Path | None = None, **options: Any) -> ZmqTransport:
         """A process with the key of that name; None for one without keys."""

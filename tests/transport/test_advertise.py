@@ -11,8 +11,9 @@ import pytest
 
 from mesh.config import load
 from mesh.errors import BadEndpoint, ConfigError
-from mesh.transport import advertise, curve_store
+from mesh.transport import advertise
 from mesh.transport.advertise import Unadvertised, advertised, is_own, unreachable
+from mesh.transport.curve import key_store
 from mesh.transport.endpoints import parse
 from mesh.transport.zmq_transport import from_settings
 
@@ -102,7 +103,7 @@ async def test_a_transport_tells_the_address_and_listens_on_all(tmp_path: Path):
     text = '[mesh]\nbind = "tcp://0.0.0.0:*"\nadvertise = "127.0.0.1"\n[keys]\ndir = "keys"\n'
     (tmp_path / "mesh.toml").write_text(text)
     for name in ("orders", "hub"):
-        curve_store.make(tmp_path / "keys", name)
+        key_store.make(tmp_path / "keys", name)
     transport = from_settings(load(tmp_path / "mesh.toml", env={}), "orders")
     try:
         subscriber = transport.subscriber(transport.endpoint("x"), lambda topic, frame: None)

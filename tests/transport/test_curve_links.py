@@ -12,10 +12,10 @@ import pytest
 import zmq
 from curve_keys import Yard
 
-from mesh.transport import curve_store
 from mesh.transport.contract import Refusal
-from mesh.transport.curve import Unprotected
-from mesh.transport.curve_files import BadKeys, read_known, shown
+from mesh.transport.curve import key_store
+from mesh.transport.curve.key_files import BadKeys, read_known, shown
+from mesh.transport.curve.links import Unprotected
 from mesh.transport.refusals import Refusals
 from mesh.transport.strangers import Strangers, peer_address
 from tests.patience import until
@@ -122,7 +122,7 @@ async def test_an_unlisted_key_is_named_on_both_sides_within_a_second(yard: Yard
     """The listener says which key came and where to put it; the dialler, whose key was refused, and why."""
     yard.make("orders")
     theirs = tmp_path / "theirs"
-    curve_store.make(theirs, "gateway")
+    key_store.make(theirs, "gateway")
     (theirs / "orders.public").write_text((yard.keys / "orders.public").read_text())
     (theirs / "orders.public").chmod(0o600)
     near, far = yard.process("orders"), yard.process("gateway", theirs)
@@ -131,7 +131,7 @@ async def test_an_unlisted_key_is_named_on_both_sides_within_a_second(yard: Yard
     await until(lambda: client.reasons, "told", ONE_SECOND)
     assert "refuses this process's key 'gateway'" in client.reasons[0]
     assert not accepted
-    key = shown(curve_store.read_secret(theirs, "gateway").public)
+    key = shown(key_store.read_secret(theirs, "gateway").public)
     said = capsys.readouterr().err
     assert f"a peer's key is in no file of {yard.keys}: copy its NAME.public there" in said
     assert key in said
@@ -144,7 +144,7 @@ async def test_a_revoked_key_is_told_apart_from_an_unknown_one(yard: Yard, capsy
     """The listener knows whose it was and since when."""
     yard.make("orders", "gateway")
     late = yard.process("gateway")
-    curve_store.revoke(yard.keys, "gateway")
+    key_store.revoke(yard.keys, "gateway")
     near = yard.process("orders")
     listener, _ = await yard.listen(near)
     client = yard.dial(late, listener.endpoint)
@@ -216,7 +216,7 @@ async def test_an_endpoint_with_a_key_that_is_nobodys_gets_no_link(yard: Yard, c
     near = yard.process("orders")
     listener, accepted = await yard.listen(near)
     late = yard.process("gateway")
-    curve_store.revoke(yard.keys, "orders")
+    key_store.revoke(yard.keys, "orders")
     yard.reload()
     client = yard.dial(late, listener.endpoint)
     await until(lambda: client.reasons, "told", ONE_SECOND)
@@ -232,7 +232,7 @@ async def test_a_listener_whose_public_key_is_missing_here_is_told(yard: Yard, t
     second."""
     yard.make("orders", "hub", "gateway")
     theirs = tmp_path / "theirs"
-    curve_store.make(theirs, "gateway")
+    key_store.make(theirs, "gateway")
     near, hub, far = yard.process("orders"), yard.process("hub"), yard.process("gateway", theirs)
     listener, accepted = await yard.listen(near)
     inbox = near.subscriber("tcp://127.0.0.1:*", lambda topic, frame: None)
@@ -255,7 +255,7 @@ async def test_a_listener_whose_public_key_is_missing_here_is_told(yard: Yard, t
 async def test_who_is_not_believed_and_has_gone_silent_is_not_waited_for(yard: Yard):
     """It is told that it is not believed as far as it listens; the caller hears of it within a second all the same."""
     yard.make("orders", "gateway")
-    stranger = curve_store.make(yard.keys.with_name("theirs"), "orders")
+    stranger = key_store.make(yard.keys.with_name("theirs"), "orders")
     with socket.socket() as mute:
         mute.bind(("127.0.0.1", 0))
         mute.listen()
@@ -269,7 +269,7 @@ async def test_a_knock_gives_nothing_away(yard: Yard, tmp_path: Path):
     """Who listens with a key that is not believed gets no link, even with a key that is made up: nor is one opened to a
     listener that asks for no key."""
     yard.make("orders", "gateway")
-    stranger = curve_store.make(tmp_path / "theirs", "orders")
+    stranger = key_store.make(tmp_path / "theirs", "orders")
     listener, accepted = await yard.listen(yard.process(None))
     client = yard.dial(yard.process("gateway"), f"{listener.endpoint}?key={stranger.public.hex()}")
     naked = yard.dial(yard.process(None), f"{listener.endpoint}?key={stranger.public.hex()}")
@@ -353,18 +353,18 @@ async def test_garbage_is_no_matter_of_keys(yard: Yard):
 async def test_no_secret_is_in_any_log_line_or_error(yard: Yard, caplog, capsys):
     """Not at any level, not when things go wrong."""
     yard.make("orders", "gateway")
-    secrets = [curve_store.read_secret(yard.keys, name).secret for name in ("orders", "gateway")]
+    secrets = [key_store.read_secret(yard.keys, name).secret for name in ("orders", "gateway")]
     with caplog.at_level(logging.DEBUG):
         near, far = yard.process("orders"), yard.process("gateway")
         listener, _ = await yard.listen(near)
         client = yard.dial(far, listener.endpoint)
         await until(lambda: client.is_open, "open")
-        curve_store.revoke(yard.keys, "gateway")
+        key_store.revoke(yard.keys, "gateway")
         yard.reload()
         await until(lambda: client.reasons, "lost")
-    texts = [capsys.readouterr().err, caplog.text, *client.reasons, repr(curve_store.read_secret(yard.keys, "orders"))]
+    texts = [capsys.readouterr().err, caplog.text, *client.reasons, repr(key_store.read_secret(yard.keys, "orders"))]
     with pytest.raises(BadKeys) as caught:
-        curve_store.read_secret(yard.keys, "gateway")
+        key_store.read_secret(yard.keys, "gateway")
     for secret in secrets:
         assert all(secret.hex() not in text and repr(secret) not in text for text in [*texts, str(caught.value)])
 

@@ -11,8 +11,8 @@ import pytest
 import zmq
 from curve_keys import Note, Yard
 
-from mesh.transport import curve_store
-from mesh.transport.curve_files import read_secret
+from mesh.transport.curve import key_store
+from mesh.transport.curve.key_files import read_secret
 from tests.patience import until
 
 
@@ -23,7 +23,7 @@ async def test_the_dialler_of_a_revoked_key_is_cut_off_and_its_neighbour_is_not(
     gateway = yard.process("gateway")
     client, neighbour = yard.dial(gateway, listener.endpoint), yard.dial(yard.process("mail"), listener.endpoint)
     await until(lambda: len(accepted) == 2 and all(each.received for each in accepted), "both hellos")
-    curve_store.revoke(yard.keys, "gateway")
+    key_store.revoke(yard.keys, "gateway")
     yard._transports[0]._ring.reload()  # the listener's only: the other end has not heard of it
     theirs = next(each for each in accepted if each.channel.user == "gateway")
     assert theirs.reasons == ["the key of 'gateway' is not valid any more"]
@@ -44,7 +44,7 @@ async def test_the_listener_of_a_revoked_key_is_left(yard: Yard):
     gateway = yard.process("gateway")
     client = yard.dial(gateway, listener.endpoint)
     await until(lambda: client.is_open, "open")
-    curve_store.revoke(yard.keys, "orders")
+    key_store.revoke(yard.keys, "orders")
     gateway._ring.reload()
     assert client.reasons == ["the key of 'orders' is not valid any more"]
 
@@ -55,7 +55,7 @@ async def test_it_is_noticed_within_seconds_without_anybody_asking(yard: Yard):
     listener, accepted = await yard.listen(yard.process("orders"))
     client = yard.dial(yard.process("gateway"), listener.endpoint)
     await until(lambda: accepted and accepted[0].received, "the hello")
-    curve_store.revoke(yard.keys, "gateway")
+    key_store.revoke(yard.keys, "gateway")
     took = await until(lambda: client.reasons and accepted[0].reasons, "both are told", 2.5)
     assert took < 2.0
 
@@ -101,7 +101,7 @@ async def test_a_peer_that_goes_on_loses_its_connection(yard: Yard):
         hostile.socket.send(b"1")
         await until(lambda: accepted and accepted[0].received == [b"1"], "its first message")
         assert not hostile.saw(zmq.EVENT_DISCONNECTED)
-        curve_store.revoke(yard.keys, "gateway")
+        key_store.revoke(yard.keys, "gateway")
         yard.reload()
         await until(lambda: hostile.saw(zmq.EVENT_DISCONNECTED), "its connection is gone", 1.0)
         for _ in range(20):
@@ -124,7 +124,7 @@ async def test_a_peer_that_has_said_nothing_loses_its_connection_too(yard: Yard)
     try:
         await until(lambda: hostile.saw(zmq.EVENT_HANDSHAKE_SUCCEEDED), "it stands")
         await until(lambda: listener._guard._behind, "the listener knows of it")
-        curve_store.revoke(yard.keys, "gateway")
+        key_store.revoke(yard.keys, "gateway")
         yard.reload()
         await until(lambda: hostile.saw(zmq.EVENT_DISCONNECTED), "its connection is gone", 1.0)
         assert not accepted
@@ -157,7 +157,7 @@ async def test_a_revoked_publisher_is_cut_off_and_others_lose_nothing(yard: Yard
         for number in range(200):
             good.send("good", b"%d" % number)
             if number == 100:
-                curve_store.revoke(yard.keys, "gateway")
+                key_store.revoke(yard.keys, "gateway")
                 yard.reload()
                 at_revocation = len([each for each in events if each[0] == "bad"])
             await asyncio.sleep(0.001)
@@ -182,7 +182,7 @@ async def test_a_publisher_that_was_silent_is_not_cut_with_another(yard: Yard):
     publisher.connect(subscriber.endpoint)
     await until(lambda: publisher.joined(subscriber.endpoint), "joined")
     await until(lambda: all(subscriber._guard._behind.values()), "the subscriber knows whose the connection is")
-    for change in (lambda: curve_store.revoke(yard.keys, "gateway"), lambda: curve_store.rotate(yard.keys, "late")):
+    for change in (lambda: key_store.revoke(yard.keys, "gateway"), lambda: key_store.rotate(yard.keys, "late")):
         change()
         yard.reload()
         publisher.send("t", b"%d" % len(events))
@@ -198,8 +198,8 @@ async def test_a_new_key_ends_nothing(yard: Yard):
     try:
         await until(lambda: silent.saw(zmq.EVENT_HANDSHAKE_SUCCEEDED), "it stands")
         await until(lambda: listener._guard._behind, "the listener knows of it")
-        curve_store.make(yard.keys, "mail")
-        curve_store.rotate(yard.keys, "gateway")
+        key_store.make(yard.keys, "mail")
+        key_store.rotate(yard.keys, "gateway")
         yard.reload()
         silent.socket.send(b"hello")
         await until(lambda: any(listener._guard._behind.values()), "it is heard")
@@ -226,7 +226,7 @@ async def test_a_subscriber_whose_key_was_revoked_hears_nothing_more(yard: Yard)
     await until(lambda: all(publisher.joined(each) for each in endpoints.values()), "both have joined")
     publisher.send("t", b"1")
     await until(lambda: heard["orders"] == heard["mail"] == [b"1"], "both hear")
-    curve_store.revoke(yard.keys, "mail")
+    key_store.revoke(yard.keys, "mail")
     gateway._ring.reload()
     await until(lambda: not publisher.joined(endpoints["mail"]), "mail is left")
     for number in range(2, 20):
@@ -261,13 +261,13 @@ async def test_revoking_one_of_two_keys_cuts_only_the_links_of_that_one(yard: Ya
     near = yard.process("orders")
     listener, accepted = await yard.listen(near)
     old = yard.process("gateway")
-    curve_store.rotate(yard.keys, "gateway")
+    key_store.rotate(yard.keys, "gateway")
     yard.reload()
     new = yard.process("gateway")
     links: list[Note] = [yard.dial(old, listener.endpoint), yard.dial(new, listener.endpoint)]
     await until(lambda: len(accepted) == 2 and all(each.received for each in accepted), "both hellos")
     assert [each.channel.user for each in accepted] == ["gateway", "gateway"]
-    curve_store.revoke(yard.keys, "gateway", retiring=retiring)
+    key_store.revoke(yard.keys, "gateway", retiring=retiring)
     yard.reload()
     await until(lambda: links[0].reasons, "the old one is cut", 1.0)
     if retiring:

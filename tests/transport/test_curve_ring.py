@@ -9,9 +9,9 @@ import pytest
 from mesh.clock import ManualClock
 from mesh.config import KeySettings
 from mesh.config.secrets import Secret
-from mesh.transport import curve_store
-from mesh.transport.curve_files import BadKeys, read_known, read_secret
-from mesh.transport.curve_ring import FRESH_S, LOOK_S, Keyring, ring_for
+from mesh.transport.curve import key_store
+from mesh.transport.curve.key_files import BadKeys, read_known, read_secret
+from mesh.transport.curve.key_ring import FRESH_S, LOOK_S, Keyring, ring_for
 
 
 @pytest.fixture
@@ -28,34 +28,34 @@ def ring(keys: Path, name: str = "orders", clock: ManualClock | None = None) -> 
 
 def test_the_directory_is_looked_at_each_second(keys: Path):
     """Made, rotated, revoked: known a second later, and listeners are told once for each change."""
-    curve_store.make(keys, "orders")
+    key_store.make(keys, "orders")
     clock = ManualClock()
     watched, told = ring(keys, clock=clock), []
     watched.on_change(told.append)
     watched.watch()
-    mail = curve_store.make(keys, "mail")
+    mail = key_store.make(keys, "mail")
     clock.turn(LOOK_S / 2)
     assert watched.name_of(mail.public) is None
     clock.turn(LOOK_S / 2)
     assert watched.name_of(mail.public) == "mail"
-    newer = curve_store.rotate(keys, "mail")
+    newer = key_store.rotate(keys, "mail")
     clock.turn(LOOK_S)
     assert watched.name_of(mail.public) == watched.name_of(newer.public) == "mail"
-    curve_store.revoke(keys, "mail", retiring=True)
+    key_store.revoke(keys, "mail", retiring=True)
     clock.turn(LOOK_S)
     assert (watched.name_of(mail.public), watched.name_of(newer.public)) == (None, "mail")
     clock.turn(10 * LOOK_S)
     assert told == [False, False, True]  # whether somebody is not valid any more
     watched.close()
-    curve_store.revoke(keys, "mail")
+    key_store.revoke(keys, "mail")
     clock.turn(10 * LOOK_S)
     assert watched.name_of(newer.public) == "mail"
 
 
 def test_a_broken_file_takes_nobodys_key_away(keys: Path, capsys: pytest.CaptureFixture[str]):
     """Half-copied, or the directory is gone: those known before stay, it is said, and the mended state is taken."""
-    curve_store.make(keys, "orders")
-    mail = curve_store.make(keys, "mail")
+    key_store.make(keys, "orders")
+    mail = key_store.make(keys, "mail")
     watched = ring(keys)
     whole = (keys / "mail.public").read_text()
     (keys / "mail.public").write_text(whole[:50])
@@ -73,10 +73,10 @@ def test_a_broken_file_takes_nobodys_key_away(keys: Path, capsys: pytest.Capture
 
 def test_a_broken_file_keeps_no_revoked_key_alive(keys: Path):
     """What is revoked in one file is revoked, whatever is wrong with another."""
-    curve_store.make(keys, "orders")
-    mail, _ = curve_store.make(keys, "mail"), curve_store.make(keys, "gateway")
+    key_store.make(keys, "orders")
+    mail, _ = key_store.make(keys, "mail"), key_store.make(keys, "gateway")
     watched = ring(keys)
-    curve_store.revoke(keys, "mail")
+    key_store.revoke(keys, "mail")
     (keys / "gateway.public").write_text("garbage [")
     watched.reload()
     assert watched.name_of(mail.public) is None
@@ -84,23 +84,23 @@ def test_a_broken_file_keeps_no_revoked_key_alive(keys: Path):
 
 def test_a_process_hears_that_its_own_key_was_revoked(keys: Path, capsys: pytest.CaptureFixture[str]):
     """It cannot do anything about it, and its log should say why nobody talks to it."""
-    curve_store.make(keys, "orders")
+    key_store.make(keys, "orders")
     watched = ring(keys)
-    curve_store.revoke(keys, "orders")
+    key_store.revoke(keys, "orders")
     watched.reload()
     assert "this process's own key is not valid any more" in capsys.readouterr().err
 
 
 def test_a_stranger_makes_it_look_again_but_not_too_often(keys: Path):
     """Somebody whose file came a moment ago is let in at once; a flood of strangers costs ten looks a second."""
-    curve_store.make(keys, "orders")
+    key_store.make(keys, "orders")
     clock = ManualClock()
     watched = ring(keys, clock=clock)
-    mail = curve_store.make(keys, "mail")
+    mail = key_store.make(keys, "mail")
     assert watched.name_now(mail.public) is None
     clock.turn(FRESH_S)
     assert watched.name_now(mail.public) == "mail"
-    gateway = curve_store.make(keys, "gateway")
+    gateway = key_store.make(keys, "gateway")
     assert watched.name_now(gateway.public) is None
     clock.turn(FRESH_S)
     watched.look_soon()
@@ -114,12 +114,12 @@ def test_a_stranger_makes_it_look_again_but_not_too_often(keys: Path):
 
 def test_a_process_whose_own_key_is_not_valid_does_not_start(keys: Path):
     """Everybody else would refuse it."""
-    old = curve_store.make(keys, "orders")
-    curve_store.revoke(keys, "orders")
+    old = key_store.make(keys, "orders")
+    key_store.revoke(keys, "orders")
     with pytest.raises(BadKeys, match=r"own key 'orders' .* was revoked on"):
         Keyring(keys, old)
-    stranger = curve_store.make(keys.with_name("other"), "orders")
-    curve_store.make(keys, "orders")
+    stranger = key_store.make(keys.with_name("other"), "orders")
+    key_store.make(keys, "orders")
     with pytest.raises(BadKeys, match=r"own key 'orders' .* is in no file of"):
         Keyring(keys, stranger)
 
@@ -135,7 +135,7 @@ def test_a_process_whose_own_key_is_not_valid_does_not_start(keys: Path):
 def test_a_process_has_the_key_of_its_role(keys: Path, made: list[str], settings: dict[str, str], expected: str):
     """The configured one, or that of its role on this host, or that of its role."""
     for name in made:
-        curve_store.make(keys, name)
+        key_store.make(keys, name)
     found = ring_for(KeySettings(dir=keys, **settings), "orders", "host-1")
     assert found is not None
     assert found.own.name == expected
@@ -148,8 +148,8 @@ def test_without_a_directory_there_are_no_keys():
 
 def test_a_secret_may_stand_elsewhere(keys: Path, monkeypatch: pytest.MonkeyPatch):
     """In the environment, put there by whatever keeps secrets; the public files say whose it is."""
-    curve_store.make(keys, "orders")
-    made = curve_store.make(keys, "orders@host-1")
+    key_store.make(keys, "orders")
+    made = key_store.make(keys, "orders@host-1")
     (keys / "orders@host-1.secret").unlink()
     monkeypatch.setenv("ORDERS_KEY", made.secret.hex())
     settings = KeySettings(dir=keys, secret=Secret("env:ORDERS_KEY"))
@@ -171,8 +171,8 @@ def test_a_secret_may_stand_elsewhere(keys: Path, monkeypatch: pytest.MonkeyPatc
 def test_the_keys_of_a_hub_are_tried_likeliest_first(keys: Path):
     """Configured endpoints name no key: the last that answered there, its host's, the newest, then the others."""
     for name in ("orders", "hub@10.0.0.1", "hub@10.0.0.2", "hub"):
-        curve_store.make(keys, name)
-    curve_store.rotate(keys, "hub@10.0.0.2")
+        key_store.make(keys, name)
+    key_store.rotate(keys, "hub@10.0.0.2")
     watched = ring(keys)
 
     def order() -> list[str]:

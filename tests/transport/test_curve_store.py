@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from mesh.transport import curve_store
-from mesh.transport.curve_files import BadKeys, public_of, read_known, read_public, read_secret, shown
+from mesh.transport.curve import key_store
+from mesh.transport.curve.key_files import BadKeys, public_of, read_known, read_public, read_secret, shown
 
 
 @pytest.fixture
@@ -37,9 +37,9 @@ def mode(path: Path) -> int:
 
 def test_files_are_private_whatever_the_umask(keys: Path, open_umask: None):
     """The directory 0700, each file 0600, and nothing else is left there."""
-    curve_store.make(keys, "orders")
-    curve_store.rotate(keys, "orders")
-    curve_store.revoke(keys, "orders", retiring=True)
+    key_store.make(keys, "orders")
+    key_store.rotate(keys, "orders")
+    key_store.revoke(keys, "orders", retiring=True)
     assert mode(keys) == 0o700
     assert sorted(path.name for path in keys.iterdir()) == ["orders.public", "orders.secret", "revoked.keys"]
     assert {mode(path) for path in keys.iterdir()} == {0o600}
@@ -66,13 +66,13 @@ def test_a_secret_is_private_from_its_first_byte(keys: Path, open_umask: None, m
 
     monkeypatch.setattr(os, "replace", replace)
     monkeypatch.setattr(os, "open", open_)
-    curve_store.make(keys, "orders")
+    key_store.make(keys, "orders")
     assert modes == opened == [0o600, 0o600]
 
 
 def test_a_key_is_what_it_says(keys: Path):
     """The public half is that of the secret one, and both come back as they were made."""
-    made = curve_store.make(keys, "orders@host-1")
+    made = key_store.make(keys, "orders@host-1")
     assert read_secret(keys, "orders@host-1") == made
     assert public_of(made.secret) == made.public
     assert [key.public for key in read_public(keys, "orders@host-1")] == [made.public]
@@ -83,25 +83,25 @@ def test_a_key_is_what_it_says(keys: Path):
 def test_a_name_is_a_word(keys: Path, name: str):
     """It becomes a file's name, and stands in logs and rules."""
     with pytest.raises(BadKeys, match="is no name for a key"):
-        curve_store.make(keys, name)
+        key_store.make(keys, name)
 
 
 def test_a_name_has_one_key(keys: Path):
     """`make` never replaces one: that would cut off whoever holds it."""
-    made = curve_store.make(keys, "orders")
+    made = key_store.make(keys, "orders")
     with pytest.raises(BadKeys, match="mesh keys rotate orders"):
-        curve_store.make(keys, "orders")
+        key_store.make(keys, "orders")
     assert read_secret(keys, "orders") == made
 
 
 def test_what_was_begun_is_finished(keys: Path, monkeypatch: pytest.MonkeyPatch):
     """Killed between the two files, `make` may be asked again, and gives the key that it had begun."""
-    monkeypatch.setattr(curve_store, "_write_public", dies)
+    monkeypatch.setattr(key_store, "_write_public", dies)
     with pytest.raises(KeyboardInterrupt):
-        curve_store.make(keys, "orders")
+        key_store.make(keys, "orders")
     monkeypatch.undo()
     begun = read_secret(keys, "orders")
-    assert curve_store.make(keys, "orders") == begun
+    assert key_store.make(keys, "orders") == begun
     assert read_known(keys).valid[begun.public].name == "orders"
 
 
@@ -114,8 +114,8 @@ def dies(*_args: object) -> None:
 
 def test_both_keys_are_valid_while_one_is_retiring(keys: Path):
     """The secret file has the new one; others believe either."""
-    old = curve_store.make(keys, "orders")
-    new = curve_store.rotate(keys, "orders")
+    old = key_store.make(keys, "orders")
+    new = key_store.rotate(keys, "orders")
     assert read_secret(keys, "orders") == new != old
     assert [(key.public, key.retiring) for key in read_public(keys, "orders")] == [
         (new.public, False),
@@ -126,20 +126,20 @@ def test_both_keys_are_valid_while_one_is_retiring(keys: Path):
 
 def test_a_third_key_has_to_wait(keys: Path):
     """Two are enough for everybody to follow; a third would hide that somebody has not."""
-    curve_store.make(keys, "orders")
-    curve_store.rotate(keys, "orders")
+    key_store.make(keys, "orders")
+    key_store.rotate(keys, "orders")
     with pytest.raises(BadKeys, match="mesh keys revoke orders --retiring"):
-        curve_store.rotate(keys, "orders")
-    curve_store.revoke(keys, "orders", retiring=True)
-    curve_store.rotate(keys, "orders")
+        key_store.rotate(keys, "orders")
+    key_store.revoke(keys, "orders", retiring=True)
+    key_store.rotate(keys, "orders")
 
 
 @pytest.mark.parametrize("dying", ["_write_public", "_recover"])
 def test_a_rotation_that_breaks_off_leaves_a_key_that_works(keys: Path, monkeypatch: pytest.MonkeyPatch, dying: str):
     """At each point either the old key is still the one, or the new one is known and takes its place next time."""
-    curve_store.make(keys, "orders")
+    key_store.make(keys, "orders")
     calls = {"_recover": 0, "_write_public": 1}[dying]
-    really = getattr(curve_store, dying)
+    really = getattr(key_store, dying)
 
     def at_the_second(*args: object) -> None:
         nonlocal calls
@@ -148,25 +148,25 @@ def test_a_rotation_that_breaks_off_leaves_a_key_that_works(keys: Path, monkeypa
             raise KeyboardInterrupt
         really(*args)
 
-    monkeypatch.setattr(curve_store, dying, at_the_second)
+    monkeypatch.setattr(key_store, dying, at_the_second)
     with pytest.raises(KeyboardInterrupt):
-        curve_store.rotate(keys, "orders")
+        key_store.rotate(keys, "orders")
     monkeypatch.undo()
     valid = read_known(keys).valid
     assert read_secret(keys, "orders").public in valid  # whoever starts now is believed
     if len(valid) == 1:
-        curve_store.rotate(keys, "orders")
+        key_store.rotate(keys, "orders")
     else:
-        curve_store.revoke(keys, "orders", retiring=True)
+        key_store.revoke(keys, "orders", retiring=True)
     assert read_secret(keys, "orders").public in read_known(keys).valid
     assert not list(keys.glob("*.next"))
 
 
 def test_rotating_what_is_not_there(keys: Path):
     """A typing mistake makes no key."""
-    curve_store.make(keys, "orders")
+    key_store.make(keys, "orders")
     with pytest.raises(BadKeys, match="mesh keys make odrers"):
-        curve_store.rotate(keys, "odrers")
+        key_store.rotate(keys, "odrers")
     assert not list(keys.glob("odrers*"))
 
 
@@ -175,9 +175,9 @@ def test_rotating_what_is_not_there(keys: Path):
 
 def test_a_revoked_key_is_nobody_even_where_it_is_listed(keys: Path):
     """revoked.keys wins: a public file that is copied back from another host brings nothing back."""
-    made = curve_store.make(keys, "orders")
+    made = key_store.make(keys, "orders")
     stale = (keys / "orders.public").read_text()
-    assert [key.name for key in curve_store.revoke(keys, "orders")] == ["orders"]
+    assert [key.name for key in key_store.revoke(keys, "orders")] == ["orders"]
     assert not (keys / "orders.secret").exists()
     (keys / "orders.public").write_text(stale)
     (keys / "orders.public").chmod(0o600)
@@ -188,46 +188,46 @@ def test_a_revoked_key_is_nobody_even_where_it_is_listed(keys: Path):
 
 def test_a_key_may_be_revoked_by_its_digits(keys: Path):
     """Of one that leaked, nothing but the log's digits may be known."""
-    first, second = curve_store.make(keys, "orders"), curve_store.make(keys, "mail")
-    assert [key.name for key in curve_store.revoke(keys, shown(second.public))] == ["mail"]
+    first, second = key_store.make(keys, "orders"), key_store.make(keys, "mail")
+    assert [key.name for key in key_store.revoke(keys, shown(second.public))] == ["mail"]
     assert set(read_known(keys).valid) == {first.public}
 
 
 def test_after_a_revocation_the_name_may_have_a_new_key(keys: Path):
     """The name is not burnt, the key is."""
-    old = curve_store.make(keys, "orders")
-    curve_store.revoke(keys, "orders")
-    new = curve_store.make(keys, "orders")
+    old = key_store.make(keys, "orders")
+    key_store.revoke(keys, "orders")
+    new = key_store.make(keys, "orders")
     assert new.public != old.public
     assert set(read_known(keys).valid) == {new.public}
 
 
 def test_revoking_what_is_not_there(keys: Path):
     """It says who is."""
-    curve_store.make(keys, "orders")
+    key_store.make(keys, "orders")
     with pytest.raises(BadKeys, match=r"no valid key 'mail', so nothing was revoked; it has orders"):
-        curve_store.revoke(keys, "mail")
+        key_store.revoke(keys, "mail")
     with pytest.raises(BadKeys, match="no retiring key 'orders'"):
-        curve_store.revoke(keys, "orders", retiring=True)
+        key_store.revoke(keys, "orders", retiring=True)
 
 
 def test_what_cannot_be_taken_back_is_done_for_all_names_or_for_none(keys: Path):
     """A typing mistake in the second name revokes nothing of the first; names that are all known end together."""
-    first, second = curve_store.make(keys, "orders"), curve_store.make(keys, "mail")
+    first, second = key_store.make(keys, "orders"), key_store.make(keys, "mail")
     with pytest.raises(BadKeys, match="no valid key 'clinet', so nothing was revoked"):
-        curve_store.revoke(keys, "orders", "clinet")
+        key_store.revoke(keys, "orders", "clinet")
     assert set(read_known(keys).valid) == {first.public, second.public}
     assert (keys / "orders.secret").exists()
     assert not (keys / "revoked.keys").exists()
-    ended = curve_store.revoke(keys, "orders", shown(second.public), "orders")
+    ended = key_store.revoke(keys, "orders", shown(second.public), "orders")
     assert [key.name for key in ended] == ["orders", "mail"]
     assert not read_known(keys).valid
 
 
 def test_making_and_rotating_look_at_every_name_first(keys: Path):
     """What the second name does not allow does not leave the first one changed."""
-    made = curve_store.make(keys, "orders")
-    for each, names in ((curve_store.make_each, ["mail", "orders"]), (curve_store.rotate_each, ["orders", "mail"])):
+    made = key_store.make(keys, "orders")
+    for each, names in ((key_store.make_each, ["mail", "orders"]), (key_store.rotate_each, ["orders", "mail"])):
         with pytest.raises(BadKeys):
             list(each(keys, names))
     assert set(read_known(keys).valid) == {made.public}
@@ -236,9 +236,9 @@ def test_making_and_rotating_look_at_every_name_first(keys: Path):
 
 def test_a_secret_that_has_leaked_into_an_unusable_file_is_revoked_all_the_same(keys: Path):
     """Readable by others is why one revokes: that must not stop it half-way, after revoked.keys was written."""
-    made = curve_store.make(keys, "orders")
+    made = key_store.make(keys, "orders")
     (keys / "orders.secret").chmod(0o644)
-    assert [key.public for key in curve_store.revoke(keys, "orders")] == [made.public]
+    assert [key.public for key in key_store.revoke(keys, "orders")] == [made.public]
     assert [path.name for path in keys.iterdir()] == ["revoked.keys"]
 
 
@@ -247,7 +247,7 @@ def test_a_secret_that_has_leaked_into_an_unusable_file_is_revoked_all_the_same(
 
 def test_a_secret_that_others_may_read_is_refused(keys: Path):
     """It may have leaked already: the message says both what to do now and what to do about that."""
-    curve_store.make(keys, "orders")
+    key_store.make(keys, "orders")
     (keys / "orders.secret").chmod(0o640)
     with pytest.raises(BadKeys, match=r"mode 0640.*chmod 600.*mesh keys rotate orders"):
         read_secret(keys, "orders")
@@ -255,16 +255,16 @@ def test_a_secret_that_others_may_read_is_refused(keys: Path):
 
 def test_a_directory_that_others_may_write_is_refused(keys: Path):
     """Whoever can put a public key there is anybody they like."""
-    curve_store.make(keys, "orders")
+    key_store.make(keys, "orders")
     keys.chmod(0o770)
-    for read in (read_known, lambda where: read_secret(where, "orders"), lambda where: curve_store.make(where, "x")):
+    for read in (read_known, lambda where: read_secret(where, "orders"), lambda where: key_store.make(where, "x")):
         with pytest.raises(BadKeys, match=r"others may write there \(mode 0770\): chmod 700"):
             read(keys)
 
 
 def test_a_public_file_that_others_may_write_is_refused(keys: Path):
     """The same, for one name."""
-    curve_store.make(keys, "orders")
+    key_store.make(keys, "orders")
     (keys / "orders.public").chmod(0o666)
     with pytest.raises(BadKeys, match="others may write it"):
         read_known(keys)
@@ -272,7 +272,7 @@ def test_a_public_file_that_others_may_write_is_refused(keys: Path):
 
 def test_links_to_files_elsewhere_are_refused(keys: Path, tmp_path: Path):
     """What a link leads to has not been looked at."""
-    curve_store.make(keys, "orders")
+    key_store.make(keys, "orders")
     (keys / "orders.secret").rename(tmp_path / "elsewhere")
     (keys / "orders.secret").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(BadKeys, match="cannot be read"):
@@ -282,7 +282,7 @@ def test_links_to_files_elsewhere_are_refused(keys: Path, tmp_path: Path):
 @pytest.mark.parametrize("made", [os.mkfifo, os.mkdir])
 def test_what_is_no_file_is_refused_at_once(keys: Path, made: Callable[[Path], None]):
     """A pipe that nobody writes into would be waited for for ever."""
-    curve_store.make(keys, "orders")
+    key_store.make(keys, "orders")
     (keys / "orders.secret").unlink()
     made(keys / "orders.secret")
     with pytest.raises(BadKeys, match="is no file of keys"):
@@ -295,7 +295,7 @@ def test_what_is_no_file_is_refused_at_once(keys: Path, made: Callable[[Path], N
 )
 def test_a_damaged_file_is_named_and_nothing_of_it_repeated(keys: Path, text: str):
     """Whatever is in it may be half a secret."""
-    curve_store.make(keys, "orders")
+    key_store.make(keys, "orders")
     for name in ("orders.public", "orders.secret"):
         (keys / name).write_text(text, encoding="latin-1")
     for read in (read_known, lambda where: read_secret(where, "orders")):
@@ -305,7 +305,7 @@ def test_a_damaged_file_is_named_and_nothing_of_it_repeated(keys: Path, text: st
 
 def test_two_names_for_one_key_are_refused(keys: Path):
     """A peer would be one or the other by chance."""
-    curve_store.make(keys, "orders")
+    key_store.make(keys, "orders")
     (keys / "mail.public").write_text((keys / "orders.public").read_text())
     (keys / "mail.public").chmod(0o600)
     with pytest.raises(BadKeys, match="one name per key"):
@@ -314,7 +314,7 @@ def test_two_names_for_one_key_are_refused(keys: Path):
 
 def test_a_missing_secret_says_which_are_there(keys: Path):
     """And how to make it."""
-    curve_store.make(keys, "orders")
+    key_store.make(keys, "orders")
     with pytest.raises(BadKeys, match=r"'gateway' here \(there are: orders\).*mesh keys make gateway.*keys\.name"):
         read_secret(keys, "gateway")
     with pytest.raises(BadKeys, match="mesh keys make"):

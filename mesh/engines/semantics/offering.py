@@ -1,7 +1,7 @@
 """Which capability a task or a queue needs of its engine. Pure.
 
 Owns: the rule that maps the fields of a task and of a queue to capabilities.
-Leaves to others: refusing (engines, service.durable, service.requirements), the capabilities themselves.
+Leaves to others: refusing (engines, node.durable, worker.requirements), the capabilities themselves.
 """
 
 from __future__ import annotations

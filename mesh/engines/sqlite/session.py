@@ -21,7 +21,7 @@ import msgspec
 
 from mesh.calls.options import CallOptions
 from mesh.clock import Clock, Timer
-from mesh.engines.sqlite import vitals
+from mesh.engines.sqlite import liveness
 from mesh.engines.sqlite.asking import Asker, answer_of, passing
 from mesh.engines.sqlite.messages import DAY_S, SERVICE, WORK, Push, encode
 from mesh.errors import MeshError
@@ -259,7 +259,7 @@ def placed(offer: Offer) -> Offer:
     """The offer with the host, pid and pid namespace of this process, unless it names others."""
     if offer.pid_space and offer.pid:
         return offer
-    return msgspec.structs.replace(offer, pid=offer.pid or os.getpid(), pid_space=vitals.pid_space())
+    return msgspec.structs.replace(offer, pid=offer.pid or os.getpid(), pid_space=liveness.pid_space())
 
 
 def _done(future: asyncio.Future[None]) -> None:

@@ -1,7 +1,7 @@
 """/jobs: shows and cancels the jobs of tasks that were deferred.
 
 Owns: waiting for a job, and a job as JSON.
-Leaves to others: deferring (tasks), the jobs themselves (service.durable).
+Leaves to others: deferring (tasks), the jobs themselves (node.durable).
 
 The address of a job works on every gateway, for as long as the job is kept.
 """

@@ -1,7 +1,7 @@
 """/tasks: `POST /tasks/{service}/{task}` defers a task.
 
 Owns: reading arguments and options from a request, Location and Idempotency-Key.
-Leaves to others: deferring (service.durable), the known tasks (catalog), the job afterwards (jobs).
+Leaves to others: deferring (node.durable), the known tasks (catalog), the job afterwards (jobs).
 
 The answer is 202 only when the task is durable. A request that is repeated with the same Idempotency-Key defers
 nothing: the answer contains the first job; a different request with that key is an error.

@@ -1,0 +1,158 @@
+"""Whether each service's workers could start: their classes, environment file and limits; and the mounts of gateways.
+
+Owns: trying it in a separate process, as a worker would (`mesh run --check`, `mesh gateway --check`), and finding out
+which key is at fault.
+Leaves to others: the check itself (cli.run, cli.confine, gateway.app), finding the origin of an exception (cli.blame).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from mesh.config import ServiceSettings, Usable
+from mesh.doctor.finding import BAD, GOOD, Finding
+from mesh.doctor.values import about
+
+IMPORT_S: Final = 20.0
+
+#: The remedy for each key of a service that prevents the start of its workers.
+_MENDS: Final = {
+    "class": "name one that is there",
+    "env_file": "mend that file, or leave the key out",
+    "memory": "give them more, or leave the key out",
+    "files": "ask for fewer, raise LimitNOFILE or `ulimit -Hn`, or leave the key out",
+    "nice": "leave the key out",
+}
+
+
+class _Tried(NamedTuple):
+    """The result of a try.
+
+    Attributes:
+        key: which of the service's keys is at fault; "" when unknown.
+        words: the reason; "" when it succeeded.
+    """
+
+    key: str
+    words: str
+
+
+async def services(found: Usable, counts: Mapping[str, int], env: Mapping[str, str]) -> AsyncIterator[Finding]:
+    """Try each service.
+
+    Args:
+        counts: the configured number of workers of each service; the declared number when it is missing.
+        env: the environment that supervisord has, or would have.
+    """
+    for name, service in found.settings.services.items():
+        if not service.classes:
+            continue
+        findings = [each async for each in try_service(found, name, service, env)]
+        for each in findings:
+            yield each
+        if not findings:
+            count = counts.get(name, service.replicas)
+            workers = "1 worker" if count == 1 else f"{count} workers"
+            yield Finding(GOOD, f"[services.{name}]", f"{', '.join(service.classes)}, {workers}")
+
+
+async def mounts(found: Usable, env: Mapping[str, str]) -> AsyncIterator[Finding]:
+    """Try the mounts that the gateways are to load; they run in a process of their own, as services do.
+
+    Args:
+        env: the environment that supervisord has, or would have.
+    """
+    listed = found.settings.gateway.mounts
+    if not listed:
+        return
+    tried = await _check(["gateway", "--check", "--json"], found.settings.root, env)
+    if tried.words:
+        mend = "correct the entry or what it names; until then no gateway starts. `mesh gateway --check` tries it again"
+        yield Finding(BAD, about(found, "gateway.mounts"), tried.words.removeprefix("gateway.mounts: "), mend)
+    else:
+        yield Finding(GOOD, "gateway.mounts", ", ".join(listed))
+
+
+async def try_service(
+    found: Usable, name: str, service: ServiceSettings, env: Mapping[str, str]
+) -> AsyncIterator[Finding]:
+    """All reasons that prevent the start of its workers: each key at fault is left out of the next try."""
+    options = _options(service, found.settings.root)
+    env = {**env, **service.environment, "SUPERVISOR_GROUP_NAME": name}
+    while True:
+        tried = await _run(found, name, service, [word for words in options.values() for word in words], env)
+        if tried.words and not tried.key and "memory" in options:
+            # Whatever the error message: if the try succeeds without the limit, the limit is the reason.
+            others = [word for key, words in options.items() if key != "memory" for word in words]
+            if not (await _run(found, name, service, others, env)).words:
+                tried = _Tried("memory", tried.words)
+        if not tried.words:
+            return
+        key = tried.key or "class"
+        mend = (
+            _MENDS[key] if tried.key else f"`mesh run --check --as {name} {' '.join(service.classes)}` shows all of it"
+        )
+        yield Finding(BAD, about(found, f"services.{name}.{key}"), tried.words, mend)
+        if key not in options:
+            return
+        del options[key]
+
+
+def _options(service: ServiceSettings, root: Path) -> dict[str, list[str]]:
+    """The options of a worker's command line, by the key that they come from."""
+    options = {}
+    if service.env_file:
+        options["env_file"] = ["--env-file", str(root / service.env_file)]
+    for key, value in (("memory", service.memory_bytes), ("files", service.files), ("nice", service.nice)):
+        if value:
+            options[key] = ["--limit", f"{key}={value}"]
+    return options
+
+
+async def _run(
+    found: Usable, name: str, service: ServiceSettings, options: list[str], env: Mapping[str, str]
+) -> _Tried:
+    words = ["run", "--check", "--json", "--as", name, *options, *service.classes]
+    return await _check(words, found.settings.root, env)
+
+
+async def _check(words: list[str], root: Path, env: Mapping[str, str]) -> _Tried:
+    """Run a command of mesh that only checks; the words are empty when it succeeds."""
+    try:
+        done = await asyncio.to_thread(
+            subprocess.run,
+            [sys.executable, "-m", "mesh.cli.main", *words],
+            cwd=root,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=IMPORT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return _Tried("", f"importing it takes more than {IMPORT_S:g} s; do that work in `started`")
+    if not done.returncode:
+        return _Tried("", "")
+    return _read(done.stderr.strip() or done.stdout.strip() or f"exit status {done.returncode}")
+
+
+def _read(said: str) -> _Tried:
+    """The reason is in the last line of the output: an error of mesh in JSON, or a line about the exception."""
+    last = said.splitlines()[-1]
+    if last.startswith('{"error"'):
+        try:
+            error: dict[str, Any] = msgspec.json.decode(last)["error"]
+        except (msgspec.DecodeError, KeyError):
+            return _Tried("", last)
+        key = error.get("details", {}).get("key") or ("class" if error.get("code") == "no_such_service" else "")
+        return _Tried(key if key in _MENDS else "", str(error.get("message", "")))
+    return _Tried("", last.removeprefix("mesh: "))
