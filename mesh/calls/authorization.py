@@ -6,15 +6,13 @@ Leaves to others: the rules themselves (policy.access), authentication (transpor
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from mesh.calls.running import Conversation
 from mesh.errors import Forbidden
 from mesh.policy.access import Access, remedy
 from mesh.telemetry.logs import get_logger
 from mesh.telemetry.metrics import Recorder
-
-if TYPE_CHECKING:
-    from mesh.calls.server import Conversation
 
 log = get_logger("mesh.calls")
 

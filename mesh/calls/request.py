@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -16,10 +16,16 @@ from mesh.calls.answers import Answer
 from mesh.errors import BadReply, Cancelled, DeadlineExceeded, MeshError, Unavailable, from_wire
 from mesh.protocol.stream import Inflow
 
-if TYPE_CHECKING:
-    from mesh.calls.client import Client
-
 Decode = Callable[[Any, int], Any]
+
+
+class Client(Protocol):
+    """The methods of mesh.calls.client.Client that a request calls when it ends, or its instance is lost."""
+
+    def settled(self, request: Any, order: Order, code: str) -> None: ...
+    def gave_up(self, request: Any, code: str) -> None: ...
+    def was_refused(self, request: Any, error: MeshError) -> None: ...
+    def was_lost(self, request: Any, sent: bool, reason: str) -> None: ...
 
 
 class Order(msgspec.Struct, eq=False):

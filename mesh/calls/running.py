@@ -6,20 +6,36 @@ Owns: the two records. Leaves to others: filling them in (server), running handl
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import msgspec
 
 from mesh.calls.context import CallContext
 from mesh.calls.method import Method
 from mesh.calls.propagation import Values
+from mesh.errors import Forbidden
 from mesh.policy.limits import Gate
+from mesh.protocol.callee import Callee
 from mesh.protocol.messages import MSGPACK, MSGPACK_ANSWER
 from mesh.protocol.stream import Outflow
 from mesh.telemetry.metrics import MethodStats
+from mesh.transport.contract import Channel
 
-if TYPE_CHECKING:
-    from mesh.calls.server import Conversation
+
+class Conversation(Protocol):
+    """The conversation with one caller, as far as its running handlers and its authorization use it.
+
+    Attributes:
+        callee: the protocol's state for this caller.
+        channel: the link.
+        running: the admitted calls by their ids.
+        permits: the decisions of `[access]` on this caller, by target.
+    """
+
+    callee: Callee
+    channel: Channel
+    running: dict[int, Running]
+    permits: dict[str, Forbidden | None]
 
 
 class Hosted:

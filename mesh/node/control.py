@@ -6,20 +6,33 @@ Owns: these methods. Leaves to others: serving them (calls.server), calling them
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import msgspec
 
-from mesh.calls.client import WORKER
+from mesh.calls.client import WORKER, Client
 from mesh.calls.method import Method
+from mesh.calls.server import Server
 from mesh.calls.signature import Signature
+from mesh.config import Settings
+from mesh.discovery.agent import Agent
 from mesh.telemetry import recent_lines
-
-if TYPE_CHECKING:
-    from mesh.node.node import Node
+from mesh.telemetry.metrics import Recorder
 
 #: Separate from the limits of services, so that an overloaded worker can still be inspected.
 CONTROL_LIMIT = 64
+
+
+class Described(Protocol):
+    """The parts of a node that its control methods show; see mesh.node.node.Node."""
+
+    identity: str
+    epoch: int
+    settings: Settings
+    recorder: Recorder
+    client: Client
+    agent: Agent
+    server: Server | None
 
 
 class RecentLog(msgspec.Struct, frozen=True):
@@ -34,7 +47,7 @@ class RecentLog(msgspec.Struct, frozen=True):
     lines: list[str]
 
 
-def control_methods(node: Node) -> list[Method]:
+def control_methods(node: Described) -> list[Method]:
     """The control methods, to be hosted with CONTROL_LIMIT."""
 
     async def metrics() -> dict[str, Any]:
@@ -68,7 +81,7 @@ def control_methods(node: Node) -> list[Method]:
     return methods
 
 
-def describe(node: Node) -> dict[str, Any]:
+def describe(node: Described) -> dict[str, Any]:
     """The description of a process, as plain values."""
     server = node.server
     return {

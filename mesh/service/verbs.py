@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar, TypeVarTuple, overload
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, TypeVarTuple, overload
 
 from mesh.errors import BadArguments
 from mesh.locks.lock import Lock
@@ -21,14 +21,11 @@ from mesh.tasks.deferring import NO_OPTIONS, Options, options
 from mesh.tasks.job import Group, Job
 from mesh.tasks.options import Duration
 
-if TYPE_CHECKING:
-    from mesh.service.service import Service
-
 T = TypeVar("T")
 P = ParamSpec("P")
 Ts = TypeVarTuple("Ts")
 # The type of the first parameter (the service) of `Orders.charge`.
-S = TypeVar("S", bound="Service")
+S = TypeVar("S", bound="DurableVerbs")
 
 #: Accepted as a step: a step, a chain or group of steps, or a task that takes no arguments.
 Parts = Part | Callable[..., Any] | str

@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 import msgspec
 
+from mesh.engines.sqlite.core import Core
 from mesh.engines.sqlite.messages import StoreInfo
+from mesh.engines.steady import SteadyClock
 from mesh.store.dispatch import Dispatch
+from mesh.store.queueing import LockQueues
+from mesh.store.sessions import Sessions
+from mesh.store.turns import Turns
+from mesh.store.watches import Watches
 from mesh.tasks.contract import QueueInfo
 from mesh.telemetry.metrics import OTHER, Recorder
-
-if TYPE_CHECKING:
-    from mesh.store.service import Store
 
 #: Queues with series of their own; the rest are added up as "other". Any caller that defers can make up a name.
 MOST_QUEUES: Final = 200
@@ -41,6 +44,21 @@ _PER_QUEUE: Final[tuple[tuple[str, str, Callable[[QueueInfo], float]], ...]] = (
 )
 
 
+class Measured(Protocol):
+    """The parts of the store that its metrics show; see mesh.store.service.Store."""
+
+    clock: SteadyClock
+    host: str
+    began_at: float
+    core: Core
+    turns: Turns
+    sessions: Sessions
+    watches: Watches
+    lines: LockQueues
+
+    def list_queues(self) -> list[QueueInfo]: ...
+
+
 def with_workers(queues: Sequence[QueueInfo], dispatch: Dispatch) -> list[QueueInfo]:
     """The core's queues, with the number of sessions that are subscribed to each."""
     return [msgspec.structs.replace(queue, workers=dispatch.workers(queue.name)) for queue in queues]
@@ -49,7 +67,7 @@ def with_workers(queues: Sequence[QueueInfo], dispatch: Dispatch) -> list[QueueI
 class _Queues:
     """A snapshot of the queues, shared by many gauges."""
 
-    def __init__(self, store: Store, recorder: Recorder) -> None:
+    def __init__(self, store: Measured, recorder: Recorder) -> None:
         self._store = store
         self._recorder = recorder
         self._at = -1.0
@@ -92,7 +110,7 @@ class _Queues:
         return value
 
 
-def register(recorder: Recorder, store: Store) -> None:
+def register(recorder: Recorder, store: Measured) -> None:
     """Register the store's gauges with the recorder of its process."""
     figures = store.turns.figures
     queues = _Queues(store, recorder)
@@ -119,7 +137,7 @@ def register(recorder: Recorder, store: Store) -> None:
     gauge("store_log_bytes", lambda: store.core.info().wal_bytes, "The write-ahead log.")
 
 
-def info(store: Store) -> StoreInfo:
+def info(store: Measured) -> StoreInfo:
     """The present state of the store."""
     file = store.core.info()
     figures = store.turns.figures

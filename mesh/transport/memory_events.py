@@ -9,14 +9,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextvars import Context
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from mesh.telemetry.logs import get_logger
 from mesh.transport import endpoints
 from mesh.transport.contract import Buffer
-
-if TYPE_CHECKING:
-    from mesh.transport.memory import MemoryTransport
 
 log = get_logger("mesh.transport")
 
@@ -25,6 +22,16 @@ def soon(callback: Callable[..., object], *args: Any) -> None:
     """Run the callback in the next turn of the loop, in an empty context: no context variable of the sender reaches the
     receiver, as between real processes."""
     asyncio.get_running_loop().call_soon(callback, *args, context=Context())
+
+
+class MemoryTransport(Protocol):
+    """The process that publishes or subscribes; see mesh.transport.memory."""
+
+    network: Any
+    dead: bool
+    _ends: Any
+    _publishers: dict[Any, None]
+    _subscribers: dict[Any, None]
 
 
 class MemoryPublisher:
