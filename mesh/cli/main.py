@@ -21,6 +21,7 @@ from mesh.suggest import suggestion
 
 #: name -> (module in mesh.cli, description), in the order of `mesh --help`.
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
+    "new": ("new", "Make a project: a service, its test, and all settings."),
     "up": ("up", "Start everything under supervisor and wait until it answers."),
     "down": ("down", "Stop everything; leave no process and no socket behind."),
     "ps": ("ps", "Show what runs, and where."),
@@ -44,6 +45,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "config": ("config", "Show each setting, and where it comes from."),
     "engines": ("engines", "Show the engines of durable data: what each offers, and which serves what."),
     "keys": ("keys", "Make, list, rotate and revoke the keys that secure links."),
+    "playbooks": ("playbooks", "Print the directory of the Ansible playbooks."),
     "completion": ("completion", "Print the script that completes commands, services and methods in a shell."),
     "bench": ("bench", "Measure this machine's mesh beside its peers."),
     "hub": ("hub", "Run the hub, which keeps the registry."),

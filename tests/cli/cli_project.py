@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -58,3 +59,10 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("MESH_")}
     # The project of a test, not the one that this checkout is.
     return {**clean, "PYTHONUNBUFFERED": "1", "TERM": "xterm", **(extra or {})}
+
+
+def free_port() -> int:
+    """A TCP port of this machine on which nothing listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
