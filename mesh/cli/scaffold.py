@@ -30,7 +30,7 @@ _OWN: Final = "mesh_"
 
 
 class BadName(ConfigError):
-    """A project cannot have this name; the message says why, and `advice` names one that is possible."""
+    """A project cannot have this name; the message says why, and a note names one that is possible."""
 
     code = "bad_name"
 
@@ -101,7 +101,7 @@ def _is_installed(package: str) -> bool:
 def _bad(project: str, why: str) -> BadName:
     error = BadName(f"{project!r} cannot be the name of a project: {why}", details={"name": project})
     if possible := _possible(project):
-        error.advice = f"for example: mesh new {possible}"
+        error.add_note(f"for example: mesh new {possible}")
     return error
 
 

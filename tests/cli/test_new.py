@@ -18,7 +18,7 @@ import pytest
 from cli_project import command, environment, free_port
 
 import mesh
-from mesh.cli import exits, scaffold
+from mesh.cli import exits, report, scaffold
 from mesh.cli.playbooks import directory
 
 ROOT = Path(mesh.__file__).parents[1]
@@ -136,7 +136,7 @@ def test_impossible_names_come_with_a_possible_one(name: str, advice: str):
     with pytest.raises(scaffold.BadName) as caught:
         scaffold.names(name)
     assert exits.code_of(caught.value) == exits.USAGE
-    assert caught.value.advice.endswith(f"mesh new {advice}")
+    assert report.advice_for(caught.value).endswith(f"mesh new {advice}")
     assert scaffold.names(advice)
 
 
