@@ -22,6 +22,7 @@ from mesh.suggest import suggestion
 #: name -> (module in mesh.cli, description), in the order of `mesh --help`.
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "new": ("new", "Make a project: a service, its test, and all settings."),
+    "dev": ("dev", "Run a whole mesh in one process, restarted when a file is saved."),
     "up": ("up", "Start everything under supervisor and wait until it answers."),
     "down": ("down", "Stop everything; leave no process and no socket behind."),
     "ps": ("ps", "Show what runs, and where."),

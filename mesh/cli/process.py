@@ -6,6 +6,7 @@ Owns: these two. Leaves to others: the command's own work.
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -15,8 +16,13 @@ if TYPE_CHECKING:
 FILES: Final = 65_536
 
 
-def prepare(settings: Settings, role: str) -> None:
-    """Make this process ready to serve; `role` names it in each of its log lines."""
+def prepare(settings: Settings, role: str, muted: Collection[str] = ()) -> None:
+    """Make this process ready to serve.
+
+    Args:
+        role: names it in each of its log lines.
+        muted: loggers that write warnings and worse only; see telemetry.logs.
+    """
     from mesh.telemetry import logs, recent_lines
 
     if "SUPERVISOR_ENABLED" not in os.environ:
@@ -25,6 +31,7 @@ def prepare(settings: Settings, role: str) -> None:
     logs.configure(
         settings.log.level,
         settings.log.format,
+        muted=muted,
         role=role,
         process=os.environ.get("SUPERVISOR_PROCESS_NAME", ""),
     )

@@ -61,7 +61,7 @@ async def serve(settings: Settings, endpoint: str = "") -> None:
     )
     publishing: asyncio.Task[None] | None = None
     try:
-        at = await _listen(hub, [endpoint] if endpoint else settings.mesh.hubs)
+        at = await listen(hub, [endpoint] if endpoint else settings.mesh.hubs)
         log.info("ready", hub=hub.identity, endpoint=at)
         publishing = asyncio.create_task(_publish(hub, recorder, settings), name="mesh.hub.metrics")
         await stopping.wait()
@@ -97,7 +97,7 @@ async def _publish(hub: Hub, recorder: Recorder, settings: Settings) -> None:
         await asyncio.sleep(EVERY_S)
 
 
-async def _listen(hub: Hub, endpoints: list[str]) -> str:
+async def listen(hub: Hub, endpoints: list[str]) -> str:
     """Listen on the first endpoint that belongs to this host and is free.
 
     Each of several hubs on one host takes the next one; addresses of other hosts cannot be bound and are skipped.

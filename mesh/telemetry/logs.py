@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, TextIO, cast
 
@@ -57,6 +57,7 @@ def configure(
     stream: TextIO | None = None,
     *,
     clock: Clock | None = None,
+    muted: Collection[str] = (),
     **bound: str,
 ) -> None:
     """Set up all logging of this process: mesh's, structlog's and the standard library's, also warnings.
@@ -68,6 +69,7 @@ def configure(
         format: "console" for people, "json" for machines, "auto" for console on a terminal and JSON elsewhere.
         stream: the output; stderr when None. Coloured on a terminal only, unless NO_COLOR is set.
         clock: provides the time of day.
+        muted: names of mesh's own loggers that write warnings and worse only.
         bound: fields for every line, for example `worker="w-1f", service="greeting"`. Empty ones are left out.
 
     Raises:
@@ -87,6 +89,7 @@ def configure(
             wall=(clock or LoopClock()).wall,
             bound={name: value for name, value in bound.items() if value},
             render=_console(colours=terminal and not os.environ.get("NO_COLOR")) if console else _json,
+            muted=frozenset(muted),
         )
     )
     structlog.configure(
@@ -139,7 +142,7 @@ def get_logger(name: str, **bound: Any) -> FilteringBoundLogger:
 class _Setup:
     """The settings of `configure`. Read for every line, so that existing loggers follow them."""
 
-    __slots__ = ("bound", "level", "logger_class", "render", "stream", "wall")
+    __slots__ = ("bound", "level", "logger_class", "muted", "render", "stream", "wall")
 
     def __init__(
         self,
@@ -149,7 +152,9 @@ class _Setup:
         wall: Callable[[], float],
         bound: dict[str, str],
         render: Callable[[EventDict], str],
+        muted: frozenset[str] = frozenset(),
     ) -> None:
+        self.muted = muted
         self.level = level
         self.stream = stream
         self.wall = wall
@@ -200,6 +205,8 @@ def _bind(logger: Any, processors: Any, context: Any) -> Any:
 def _process(logger: Any, method: str, event: EventDict) -> str:
     """Add the common fields to an event and render it as a line."""
     setup = _setup
+    if setup.muted and event.get("logger_name") in setup.muted and LEVELS.get(method, logging.ERROR) < logging.WARNING:
+        raise structlog.DropEvent
     when = datetime.fromtimestamp(setup.wall(), UTC)
     line: EventDict = {
         "ts": when.isoformat(timespec="milliseconds").replace("+00:00", "Z"),

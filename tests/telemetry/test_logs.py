@@ -235,3 +235,19 @@ def test_a_wrong_setting_is_named_with_what_is_allowed(level, format, key):
     """The message has the key, the value and the choices."""
     with pytest.raises(ConfigError, match=rf'{key}: "(loud|xml)" is not one of .*(debug|console)'):
         logs.configure(level, format)
+
+
+def test_muted_loggers_write_warnings_and_worse_only(stream: io.StringIO):
+    """Only those that are named, and only their own lines."""
+    logs.configure("info", "json", stream, muted=["mesh.store"])
+    for name in ("mesh.store", "mesh.stores", "services.shop"):
+        log = logs.get_logger(name)
+        log.info("quiet")
+        log.warning("loud")
+    assert [(line["logger"], line["event"]) for line in lines(stream)] == [
+        ("mesh.store", "loud"),
+        ("mesh.stores", "quiet"),
+        ("mesh.stores", "loud"),
+        ("services.shop", "quiet"),
+        ("services.shop", "loud"),
+    ]
