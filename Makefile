@@ -49,6 +49,24 @@ test: $(STAMP_TEST) wrk faketime check ## install what tests need; run all check
 fast: $(STAMP_TEST) wrk faketime ## the tests without the checks and without those of `make chaos`
 	@$(BIN)/python -m pytest $(FAST_TESTS)
 
+# The fast tests on a newer Python, in a virtual environment of its own: python3.13 or 3.12 on PATH, or of pyenv. Deployments and
+# tests of several hosts do not depend on it.
+NEWEST := $(shell for minor in 13 12; do \
+    for each in $$(command -v python3.$$minor) $$(ls -d $${PYENV_ROOT:-$$HOME/.pyenv}/versions/3.$$minor.*/bin/python 2>/dev/null); do \
+        "$$each" -c 'import ensurepip, venv' 2>/dev/null && echo "$$each" && exit; \
+    done; done)
+.PHONY: newest
+newest: wrk faketime ## the fast tests on Python 3.13 or 3.12, where one is installed
+	@if [ -z "$(NEWEST)" ]; then \
+	    echo "neither Python 3.13 nor 3.12 is here; the tests on a newer Python are skipped"; \
+	else \
+	    echo "testing with $(NEWEST)"; \
+	    $(NEWEST) -m venv --clear build/venv-newest; \
+	    build/venv-newest/bin/python -m pip --disable-pip-version-check --quiet install 'pip>=25.1'; \
+	    build/venv-newest/bin/python -m pip --disable-pip-version-check --quiet install --editable '.[images]' --group test; \
+	    build/venv-newest/bin/python -m pytest $(FAST_TESTS) --ignore tests/deploy --ignore tests/hosts; \
+	fi
+
 .PHONY: cover
 cover: $(STAMP_TEST) wrk faketime ## line and branch coverage of `make fast`, with the processes that tests start
 	@$(PIP) install --group cover
@@ -124,6 +142,19 @@ wrk:
 	        || echo "wrk could not be installed; the tests that need it are skipped"; \
 	else \
 	    echo "wrk is missing (apt install wrk); the tests that need it are skipped"; \
+	fi
+
+# The documentation page is tested in it. Where it cannot be installed, those tests are skipped.
+.PHONY: chromium
+chromium:
+	@if command -v chromium chromium-browser google-chrome >/dev/null; then \
+	    :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "installing chromium"; \
+	    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; } >/dev/null \
+	        || echo "chromium could not be installed; the tests that need it are skipped"; \
+	else \
+	    echo "chromium is missing (apt install chromium); the tests that need it are skipped"; \
 	fi
 
 # Turns the clock of the store alone. Where it cannot be installed, clocks are not turned, and the run says so.

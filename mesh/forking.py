@@ -38,26 +38,26 @@ class _Guard:
         self.before = threading.local()
 
 
-_guard: Final = _Guard()
+GUARD: Final = _Guard()
 
 
 def protect(loop: asyncio.AbstractEventLoop) -> None:
     """Detach all children that this process forks from now on from `loop`. Harmless when called again."""
-    _guard.loop = loop
-    _guard.strayed = False
-    if not _guard.registered and hasattr(os, "register_at_fork"):
+    GUARD.loop = loop
+    GUARD.strayed = False
+    if not GUARD.registered and hasattr(os, "register_at_fork"):
         os.register_at_fork(before=_block, after_in_parent=_unblock, after_in_child=_reset)
-        _guard.registered = True
+        GUARD.registered = True
 
 
 def release() -> None:
     """The loop has ended."""
-    _guard.loop = None
+    GUARD.loop = None
 
 
 def in_forked_child() -> bool:
     """Whether this process was forked from one that ran an event loop, and has no loop of its own."""
-    return _guard.strayed
+    return GUARD.strayed
 
 
 def end_forked_child(exc: BaseException | None = None) -> None:
@@ -66,7 +66,7 @@ def end_forked_child(exc: BaseException | None = None) -> None:
     Args:
         exc: a SystemExit sets the exit code, as if it had not been caught.
     """
-    if not _guard.strayed or _runs_its_own():
+    if not GUARD.strayed or _runs_its_own():
         return
     code = exc.code if isinstance(exc, SystemExit) else RETURNED
     if isinstance(exc, SystemExit) and (code is None or isinstance(code, int)):
@@ -78,17 +78,17 @@ def end_forked_child(exc: BaseException | None = None) -> None:
 def _runs_its_own() -> bool:
     """Whether this code runs in a loop or a thread that the child itself started. (asyncio compares the pid, so the
     parent's loop does not count as running in a child.)"""
-    return threading.get_ident() != _guard.thread or asyncio._get_running_loop() is not None
+    return threading.get_ident() != GUARD.thread or asyncio._get_running_loop() is not None
 
 
 def _block() -> None:
     """Block signals during the fork: one that the child got before `_reset` would go to the parent's loop instead."""
-    if _guard.loop is not None:
-        _guard.before.mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
+    if GUARD.loop is not None:
+        GUARD.before.mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
 
 
 def _unblock() -> None:
-    mask = vars(_guard.before).pop("mask", None)
+    mask = vars(GUARD.before).pop("mask", None)
     if mask is not None:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
@@ -101,12 +101,12 @@ def _reset() -> None:
 
 
 def _forget_loop() -> None:
-    loop = _guard.loop
+    loop = GUARD.loop
     if loop is None:
         return
-    _guard.loop = None
-    _guard.strayed = True
-    _guard.thread = threading.get_ident()
+    GUARD.loop = None
+    GUARD.strayed = True
+    GUARD.thread = threading.get_ident()
     signal.set_wakeup_fd(-1)
     for number, default in ((signal.SIGTERM, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler)):
         if callable(signal.getsignal(number)):

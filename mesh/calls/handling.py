@@ -22,7 +22,7 @@ from mesh.calls.running import Hosted, Running
 from mesh.calls.signature import encode_arguments
 from mesh.clock import Clock
 from mesh.errors import Cancelled, DeadlineExceeded, Draining, MeshError, Overloaded, RemoteError
-from mesh.forking import end_forked_child
+from mesh.forking import GUARD, end_forked_child
 from mesh.policy.limits import REFUSE, RUN, Gate
 from mesh.protocol.messages import MSGPACK
 from mesh.telemetry.logs import get_logger
@@ -409,7 +409,11 @@ if sys.version_info >= (3, 12):
 
     def _task(coroutine: Any, loop: asyncio.AbstractEventLoop, name: str) -> asyncio.Task[None]:
         # Eager: runs up to its first wait at once. Most handlers never wait and finish without a turn of the loop.
-        return asyncio.Task(coroutine, loop=loop, name=name, eager_start=True)
+        task = asyncio.Task(coroutine, loop=loop, name=name, eager_start=True)
+        if GUARD.strayed:
+            # The handler forked in that first step: this child must not go on to its parent's sockets.
+            end_forked_child()
+        return task
 
 else:
 

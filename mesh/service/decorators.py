@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal, TypeVar, overload
 
 import msgspec
@@ -384,13 +384,13 @@ def marks_on(target: Any, what: str) -> Marks:
 
 def unclaimed(cls: type) -> list[Callable[..., Any]]:
     """The marked functions in the body of this class that no earlier call has returned."""
-    _, functions = _UNCLAIMED.pop((cls.__module__, cls.__qualname__), (0, []))
+    _, functions = _UNCLAIMED.pop((cls.__module__, cls.__qualname__), (None, []))
     return functions
 
 
-#: By module and qualified name of the class under definition: an id of this run of its body, and the functions marked
-#: in it. A marked function that another decorator replaces would otherwise be lost silently.
-_UNCLAIMED: Final[dict[tuple[str, str], tuple[int, list[Callable[..., Any]]]]] = {}
+#: By module and qualified name of the class under definition: the namespace of this run of its body, and the functions
+#: marked in it. A marked function that another decorator replaces would otherwise be lost silently.
+_UNCLAIMED: Final[dict[tuple[str, str], tuple[Mapping[str, Any] | None, list[Callable[..., Any]]]]] = {}
 
 
 def _note(function: Callable[..., Any]) -> None:
@@ -400,9 +400,11 @@ def _note(function: Callable[..., Any]) -> None:
         frame = frame.f_back
     if frame is not None and owner:
         key = (function.__module__, owner)
-        run, functions = _UNCLAIMED.get(key, (0, []))
-        # A class body that raised leaves its functions behind; the next run of the same body must not find them.
-        _UNCLAIMED[key] = (id(frame), [*functions, function] if run == id(frame) else [function])
+        body, functions = _UNCLAIMED.get(key, (None, []))
+        # A class body that raised leaves its functions behind; the next run of the same body must not find them. The
+        # reference keeps the namespace of the earlier run alive: its id alone may be used again.
+        here = frame.f_locals
+        _UNCLAIMED[key] = (here, [*functions, function] if body is here else [function])
 
 
 def _misplaced(target: Any) -> str:

@@ -91,6 +91,11 @@ class LockQueues:
                 del self._lines[waiter.name]
                 self._until.pop(waiter.name, None)
 
+    def freed(self, name: str) -> None:
+        """Grant this lock at the next transaction, if a request waits for it."""
+        if name in self._lines:
+            self._until[name] = 0.0
+
     def due(self, freed: Iterable[str], wall: float) -> list[str]:
         """Locks to grant to a waiting request: freed ones, and those that were not renewed in time."""
         if not self._lines:

@@ -436,6 +436,9 @@ class Store(Service):
             if wait_s <= 0:
                 raise
             waiter = self.lines.enter(name, owner, ttl_s, taken, give_up_at)
+        if self.core.lock(name, self.clock.wall()) is None:
+            # Released in the transaction that refused it, before it joined the queue.
+            self.lines.freed(name)
         self.turns.wake()
         try:
             return shown(await waiter.answer, self.clock.ahead())

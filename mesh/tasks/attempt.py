@@ -20,6 +20,7 @@ from mesh.calls.interceptors import Delivery
 from mesh.calls.offload import Offload, RefusedInChild
 from mesh.calls.signature import Signature, encode_arguments
 from mesh.errors import MeshError
+from mesh.forking import GUARD, end_forked_child
 from mesh.policy.backoff import Backoff
 from mesh.protocol.messages import MSGPACK, RAW
 from mesh.tasks.canvas import with_prior
@@ -228,7 +229,11 @@ if sys.version_info >= (3, 12):
     def begin(coroutine: Any, loop: asyncio.AbstractEventLoop, name: str, context: Context) -> asyncio.Task[None]:
         """Start an asyncio task with this context."""
         # Runs at once to its first wait: most handlers end without an iteration of the loop.
-        return asyncio.Task(coroutine, loop=loop, name=name, context=context, eager_start=True)
+        task = asyncio.Task(coroutine, loop=loop, name=name, context=context, eager_start=True)
+        if GUARD.strayed:
+            # The handler forked in that first step: this child must not go on to its parent's sockets.
+            end_forked_child()
+        return task
 
 else:
 

@@ -48,6 +48,17 @@ async def test_a_call_whose_time_is_over_gives_its_lock_back(engine: str, tmp_pa
         assert token == 2
 
 
+async def test_a_lock_that_is_released_in_the_transaction_of_a_refusal_is_granted(tmp_path: Path) -> None:
+    """The request joins the queue after that transaction, and need not wait for the end of the released lock."""
+    own, settings = on("sqlite", tmp_path)
+    async with Mesh(*own, settings=settings) as m:
+        await m.call("mesh-store.acquire", "books", "one", 60.0, 0.0)
+        waiting = m.call("mesh-store.acquire", "books", "two", 60.0, 30.0)
+        assert await m.call("mesh-store.release", "books", "one")
+        async with asyncio.timeout(10):
+            assert (await waiting)[:3] == ["books", "two", 2]
+
+
 async def test_of_two_processes_one_works() -> None:
     """The other waits, or is told who does."""
     async with Mesh(Keeper, replicas={Keeper: 2}, clock=ManualClock(1000.0)) as m:
