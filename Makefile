@@ -51,7 +51,7 @@ fast: $(STAMP_TEST) wrk faketime ## the tests without the checks and without tho
 
 # The fast tests on a newer Python, in a virtual environment of its own: python3.13 or 3.12 on PATH, or of pyenv. Deployments and
 # tests of several hosts do not depend on it.
-NEWEST := $(shell for minor in 13 12; do \
+NEWEST = $(shell for minor in 13 12; do \
     for each in $$(command -v python3.$$minor) $$(ls -d $${PYENV_ROOT:-$$HOME/.pyenv}/versions/3.$$minor.*/bin/python 2>/dev/null); do \
         "$$each" -c 'import ensurepip, venv' 2>/dev/null && echo "$$each" && exit; \
     done; done)
@@ -84,6 +84,13 @@ check: $(STAMP_TEST) ## formatting, lint, types, playbooks, and the floors of th
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/ansible-lint -q
+
+# Aborts at a link that leads nowhere, and at a page that the navigation lacks. The colours of its messages are not needed.
+.PHONY: docs
+docs: $(STAMP_TEST) ## the documentation site, in site/; fails at any broken link
+	@$(PIP) install --group docs
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs --quiet build --strict --clean
+	@echo "site/index.html"
 
 .PHONY: chaos
 chaos: $(STAMP_TEST) wrk faketime ## the long tests that kill and restart real processes under load
@@ -128,7 +135,7 @@ format: $(STAMP_TEST) ## format the source and mend what lint can mend
 
 .PHONY: clean
 clean: down ## stop everything; remove .venv, caches, logs and run
-	@rm -rf $(VENV) run logs dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage .coverage.*
+	@rm -rf $(VENV) run logs dist build site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage .coverage.*
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # wrk makes the HTTP load of the chaos tests and benchmarks. Where it cannot be installed, the tests that need it say so.

@@ -26,7 +26,7 @@ log = get_logger("mesh.hub")
 
 
 #: Fields of registry.Counts that are published as metrics, with their help texts.
-_COUNTED: Final = {
+COUNTED: Final = {
     "registered": "Registrations of instances.",
     "left": "Instances that left by themselves.",
     "expired": "Instances that lost their lease: the process died, hung or was cut off.",
@@ -85,7 +85,7 @@ async def _publish(hub: Hub, recorder: Recorder, settings: Settings) -> None:
     recorder.gauge("hub_learning", lambda: hub.stats().learning, "Whether the hub is in its first lease after a start.")
     failed = False
     while True:
-        for name, help in _COUNTED.items():
+        for name, help in COUNTED.items():
             recorder.counter(f"hub_{name}", help).value = getattr(hub.stats().counts, name)
         try:
             publish(settings.mesh.run_dir, "hub", hub.identity, recorder.snapshot())

@@ -29,7 +29,7 @@ from mesh.telemetry.snapshot import (
 PREFIX: Final = "mesh_"
 
 #: name, kind, help, and the field of ProcessSample.
-_PROCESS: Final = (
+PROCESS: Final = (
     ("process_resident_bytes", "gauge", "Resident memory of the process.", "resident_bytes"),
     ("process_pss_bytes", "gauge", "Memory of the process, shared pages divided among their users.", "pss_bytes"),
     ("process_cpu_seconds", "counter", "Processor time used, user and system.", "cpu_s"),
@@ -140,7 +140,7 @@ class _Page(Collector):
                 values[key] = values.get(key, 0) + value
 
     def _add_process(self, mine: dict[str, str], process: ProcessSample) -> None:
-        for name, kind, text, field in _PROCESS:
+        for name, kind, text, field in PROCESS:
             value: float | None = getattr(process, field)
             if value is not None:
                 self._add_named(kind, mine, NamedSample(name, value, help=text))
