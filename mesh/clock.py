@@ -24,7 +24,7 @@ class Timer(Protocol):
 
 
 class Clock(Protocol):
-    """The interface through which mesh reads time and sets timers."""
+    """The interface through which mesh reads time and sets timers: `Mesh(Shop, clock=ManualClock())` in a test."""
 
     def now(self) -> float:
         """Monotonic seconds; only differences are meaningful."""
@@ -43,6 +43,7 @@ class Clock(Protocol):
 
 
 def _boot() -> float:
+    """Monotonic seconds that also count while the host is suspended; see `Clock.boot`."""
     return time.clock_gettime(_BOOT)
 
 
@@ -51,17 +52,19 @@ _BOOT: int = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 class LoopClock:
-    """Real time; the running event loop fires the timers."""
+    """Real time, the default of `mesh.connect()`; the running event loop fires the timers."""
 
     now = staticmethod(time.monotonic)
     wall = staticmethod(time.time)
     boot = staticmethod(_boot)
 
     def call_at(self, when: float, callback: Callable[..., object], *args: Any) -> Timer:
+        """Run `callback(*args)` at the instant `when`; see `Clock.call_at`."""
         delay = when - time.monotonic()
         return asyncio.get_running_loop().call_later(delay if delay > 0 else 0, callback, *args)
 
     async def sleep(self, seconds: float) -> None:
+        """Return after `seconds`; see `Clock.sleep`."""
         await asyncio.sleep(seconds)
 
 
@@ -78,7 +81,14 @@ class _HandTimer:
 
 
 class ManualClock:
-    """A clock that stands still until a test advances it."""
+    """A clock that stands still until a test advances it.
+
+    Example::
+
+        async with Mesh(Shop, clock=ManualClock()) as m:
+            job = await m.defer("shop.charge", "o1", delay="1h")
+            await m.advance(3600)
+    """
 
     def __init__(self, start: float = 1000.0) -> None:
         self._now = start
@@ -87,13 +97,16 @@ class ManualClock:
         self._timers: list[tuple[float, int, _HandTimer]] = []
 
     def now(self) -> float:
+        """Monotonic seconds; see `Clock.now`."""
         return self._now
 
     def wall(self) -> float:
+        """Seconds since 1970; see `Clock.wall`."""
         # A fixed date, so that the output of a test is the same every time.
         return 1_700_000_000.0 + self._now + self._set_by
 
     def boot(self) -> float:
+        """Monotonic seconds; see `Clock.boot`."""
         return self._now
 
     def set_wall(self, by: float) -> None:
@@ -101,11 +114,13 @@ class ManualClock:
         self._set_by += by
 
     def call_at(self, when: float, callback: Callable[..., object], *args: Any) -> Timer:
+        """Run `callback(*args)` at the instant `when`; see `Clock.call_at`."""
         timer = _HandTimer(callback, args)
         heapq.heappush(self._timers, (when, next(self._order), timer))
         return timer
 
     async def sleep(self, seconds: float) -> None:
+        """Return after `seconds`; see `Clock.sleep`."""
         woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         timer = self.call_at(self._now + seconds, _wake, woken)
         try:

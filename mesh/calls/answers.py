@@ -18,7 +18,7 @@ from mesh.protocol.messages import JSON, MSGPACK, RAW
 
 
 class Answer(NamedTuple):
-    """An encoded answer, for code that forwards it without decoding it.
+    """An encoded answer, for code that forwards it without decoding it. See docs/wire.md, "Bodies".
 
     Attributes:
         body: bytes or memoryview.
@@ -32,7 +32,18 @@ class Answer(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """The result of one instance in a scatter: a value or an error."""
+    """The result of one instance in a scatter: a value or an error.
+
+    Example::
+
+        for outcome in await n.scatter("greeting.hello", "ujun"):
+            print(outcome.instance.id, outcome.value if outcome.ok else outcome.error)
+
+    Attributes:
+        instance: the instance that was asked.
+        value: its answer; None when it failed.
+        error: why it failed, or None.
+    """
 
     instance: Instance
     value: Any = None

@@ -132,7 +132,14 @@ CURRENT: ContextVar[CallContext | None] = ContextVar("mesh_call", default=None)
 
 
 def current() -> CallContext | None:
-    """The context of the call, stream, event, task or timer that the running code handles; None outside of them."""
+    """The context of the call, stream, event, task or timer that the running code handles; None outside of them.
+
+    Example::
+
+        context = mesh.current()
+        if context is not None:
+            self.log.info("asked", caller=context.caller, tenant=context.tenant)
+    """
     return CURRENT.get()
 
 

@@ -348,7 +348,8 @@ class ServiceSettings(Struct, frozen=True, kw_only=True):
 
 
 class Settings(Struct, frozen=True, kw_only=True):
-    """All settings of mesh.toml.
+    """All settings of mesh.toml. `mesh config` and docs/reference list the keys: `settings.gateway.port`,
+    `mesh.connect(settings)`.
 
     Attributes:
         root: the project's directory: the one that contains mesh.toml, or the current directory without it.

@@ -49,7 +49,7 @@ MOST_NAME: Final = 255
 
 
 class Held:
-    """A lock while it is held.
+    """A lock while it is held: `async with n.lock("nightly", ttl="1m") as held`. See docs/durable.md.
 
     Attributes:
         name: of the lock.

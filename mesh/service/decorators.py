@@ -218,6 +218,7 @@ def on(
             that were emitted while no instance ran. Events that fail until their retries are used up become dead
             letters. Events that were not emitted durable are not received. The options below require it; all but
             `start` mean the same as for `@task`.
+        retries, backoff, timeout, slots, concurrency, fatal: as for `@task`.
         start: where a new subscription begins: with "new" events, or with "all" events that are kept.
 
     Raises:
@@ -274,6 +275,7 @@ def every(
         once: run once for the whole mesh and not in each instance: at the multiples of the period since 1970, as a
             task, which survives the death of any worker. The other options require it, and mean the same as for
             `@cron`.
+        missed, retries, backoff, timeout: as for `@cron`.
 
     Raises:
         BadDeclaration: the period is not a positive time, or an option is invalid.

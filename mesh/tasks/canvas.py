@@ -30,7 +30,8 @@ P = ParamSpec("P")
 
 
 class _Prior:
-    """See the module."""
+    """The answer of the previous step; in the callback of a group, the list of its members' answers:
+    `mesh.step("images.scale", mesh.prior, 200)`."""
 
     def __repr__(self) -> str:
         return "mesh.prior"
@@ -87,19 +88,47 @@ def step(task: Any, /, *args: Any, **kwargs: Any) -> Step:
     """A task with its arguments, for `chain` and `group`: `step(self.charge, order_id)` or `step("mail.send", to=…)`.
 
     `mesh.prior` among the arguments stands for the answer of the previous step.
+
+    Args:
+        task: a task method of a service, or its name, "service.task".
+        args, kwargs: its arguments.
     """
     return Step(task, args, kwargs)
 
 
 def chain(*parts: Part | Callable[..., Any] | str) -> Chain:
-    """Run parts one after another; each begins when the previous one is done. A bare task has no arguments."""
+    """Run parts one after another; each begins when the previous one is done.
+
+    Args:
+        parts: steps, groups, or bare tasks without arguments.
+
+    Raises:
+        BadArguments: there is no part.
+
+    Example::
+
+        job = await n.defer(mesh.chain(mesh.step("images.fetch", url), mesh.step("images.scale", mesh.prior, 200)))
+    """
     if not parts:
         raise BadArguments("a chain needs at least one step")
     return Chain(tuple(map(_part, parts)))
 
 
 def group(*parts: Part | Callable[..., Any] | str, then: Part | Callable[..., Any] | str | None = None) -> Part:
-    """Run parts concurrently; `then` begins when all of them are done. The parts may be chains."""
+    """Run parts concurrently.
+
+    Args:
+        parts: steps, chains, or bare tasks without arguments.
+        then: a part that begins when all of them are done; `mesh.prior` in it is the list of their answers.
+
+    Raises:
+        BadArguments: there is no part.
+
+    Example::
+
+        pages = [mesh.step("books.scan", number) for number in range(10)]
+        job = await n.defer(mesh.group(*pages, then=mesh.step("books.bind", mesh.prior)))
+    """
     if not parts:
         raise BadArguments("a group needs at least one member")
     fan = Fan(tuple(map(_part, parts)))

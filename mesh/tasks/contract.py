@@ -176,7 +176,7 @@ class Settlement(msgspec.Struct, array_like=True, frozen=True):
 
 
 class JobInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """The present state of a job, for people and for `Job`.
+    """The present state of a job, as `await job.info()` returns it.
 
     Attributes:
         attempt: attempts begun so far.

@@ -90,7 +90,7 @@ class Job(Generic[T]):
         return found
 
     async def status(self) -> Status:
-        """waiting, delayed, ready, running, done, dead or cancelled. Raises: as `info`."""
+        """The present status: waiting, delayed, ready, running, done, dead or cancelled. Raises: as `info`."""
         return (await self.info()).status
 
     async def result(self, timeout: Duration | None = None) -> T:
@@ -162,7 +162,7 @@ class Progress(NamedTuple):
 
 
 class Group(Generic[T]):
-    """Jobs that were deferred together.
+    """Jobs that were deferred together by `defer(mesh.group(…))`. See docs/durable.md.
 
     Attributes:
         jobs: the jobs of its members, in order.

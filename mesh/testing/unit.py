@@ -158,6 +158,7 @@ class FakeNode(DurableVerbs):
     # --- for the proxies of rpc ---------------------------------------------------------------------------
 
     def begin_call(self, target: str, body: bytes, options: CallOptions, decode: Decode = decode_any) -> Any:
+        """Answer a call by the fake of its service; used by `call`."""
         behaviour = self._behaviour(target)
         return _begun(self._answer(behaviour, body, options, decode))
 
@@ -172,6 +173,7 @@ class FakeNode(DurableVerbs):
         return decode(answer, encoding)
 
     def begin_stream(self, target: str, body: bytes, options: CallOptions, decode: Decode = decode_any) -> Any:
+        """Answer a stream by the fake of its service; used by `stream`."""
         return self._items(self._behaviour(target), body, options, decode)
 
     async def _items(
@@ -189,14 +191,17 @@ class FakeNode(DurableVerbs):
             raise _as_caller_sees(exc) from exc
 
     def is_stream(self, target: str) -> bool:
+        """Whether a fake answers this method with a stream."""
         service, _, method = target.rpartition(".")
         fake = self.fakes.get(service)
         return fake is not None and method in fake.behaviours and fake.behaviours[method].stream
 
     def service_names(self) -> list[str]:
+        """The names of the fakes, sorted."""
         return sorted(self.fakes)
 
     def method_names(self, service: str) -> list[str]:
+        """The methods of one fake, sorted; empty without a fake of this name."""
         fake = self.fakes.get(service)
         return sorted(fake.behaviours) if fake is not None else []
 
