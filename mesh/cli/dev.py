@@ -177,7 +177,7 @@ def _data(run_dir: Path, *, keep: bool) -> Iterator[None]:
 def _run_here(words: tuple[str, ...], fd: int, life: int) -> int:
     from mesh.cli import dev_process
     from mesh.cli.dev_process import DRAIN_S
-    from mesh.service.watchdog import Watchdog, limits_of
+    from mesh.worker.watchdog import Watchdog, limits_of
 
     dev_process.own(fd, life)
     read = setting.settings()

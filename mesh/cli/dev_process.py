@@ -26,14 +26,14 @@ from mesh.discovery.record import Instance
 from mesh.discovery.serve import listen
 from mesh.errors import AddressInUse
 from mesh.gateway import app
+from mesh.node.node import Node
 from mesh.policy.access import Access
 from mesh.policy.liveness import EXIT_MEMORY
-from mesh.service.node import Node
 from mesh.service.service import Service
-from mesh.service.watchdog import Watchdog
-from mesh.service.worker import Stage, Worker
 from mesh.store.service import Store
 from mesh.transport.zmq_transport import from_settings
+from mesh.worker.watchdog import Watchdog
+from mesh.worker.worker import Stage, Worker
 
 #: The limits of draining, so that a reload does not wait long. The parent's limit is above their sum.
 DRAIN_S: Final = 2.0

@@ -149,7 +149,7 @@ def write(root: Path, names: Names) -> list[Path]:
     Raises:
         Occupied: `root` has contents, is not a directory, or cannot be written.
     """
-    from mesh.supervision.layout import DEFAULT
+    from mesh.supervisord.layout import DEFAULT
 
     made: list[Path] = []
     try:
