@@ -14,7 +14,8 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Final
 
-from mesh.cli import exits, logs
+from mesh.cli import exits
+from mesh.cli.commands import logs
 from mesh.cli.output import note
 from mesh.errors import MeshError
 

@@ -1,7 +1,10 @@
 """`mesh`: the entry point, and the list of sub-commands, each loaded only when it is used.
 
 Owns: global options, and converting any exception that ends a command into a message and an exit code.
-Leaves to others: the commands (one module each), messages (report), codes (exits).
+Leaves to others: the commands (commands, one module each), messages (report), codes (exits).
+
+A package adds a command by an entry point of the group `mesh.commands`, whose value is a click command. It cannot
+replace a command of mesh itself. A command that cannot be imported fails by itself; all others keep working.
 """
 
 from __future__ import annotations
@@ -12,14 +15,17 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Final, NoReturn
 
 import click
 
 from mesh.cli import exits
+from mesh.errors import SetupError
 from mesh.suggest import suggestion
 
-#: name -> (module in mesh.cli, description), in the order of `mesh --help`.
+#: name -> (module in mesh.cli.commands, description), in the order of `mesh --help`.
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "new": ("new", "Make a project: a service, its test, and all settings."),
     "dev": ("dev", "Run a whole mesh in one process, restarted when a file is saved."),
@@ -60,6 +66,10 @@ UNLISTED: Final[dict[str, tuple[str, str]]] = {
 }
 
 
+#: The group of entry points by which packages add commands.
+GROUP: Final = "mesh.commands"
+
+
 class Unheard(Exception):
     """The reader of the output has closed it."""
 
@@ -76,30 +86,63 @@ class Commands(click.Group):
         return result
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
+        return [*COMMANDS, *_added()]
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         found = COMMANDS.get(name) or UNLISTED.get(name)
         if found is None:
-            return None
-        command: click.Command = importlib.import_module(f"mesh.cli.{found[0]}").command
+            return _load(_added()[name]) if name in _added() else None
+        command: click.Command = importlib.import_module(f"mesh.cli.commands.{found[0]}").command
         return command
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0] if args else ""
-        if name and not name.startswith("-") and name not in COMMANDS and name not in UNLISTED:
-            ctx.fail(f"there is no command {name!r}{suggestion(name, COMMANDS)}")
+        if name and not name.startswith("-") and name not in COMMANDS and name not in UNLISTED and name not in _added():
+            ctx.fail(f"there is no command {name!r}{suggestion(name, self.list_commands(ctx))}")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, short) for name, (_, short) in COMMANDS.items()])
+        if added := _added():
+            with formatter.section("Commands of other packages"):
+                formatter.write_dl([(name, _package(point)) for name, point in added.items()])
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         formatter.write_paragraph()
         formatter.write(exits.TEXT + "\n")
+
+
+@cache
+def _added() -> dict[str, EntryPoint]:
+    """The commands that installed packages add, by name. Nothing is imported."""
+    points = sorted(entry_points(group=GROUP), key=lambda point: point.name)
+    return {point.name: point for point in points if point.name not in COMMANDS and point.name not in UNLISTED}
+
+
+def _package(point: EntryPoint) -> str:
+    return f"of {point.dist.name} {point.dist.version}" if point.dist is not None else f"of {point.module}"
+
+
+def _load(point: EntryPoint) -> click.Command:
+    """Import a command of another package.
+
+    Raises:
+        SetupError: it cannot be imported, or is no click command; the message names the package and the remedy.
+    """
+    remedy = "reinstall, update or uninstall that package"
+    try:
+        command = point.load()
+    # An entry point of another project may raise anything, SystemExit included.
+    except (Exception, SystemExit) as exc:
+        raise SetupError(
+            f"the command {point.name!r} {_package(point)} cannot be loaded: {type(exc).__name__}: {exc}; {remedy}"
+        ) from exc
+    if not isinstance(command, click.Command):
+        raise SetupError(f"the command {point.name!r} {_package(point)} is no click command ({point.value}); {remedy}")
+    return command
 
 
 def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:

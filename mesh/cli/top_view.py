@@ -314,7 +314,7 @@ def _log_lines(frame: Frame, most: int) -> list[RenderableType]:
     from rich.rule import Rule
     from rich.text import Text
 
-    from mesh.cli.logs import shown
+    from mesh.cli.commands.logs import shown
 
     width = max(len(line.process) for line in frame.lines)
     lines = frame.lines[-most:] if most else []

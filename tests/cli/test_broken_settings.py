@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from mesh.cli import exits, ps
+from mesh.cli import exits
+from mesh.cli.commands import ps
 from mesh.cli.main import run
 from mesh.supervisord.control import Process
 from mesh.supervisord.layout import write_default

@@ -19,7 +19,7 @@ import pytest
 from cli_project import command, environment, free_port
 
 from mesh.cli import exits
-from mesh.cli.dev import DATA, LOCK
+from mesh.cli.commands.dev import DATA, LOCK
 
 SERVICE = """\
 import os

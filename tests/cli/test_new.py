@@ -19,7 +19,7 @@ from cli_project import command, environment, free_port
 
 import mesh
 from mesh.cli import exits, report, scaffold
-from mesh.cli.playbooks import directory
+from mesh.cli.commands.playbooks import directory
 
 ROOT = Path(mesh.__file__).parents[1]
 FILES = [

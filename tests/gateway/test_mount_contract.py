@@ -1,4 +1,4 @@
-"""What every mount does, whoever wrote it: each of mesh, and one of another package in each form."""
+"""What every mount does: each of mesh, and one of another package in each form."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The identity of the store in a directory, recorded outside of it, so that an emptied directory is detected.
 
 Owns: the store's id in its file, the note of that id beside the directory, and rejecting a mismatch.
-Leaves to others: opening the file (file), the CLI (mesh.cli.store).
+Leaves to others: opening the file (file), the CLI (mesh.cli.commands.store).
 
 The note of the directory `data` is the file `data.id` beside it, one line with the id. It prevents starting with an
 empty store when a disk is not mounted, a directory was emptied, or a host was set up again together with its note.

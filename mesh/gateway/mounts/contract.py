@@ -87,7 +87,8 @@ class Mount:
         methods: the HTTP methods that the handler gets. HEAD comes with GET, and is answered without the body; OPTIONS
             and all others are answered for the handler. Empty: the handler gets every request.
         exact: only the prefix itself is mounted, and nothing below it.
-        openapi: its part of /openapi.json.
+        openapi: its part of /openapi.json; a function is called when the gateway starts, and again whenever the routes,
+            methods or tasks of services have changed.
         lifespan: `lifespan(node)` is an async context manager; it is entered before the gateway listens, and left after
             the last request has been answered. For what the handler needs: a connection pool, a file, a task.
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mesh.cli import completion, exits, loop
-from mesh.cli.jobs import plain, when, write_job
+from mesh.cli import exits, loop
+from mesh.cli.commands import completion
+from mesh.cli.commands.jobs import plain, when, write_job
 from mesh.cli.output import for_people, json_option, note, wants_json, write_json, write_table
 from mesh.errors import UnknownJob
 from mesh.tasks.contract import JobInfo, QueueInfo

@@ -6,8 +6,9 @@ from typing import Any
 
 import click
 
-from mesh.cli import arguments, completion, exits, loop, tracing
-from mesh.cli.jobs import write_job
+from mesh.cli import arguments, exits, loop, tracing
+from mesh.cli.commands import completion
+from mesh.cli.commands.jobs import write_job
 from mesh.cli.output import json_option, note, wants_json, write_json
 from mesh.cli.report import more_time
 from mesh.cli.tracing import trace_option

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mesh.cli import completion, loop, process, setting
+from mesh.cli import loop, process, setting
+from mesh.cli.commands import completion
 from mesh.cli.output import json_option, note, progress, wants_json, write_json, write_table
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from mesh.cli import completion, exits, loop, process, setting
+from mesh.cli import exits, loop, process, setting
+from mesh.cli.commands import completion
 from mesh.cli.output import json_option, note, wants_json, write_json
 from mesh.errors import ConfigError, Unavailable
 

@@ -13,7 +13,8 @@ import msgspec
 from mesh.calls.answers import decode_any
 from mesh.calls.checks import Duration
 from mesh.calls.options import CallOptions
-from mesh.cli import arguments, completion, exits, loop, tracing
+from mesh.cli import arguments, exits, loop, tracing
+from mesh.cli.commands import completion
 from mesh.cli.output import json_option, note, wants_json, write_json, write_value
 from mesh.cli.report import more_time
 from mesh.cli.tracing import trace_option

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mesh.cli import completion
+from mesh.cli.commands import completion
 from mesh.cli.output import json_option, note, wants_json, write_json, write_table
 from mesh.suggest import suggestion
 

@@ -11,7 +11,7 @@ import click
 import msgspec
 
 from mesh.cli import loop
-from mesh.cli.jobs import when
+from mesh.cli.commands.jobs import when
 from mesh.cli.output import for_people, json_option, note, wants_json, write_json, write_table
 from mesh.config.values import read_duration
 from mesh.errors import BadRequest

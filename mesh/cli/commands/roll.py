@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from mesh.cli import completion, loop, process, setting
+from mesh.cli import loop, process, setting
+from mesh.cli.commands import completion
 from mesh.cli.output import json_option, note, progress, wants_json, write_json
 
 
