@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from aiohttp import hdrs, web
 from aiohttp.web_protocol import RequestPayloadError
 
 from mesh.errors import BadRequest, Overloaded, TooLarge
 from mesh.gateway.decompress import check_transfer_coding, decompress, read_coding
-
-if TYPE_CHECKING:
-    from mesh.gateway.request import Request
+from mesh.gateway.request import Request
 
 _CONTENT_ENCODING: Final = hdrs.CONTENT_ENCODING
 _TRANSFER_ENCODING: Final = hdrs.TRANSFER_ENCODING

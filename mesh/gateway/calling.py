@@ -10,7 +10,7 @@ one write.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from aiohttp import hdrs
 from multidict import istr
@@ -19,6 +19,7 @@ from mesh.errors import BadArguments, Draining, MeshError
 from mesh.gateway.answers import to_reply
 from mesh.gateway.binding import Binding, Call, RpcBinding, relocate
 from mesh.gateway.catalog import Target
+from mesh.gateway.front import Front
 from mesh.gateway.headers import read_timeout
 from mesh.gateway.media import kind_of, stream_form, wants_msgpack
 from mesh.gateway.ports import MethodStats
@@ -29,9 +30,6 @@ from mesh.gateway.routes import Route
 from mesh.gateway.sse import END_ID, StreamReply
 from mesh.protocol.messages import ANSWER, MSGPACK, MSGPACK_ANSWER, RECONNECTS
 from mesh.telemetry.logs import get_logger
-
-if TYPE_CHECKING:
-    from mesh.gateway.front import Front
 
 _log = get_logger("mesh.gateway")
 

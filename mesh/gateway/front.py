@@ -5,19 +5,25 @@ Owns: this record. Leaves to others: its parts; the order of the steps of a requ
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import Any, Protocol
 
 from mesh.config import Settings
 from mesh.gateway.body import Bodies
 from mesh.gateway.catalog import Catalog
 from mesh.gateway.clients import Clients
 from mesh.gateway.connections import Connections
-from mesh.gateway.mounts.health import Health
+from mesh.gateway.health import Health
 from mesh.gateway.ports import Node
 from mesh.gateway.problems import Problems
 
-if TYPE_CHECKING:
-    from mesh.gateway.mounts.registry import Mounts
+
+class Mounted(Protocol):
+    """One mount in the table; see mesh.gateway.mounts.registry."""
+
+    prefix: str
+    origin: str
+    mount: Any
 
 
 class Front:
@@ -29,7 +35,7 @@ class Front:
         mounts: the table of mounts, once it is built.
     """
 
-    mounts: Mounts
+    mounts: Iterable[Mounted]
 
     def __init__(self, node: Node, settings: Settings) -> None:
         limits = settings.gateway

@@ -7,21 +7,39 @@ Leaves to others: parsing HTTP (aiohttp), the limits on bodies (body), answering
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from aiohttp import web
 from multidict import CIMultiDictProxy, istr
 
 from mesh.calls.context import CURRENT, CallContext, PlainContext
 from mesh.errors import DeadlineExceeded, MeshError
+from mesh.gateway.clients import Clients
 from mesh.gateway.headers import read_timeout
 from mesh.gateway.paths import split_path
+from mesh.gateway.ports import Node
 from mesh.gateway.query import read_pairs
 from mesh.protocol import http_head
 
-if TYPE_CHECKING:
-    from mesh.gateway.front import Front
-    from mesh.gateway.ports import Node
+
+class Bodies(Protocol):
+    """Reads bodies within the limits of the gateway; see mesh.gateway.body."""
+
+    async def read(self, request: Request, timeout: float) -> bytes: ...
+
+
+class Front(Protocol):
+    """What the gateway shares with a request; see mesh.gateway.front."""
+
+    @property
+    def node(self) -> Node: ...
+    @property
+    def clients(self) -> Clients: ...
+    @property
+    def bodies(self) -> Bodies: ...
+    @property
+    def timeout_s(self) -> float: ...
+
 
 TIMEOUT = istr("X-Request-Timeout")
 

@@ -9,18 +9,16 @@ import re
 from collections.abc import AsyncIterable, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from mesh.errors import ConfigError
+from mesh.gateway.openapi import Document
+from mesh.gateway.ports import Node
 from mesh.gateway.reply import Reply
 from mesh.gateway.request import Request
 from mesh.gateway.sse import StreamReply
 from mesh.protocol import http_head
 from mesh.protocol.http_head import Headers
-
-if TYPE_CHECKING:
-    from mesh.gateway.openapi import Document
-    from mesh.gateway.ports import Node
 
 _SEGMENT: Final = re.compile(r"[A-Za-z0-9\-._~!$&'()*+,;=:@]+")
 _METHOD: Final = re.compile(r"[A-Z][A-Z-]{0,30}")

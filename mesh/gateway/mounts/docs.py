@@ -11,15 +11,13 @@ import zlib
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from mesh.errors import UnknownRoute
+from mesh.gateway.front import Front
 from mesh.gateway.mounts.contract import Mount
 from mesh.gateway.reply import NOSNIFF, Reply
 from mesh.gateway.request import Request
-
-if TYPE_CHECKING:
-    from mesh.gateway.front import Front
 
 #: The package that has Swagger UI's files. Of those on PyPI it is the one with a current release and one small
 #: dependency; docs/architecture.md, "Libraries", compares them. Its code is not used.

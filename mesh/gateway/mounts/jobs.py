@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 from urllib.parse import unquote
 
 import msgspec
@@ -20,6 +20,7 @@ from mesh.calls.answers import Answer
 from mesh.errors import DeadlineExceeded, UnknownJob, UnknownRoute
 from mesh.gateway.answers import json_of
 from mesh.gateway.binding import unknown_argument
+from mesh.gateway.front import Front
 from mesh.gateway.media import JSON_TYPE, MSGPACK_TYPE, wants_msgpack
 from mesh.gateway.mounts.contract import Mount
 from mesh.gateway.openapi import Document
@@ -29,9 +30,6 @@ from mesh.gateway.request import Request
 from mesh.protocol.messages import MSGPACK
 from mesh.tasks.contract import OVER, JobInfo
 from mesh.tasks.options import span
-
-if TYPE_CHECKING:
-    from mesh.gateway.front import Front
 
 _encode_json: Final = msgspec.json.Encoder().encode
 _encode_msgpack: Final = msgspec.msgpack.Encoder().encode

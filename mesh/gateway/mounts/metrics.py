@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from mesh.errors import MeshError
+from mesh.gateway.front import Front
 from mesh.gateway.mounts.contract import Mount
 from mesh.gateway.ports import Node
 from mesh.gateway.reply import Reply
@@ -20,9 +21,6 @@ from mesh.gateway.request import Request
 from mesh.telemetry import heartbeats, restarts
 from mesh.telemetry.metrics import render
 from mesh.telemetry.published import published
-
-if TYPE_CHECKING:
-    from mesh.gateway.front import Front
 
 #: Prometheus gives up after 10 s by default; a worker with a loop that is blocked for a second counts as down.
 ANSWER_S: Final = 1.0

@@ -7,10 +7,10 @@ Leaves to others: its content (gateway.openapi, the mounts), showing it (docs).
 from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING
 
 import msgspec
 
+from mesh.gateway.front import Front
 from mesh.gateway.media import JSON_TYPE
 from mesh.gateway.mounts.contract import Mount
 from mesh.gateway.openapi import Document
@@ -18,9 +18,6 @@ from mesh.gateway.reply import Reply
 from mesh.gateway.request import Request
 from mesh.gateway.routes import Routes
 from mesh.telemetry.logs import get_logger
-
-if TYPE_CHECKING:
-    from mesh.gateway.front import Front
 
 _log = get_logger("mesh.gateway")
 

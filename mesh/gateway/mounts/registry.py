@@ -8,20 +8,18 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from mesh.errors import SetupError
+from mesh.gateway.front import Front
 from mesh.gateway.mounts import docs, health, jobs, metrics, openapi, routes, rpc, status, tasks
 from mesh.gateway.mounts.contract import Answer, BadMount, Mount
 from mesh.gateway.mounts.serving import serve_foreign, serve_own
 from mesh.gateway.openapi import Document
 from mesh.gateway.openapi_parts import BadPart
+from mesh.gateway.request import Request
 from mesh.gateway.routes import Reserved
 from mesh.telemetry.logs import get_logger
-
-if TYPE_CHECKING:
-    from mesh.gateway.front import Front
-    from mesh.gateway.request import Request
 
 _log = get_logger("mesh.gateway")
 

@@ -7,21 +7,19 @@ Leaves to others: the routes (gateway.routes), making the call (calling).
 from __future__ import annotations
 
 from collections.abc import Awaitable
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from aiohttp import hdrs
 
 from mesh.errors import Unavailable, UnknownRoute
 from mesh.gateway.calling import Calls
+from mesh.gateway.front import Front
 from mesh.gateway.media import STREAM_TYPES, accepts
 from mesh.gateway.mounts.contract import Answer, Mount
 from mesh.gateway.openapi import Document
 from mesh.gateway.reply import Reply
 from mesh.gateway.request import Request
 from mesh.gateway.routes import VERBS
-
-if TYPE_CHECKING:
-    from mesh.gateway.front import Front
 
 _ACCEPT: Final = hdrs.ACCEPT
 _READABLE: Final = frozenset({"GET", "HEAD"})

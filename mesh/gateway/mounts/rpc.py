@@ -5,19 +5,17 @@ Owns: reading the name. Leaves to others: which methods can be reached (catalog)
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from urllib.parse import unquote
 
 from mesh.errors import Unavailable, UnknownRoute, UnknownService
 from mesh.gateway.calling import Calls
+from mesh.gateway.front import Front
 from mesh.gateway.mounts.contract import Answer, Mount
 from mesh.gateway.mounts.serving import answer_method
 from mesh.gateway.openapi import Document
 from mesh.gateway.request import Request
 from mesh.gateway.routes import allow_header
-
-if TYPE_CHECKING:
-    from mesh.gateway.front import Front
 
 _ALLOW: Final = allow_header({"POST"})
 

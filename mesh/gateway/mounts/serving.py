@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing, nullcontext
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from mesh.calls.answers import Answer as Item
 from mesh.errors import DeadlineExceeded, MeshError, MethodNotAllowed
+from mesh.gateway.front import Front
 from mesh.gateway.mounts.contract import Answer, Mount, Stream
 from mesh.gateway.problems import Unforeseen
 from mesh.gateway.reply import Reply
@@ -21,9 +22,6 @@ from mesh.gateway.routes import VERBS, allow_header
 from mesh.gateway.sse import StreamReply
 from mesh.protocol.messages import RAW
 from mesh.telemetry.logs import get_logger
-
-if TYPE_CHECKING:
-    from mesh.gateway.front import Front
 
 _log = get_logger("mesh.gateway")
 

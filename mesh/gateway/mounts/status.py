@@ -7,18 +7,16 @@ Leaves to others: the instances (discovery.table), the offers of services (catal
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
 from mesh.discovery.record import Instance
+from mesh.gateway.front import Front
 from mesh.gateway.media import JSON_TYPE
 from mesh.gateway.mounts.contract import Mount
 from mesh.gateway.reply import Reply
 from mesh.gateway.request import Request
-
-if TYPE_CHECKING:
-    from mesh.gateway.front import Front
 
 
 def mount(front: Front) -> Mount:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 from urllib.parse import quote, unquote
 
 import msgspec
@@ -24,6 +24,7 @@ from mesh.errors import BadArguments, BadRequest, MeshError, Unavailable, Unknow
 from mesh.gateway.binding import unknown_argument
 from mesh.gateway.convert import convert, converter, is_bytes
 from mesh.gateway.fields import Fields
+from mesh.gateway.front import Front
 from mesh.gateway.media import JSON_TYPE, Kind, check_body_kind, kind_of
 from mesh.gateway.mounts.contract import Mount
 from mesh.gateway.mounts.serving import answer_method
@@ -36,9 +37,6 @@ from mesh.gateway.routes import allow_header
 from mesh.gateway.schema_types import Arguments
 from mesh.protocol.messages import JSON, MSGPACK
 from mesh.tasks.deferring import Options
-
-if TYPE_CHECKING:
-    from mesh.gateway.front import Front
 
 _encode_json: Final = msgspec.json.Encoder().encode
 _encode_msgpack: Final = msgspec.msgpack.Encoder().encode
