@@ -26,6 +26,7 @@ from mesh.transport.sockets import (
     EARLY_FLUSH,
     MAX_BACKLOG_BYTES,
     MESSAGE_BYTES,
+    NOBLOCK_MORE,
     PROOF,
     WINDOW_BYTES,
     Context,
@@ -366,9 +367,9 @@ class DealerChannel:
                 if len(frames) == 1:
                     send(frames[0], zmq.NOBLOCK)
                 else:
-                    send(frames[0], zmq.NOBLOCK | zmq.SNDMORE)
+                    send(frames[0], NOBLOCK_MORE)
                     for frame in frames[1:-1]:
-                        send(frame, zmq.NOBLOCK | zmq.SNDMORE, copy=False)
+                        send(frame, NOBLOCK_MORE, copy=False)
                     send(frames[-1], zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 self._defer(waiting[at:])

@@ -33,6 +33,7 @@ from mesh.transport.sockets import (
     EARLY_FLUSH,
     MAX_BACKLOG_BYTES,
     MESSAGE_BYTES,
+    NOBLOCK_MORE,
     PROOF,
     WINDOW_BYTES,
     Edge,
@@ -276,13 +277,13 @@ class RouterListener:
                 return False
             channel.given_bytes += size
         try:
-            send(channel.ident, zmq.NOBLOCK | zmq.SNDMORE)
+            send(channel.ident, NOBLOCK_MORE)
             if len(frames) == 1:
                 send(frames[0], zmq.NOBLOCK)
             else:
-                send(frames[0], zmq.NOBLOCK | zmq.SNDMORE)
+                send(frames[0], NOBLOCK_MORE)
                 for frame in frames[1:-1]:
-                    send(frame, zmq.NOBLOCK | zmq.SNDMORE, copy=False)
+                    send(frame, NOBLOCK_MORE, copy=False)
                 send(frames[-1], zmq.NOBLOCK, copy=False)
         except zmq.Again:
             return False
@@ -389,7 +390,7 @@ class RouterListener:
             return
         self._gone[ident] = True
         try:
-            self._socket.send(ident, zmq.NOBLOCK | zmq.SNDMORE)
+            self._socket.send(ident, NOBLOCK_MORE)
             self._socket.send(CUT, zmq.NOBLOCK)
         except zmq.ZMQError:
             pass  # the peer is dead, and more of its messages may be unread

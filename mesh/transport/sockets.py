@@ -31,6 +31,10 @@ COUNTED_BYTES = 8 * 1024
 #: Counted bytes given to libzmq for one peer; more only after the kernel has sent all of them.
 WINDOW_BYTES = 64 * 1024 * 1024
 
+#: For all parts of a message but the last. As integers: an operation on two of zmq's flags takes a microsecond.
+NOBLOCK_MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
+_READABLE = int(zmq.POLLIN)
+
 #: How many messages one drain reads before other work of the loop runs. A message contains the calls of a whole tick,
 #: so 64 are enough; benchmarks/rpc.py shows no gain beyond 32.
 DRAIN_BUDGET = 64
@@ -173,7 +177,7 @@ class Edge:
         if self._again is not None:
             return True
         events: int = self._socket.getsockopt(zmq.EVENTS)  # type: ignore[assignment]  # typed for every option
-        return bool(events & zmq.POLLIN)
+        return bool(events & _READABLE)
 
     @property
     def unread(self) -> bool:
@@ -187,7 +191,7 @@ class Edge:
         """Read what has arrived. Call it after each send, which may consume an edge."""
         if self._again is None and self._fd >= 0:
             events: int = self._socket.getsockopt(zmq.EVENTS)  # type: ignore[assignment]  # typed for every option
-            if events & zmq.POLLIN:
+            if events & _READABLE:
                 self.drain()
 
     def close(self) -> None:
