@@ -168,6 +168,7 @@ class Client:
         decode: Decode = decode_any,
     ) -> Stream:
         """Begin a stream and return the iterator over its items. Arguments as for `call`."""
+        # As in `call`: a function for both would cost 1 % of a call.
         route = self._routes.get(target) or self._route(target)
         now = self._now()
         if route.version != route.group.version:

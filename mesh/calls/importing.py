@@ -95,13 +95,14 @@ def attribute_of(word: str, what: str, root: Path) -> Any:
     if str(root) not in sys.path:
         sys.path.insert(0, str(root))
     try:
-        module = importlib.import_module(path)
+        module = load_dotted(path, root)
     except ModuleNotFoundError as exc:
         if exc.name and not (path == exc.name or path.startswith(exc.name + ".")):
             raise SetupError(f"{what}: {path} imports {exc.name}, which is not installed") from exc
         raise SetupError(f"{what}: there is no module {exc.name} in {root} or among the installed") from exc
-    except Exception as exc:
-        raise SetupError(f"{what}: importing {path} failed: {type(exc).__name__}: {exc}") from exc
+    # The module is the user's code: its import may raise anything.
+    except (Exception, SystemExit) as exc:
+        raise SetupError(f"{what}: importing {path} failed: {type(exc).__name__}: {exc}"[:1000]) from exc
     try:
         return getattr(module, name)
     except AttributeError:

@@ -11,13 +11,13 @@ a gateway answers to anyone is written in mesh.toml.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator
 from importlib.metadata import entry_points
 from typing import Any, Final, NamedTuple
 
-from mesh.calls.importing import load_dotted
+from mesh.calls.importing import attribute_of
 from mesh.config import Settings
+from mesh.errors import SetupError
 from mesh.gateway.mounts.contract import BadMount, Mount
 from mesh.suggest import suggest
 
@@ -50,28 +50,10 @@ def load(settings: Settings) -> list[External]:
 
 
 def _by_module(entry: str, settings: Settings) -> Any:
-    module_name, _, attribute = entry.partition(":")
-    if not module_name or not attribute.isidentifier():
-        raise BadMount(f'gateway.mounts: "{entry}" is not module:attribute; write "shop.health:mount"')
-    root = settings.root
-    if str(root) not in sys.path:
-        sys.path.insert(0, str(root))
     try:
-        module = load_dotted(module_name, root)
-    except ModuleNotFoundError as exc:
-        if exc.name and (module_name == exc.name or module_name.startswith(exc.name + ".")):
-            raise BadMount(
-                f'gateway.mounts: "{entry}": there is no module {exc.name} in {root} or among the installed'
-            ) from exc
-        raise _failed(entry, exc) from exc
-    except Exception as exc:
-        raise _failed(entry, exc) from exc
-    try:
-        return getattr(module, attribute)
-    except AttributeError:
-        known = [name for name, value in vars(module).items() if isinstance(value, Mount) or name == "mount"]
-        remedy = suggest(attribute, known, f"it has {', '.join(known)}" if known else "it has no mount")
-        raise BadMount(f'gateway.mounts: "{entry}": {module_name} has no {attribute}; {remedy}') from None
+        return attribute_of(entry, f'gateway.mounts: "{entry}"', settings.root)
+    except SetupError as exc:
+        raise BadMount(exc.message) from exc.__cause__
 
 
 def _by_name(entry: str) -> Any:
