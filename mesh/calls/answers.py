@@ -18,7 +18,7 @@ from mesh.protocol.messages import JSON, MSGPACK, RAW
 
 
 class Answer(NamedTuple):
-    """An encoded answer, for code that forwards it without decoding it. See docs/wire.md, "Bodies".
+    """An encoded answer, for code that forwards it without decoding it. See docs/wire.md.
 
     Attributes:
         body: bytes or memoryview.
