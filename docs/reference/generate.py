@@ -69,7 +69,8 @@ def api() -> str:
 
     groups: dict[str, list[str]] = {"Services": [], "Calling": [], "Durable work": [], "Errors": [], "Other": []}
     for name in sorted(mesh.__all__, key=str.lower):
-        if name != "__version__":
+        # mesh.http is a module, with a page of its own.
+        if name not in ("__version__", "http"):
             groups[_group(name, getattr(mesh, name))].append(name)
     lines = [
         "# Python API",
@@ -88,27 +89,42 @@ def _group(name: str, value: Any) -> str:
     home = inspect.getmodule(value).__name__ if inspect.getmodule(value) else ""
     if isinstance(value, type) and issubclass(value, Exception):
         return "Errors"
-    if name in ("Service", "rpc", "on", "every", "http", "task", "cron"):
+    if name in ("Service", "rpc", "on", "every", "task", "cron", "intercept") or home == "mesh.calls.interceptors":
         return "Services"
     if home.startswith(("mesh.tasks", "mesh.state", "mesh.locks", "mesh.events")) or name == "Value":
         return "Durable work"
-    if name in ("connect", "Node", "current", "CallContext", "Answer", "Outcome", "Instance"):
+    if name in ("connect", "Node", "current", "scope", "CallContext", "Answer", "Outcome", "Instance"):
         return "Calling"
     return "Other"
 
 
 def testing() -> str:
     """All public names of mesh.testing."""
-    import mesh.testing
+    return _module("mesh.testing")
 
-    lines = ["# mesh.testing", ""]
+
+def http() -> str:
+    """All public names of mesh.http."""
+    return _module("mesh.http")
+
+
+def _module(name: str) -> str:
+    module = importlib.import_module(name)
+    lines = [f"# {name}", ""]
     # mkdocstrings would take the output of the examples for Markdown.
-    for paragraph in inspect.cleandoc(mesh.testing.__doc__ or "").split("\n\n"):
+    for paragraph in inspect.cleandoc(module.__doc__ or "").split("\n\n"):
         lines += ["```pycon", paragraph, "```", ""] if paragraph.startswith(">>>") else [paragraph, ""]
-    for name in mesh.testing.__all__:
-        home = getattr(mesh.testing, name).__module__
-        lines += [f"::: {home}.{name}", ""]
+    homes = {alias.asname or alias.name: node.module for node in _imports(module) for alias in node.names}
+    for each in module.__all__:
+        lines += [f"::: {homes[each]}.{each}", ""]
     return "\n".join(lines)
+
+
+def _imports(module: Any) -> Iterator[ast.ImportFrom]:
+    """Where the names of a module that only re-exports come from."""
+    for node in ast.parse(inspect.getsource(module)).body:
+        if isinstance(node, ast.ImportFrom):
+            yield node
 
 
 # --- tables -------------------------------------------------------------------------------------------
@@ -292,6 +308,7 @@ PAGES: Final[dict[str, Callable[[], str]]] = {
     "index.md": index,
     "changelog.md": changelog,
     "reference/api.md": api,
+    "reference/http.md": http,
     "reference/testing.md": testing,
     "reference/settings.md": settings,
     "reference/cli.md": cli,
