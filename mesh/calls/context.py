@@ -153,7 +153,8 @@ def scope(
     `mesh.current()` instead.
 
     Args:
-        tenant, principal, baggage: see CallContext; those that are not given are inherited from a scope around this one.
+        tenant, principal, baggage: see CallContext; those that are not given are inherited from a scope around this
+            one.
         trace: W3C traceparent of the block; None begins a new trace.
 
     Raises:
