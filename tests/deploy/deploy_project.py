@@ -51,6 +51,7 @@ class Project:
         root.mkdir()
         forget = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / "mesh", root / "mesh", ignore=forget)
+        shutil.copytree(ROOT / "playbooks", root / "playbooks", ignore=forget)  # the wheel contains them
         shutil.copytree(ROOT / "services/greeting", root / "services/greeting", ignore=forget)
         for name in ("pyproject.toml", "supervisord.conf", "README.md", "LICENSE", "services/__init__.py"):
             shutil.copy(ROOT / name, root / name)
