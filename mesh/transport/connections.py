@@ -121,7 +121,7 @@ class Connections:
     def _cut_silent(self, fd: int, why: str) -> None:
         del self._silent[fd]
         if not self.has_spoken(fd) and self.cut(fd):
-            log.info("connection cut", endpoint=self.where.where, reason=why)
+            log.info("connection.cut", endpoint=self.where.where, reason=why)
 
     def cut(self, fd: int) -> bool:
         """Shut down a connection; libzmq closes the descriptor when it notices. Returns whether there was one."""

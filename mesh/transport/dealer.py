@@ -272,7 +272,7 @@ class DealerChannel:
         """End the link if the key of the listener is no longer valid."""
         if not self._over and not self._expected.valid(self._key):
             name = self._key.name if self._key is not None else ""
-            log.warning("its key is not valid any more, link cut", peer=self.peer)
+            log.warning("link.key_invalid", peer=self.peer)
             self._gone(f"the key of {name!r} is not valid any more")
 
     def _gone(self, reason: str) -> None:
@@ -313,7 +313,7 @@ class DealerChannel:
         return self._edge.unread
 
     def relieve(self, fd: int, reason: str) -> None:
-        log.warning("peer fills the memory, link cut", peer=self.peer, reason=reason)
+        log.warning("link.memory_exceeded", peer=self.peer, reason=reason)
         self._gone(reason)
 
     def _cancel_connect_timer(self) -> None:
@@ -340,7 +340,7 @@ class DealerChannel:
         try:
             self._session.receive(frames)
         except ProtocolViolation as violation:
-            log.warning("peer broke the protocol, link cut", peer=self.peer, reason=violation.message)
+            log.warning("link.protocol_violated", peer=self.peer, reason=violation.message)
             self.close(f"protocol violation: {violation.message}")
             raise zmq.Again from None
 
@@ -388,7 +388,7 @@ class DealerChannel:
         self._backlog.extend(waiting)
         self._backlog_bytes += sum(sum(map(len, frames)) + MESSAGE_BYTES for frames in waiting)
         if self._backlog_bytes > MAX_BACKLOG_BYTES:
-            log.warning("peer reads too slowly, link cut", peer=self.peer, waiting_bytes=self._backlog_bytes)
+            log.warning("link.backlog_exceeded", peer=self.peer, waiting_bytes=self._backlog_bytes)
             # Not at once: this may run inside a call that adds a message to this link.
             self._loop.call_soon(self._gone, f"{self._backlog_bytes} bytes wait for a peer that does not read")
 

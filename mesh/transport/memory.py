@@ -124,10 +124,10 @@ class _End:
         try:
             self.session.receive(frames)
         except ProtocolViolation as exc:
-            log.warning("peer broke the protocol, link cut", peer=self.peer, reason=exc.message)
+            log.warning("link.protocol_violated", peer=self.peer, reason=exc.message)
             self.close(f"protocol violation: {exc.message}")
         except Exception:
-            log.exception("session failed, link cut", peer=self.peer)
+            log.exception("link.session_failed", peer=self.peer)
             self.close("the session failed")
 
     def _leave(self, reason: str) -> None:
@@ -171,7 +171,7 @@ class MemoryListener:
         try:
             end.session = self._accept(end)
         except Exception:
-            log.exception("no session could be made for a dialler", endpoint=self.endpoint)
+            log.exception("link.not_accepted", endpoint=self.endpoint)
             self._transport._ends.pop(end, None)
             dialler.lose("closed by the peer")
             return

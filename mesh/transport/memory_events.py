@@ -112,7 +112,7 @@ class MemorySubscriber:
             try:
                 self._on_event(topic, frame)
             except Exception:
-                log.exception("the receiver of an event failed", endpoint=self.endpoint, topic=topic)
+                log.exception("event.receiver_failed", endpoint=self.endpoint, topic=topic)
 
     def close(self) -> None:
         self._open = False

@@ -104,7 +104,7 @@ class ZmqPublisher:
             try:
                 self._socket.disconnect(where)
             except zmq.ZMQError as exc:  # its connection ended by itself
-                log.debug("disconnect", endpoint=endpoint, reason=str(exc))
+                log.debug("subscriber.disconnect_failed", endpoint=endpoint, reason=str(exc))
 
     def keys_changed(self) -> None:
         """Disconnect subscribers with keys that are no longer valid, and connect those with newly valid keys."""
@@ -112,7 +112,7 @@ class ZmqPublisher:
             return
         for endpoint, expected in list(self._connected.values()):
             if any(not expected.valid(key) for key in expected.keys):
-                log.warning("its key is not valid any more, subscriber left", endpoint=expected.where.where)
+                log.warning("subscriber.key_invalid", endpoint=expected.where.where)
                 self._leave(endpoint)
         reached = {endpoint for endpoint, _ in self._connected.values()}
         for endpoint in self._wanted:
@@ -232,7 +232,7 @@ class ZmqSubscriber:
 
     def relieve(self, fd: int, reason: str) -> None:
         """Cut a connection. Its publisher reconnects by itself; events sent meanwhile are a gap."""
-        log.warning("publisher fills the memory, link cut", endpoint=self.endpoint, reason=reason)
+        log.warning("link.memory_exceeded", endpoint=self.endpoint, reason=reason)
         self._counts.pop(fd, None)
         self._connections.cut(fd)
 
@@ -255,12 +255,12 @@ class ZmqSubscriber:
 
     def _take(self, frames: list[bytes]) -> None:
         if len(frames) != 2:
-            log.warning("event of the wrong shape dropped", frames=len(frames))
+            log.warning("event.malformed", frames=len(frames))
             return
         try:
             topic = frames[0].decode()
         except UnicodeDecodeError:
-            log.warning("event with an unreadable topic dropped")
+            log.warning("event.topic_unreadable")
             return
         self._on_event(topic, frames[1])
 

@@ -61,7 +61,7 @@ class Refusals:
             self._said.move_to_end((reason, who))
             if len(self._said) > MOST:
                 self._said.popitem(last=False)
-            log.warning("link refused", reason=text, **fields)
+            log.warning("link.refused", reason=text, **fields)
 
     def over(self, who: str) -> None:
         """A link to `who` was established: log its next refusal."""

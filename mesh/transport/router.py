@@ -190,7 +190,7 @@ class RouterListener:
         try:
             channel.session.receive(frames or [NOTHING])
         except ProtocolViolation as violation:
-            log.warning("peer broke the protocol, link cut", peer=channel.peer, reason=violation.message)
+            log.warning("link.protocol_violated", peer=channel.peer, reason=violation.message)
             if isinstance(violation, Flood):
                 self._connections.cut(channel.fd)
             self.cut(channel, f"protocol violation: {violation.message}")
@@ -301,7 +301,7 @@ class RouterListener:
             channel.backlog.append(frames)
             channel.backlog_bytes += sum(map(len, frames)) + MESSAGE_BYTES
         if channel.backlog_bytes > MAX_BACKLOG_BYTES:
-            log.warning("peer reads too slowly, link cut", peer=channel.peer, waiting_bytes=channel.backlog_bytes)
+            log.warning("link.backlog_exceeded", peer=channel.peer, waiting_bytes=channel.backlog_bytes)
             self.cut(channel, f"{channel.backlog_bytes} bytes wait for a peer that does not read")
             return
         self._blocked.add(channel)
@@ -347,7 +347,7 @@ class RouterListener:
             return
         for channel in list(self._peers.values()):
             if not self._guard.valid(channel.credential):
-                log.warning("its key is not valid any more, link cut", peer=channel.peer)
+                log.warning("link.key_invalid", peer=channel.peer)
                 self.cut(channel, f"the key of {channel.user!r} is not valid any more")
         self._guard.keys_changed({channel.fd for channel in self._peers.values()})
 
@@ -379,7 +379,7 @@ class RouterListener:
 
     def relieve(self, fd: int, reason: str) -> None:
         channel = self._peers.get(self._by_fd.get(fd, b""))
-        log.warning("peer fills the memory, link cut", peer=channel.peer if channel else "", reason=reason)
+        log.warning("link.memory_exceeded", peer=channel.peer if channel else "", reason=reason)
         self._connections.cut(fd)
         if channel is not None:
             self._lose(channel, reason)

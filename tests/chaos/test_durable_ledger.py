@@ -164,7 +164,7 @@ async def test_the_ledger_is_exact(capsys: pytest.CaptureFixture[str]) -> None:
             f"{len(published.refused)} refused, {published.repeats} sent again; "
             f"redelivered by times {dict(sorted(again.items()))}; lost {sum(job.lost for job in jobs)}",
         )
-        assert said(made, "peer broke the protocol") == []
+        assert said(made, "link.protocol_violated") == []
         assert not dead, [(job.key, job.reason, job.error, job.traceback) for job in dead[:3]]
         assert len(published.confirmed) > TASKS / 2
         assert sum(killer.killed.values()) >= len(DEATHS)

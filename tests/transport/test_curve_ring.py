@@ -88,7 +88,7 @@ def test_a_process_hears_that_its_own_key_was_revoked(keys: Path, capsys: pytest
     watched = ring(keys)
     key_store.revoke(keys, "orders")
     watched.reload()
-    assert "this process's own key is not valid any more" in capsys.readouterr().err
+    assert "key.own_invalid" in capsys.readouterr().err
 
 
 def test_a_stranger_makes_it_look_again_but_not_too_often(keys: Path):

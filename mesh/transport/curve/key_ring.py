@@ -173,7 +173,7 @@ class Keyring:
         try:
             known = read_known(self.directory)
         except BadKeys as exc:
-            log.error("keys cannot be read again; going on with those known before", reason=exc.message)
+            log.error("keys.unreadable", reason=exc.message)
             known = self._less_the_revoked()
         before, self._known = self._known, known
         fewer = self._tell(before)
@@ -193,11 +193,11 @@ class Keyring:
         """Log the changes; returns whether a key has become invalid, or has another name."""
         came = [key for public, key in self._known.valid.items() if public not in before.valid]
         went = [key for public, key in before.valid.items() if public not in self._known.valid]
-        for word, keys in (("key is valid now", came), ("key is valid no more", went)):
+        for event, keys in (("key.accepted", came), ("key.withdrawn", went)):
             for key in keys:
-                log.info(word, name=key.name, key=shown(key.public))
+                log.info(event, name=key.name, key=shown(key.public))
         if any(key.public == self.own.public for key in went):
-            log.error("this process's own key is not valid any more: restart it with a new one", name=self.own.name)
+            log.error("key.own_invalid", name=self.own.name, remedy="restart this process with a new key")
         return any(self.name_of(public) != key.name for public, key in before.valid.items())
 
 
