@@ -224,7 +224,7 @@ class Agent:
                     callback(change)
                 except Exception:
                     # A failing listener must not prevent the others from being notified.
-                    log.exception("a listener for discovery changes failed")
+                    log.exception("discovery.listener_failed")
         was, self._certain = self._certain, self.table.certain
         if self._certain and not was:
             for judge in self._when_certain:
@@ -241,7 +241,7 @@ class Agent:
             mine = self._holdings.get(record.id)
             if mine is not None and mine.epoch < record.epoch:
                 self._holdings.end(record.id)
-                log.error("another process has taken this instance's id", instance=record.id, by=record.worker)
+                log.error("instance.id_taken", instance=record.id, by=record.worker)
 
     async def _until(self, condition: Callable[[], bool], timeout: float) -> bool:
         """Wait until `condition` holds, checked after each change, for at most `timeout` seconds; returns whether it

@@ -240,7 +240,7 @@ class Peer:
             self.say(REJECT, violation.code, violation.message[:500])
             raise
         except MeshError as refusal:
-            log.warning("a peer was refused", peer=self.name, reason=refusal.message)
+            log.warning("peer.refused", peer=self.name, reason=refusal.message)
             self.say(REJECT, refusal.code, refusal.message[:500])
             self._channel.close(refusal.message)
 

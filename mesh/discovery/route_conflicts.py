@@ -67,7 +67,7 @@ class ConflictLog:
             if conflict not in self._logged and self._services.intersection(conflict.services):
                 self._logged.add(conflict)
                 log.warning(
-                    "route declared twice",
+                    "route.duplicated",
                     verb=conflict.verb,
                     path=conflict.path,
                     services=list(conflict.services),

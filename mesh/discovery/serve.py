@@ -62,10 +62,10 @@ async def serve(settings: Settings, endpoint: str = "") -> None:
     publishing: asyncio.Task[None] | None = None
     try:
         at = await listen(hub, [endpoint] if endpoint else settings.mesh.hubs)
-        log.info("ready", hub=hub.identity, endpoint=at)
+        log.info("hub.ready", hub=hub.identity, endpoint=at)
         publishing = asyncio.create_task(_publish(hub, recorder, settings), name="mesh.hub.metrics")
         await stopping.wait()
-        log.info("stopping", hub=hub.identity)
+        log.info("hub.stopping", hub=hub.identity)
     finally:
         if publishing is not None:
             publishing.cancel()
@@ -92,7 +92,7 @@ async def _publish(hub: Hub, recorder: Recorder, settings: Settings) -> None:
             failed = False
         except OSError as exc:
             if not failed:
-                log.warning("metrics could not be published", error=str(exc))
+                log.warning("metrics.unpublished", error=str(exc))
             failed = True
         await asyncio.sleep(EVERY_S)
 

@@ -188,8 +188,7 @@ class Uplink:
         if self.failures == 1 and not self._stopped:
             # Logged once per absence, not once per attempt.
             self._missed = True
-            said = "hub lost; going on with what is known" if self._known else "no hub answers yet; trying again"
-            log.warning(said, hub=self.endpoint, reason=reason)
+            log.warning("hub.lost" if self._known else "hub.unreachable", hub=self.endpoint, reason=reason)
         self._session = None
         self.reason = reason
         self.leaving.clear()
@@ -247,7 +246,7 @@ class Uplink:
             self._known = True
         if self._missed:
             self._missed = False
-            log.info("hub is back", hub=self.endpoint, failures=self.failures)
+            log.info("hub.recovered", hub=self.endpoint, failures=self.failures)
 
 
 class HubSession:
@@ -377,7 +376,7 @@ class HubSession:
     def _reject(self, message: list[Any]) -> None:
         _, code, reason = message
         self.link = step(DIALLER, self.link, REJECT)
-        log.error("the hub refused this process", hub=self._uplink.endpoint, code=code, reason=reason)
+        log.error("hub.refused", hub=self._uplink.endpoint, code=code, reason=reason)
         self.channel.close(f"rejected: {reason}")
 
 

@@ -53,6 +53,6 @@ class Red(mesh.Service):
 async def test_the_log_of_both_workers_names_the_route(capsys):
     async with Mesh(Blue, Red):
         pass
-    lines = [line for line in capsys.readouterr().err.splitlines() if "route declared twice" in line]
+    lines = [line for line in capsys.readouterr().err.splitlines() if "route.duplicated" in line]
     assert len(lines) == 2
     assert all("/page" in line and "blue" in line and "red" in line for line in lines)
