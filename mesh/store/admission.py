@@ -188,7 +188,7 @@ class Admission:
     def _denied(self, refusal: Refusal, fresh: bool) -> None:
         if fresh:
             # Logged once for each caller, right and name.
-            log.warning("forbidden", caller=refusal.caller, right=refusal.right, target=refusal.target[:200])
+            log.warning("store.forbidden", caller=refusal.caller, right=refusal.right, target=refusal.target[:200])
         # Names chosen by callers must not create an unbounded number of series.
         caller = _counted(self._counted_callers, refusal.caller[:100])
         if refusal.right == "defer":

@@ -89,7 +89,7 @@ class Attending:
             stream.cancel(id, attempt)
         for id, attempt in self._asked_to_stop(session) if held else ():
             stream.cancel(id, attempt)
-        log.info("a worker is attached", session=session, queues=len(offer.queues), held=len(held), stale=len(stale))
+        log.info("session.opened", session=session, queues=len(offer.queues), held=len(held), stale=len(stale))
         return stream
 
     def detach(self, stream: WorkStream) -> None:
@@ -121,7 +121,7 @@ class Attending:
             self._dispatch.leave(session)
         self._sessions.forget(session)
         self.gone(session)
-        log.info("a worker has left", session=session)
+        log.info("session.closed", session=session)
         return True
 
     # --- called by turns ----------------------------------------------------------------------------------------

@@ -145,7 +145,7 @@ class Unknown:
                     f"no worker of {service} that was there for {self._after_s:g} s knows a task {name[:100]!r}{hint}"
                 )
                 buried = turn.bury(queue, error=error, limit=SOME)
-                log.error("tasks that no worker knows are dead", queue=queue, count=buried)
+                log.error("tasks.unknown", queue=queue, count=buried, reason=error)
                 if buried >= SOME:
                     self._next_at = now
 

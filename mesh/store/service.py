@@ -137,7 +137,7 @@ class Store(Service):
                 with self.core.turn(clock.wall()) as turn:
                     self._keep_time_in(turn)
             except Unwritable as error:
-                self.log.warning("the store's time cannot be kept yet", reason=error.message)
+                self.log.warning("store.time_unsaved", reason=error.message)
                 return False
         return True
 
@@ -158,7 +158,7 @@ class Store(Service):
         """The file is corrupt: stop before anything else is written."""
         if self.fatal is None:
             self.fatal = error
-            self.log.critical("the store stops", reason=error.message)
+            self.log.critical("store.failed", reason=error.message)
             self.turns.close()
             if self.on_fatal is not None:
                 self.on_fatal()
@@ -178,12 +178,12 @@ class Store(Service):
         self.core.close()
         found = self.core.fatal
         if found is not None and self.core.rescued:
-            self.log.warning("everything that was confirmed is in the database", path=str(self.core.path))
+            self.log.warning("store.rescued", path=str(self.core.path))
             whole = f"{found.message}. Everything that was confirmed is in {self.core.path}"
             self.fatal = type(found)(whole, details=found.details)
         elif found is not None and self.fatal is None:
             # Found on closing, after the last transaction; the process is ending already.
-            self.log.critical("the files were changed", reason=found.message)
+            self.log.critical("store.files_changed", reason=found.message)
             self.fatal = found
 
     @contextmanager

@@ -39,7 +39,7 @@ async def open_in_turn(core: Core, wait_s: float, clock: Clock) -> None:
                 if clock.now() >= until:
                     raise
                 if not said:
-                    log.info("waiting for the folder", reason=exc.message, wait_s=wait_s)
+                    log.info("store.waiting", reason=exc.message, wait_s=wait_s)
                     _write(sign)
                     said = True
             else:

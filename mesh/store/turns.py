@@ -174,7 +174,7 @@ class Turns:
             self._after.damaged(error)
         except Exception:
             # Nothing should fail outside of a transaction; if it does, the store must not stop running.
-            log.exception("the store failed between two turns")
+            log.exception("store.loop_failed")
             self._wake_at(self._now() + PAUSE_S)
 
     def _look(self) -> None:
@@ -220,7 +220,7 @@ class Turns:
                     self._claim(turn, now, given)
         except Unwritable as error:
             if not self.trouble and now >= self._say_again_at:
-                log.error("the store is read-only", reason=error.message)
+                log.error("store.read_only", reason=error.message)
                 self._said, self._say_again_at = True, now + SAY_AGAIN_S
             self.trouble = error.message
             self._pause_until_at = self._now() + PAUSE_S
@@ -236,7 +236,7 @@ class Turns:
             self._after.damaged(error)
             return
         except Exception as exc:
-            log.error("a turn failed", tried=backlog.tried, exc_info=(type(exc), exc, exc.__traceback__))
+            log.error("transaction.failed", tried=backlog.tried, exc_info=(type(exc), exc, exc.__traceback__))
             if not backlog.tried:
                 self._pause_until_at = self._now() + PAUSE_S
             backlog.broken(exc)
@@ -250,7 +250,7 @@ class Turns:
         figures.took(took_s, now)
         if self.trouble and (count or given):
             if self._said:
-                log.info("the store is writable again")
+                log.info("store.writable")
             self._said = False
             self.trouble = ""
             self._pause_until_at = 0.0

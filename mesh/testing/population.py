@@ -252,7 +252,7 @@ class Population:
 
 def _denied(refusal: Refusal, fresh: bool) -> None:
     if fresh:
-        log.warning("forbidden", caller=refusal.caller, right=refusal.right, target=refusal.target)
+        log.warning("store.forbidden", caller=refusal.caller, right=refusal.right, target=refusal.target)
 
 
 def _instances(process: Process) -> list[str]:

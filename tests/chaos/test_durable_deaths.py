@@ -92,7 +92,7 @@ async def test_a_frozen_worker_changes_nothing_when_it_wakes(slow_set: Set, n: m
 
     async def noticed() -> bool:
         text = log.read_text()
-        return "leases lost" in text or "an acknowledgement was refused" in text
+        return "session.leases_lost" in text or "an acknowledgement was refused" in text
 
     await until(noticed)
     info = await job.info()

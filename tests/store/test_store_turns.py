@@ -164,7 +164,7 @@ async def test_a_disk_that_flaps_is_logged_at_most_once_in_ten_seconds(
     finally:
         logs.reset()
     events = [json.loads(line)["event"] for line in capsys.readouterr().err.splitlines()]
-    assert events == ["the store is read-only", "the store is writable again"] * 2
+    assert events == ["store.read_only", "store.writable"] * 2
 
 
 async def test_a_turn_that_cannot_even_begin_is_told_to_everybody(store: Store) -> None:

@@ -94,7 +94,7 @@ def test_the_store_hands_over_and_every_write_counts_once(project):
     assert (done.name, done.replaced) == ("store", 1)
     assert changed(project, before) == ["store"]
     for log in ("store", "store_spare"):
-        assert '"waiting for the folder"' in (project.root / f"logs/{log}.log").read_text()
+        assert '"store.waiting"' in (project.root / f"logs/{log}.log").read_text()
     assert not (project.root / "data/next.pid").exists()
     assert "No config updates" in project.command("supervisorctl", "reread").stdout
 

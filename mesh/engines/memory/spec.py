@@ -13,7 +13,11 @@ log = get_logger("mesh.engines")
 def _make(context: EngineContext) -> Engine:
     from mesh.engines.memory import Memory, MemoryEngine
 
-    log.warning("the engine in memory is this process's own, and ends with it: it is for tests")
+    log.warning(
+        "engine.in_memory",
+        reason="the data of the engine `memory` is private to this process, and lost when the process ends",
+        remedy="use it for tests and experiments only",
+    )
     settings = context.mesh
     own = Memory(
         context.clock,

@@ -112,9 +112,10 @@ def settle(connection: sqlite3.Connection, dir: Path, *, writable: bool, replace
             note(dir, id)
         except OSError as exc:
             log.warning(
-                "the store's id cannot be noted beside its directory, so an empty directory would not be noticed",
+                "store.id_unrecorded",
                 note=str(note_of(dir)),
                 reason=exc.strerror,
+                remedy="make the file writable: without it, an empty data directory is not detected",
             )
     return id
 

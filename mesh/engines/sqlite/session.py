@@ -108,7 +108,7 @@ class StoreSession:
                 await self._ask("stop")
             except MeshError as error:
                 # When the session subscribes again, it does so without queues.
-                log.debug("the store was not told that a worker takes no more", reason=error.message)
+                log.debug("session.stop_unreported", reason=error.message)
 
     async def close(self) -> None:
         """End the session: leases that are still held are released at once."""
@@ -128,7 +128,7 @@ class StoreSession:
             try:
                 await self._ask("leave", timeout_s)
             except MeshError as error:
-                log.info("the store was not told that a worker left; it will see", reason=error.message)
+                log.info("session.close_unreported", reason=error.message)
 
     # --- attaching ----------------------------------------------------------------------------------------------
 
@@ -145,11 +145,11 @@ class StoreSession:
                     self._complain(reason)
             except Exception:
                 # A receiver must not raise; if it does, the session must continue all the same.
-                log.exception("a session with the store failed", session=self._offer.session)
+                log.exception("session.failed", session=self._offer.session)
                 reason = "it failed"
             if self.attached:
                 self.attached = False
-                log.info("lost the store; attaching again", session=self._offer.session, reason=reason)
+                log.info("session.lost", session=self._offer.session, reason=reason)
             failures = 1 if self._clock.now() - began_at > AGAIN.most_s else failures + 1
             await self._clock.sleep(AGAIN.delay(failures, self._random()))
 
@@ -157,7 +157,7 @@ class StoreSession:
         """Log why the store rejects this session; once, because it is tried again every second."""
         if reason != self._complaint:
             self._complaint = reason
-            log.error("the store refuses this worker; asking again", session=self._offer.session, reason=reason)
+            log.error("session.refused", session=self._offer.session, reason=reason)
 
     async def _attend(self) -> None:
         """Read one stream, from its opening to its end."""
@@ -240,7 +240,7 @@ class StoreSession:
     def _lost(self) -> None:
         silent_s = self._clock.now() - self._renewed_at
         reason = f"the store did not confirm the lease for {silent_s:.3g} s"
-        log.warning("leases lost", session=self._offer.session, reason=reason)
+        log.warning("session.leases_lost", session=self._offer.session, reason=reason)
         self._receiver.lost(reason)
         # The store may not know that the leases are lost: subscribing again without held leases reports it.
         self._break_off()

@@ -161,7 +161,7 @@ class Subscriptions:
                 _, seq, status, attempt, extra, place, queue = before
                 if queue != lane.no:
                     # A task had this id before the event did: the row does not belong to this subscription.
-                    log.warning("an event is not delivered: a task has the id of its delivery", id=before[0])
+                    log.warning("delivery.skipped", id=before[0], reason="a task already has the id of this delivery")
                     continue
                 # The delivery is outstanding or dead, or was outstanding when the replay was requested.
                 if status not in (DONE, CANCELLED, FORGOTTEN) or (place and place == lane.replays):

@@ -164,7 +164,7 @@ class Watching:
                 await self._attend()
             except MeshError as error:
                 if not passing(error):
-                    log.error("the store refuses a watch", reason=error.message)
+                    log.error("watch.refused", reason=error.message)
             self._name = ""
             failures = 1 if self._clock.now() - began_at > AGAIN.most_s else failures + 1
             await self._clock.sleep(AGAIN.delay(failures, self._random()))
@@ -210,7 +210,7 @@ class Watching:
                 most = max(1, len(some) // 2)
             except MeshError as error:
                 if not passing(error) and not isinstance(error, Cancelled):
-                    log.error("the store does not follow jobs", reason=error.message)
+                    log.error("watch.follow_failed", reason=error.message)
                 if target == FOLLOW and name == self._name:
                     self._new.update((job, None) for job in some if job in self._waiting)
                 await self._clock.sleep(AGAIN.delay(1, self._random()))
