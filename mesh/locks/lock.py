@@ -212,7 +212,7 @@ class _Hold:
                     return grant
             except LockLost:
                 # The answer came after the grant had expired: continue as if it had not been granted.
-                log.warning("a lock was over before it could be used", lock=lock.name)
+                log.warning("lock.expired", lock=lock.name)
             except LockTaken as exc:
                 if clock.now() >= ends_at:
                     waited = f" for {clock.now() - began_at:.3g} s" if ends_at > began_at else ""
@@ -251,10 +251,10 @@ class _Hold:
                 self._over(exc.message)
                 return
             except MeshError as exc:
-                log.warning("a lock could not be renewed", lock=lock.name, error=exc.message, left_s=round(left_s, 3))
+                log.warning("lock.renewal_failed", lock=lock.name, error=exc.message, left_s=round(left_s, 3))
             except Exception:
                 # Whatever the error: the body continues for as long as the lock is certain to last.
-                log.exception("a lock could not be renewed", lock=lock.name, left_s=round(left_s, 3))
+                log.exception("lock.renewal_failed", lock=lock.name, left_s=round(left_s, 3))
             else:
                 self._until_at = asked_at + self._ttl_s
                 self._arm()
@@ -268,7 +268,7 @@ class _Hold:
             return
         self._why = why
         self._lock._lost.add()
-        log.error("lock lost", lock=self._lock.name, owner=self.held.owner, token=self.held.token, why=why)
+        log.error("lock.lost", lock=self._lock.name, owner=self.held.owner, token=self.held.token, why=why)
         self.held.lost.set()
         self._task.cancel()
 
@@ -316,13 +316,13 @@ class _Hold:
             await self._locks.release(self._lock.name, owner, timeout_s=min(RELEASE_S, self._ttl_s))
         except MeshError as exc:
             log.warning(
-                "a lock could not be given back, it ends by itself",
+                "lock.release_failed",
                 lock=self._lock.name,
                 ttl_s=self._ttl_s,
                 error=exc.message,
             )
         except Exception:
-            log.exception("a lock could not be given back, it ends by itself", lock=self._lock.name, ttl_s=self._ttl_s)
+            log.exception("lock.release_failed", lock=self._lock.name, ttl_s=self._ttl_s)
 
 
 def _check_name(name: Any) -> str:

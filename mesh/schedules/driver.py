@@ -134,14 +134,14 @@ class Driver:
             except MeshError as exc:
                 failures += 1
                 if failures == 1:
-                    log.warning("schedules wait for their engine", error=exc.message, code=exc.code)
+                    log.warning("schedules.waiting", error=exc.message, code=exc.code)
             except Exception:
                 failures += 1
                 # Continue after any error: schedules that stop silently are worse.
-                log.exception("schedules could not be driven, trying again")
+                log.exception("schedules.failed")
             else:
                 if failures:
-                    log.info("schedules go on", failures=failures)
+                    log.info("schedules.resumed", failures=failures)
                 failures = 0
             await self._rest(failures)
 
@@ -180,14 +180,14 @@ class Driver:
             try:
                 await self._run(course, found)
             except Conflict:
-                log.debug("another worker was faster", schedule=course.name)
+                log.debug("schedule.fired_elsewhere", schedule=course.name)
             except (TryLater, Uncertain):
                 raise
             except Exception:
                 # An error of one schedule does not delay the others.
                 course.failures += 1
                 if course.failures == 1:
-                    log.exception("a schedule could not be fired, trying again", schedule=course.name)
+                    log.exception("schedule.failed", schedule=course.name)
                 course.not_before = self._clock.wall() + self._backoff.delay(course.failures, self._rng.random())
 
     async def _run(self, course: _Course, found: Due) -> None:
@@ -257,9 +257,10 @@ class _Course:
             self._plan = self._read(row.plan)
         if (ahead := row.last_at - now > AHEAD_S) and not self._ahead:
             log.warning(
-                "this schedule's last run is in the future: some host's clock is or was wrong; it waits until then",
+                "schedule.ahead",
                 schedule=self.name,
                 last=stamp(row.last_at),
+                reason="the last run is in the future, so the schedule waits: a host's clock is or was wrong",
             )
         self._ahead = ahead
 
@@ -270,12 +271,10 @@ class _Course:
         try:
             plan = parse(text)
         except BadPlan as exc:
-            log.error(
-                "another version declared a plan that this one cannot read", schedule=self.name, error=exc.message
-            )
+            log.error("schedule.plan_unreadable", schedule=self.name, error=exc.message)
             return None
         log.warning(
-            "another version of the service declared another plan, which is followed now",
+            "schedule.plan_replaced",
             schedule=self.name,
             declared=text,
             mine=mine.text,
@@ -315,14 +314,14 @@ class _Course:
         self.failures = 0
         self._fired.add(len(run))
         if run:
-            log.debug("fired", schedule=self.name, due=stamp(run[-1]), runs=len(run))
+            log.debug("schedule.fired", schedule=self.name, due=stamp(run[-1]), runs=len(run))
 
     def told_missed(self, found: Due) -> None:
         """Log and count missed due times."""
         if found.missed:
             self._skipped.add(found.missed)
             log.warning(
-                "due times were missed",
+                "schedule.missed",
                 schedule=self.name,
                 policy=self._missed,
                 runs=len(found.run),

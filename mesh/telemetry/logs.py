@@ -123,7 +123,7 @@ def get_logger(name: str, **bound: Any) -> FilteringBoundLogger:
     ::
 
         log = get_logger(__name__)
-        log.info("link opened", peer=peer)      # the event is a constant, its values are fields
+        log.info("link.opened", peer=peer)      # the event is a constant name, its values are fields
     """
     return cast(
         FilteringBoundLogger,

@@ -253,7 +253,7 @@ class Recorder:
                 self._gauge_errors.add()
                 if name not in self._broken:
                     self._broken.add(name)
-                    log.warning("gauge raised", gauge=name, exc_info=True)
+                    log.warning("gauge.failed", gauge=name, exc_info=True)
             else:
                 samples.append(NamedSample(name, value, dict(labels), self._help.get(name, "")))
         return samples

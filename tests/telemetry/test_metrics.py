@@ -102,7 +102,7 @@ def test_a_gauge_that_raises_spoils_nothing_else(recorder, capsys):
         found = taken(recorder)
         assert [g.name for g in found.gauges] == ["whole"]
         assert {c.name: c.value for c in found.counters} == {"metric_errors": asked}
-    assert capsys.readouterr().err.count("gauge raised") == 1
+    assert capsys.readouterr().err.count("gauge.failed") == 1
 
 
 def test_names_out_of_requests_cannot_fill_the_memory(clock):
