@@ -119,8 +119,8 @@ def read_records(body: bytes | bytearray | memoryview, limits: Limits, shapes: S
         size = memoryview(raw).nbytes
         if size > limits.record_bytes:
             raise ProtocolViolation(
-                f"register: record {place} has {size} bytes, this hub takes {limits.record_bytes}: raise [discovery] "
-                f"max_record of the hub, or split the service"
+                f"register: record {place} has {size} bytes; this hub accepts at most {limits.record_bytes}: "
+                f"raise [discovery] max_record of the hub, or split the service"
             )
         try:
             record = _read_one(raw, shapes)

@@ -109,7 +109,7 @@ class Agent:
             BadEndpoint: a hub's endpoint is malformed.
         """
         if self._started:
-            raise SetupError(f"agent {self.identity} has started already")
+            raise SetupError(f"agent {self.identity} was already started")
         self._started = True
         try:
             for uplink in self._uplinks:

@@ -120,7 +120,7 @@ class Hub:
             AddressInUse, BadEndpoint: as Transport.listen.
         """
         if self._listener is not None:
-            raise SetupError(f"hub {self.identity} has started already, on {self.endpoint}")
+            raise SetupError(f"hub {self.identity} was already started, on {self.endpoint}")
         self._listener = await self._transport.listen(endpoint, self._accept)
         self.endpoint = self._listener.endpoint
         self.registry = self._fresh()
@@ -136,7 +136,7 @@ class Hub:
         if listener is None:
             return
         for peer in list(self._peers):
-            peer.say(GOODBYE, "the hub stops")
+            peer.say(GOODBYE, "the hub is stopping")
         await listener.close(linger_s)
         if self._telling is not None:
             self._telling.cancel()
@@ -228,7 +228,7 @@ class Peer:
             messages = self._reader.read(frames)
             # A message registers, renews or ends up to a thousand leases; a process sends one or two per second.
             if not self._allowance.take(len(messages) + FRAME, self._hub.now()):
-                raise Flood("more messages than a process has for a hub")
+                raise Flood("more messages than a process may send to a hub")
             for message in messages:
                 act = ACTS.get((self._link, message[0]))
                 if act is None:
@@ -277,7 +277,7 @@ class Peer:
         """Send a snapshot."""
         hub = self._hub
         if len(body) > self._largest:
-            refusal = TooLarge(f"the snapshot has {len(body)} bytes, {self.name} takes at most {self._largest}")
+            refusal = TooLarge(f"the snapshot has {len(body)} bytes; {self.name} accepts at most {self._largest}")
             self.say(REJECT, refusal.code, refusal.message)
             self._channel.close(refusal.message)
             return

@@ -53,12 +53,12 @@ class Holdings:
                     f"[discovery] max_record on hubs and workers"
                 )
             if wrong is None and record.epoch <= self._ended.get(record.id, -1):
-                wrong = f"epoch {record.epoch} of it has ended: take a new id or a later epoch"
+                wrong = f"its epoch {record.epoch} has ended: use a new id or a later epoch"
             if wrong is not None:
                 raise SetupError(f"service {record.service!r} ({record.id}) cannot be registered: {wrong}")
         most = self._limits.peer_records
         if len(self._records.keys() | {record.id for record in records}) > most:
-            raise SetupError(f"one process may register at most {most} instances: spread them over several workers")
+            raise SetupError(f"a process may register at most {most} instances: distribute them over several workers")
         for record in records:
             self._records[record.id] = record
             self._loads[record.id] = record.load

@@ -28,9 +28,9 @@ log = get_logger("mesh.hub")
 #: Fields of registry.Counts that are published as metrics, with their help texts.
 COUNTED: Final = {
     "registered": "Registrations of instances.",
-    "left": "Instances that left by themselves.",
+    "left": "Instances that deregistered.",
     "expired": "Instances that lost their lease: the process died, hung or was cut off.",
-    "refused": "Registrations that the hub refused.",
+    "refused": "Registrations that the hub rejected.",
 }
 
 
@@ -81,7 +81,7 @@ async def _publish(hub: Hub, recorder: Recorder, settings: Settings) -> None:
     """Write the hub's metrics to a file every few seconds, as a hub answers no calls that could return them."""
     recorder.gauge("hub_instances", lambda: hub.stats().instances, "Instances that the hub has registered.")
     recorder.gauge("hub_links", lambda: hub.stats().links, "Workers, gateways and clients connected to the hub.")
-    recorder.gauge("hub_watchers", lambda: hub.stats().watchers, "Those of them that follow the registry.")
+    recorder.gauge("hub_watchers", lambda: hub.stats().watchers, "Connected processes that watch the registry.")
     recorder.gauge("hub_learning", lambda: hub.stats().learning, "Whether the hub is in its first lease after a start.")
     failed = False
     while True:

@@ -308,7 +308,7 @@ class HubSession:
         about = (message[6] if len(message) > 6 else None) or {}
         if about.get("role", "hub") != "hub":
             raise ProtocolViolation(
-                f"{self._uplink.endpoint} is not a hub but a {about['role'][:40]!r}: mend mesh.hubs in mesh.toml"
+                f"{self._uplink.endpoint} is not a hub but a {about['role'][:40]!r}: correct mesh.hubs in mesh.toml"
             )
         self.link = step(DIALLER, self.link, WELCOME)
         self._lease(about.get("lease_ms", ""))
@@ -323,7 +323,7 @@ class HubSession:
     def _registered(self, message: list[Any]) -> None:
         renew_ms = message[3]
         if renew_ms <= 0:
-            raise ProtocolViolation(f"registered: a renewal period of {renew_ms} ms is no period")
+            raise ProtocolViolation(f"registered: {renew_ms} ms is not a valid renewal period")
         self._uplink.renew_s = renew_ms / 1000
 
     def _unknown(self, message: list[Any]) -> None:

@@ -162,7 +162,7 @@ class Callee:
 
     def _decline(self, kind: int, call: int) -> None:
         if self.state is Link.LEAVING:
-            self._say(REFUSED, call, Draining(f"{self._identity[0]} is leaving"))
+            self._say(REFUSED, call, Draining(f"{self._identity[0]} is draining"))
         elif self.state is not Link.OPEN:
             raise ProtocolViolation(f"{NAMES[kind]}: not legal while the link is {self.state.value}")
         elif call in self.calls:

@@ -209,11 +209,11 @@ class Reader:
             unpacker.feed(NIL)
             messages: list[list[Any]] = list(iter(unpacker.unpack, None))
             if unpacker.read_bytes(1):
-                raise ProtocolViolation("a nil stands where a message should")
+                raise ProtocolViolation("found nil instead of a message")
             for message in messages:
                 # A map or a string also has elements; code that reads its fields as those of a message would fail.
                 if type(message) is not list:
-                    raise ProtocolViolation(f"a {type(message).__name__} stands where a message should")
+                    raise ProtocolViolation(f"found a {type(message).__name__} instead of a message")
                 found = checks[message[0]](tuple(map(type, message)), ILLEGAL)
                 if found:
                     if found == ILLEGAL:
@@ -222,14 +222,17 @@ class Reader:
                         at = _PLACES[message[0]]["body"]
                         if message[at] != referred:
                             raise ProtocolViolation(
-                                f"{NAMES[message[0]]}: body is frame {message[at]}, in order it would be {referred}"
+                                f"{NAMES[message[0]]}: body refers to frame {message[at]}; "
+                                f"the next frame in order is {referred}"
                             )
                         referred += 1
                         message[at] = frames[referred]
                     if found & FURTHER:
                         _check_further(message)
             if referred != len(frames) - 1:
-                raise ProtocolViolation(f"{len(frames) - 1} large bodies came, {referred} are referred to")
+                raise ProtocolViolation(
+                    f"received {len(frames) - 1} large bodies, but the messages refer to {referred}"
+                )
         except ProtocolViolation:
             self._fresh()
             raise
@@ -262,7 +265,9 @@ def _check_further(message: list[Any]) -> None:
     if kind == ERROR or kind == REFUSED:
         for key, value in message[at].items():
             if type(key) is not str or (key in _ERROR_TEXTS and type(value) is not str):
-                raise ProtocolViolation(f"{NAMES[kind]}: {', '.join(_ERROR_TEXTS)} must be strings, as all keys")
+                raise ProtocolViolation(
+                    f"{NAMES[kind]}: {', '.join(_ERROR_TEXTS)} must be strings, and so must all keys"
+                )
         return
     for key, value in message[at].items():
         if type(key) is not str or type(value) is not str:
@@ -306,7 +311,7 @@ def error_map(wire: dict[str, Any]) -> tuple[dict[str, Any], int]:
 def _refusal(message: Any) -> ProtocolViolation:
     name, required, fields = GRAMMAR[message[0]]
     if not required <= len(message) - 1 <= len(fields):
-        return ProtocolViolation(f"{name}: {len(message) - 1} fields came, {required} to {len(fields)} are legal")
+        return ProtocolViolation(f"{name}: received {len(message) - 1} fields; {required} to {len(fields)} are legal")
     got = ", ".join(type(field).__name__ for field in message[1:])
     return ProtocolViolation(f"{name}: fields of the wrong types ({got})")
 
@@ -314,7 +319,7 @@ def _refusal(message: Any) -> ProtocolViolation:
 def _unknown(exc: Exception) -> str:
     if isinstance(exc, KeyError):
         if exc.args[0] in NAMES:
-            return f"{NAMES[exc.args[0]]}: not for this end of a link"
+            return f"{NAMES[exc.args[0]]}: not legal for this end of a link"
         return f"unknown kind of message: {exc.args[0]!r}"[:200]
     return "not a sequence of MessagePack arrays that begin with a known kind"
 

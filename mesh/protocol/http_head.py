@@ -33,14 +33,14 @@ _VALUE: Final = re.compile(r"(?:[!-~](?:[ -~\t]*[!-~])?)?")
 _OWNED: Final = {
     **dict.fromkeys(
         ("connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"),
-        "it belongs to the connection, which is the gateway's",
+        "it belongs to the connection, which the gateway manages",
     ),
-    "proxy-authenticate": "it belongs to the connection, which is the gateway's",
-    "proxy-authorization": "it belongs to the connection, which is the gateway's",
-    "content-length": "the gateway counts the body",
-    "date": "the gateway writes it",
-    "server": "the gateway writes it",
-    "traceparent": "the gateway writes it",
+    "proxy-authenticate": "it belongs to the connection, which the gateway manages",
+    "proxy-authorization": "it belongs to the connection, which the gateway manages",
+    "content-length": "the gateway sets it from the body",
+    "date": "the gateway sets it",
+    "server": "the gateway sets it",
+    "traceparent": "the gateway sets it",
     "x-request-id": "the gateway returns the client's",
     "set-cookie": "pass the cookie in cookies=[…]",
 }
@@ -66,7 +66,7 @@ def check_status(status: int) -> None:
         ValueError: it is not one from 200 to 599.
     """
     if type(status) is not int or not 200 <= status <= 599:
-        raise ValueError(f"status {status!r} is not the status of an answer (200 to 599)")
+        raise ValueError(f"status {status!r} is not a valid status of an answer (200 to 599)")
 
 
 def check_field(name: str, value: str) -> None:
@@ -76,7 +76,7 @@ def check_field(name: str, value: str) -> None:
         ValueError: the name or the value is malformed, or the field belongs to the gateway. The text names the field.
     """
     if not isinstance(name, str) or not is_token(name):
-        raise ValueError(f"{name!r:.80} is not the name of a header field")
+        raise ValueError(f"{name!r:.80} is not a valid name of a header field")
     lower = name.lower()
     if lower in _OWNED:
         raise ValueError(f"the header field {name} cannot be set: {_OWNED[lower]}")
@@ -95,7 +95,8 @@ def check_value(name: str, value: str) -> None:
         raise ValueError(f"the header field {name} is a str, not {type(value).__name__}: {value!r:.80}")
     if _VALUE.fullmatch(value) is None:
         raise ValueError(
-            f"the header field {name} holds more than printable ASCII: {value!a:.80}; percent-encode other characters"
+            f"the header field {name} contains characters other than printable ASCII: {value!a:.80}; "
+            "percent-encode other characters"
         )
 
 
@@ -120,7 +121,7 @@ def check_size(fields: Iterable[tuple[str, str]]) -> None:
     """
     size = sum(len(name) + len(value) + 4 for name, value in fields)
     if size > MAX_HEADERS:
-        raise ValueError(f"the header fields of the answer have {size} bytes; {MAX_HEADERS} are allowed")
+        raise ValueError(f"the header fields of the answer have {size} bytes; at most {MAX_HEADERS} are allowed")
 
 
 def lines(fields: Iterable[tuple[str, str]]) -> bytes:

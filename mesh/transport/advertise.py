@@ -59,7 +59,7 @@ def _own_address(where: Endpoint, hubs: Sequence[str]) -> str:
                 return f"[{address}]" if ":" in address else address
     if others:
         raise Unadvertised(
-            f"{where.where}: this listens on every address of this host, and no way leads from any of them to a hub "
+            f"{where.where}: this process listens on all addresses of this host, but this host has no route to a hub "
             f"({', '.join(hub.where for hub in others)}): set mesh.advertise to the address that other hosts reach"
         )
     return "[::1]" if v6 else "127.0.0.1"
@@ -110,5 +110,9 @@ def unreachable(endpoint: str, hubs: Sequence[str]) -> str:
         return exc.message
     if where.kind == "mem" or where.exposed or all(is_own(hub.address) for hub in _on_networks(hubs)):
         return ""
-    what = "ipc is for this host alone" if where.kind == "ipc" else f"to another host, {where.address} is itself"
+    what = (
+        "ipc is reachable on this host only"
+        if where.kind == "ipc"
+        else f"{where.address} is reachable on this host only"
+    )
     return f'{what}: set mesh.bind = "tcp://ADDRESS:*", with this host\'s address on the network or its interface'

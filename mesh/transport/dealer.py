@@ -273,7 +273,7 @@ class DealerChannel:
         if not self._over and not self._expected.valid(self._key):
             name = self._key.name if self._key is not None else ""
             log.warning("link.key_invalid", peer=self.peer)
-            self._gone(f"the key of {name!r} is not valid any more")
+            self._gone(f"the key of {name!r} is no longer valid")
 
     def _gone(self, reason: str) -> None:
         if self._over:
@@ -390,7 +390,7 @@ class DealerChannel:
         if self._backlog_bytes > MAX_BACKLOG_BYTES:
             log.warning("link.backlog_exceeded", peer=self.peer, waiting_bytes=self._backlog_bytes)
             # Not at once: this may run inside a call that adds a message to this link.
-            self._loop.call_soon(self._gone, f"{self._backlog_bytes} bytes wait for a peer that does not read")
+            self._loop.call_soon(self._gone, f"{self._backlog_bytes} bytes are queued for a peer that does not read")
 
     def _send_backlog(self) -> None:
         backlog = self._backlog

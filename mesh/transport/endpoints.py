@@ -34,7 +34,7 @@ _KEY = re.compile(r"[0-9a-f]{64}")
 ANYWHERE = ("*", "0.0.0.0", "[::]")
 
 _SHAPES = "write ipc:///absolute/path.sock, tcp://host:port, tcp://host:* or mem://name"
-_MEND_PATH = "set mesh.run_dir to a shorter directory"
+_REMEDY_PATH = "set mesh.run_dir to a shorter directory"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ def parse(text: str, *, dialling: bool = False) -> Endpoint:
     """
     kind, separator, rest = text.partition("://")
     if not separator:
-        raise BadEndpoint(f"{text!r} has no kind: {_SHAPES}")
+        raise BadEndpoint(f"{text!r} has no scheme: {_SHAPES}")
     if any(ord(char) < 32 or ord(char) == 127 for char in rest):
         raise BadEndpoint(f"{text!r} contains a control character: {_SHAPES}")
     if kind == "ipc":
@@ -106,19 +106,19 @@ def parse(text: str, *, dialling: bool = False) -> Endpoint:
         if not rest:
             raise BadEndpoint(f"{text!r} has no name: write mem://name")
         return Endpoint("mem", rest)
-    raise BadEndpoint(f"{text!r}: {kind!r} is not a kind of endpoint: {_SHAPES}")
+    raise BadEndpoint(f"{text!r}: {kind!r} is not a scheme of mesh: {_SHAPES}")
 
 
 def _parse_ipc(text: str, path: str) -> Endpoint:
     if not path.startswith("/"):
         # A relative path depends on the current directory of each process; libzmq's "@abstract" names have no owner.
-        raise BadEndpoint(f"{text!r}: an ipc path is absolute: write ipc:///directory/name.sock")
+        raise BadEndpoint(f"{text!r}: an ipc path must be absolute: write ipc:///directory/name.sock")
     if path.endswith("/"):
         raise BadEndpoint(f"{text!r} names a directory: write ipc:///directory/name.sock")
     length = len(os.fsencode(path))
     if length > IPC_PATH_BYTES:
         raise BadEndpoint(
-            f"{text!r}: the path has {length} bytes, the operating system allows {IPC_PATH_BYTES}: {_MEND_PATH}",
+            f"{text!r}: the path has {length} bytes, but the operating system allows {IPC_PATH_BYTES}: {_REMEDY_PATH}",
             details={"bytes": length, "limit": IPC_PATH_BYTES},
         )
     return Endpoint("ipc", path)
@@ -127,12 +127,12 @@ def _parse_ipc(text: str, path: str) -> Endpoint:
 def _parse_tcp(text: str, rest: str, *, dialling: bool) -> Endpoint:
     rest, marked, key = rest.partition(KEY_MARK)
     if marked and not _KEY.fullmatch(key):
-        raise BadEndpoint(f"{text[:80]!r}: a key is 64 hexadecimal digits, in small letters")
+        raise BadEndpoint(f"{text[:80]!r}: a key has 64 lower-case hexadecimal digits")
     host, separator, port = rest.rpartition(":")
     if not separator or not host or (":" in host and not (host[0] == "[" and host[-1] == "]")):
         raise BadEndpoint(f"{text!r} needs a host and a port: write tcp://host:port, for IPv6 tcp://[::1]:port")
     if dialling and (host in ANYWHERE or port == "*"):
-        raise BadEndpoint(f"{text!r} cannot be connected to: give the host and the port it was bound to")
+        raise BadEndpoint(f"{text!r} cannot be connected to: use the host and the port that it was bound to")
     if port == "*":
         return Endpoint("tcp", host, key=key)
     if not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
@@ -152,16 +152,16 @@ def ensure_run_dir(run_dir: Path) -> Path:
         found = run_dir.stat()
     except OSError as exc:
         raise SetupError(
-            f"run directory {run_dir}: {exc.strerror}: set mesh.run_dir to a directory that can be made"
+            f"run directory {run_dir}: {exc.strerror}: set mesh.run_dir to a directory that can be created"
         ) from exc
     if found.st_uid != os.geteuid():
         raise SetupError(
             f"run directory {run_dir} belongs to user {found.st_uid}, this process to user {os.geteuid()}: "
-            f"set mesh.run_dir to a directory of your own"
+            f"set mesh.run_dir to a directory of this user"
         )
     if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise SetupError(
-            f"run directory {run_dir} may be written by others (mode {stat.S_IMODE(found.st_mode):04o}): "
+            f"run directory {run_dir} can be written to by other users (mode {stat.S_IMODE(found.st_mode):04o}): "
             f"chmod 700 {run_dir}"
         )
     return run_dir
@@ -193,7 +193,7 @@ class Claim:
         except OSError as exc:
             raise BadEndpoint(
                 f"ipc://{path}: cannot write its lock file ({exc.strerror}): "
-                f"set mesh.run_dir to a directory of your own"
+                f"set mesh.run_dir to a directory of this user"
             ) from exc
         if fd is None:
             pid = _owner(path + LOCK_SUFFIX)
@@ -300,10 +300,10 @@ def _remove_stale(path: str) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(found.st_mode):
-        raise BadEndpoint(f"ipc://{path}: what is there is no socket: remove it, or choose another name")
+        raise BadEndpoint(f"ipc://{path}: this file is not a socket: remove it, or choose another name")
     if _answers(path):
         raise AddressInUse(
-            f"ipc://{path}: a process listens there that holds no claim: stop it, or choose another name"
+            f"ipc://{path}: a process listens there without its lock file: stop it, or choose another name"
         )
     _unlink(path)
 

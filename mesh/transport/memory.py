@@ -296,7 +296,7 @@ class MemoryNetwork:
         if parties & self._parties:
             for end in self._ends():
                 if end.other is not None and self._parted(end):
-                    end.lose(f"timed out: no sign of life for {self.silence_s:g} s")
+                    end.lose(f"timed out: no answer for {self.silence_s:g} s")
 
     def _parted(self, end: _End) -> bool:
         return bool(self._parties) and self._blocked(
@@ -387,9 +387,9 @@ class MemoryTransport:
     def _check_free(self, endpoint: str) -> None:
         _check(endpoint)
         if endpoint in self.network.listeners or endpoint in self.network.subscribers:
-            raise AddressInUse(f"{endpoint} is listened on already: close that listener, or choose another name")
+            raise AddressInUse(f"{endpoint} is already in use: close its listener, or choose another name")
 
 
 def _check(endpoint: str) -> None:
     if endpoints.parse(endpoint).kind != "mem":
-        raise BadEndpoint(f"{endpoint!r} is not in memory: this transport carries mem://name only")
+        raise BadEndpoint(f"{endpoint!r} is not an endpoint in memory: this transport supports mem://name only")

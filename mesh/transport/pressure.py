@@ -178,12 +178,14 @@ class Pressure:
                     silent.append(key)
         if silent and grown > GROWTH_BYTES + sum(source.largest for source, _ in silent):
             for source, fd in silent:
-                self._cut(source, fd, f"a message that does not end: the process has grown by {grown} bytes")
+                self._cut(source, fd, f"the peer sends a message without end: this process has grown by {grown} bytes")
         elif loudest[1] is not None and loudest[0] > self._looks * WAITING_BYTES and self._looks > POURING_LOOKS:
             many = self._counts[loudest[1]] - self._first.get(loudest[1], 0) >= MANY
             if grown < (UNREAD_SMALL_BYTES if many else UNREAD_BYTES):
                 return
-            self._cut(*loudest[1], f"sends faster than it is read: the process has grown by {grown} bytes")
+            self._cut(
+                *loudest[1], f"the peer sends faster than messages are read: this process has grown by {grown} bytes"
+            )
 
     def _cut(self, source: Source, fd: int, reason: str) -> None:
         self._counts.pop((source, fd), None)

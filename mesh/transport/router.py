@@ -302,7 +302,7 @@ class RouterListener:
             channel.backlog_bytes += sum(map(len, frames)) + MESSAGE_BYTES
         if channel.backlog_bytes > MAX_BACKLOG_BYTES:
             log.warning("link.backlog_exceeded", peer=channel.peer, waiting_bytes=channel.backlog_bytes)
-            self.cut(channel, f"{channel.backlog_bytes} bytes wait for a peer that does not read")
+            self.cut(channel, f"{channel.backlog_bytes} bytes are queued for a peer that does not read")
             return
         self._blocked.add(channel)
         if self._retry is None:
@@ -348,7 +348,7 @@ class RouterListener:
         for channel in list(self._peers.values()):
             if not self._guard.valid(channel.credential):
                 log.warning("link.key_invalid", peer=channel.peer)
-                self.cut(channel, f"the key of {channel.user!r} is not valid any more")
+                self.cut(channel, f"the key of {channel.user!r} is no longer valid")
         self._guard.keys_changed({channel.fd for channel in self._peers.values()})
 
     def cut(self, channel: RouterChannel, reason: str) -> None:

@@ -57,24 +57,24 @@ def test_fields_of_a_newer_release_are_ignored():
         ({"id": "a-1", "epoch": 1}, "missing required field `service`"),
         (plain(service=7), r"Expected `str`, got `int` - at `\$.service`"),
         (plain(epoch="1"), r"at `\$.epoch`"),
-        (plain(epoch=-1), "epoch must be"),
-        (plain(epoch=2**63), "epoch must be|out of range"),
+        (plain(epoch=-1), r"\bepoch\b"),
+        (plain(epoch=2**63), r"\bepoch\b|out of range"),
         (plain(pid=None), r"at `\$.pid`"),
         (plain(methods=[]), r"at `\$.methods`"),
         (plain(methods={"m": {"name": 1}}), r"at `\$.methods\[...\].name`"),
         (plain(routes=[{"verb": "GET", "path": "/", "method": "m", "sources": {"x": "cookie"}}]), "Invalid enum value"),
         (plain(subscriptions=[{"topic": "t", "to": "some"}]), "Invalid enum value"),
         (plain(meta={"k": 1}), r"at `\$.meta\[...\]`"),
-        (plain(load=2.0), "load must be 0.0 to 1.0"),
-        (plain(load=float("nan")), "load must be 0.0 to 1.0"),
+        (plain(load=2.0), r"\bload\b.*0\.0 to 1\.0"),
+        (plain(load=float("nan")), r"\bload\b.*0\.0 to 1\.0"),
         (plain(load="0.1"), r"at `\$.load`"),
-        (plain(id=""), "id must be 1 to 200"),
-        (plain(id="x" * 201), "id must be 1 to 200"),
-        (plain(id="a\x1b[2J"), "id must be 1 to 200 printable"),
-        (plain(service=""), "service must not be empty"),
-        (plain(service="a\nb"), "service must be at most"),
-        (plain(endpoint="e" * 513), "endpoint must be at most"),
-        (plain(methods={"m": {"name": "m", "params": {"x": msgspec.msgpack.Ext(5, b"x")}}}), "plain JSON values"),
+        (plain(id=""), r"\bid\b.*1 to 200"),
+        (plain(id="x" * 201), r"\bid\b.*1 to 200"),
+        (plain(id="a\x1b[2J"), r"\bid\b.*1 to 200"),
+        (plain(service=""), r"\bservice\b"),
+        (plain(service="a\nb"), r"\bservice\b"),
+        (plain(endpoint="e" * 513), r"\bendpoint\b"),
+        (plain(methods={"m": {"name": "m", "params": {"x": msgspec.msgpack.Ext(5, b"x")}}}), r"\bschemas\b"),
         ("a-1", "Expected `object`"),
         ([], "Expected `object`"),
         (None, "Expected `object`"),
@@ -107,13 +107,13 @@ def test_a_deep_nest_inside_a_schema_is_a_violation():
 
 def test_a_large_record_is_refused_before_it_is_read():
     """Size is bounded per record."""
-    with pytest.raises(ProtocolViolation, match=r"record 0 has 2.* bytes, this hub takes 1024"):
+    with pytest.raises(ProtocolViolation, match=r"record 0\b.*\b1024\b.*max_record"):
         read_records(body(plain(doc="x" * 2000)), Limits(record_bytes=1024))
 
 
 def test_too_many_records_are_refused():
     """Count is bounded per message, as it is per peer."""
-    with pytest.raises(ProtocolViolation, match="3 records in one message; at most 2"):
+    with pytest.raises(ProtocolViolation, match=r"\b3\b.*\b2\b"):
         read_records(body(plain(), plain(), plain()), Limits(peer_records=2))
 
 

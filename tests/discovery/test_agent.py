@@ -91,7 +91,7 @@ async def test_a_left_id_needs_a_later_epoch(world, make):
     worker = await world.agent("w1")
     worker.register(make("a-1"))
     await worker.leave("a-1")
-    with pytest.raises(SetupError, match=r"a-1\) cannot be registered: epoch 1 of it has ended"):
+    with pytest.raises(SetupError, match=r"a-1\b.*\bepoch 1\b"):
         worker.register(make("a-1"))
     worker.register(make("a-1", epoch=2))
     await settle()
@@ -102,11 +102,11 @@ async def test_a_wrong_record_fails_where_it_is_registered(world, make):
     """The caller is told before any hub is, and nothing of the call is taken."""
     await world.hub()
     worker = await world.agent("w1")
-    with pytest.raises(SetupError, match="load must be"):
+    with pytest.raises(SetupError, match="load"):
         worker.register(make("a-1"), make("a-2", load=7.0))
-    with pytest.raises(SetupError, match=r"'a' .*record has 30000\d\d bytes; .*max_record"):
+    with pytest.raises(SetupError, match=r"'a' .*30000\d\d.*max_record"):
         worker.register(make("a-1"), make("a-2", doc="x" * 3_000_000))
-    with pytest.raises(SetupError, match="at most 1024 instances"):
+    with pytest.raises(SetupError, match="1024"):
         worker.register(*[make(f"a-{at}") for at in range(1025)])
     await settle()
     assert ids(worker) == []
@@ -312,7 +312,7 @@ async def test_the_elder_process_yields_its_id(world, make):
     younger.register(make("a-1", epoch=2, endpoint="two"))
     await world.clock.advance(10.0)
     assert elder.table.get("a-1").endpoint == "two"
-    with pytest.raises(SetupError, match="has ended"):
+    with pytest.raises(SetupError, match="epoch 1"):
         elder.register(make("a-1", epoch=1))
 
 
@@ -439,15 +439,15 @@ class Stranger:
 @pytest.mark.parametrize(
     ("frames", "words"),
     [
-        ([b"\xc1"], "not a sequence"),
-        ([one(WATCH)], "watch: not legal while the link is greeting"),
-        ([one(1, 99, "x", 1, 1000)], "wire version 99"),
-        ([one(1, 1, "", 1, 1000)], "identity must be"),
+        ([b"\xc1"], "frame 0"),
+        ([one(WATCH)], "watch: .*greeting"),
+        ([one(1, 99, "x", 1, 1000)], r"\b99\b"),
+        ([one(1, 1, "", 1, 1000)], "identity"),
         ([one(1, 1, "x", 1, 10**6), one(48, 1, b"\x91\xc0")], "register: record 0: Expected `object`"),
         ([one(1, 1, "x", 1, 10**6), one(50, [["a", 1]])], r"renew: expected \[id, epoch, load\]"),
         ([one(1, 1, "x", 1, 10**6), one(52, ["a"])], r"leave: expected \[id, epoch\]"),
-        ([one(1, 1, "x", 1, 10**6), one(54, "h", 1, 1, False, b"\x90")], "snapshot: not legal"),
-        ([one(1, 1, "x", 1, 0), one(WATCH)], "the snapshot has .* bytes, x takes at most 0"),
+        ([one(1, 1, "x", 1, 10**6), one(54, "h", 1, 1, False, b"\x90")], "^snapshot: "),
+        ([one(1, 1, "x", 1, 0), one(WATCH)], r"snapshot .*\bx\b.*\b0\b"),
     ],
 )
 async def test_a_stranger_is_told_why_it_is_cut_and_others_do_not_notice(world, make, frames, words):
@@ -507,7 +507,7 @@ async def test_a_hub_that_talks_nonsense_is_left_and_tried_again(world, make, fr
 async def test_a_hub_starts_once_and_stops_twice(world):
     """Starting twice is an error that says so; stopping is harmless."""
     hub = await world.hub()
-    with pytest.raises(SetupError, match="has started already, on mem://hub"):
+    with pytest.raises(SetupError, match="mem://hub"):
         await hub.start("mem://other")
     await hub.stop()
     await hub.stop()

@@ -97,7 +97,7 @@ def test_a_repeated_number_is_a_gap(table, make):
 @pytest.mark.parametrize("say", ["change", "learned"])
 def test_a_change_before_any_snapshot_is_a_violation(table, say):
     """A hub that speaks of changes before its snapshot breaks the protocol."""
-    with pytest.raises(ProtocolViolation, match="before a snapshot"):
+    with pytest.raises(ProtocolViolation, match="snapshot"):
         table.change("h1", 1, []) if say == "change" else table.learned("h1", 1)
 
 
@@ -300,7 +300,7 @@ def test_of_two_hubs_the_one_heard_last_says_the_load(table, make):
 
 def test_loads_before_a_snapshot_are_a_violation(table):
     """As every news."""
-    with pytest.raises(ProtocolViolation, match="sent loads before a snapshot"):
+    with pytest.raises(ProtocolViolation, match=r"\bloads\b.*\bsnapshot\b"):
         table.loads("h1", [("a-1", 0.9)])
 
 

@@ -116,14 +116,14 @@ def test_the_table_decides_what_a_caller_may_say_of_a_call(callee, state, kind):
         assert wanted == ([] if (state, kind) == (STOPPING, CANCEL) else [message])
         assert callee.calls == {1: CALLEE[state, kind]}
     else:
-        with pytest.raises(ProtocolViolation, match="credit: call 1 is not a stream"):
+        with pytest.raises(ProtocolViolation, match=r"^credit: .*\b1\b"):
             callee.receive([one(*message)])
 
 
 def test_an_answer_of_the_wrong_shape_is_a_fault_of_this_process(callee):
     """An end for a call is not written but raised where it is said."""
     ask(callee, 1)
-    with pytest.raises(AssertionError, match="end is not a legal answer to call 1"):
+    with pytest.raises(AssertionError, match=r"end .*\bcall 1\b"):
         callee.end(1)
     callee.item(1, b"")
     assert written(callee) == []
@@ -137,7 +137,7 @@ def test_what_is_not_for_a_callee_is_refused_by_name(callee, kind):
     fields = {int: 1, str: "s", bool: True, list: [], dict: {}}
     _, required, types = GRAMMAR[kind]
     message = [kind, *(b"" if isinstance(field, tuple) else fields[field] for field in types[:required])]
-    with pytest.raises(ProtocolViolation, match=f"{NAMES[kind]}: not legal while the link is open"):
+    with pytest.raises(ProtocolViolation, match=rf"^{NAMES[kind]}: .*\bopen\b"):
         callee.receive([one(*message)])
     ((_, code, reason),) = written(callee)
     assert code == "protocol_violation"

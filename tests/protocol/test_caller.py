@@ -84,7 +84,7 @@ def test_what_is_not_for_a_caller_is_refused_by_name(caller, kind):
     fields = {int: 1, str: "s", bool: True, list: [], dict: {}}
     _, required, types = GRAMMAR[kind]
     message = [kind, *(b"" if isinstance(field, tuple) else fields[field] for field in types[:required])]
-    with pytest.raises(ProtocolViolation, match=f"{NAMES[kind]}: not for this end of a link"):
+    with pytest.raises(ProtocolViolation, match=f"^{NAMES[kind]}: "):
         caller.receive([one(*message)])
 
 
@@ -103,7 +103,7 @@ def test_the_table_decides_what_is_legal(caller, state, kind):
         assert wanted == ([] if state == ABANDONED else [answer(kind, call)])
         assert (call in caller.calls) == (kind == ITEM)
     else:
-        with pytest.raises(ProtocolViolation, match=f"{NAMES[kind]}: not legal for call 1, which is"):
+        with pytest.raises(ProtocolViolation, match=rf"^{NAMES[kind]}: .*\bcall 1\b"):
             caller.receive([one(*answer(kind, call))])
 
 

@@ -38,7 +38,7 @@ def test_a_missing_step_is_a_violation_that_names_it(table):
             if (state, kind) in table:
                 assert step(table, state, kind) is table[state, kind]
             else:
-                with pytest.raises(ProtocolViolation, match=f"not legal while the link is {state.value}"):
+                with pytest.raises(ProtocolViolation, match=rf"\b{state.value}\b"):
                     step(table, state, kind)
 
 
@@ -59,7 +59,7 @@ def test_the_shortest_life_of_each_end():
 )
 def test_an_identity_can_be_shown(identity):
     """It stands in logs and on pages: 1 to 200 printable characters."""
-    with pytest.raises(ProtocolViolation, match="hello: identity must be 1 to 200 printable characters"):
+    with pytest.raises(ProtocolViolation, match=r"^hello: identity .*\b200\b"):
         check_version([HELLO, VERSION, identity, 1, 1])
     check_version([HELLO, VERSION, "wörker-1 (ann)", 1, 1])
 
@@ -67,7 +67,7 @@ def test_an_identity_can_be_shown(identity):
 def test_a_version_is_ours_or_refused():
     """The message names the peer, both versions and the mend, and quotes a long name in part."""
     check_version([HELLO, VERSION, "ann", 1, 1])
-    with pytest.raises(ProtocolViolation, match=r"hello: peer 'ann' speaks wire version 9, .* same release") as caught:
+    with pytest.raises(ProtocolViolation, match=r"^hello: .*'ann'.*\b9\b") as caught:
         check_version([HELLO, 9, "ann", 1, 1])
     with pytest.raises(ProtocolViolation) as caught:
         check_version([WELCOME, 9, "x" * 100_000, 1, 1, 1])

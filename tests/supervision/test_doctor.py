@@ -143,7 +143,8 @@ def test_each_key_that_leads_nowhere_is_found(project):
             "`mesh run --check --as broken broken` shows all of it",
         ),
         "keys.dir": (
-            f"{project.root}/keys: No such file or directory: make keys there with `mesh keys make`, or mend keys.dir",
+            f"{project.root}/keys: No such file or directory: "
+            "make keys there with `mesh keys make`, or correct keys.dir",
             "`mesh keys list` shows what is there",
         ),
     }

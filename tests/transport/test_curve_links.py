@@ -129,11 +129,12 @@ async def test_an_unlisted_key_is_named_on_both_sides_within_a_second(yard: Yard
     listener, accepted = await yard.listen(near)
     client = yard.dial(far, listener.endpoint)
     await until(lambda: client.reasons, "told", ONE_SECOND)
-    assert "refuses this process's key 'gateway'" in client.reasons[0]
+    assert "'gateway'" in client.reasons[0]
     assert not accepted
     key = shown(key_store.read_secret(theirs, "gateway").public)
     said = capsys.readouterr().err
-    assert f"a peer's key is in no file of {yard.keys}: copy its NAME.public there" in said
+    assert "link.refused" in said
+    assert str(yard.keys) in said
     assert key in said
     assert client.reasons[0] in said
     assert yard.refused(near) == {"unknown_key": 1}
@@ -150,8 +151,8 @@ async def test_a_revoked_key_is_told_apart_from_an_unknown_one(yard: Yard, capsy
     client = yard.dial(late, listener.endpoint)
     await until(lambda: client.reasons, "told", ONE_SECOND)
     said = capsys.readouterr().err
-    assert "a peer's key was revoked on 20" in said
-    assert "(it was 'gateway')" in said
+    assert "link.refused" in said
+    assert "'gateway'" in said
     assert yard.refused(near) == {"revoked_key": 1}
 
 
@@ -162,11 +163,12 @@ async def test_a_process_without_keys_is_told_so(yard: Yard, capsys):
     listener, accepted = await yard.listen(near)
     client = yard.dial(naked, listener.endpoint)
     await until(lambda: client.reasons, "told", ONE_SECOND)
-    assert client.reasons == ["it listens with a key and this process has none: set keys.dir in mesh.toml"]
+    assert len(client.reasons) == 1
+    assert "keys.dir" in client.reasons[0]
     again = yard.dial(naked, listener.endpoint.partition("?")[0])
     await until(lambda: again.reasons, "told", ONE_SECOND)
     # The listener hangs up, sometimes before the dialler has read what it is.
-    assert again.reasons[0].startswith(("it wants a key", "it ended the handshake: if it wants a key"))
+    assert "keys.dir" in again.reasons[0]
     assert again.reasons[0].endswith("this process has none: set keys.dir in mesh.toml")
     await until(lambda: yard.refused(near), "the listener has counted it", ONE_SECOND)
     assert set(yard.refused(near)) <= {"no_key", "hung_up"}
@@ -181,17 +183,14 @@ async def test_a_listener_without_keys_is_told_so(yard: Yard, capsys):
     listener, accepted = await yard.listen(naked)
     client = yard.dial(keyed, listener.endpoint)
     await until(lambda: client.reasons, "told", ONE_SECOND)
-    assert client.reasons[0].startswith(
-        (
-            "it has no key, this process expects that of 'hub'",
-            "it ended the handshake: it has no key, or not the one of",
-        )
-    )
+    assert "'hub'" in client.reasons[0]
     for _ in range(20):  # it may have hung up before the listener had read as far
         again = yard.dial(keyed, listener.endpoint)
         await until(lambda a=again: a.reasons, "told", ONE_SECOND)
     assert yard.refused(naked).keys() == {"unexpected_key"}
-    assert "a peer came with a key, this process has none: set keys.dir in mesh.toml" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "link.refused" in said
+    assert "keys.dir" in said
     assert not accepted
 
 
@@ -203,9 +202,10 @@ async def test_a_listener_that_holds_another_key_is_told_so(yard: Yard, capsys):
     orders = next(key for key in read_known(yard.keys).valid.values() if key.name == "orders")
     client = yard.dial(far, f"{listener.endpoint.partition('?')[0]}?key={orders.public.hex()}")
     await until(lambda: client.reasons, "told", ONE_SECOND)
-    assert f"not the one of 'orders' that is expected of it ({shown(orders.public)})" in client.reasons[0]
+    assert "'orders'" in client.reasons[0]
+    assert shown(orders.public) in client.reasons[0]
     await until(lambda: yard.refused(near) == {"other_key_expected": 1}, "counted", ONE_SECOND)
-    assert "a peer expects another key here than 'mail'" in capsys.readouterr().err
+    assert "'mail'" in capsys.readouterr().err
     assert yard.refused(far) == {"wrong_key_there": 1}
     assert not accepted
 
@@ -216,14 +216,15 @@ async def test_an_endpoint_with_a_key_that_is_nobodys_gets_no_link(yard: Yard, c
     near = yard.process("orders")
     listener, accepted = await yard.listen(near)
     late = yard.process("gateway")
+    ours = key_store.read_secret(yard.keys, "orders").public
     key_store.revoke(yard.keys, "orders")
     yard.reload()
     client = yard.dial(late, listener.endpoint)
     await until(lambda: client.reasons, "told", ONE_SECOND)
-    assert "was revoked on" in client.reasons[0]
+    assert shown(ours) in client.reasons[0]
     assert yard.refused(late) == {"no_such_key": 1}
     await until(lambda: yard.refused(near) == {"other_key_expected": 1}, "the listener has noticed", ONE_SECOND)
-    assert "a peer expects another key here than 'orders'" in capsys.readouterr().err
+    assert "'orders'" in capsys.readouterr().err
     assert not accepted
 
 
@@ -240,14 +241,15 @@ async def test_a_listener_whose_public_key_is_missing_here_is_told(yard: Yard, t
     client = yard.dial(far, listener.endpoint)
     await until(lambda: client.reasons, "told", ONE_SECOND)
     assert isinstance(client.reasons[0], Refusal)
-    assert client.reasons[0].endswith(f"is in no file of {theirs}: copy its NAME.public there")
+    assert str(theirs) in client.reasons[0]
     await until(lambda: yard.refused(near) == {"other_key_expected": 2}, "both were noticed", ONE_SECOND)
     assert yard.refused(far) == {"no_such_key": 2}
-    assert "a peer expects another key here than 'orders'" in capsys.readouterr().err
+    assert "'orders'" in capsys.readouterr().err
     hubs, _ = await yard.listen(hub)
     again = yard.dial(far, hubs.endpoint.partition("?")[0])
     await until(lambda: again.reasons, "told", ONE_SECOND)
-    assert again.reasons[0].startswith("no valid key of 'hub'")
+    assert "'hub'" in again.reasons[0]
+    assert str(theirs) in again.reasons[0]
     await until(lambda: yard.refused(hub) == {"other_key_expected": 1}, "the hub has noticed", ONE_SECOND)
     assert not accepted
 
@@ -262,7 +264,8 @@ async def test_who_is_not_believed_and_has_gone_silent_is_not_waited_for(yard: Y
         port = mute.getsockname()[1]
         client = yard.dial(yard.process("gateway"), f"tcp://127.0.0.1:{port}?key={stranger.public.hex()}")
         await until(lambda: client.reasons, "told", ONE_SECOND)
-    assert "is in no file of" in client.reasons[0]
+    assert isinstance(client.reasons[0], Refusal)
+    assert str(yard.keys) in client.reasons[0]
 
 
 async def test_a_knock_gives_nothing_away(yard: Yard, tmp_path: Path):
@@ -289,8 +292,8 @@ async def test_what_goes_on_is_said_once(yard: Yard, capsys):
         await until(lambda c=client: c.reasons, "told")
     await until(lambda: sum(yard.refused(near).values()) == 5, "counted")
     said = capsys.readouterr().err
-    # Once, or twice when its address was missed the first time.
-    assert all(said.count(words) <= 2 for words in ("a peer came without a key", "a peer ended the handshake"))
+    # Each of the two causes once, or twice when its address was missed the first time.
+    assert 1 <= said.count("link.refused") <= 4
 
 
 async def test_who_was_not_let_in_is_said_with_the_address_it_came_from(yard: Yard, capsys):
@@ -305,7 +308,7 @@ async def test_who_was_not_let_in_is_said_with_the_address_it_came_from(yard: Ya
         await until(lambda: listener._guard._behind, "the listener knows of it")
         scanner.close()
         await until(lambda n=number: yard.refused(near).get("hung_up") == n, "counted", ONE_SECOND)
-    said = [line for line in capsys.readouterr().err.splitlines() if "a peer ended the handshake" in line]
+    said = [line for line in capsys.readouterr().err.splitlines() if "link.refused" in line]
     assert [line.partition("peer=")[2].split()[0] for line in said] == ["127.0.0.3", "127.0.0.4"]
     assert all(f"endpoint={where}" in line for line in said)
 

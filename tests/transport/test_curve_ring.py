@@ -116,11 +116,11 @@ def test_a_process_whose_own_key_is_not_valid_does_not_start(keys: Path):
     """Everybody else would refuse it."""
     old = key_store.make(keys, "orders")
     key_store.revoke(keys, "orders")
-    with pytest.raises(BadKeys, match=r"own key 'orders' .* was revoked on"):
+    with pytest.raises(BadKeys, match="'orders'"):
         Keyring(keys, old)
     stranger = key_store.make(keys.with_name("other"), "orders")
     key_store.make(keys, "orders")
-    with pytest.raises(BadKeys, match=r"own key 'orders' .* is in no file of"):
+    with pytest.raises(BadKeys, match="'orders'"):
         Keyring(keys, stranger)
 
 
@@ -161,7 +161,7 @@ def test_a_secret_may_stand_elsewhere(keys: Path, monkeypatch: pytest.MonkeyPatc
         ring_for(settings, "orders", "host-1")
     assert caught.value.message == "keys.secret is not 64 hexadecimal digits"
     monkeypatch.delenv("ORDERS_KEY")
-    with pytest.raises(BadKeys, match="the environment has no ORDERS_KEY"):
+    with pytest.raises(BadKeys, match="ORDERS_KEY"):
         ring_for(settings, "orders", "host-1")
 
 

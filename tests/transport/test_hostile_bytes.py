@@ -257,7 +257,7 @@ async def test_what_waits_for_a_dialled_peer_that_does_not_read_is_bounded(
                 for _ in range(200):
                     notes[0].send(b"x" * 100)
                 await asyncio.sleep(0)
-            assert "does not read" in notes[0].reasons[0]
+            assert "bytes" in notes[0].reasons[0]
             connection.close()
         finally:
             await transport.close()
@@ -284,7 +284,7 @@ async def test_large_bodies_in_libzmqs_hands_are_bounded(monkeypatch: pytest.Mon
                 sent += 1
                 assert sent < 30
                 await asyncio.sleep(0.01)
-            assert "does not read" in sessions[0].reasons[0]
+            assert "bytes" in sessions[0].reasons[0]
             await until_closed(made)
         finally:
             await transport.close()

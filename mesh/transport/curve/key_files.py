@@ -39,7 +39,7 @@ MOST_BYTES: Final = 1 << 20
 
 #: The advice in errors about keys.
 ADVICE: Final = (
-    "`mesh keys list` shows the keys here and what is wrong with them; docs/security.md says what goes where"
+    "`mesh keys list` shows the keys here and what is wrong with them; docs/security.md lists which files belong where"
 )
 
 # A name is part of file names, logs and metrics; "@" separates role and host.
@@ -92,7 +92,7 @@ def check_name(name: str) -> str:
     """Return `name`; raise BadKeys when it cannot be the name of a key."""
     if not _NAME.fullmatch(name):
         raise BadKeys(
-            f"{name[:80]!r} is no name for a key: write letters, digits, . _ -, as in orders or orders@host-1"
+            f"{name[:80]!r} is not a valid name of a key: use letters, digits, . _ -, as in orders or orders@host-1"
         )
     return name
 
@@ -141,7 +141,7 @@ def read_secret(directory: Path, name: str) -> KeyPair:
         here = ", ".join(sorted(each.name.removesuffix(SECRET) for each in directory.glob(f"*{SECRET}"))) or "none"
         raise BadKeys(
             f"{path}: there is no secret key of {name!r} here (there are: {here}): "
-            f"make one, `mesh keys make {name}`, or set keys.name to one that is there"
+            f"make one with `mesh keys make {name}`, or set keys.name to an existing one"
         )
     return read_pair(path, name)
 
@@ -150,13 +150,11 @@ def read_pair(path: Path, name: str) -> KeyPair:
     """The key of `name` in one secret file. Errors as for `read_secret`."""
     entries = _read(path, private=True)
     if len(entries) != 1:
-        raise BadKeys(f"{path}: holds {len(entries)} keys, a secret file holds one")
+        raise BadKeys(f"{path}: contains {len(entries)} keys; a secret file contains one")
     secret = from_hex(entries[0].get("secret", ""), f"{path}: secret")
     public = public_of(secret)
     if from_hex(entries[0].get("public", ""), f"{path}: public") != public:
-        raise BadKeys(
-            f"{path}: the public key there is not that of the secret one: the file was damaged; make a new key"
-        )
+        raise BadKeys(f"{path}: the public key does not match the secret key: the file is damaged; make a new key")
     return KeyPair(name, public, secret)
 
 
@@ -200,7 +198,9 @@ def read_known(directory: Path, tell: Callable[[Path, BadKeys], None] | None = N
             if other is not None:
                 wrong(
                     path,
-                    BadKeys(f"{path}: the key {shown(key.public)} is that of {other.name!r} already: one name per key"),
+                    BadKeys(
+                        f"{path}: the key {shown(key.public)} already belongs to {other.name!r}: use one name per key"
+                    ),
                 )
             elif key.public not in revoked:
                 valid[key.public] = key
@@ -220,12 +220,14 @@ def check_directory(directory: Path) -> None:
     try:
         found = directory.stat()
     except OSError as exc:
-        raise BadKeys(f"{directory}: {exc.strerror}: make keys there with `mesh keys make`, or mend keys.dir") from exc
+        raise BadKeys(
+            f"{directory}: {exc.strerror}: make keys there with `mesh keys make`, or correct keys.dir"
+        ) from exc
     if not stat.S_ISDIR(found.st_mode):
-        raise BadKeys(f"{directory}: is no directory: mend keys.dir")
+        raise BadKeys(f"{directory}: is not a directory: correct keys.dir")
     _check_owner(directory, found)
     if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise BadKeys(f"{directory}: others may write there (mode {_mode(found)}): chmod 700 {directory}")
+        raise BadKeys(f"{directory}: other users can write to it (mode {_mode(found)}): chmod 700 {directory}")
 
 
 def _check_owner(path: Path, found: os.stat_result) -> None:
@@ -247,15 +249,15 @@ def _read(path: Path, *, private: bool = False) -> list[dict[str, Any]]:
     try:
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode) or found.st_size > MOST_BYTES:
-            raise BadKeys(f"{path}: is no file of keys")
+            raise BadKeys(f"{path}: is not a key file")
         _check_owner(path, found)
         if private and found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
             raise BadKeys(
-                f"{path}: others may read this secret key (mode {_mode(found)}): chmod 600 it, "
-                f"and if anybody could have read it, `mesh keys rotate {path.name.removesuffix(SECRET)}`"
+                f"{path}: other users can read this secret key (mode {_mode(found)}): chmod 600 it, "
+                f"and if it may have been read, run `mesh keys rotate {path.name.removesuffix(SECRET)}`"
             )
         if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            raise BadKeys(f"{path}: others may write it (mode {_mode(found)}): chmod 600 {path}")
+            raise BadKeys(f"{path}: other users can write to it (mode {_mode(found)}): chmod 600 {path}")
         with open(fd, "rb", closefd=False) as file:
             raw = file.read()
     finally:
@@ -263,10 +265,10 @@ def _read(path: Path, *, private: bool = False) -> list[dict[str, Any]]:
     try:
         tree = tomllib.loads(raw.decode("utf-8-sig"))
     except (UnicodeDecodeError, tomllib.TOMLDecodeError):
-        raise BadKeys(f"{path}: is no file of keys (not valid TOML)") from None
+        raise BadKeys(f"{path}: is not a key file (not valid TOML)") from None
     entries = tree.get("key")
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise BadKeys(f"{path}: holds no [[key]]")
+        raise BadKeys(f"{path}: contains no [[key]]")
     return entries
 
 

@@ -103,11 +103,11 @@ class Keyring:
         if revoked is not None:
             since = f" on {revoked.revoked}" if revoked.revoked else ""
             name = f" (it was {revoked.name!r})" if revoked.name else ""
-            return f"was revoked{since}{name}: make a new one, `mesh keys make`"
+            return f"was revoked{since}{name}: make a new one with `mesh keys make`"
         other = self._known.valid.get(public)
         if other is not None:
-            return f"is that of {other.name!r}: mend keys.name"
-        return f"is in no file of {self.directory}: copy its NAME{PUBLIC} there"
+            return f"belongs to {other.name!r}: correct keys.name"
+        return f"is not in any file of {self.directory}: copy its NAME{PUBLIC} there"
 
     def hubs(self, endpoint: str, host: str) -> list[PublicKey]:
         """The keys that a hub at `endpoint` may have, the most likely first: the one that answered there last, then
@@ -250,8 +250,7 @@ def _own(settings: KeySettings, directory: Path, role: str, host: str) -> KeyPai
     check_directory(directory)
     if names[0] == f"{OPERATOR}@{host}" and not (directory / f"{names[-1]}{SECRET}").exists():
         raise BadKeys(
-            f"{directory}: there is no secret key of {OPERATOR!r} here, and there is no secret key of 'client' here, "
-            f"which commands take without it: make one, `mesh keys make {OPERATOR}`, or set keys.name to one that is "
-            "there"
+            f"{directory}: there is no secret key of {OPERATOR!r} here, and none of 'client', which commands use "
+            f"instead: make one with `mesh keys make {OPERATOR}`, or set keys.name to an existing one"
         )
     return read_secret(directory, names[-1])

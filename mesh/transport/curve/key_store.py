@@ -55,7 +55,7 @@ def make_each(directory: Path, names: Sequence[str]) -> Iterator[KeyPair]:
     with _changing(directory):
         for name in names:
             if (directory / f"{name}{PUBLIC}").exists():
-                raise BadKeys(f"{name!r} has a key in {directory} already: `mesh keys rotate {name}` gives it another")
+                raise BadKeys(f"{name!r} already has a key in {directory}: replace it with `mesh keys rotate {name}`")
         # If an earlier `make` was interrupted after it had written the secret file, use that secret.
         begun = {name: read_secret(directory, name) for name in names if (directory / f"{name}{SECRET}").exists()}
         for name in names:
@@ -87,11 +87,11 @@ def rotate_each(directory: Path, names: Sequence[str]) -> Iterator[KeyPair]:
             _recover(directory, name)
             now = before[name] = read_public(directory, name)
             if not now:
-                raise BadKeys(f"{name!r} has no key in {directory}: `mesh keys make {name}` makes one")
+                raise BadKeys(f"{name!r} has no key in {directory}: make one with `mesh keys make {name}`")
             if any(key.retiring for key in now):
                 raise BadKeys(
-                    f"{name!r} is being rotated already: restart what uses it, then end the old key with "
-                    f"`mesh keys revoke {name} --retiring`"
+                    f"{name!r} is already being rotated: restart the processes that use it, "
+                    f"then revoke the old key with `mesh keys revoke {name} --retiring`"
                 )
         for name, now in before.items():
             pair = new_pair(name)
@@ -193,7 +193,7 @@ def _changing(directory: Path) -> Iterator[None]:
         directory.parent.mkdir(parents=True, exist_ok=True)
         directory.mkdir(mode=0o700, exist_ok=True)
     except OSError as exc:
-        raise BadKeys(f"{directory}: cannot be made: {exc.strerror}: mend keys.dir, or give --dir") from exc
+        raise BadKeys(f"{directory}: cannot be created: {exc.strerror}: correct keys.dir, or pass --dir") from exc
     check_directory(directory)
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -202,7 +202,7 @@ def _changing(directory: Path) -> Iterator[None]:
         # A rename is durable only after an fsync of the directory.
         os.fsync(fd)
     except OSError as exc:
-        raise BadKeys(f"{directory}: keys cannot be changed there: {exc.strerror}") from exc
+        raise BadKeys(f"{directory}: keys cannot be changed in this directory: {exc.strerror}") from exc
     finally:
         os.close(fd)
 
@@ -222,7 +222,7 @@ def _recover(directory: Path, name: str) -> None:
 
 def _write_secret(directory: Path, pair: KeyPair, suffix: str) -> None:
     text = (
-        f"# The secret key of {pair.name}, {shown(pair.public)}. It is for the processes of {pair.name} alone.\n"
+        f"# The secret key of {pair.name}, {shown(pair.public)}. It is for the processes of {pair.name} only.\n"
         f'\n[[key]]\npublic = "{pair.public.hex()}"\nsecret = "{pair.secret.hex()}"\nmade = "{_now()}"\n'
     )
     _write(directory / f"{pair.name}{suffix}", text)

@@ -33,8 +33,8 @@ def check_exposed(where: Endpoint, ring: Keyring | None) -> None:
     """Raise Unprotected for a bind without keys that other hosts could reach."""
     if where.exposed and ring is None:
         raise Unprotected(
-            f"{where.where}: without keys this is refused: any process on another host could call anything. "
-            f'Make keys, `mesh keys make NAME`, and set keys.dir in mesh.toml; or listen on "ipc" or 127.0.0.1'
+            f"{where.where}: without keys this is refused: any process on another host could call every method. "
+            f'Make keys with `mesh keys make NAME` and set keys.dir in mesh.toml; or listen on "ipc" or 127.0.0.1'
         )
 
 
@@ -80,19 +80,19 @@ def explain_stranger(event: int, error: int, ring: Keyring | None) -> tuple[str,
             return None
         return (
             "hung_up",
-            "a peer ended the handshake: it has no key (set keys.dir in its mesh.toml), or is no mesh process",
+            "a peer ended the handshake: it has no key (set keys.dir in its mesh.toml), or is not a mesh process",
         )
     if event != zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
         return None
     if error == _MISMATCH:
         if ring is None:
-            return "unexpected_key", "a peer came with a key, this process has none: set keys.dir in mesh.toml"
-        return "no_key", "a peer came without a key: set keys.dir in its mesh.toml"
+            return "unexpected_key", "a peer uses a key, but this process has none: set keys.dir in mesh.toml"
+        return "no_key", "a peer has no key: set keys.dir in its mesh.toml"
     if error == zmq.PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC and ring is not None:
         own = f"{ring.own.name!r} ({shown(ring.own.public)})"
         return (
             "other_key_expected",
-            f"a peer expects another key here than {own}, or knows none: "
+            f"a peer expects another key than {own} here, or does not know this one: "
             f"copy {ring.own.name}{PUBLIC} to its directory of keys",
         )
     return None
@@ -115,13 +115,15 @@ class Expectation:
             return
         if ring is None:
             if where.key:
-                self.trouble = "it listens with a key and this process has none: set keys.dir in mesh.toml"
+                self.trouble = "it requires a key, but this process has none: set keys.dir in mesh.toml"
         elif where.key:
             self._named(ring, bytes.fromhex(where.key))
         else:
             self.keys = ring.hubs(where.where, where.address)
             if not self.keys:
-                self.trouble = f"no valid key of {ring.hub!r} is in {ring.directory}: copy it there, or mend keys.hub"
+                self.trouble = (
+                    f"no valid key of {ring.hub!r} is in {ring.directory}: copy it there, or correct keys.hub"
+                )
 
     def _named(self, ring: Keyring, public: bytes) -> None:
         name = ring.name_of(public)
@@ -152,22 +154,28 @@ class Expectation:
         mismatch = event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL and value == _MISMATCH
         if key is None or self.ring is None:
             if mismatch:
-                return "no_key_here", "it wants a key and this process has none: set keys.dir in mesh.toml"
+                return "no_key_here", "it requires a key, but this process has none: set keys.dir in mesh.toml"
             if event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
-                return "", "it ended the handshake: if it wants a key, this process has none: set keys.dir in mesh.toml"
+                return (
+                    "",
+                    "it ended the handshake: it may require a key; this process has none: set keys.dir in mesh.toml",
+                )
             return None
         own = self.ring.own
         if mismatch:
-            return "no_key_there", f"it has no key, this process expects that of {key.name!r}: set keys.dir over there"
+            return (
+                "no_key_there",
+                f"it has no key, but this process expects the key of {key.name!r}: set keys.dir in its mesh.toml",
+            )
         if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
             return "key_refused", (
                 f"it refuses this process's key {own.name!r} ({shown(own.public)}): "
-                f"over there the key is not known, or was revoked"
+                f"its directory of keys does not contain this key, or it was revoked there"
             )
         if event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
             return "wrong_key_there", (
-                f"it ended the handshake: it has no key, or not the one of {key.name!r} that is expected of it "
-                f"({shown(key.public)}); its own may be newer than those in {self.ring.directory}"
+                f"it ended the handshake: it has no key, or not the expected key of {key.name!r} "
+                f"({shown(key.public)}); its key may be newer than those in {self.ring.directory}"
             )
         return None
 

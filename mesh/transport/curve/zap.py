@@ -50,7 +50,7 @@ class Zap:
     def _answer(self, request: list[bytes]) -> list[bytes]:
         number = request[1] if len(request) > 1 else b""
         if len(request) != 7 or request[0] != VERSION or request[5] != b"CURVE" or len(request[6]) != KEY_BYTES:
-            return [VERSION, number, _BROKEN, b"this handler knows ZAP 1.0 and CURVE", b"", b""]
+            return [VERSION, number, _BROKEN, b"this handler supports ZAP 1.0 with CURVE only", b"", b""]
         public, address = request[6], request[3].decode("utf-8", "replace")
         name = self._ring.name_now(public)
         if name is None:
