@@ -100,8 +100,9 @@ def _tell_of_exit(exc: BaseException) -> None:
     from mesh.telemetry.logs import get_logger
 
     get_logger("mesh.worker").error(
-        "a background task of a service tried to end the event loop; the worker goes on. "
-        "To stop a worker, send it SIGTERM",
+        "loop.exit_ignored",
+        reason="a background task raised SystemExit or stopped the event loop; the worker continues",
+        remedy="to stop a worker, send it SIGTERM",
         error=f"{type(exc).__name__}: {exc}",
         exc_info=(type(exc), exc, exc.__traceback__),
     )

@@ -89,7 +89,7 @@ async def _looks(
     try:
         processes = control.processes()
     except Unavailable as exc:
-        log.warning("nothing to look at", reason=exc.message)
+        log.warning("autoscale.not_measured", reason=exc.message)
         return {}
     pids = {name: [each.pid for each in processes if each.program == name and each.pid] for name in names}
     samples = await sampler.look(pid for group in pids.values() for pid in group)
@@ -146,18 +146,20 @@ class _Follower:
         wanted, now = advice.decision.workers, advice.look.at
         if now < self._retry_at:
             return
-        log.info("scaling", service=self._service, workers=advice.look.workers, to=wanted, why=advice.decision.why)
+        log.info(
+            "autoscale.decided", service=self._service, workers=advice.look.workers, to=wanted, why=advice.decision.why
+        )
         try:
             await scale(self._layout, self._settings, {self._service: wanted})
         except LockTaken as exc:
-            log.info("another command is running", service=self._service, reason=exc.message)
+            log.info("autoscale.postponed", service=self._service, reason=exc.message)
         except MeshError as exc:
             self._failures += 1
             wait_s = self._backoff.delay(self._failures, 0.0)
             self._retry_at = now + wait_s
             tail = exc.details.get("tail")
             log.warning(
-                "could not scale", service=self._service, to=wanted, reason=exc.message, wait_s=wait_s, tail=tail
+                "autoscale.failed", service=self._service, to=wanted, reason=exc.message, wait_s=wait_s, tail=tail
             )
         else:
             self._failures = 0

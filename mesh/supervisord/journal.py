@@ -190,11 +190,12 @@ def read_line(process: str, text: str) -> Line:
 
 
 def brief(text: str) -> str:
-    """A short form of a line: for JSON, the event with the last line of its exception."""
+    """A short form of a line: for JSON, the event with the last line of its exception, or with its reason."""
     line = read_line("", text)
     event = str(line.fields.get("event", "")) or text.strip()
     exception = str(line.fields.get("exception", "")).strip().splitlines()
-    return f"{event}: {exception[-1]}" if exception else event
+    why = exception[-1] if exception else line.fields.get("reason") or line.fields.get("error")
+    return f"{event}: {why}" if why else event
 
 
 class Journal:

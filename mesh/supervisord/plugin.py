@@ -187,10 +187,10 @@ class Plugin:
             }
             ended = leftovers.end(pid, marks, spare=[each for each in options.pidhistory if each != pid])
             if ended:
-                options.logger.info(f"ended what {process.config.name} has left behind: {ended}")
+                options.logger.info(f"ended processes that {process.config.name} left running: {ended}")
         except Exception as exc:
             # An error here would end supervisord and all its processes.
-            options.logger.warn(f"what process {pid} has left behind was not ended: {exc!r}")
+            options.logger.warn(f"processes that pid {pid} left running could not be ended: {exc!r}")
 
     def _status_of(self, process: Any) -> int:
         pid, status = self._reaped
@@ -230,7 +230,7 @@ class Plugin:
         try:
             step()
         except (OSError, MeshError) as exc:
-            self._supervisord.options.logger.warn(f"a file or directory that was deleted cannot be made again: {exc}")
+            self._supervisord.options.logger.warn(f"a deleted file or directory cannot be created again: {exc}")
 
     def _tick(self, event: Any) -> None:
         self._restore(self._files.check)
@@ -247,7 +247,7 @@ class Plugin:
         asked_at = process.delay - process.config.stopwaitsecs
         if asked_at - process.laststart < EARLY_S:
             self._told_again.add(process.pid)
-            self._supervisord.options.logger.info(f"telling {process.config.name} again to stop")
+            self._supervisord.options.logger.info(f"sent the stop signal to {process.config.name} again")
             try:
                 self._supervisord.options.kill(process.pid, process.config.stopsignal)
             except OSError:

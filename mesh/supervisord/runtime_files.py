@@ -47,7 +47,7 @@ class RuntimeFiles:
         if options.logfile and not os.path.exists(options.logfile):
             _make_directory(Path(options.logfile).parent)
             options.reopenlogs()
-            options.logger.warn("the log directory was deleted; it was made again")
+            options.logger.warn("the log directory was deleted; created it again")
 
     def _pidfile(self) -> None:
         pidfile = Path(self._options.pidfile)
@@ -61,7 +61,7 @@ class RuntimeFiles:
                 _make_directory(Path(config["file"]).parent)
                 _listen_again(config, server)
                 self._write_programs()
-                self._options.logger.warn(f"the control socket {config['file']} was deleted; it was made again")
+                self._options.logger.warn(f"the control socket {config['file']} was deleted; created it again")
 
 
 def _listen_again(config: dict[str, Any], server: Any) -> None:

@@ -134,10 +134,12 @@ class Watch:
             "last_words": watched.words,
         }
         if lives.state == LOOPING:
-            log.error("crash loop", **about, short_lives=lives.short, waits_s=waits_s, waits_next_s=lives.wait_s)
+            log.error(
+                "crash_loop.entered", **about, short_lives=lives.short, waits_s=waits_s, waits_next_s=lives.wait_s
+            )
             self._hold(full, lives.wait_s, f"ended {lives.short} times in a row, waits {lives.wait_s:g} s")
         else:
-            log.warning("process ended unasked", **about, short_lives=lives.short)
+            log.warning("process.ended", **about, short_lives=lives.short)
             if was == LOOPING:
                 self._hold(full, 0.0, "")
 
@@ -146,7 +148,7 @@ class Watch:
         for full, watched in self._known.items():
             if watched.lives.short and watched.runs and self._wall() - watched.started_at >= STEADY_S:
                 if watched.lives.state == LOOPING:
-                    log.info("crash loop is over", process=full)
+                    log.info("crash_loop.left", process=full)
                 self._calm(full, watched, watched.lives.steady)
         self._write()
         if self._metrics is not None:
@@ -169,8 +171,9 @@ class Watch:
             if pids.get(each.process) == each.pid and process_tree.kill(each.pid, each.started):
                 self._killed[each.process] = "silent"
                 log.error(
-                    "killed: no heartbeat for longer than [worker] liveness; it was stopped by a signal, or blocked "
-                    "in C code that holds the interpreter",
+                    "process.killed",
+                    reason="no heartbeat for longer than [worker] liveness: stopped by a signal, or blocked in C code "
+                    "that holds the interpreter lock",
                     process=each.process,
                     pid=each.pid,
                     silent_s=round(now - each.at, 1),
@@ -208,7 +211,7 @@ class Watch:
         try:
             self._control.hold(full, seconds, why)
         except MeshError as exc:
-            log.warning("could not hold a process", process=full, error=exc.message)
+            log.warning("restart.delay_failed", process=full, error=exc.message)
 
     def _let_all_go(self) -> None:
         """End the delays of an earlier watch, which can no longer end them itself."""
@@ -216,7 +219,7 @@ class Watch:
             for process in self._control.processes():
                 self._control.hold(process.name, 0.0, "")
         except MeshError as exc:
-            log.warning("could not let go of what may be held", error=exc.message)
+            log.warning("restart.reset_failed", error=exc.message)
 
     def _status(self, full: str) -> int | None:
         try:
@@ -273,7 +276,7 @@ def listen(watch: Watch, taken: BinaryIO, given: BinaryIO) -> None:
             watch.event(headers["eventname"], _pairs(payload))
         except Exception:
             # Continue with the next event; after FAIL, supervisor would only repeat this one.
-            log.exception("an event could not be taken in", name=headers["eventname"])
+            log.exception("watch.event_failed", name=headers["eventname"])
         given.write(b"RESULT 2\nOK")
         given.flush()
 

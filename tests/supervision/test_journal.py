@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mesh.supervisord.journal import Journal, Line, chosen, files, keep
+from mesh.supervisord.journal import Journal, Line, brief, chosen, files, keep
 
 
 def stamp(second: float) -> str:
@@ -150,6 +150,21 @@ def test_what_is_no_text_and_no_json_is_shown_as_it_is(logs: Path):
     lines = Journal(files(logs)).last(10)
     assert [line.text for line in lines] == ["��", "{not json", "[1]", "{}", '{"ts": 7, "level": null}']
     assert list(keep(lines, "info"))
+
+
+@pytest.mark.parametrize(
+    ("line", "short"),
+    [
+        ('{"event":"hub.lost","reason":"no answer"}', "hub.lost: no answer"),
+        ('{"event":"hub.lost","error":"E 1"}', "hub.lost: E 1"),
+        ('{"event":"x.failed","reason":"r","exception":"Traceback\\nValueError: 7"}', "x.failed: ValueError: 7"),
+        ('{"event":"worker.stopped"}', "worker.stopped"),
+        ("Killed \n", "Killed"),
+    ],
+)
+def test_a_line_in_brief_has_its_reason(line: str, short: str):
+    """The event alone is only a name."""
+    assert brief(line) == short
 
 
 @pytest.mark.parametrize(

@@ -212,4 +212,4 @@ def test_a_crash_loop_is_shown_everywhere_and_slowed_down(project):
     assert f"{name} ends again and again" in project.command("mesh", "ps").stderr
     project.command("supervisorctl", "restart", name, check=False)
     until(lambda: not any(each.looping for each in crashes.read(project.run)))
-    assert '"crash loop"' in (project.root / "logs/watch.log").read_text()
+    assert '"crash_loop.entered"' in (project.root / "logs/watch.log").read_text()

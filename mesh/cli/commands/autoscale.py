@@ -50,10 +50,10 @@ def command(dry_run: bool, looks: int | None, conf: str | None) -> int:
         try:
             fresh = setting.settings()
         except ConfigError as exc:
-            log.error("mesh.toml has changed and cannot be used; going on as before", reason=exc.message)
+            log.error("config.rejected", reason=exc.message, remedy="fix mesh.toml; the previous settings apply")
             time.sleep(settings.autoscale.every_s)
         else:
-            log.info("mesh.toml has changed; going on by the new one")
+            log.info("config.reloaded")
             settings = fresh
 
 
