@@ -171,7 +171,7 @@ class Span(click.ParamType[float]):
         except ValueError:
             seconds = 0.0
         if seconds <= 0:
-            self.fail(f'{text!r} is not a span of time like 2, "250ms" or "1m"', param, ctx)
+            self.fail(f'{text!r} is not a duration like 2, "250ms" or "1m"', param, ctx)
         return seconds
 
 

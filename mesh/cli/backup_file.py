@@ -23,9 +23,9 @@ def check_target(path: Path, *, overwrite: bool) -> None:
         SetupError: no backup can go there.
     """
     if path.is_dir():
-        raise SetupError(f"{path} is a folder: name a file in it for the backup")
+        raise SetupError(f"{path} is a directory: name a file in it for the backup")
     if os.path.lexists(path) and not overwrite:
-        raise SetupError(f"{path} exists: a backup overwrites nothing unless it is told to; --overwrite replaces it")
+        raise SetupError(f"{path} exists already; --overwrite replaces it")
 
 
 def move(source: Path, path: Path, *, size_bytes: int, overwrite: bool) -> None:
@@ -42,10 +42,10 @@ def move(source: Path, path: Path, *, size_bytes: int, overwrite: bool) -> None:
         seen = os.lstat(source)
     except OSError as exc:
         raise SetupError(
-            f"the backup is not at {source}: {exc.strerror or exc}. Give no PATH, and take it from the store's host"
+            f"the backup is not at {source}: {exc.strerror or exc}. Omit PATH, and copy it from the store's host"
         ) from exc
     if not stat.S_ISREG(seen.st_mode) or seen.st_size != size_bytes:
-        raise SetupError(f"{source} is not the file that the store made; nothing was moved")
+        raise SetupError(f"{source} is not the file that the store wrote; nothing was moved")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:

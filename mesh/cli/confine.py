@@ -61,7 +61,7 @@ def confine_options(command: F) -> F:
         expose_value=False,
         is_eager=True,
         callback=limit,
-        help="Take no more than memory=BYTES or files=N, leave above memory_soft=BYTES, or stand back by nice=N.",
+        help="Limit memory=BYTES or files=N, drain above memory_soft=BYTES, or lower the priority with nice=N.",
     )(command)
     return click.option(
         "--env-file",
@@ -69,7 +69,7 @@ def confine_options(command: F) -> F:
         expose_value=False,
         is_eager=True,
         callback=read,
-        help="Put the NAME=value lines of this file into the environment.",
+        help="Put the NAME=value lines of this file to the environment.",
     )(command)
 
 
@@ -81,7 +81,7 @@ def _set(what: str, limit: str, number: int, reserve: int = 0) -> None:
         above = number + reserve if most == resource.RLIM_INFINITY else max(number, min(number + reserve, most))
         resource.setrlimit(getattr(resource, limit), (number, above))
     except (ImportError, ValueError, OSError) as exc:
-        message = f"--limit {what}={number}: the operating system refuses: {exc}"
+        message = f"--limit {what}={number}: the operating system rejects it: {exc}"
         raise SetupError(message, details={"key": what}) from exc
 
 

@@ -73,7 +73,7 @@ class Foreground:
                     # `supervisorctl reload` keeps the pid; `mesh down && mesh up` in another terminal does not.
                     pid = process_tree.recorded(layout.pidfile)
                     if not pid:
-                        note("supervisord has ended; stopping what is left")
+                        note("supervisord has ended; stopping the remaining processes")
                         code = exits.FAILED
                         break
         trouble: list[MeshError] = []

@@ -32,21 +32,21 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "up": ("up", "Start everything under supervisor and wait until it answers."),
     "down": ("down", "Stop everything; leave no process and no socket behind."),
     "ps": ("ps", "Show what runs, and where."),
-    "top": ("top", "Show live what everything does; scale and restart by a key."),
+    "top": ("top", "Show all processes live; scale and restart with a key."),
     "scale": ("scale", "Change how many workers a service has."),
     "roll": ("roll", "Replace what runs by the new release, without a failed request."),
     "releases": ("releases", "Show the releases of this host, and who deployed them."),
-    "doctor": ("doctor", "Find what is wrong with a set-up, and say how to mend it."),
-    "logs": ("logs", "Show what the processes write, all together."),
-    "autoscale": ("autoscale", "Let the number of workers follow the load."),
+    "doctor": ("doctor", "Find problems of a set-up, and show how to fix them."),
+    "logs": ("logs", "Show the logs of all processes, merged."),
+    "autoscale": ("autoscale", "Adjust the number of workers to the load."),
     "run": ("run", "Run services in this process."),
     "call": ("call", "Call a method and print its answer."),
-    "emit": ("emit", "Tell everybody who listens that something happened."),
-    "listen": ("listen", "Print events as they come."),
+    "emit": ("emit", "Emit an event to its subscribers."),
+    "listen": ("listen", "Print events as they arrive."),
     "defer": ("defer", "Enqueue a background task."),
-    "tasks": ("tasks", "Show queues of tasks; look after dead letters."),
-    "jobs": ("jobs", "Look at a job, wait for it, cancel it."),
-    "events": ("events", "Read the log of durable events; deliver from it again."),
+    "tasks": ("tasks", "Show task queues; manage dead letters."),
+    "jobs": ("jobs", "Show a job, wait for it, or cancel it."),
+    "events": ("events", "Read the log of durable events; deliver events again."),
     "state": ("state", "Read and write keys of state."),
     "shell": ("shell", "A Python prompt with `await` and a connected `n`."),
     "config": ("config", "Show each setting, and where it comes from."),
@@ -54,15 +54,15 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "keys": ("keys", "Make, list, rotate and revoke the keys that secure links."),
     "playbooks": ("playbooks", "Print the directory of the Ansible playbooks."),
     "completion": ("completion", "Print the script that completes commands, services and methods in a shell."),
-    "bench": ("bench", "Measure this machine's mesh beside its peers."),
+    "bench": ("bench", "Measure mesh on this machine, beside comparable frameworks."),
     "hub": ("hub", "Run the hub, which keeps the registry."),
-    "store": ("store", "Run the store, which keeps what is durable; back it up, check it."),
+    "store": ("store", "Run the store of durable data; back it up, check it."),
     "gateway": ("gateway", "Run the HTTP front end."),
 }
 
 #: Commands that only supervisor runs; `mesh --help` does not list them.
 UNLISTED: Final[dict[str, tuple[str, str]]] = {
-    "watch": ("watch", "Tell of crashes, and slow down crash loops."),
+    "watch": ("watch", "Report crashes, and slow down crash loops."),
 }
 
 
@@ -130,7 +130,7 @@ def _load(point: EntryPoint) -> click.Command:
     """Import a command of another package.
 
     Raises:
-        SetupError: it cannot be imported, or is no click command; the message names the package and the remedy.
+        SetupError: it cannot be imported, or is not a click command; the message names the package and the remedy.
     """
     remedy = "reinstall, update or uninstall that package"
     try:
@@ -141,7 +141,9 @@ def _load(point: EntryPoint) -> click.Command:
             f"the command {point.name!r} {_package(point)} cannot be loaded: {type(exc).__name__}: {exc}; {remedy}"
         ) from exc
     if not isinstance(command, click.Command):
-        raise SetupError(f"the command {point.name!r} {_package(point)} is no click command ({point.value}); {remedy}")
+        raise SetupError(
+            f"the command {point.name!r} {_package(point)} is not a click command ({point.value}); {remedy}"
+        )
     return command
 
 

@@ -88,7 +88,7 @@ def keep_running(
             elif child.poll() is not None and not told_dead:
                 if ended(child.returncode) or roots is None:
                     return child.returncode if child.returncode >= 0 else exits.FAILED
-                note(f"it ended with {child.returncode}; waiting for a change")
+                note(f"exit status {child.returncode}; waiting for a change")
                 told_dead = True
     finally:
         _end(child, drain_s)

@@ -21,7 +21,7 @@ _ADVICE: Final[dict[type[MeshError], str]] = {
     errors.ConfigError: "`mesh config` shows every key and where its value comes from",
     errors.NotOffered: "`mesh engines` shows what each engine offers",
     errors.Unavailable: "`mesh ps` shows what runs; `mesh up` starts everything",
-    errors.Overloaded: "it has as much to do as it accepts; try again, or run more instances",
+    errors.Overloaded: "it is at its limit; try again later, or run more instances",
     errors.UnknownService: "`mesh ps` lists the services that run",
     errors.UnknownMethod: "`mesh ps --methods` lists the methods of each service",
 }
@@ -33,7 +33,7 @@ def more_time(option: str) -> Iterator[None]:
     try:
         yield
     except errors.DeadlineExceeded as exc:
-        exc.add_note(f"{option} gives more time")
+        exc.add_note(f"{option} sets a longer timeout")
         raise
 
 

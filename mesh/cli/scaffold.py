@@ -63,7 +63,8 @@ def names(project: str) -> Names:
     """
     if not _NAME.fullmatch(project):
         raise _bad(
-            project, "use small letters, digits, _ and -, with a letter first and no sign last, at most 63 characters"
+            project,
+            "use lower-case letters, digits, _ and -, from a letter to a letter or digit, at most 63 characters",
         )
     package = project.replace("-", "_")
     if why := _clash(package):
@@ -75,11 +76,11 @@ def names(project: str) -> Names:
 def _clash(package: str) -> str:
     """Why the package cannot have this name, or ""."""
     if keyword.iskeyword(package):
-        return "it is a keyword of Python"
+        return "it is a Python keyword"
     if package in sys.stdlib_module_names:
         return f"the standard library has a module {package}, which the package would replace"
     if package == "mesh" or package.startswith(_OWN):
-        return "names that begin with mesh are the framework's own"
+        return "names that begin with mesh are reserved for the framework"
     if package in _PROCESSES:
         return f"mesh has a process or a key named {package}"
     if package in _DIRECTORIES:
@@ -99,7 +100,7 @@ def _is_installed(package: str) -> bool:
 
 
 def _bad(project: str, why: str) -> BadName:
-    error = BadName(f"{project!r} cannot be the name of a project: {why}", details={"name": project})
+    error = BadName(f"{project!r} is not a valid project name: {why}", details={"name": project})
     if possible := _possible(project):
         error.add_note(f"for example: mesh new {possible}")
     return error

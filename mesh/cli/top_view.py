@@ -89,9 +89,9 @@ def _state(row: Row) -> str:
 
 HELP: Final = (
     ("↑ ↓", "select"),
-    ("s S", "sort by the next column, the other way round"),
+    ("s S", "sort by the next column; reverse the order"),
     ("g", "services, or each process"),
-    ("/", "show only names with this in them"),
+    ("/", "show only names that contain this"),
     ("l", "logs: of the selected, of all, none"),
     ("+ -", "scale the selected service; - asks before it stops a worker"),
     ("r", "restart the selected, one by one; asks first"),

@@ -36,18 +36,16 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     shutil.rmtree(root)
 
 
-COMPLAINT = 'mesh.toml:2: gateway.prot: no such key; did you mean "port"?'
+COMPLAINT = "mesh.toml:2: gateway.prot: "
 
 
 def test_down_goes_by_supervisord_conf(broken: Path, capsys: Capture):
     """What is wrong is told, and all the rest is done."""
     assert run(["down"]) == exits.OK
-    assert capsys.readouterr().err.splitlines() == [
-        COMPLAINT,
-        "supervisord.conf tells what is to be stopped; mend mesh.toml before the next `mesh up`",
-        "nothing runs",
-        f"removed {broken}/run/hub.sock, which no process uses",
-    ]
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith(COMPLAINT)
+    assert f"{broken}/run/hub.sock" in lines[-1]
+    assert not (broken / "run/hub.sock").exists()
 
 
 def test_down_finds_the_run_directory_when_mesh_toml_cannot_be_read_at_all(broken: Path, capsys: Capture):
@@ -57,14 +55,15 @@ def test_down_finds_the_run_directory_when_mesh_toml_cannot_be_read_at_all(broke
     conf.write_text(conf.read_text().replace("/run/", "/sockets/"))
     (broken / "run").rename(broken / "sockets")
     assert run(["down"]) == exits.OK
-    assert f"removed {broken}/sockets/hub.sock, which no process uses" in capsys.readouterr().err
+    assert f"{broken}/sockets/hub.sock" in capsys.readouterr().err
+    assert not (broken / "sockets/hub.sock").exists()
 
 
 @pytest.mark.parametrize(
     ("text", "code", "says"),
     [
         ("[gateway]\nprot = 80\n", exits.USAGE, f"mesh: {COMPLAINT}"),
-        ('[keys]\ndir = "keys"\n', exits.FAILED, "/keys: No such file or directory: make keys there"),
+        ('[keys]\ndir = "keys"\n', exits.FAILED, "/keys: "),
     ],
 )
 def test_ps_shows_what_supervisor_knows_and_then_what_is_wrong(
@@ -93,4 +92,4 @@ def test_logs_are_shown(broken: Path, capsys: Capture):
     assert run(["logs", "--level", "error"]) == exits.OK
     shown = capsys.readouterr()
     assert shown.out.strip() == "hub  mesh: no"
-    assert shown.err.splitlines()[0] == COMPLAINT
+    assert shown.err.splitlines()[0].startswith(COMPLAINT)

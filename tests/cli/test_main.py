@@ -52,10 +52,10 @@ def test_help_loads_nothing_heavy():
 def test_a_mistyped_command_or_option_is_usage(capsys: pytest.CaptureFixture[str]):
     """Exit code 2, and the nearest right word."""
     assert run(["cal", "x"]) == exits.USAGE
-    assert 'did you mean "call"?' in capsys.readouterr().err
+    assert '"call"?' in capsys.readouterr().err
     assert run(["call", "--no-such"]) == exits.USAGE
     assert run(["call", "greeting"]) == exits.USAGE
-    assert "write SERVICE.METHOD" in capsys.readouterr().err
+    assert "SERVICE.METHOD" in capsys.readouterr().err
 
 
 def test_a_wrong_file_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):

@@ -20,20 +20,20 @@ if TYPE_CHECKING:
 
 
 @click.command("autoscale")
-@click.option("--dry-run", is_flag=True, help="Change nothing; say at each look what was seen and would be done.")
-@click.option("--looks", type=click.IntRange(min=1), metavar="N", help="With --dry-run: end after so many looks.")
+@click.option("--dry-run", is_flag=True, help="Change nothing; print each measurement and its decision.")
+@click.option("--looks", type=click.IntRange(min=1), metavar="N", help="With --dry-run: exit after N measurements.")
 @click.option("--conf", metavar="FILE", help="The supervisord.conf; the project's own by default.")
 @json_option
 def command(dry_run: bool, looks: int | None, conf: str | None) -> int:
-    """Let the number of workers follow the load, for each service that has a `maximum` in mesh.toml.
+    """Adjust the number of workers to the load, for each service that has a `maximum` in mesh.toml.
 
-    supervisor runs this command where it is needed. To see the reasons of its decisions, or what it would do:
+    supervisor runs this command when a service has a `maximum`. To see what it would do, and why:
 
     \b
       mesh autoscale --dry-run
     """
     if looks and not dry_run:
-        raise click.UsageError("--looks is for --dry-run")
+        raise click.UsageError("--looks requires --dry-run")
     layout = setting.layout(conf)
     settings = setting.settings()
     _check(settings)
@@ -70,7 +70,7 @@ async def _explain(layout: Layout, settings: Settings, looks: int | None) -> int
     if not wants_json():
         for name, service in scaled_services(settings).items():
             note(_rule(name, rule_of(service, settings)))
-        note("What it measures → how many workers that would need; what it would do, and why. Nothing is changed.")
+        note("Measured → workers needed, the decision and its reason. Nothing is changed.")
     done = 0
     async for advices in advise(layout, settings):
         if not advices:
@@ -91,7 +91,7 @@ def _rule(name: str, rule: Rule) -> str:
     if rule.latency_s:
         targets.append(f"answers within {rule.latency_s * 1000:g} ms")
     return (
-        f"{name}: {rule.minimum} to {rule.maximum} workers, each to have {', '.join(targets)}; more after "
+        f"{name}: {rule.minimum} to {rule.maximum} workers, each with a target of {', '.join(targets)}; more after "
         f"{rule.up_after_s:g} s, fewer after {rule.down_after_s:g} s, {rule.cooldown_s:g} s between changes"
     )
 

@@ -15,7 +15,7 @@ from mesh.cli import exits, setting
 )
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def command(arguments: tuple[str, ...]) -> int:
-    """Measure this machine's mesh beside its peers: `mesh bench --help` shows what there is to measure."""
+    """Measure mesh on this machine, beside comparable frameworks. `mesh bench --help` lists the benchmarks."""
     root = setting.settings().root
     if not (root / "benchmarks" / "__main__.py").is_file():
         raise click.UsageError(

@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 @click.argument("target", metavar="SERVICE.METHOD", shell_complete=completion.methods)
 @click.argument("words", nargs=-1, metavar="[ARGUMENT]...")
 @click.option("--timeout", type=arguments.Span(), metavar="SPAN", help="The deadline: 2, 250ms, 1m.")
-@click.option("--stream", is_flag=True, help="Expect a stream, also of a method that the registry does not know.")
-@click.option("--all", "everyone", is_flag=True, help="Ask every instance; print who answered what.")
-@click.option("--key", metavar="TEXT", help="Equal keys go to the same instance.")
-@click.option("--instance", metavar="ID", help="Ask this instance and no other.")
+@click.option("--stream", is_flag=True, help="Expect a stream, even when the registry does not know the method.")
+@click.option("--all", "everyone", is_flag=True, help="Call every instance; print the answer of each.")
+@click.option("--key", metavar="TEXT", help="Calls with equal keys go to the same instance.")
+@click.option("--instance", metavar="ID", help="Call this instance and no other.")
 @click.option("--meta", multiple=True, metavar="NAME=VALUE", help="Metadata of the call; may be repeated.")
-@click.option("--output", metavar="FILE", help="Write a binary answer there.")
+@click.option("--output", metavar="FILE", help="Write a binary answer to this file.")
 @trace_option
 @json_option
 def command(
@@ -58,9 +58,9 @@ def command(
       mesh call thumbnails.thumbnail image=@photo.jpg width=200 --output small.jpg
     """
     if "." not in target:
-        raise click.UsageError(f"{target!r} names no method: write SERVICE.METHOD")
+        raise click.UsageError(f"{target!r} is not a method: write SERVICE.METHOD")
     if everyone and (stream or key or instance):
-        raise click.UsageError("--all goes with none of --stream, --key, --instance")
+        raise click.UsageError("--all cannot be combined with --stream, --key or --instance")
     options = CallOptions(timeout, key, instance, arguments.pairs(meta, "--meta") or None)
     tracing.begin(verbose)
     with more_time("--timeout"):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @click.command("config")
 @click.argument("keys", nargs=-1, metavar="[KEY]...", shell_complete=completion.settings)
-@click.option("--about", is_flag=True, help="Say what each key is for.")
+@click.option("--about", is_flag=True, help="Describe each key.")
 @json_option
 def command(keys: tuple[str, ...], about: bool) -> None:
     """Show each setting, its value, and the source of the value.
@@ -57,7 +57,7 @@ def _chains(keys: tuple[str, ...], rows: list[Origin]) -> list[Origin]:
     found, problems = chains(setting.usable().settings)
     for problem in problems:
         note(f"interceptors are not listed: {problem}")
-    about = "a chain, the outermost first"
+    about = "interceptors, the outermost first"
     return [Origin(f"interceptors.{each.where}.{each.point}", each.names, "effective", about) for each in found]
 
 

@@ -19,11 +19,25 @@ from mesh.tasks.job import Job
 @click.command("defer")
 @click.argument("target", metavar="SERVICE.TASK", shell_complete=completion.tasks)
 @click.argument("words", nargs=-1, metavar="[ARGUMENT]...")
-@click.option("--key", default="", metavar="TEXT", help="Of two jobs of a task with one key, only the first is made.")
-@click.option("--order", default="", metavar="TEXT", help="Jobs of a task with one order run one after the other.")
-@click.option("--delay", type=arguments.Span(), metavar="SPAN", help="Not before this time has passed: 30s, 5m, 2d.")
-@click.option("--priority", type=click.IntRange(0, 9), help="0 to 9; the higher goes first.")
-@click.option("--wait", type=arguments.Span(), metavar="SPAN", help="Wait so long for its end, and show its answer.")
+@click.option(
+    "--key",
+    default="",
+    metavar="TEXT",
+    help="Idempotency key: of two jobs with the same task and key, only the first is created.",
+)
+@click.option(
+    "--order", default="", metavar="TEXT", help="Ordering key: jobs with the same task and key run one after the other."
+)
+@click.option(
+    "--delay", type=arguments.Span(), metavar="SPAN", help="Do not start before this time has passed: 30s, 5m, 2d."
+)
+@click.option("--priority", type=click.IntRange(0, 9), help="0 to 9; higher runs first.")
+@click.option(
+    "--wait",
+    type=arguments.Span(),
+    metavar="SPAN",
+    help="Wait up to this time for the job to end, and show its answer.",
+)
 @trace_option
 @json_option
 def command(
@@ -46,7 +60,7 @@ def command(
       mesh defer textstats.count @book.txt --wait 1m
     """
     if "." not in target:
-        raise click.UsageError(f"{target!r} names no task: write SERVICE.TASK")
+        raise click.UsageError(f"{target!r} is not a task: write SERVICE.TASK")
     tracing.begin(verbose)
     return loop.run(_defer(target, words, Options(key=key, order=order, delay=delay, priority=priority), wait))
 

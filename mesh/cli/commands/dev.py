@@ -40,8 +40,8 @@ MOST_ROUTES: Final = 12
 @click.option("--port", type=click.IntRange(1, 65535), metavar="PORT", help="Serve HTTP on this port.")
 @click.option("--keep", is_flag=True, help="Keep tasks, state and events for the next `mesh dev`.")
 @click.option("--no-reload", is_flag=True, help="Do not restart when a file changes.")
-@click.option("--fd", type=int, hidden=True, help="Run here, on this listening socket (for the child process).")
-@click.option("--life", type=int, hidden=True, help="A pipe that ends with the parent process.")
+@click.option("--fd", type=int, hidden=True, help="Run in this process, on this listening socket (internal).")
+@click.option("--life", type=int, hidden=True, help="A pipe that closes when the parent process ends (internal).")
 @json_option
 def command(
     services: tuple[str, ...], port: int | None, keep: bool, no_reload: bool, fd: int | None, life: int | None
@@ -92,7 +92,7 @@ def _watch(words: tuple[str, ...], settings: Settings, *, keep: bool, reloads: b
     from mesh.gateway.app import bind
 
     if reloads and not reload.can_watch():
-        note("changes of files are not noticed: that needs watchfiles (pip install 'zeromesh[reload]')")
+        note("changed files are not detected: install watchfiles (pip install 'zeromesh[reload]')")
         reloads = False
     listener = bind(settings.gateway.host, settings.gateway.port)
     alive, life = os.pipe()

@@ -39,11 +39,11 @@ def command(conf: str | None) -> int:
     if wants_json():
         write_json([each._asdict() for each in found])
     elif bad:
-        note(f"{bad} to mend" + (f", {odd} to know" if odd else ""))
+        note(f"{bad} to fix" + (f", {odd} to note" if odd else ""))
     elif odd:
-        note(f"nothing to mend, {odd} to know")
+        note(f"nothing to fix, {odd} to note")
     else:
-        note(f"all is well: {sum(each.grade == GOOD for each in found)} looked at")
+        note(f"no problems: {sum(each.grade == GOOD for each in found)} checks passed")
     return exits.FAILED if bad else exits.OK
 
 

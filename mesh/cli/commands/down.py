@@ -25,7 +25,7 @@ def command(conf: str | None) -> None:
     for complaint in found.complaints:
         note(complaint)
     if found.complaints:
-        note("supervisord.conf tells what is to be stopped; mend mesh.toml before the next `mesh up`")
+        note("supervisord.conf says what to stop; fix mesh.toml before the next `mesh up`")
     run_dir = found.settings.mesh.run_dir if found.read else layout.socket.parent
     with progress("stopping") as tell:
         down = take_down(layout, run_dir, tell=tell)

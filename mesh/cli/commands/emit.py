@@ -14,7 +14,7 @@ from mesh.cli.tracing import trace_option
 @click.command("emit")
 @click.argument("topic")
 @click.argument("words", nargs=-1, metavar="[DATA]...")
-@click.option("--key", metavar="TEXT", help="Equal keys go to the same instance of a service.")
+@click.option("--key", metavar="TEXT", help="Events with equal keys go to the same instance of a service.")
 @click.option("--meta", multiple=True, metavar="NAME=VALUE", help="Metadata of the event; may be repeated.")
 @trace_option
 @json_option

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @click.command("engines")
 @json_option
 def command() -> int:
-    """Show the engines that can be chosen, what each offers, and which of them serves what.
+    """Show the available engines, what each supports, and which of them serves what.
 
     Engines are built in, come from installed packages, or are the project's own; [engines] in mesh.toml chooses. The
     exit code is 1 when an engine that is chosen cannot be loaded.

@@ -30,8 +30,8 @@ def command() -> None:
 
 @command.command("read")
 @click.argument("pattern", default="#")
-@click.option("--after", default=0, type=click.IntRange(0), metavar="OFFSET", help="Begin behind this offset.")
-@click.option("--limit", default=100, type=click.IntRange(1), show_default=True, help="At most so many.")
+@click.option("--after", default=0, type=click.IntRange(0), metavar="OFFSET", help="Start after this offset.")
+@click.option("--limit", default=100, type=click.IntRange(1), show_default=True, help="At most this many.")
 @json_option
 def read(pattern: str, after: int, limit: int) -> None:
     """Print kept events with a topic that matches PATTERN (`order.*`, `#` for all), oldest first, one line each."""
@@ -74,8 +74,8 @@ def _data(body: bytes, encoding: int) -> Any:
 
 @command.command("replay")
 @click.argument("subscription", metavar="SERVICE.HANDLER")
-@click.option("--offset", type=click.IntRange(0), help="From this offset on.")
-@click.option("--since", metavar="WHEN", help="From an instant on: 2h (ago), or 2030-01-31T12:00:00+00:00.")
+@click.option("--offset", type=click.IntRange(0), help="Start at this offset.")
+@click.option("--since", metavar="WHEN", help="Start at a time: 2h (ago), or 2030-01-31T12:00:00+00:00.")
 @json_option
 def replay(subscription: str, offset: int | None, since: str | None) -> None:
     """Deliver kept events once more to a durable handler, such as orders.audit.
@@ -83,7 +83,7 @@ def replay(subscription: str, offset: int | None, since: str | None) -> None:
     Outstanding deliveries stay as they are; their events are not delivered twice.
     """
     if (offset is None) == (since is None):
-        raise click.UsageError("say where to begin: --offset or --since")
+        raise click.UsageError("give --offset or --since")
     since_at = None if since is None else _instant(since)
 
     async def again() -> int:
@@ -112,7 +112,7 @@ def subscriptions() -> None:
         write_json(found)
         return
     if not found:
-        note("no durable handler was ever started here")
+        note("no durable handler has been started here")
         return
     numbers = ("offset", "behind", "outstanding", "dead", "workers", "oldest")
     rows = [
@@ -141,7 +141,7 @@ def _outstanding(one: QueueInfo) -> int:
 
 @command.command("abandon")
 @click.argument("subscription", metavar="SERVICE.HANDLER")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @json_option
 def abandon(subscription: str, yes: bool) -> None:
     """End the subscription of a durable handler that is gone for good, such as orders.audit.
@@ -154,11 +154,11 @@ def abandon(subscription: str, yes: bool) -> None:
     if one is None:
         raise BadRequest(f"there is no durable subscription {subscription!r}; there are: {', '.join(known) or 'none'}")
     losses = (
-        (one.backlog, "events that it has not had"),
+        (one.backlog, "events not yet delivered"),
         (_outstanding(one), "outstanding deliveries"),
         (one.dead, "dead letters"),
     )
-    dropped = ", ".join(f"{count:,} {what}" for count, what in losses if count) or "nothing that it has not had"
+    dropped = ", ".join(f"{count:,} {what}" for count, what in losses if count) or "nothing outstanding"
     if not yes:
         click.confirm(f"end {subscription}, and drop {dropped}?", abort=True, err=True)
 
@@ -178,8 +178,8 @@ def _instant(text: str) -> float:
         try:
             return time.time() - read_duration(text)
         except ValueError as exc:
-            raise click.UsageError(f'--since: "{text}" is no time like 2h or 1d') from exc
+            raise click.UsageError(f'--since: "{text}" is not a duration like 2h or 1d') from exc
     try:
         return datetime.fromisoformat(text).astimezone().timestamp()
     except ValueError as exc:
-        raise click.UsageError(f'--since: "{text}" is neither a time like 2h nor an instant in ISO 8601') from exc
+        raise click.UsageError(f'--since: "{text}" is neither a duration like 2h nor an instant in ISO 8601') from exc

@@ -12,7 +12,7 @@ from mesh.cli.output import json_option, wants_json, write_json
 
 
 @click.command("gateway")
-@click.option("--fd", type=click.IntRange(min=0), metavar="N", help="Take this open, listening socket.")
+@click.option("--fd", type=click.IntRange(min=0), metavar="N", help="Use this open, listening socket.")
 @click.option("--host", metavar="ADDRESS", help="Listen on this address.")
 @click.option("--port", type=click.IntRange(1, 65535), metavar="PORT", help="Listen on this port.")
 @click.option("--check", is_flag=True, help="Only load the mounts and check that they can be used.")
@@ -30,7 +30,7 @@ def command(fd: int | None, host: str | None, port: int | None, check: bool) -> 
         if wants_json():
             write_json({"mounts": prefixes})
         else:
-            click.echo(f"mounts: {', '.join(prefixes) or 'none but its own'}")
+            click.echo(f"mounts: {', '.join(prefixes) or 'none but the built-in ones'}")
         return
     if fd is not None:
         _check_socket(fd)
@@ -46,5 +46,5 @@ def _check_socket(fd: int) -> None:
         listens = False
     if not listens:
         raise click.UsageError(
-            f"--fd {fd}: that is no socket; it is for supervisor's [fcgi-program:…], by hand use --port"
+            f"--fd {fd}: not a socket; the option is for supervisor's [fcgi-program:…], use --port at a terminal"
         )

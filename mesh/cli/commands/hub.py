@@ -9,7 +9,9 @@ from mesh.cli.output import json_option
 
 
 @click.command("hub")
-@click.option("--endpoint", metavar="ENDPOINT", default="", help="Listen there: ipc:///path or tcp://host:port.")
+@click.option(
+    "--endpoint", metavar="ENDPOINT", default="", help="The address to listen on: ipc:///path or tcp://host:port."
+)
 @json_option
 def command(endpoint: str) -> None:
     """Run the hub, which keeps the registry, until SIGTERM or Ctrl-C.

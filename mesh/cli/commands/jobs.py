@@ -22,12 +22,12 @@ from mesh.tasks.deferring import encoding_of
 @click.group("jobs")
 @json_option
 def command() -> None:
-    """Look at one job, wait for it, cancel it. A job is a task that was deferred; `mesh tasks` shows their queues."""
+    """Show a job, wait for it, or cancel it. A job is an enqueued task; `mesh tasks` shows the queues."""
 
 
 @command.command("show")
 @click.argument("id")
-@click.option("--wait", type=arguments.Span(), metavar="SPAN", help="Wait so long for its end.")
+@click.option("--wait", type=arguments.Span(), metavar="SPAN", help="Wait up to this time for the job to end.")
 @json_option
 def show(id: str, wait: float | None) -> int:
     """Show a job: its status, attempts, answer or last error. Exit code 1 when it is dead or cancelled."""
@@ -43,7 +43,7 @@ async def _show(id: str, wait: float | None) -> JobInfo:
                 return await n.durable.work.wait(id, wait)
         found = await n.durable.work.find(id)
         if found is None:
-            raise UnknownJob(f"no job has the id {id}, or it is no longer kept")
+            raise UnknownJob(f"there is no job {id}: the id is wrong, or its retention is over")
         return found
 
 
@@ -62,7 +62,7 @@ async def _cancel(ids: tuple[str, ...]) -> None:
             if wants_json():
                 write_json({"id": info.id, "status": info.status})
             else:
-                note(f"{info.id}: {'is told to stop' if info.status == 'running' else info.status}")
+                note(f"{info.id}: {'stopping' if info.status == 'running' else info.status}")
 
 
 def plain(info: JobInfo) -> dict[str, Any]:

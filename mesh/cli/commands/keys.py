@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 #: The directory of keys, below the project, when keys.dir is not set.
 DEFAULT: Final = "keys"
 
-_dir_option = click.option("--dir", "directory", metavar="DIR", help="This directory instead of [keys] dir.")
+_dir_option = click.option("--dir", "directory", metavar="DIR", help="Use this directory instead of [keys] dir.")
 
 
 @click.group("keys", context_settings={"help_option_names": ["-h", "--help"]})
@@ -52,7 +52,7 @@ def make(names: tuple[str, ...], directory: str | None) -> None:
         return
     note(f"NAME.public goes to {where} of every host, NAME.secret only where NAME runs")
     if not configured:
-        note(f'links have keys when mesh.toml says so:\n\n  [keys]\n  dir = "{_relative(where)}"\n')
+        note(f'to secure links with keys, add to mesh.toml:\n\n  [keys]\n  dir = "{_relative(where)}"\n')
 
 
 @command.command("list")
@@ -113,7 +113,7 @@ def rotate(names: tuple[str, ...], directory: str | None) -> None:
     where, _ = _where(directory)
     _tell(
         key_store.rotate_each(where, names),
-        lambda pair: f"rotated {pair.name}  {key_files.shown(pair.public)}, the key before it is retiring",
+        lambda pair: f"rotated {pair.name}  {key_files.shown(pair.public)}, the previous key is retiring",
     )
     if wants_json():
         return
@@ -142,7 +142,7 @@ def revoke(names: tuple[str, ...], retiring: bool, directory: str | None) -> Non
         return
     for key in ended:
         click.echo(f"revoked {key.name}  {key_files.shown(key.public)}")
-    note(f"here it holds within a second; copy {where / key_files.REVOKED} to every other host")
+    note(f"it takes effect here within a second; copy {where / key_files.REVOKED} to every other host")
 
 
 def _tell(pairs: Iterable[KeyPair], line: Callable[[KeyPair], str]) -> None:

@@ -21,8 +21,8 @@ from mesh.service.service import Service
 
 @click.command("listen")
 @click.argument("topics", nargs=-1, metavar="[TOPIC]...")
-@click.option("--count", type=click.IntRange(1), metavar="N", help="Leave after N events.")
-@click.option("--timeout", type=arguments.Span(), metavar="SPAN", help="Leave after this time: 10, 1m.")
+@click.option("--count", type=click.IntRange(1), metavar="N", help="Exit after N events.")
+@click.option("--timeout", type=arguments.Span(), metavar="SPAN", help="Exit after this time: 10, 1m.")
 @json_option
 def command(topics: tuple[str, ...], count: int | None, timeout: float | None) -> int:
     """Print events as they arrive, one per line. Without a TOPIC, print all events.
@@ -62,7 +62,7 @@ async def _listen(topics: tuple[str, ...], count: int | None, timeout: float | N
 def _listener(topics: tuple[str, ...], heard: asyncio.Queue[Event]) -> type[Service]:
     async def hear(self: Service, event: Event) -> None:
         if heard.full():
-            note("too slow: an event was dropped")
+            note("too slow: events were dropped")
         else:
             heard.put_nowait(event)
 

@@ -39,7 +39,7 @@ _LEFT_OUT: Final = frozenset({"ts", "level", "event", "process", "role", "except
 
 @click.command("logs")
 @click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=completion.services)
-@click.option("-f", "--follow", is_flag=True, help="Go on with what is written from now on, until Ctrl-C.")
+@click.option("-f", "--follow", is_flag=True, help="Follow the logs until Ctrl-C.")
 @click.option(
     "-n",
     "--lines",
@@ -47,7 +47,7 @@ _LEFT_OUT: Final = frozenset({"ts", "level", "event", "process", "role", "except
     default=50,
     show_default=True,
     metavar="N",
-    help="Begin with the last N.",
+    help="Start with the last N lines.",
 )
 @click.option(
     "--level",
@@ -78,7 +78,7 @@ def command(names: tuple[str, ...], follow: bool, lines: int, level: str, trace:
         if services is None:
             return exits.OK
         there = ", ".join(sorted({*(_COPY.sub("", name) for name in found_here), *services})) or "none"
-        raise click.UsageError(f"no log of {' or '.join(names) or 'any process'} is here; there are: {there}")
+        raise click.UsageError(f"there is no log of {' or '.join(names) or 'any process'}; there are: {there}")
     shown = {name: found_here[name] for name in wanted}
     width = max(len(name) for name in shown)
     journal = Journal(shown)
@@ -139,7 +139,7 @@ def paths(conf: str | None, *, quiet: bool = False) -> dict[str, Path]:
             more += [process.log for process in control.processes()]
         except Unavailable:
             if not wants_json() and not quiet:
-                note("no supervisord runs here; these are the logs that are left")
+                note("no supervisord runs here; showing the existing log files")
         finally:
             control.close()
     return {name: path for name, path in files(log_dir, more).items() if path.exists()}

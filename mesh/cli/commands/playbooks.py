@@ -21,7 +21,7 @@ def directory() -> Path:
     for found in (package / "playbooks", package.parent / "playbooks"):
         if (found / "deploy.yml").is_file():
             return found
-    raise SetupError(f"this installation has no playbooks in {package / 'playbooks'}: install zeromesh again")
+    raise SetupError(f"there are no playbooks in {package / 'playbooks'}: reinstall zeromesh")
 
 
 @click.command("playbooks")

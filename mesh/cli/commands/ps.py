@@ -59,9 +59,9 @@ def command(methods: bool, everything: bool, conf: str | None) -> int:
     except Unavailable as exc:
         if not processes:
             raise NothingRuns(f"nothing runs here: {exc.message}, and {silent or 'no supervisord either'}") from exc
-        trouble = f"{exc.message}; only supervisor was asked"
+        trouble = f"{exc.message}; only the processes of supervisor are shown"
     if silent:
-        trouble = f"{silent}; only the hubs were asked"
+        trouble = f"{silent}; only instances that hubs know are shown"
     if methods:
         _write_methods(instances if everything else [each for each in instances if not each.service.startswith(OWN)])
     elif wants_json():
@@ -79,7 +79,7 @@ def command(methods: bool, everything: bool, conf: str | None) -> int:
         _write(instances, processes, found.settings.mesh.host)
     if not methods:
         for crash in troubles:
-            note(f"{crash.told()}" + (f"; it last said: {crash.words}" if crash.words else ""))
+            note(f"{crash.told()}" + (f"; its last line: {crash.words}" if crash.words else ""))
         for name, told in ailing.items():
             note(f"{name}: {told}")
     if wrong:
@@ -118,7 +118,7 @@ def _processes(conf: str | None) -> tuple[list[Process], str]:
         orphans = len(process_tree.members(layout.server_url))
         if not orphans:
             return [], ""
-        return [], f"supervisord is gone, {orphans} of its processes run on unwatched: `mesh down && mesh up`"
+        return [], f"supervisord is gone, {orphans} of its processes run on unsupervised: `mesh down && mesh up`"
     finally:
         control.close()
 

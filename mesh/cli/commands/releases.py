@@ -11,7 +11,9 @@ from mesh.cli.output import json_option, note, wants_json, write_json, write_tab
 
 
 @click.command("releases")
-@click.option("--turns", type=click.IntRange(min=0), default=20, show_default=True, help="How many turns to show.")
+@click.option(
+    "--turns", type=click.IntRange(min=0), default=20, show_default=True, help="How many deployments to show."
+)
 @json_option
 def command(turns: int) -> None:
     """Show the releases of this host, and its deployments: by whom, what, when, and with what result.
@@ -35,7 +37,7 @@ def command(turns: int) -> None:
         [(each.name, "current" if each.current else "", _day(each.good_at)) for each in found.releases],
     )
     if found.unfinished is not None:
-        note(f"a deployment over {found.unfinished or 'nothing'} was cut off or is under way")
+        note(f"a deployment that replaces {found.unfinished or 'nothing'} was interrupted or is in progress")
     names = ("at", "result", "release", "before", "playbook", "who", "seconds")
     write_table(names, [tuple(str(turn.get(name, "")) for name in names) for turn in found.turns], right=("seconds",))
 

@@ -26,7 +26,7 @@ from mesh.cli.output import json_option, note, progress, wants_json, write_json
     default=1.0,
     show_default=True,
     metavar="SECONDS",
-    help="How long a replacement must go on before the next step.",
+    help="How long a replacement must run before the next step.",
 )
 @click.option(
     "--gate",
@@ -34,7 +34,7 @@ from mesh.cli.output import json_option, note, progress, wants_json, write_json
     default=5.0,
     show_default=True,
     metavar="SECONDS",
-    help="How long to compare the errors of what was replaced with those before; 0 does not.",
+    help="How long to compare the error rate of replaced processes with the one before; 0: do not.",
 )
 @click.option(
     "--gate-errors",
@@ -42,7 +42,7 @@ from mesh.cli.output import json_option, note, progress, wants_json, write_json
     default=5.0,
     show_default=True,
     metavar="PERCENT",
-    help="How many of its calls may fail, when not more of them failed before.",
+    help="Share of calls that may fail, unless more failed before.",
 )
 @click.option(
     "--gate-calls",
@@ -50,10 +50,10 @@ from mesh.cli.output import json_option, note, progress, wants_json, write_json
     default=10,
     show_default=True,
     metavar="NUMBER",
-    help="With fewer calls nothing is judged.",
+    help="With fewer calls, error rates are not compared.",
 )
 @click.option("--preflight/--no-preflight", default=True, help="Try to import each service beforehand.")
-@click.option("--check", is_flag=True, help="Only that, and change nothing.")
+@click.option("--check", is_flag=True, help="Only try the imports; change nothing.")
 @json_option
 def command(
     names: tuple[str, ...],
@@ -97,7 +97,7 @@ def command(
     if preflight or check:
         tried = loop.run(try_all(settings, os.environ, names))
     if check:
-        note(f"{tried} services can begin")
+        note(f"{tried} services can start")
         return
     layout = setting.layout(conf)
     process.quiet()
@@ -111,5 +111,5 @@ def command(
         note(
             f"{each.name}: {each.replaced} replaced in {each.seconds:.1f} s"
             if each.replaced
-            else f"{each.name}: none ran"
+            else f"{each.name}: no process was running"
         )

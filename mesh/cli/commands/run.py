@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @click.argument("services", nargs=-1, metavar="[MODULE:CLASS]...")
 @click.option("--reload", is_flag=True, help="Start again whenever a source file changes.")
 @click.option("--as", "name", default="", metavar="NAME", help="Run a single class as the service of this name.")
-@click.option("--check", is_flag=True, help="Only import them, and see whether the limits leave room to begin.")
+@click.option("--check", is_flag=True, help="Only import them, and check that the limits leave enough memory to start.")
 @confine_options
 @json_option
 def command(services: tuple[str, ...], reload: bool, name: str, check: bool) -> int:

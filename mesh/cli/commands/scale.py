@@ -37,7 +37,7 @@ def command(changes: tuple[str, ...], conf: str | None, timeout: float) -> None:
     \b
       mesh scale greeting=5 thumbnails=1 gateway=3
       mesh scale greeting=declared      as many as mesh.toml says
-      mesh scale autoscale=0            no number follows its load any more
+      mesh scale autoscale=0            turns autoscaling off
 
     The number is kept in replicas.json beside the program files (run/programs). It survives `mesh down` and restarts of
     supervisord, and applies until the number in mesh.toml changes.
@@ -71,9 +71,9 @@ def command(changes: tuple[str, ...], conf: str | None, timeout: float) -> None:
         if service and service.maximum:
             span = f"between {service.minimum} and {service.maximum}"
             if service.minimum <= each.after <= service.maximum:
-                note(f"{each.name} follows its load, {span} (mesh autoscale)")
+                note(f"{each.name} is scaled by load, {span} (mesh autoscale)")
             else:
-                note(f"mesh.toml lets {each.name} follow its load {span}: autoscaling brings it back there")
+                note(f"[services.{each.name}] is scaled by load, {span}: autoscaling will change the number again")
 
 
 def _change(text: str) -> tuple[str, int | None]:
@@ -83,7 +83,7 @@ def _change(text: str) -> tuple[str, int | None]:
     if number == DECLARED:
         return name, None
     if not number.isdigit():
-        raise click.UsageError(f"{text!r}: {number!r} is no number of workers, nor {DECLARED!r}")
+        raise click.UsageError(f"{text!r}: {number!r} is neither a number of workers nor {DECLARED!r}")
     return name, int(number)
 
 

@@ -20,8 +20,8 @@ mesh shell · {services} · `n` is connected
 
 
 @click.command("shell")
-@click.option("--plain", is_flag=True, help="Python's own prompt, also where IPython is installed.")
-@click.option("-c", "code", metavar="CODE", help="Run this and leave.")
+@click.option("--plain", is_flag=True, help="Use Python's own prompt, even if IPython is installed.")
+@click.option("-c", "code", metavar="CODE", help="Run this code and exit.")
 @json_option
 def command(plain: bool, code: str | None) -> int:
     """A Python prompt with `await`, completion of services and methods, and a connected `n`.
@@ -48,4 +48,4 @@ def command(plain: bool, code: str | None) -> int:
 def banner(node: Any) -> str:
     """The text above the first prompt."""
     services = node.service_names()
-    return BANNER.format(services=", ".join(services) or "no service yet")
+    return BANNER.format(services=", ".join(services) or "no services yet")

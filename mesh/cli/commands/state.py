@@ -29,7 +29,7 @@ def command(ctx: click.Context) -> None:
     elif found:
         write_table(("namespace", "keys"), [(name, f"{count:,}") for name, count in found], right=("keys",))
     else:
-        note("no state is kept")
+        note("no state is stored")
 
 
 @command.command("get")
@@ -59,8 +59,8 @@ def get(namespace: str, key: str) -> int:
 @click.argument("namespace")
 @click.argument("key")
 @click.argument("value")
-@click.option("--etag", help='Only when the key has this etag; "" for: only when it is absent.')
-@click.option("--ttl", type=arguments.Span(), metavar="SPAN", help="Forget it after so long: 30m, 1d.")
+@click.option("--etag", help='Write only if the key has this etag; "": only if the key is absent.')
+@click.option("--ttl", type=arguments.Span(), metavar="SPAN", help="Delete the key after this time: 30m, 1d.")
 @json_option
 def set_(namespace: str, key: str, value: str, etag: str | None, ttl: float | None) -> None:
     """Write a key. VALUE is JSON, or text; @file is the content of a file."""
@@ -79,7 +79,7 @@ def set_(namespace: str, key: str, value: str, etag: str | None, ttl: float | No
 @command.command("delete")
 @click.argument("namespace")
 @click.argument("key")
-@click.option("--etag", help="Only when the key has this etag.")
+@click.option("--etag", help="Delete only if the key has this etag.")
 def delete(namespace: str, key: str, etag: str | None) -> None:
     """Delete a key; no error if it does not exist."""
 
@@ -93,8 +93,8 @@ def delete(namespace: str, key: str, etag: str | None) -> None:
 @command.command("keys")
 @click.argument("namespace")
 @click.argument("prefix", default="")
-@click.option("--limit", type=click.IntRange(1), help="At most so many.")
-@click.option("--values", is_flag=True, help="Print the values, too.")
+@click.option("--limit", type=click.IntRange(1), help="At most this many.")
+@click.option("--values", is_flag=True, help="Print values as well.")
 @json_option
 def keys(namespace: str, prefix: str, limit: int | None, values: bool) -> None:
     """Print the keys that begin with PREFIX, in order, one line each."""

@@ -35,7 +35,7 @@ WAIT_S = 5.0
     default=0.0,
     show_default=True,
     metavar="SECONDS",
-    help="How long to wait for a directory that another store has (`mesh roll` lets one store follow another).",
+    help="How long to wait for a directory that another store uses: `mesh roll` starts the next store early.",
 )
 @json_option
 @click.pass_context
@@ -68,8 +68,8 @@ def command(ctx: click.Context, wait: float) -> int | None:
         return exits.UNSOUND
 
 
-@command.command("init", short_help="Make an empty store, or accept the one that is there.")
-@click.option("--replace", is_flag=True, help="Also when another store was there before, or one was and is gone.")
+@command.command("init", short_help="Create an empty store, or accept the existing one.")
+@click.option("--replace", is_flag=True, help="Also if another store was recorded here, or the recorded one is gone.")
 @json_option
 def init(replace: bool) -> int:
     """Make an empty store in [store] dir, or accept the existing one as the store of this project.
@@ -98,9 +98,9 @@ def init(replace: bool) -> int:
     return exits.OK
 
 
-@command.command("backup", short_help="Copy all data to PATH while the store goes on.")
+@command.command("backup", short_help="Copy all data to PATH while the store runs.")
 @click.argument("path", metavar="[PATH]", required=False)
-@click.option("--overwrite", is_flag=True, help="Replace the file when it is there.")
+@click.option("--overwrite", is_flag=True, help="Replace the file if it exists.")
 @json_option
 def backup(path: str | None, overwrite: bool) -> int:
     """Copy all data to PATH while the store runs: one file, a snapshot of one instant.
@@ -133,13 +133,13 @@ def backup(path: str | None, overwrite: bool) -> int:
     return exits.OK
 
 
-@command.command("check", short_help="Read all data and say what is wrong with it.")
+@command.command("check", short_help="Read all data and report damage.")
 @json_option
 def check() -> int:
     """Read all data and report damage. When no store runs, the file itself is read."""
     from mesh.errors import Unavailable
 
-    with progress("reading everything"):
+    with progress("reading all data"):
         try:
             faults = loop.run(_ask(lambda admin: admin.check(), wait_s=1.0))
         except Unavailable:
@@ -149,7 +149,7 @@ def check() -> int:
     elif faults:
         note("\n".join(faults))
     else:
-        note("everything is sound")
+        note("no damage found")
     return exits.FAILED if faults else exits.OK
 
 

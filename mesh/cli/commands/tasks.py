@@ -46,7 +46,7 @@ def _write_queues(queues: list[QueueInfo]) -> None:
         write_json(queues)
         return
     if not queues:
-        note("no task was ever deferred here, and no worker offers one")
+        note("no task has been enqueued here, and no worker runs any")
         return
     numbers = ("ready", "running", "delayed", "waiting", "dead", "done", "workers", "oldest")
     rows = [
@@ -73,7 +73,7 @@ def _limits(queue: QueueInfo) -> str:
     if queue.concurrency:
         said.append(f"{queue.concurrency} at once")
     if queue.patterns:
-        said.append(f"hears {' '.join(queue.patterns)}")
+        said.append(f"subscribes to {' '.join(queue.patterns)}")
     return ", ".join(said)
 
 
@@ -87,7 +87,7 @@ def dead() -> None:
 
 @dead.command("list")
 @click.argument("queue", required=False, metavar="[SERVICE.TASK]", shell_complete=completion.tasks)
-@click.option("--limit", default=50, type=click.IntRange(1), show_default=True, help="At most so many of each queue.")
+@click.option("--limit", default=50, type=click.IntRange(1), show_default=True, help="At most this many per queue.")
 @json_option
 def list_(queue: str | None, limit: int) -> None:
     """List the dead letters of one queue, or of all queues, oldest first."""
@@ -127,13 +127,13 @@ def show(id: str) -> int:
         async with loop.stored() as n:
             found = await n.durable.work.find(id)
             if found is None:
-                raise UnknownJob(f"no job has the id {id}, or it is no longer kept")
+                raise UnknownJob(f"there is no job {id}: the id is wrong, or its retention is over")
             return found
 
     info = loop.run(look())
     write_job(info)
     if info.status != "dead":
-        note(f"it is not dead, it is {info.status}")
+        note(f"it is not a dead letter, it is {info.status}")
     return exits.OK
 
 
@@ -143,7 +143,7 @@ def show(id: str) -> int:
 @click.option("--all", "everything", is_flag=True, help="All that are dead in this queue.")
 @json_option
 def requeue(queue: str, ids: tuple[str, ...], everything: bool) -> None:
-    """Requeue dead tasks: they run again, with their attempts counted anew."""
+    """Requeue dead letters: they run again, and their attempts are counted from 1."""
     _check(ids, everything)
 
     async def mend() -> int:
@@ -157,13 +157,13 @@ def requeue(queue: str, ids: tuple[str, ...], everything: bool) -> None:
 @click.argument("queue", metavar="SERVICE.TASK", shell_complete=completion.tasks)
 @click.argument("ids", nargs=-1, metavar="[ID]...")
 @click.option("--all", "everything", is_flag=True, help="All that are dead in this queue.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @json_option
 def drop(queue: str, ids: tuple[str, ...], everything: bool, yes: bool) -> None:
-    """Delete dead tasks permanently."""
+    """Delete dead letters permanently."""
     _check(ids, everything)
     if everything and not yes:
-        click.confirm(f"forget every dead task of {queue}?", abort=True, err=True)
+        click.confirm(f"delete every dead letter of {queue}?", abort=True, err=True)
 
     async def forget() -> int:
         async with loop.stored() as n:
@@ -174,7 +174,7 @@ def drop(queue: str, ids: tuple[str, ...], everything: bool, yes: bool) -> None:
 
 def _check(ids: tuple[str, ...], everything: bool) -> None:
     if bool(ids) == everything:
-        raise click.UsageError("give the ids of jobs, or --all")
+        raise click.UsageError("give ids of jobs, or --all")
 
 
 def _tell(done: str, queue: str, count: int) -> None:

@@ -32,7 +32,7 @@ LINES: Final = 60
 
 @click.command("top")
 @click.option("--every", type=click.FloatRange(min=0.2), default=1.0, show_default=True, metavar="SECONDS")
-@click.option("--once", is_flag=True, help="Show it once, as a table, and end.")
+@click.option("--once", is_flag=True, help="Print one sample as a table, and exit.")
 @click.option("--conf", metavar="FILE", help="The supervisord.conf; the project's own by default.")
 @json_option
 def command(every: float, once: bool, conf: str | None) -> int:
@@ -160,7 +160,7 @@ class _Top:
 
     def _begin(self, order: Order, counts: dict[str, int]) -> None:
         if self._work is not None and not self._work.done():
-            self._screen.said = "wait until that is done"
+            self._screen.said = "wait until this has finished"
             return
         self._work = asyncio.create_task(self._do(order, counts), name="mesh.top")
 
@@ -171,7 +171,9 @@ class _Top:
 
         assert order.row is not None
         if self._layout is None:
-            self._screen.said = "no supervisord.conf here: what was started by hand is stopped and started by hand"
+            self._screen.said = (
+                "no supervisord.conf here: processes that were started by hand must be stopped and started by hand"
+            )
             return
         name, group = order.row.name, order.row.group
         try:

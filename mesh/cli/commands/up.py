@@ -27,7 +27,9 @@ _SHOWN: Final = ("service", "id", "worker", "version", "host", "pid", "endpoint"
     help="How long to wait until everything answers.",
 )
 @click.option(
-    "--foreground", is_flag=True, help="Stay, show what is written, and stop everything on SIGTERM or Ctrl-C."
+    "--foreground",
+    is_flag=True,
+    help="Stay in the foreground, show the logs, and stop everything on SIGTERM or Ctrl-C.",
 )
 @json_option
 def command(conf: str | None, timeout: float, foreground: bool) -> int:
@@ -48,7 +50,7 @@ def command(conf: str | None, timeout: float, foreground: bool) -> int:
     own = settings.root / setting.CONF
     if conf is None and not own.exists() and any(service.classes for service in settings.services.values()):
         write_default(own)
-        note(f"wrote {own}, which tells supervisor what to do; mesh.toml says what runs")
+        note(f"wrote {own}, the configuration of supervisor; mesh.toml says what runs")
     layout = setting.layout(conf)
     process.quiet()
     following = None
@@ -81,9 +83,9 @@ def command(conf: str | None, timeout: float, foreground: bool) -> int:
         ],
         right=("pid", "up"),
     )
-    note(f"up already; looked in {up.seconds:.1f} s" if up.already else f"up in {up.seconds:.1f} s")
+    note(f"up already; checked in {up.seconds:.1f} s" if up.already else f"up in {up.seconds:.1f} s")
     for name in up.earlier:
-        note(f"{name} runs as an earlier mesh.toml had it; `mesh roll {name}` brings the new one")
+        note(f"{name} runs with earlier settings; `mesh roll {name}` applies the current mesh.toml")
     if up.http:
         note(f"try:  curl {up.http}{up.path}")
     if following:

@@ -30,7 +30,9 @@ def command() -> None:
 
     url = os.environ.get("SUPERVISOR_SERVER_URL", "")
     if not url.startswith("unix://") or sys.stdin.isatty():
-        raise click.UsageError("this is for supervisor's [eventlistener:watch]; `mesh ps` shows what it sees")
+        raise click.UsageError(
+            "only supervisor runs this, as [eventlistener:watch]; `mesh ps` shows the crashes that it detects"
+        )
     settings = setting.settings()
     process.prepare(settings, "watch")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
