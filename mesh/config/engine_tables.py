@@ -110,7 +110,7 @@ class EngineTables:
             return
         if into.setdefault(spec.name, spec) is not spec:
             self.failed.add(name)
-            reading.problem(place, dotted, f'the engine "{name}" has the name of another one: "{spec.name}"')
+            reading.problem(place, dotted, f'the engine "{name}" has the same name as another one: "{spec.name}"')
 
     def _given(self, name: str, entries: Mapping[str, Entry]) -> dict[str, bool]:
         """The keys of an engine: whether a value was given, right or wrong."""

@@ -103,7 +103,7 @@ class Source(NamedTuple):
         if self.package and found.name != self.name:
             raise self._broken(f'the name in its spec is "{found.name}"')
         if not self.package and self.name not in BUILT_IN and found.name in BUILT_IN:
-            raise self._broken(f'the name in its spec, "{found.name}", is that of a built-in engine')
+            raise self._broken(f'the name in its spec, "{found.name}", is the name of a built-in engine')
         return found
 
     def _broken(self, why: str) -> ConfigError:

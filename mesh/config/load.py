@@ -192,7 +192,7 @@ class _Loading:
                 known = [*TABLES, "services", "access"]
                 self._problem(self._at((name,)), name, no_such("table", name, known))
             elif not isinstance(table, dict):
-                self._problem(self._at((name,)), name, f"is a table: write [{name}] and its keys below it")
+                self._problem(self._at((name,)), name, f"must be a table: write [{name}] and its keys below it")
             else:
                 if name == "engines":
                     self.engines.file = {
@@ -233,7 +233,7 @@ class _Loading:
 
     def _file_services(self, table: Any) -> None:
         if not isinstance(table, dict) or not all(isinstance(each, dict) for each in table.values()):
-            self._problem(self._at(("services",)), "services", "holds one table per service: [services.greeting]")
+            self._problem(self._at(("services",)), "services", "must hold one table per service: [services.greeting]")
             return
         for name, values in table.items():
             into = self.services.setdefault(name, {})
@@ -241,7 +241,7 @@ class _Loading:
             config = values.pop("config", {})
             prefix = ("services", name)
             if not isinstance(config, dict):
-                self._problem(self._at((*prefix, "config")), f"services.{name}.config", "is a table")
+                self._problem(self._at((*prefix, "config")), f"services.{name}.config", "must be a table")
                 config = {}
             into["config"] = {}
             for key, value in config.items():

@@ -57,12 +57,12 @@ def listed(settings: Settings, sources: Mapping[str, str]) -> list[Origin]:
         for key, value in own.config.items():
             add(f"services.{service}.config.{key}", value, hidden(value), "the service's own")
     if settings.access is None:
-        rows.append(Origin("access.allow", "everybody may call everything", "default", "who may call what"))
+        rows.append(Origin("access.allow", "every caller may call everything", "default", "who may call what"))
     else:
         if not settings.access.allow:
             # An empty [access] denies everything, and no other row would show this.
             origin = sources.get("access", "default")
-            rows.append(Origin("access.allow", "nobody may call anything", origin, "who may call what"))
+            rows.append(Origin("access.allow", "no caller may call anything", origin, "who may call what"))
         for number, rule in enumerate(settings.access.allow):
             rows.append(Origin(f"access.allow.{number}", str(rule), rule.place, "who may call what"))
         operators = ", ".join(settings.access.operators) or "none"

@@ -38,9 +38,9 @@ class Secret:
         """
         kind, _, rest = reference.strip().partition(":")
         if kind not in ("env", "file") or not rest:
-            raise ValueError('it would stand there for everybody to read: write "env:NAME" or "file:/path"')
+            raise ValueError('a secret must not be in the file itself: write "env:NAME" or "file:/path"')
         if kind == "file" and not Path(rest).expanduser().is_absolute():
-            raise ValueError("it names a file by a relative path; write an absolute one")
+            raise ValueError("the path is relative; write an absolute one")
         self.reference = f"{kind}:{rest}"
         self.place = place
 
@@ -78,11 +78,11 @@ def _read(path: Path, where: str) -> str:
     try:
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode):
-            raise ConfigError(f"{where}{path}: is no file")
+            raise ConfigError(f"{where}{path}: is not a regular file")
         # The group may read: so can a service's user read a file that root owns. Other users must have no access.
         if found.st_mode & (stat.S_IRWXO | stat.S_IWGRP):
             mode = f"{stat.S_IMODE(found.st_mode):04o}"
-            raise ConfigError(f"{where}{path}: others may read or change it (mode {mode}): chmod 600 {path}")
+            raise ConfigError(f"{where}{path}: other users can read or change it (mode {mode}): chmod 600 {path}")
         with open(fd, "rb", closefd=False) as file:
             raw = file.read(MOST_BYTES + 1)
     finally:

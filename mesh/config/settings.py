@@ -55,7 +55,7 @@ class MeshSettings(Struct, frozen=True, kw_only=True):
     """[mesh]: what all processes of one mesh share."""
 
     name: Annotated[str, TEXT, "the mesh's name, in logs and on pages"] = "mesh"
-    run_dir: Annotated[Path, PATH, "sockets and pid files; private to the user"] = field(
+    run_dir: Annotated[Path, PATH, "sockets and pid files; accessible to this user only"] = field(
         default_factory=lambda: Path.cwd() / "run"
     )
     log_dir: Annotated[Path, PATH, "log files of supervised processes"] = field(
@@ -63,9 +63,11 @@ class MeshSettings(Struct, frozen=True, kw_only=True):
     )
     host: Annotated[str, TEXT, "this machine's name in the registry"] = field(default_factory=socket.gethostname)
     bind: Annotated[str, BIND, "where workers listen: in run_dir, or on a network address"] = "ipc"
-    advertise: Annotated[str, ADDRESS, "the address that others are told, when it is not the one listened on"] = ""
+    advertise: Annotated[
+        str, ADDRESS, "the address to publish to other processes, if it differs from the one listened on"
+    ] = ""
     hubs: Annotated[list[str], ENDPOINTS, "every hub; workers register with all of them"] = []
-    services: Annotated[list[str], TEXTS, "what `mesh run` without arguments runs"] = []
+    services: Annotated[list[str], TEXTS, "services that `mesh run` runs without arguments"] = []
 
     def __post_init__(self) -> None:
         if not self.hubs:
@@ -75,40 +77,38 @@ class MeshSettings(Struct, frozen=True, kw_only=True):
 class CallSettings(Struct, frozen=True, kw_only=True):
     """[calls]: deadlines, limits and retries of calls."""
 
-    timeout_s: Annotated[float, DURATION, "the deadline of a call that names none"] = field(
-        default=10.0, name="timeout"
-    )
-    stream_timeout_s: Annotated[float, DURATION, "the deadline of a stream that names none"] = field(
+    timeout_s: Annotated[float, DURATION, "the deadline of a call without one"] = field(default=10.0, name="timeout")
+    stream_timeout_s: Annotated[float, DURATION, "the deadline of a stream without one"] = field(
         default=3600.0, name="stream_timeout"
     )
-    credit: Annotated[int, whole(1), "calls that one link may have under way"] = 4096
-    queue: Annotated[int, whole(0), "calls of one service that may wait in a worker"] = 1024
-    concurrency: Annotated[int, whole(1), "calls of one service that a worker runs at once"] = 4096
-    attempts: Annotated[int, whole(1, 100), "how often an idempotent call is tried, the first included"] = 3
+    credit: Annotated[int, whole(1), "concurrent calls on one link"] = 4096
+    queue: Annotated[int, whole(0), "calls of one service that may queue in a worker"] = 1024
+    concurrency: Annotated[int, whole(1), "calls of one service that a worker runs concurrently"] = 4096
+    attempts: Annotated[int, whole(1, 100), "attempts of an idempotent call, including the first"] = 3
     retry_ratio: Annotated[float, number(0, 1), "retries allowed, as a share of calls"] = 0.2
     retry_reserve: Annotated[int, whole(0), "retries per second that are always allowed"] = 100
-    prefer_local: Annotated[bool, FLAG, "ask instances on this host before those on others, while they are well"] = True
+    prefer_local: Annotated[bool, FLAG, "prefer instances on this host while they are healthy"] = True
     wait_s: Annotated[float, DURATION, "how long a call waits for a service without an instance"] = field(
         default=3.0, name="wait"
     )
-    wait_limit: Annotated[int, whole(0), "calls that may wait for an instance to appear"] = 1024
-    max_body_bytes: Annotated[int, SIZE, "the largest body of a call or an answer"] = field(
+    wait_limit: Annotated[int, whole(0), "calls that may wait for an instance"] = 1024
+    max_body_bytes: Annotated[int, SIZE, "the largest body of a call or a reply"] = field(
         default=64 * 2**20, name="max_body"
     )
     traceback_on_wire: Annotated[bool, FLAG, "send a handler's traceback to the caller"] = False
-    check_results: Annotated[bool, FLAG, "check that a handler's answer is what its annotation promises"] = True
+    check_results: Annotated[bool, FLAG, "check the type of a handler's result against its annotation"] = True
 
 
 class LinkSettings(Struct, frozen=True, kw_only=True):
     """[links]: how a dead connection is detected."""
 
-    heartbeat_s: Annotated[float, DURATION, "how often libzmq asks whether the peer lives"] = field(
+    heartbeat_s: Annotated[float, DURATION, "interval of libzmq's pings to the peer"] = field(
         default=1.0, name="heartbeat"
     )
-    heartbeat_timeout_s: Annotated[float, DURATION, "silence after which a peer is gone"] = field(
+    heartbeat_timeout_s: Annotated[float, DURATION, "silence after which a peer counts as lost"] = field(
         default=3.0, name="heartbeat_timeout"
     )
-    connect_timeout_s: Annotated[float, DURATION, "how long a new link may take to stand"] = field(
+    connect_timeout_s: Annotated[float, DURATION, "how long connecting a link may take"] = field(
         default=2.0, name="connect_timeout"
     )
 
@@ -116,30 +116,30 @@ class LinkSettings(Struct, frozen=True, kw_only=True):
 class DiscoverySettings(Struct, frozen=True, kw_only=True):
     """[discovery]: leases at the hub."""
 
-    lease_s: Annotated[float, DURATION, "an instance that is silent for so long is gone"] = field(
+    lease_s: Annotated[float, DURATION, "an instance is removed when its lease was not renewed for this long"] = field(
         default=5.0, name="lease"
     )
     renew_s: Annotated[float, DURATION, "how often an instance renews its lease"] = field(default=1.0, name="renew")
     record_bytes: Annotated[
-        int, SIZE, "the largest record of a service with its methods; alike on hubs and workers"
+        int, SIZE, "the largest record of a service with its methods; must be equal on hubs and workers"
     ] = field(default=2 * 2**20, name="max_record")
 
 
 class WorkerSettings(Struct, frozen=True, kw_only=True):
     """[worker]: start, liveness and stop of a worker process."""
 
-    stop_timeout_s: Annotated[float, DURATION, "how long a stopping worker may finish its calls"] = field(
+    stop_timeout_s: Annotated[float, DURATION, "how long a stopping worker may take to drain"] = field(
         default=30.0, name="stop_timeout"
     )
     start_timeout_s: Annotated[
-        float, DURATION_OR_ZERO, "how long imports and `started` may each take before a worker is replaced"
+        float, DURATION_OR_ZERO, "how long imports, and each `started`, may take before the worker is replaced"
     ] = field(default=120.0, name="start_timeout")
     liveness_s: Annotated[
         float, DURATION_OR_ZERO, "how long a worker's event loop may be blocked before it is replaced"
     ] = field(default=30.0, name="liveness")
-    lag_warning_s: Annotated[
-        float, DURATION_OR_ZERO, "a block of the event loop that lasts longer is logged with its stack"
-    ] = field(default=0.1, name="lag_warning")
+    lag_warning_s: Annotated[float, DURATION_OR_ZERO, "longer blocks of the event loop are logged with their stack"] = (
+        field(default=0.1, name="lag_warning")
+    )
     processes: Annotated[int, whole(1, 1024), 'processes for offload="process"'] = field(default_factory=cores)
     threads: Annotated[int, whole(1, 1024), 'threads for offload="thread"'] = 8
 
@@ -153,18 +153,20 @@ class GatewaySettings(Struct, frozen=True, kw_only=True):
     timeout_s: Annotated[float, DURATION, "the deadline of a request without X-Request-Timeout"] = field(
         default=10.0, name="timeout"
     )
-    drain_s: Annotated[float, DURATION, "how long a stopping gateway finishes requests"] = field(
+    drain_s: Annotated[float, DURATION, "how long a stopping gateway may take to drain"] = field(
         default=5.0, name="drain"
     )
     replicas: Annotated[int, whole(0, 1024), "gateways that supervisor runs, on one listening socket"] = 2
-    hosts: Annotated[list[str], TEXTS, 'more host names to answer for, such as "shop.example" or "*.shop.example"'] = []
-    origins: Annotated[
-        list[str], TEXTS, 'other sites that may send requests from their pages, such as "https://app.example"'
+    hosts: Annotated[
+        list[str], TEXTS, 'additional host names to accept, such as "shop.example" or "*.shop.example"'
     ] = []
-    rpc: Annotated[RpcMode, choice("exposed", "all", "off"), 'what /rpc and /tasks reach; "all" is for development'] = (
-        "exposed"
-    )
-    debug: Annotated[bool, FLAG, "show the text of failures to clients; for development"] = False
+    origins: Annotated[
+        list[str], TEXTS, 'origins whose web pages may send requests, such as "https://app.example"'
+    ] = []
+    rpc: Annotated[
+        RpcMode, choice("exposed", "all", "off"), 'what /rpc and /tasks may call; "all" is for development'
+    ] = "exposed"
+    debug: Annotated[bool, FLAG, "send the text of unexpected errors to clients; for development"] = False
     max_body_total_bytes: Annotated[int, SIZE, "request bodies held in memory at once"] = field(
         default=256 * 2**20, name="max_body_total"
     )
@@ -173,16 +175,16 @@ class GatewaySettings(Struct, frozen=True, kw_only=True):
         int, whole(0), "open connections from one address, other than loopback and `proxies`; 0: no limit"
     ] = 256
     proxies: Annotated[
-        list[str], TEXTS, "addresses and networks of reverse proxies, which have no limit of their own"
+        list[str], TEXTS, "addresses and networks of reverse proxies, exempt from max_connections_per_client"
     ] = []
     header_timeout_s: Annotated[float, DURATION, "how long a client may take to send the head of a request"] = field(
         default=10.0, name="header_timeout"
     )
-    min_body_rate_bytes: Annotated[int, SIZE, "the least bytes per second of a body that takes longer than 5 s"] = (
+    min_body_rate_bytes: Annotated[int, SIZE, "the minimum bytes per second of a body that takes longer than 5 s"] = (
         field(default=256, name="min_body_rate")
     )
     mounts: Annotated[
-        list[str], TEXTS, 'more of what it answers: "module:attribute", or entry points of the group mesh.mounts'
+        list[str], TEXTS, 'additional mounts: "module:attribute", or entry points of the group mesh.mounts'
     ] = []
     access_log: Annotated[
         AccessLog, choice("off", "json", "combined"), "one line per request; slow and failed ones are logged anyway"
@@ -193,23 +195,23 @@ class KeySettings(Struct, frozen=True, kw_only=True):
     """[keys]: the key of this process, and the directory of the keys that it trusts. See docs/security.md."""
 
     dir: Annotated[
-        Path | None, PATH_OR_NONE, "key files; with it, tcp is encrypted and both ends prove who they are"
+        Path | None, PATH_OR_NONE, "key files; when set, tcp links are encrypted and both ends authenticate"
     ] = None
     name: Annotated[
         str, TEXT, "this process's key; when absent its role: hub, gateway, operator, client, or its service"
     ] = ""
-    secret: Annotated[Secret | None, SECRET, "where its secret key is, if it is not in a file of `dir`"] = None
-    hub: Annotated[str, TEXT, "name of the keys that hubs have"] = "hub"
+    secret: Annotated[Secret | None, SECRET, "where its secret key is, if not in `dir`"] = None
+    hub: Annotated[str, TEXT, "name of the hubs' keys"] = "hub"
 
 
 class LogSettings(Struct, frozen=True, kw_only=True):
     """[log]: what is written to stderr, and how."""
 
-    level: Annotated[LogLevel, choice("debug", "info", "warning", "error"), "the least level written"] = "info"
+    level: Annotated[LogLevel, choice("debug", "info", "warning", "error"), "the lowest level to log"] = "info"
     format: Annotated[
         LogFormat, choice("auto", "console", "json"), "auto is console on a terminal, JSON lines elsewhere"
     ] = "auto"
-    slow_s: Annotated[float, DURATION, "calls and HTTP requests that take longer are logged as a warning"] = field(
+    slow_s: Annotated[float, DURATION, "longer calls and HTTP requests are logged as warnings"] = field(
         default=1.0, name="slow"
     )
 
@@ -221,7 +223,7 @@ class EngineSettings(Struct, frozen=True, kw_only=True):
         own: the settings of the engines that have some, [engines.NAME], by the names in their specs.
     """
 
-    default: Annotated[str, ENGINE, "the engine of each of the following that is not set"] = "sqlite"
+    default: Annotated[str, ENGINE, "the default for the keys below"] = "sqlite"
     tasks: Annotated[str, ENGINE, "the engine of tasks"] = ""
     events: Annotated[str, ENGINE, "the engine of durable events"] = ""
     state: Annotated[str, ENGINE, "the engine of state"] = ""
@@ -238,15 +240,19 @@ class EngineSettings(Struct, frozen=True, kw_only=True):
 class StoreSettings(Struct, frozen=True, kw_only=True):
     """[store]: the process that owns the files of the embedded engine."""
 
-    dir: Annotated[Path, PATH, "its files; private to the user"] = field(default_factory=lambda: Path.cwd() / "data")
+    dir: Annotated[Path, PATH, "its files; accessible to this user only"] = field(
+        default_factory=lambda: Path.cwd() / "data"
+    )
     backups: Annotated[
         Path | None, PATH_OR_NONE, "where `mesh store backup` writes, and nowhere else; `dir`/backups when absent"
     ] = None
-    lease_s: Annotated[float, DURATION, "a worker that is silent for so long has lost its tasks"] = field(
+    lease_s: Annotated[float, DURATION, "a worker loses its leases when it is silent for this long"] = field(
         default=10.0, name="lease"
     )
-    cache_bytes: Annotated[int, SIZE, "memory for pages of the database"] = field(default=32 * 2**20, name="cache")
-    backlog: Annotated[int, whole(1), "units that may wait for the disk; more are refused as overloaded"] = 100_000
+    cache_bytes: Annotated[int, SIZE, "memory for cached database pages"] = field(default=32 * 2**20, name="cache")
+    backlog: Annotated[int, whole(1), "units of work that may wait for the disk; more are rejected as overloaded"] = (
+        100_000
+    )
 
     @property
     def backups_dir(self) -> Path:
@@ -257,16 +263,16 @@ class StoreSettings(Struct, frozen=True, kw_only=True):
 class TaskSettings(Struct, frozen=True, kw_only=True):
     """[tasks]: the defaults of tasks, used when their decorators set none."""
 
-    slots: Annotated[int, whole(1, 10_000), "tasks of one kind that a worker runs at once"] = 100
-    timeout_s: Annotated[float, DURATION, "the time of one attempt"] = field(default=300.0, name="timeout")
-    retries: Annotated[int, whole(0, 1000), "attempts after the first"] = 3
-    keep_s: Annotated[float, DURATION, "how long a finished job, its answer and its key are kept"] = field(
+    slots: Annotated[int, whole(1, 10_000), "jobs of one task that a worker runs concurrently"] = 100
+    timeout_s: Annotated[float, DURATION, "the timeout of one attempt"] = field(default=300.0, name="timeout")
+    retries: Annotated[int, whole(0, 1000), "retries after the first attempt"] = 3
+    keep_s: Annotated[float, DURATION, "how long a finished job, its result and its key are kept"] = field(
         default=3600.0, name="keep"
     )
-    unknown_after_s: Annotated[float, DURATION, "how long a task that no worker of its service knows may wait"] = field(
-        default=60.0, name="unknown_after"
+    unknown_after_s: Annotated[float, DURATION, "how long a job waits when no worker of its service knows its task"] = (
+        field(default=60.0, name="unknown_after")
     )
-    defer_timeout_s: Annotated[float, DURATION, "how long to wait for an engine that is away"] = field(
+    defer_timeout_s: Annotated[float, DURATION, "how long to wait for an unavailable engine"] = field(
         default=10.0, name="defer_timeout"
     )
 
@@ -274,7 +280,7 @@ class TaskSettings(Struct, frozen=True, kw_only=True):
 class EventSettings(Struct, frozen=True, kw_only=True):
     """[events]: which topics are durable, and their retention."""
 
-    durable: Annotated[list[str], TEXTS, 'topics on which each event is durable, like ["order.#"]'] = []
+    durable: Annotated[list[str], TEXTS, 'topics whose events are all durable, like ["order.#"]'] = []
     retention_s: Annotated[float, DURATION, "how long durable events are kept"] = field(
         default=7 * 86400.0, name="retention"
     )
@@ -294,14 +300,14 @@ class InterceptorSettings(Struct, frozen=True, kw_only=True):
 class AutoscaleSettings(Struct, frozen=True, kw_only=True):
     """[autoscale]: how the replicas of a service follow its load, between its `minimum` and its `maximum`."""
 
-    every_s: Annotated[float, DURATION, "how often to look"] = field(default=2.0, name="every")
-    up_after_s: Annotated[float, DURATION, "load that lasts so long adds workers"] = field(default=4.0, name="up_after")
-    down_after_s: Annotated[float, DURATION, "only what was not needed for so long is taken away"] = field(
+    every_s: Annotated[float, DURATION, "interval of measurements"] = field(default=2.0, name="every")
+    up_after_s: Annotated[float, DURATION, "load must last this long before workers are added"] = field(
+        default=4.0, name="up_after"
+    )
+    down_after_s: Annotated[float, DURATION, "workers must be idle this long before they are removed"] = field(
         default=60.0, name="down_after"
     )
-    cooldown_s: Annotated[float, DURATION, "how long to watch a change before the next one"] = field(
-        default=6.0, name="cooldown"
-    )
+    cooldown_s: Annotated[float, DURATION, "how long to wait after a change"] = field(default=6.0, name="cooldown")
 
 
 class ServiceSettings(Struct, frozen=True, kw_only=True):
@@ -310,38 +316,38 @@ class ServiceSettings(Struct, frozen=True, kw_only=True):
     `mesh up` runs the services that name a `class`; a table without one only configures the service, wherever it runs.
     """
 
-    classes: Annotated[list[str], TEXTS, 'what its workers run, like "services.greeting:Greeting"'] = field(
+    classes: Annotated[list[str], TEXTS, 'classes that its workers run, like "services.greeting:Greeting"'] = field(
         default_factory=list, name="class"
     )
-    replicas: Annotated[int, whole(0, 1024), "workers; `mesh scale` chooses another number"] = 1
-    minimum: Annotated[int, whole(1, 1024), "workers that autoscaling leaves at least"] = 1
-    maximum: Annotated[int, whole(0, 1024), "workers that autoscaling starts at most; 0: no autoscaling"] = 0
-    target_cpu: Annotated[float, number(0.05, 1), "the share of a core that a worker is to use"] = 0.7
-    target_in_flight: Annotated[int, whole(0), "calls that a worker is to have under way; 0: any number"] = 0
-    target_latency_s: Annotated[float, DURATION, "the mean time of an answer above which workers are added"] = field(
+    replicas: Annotated[int, whole(0, 1024), "number of workers; `mesh scale` overrides it"] = 1
+    minimum: Annotated[int, whole(1, 1024), "minimum number of workers for autoscaling"] = 1
+    maximum: Annotated[int, whole(0, 1024), "maximum number of workers for autoscaling; 0: no autoscaling"] = 0
+    target_cpu: Annotated[float, number(0.05, 1), "autoscaling target: share of a core per worker"] = 0.7
+    target_in_flight: Annotated[int, whole(0), "autoscaling target: calls in flight per worker; 0: none"] = 0
+    target_latency_s: Annotated[float, DURATION, "autoscaling target: mean duration of a call"] = field(
         default=0.0, name="target_latency"
     )
-    concurrency: Annotated[int, whole(1), "calls that a worker runs at once; [calls] when absent"] = 4096
-    queue: Annotated[int, whole(0), "calls that may wait in a worker; [calls] when absent"] = 1024
-    prefer_local: Annotated[bool, FLAG, "callers ask those on their own host first; [calls] when absent"] = True
-    environment: Annotated[dict[str, str], TABLE, "variables of its workers, from their first moment"] = {}
-    env_file: Annotated[str, TEXT, "a file of NAME=value lines that its workers read when they start"] = ""
-    memory_bytes: Annotated[int, SIZE, "memory that a worker may take at most: it gets no more"] = field(
+    concurrency: Annotated[int, whole(1), "calls that a worker runs concurrently; [calls] when absent"] = 4096
+    queue: Annotated[int, whole(0), "calls that may queue in a worker; [calls] when absent"] = 1024
+    prefer_local: Annotated[bool, FLAG, "callers prefer instances on their own host; [calls] when absent"] = True
+    environment: Annotated[dict[str, str], TABLE, "environment variables of its workers"] = {}
+    env_file: Annotated[str, TEXT, "a file of NAME=value lines that its workers read at their start"] = ""
+    memory_bytes: Annotated[int, SIZE, "hard memory limit of a worker; allocations beyond it fail"] = field(
         default=0, name="memory"
     )
     memory_soft_bytes: Annotated[
         int, SIZE, "memory above which a worker drains and is replaced; 80 % of `memory` when absent"
     ] = field(default=0, name="memory_soft")
-    files: Annotated[int, whole(0), "files that a worker may have open; 0: as many as it may"] = 0
-    nice: Annotated[int, whole(0, 19), "how far its workers stand back for others"] = 0
-    user: Annotated[str, TEXT, "who its workers run as, if supervisord is root's"] = ""
-    stop_timeout_s: Annotated[float, DURATION, "how long a worker may finish its calls; [worker] when absent"] = field(
-        default=0.0, name="stop_timeout"
+    files: Annotated[int, whole(0), "open files of a worker; 0: the limit of the system"] = 0
+    nice: Annotated[int, whole(0, 19), "scheduling priority of its workers, as of nice(1)"] = 0
+    user: Annotated[str, TEXT, "the user of its workers, if supervisord runs as root"] = ""
+    stop_timeout_s: Annotated[float, DURATION, "how long a stopping worker may take to drain; [worker] when absent"] = (
+        field(default=0.0, name="stop_timeout")
     )
     start_timeout_s: Annotated[float, DURATION, "how long `started` may take; [worker] when absent"] = field(
         default=0.0, name="start_timeout"
     )
-    liveness_s: Annotated[float, DURATION, "how long its loop may be blocked; [worker] when absent"] = field(
+    liveness_s: Annotated[float, DURATION, "how long its event loop may be blocked; [worker] when absent"] = field(
         default=0.0, name="liveness"
     )
     config: dict[str, Any] = {}

@@ -45,8 +45,8 @@ def check_found(file: Path, named_by: str, env: Mapping[str, str]) -> None:
         else:
             continue
         raise ConfigError(
-            f"{file}: not trusted: {why}, and a project decides what is imported and run as {_user(os.geteuid())}; "
-            f"if it is right, name it with {named_by}, or correct the owner and mode of the {kind}",
+            f"{file}: not trusted: {why}, and its code would be imported and run as {_user(os.geteuid())}; "
+            f"to use it anyway, name it with {named_by}, or correct the owner and mode of the {kind}",
             details={"file": str(file), "reason": "untrusted"},
         )
 

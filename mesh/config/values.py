@@ -55,7 +55,7 @@ def read_duration(value: Any) -> float:
     if not text or at != len(text):
         raise ValueError(f'it has no unit: write "{text}s"' if text.replace(".", "", 1).isdigit() else "")
     if not math.isfinite(total):
-        raise ValueError("it is longer than any time that can be measured")
+        raise ValueError("it is too long")
     return total
 
 
@@ -95,7 +95,7 @@ def read_size(value: Any) -> int:
         raise ValueError(f'it has no unit: write "{value.strip()}B"' if value.strip().isdigit() else "")
     size = float(match[1]) * _BYTES[match[2]]
     if not math.isfinite(size):
-        raise ValueError("it is larger than any size")
+        raise ValueError("it is too large")
     return int(size)
 
 
@@ -165,14 +165,14 @@ def _between(read: Callable[[Any], Any], least: float, most: float) -> Callable[
 def _positive_duration(value: Any) -> float:
     seconds = read_duration(value)
     if seconds <= 0:
-        raise ValueError("it must be longer than nothing")
+        raise ValueError("it must be longer than 0 s")
     return seconds
 
 
 def _positive_size(value: Any) -> int:
     count = read_size(value)
     if count <= 0:
-        raise ValueError("it must be more than nothing")
+        raise ValueError("it must be more than 0 B")
     return count
 
 
