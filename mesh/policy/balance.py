@@ -49,7 +49,7 @@ def pick_two(rng_random: Callable[[], float], candidates: Sequence[T], cost: Cal
     if n < 2:
         if n:
             return candidates[0]
-        raise ValueError("pick_two: no candidates; look whether there are any before choosing")
+        raise ValueError("pick_two: no candidates; check for candidates first")
     # One draw gives an ordered pair of different positions. As the order is random too, equal candidates share equally.
     others = n - 1
     drawn = int(rng_random() * (n * others))

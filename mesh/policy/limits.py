@@ -46,9 +46,9 @@ class Gate(Generic[Item]):
 
     def __init__(self, concurrency: int, queue: int) -> None:
         if concurrency < 1:
-            raise ValueError(f"concurrency: {concurrency!r} lets nothing run; give 1 or more")
+            raise ValueError(f"concurrency: {concurrency!r} is not a number of calls from 1 up")
         if queue < 0:
-            raise ValueError(f"queue: {queue!r} is not a number of items; give 0 or more")
+            raise ValueError(f"queue: {queue!r} is not a number of items from 0 up")
         self.concurrency = concurrency
         self.queue = queue
         #: Places in use.
@@ -84,7 +84,7 @@ class Gate(Generic[Item]):
         if len(waiting) >= self.queue:
             return REFUSE
         if item in waiting:
-            raise ValueError(f"{item!r} waits already; admit each item once")
+            raise ValueError(f"{item!r} is queued already; admit each item once")
         waiting[item] = None
         return WAIT
 
@@ -100,7 +100,7 @@ class Gate(Generic[Item]):
         if self._waiting:
             return self._waiting.popitem(last=False)[0]
         if self.running < 1:
-            raise RuntimeError("release without a place taken; each place is given back exactly once")
+            raise RuntimeError("release without an admission; release each admitted item exactly once")
         self.running -= 1
         return None
 

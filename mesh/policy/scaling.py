@@ -94,14 +94,14 @@ class Decision(NamedTuple):
 def decide(look: Look, rule: Rule, memory: Memory) -> tuple[Decision, Memory]:
     """How many workers there should be now, and the state for the next sample. A pure function."""
     if look.workers == 0:
-        return Decision(0, "scaled to 0 by hand; left alone"), Memory()
+        return Decision(0, "scaled to 0 by hand; not changed"), Memory()
     if not rule.minimum <= look.workers <= rule.maximum:
         count = min(max(look.workers, rule.minimum), rule.maximum)
         return Decision(count, f"{look.workers} is outside {rule.minimum}–{rule.maximum}"), Memory(changed_at=look.at)
     if look.ready == 0:
         # Samples from before an outage say nothing about the load after it.
         silent = Memory(changed_at=memory.changed_at)
-        return Decision(look.workers, "none of its workers answers; nothing can be measured"), silent
+        return Decision(look.workers, "no worker answers, so nothing can be measured"), silent
     need, measures = _need(look, rule)
     up, down = _aims(need, look.workers, rule)
     since = look.at if memory.since is None else memory.since
@@ -145,7 +145,7 @@ def _patient(look: Look, rule: Rule, memory: Memory) -> tuple[int, str]:
     if up > count:
         lasts_s, least = _lasting(memory, look.at, count)
         if lasts_s < rule.up_after_s:
-            return count, f"stays {count}: {up} are wanted for {lasts_s:.0f} s, that must last {rule.up_after_s:g} s"
+            return count, f"stays {count}: {up} are wanted for {lasts_s:.0f} s, must last {rule.up_after_s:g} s"
         aim = min(least, count * STEP)
         return aim, f"up from {count} to {aim}"
     if down < count:
@@ -154,7 +154,7 @@ def _patient(look: Look, rule: Rule, memory: Memory) -> tuple[int, str]:
         if known_s < rule.down_after_s:
             return (
                 count,
-                f"stays {count}: {down} would do, that must last {rule.down_after_s:g} s ({known_s:.0f} s so far)",
+                f"stays {count}: {down} would do, must last {rule.down_after_s:g} s ({known_s:.0f} s so far)",
             )
         aim = max(max(each[2] for each in memory.wanted), -(-count // STEP))
         if aim >= count:

@@ -113,7 +113,7 @@ def test_one_candidate_is_taken_without_asking():
 
 def test_no_candidates_is_a_clear_error():
     """Choosing among none is the caller's mistake, and said so."""
-    with pytest.raises(ValueError, match="no candidates"):
+    with pytest.raises(ValueError, match="pick_two"):
         pick_two(random.Random(1).random, [], lambda _: 0.0)
 
 

@@ -66,7 +66,7 @@ def test_releasing_twice_is_told():
     gate: Gate[str] = Gate(1, 0)
     gate.admit("a")
     gate.release()
-    with pytest.raises(RuntimeError, match="exactly once"):
+    with pytest.raises(RuntimeError):
         gate.release()
     assert gate.admit("b") is RUN
     assert gate.admit("c") is REFUSE
@@ -77,7 +77,7 @@ def test_admitting_a_waiting_item_again_is_told():
     gate: Gate[str] = Gate(1, 5)
     gate.admit("a")
     gate.admit("b")
-    with pytest.raises(ValueError, match="waits already"):
+    with pytest.raises(ValueError, match="'b'"):
         gate.admit("b")
 
 
