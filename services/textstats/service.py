@@ -29,7 +29,7 @@ from mesh import http, on, rpc
 from services.textstats import counting
 from services.textstats.shapes import Counts, Progress, Report, Share
 
-Top = Annotated[int, msgspec.Meta(ge=0, le=1000, description="how many of the most frequent words to tell")]
+Top = Annotated[int, msgspec.Meta(ge=0, le=1000, description="how many of the most frequent words to return")]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200, description="of a document")]
 
 #: An instance keeps this many documents, and forgets the one that was longest unused.

@@ -190,7 +190,7 @@ class Albums(mesh.Service):
         key = _key(id, number)
         image = (await originals.get(key, type=bytes)).value
         if image is None:
-            raise mesh.Reject(f"image {number} of album {id} is not there any more")
+            raise mesh.Reject(f"image {number} of album {id} no longer exists")
         try:
             small = await self.rpc[Thumbnails].thumbnail(image, width, height)
         except mesh.MeshError as exc:
@@ -245,7 +245,7 @@ class Albums(mesh.Service):
                 yield progress
                 told = progress
             if self._leaving:
-                raise mesh.Draining(f"this worker of {self.name} leaves; follow album {id} again")
+                raise mesh.Draining(f"this worker of {self.name} is draining; follow album {id} again")
             await asyncio.sleep(LOOK_S)
 
     @http.get("/albums/{id}/{number}", produces="image/jpeg")
@@ -260,15 +260,15 @@ class Albums(mesh.Service):
             return small
         album = await self._find(id)
         if not 0 <= number < len(album.names):
-            raise NoThumbnail(f"album {id} has the images 0 to {len(album.names) - 1}, and no {number}")
+            raise NoThumbnail(f"album {id} has the images 0 to {len(album.names) - 1}, but not {number}")
         failure = (await self.state("albums-failures", Failure).get(_key(id, number))).value
-        why = "is not made yet" if failure is None else f"could not be made: {failure.message}"
+        why = "is not ready yet" if failure is None else f"failed: {failure.message}"
         raise NoThumbnail(f"the thumbnail of image {number} ({album.names[number]}) {why}")
 
     async def _find(self, id: str) -> Album:
         album = (await self.state("albums", Album).get(id)).value
         if album is None:
-            raise UnknownAlbum(f"there is no album {id}, or no longer")
+            raise UnknownAlbum(f"there is no album {id}: the id is wrong, or the album has expired")
         return album
 
     async def _progress(self, id: str, total: int) -> Progress:

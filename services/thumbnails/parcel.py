@@ -73,9 +73,9 @@ def unpack(body: bytes) -> list[Part]:
     # Three decoders meet a stranger's bytes here: BadZipFile, TarError, zlib.error, struct.error, RuntimeError (for a
     # password) and more are all the same news.
     except Exception as exc:
-        raise BadParcel(f"the body cannot be taken apart: {exc} ({type(exc).__name__})") from exc
+        raise BadParcel(f"the body cannot be parsed: {exc} ({type(exc).__name__})") from exc
     if not parts:
-        raise BadParcel("there is no file in the body; send images as multipart/form-data, or in a zip or tar archive")
+        raise BadParcel("the body contains no file; send images as multipart/form-data, or in a zip or tar archive")
     return parts
 
 
@@ -98,7 +98,7 @@ def _bounded(parts: Iterator[Part]) -> Iterator[Part]:
         count, size = count + 1, size + len(part.content)
         _check_size(part.name, len(part.content))
         if count > MOST_IMAGES:
-            raise ParcelTooLarge(f"there are more than {MOST_IMAGES} files in the body: make several albums")
+            raise ParcelTooLarge(f"the body has more than {MOST_IMAGES} files: create several albums")
         if size > MOST_BYTES:
             raise _too_much()
         yield part
@@ -128,7 +128,7 @@ def _tar(body: bytes) -> Iterator[Part]:
                 file = archive.extractfile(entry)
                 content = file.read() if file is not None else b""
                 if len(content) != entry.size:
-                    raise BadParcel(f"the archive is cut off in {_base(entry.name)!r}")
+                    raise BadParcel(f"the archive is truncated in {_base(entry.name)!r}")
                 yield Part(_base(entry.name), content)
 
 
@@ -140,15 +140,15 @@ def _inflated(body: bytes) -> bytes:
     if inflate.unconsumed_tail:
         raise _too_much()
     if not inflate.eof:
-        raise BadParcel("the archive is cut off")
+        raise BadParcel("the archive is truncated")
     if plain[257:262] != b"ustar":
-        raise BadParcel("what gzip made small is no tar archive; send an image as it is")
+        raise BadParcel("the gzip data is not a tar archive; send an image uncompressed")
     return plain
 
 
 def _check_entries(count: int) -> None:
     if count > _MOST_ENTRIES:
-        raise ParcelTooLarge(f"the archive has more than {_MOST_ENTRIES} entries: make several albums")
+        raise ParcelTooLarge(f"the archive has more than {_MOST_ENTRIES} entries: create several albums")
 
 
 def _check_size(name: str, size: int) -> None:
@@ -159,7 +159,7 @@ def _check_size(name: str, size: int) -> None:
 
 
 def _too_much() -> ParcelTooLarge:
-    return ParcelTooLarge(f"unpacked it is more than {MOST_BYTES >> 20} MiB: make several albums")
+    return ParcelTooLarge(f"unpacked, it has more than {MOST_BYTES >> 20} MiB: create several albums")
 
 
 # --- multipart/form-data ----------------------------------------------------------------------------------
@@ -169,7 +169,7 @@ def _multipart(body: bytes) -> Iterator[Part]:
     line, _, _ = body.partition(b"\r\n")
     boundary = line.rstrip(b" \t")
     if not 2 < len(boundary) <= 2 + _MOST_BOUNDARY:
-        raise BadParcel("the body begins like multipart/form-data, but its first line is no boundary")
+        raise BadParcel("the body begins like multipart/form-data, but its first line is not a boundary")
     # A line that only begins like the boundary is content.
     delimiter = re.compile(rb"\r\n" + re.escape(boundary) + rb"(--)?[ \t]*(?:\r\n|\Z)")
     at = len(line) + 2
@@ -177,7 +177,7 @@ def _multipart(body: bytes) -> Iterator[Part]:
         # One that follows at once has no content before it: its line break is the one that ended the line before.
         end = delimiter.search(body, max(at - 2, 0))
         if end is None:
-            raise BadParcel("the multipart body has no last boundary: it is cut off")
+            raise BadParcel("the multipart body has no last boundary: it is truncated")
         part = _field(body[at : max(end.start(), at)])
         if part is not None:
             yield part

@@ -154,16 +154,19 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
     # Decoders of a dozen formats meet a stranger's bytes here: OSError, SyntaxError, struct.error, zlib.error and
     # more are all the same news.
     except Exception as exc:
-        raise BadImage(f"the image is broken or cut off ({type(exc).__name__}: {exc})") from exc
+        raise BadImage(f"the image is damaged or truncated ({type(exc).__name__}: {exc})") from exc
 
 
 def _what_it_is(data: bytes) -> str:
     """What is wrong with something that is no image, and what to do."""
     if not data:
-        return "there is nothing in it, where an image should be"
+        return "the body is empty; send an image"
     if data[:2] == b"--":
-        return "a form is no image: send the file itself (curl -H 'Content-Type: image/jpeg' --data-binary @photo.jpg)"
-    return f"these {len(data):,} bytes are no image that can be read; what is read: {', '.join(READ)}"
+        return (
+            "the body is a form, not an image: send the file itself "
+            "(curl -H 'Content-Type: image/jpeg' --data-binary @photo.jpg)"
+        )
+    return f"these {len(data):,} bytes are not a readable image; supported: {', '.join(READ)}"
 
 
 def _orientation(image: Image.Image) -> int:

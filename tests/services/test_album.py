@@ -154,9 +154,9 @@ async def test_what_is_no_image_is_listed_and_the_rest_is_made(albums: Mesh, htt
     ]
     for number, status, said in (
         ("0", 200, ""),
-        ("1", 404, "image 1 (notes.txt) could not be made: these 4 bytes are no image"),
-        ("4", 404, "has the images 0 to 3, and no 4"),
-        ("-1", 404, "and no -1"),
+        ("1", 404, "image 1 (notes.txt)"),
+        ("4", 404, "0 to 3"),
+        ("-1", 404, "-1"),
         ("x", 400, "number"),
     ):
         async with http.get(f"{address}/{number}") as told:
@@ -286,6 +286,7 @@ async def test_a_forgotten_album_may_come_again() -> None:
             assert (await settled(m, begun.id)).done == 1
             await m.idle()
             await m.state("albums").delete(begun.id)
-        with pytest.raises(mesh.RemoteError, match="no longer") as caught:
+        with pytest.raises(mesh.RemoteError) as caught:
             await m.rpc[Albums].album(begun.id)
         assert caught.value.code == "unknown_album"
+        assert begun.id in caught.value.message
