@@ -37,7 +37,7 @@ class ActionModule(ActionBase):
             if time.time() >= float(args["deadline"]):
                 leave = {**args, "leave": True}
                 self._execute_module(module_name="mesh_alone", module_args=leave, task_vars=task_vars)
-                why = f"{host}: {done['why']}; nothing was changed. mesh_wait_s says how long to wait for it"
+                why = f"{host}: {done['why']}; nothing was changed. mesh_wait_s sets how long to wait"
                 result.update(failed=True, msg=why)
                 return result
             if time.monotonic() - said > SAY_EVERY_S:

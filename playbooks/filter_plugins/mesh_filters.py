@@ -84,7 +84,7 @@ def _value(value: Any, path: tuple[str, ...]) -> str:
         return "[" + ", ".join(_value(each, path) for each in value) + "]"
     if isinstance(value, Mapping):
         return "{ " + ", ".join(f"{_key(key)} = {_value(each, path)}" for key, each in value.items()) + " }"
-    raise AnsibleFilterError(f"mesh_settings: {'.'.join(path)}: {value!r} cannot stand in mesh.toml")
+    raise AnsibleFilterError(f"mesh_settings: {'.'.join(path)}: {value!r} cannot be written in mesh.toml")
 
 
 _SECTION = re.compile(r"^\[(program|eventlistener|fcgi-program):([^\]]+)\]", re.MULTILINE)
@@ -167,7 +167,7 @@ def misspelt(given: Sequence[str], known: Sequence[str]) -> list[str]:
     """
     own = [name for name in given if re.match(r"mesh_(?!settings_)", name) and name not in known]
     near = {name: difflib.get_close_matches(name, known, n=1, cutoff=0.85) for name in sorted(own)}
-    said = "is no variable of these playbooks; did you mean"
+    said = "is not a variable of these playbooks; did you mean"
     return [f"{name} {said} {found[0]}?" for name, found in near.items() if found]
 
 
@@ -214,8 +214,8 @@ def replaced(sources: Sequence[str], host: str, groups: Sequence[str]) -> list[s
     if len(found) < 2:
         return []
     return [
-        f"mesh_settings of {host} stands in {' and in '.join(found)}: Ansible takes the nearest and drops the others; "
-        "write mesh_host_settings (for one host) or mesh_settings_NAME (for another group), which are merged"
+        f"mesh_settings of {host} is set in {' and in '.join(found)}: Ansible uses one of them and drops the others; "
+        "use mesh_host_settings (for one host) or mesh_settings_NAME (for another group), which are merged"
     ]
 
 
@@ -276,11 +276,11 @@ def troubles(hosts: Sequence[str], hostvars: Mapping[str, Any], kind: str = "") 
             found[host] = f"{turn['failure']}\n{turn['now']} on {host}"
         elif turn.get("unreachable") and not kind:
             found[host] = (
-                f"{host} cannot be reached any more: {turn.get('msg', '')}\n"
-                "It finishes what it has begun, or goes back, by itself. Nothing else was changed; run it again."
+                f"{host} became unreachable: {turn.get('msg', '')}\n"
+                "The host finishes the switch, or rolls back, by itself. Nothing else was changed; run this again."
             )
         elif turn.get("failed") and not kind:
-            found[host] = f"{host} may be half-way: {turn.get('msg', '')}\nNothing else was changed."
+            found[host] = f"the switch of {host} may be incomplete: {turn.get('msg', '')}\nNothing else was changed."
     return found
 
 

@@ -17,23 +17,23 @@ description:
     when ansible-playbook ends, however it ends. A lock of a control machine that is gone ends by itself after a minute.
 options:
   prefix: {type: path, required: true, description: The directory that the host keeps the mesh in.}
-  token: {type: str, required: true, description: What this deployment is called.}
-  what: {type: str, required: true, description: Which playbook it is.}
-  who: {type: str, default: "", description: Who called it; the action says so.}
-  since: {type: str, default: "", description: Since when; the action says so.}
+  token: {type: str, required: true, description: The id of this deployment.}
+  what: {type: str, required: true, description: The name of the playbook.}
+  who: {type: str, default: "", description: The user who runs it; set by the action.}
+  since: {type: str, default: "", description: When it began; set by the action.}
   deadline: {type: float, default: 0, description: "When to give up, in seconds of the control machine's clock."}
   make: {type: bool, default: false, description: Whether to lock a bare host, too.}
-  leave: {type: bool, default: false, description: Let go of it.}
+  leave: {type: bool, default: false, description: Release the lock.}
 """
 
 RETURN = """
 why: {description: Why the deployment cannot begin yet; empty when it can., returned: always, type: str}
 path: {description: The lock; empty when there is no mesh on the host., returned: always, type: str}
-lease_s: {description: How long it lasts without a word of the control machine., returned: always, type: float}
+lease_s: {description: How long it lasts without renewal by the control machine., returned: always, type: float}
 """
 
 EXAMPLES = """
-- name: Be the only one that changes this host
+- name: Lock the host for this playbook
   mesh_alone: { prefix: /srv/mesh, token: 5f0c, what: deploy.yml, deadline: 1764490000, make: true }
 """
 
@@ -55,7 +55,7 @@ def main() -> None:
     asked = module.params
     prefix, token = asked["prefix"], asked["token"]
     if not prefix.startswith("/"):
-        module.fail_json(msg=f"mesh_prefix: {prefix} is no absolute path")
+        module.fail_json(msg=f"mesh_prefix: {prefix} is not an absolute path")
     if module.check_mode or not (asked["make"] or os.path.isdir(prefix)):
         module.exit_json(changed=False, why="", path="", lease_s=LEASE_S)
     alone = Alone(prefix)

@@ -12,7 +12,7 @@ from ansible.module_utils.mesh_place import SECRETS, TOLD_CHARACTERS, Place
 
 DOCUMENTATION = """
 module: mesh_before
-short_description: Run a command of a release before any host goes over to it
+short_description: Run a command of a release before any host switches to it
 description:
   - As the mesh's user, in the directory of the release, with its virtual environment and its secrets.
   - What it prints is shown when it fails.
@@ -25,7 +25,7 @@ options:
 """
 
 RETURN = """
-output: {description: What the command printed at last., returned: always, type: str}
+output: {description: The end of the output of the command., returned: always, type: str}
 """
 
 EXAMPLES = """
@@ -69,7 +69,7 @@ def main() -> None:
         )
     output = done.stdout.strip()[-TOLD_CHARACTERS:]
     if done.returncode:
-        why = f"{asked['command']} ended with {done.returncode}, and no host goes over to {asked['release']}:"
+        why = f"{asked['command']} ended with {done.returncode}, and no host switches to {asked['release']}:"
         module.fail_json(msg=f"{why}\n{output or '(it printed nothing)'}", output=output)
     module.exit_json(changed=True, output=output)
 

@@ -36,7 +36,7 @@ options:
     elements: dict
     default: []
   secrets:
-    description: Files of which the contents are never shown, neither in results nor as a difference.
+    description: Files whose contents are never shown, neither in results nor as a difference.
     type: list
     elements: dict
     default: []
@@ -179,7 +179,7 @@ def main() -> None:
                     files.file(each, shown=name == "files")
     except KeyError as exc:
         module.fail_json(
-            msg=f"{path}: {exc.args[0]}; let mesh_become make it, or name another by mesh_user, mesh_group"
+            msg=f"{path}: {exc.args[0]}; set mesh_become to create it, or name another one with mesh_user, mesh_group"
         )
     except OSError as exc:
         module.fail_json(msg=f"{path}: {exc.strerror}")

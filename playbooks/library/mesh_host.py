@@ -11,7 +11,7 @@ from ansible.module_utils.mesh_place import Place
 
 DOCUMENTATION = """
 module: mesh_host
-short_description: What mesh there is on a host
+short_description: The state of mesh on a host
 description:
   - Looks at releases, at the one that is current, and whether supervisord runs. It changes nothing.
 options:
@@ -31,7 +31,7 @@ current:
   returned: always
   type: str
 complete:
-  description: Releases that were installed whole.
+  description: Releases that were installed completely.
   returned: always
   type: list
 made_from:
@@ -51,15 +51,15 @@ stores:
   returned: always
   type: list
 unfinished:
-  description: Of a deployment that was cut off, the release before it; null when there is none.
+  description: The release before an interrupted deployment; null when there is none.
   returned: always
   type: str
 history:
-  description: What the last turns of this host were, the latest last.
+  description: The last deployments of this host, the latest last.
   returned: always
   type: list
 deployment:
-  description: The deployment that is under way, in words; empty when none is.
+  description: The deployment in progress, as text; empty when there is none.
   returned: always
   type: str
 runs:
@@ -71,13 +71,13 @@ keys:
   returned: always
   type: bool
 systemd:
-  description: Whether systemd is what started this host; not only whether it is installed.
+  description: Whether systemd started this host; that it is installed is not enough.
   returned: always
   type: bool
 """
 
 EXAMPLES = """
-- name: Look what is there
+- name: Read the state of mesh
   mesh_host:
     prefix: /srv/mesh
   register: host_found

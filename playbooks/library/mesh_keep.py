@@ -18,16 +18,16 @@ description:
   - The newest good ones stay, the current one, and what a process still works in. Failed and unfinished ones go.
 options:
   prefix: {type: path, required: true, description: The directory that the host keeps the mesh in.}
-  keep: {type: int, required: true, description: How many good ones stay.}
+  keep: {type: int, required: true, description: How many good releases to keep.}
   renew: {type: bool, required: true, description: "Whether the current one became good now; else its mark stays."}
 """
 
 RETURN = """
-removed: {description: Releases that went., returned: always, type: list}
+removed: {description: The removed releases., returned: always, type: list}
 """
 
 EXAMPLES = """
-- name: Forget old releases
+- name: Remove old releases
   mesh_keep: { prefix: /srv/mesh, keep: 5, renew: true }
 """
 

@@ -16,21 +16,21 @@ from ansible.module_utils.mesh_place import COMPLETE, SECRETS, TRIED, Place, Ref
 
 DOCUMENTATION = """
 module: mesh_release
-short_description: Make a release out of what was brought, without an index and without python3-venv
+short_description: Install a release from the copied files, without an index and without python3-venv
 description:
   - A directory of its own below C(prefix)/releases, with a virtual environment, code and settings; marked as complete.
   - Where one of that name is complete already, nothing is done. What an interrupted run has left is made anew.
   - Its settings are checked by itself, as the user that its processes run as.
 options:
   prefix: {type: path, required: true, description: The directory that the host keeps the mesh in.}
-  name: {type: str, required: true, description: What the release is called.}
-  code: {type: path, required: true, description: A tar file here, of the code, its wheel and that of pip.}
-  wheels: {type: path, required: true, description: Likewise, of the wheels it needs; not read with C(base).}
+  name: {type: str, required: true, description: The name of the release.}
+  code: {type: path, required: true, description: A tar file on the host: the code, its wheel and the wheel of pip.}
+  wheels: {type: path, required: true, description: A tar file with the wheels that it needs; not read with C(base).}
   base: {type: str, default: "", description: A complete release that was made from the same wheels.}
-  made_from: {type: str, required: true, description: What these wheels are called; it is noted in the release.}
+  made_from: {type: str, required: true, description: The id of these wheels; it is recorded in the release.}
   wheel: {type: str, required: true, description: The wheel of the project itself.}
   pip: {type: str, required: true, description: The wheel of pip.}
-  requirement: {type: str, required: true, description: What is to be installed from the wheels.}
+  requirement: {type: str, required: true, description: The requirement to install from the wheels.}
   python: {type: path, required: true, description: The Python that the virtual environment is made with.}
   files: {type: dict, required: true, description: Text by name, for files beside the code.}
   secrets: {type: str, default: "", description: "The contents of its secrets.env, which its user alone can read."}
@@ -44,7 +44,7 @@ RETURN = """
 """
 
 EXAMPLES = """
-- name: Make it
+- name: Install a release
   mesh_release:
     prefix: /srv/mesh
     name: 0.1.0-35665e3a-8f12
@@ -191,7 +191,7 @@ def main() -> None:
             with working(module, asked["prefix"]):
                 Making(asked, place).make()
         except (Refused, OSError, KeyError, tarfile.TarError) as exc:
-            module.fail_json(msg=f"{asked['name']} cannot be made: {exc}")
+            module.fail_json(msg=f"{asked['name']} cannot be installed: {exc}")
         finally:
             for path in (asked["code"], asked["wheels"]):
                 if os.path.exists(path):

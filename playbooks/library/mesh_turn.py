@@ -17,7 +17,7 @@ from ansible.module_utils.mesh_place import TOLD_CHARACTERS, TRIED, Place, Refus
 
 DOCUMENTATION = """
 module: mesh_turn
-short_description: Make a release the one that runs, and go back when it does not hold
+short_description: Switch a host to a release, and roll back when it fails
 description:
   - C(current) moves; C(mesh roll) replaces each process, also hub and store; everything answers; the gates open.
   - When one of these fails, the host goes back to the release that it had; where it had none, all is stopped.
@@ -25,30 +25,30 @@ description:
   - A release that did not hold is no failure of this module. C(failure) says why; the playbook takes other hosts back.
 options:
   prefix: {type: path, required: true, description: The directory that the host keeps the mesh in.}
-  release: {type: str, required: true, description: Which one is to run; with C(undo), the one that it had before.}
-  undo: {type: bool, default: false, description: It had gone over, and has to go back because of another host.}
+  release: {type: str, required: true, description: The release to run; with C(undo), the one before.}
+  undo: {type: bool, default: false, description: Roll back, because another host failed.}
   ran: {type: bool, default: true, description: "With C(undo): whether anything ran before."}
-  stay: {type: bool, default: false, description: "Not to go back, and to fail, when something does not answer."}
-  unit: {type: str, default: "", description: supervisord's unit, where systemd runs.}
+  stay: {type: bool, default: false, description: "Do not roll back, but fail, when something does not answer."}
+  unit: {type: str, default: "", description: The unit of supervisord, where systemd runs.}
   ready_s: {type: float, required: true, description: How long one process, and all of them, may take to be ready.}
-  settle_s: {type: float, required: true, description: How long a replaced process must go on before the next one is.}
+  settle_s: {type: float, required: true, description: How long a replaced process must run before the next step.}
   gates: {type: list, elements: str, default: [], description: URLs that must answer 200.}
-  gate_tries: {type: int, default: 10, description: How often each is asked, once a second.}
-  gate_s: {type: float, default: 0, description: How long errors of what was replaced are compared with those before.}
-  gate_percent: {type: float, default: 5, description: How many of its calls may fail.}
-  gate_calls: {type: int, default: 10, description: With fewer calls nothing is judged.}
+  gate_tries: {type: int, default: 10, description: How often each is requested, once a second.}
+  gate_s: {type: float, default: 0, description: How long to compare error rates with those before.}
+  gate_percent: {type: float, default: 5, description: Share of calls that may fail, in percent.}
+  gate_calls: {type: int, default: 10, description: With fewer calls, error rates are not compared.}
 """
 
 RETURN = """
 before: {description: The release that was current., returned: always, type: str}
 ran: {description: Whether supervisord ran before., returned: always, type: bool}
-switched: {description: Whether another release than before was asked for., returned: always, type: bool}
-failure: {description: Why it did not hold; empty when it did., returned: always, type: str}
+switched: {description: Whether the release differs from the one before., returned: always, type: bool}
+failure: {description: Why it failed; empty when it did not., returned: always, type: str}
 now: {description: What runs now., returned: always, type: str}
 """
 
 EXAMPLES = """
-- name: Go over to it
+- name: Switch to the release
   mesh_turn:
     prefix: /srv/mesh
     release: 0.1.0-35665e3a-8f12
@@ -119,7 +119,10 @@ class Turn:
                 self._up()
         except Step as exc:
             self.sound = False
-            return f"it could not go back to {self._before or 'nothing'}: {exc}\nlook at it now: what runs may be mixed"
+            return (
+                f"it could not be rolled back to {self._before or 'nothing'}: {exc}\n"
+                "check this host now: processes of both releases may be running"
+            )
         self._place.done()
         return f"{self._before} runs" if self._ran else "nothing runs"
 
@@ -287,7 +290,7 @@ def turn(module: AnsibleModule) -> None:
         rolled = isinstance(exc.cause, Refused) and exc.cause.code == ROLL_WENT_BACK and str(exc).startswith("replace")
         if asked["stay"]:
             module.fail_json(msg=str(exc), **told)
-        failure = f"{release} {'did not go live' if switched else 'is not well'}: {exc}"
+        failure = f"{release} {'did not go live' if switched else 'does not work'}: {exc}"
         now = way.back(rolled=rolled or not switched)
         history.add("went back" if way.sound else "mixed", release, current, str(exc))
         module.exit_json(**{**told, "failure": failure}, changed=True, now=now)

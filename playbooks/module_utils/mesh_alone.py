@@ -97,8 +97,8 @@ class Alone:
             if not token or holder.get("token") != token:
                 now = f"; {tell(holder)}" if holder else ""
                 raise Refused(
-                    f"this deployment does not hold the lock of {self._prefix} (any more): nothing was heard of it "
-                    f"for {LEASE_S:g} s, or a playbook begins without alone.yml{now}. This step changed nothing"
+                    f"this deployment does not hold the lock of {self._prefix}: it was silent for {LEASE_S:g} s, or "
+                    f"the playbook does not import alone.yml{now}. This step changed nothing"
                 )
             yield
 
@@ -119,7 +119,7 @@ class Alone:
                 said = "" if _locks(file, fcntl.LOCK_SH) else file.read().strip()
         except OSError:
             said = ""
-        return f"{said or 'a command or a deployment that was cut off'} is changing what runs"
+        return f"{said or 'a command or an interrupted deployment'} is changing the processes"
 
     def _keep(self, file: TextIO, token: str) -> None:
         """Start the keeper, which holds the lock for as long as the deployment lasts."""
@@ -162,7 +162,7 @@ def tell(holder: dict[str, Any]) -> str:
     """A readable description of the deployment."""
     who = f" of {holder['who']}" if holder.get("who") else ""
     since = f", since {holder['since']}" if holder.get("since") else ""
-    return f"{holder.get('what', 'a deployment')}{who} is under way{since}"
+    return f"{holder.get('what', 'a deployment')}{who} is in progress{since}"
 
 
 def _read(text: str) -> dict[str, Any]:

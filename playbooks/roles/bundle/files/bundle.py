@@ -67,10 +67,12 @@ def bundle(asked: argparse.Namespace) -> dict[str, Any]:
     try:
         described = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     except (OSError, KeyError, tomllib.TOMLDecodeError) as exc:
-        raise BundleError(f"{project}/pyproject.toml names no project: {exc}; say where it is: mesh_project") from exc
+        raise BundleError(
+            f"{project}/pyproject.toml has no [project]: {exc}; set mesh_project to its directory"
+        ) from exc
     for name in asked.code:
         if not (project / name).exists():
-            raise BundleError(f"{project / name} is not there; mesh_code lists what is deployed beside the wheel")
+            raise BundleError(f"{project / name} does not exist; mesh_code lists files to deploy beside the wheel")
     asked.build.mkdir(parents=True, exist_ok=True)
     with alone(asked.build):
         return _build(asked, project, described)
@@ -180,7 +182,7 @@ def reason(said: str) -> str:
     telling = [line.strip() for line in errors if "subprocess-exited" not in line and "metadata-generation" not in line]
     first = list(dict.fromkeys(telling)) or lines[-1:]
     rest = "\n".join(lines)[-2000:].strip()
-    return "\n".join([*first[:3], "all that it said at last:", rest]) if rest not in first else rest
+    return "\n".join([*first[:3], "the end of its output:", rest]) if rest not in first else rest
 
 
 def _files(path: Path) -> Iterator[Path]:

@@ -33,7 +33,7 @@ def main() -> int:
         why = _install(asked.project.resolve(), asked.build.resolve()) if not _works(found[-1]) else ""
     if why:
         sys.stderr.write(
-            f"keys are made by `mesh` on this machine, which has none, and it cannot be installed:\n{why}\n"
+            f"keys are made by the `mesh` command of this machine; it is missing, and cannot be installed:\n{why}\n"
         )
         return 1
     sys.stdout.write(found[-1])
