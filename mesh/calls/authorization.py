@@ -71,7 +71,7 @@ class Door:
             return None
         rule = remedy(caller, service=service, methods=method)
         # Logged once for each link and target, as the decision is cached.
-        log.warning("call forbidden", caller=caller, target=target[:200], peer=conversation.callee.peer, rule=rule)
+        log.warning("call.forbidden", caller=caller, target=target[:200], peer=conversation.callee.peer, rule=rule)
         return Forbidden(
             f"{caller[:100]!r} may not call {target[:200]}: no [[access.allow]] of {self._identity} allows it",
             details={"caller": caller[:100], "target": target[:200], "rule": rule},

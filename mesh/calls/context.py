@@ -138,7 +138,7 @@ def current() -> CallContext | None:
 
         context = mesh.current()
         if context is not None:
-            self.log.info("asked", caller=context.caller, tenant=context.tenant)
+            self.log.info("greeting.asked", caller=context.caller, tenant=context.tenant)
     """
     return CURRENT.get()
 

@@ -256,7 +256,7 @@ class Handling:
         if unexpected:
             # Last: if logging a foreign exception fails, the caller has its answer already.
             log.error(
-                "handler failed",
+                "handler.failed",
                 target=running.target,
                 caller=running.caller,
                 error=f"{error.type_name}: {error.message}",
@@ -296,7 +296,7 @@ class Handling:
         if slow:
             self._left_out = 0
         line(
-            "slow call" if slow else "call",
+            "call.slow" if slow else "call.ended",
             target=running.target,
             caller=running.caller,
             took_s=round(took_s, 6),

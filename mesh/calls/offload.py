@@ -125,7 +125,7 @@ class Offload:
         if kind == "refused":
             raise RefusedInChild(error.message) from error
         if isinstance(error, RemoteError) and second:
-            log.error("offloaded handler failed", target=target, error=str(error), exception=second)
+            log.error("handler.failed", target=target, error=str(error), exception=second)
         else:
             error.from_call = False  # raised by the handler itself, though in another process
         raise error

@@ -296,7 +296,7 @@ class Peer:
         for request in orphans.values():
             request.link_lost(request.id <= flushed, reason)
         if self.handles:
-            log.debug("link lost", endpoint=self.endpoint, reason=reason, calls=len(orphans))
+            log.debug("link.lost", endpoint=self.endpoint, reason=reason, calls=len(orphans))
             self._dial_later()
 
     # --- lifetime -------------------------------------------------------------------------------------------
@@ -320,7 +320,7 @@ class Peer:
             try:
                 self._channel = self._pool.transport.dial(self.endpoint, self._begin)
             except BadEndpoint as exc:
-                log.warning("instance with an endpoint that cannot be dialled", reason=exc.message)
+                log.warning("instance.endpoint_invalid", reason=exc.message)
 
     def _begin(self, channel: Channel) -> Peer:
         self._channel = channel

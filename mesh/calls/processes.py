@@ -155,7 +155,7 @@ class ProcessPool:
             child = None
             if self._closing.is_set():
                 raise Unavailable("the worker is stopping")
-            log.warning("an offload process died; a new one takes its place", how=how, job_begun=begun)
+            log.warning("offload.process_died", how=how, job_begun=begun)
             if begun:
                 raise ChildDied(how)
         raise ChildDied(f"{MOST_STARTS} processes in a row ended before they began, the last one: {how}")

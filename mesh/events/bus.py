@@ -265,7 +265,7 @@ class Bus:
                     self._publisher.connect(endpoint)
                 except MeshError as exc:
                     # A record with a malformed address: it receives nothing; the other subscribers are not affected.
-                    log.warning("subscriber cannot be reached", endpoint=endpoint, error=exc.message)
+                    log.warning("subscriber.unreachable", endpoint=endpoint, error=exc.message)
                     self._connected.add(endpoint)
                     continue
                 self._connected.add(endpoint)
@@ -283,7 +283,7 @@ class Bus:
                     return
                 if self._clock.now() >= give_up_at or endpoint not in self._connected:
                     self._slow.add()
-                    log.warning("subscriber has not joined in time", endpoint=endpoint, waited_s=self._join_s)
+                    log.warning("subscriber.join_timed_out", endpoint=endpoint, waited_s=self._join_s)
                     return
                 # In memory a few loop iterations are enough; a socket needs about a millisecond.
                 if turn < 5:
@@ -349,7 +349,7 @@ def _matcher(pairs: dict[tuple[str, str], None]) -> Matcher[str]:
         try:
             Matcher([(pattern, who)])
         except MeshError as exc:
-            log.warning("subscription is malformed", who=who, error=exc.message)
+            log.warning("subscription.malformed", who=who, error=exc.message)
             continue
         good.append((pattern, who))
     return Matcher(good, distinct=True)

@@ -186,7 +186,7 @@ class Inbox:
 
     def _refuse(self, topic: str, reason: str) -> None:
         self._garbage.add()
-        log.debug("frame dropped: not events", topic=topic[:100], reason=reason[:200])
+        log.debug("event.frame_dropped", topic=topic[:100], reason=reason[:200])
 
     def _start(self, handler: Handler, parcel: Parcel, carried: Values | None) -> None:
         if len(self._running) >= self._most_running:
@@ -210,7 +210,7 @@ class Inbox:
             # A type's own checks may raise anything.
             self._failed.add()
             error = exc.message if isinstance(exc, MeshError) else repr(exc)
-            log.warning("event of the wrong type", topic=parcel.topic, publisher=parcel.publisher, error=error)
+            log.warning("event.type_mismatched", topic=parcel.topic, publisher=parcel.publisher, error=error)
             return
         try:
             await handler.run(event)
@@ -318,7 +318,7 @@ def _told(handler: Handler, exc: Exception) -> Exception:
 def _log_failure(handler: Handler, topic: str, exc: BaseException) -> None:
     failure = failure_of(exc, handler.label)
     log.error(
-        "handler of an event failed",
+        "event.handler_failed",
         handler=handler.label,
         topic=topic,
         error=f"{failure.error.type_name}: {failure.error.message}",

@@ -189,7 +189,7 @@ class Server(web.Server):
         now = self._loop.time()
         if now - self._told_at >= TELL_EVERY_S:
             self._told_at = now
-            _log.warning("a connection was refused", client=address, limit=f"gateway.{key}", most=most)
+            _log.warning("gateway.connection_refused", client=address, limit=f"gateway.{key}", most=most)
         error = Overloaded("there are too many connections", details={"retry_after_s": 1})
         transport.write(self.answer(error))
         handler.close()

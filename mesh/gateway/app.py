@@ -163,11 +163,11 @@ async def _run(
             )
         )
         settle_memory()
-        _log.info("gateway listens", address=address, worker=node.identity)
+        _log.info("gateway.ready", address=address, worker=node.identity)
         if started is not None:
             started(address)
         await signals.leave.wait()
-        _log.info("gateway leaves", busy=len(gateway.connections.busy))
+        _log.info("gateway.draining", busy=len(gateway.connections.busy))
         await drain(gateway, server, accepting)
     finally:
         accepting.close()
@@ -180,7 +180,11 @@ async def _first_word(gateway: Gateway, signals: Signals) -> None:
     while not gateway.health.heard and clock.now() < late_at and not signals.leave.is_set():
         await clock.sleep(0.01)
     if not gateway.health.heard:
-        _log.warning("no hub has answered; listening all the same", hubs=gateway.settings.mesh.hubs)
+        _log.warning(
+            "gateway.hub_missing",
+            hubs=gateway.settings.mesh.hubs,
+            remedy="start a hub; until one answers, requests for services get 503",
+        )
 
 
 async def drain(gateway: Gateway, server: web.Server, accepting: asyncio.AbstractServer) -> None:
@@ -208,7 +212,7 @@ async def drain(gateway: Gateway, server: web.Server, accepting: asyncio.Abstrac
             break
         await clock.sleep(LOOK_S)
     if server.connections:
-        _log.warning("requests are cut off", busy=len(gateway.connections.busy))
+        _log.warning("drain.timed_out", busy=len(gateway.connections.busy))
         # The node ends their calls with an error, and the handlers answer with it.
         await gateway.node.close()
         await server.shutdown(LAST_WORDS_S)
@@ -234,7 +238,7 @@ class Signals:
 
     def _came(self, name: str) -> None:
         if self.leave.is_set():
-            _log.warning("second signal, ending at once", signal=name)
+            _log.warning("signal.repeated", signal=name, reason="the process ends at once, without a drain")
             os._exit(1)
         self.leave.set()
 

@@ -157,7 +157,7 @@ class Calls:
                 raise
             error = exc
             if not isinstance(error, MeshError):
-                _log.exception("a stream failed", target=to.target)
+                _log.exception("stream.failed", target=to.target)
                 error = Unforeseen()
             request.failure = error
             reply.fail(error, request.trace)

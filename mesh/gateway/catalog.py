@@ -155,7 +155,7 @@ class Catalog:
         for conflict in self._routes.conflicts:
             if conflict not in self._warned:
                 self._warned.add(conflict)
-                _log.warning("a declared route is not served", conflict=str(conflict))
+                _log.warning("route.not_served", conflict=str(conflict))
 
     def methods(self, service: str) -> dict[str, MethodRecord]:
         """The methods of a service that /rpc reaches."""
@@ -214,7 +214,8 @@ class Catalog:
         self._advised.add(target)
         decorator = "@rpc(expose=True)" if kind == "method" else "@task(expose=True)"
         _log.warning(
-            f"a {kind} was asked for that is not exposed",
+            "target.not_exposed",
+            kind=kind,
             target=target,
             remedy=f'declare it with {decorator}, or set gateway.rpc = "all" for development',
             mode=self._mode,

@@ -62,7 +62,7 @@ class RequestLog:
             sys.stdout.flush()
         if not (failed or slow):
             if self.form == "json":
-                _log.info("request", **self._fields(request, status, size, seconds, None))
+                _log.info("request.answered", **self._fields(request, status, size, seconds, None))
             return
         second = int(self._now())
         if second != self._second:
@@ -76,7 +76,7 @@ class RequestLog:
             fields["suppressed"], self._suppressed = self._suppressed, 0
         # A stream that fails has already sent its head, with another status.
         ended = max(status, error.status) if error is not None and request.failure is error else status
-        event = "request failed" if ended >= 500 else "request refused" if failed else "slow request"
+        event = "request.failed" if ended >= 500 else "request.refused" if failed else "request.slow"
         (_log.error if ended == 500 else _log.warning)(event, **fields)
 
     def _fields(

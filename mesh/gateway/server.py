@@ -159,7 +159,7 @@ class Gateway:
                 # The rest of the body, or the data for the tunnel, is not read.
                 reply.keep_alive = False
         except Exception:
-            _log.exception("a request failed", verb=raw.method, path=raw.raw_path[:200], mount=request.prefix or "/")
+            _log.exception("gateway.failed", verb=raw.method, path=raw.raw_path[:200], mount=request.prefix or "/")
             error = Unforeseen()
             reply = self.problems.reply(error, request.trace or None)
         finally:

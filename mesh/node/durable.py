@@ -288,7 +288,7 @@ class Durable:
             )
         except MeshError as exc:
             # The event is in the log, as promised. An error here would make callers emit it a second time.
-            log.warning("a durable event was not heard by every plain listener", topic=event.topic, error=exc.message)
+            log.warning("event.partly_delivered", topic=event.topic, error=exc.message)
 
     def warn_of_loss(self, topic: str) -> None:
         """Warn, once for each topic, that a durable handler does not receive events that are not emitted durable."""
@@ -301,10 +301,10 @@ class Durable:
         if handlers:
             self._warned.add(topic)
             log.warning(
-                "an event is not durable, so handlers of durable events do not hear of it: emit it with durable=True, "
-                "or name it in [events] durable",
+                "event.not_durable",
                 topic=topic,
                 handlers=list(handlers),
+                remedy="emit it with durable=True, or list its topic in [events] durable",
             )
 
     def _subscriptions(self) -> Matcher[str]:

@@ -180,7 +180,7 @@ class Node(CallVerbs, DurableVerbs):
         self.server.host(control_methods(self), CONTROL_LIMIT, CONTROL_LIMIT)
         bound = await self.server.start(endpoint or self.transport.endpoint(self.identity))
         if why := unreachable(bound, self.settings.mesh.hubs):
-            log.warning("other hosts cannot call this process", endpoint=bound, reason=why)
+            log.warning("endpoint.not_routable", endpoint=bound, reason=why)
         return bound
 
     async def close(self) -> None:

@@ -117,8 +117,8 @@ class Targets:
             # Accept it: a release with this task may be starting. If none comes, the engine makes it a dead letter.
             self._told.add(name)
             declared = sorted({known for instance in instances for known in instance.tasks})
-            hint = suggestion(task, declared, "" if declared else "it has no tasks at all")
-            log.warning(f"no instance of the service declares this task{hint}", task=name)
+            hint = suggestion(task, declared, "" if declared else "it declares no tasks")
+            log.warning("task.undeclared", task=name, reason=f"no instance of the service declares this task{hint}")
         return Target(name, keep_s=self._settings.keep_s)
 
 

@@ -76,7 +76,7 @@ class Acknowledging:
             elif worth_repeating(answer) and not self._closed:
                 failures += 1
                 if failures == 1:
-                    log.warning("an acknowledgement is not heard yet", job=settlement.id, error=str(answer))
+                    log.warning("ack.delayed", job=settlement.id, error=str(answer))
                 self._later(RETRY.delay(failures, self._random()), again)
             else:
                 done(answer if isinstance(answer, MeshError) else MeshError(repr(answer)))
@@ -103,7 +103,7 @@ class Acknowledging:
                     raise
                 failures += 1
                 if failures == 1:
-                    log.warning("an acknowledgement is not heard yet", job=settlement.id, error=exc.message)
+                    log.warning("ack.delayed", job=settlement.id, error=exc.message)
             await self._clock.sleep(RETRY.delay(failures, self._random()))
 
     def _later(self, delay_s: float, again: Callable[[], None]) -> None:

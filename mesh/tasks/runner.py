@@ -110,7 +110,7 @@ class Runner:
         """All leases are lost: stop all attempts; their acknowledgements would be rejected."""
         attempts = list(self._held.values())
         if attempts:
-            log.warning("leases lost, tasks are stopped", count=len(attempts), reason=reason)
+            log.warning("attempt.leases_lost", count=len(attempts), reason=reason)
         for attempt in attempts:
             self._lost.add()
             self.stop_one(attempt, Stop.LOST)
@@ -282,10 +282,10 @@ class Runner:
         }
         if ruling.verdict == "dead":
             self._dead.add()
-            log.error("task is dead", **told, exc_info=exc if failure.unexpected else None)
+            log.error("task.dead", **told, exc_info=exc if failure.unexpected else None)
         else:
             self._retried.add()
-            log.warning("task failed, it will be tried again", **told, after_s=round(ruling.delay_s, 3))
+            log.warning("attempt.failed", **told, after_s=round(ruling.delay_s, 3))
         self._finish(
             attempt,
             ruling.verdict,
@@ -299,7 +299,7 @@ class Runner:
     def _bury(self, attempt: Attempt, reason: Reason, error: str) -> None:
         """Send the task to the dead letters: it cannot run, or its end was rejected."""
         self._dead.add()
-        log.error("task is dead", target=attempt.target, job=attempt.job, reason=reason, error=error)
+        log.error("task.dead", target=attempt.target, job=attempt.job, reason=reason, error=error)
         self._finish(attempt, "dead", code=reason, reason=reason, error=error[:MOST_ERROR])
 
     def _finish(
@@ -334,7 +334,7 @@ class Runner:
 
     def _refused(self, attempt: Attempt, failure: MeshError) -> None:
         """The acknowledgement was rejected: another worker has the task, or will get it."""
-        log.warning("an acknowledgement was refused", target=attempt.target, job=attempt.job, error=failure.message)
+        log.warning("ack.refused", target=attempt.target, job=attempt.job, error=failure.message)
         self._over(attempt, failure.code)
 
     def _over(self, attempt: Attempt, code: str) -> None:

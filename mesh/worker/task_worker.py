@@ -169,7 +169,7 @@ class _Seat:
             except MeshError as exc:
                 failures += 1
                 if failures == 1:
-                    log.warning("leases wait for their engine", engine=self._engine.name, error=exc.message)
+                    log.warning("engine.unavailable", engine=self._engine.name, error=exc.message)
             await self._node.clock.sleep(AGAIN.delay(failures, self._node.rng.random()))
 
     # --- asked by the runner ------------------------------------------------------------------------------

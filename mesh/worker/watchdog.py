@@ -45,6 +45,9 @@ _OWN: Final = (
 #: Frames outside of these are the same in every worker.
 _RUNNING: Final = ("run_services", "run_until_complete", "run_forever", "_run_once")
 
+#: What it means that this worker writes no heartbeats.
+_UNWATCHED: Final = "`mesh watch` cannot see whether this worker hangs"
+
 
 def limits_of(settings: Settings, soft_bytes: int = 0) -> Limits:
     """The limits of this process, from its settings and from `mesh run --limit`."""
@@ -190,7 +193,7 @@ class Watchdog:
             except MemoryError:
                 self._exit("memory")
             except Exception:
-                log.exception("the watchdog failed; it goes on")
+                log.exception("watchdog.failed")
 
     def _act(self, ruling: Ruling) -> None:
         if ruling.action == "tell":
@@ -203,33 +206,33 @@ class Watchdog:
             # Log it once: disable the limits from now on.
             self._limits = self._limits._replace(liveness_s=0.0, start_s=0.0, drain_s=float("inf"))
             self._liveness.limits = self._limits
-            log.error("this worker would be replaced under supervisor", **self._place(ruling))
+            log.error("worker.limit_exceeded", reason=ruling.reason, **self._place(ruling))
 
     def _tell(self, ruling: Ruling) -> None:
         about = self._place(ruling)
         if ruling.untold:
             about["not_logged"] = ruling.untold
-        log.warning("the event loop is blocked: await, or write a plain `def`, which runs in a thread", **about)
+        log.warning("loop.blocked", **about, remedy="use `await`, or write a plain `def`, which runs in a thread")
 
     def _ask_to_drain(self) -> None:
         used, soft, hard = self._liveness.memory_bytes, self._limits.soft_bytes, self._limits.hard_bytes
         why = "a MemoryError was raised" if exhausted.is_set() else f"{used / 2**20:.0f} MiB used"
         self._leaves = f"{why}, the limits are {soft / 2**20:.0f} MiB (soft) and {hard / 2**20:.0f} MiB (hard)"
         _take_reserve()
-        log.error("short of memory: the worker drains and is replaced", used=used, soft=soft, hard=hard, why=why)
+        log.error("worker.memory_low", used=used, soft=soft, hard=hard, why=why)
         if self._loop is not None and self._drain is not None:
             self._loop.call_soon_threadsafe(self._drain, "memory")
 
     def _end(self, ruling: Ruling) -> None:
         # A log that blocks (its pipe is full, its lock is held by the loop) must not keep the process alive.
         faulthandler.dump_traceback_later(LAST_WORDS_S, exit=True)
-        words = {
-            "blocked": "the event loop was blocked for longer than [worker] liveness: the worker ends",
-            "start_timeout": "the worker did not start within [worker] start_timeout: it ends",
-            "memory": "short of memory, and the drain did not end in time: the worker ends",
+        causes = {
+            "blocked": "the event loop was blocked for longer than [worker] liveness",
+            "start_timeout": "the worker did not start within [worker] start_timeout",
+            "memory": "the worker exceeded memory_soft, and its drain did not end in time",
         }
-        code = EXITS[ruling.reason]
-        log.error(words[ruling.reason], reason=ruling.reason, exit_code=code, **self._place(ruling))
+        code, cause = EXITS[ruling.reason], causes[ruling.reason]
+        log.error("worker.aborted", reason=ruling.reason, cause=cause, exit_code=code, **self._place(ruling))
         self._exit(ruling.reason)
 
     def _exit(self, reason: str) -> None:
@@ -271,7 +274,7 @@ class Watchdog:
         try:
             self._writer.write(heartbeat)
         except OSError as exc:
-            log.warning("heartbeats cannot be written", error=str(exc))
+            log.warning("heartbeat.write_failed", error=str(exc), reason=_UNWATCHED)
             self._writer = None
 
 
@@ -301,7 +304,7 @@ def _writer(run_dir: Path | None) -> heartbeats.Writer | None:
     try:
         return heartbeats.Writer(run_dir)
     except OSError as exc:
-        log.warning("heartbeats cannot be written: `mesh watch` will not see this worker hang", error=str(exc))
+        log.warning("heartbeat.write_failed", error=str(exc), reason=_UNWATCHED)
         return None
 
 

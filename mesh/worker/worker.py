@@ -224,7 +224,7 @@ class Worker:
                         await self.node.wait_for(need, SAY_AGAIN_S)
                         break
                     except Unavailable:
-                        log.warning("waiting for a service that is needed", service=type(service).name, needs=need)
+                        log.warning("service.awaited", service=type(service).name, needs=need)
 
     def _register(self, endpoint: str) -> None:
         records: list[Instance] = []
@@ -281,7 +281,7 @@ class Worker:
                 failure = failure_of(exc, timer.label)
                 code = failure.error.code
                 log.exception(
-                    "timer failed",
+                    "timer.failed",
                     target=timer.label,
                     error=f"{failure.error.type_name}: {failure.error.message}",
                     at=location(exc, timer.run),
@@ -318,7 +318,7 @@ class Worker:
             self._drain_tasks(timeout_s), self._drain_calls(timeout_s), self._finish(hooks, timeout_s)
         )
         if not hooks_done:
-            log.warning("stop timeout over, a draining hook is cut off")
+            log.warning("drain.hook_timed_out")
             await _cancel(hooks)
         # Drain runs of timers like calls: when the calls took all of the time, the runs are cut off, too.
         busy = [task for task in self._busy_timers if task is not None]
@@ -326,7 +326,7 @@ class Worker:
         finished = finished and timers_done and tasks_done
         await self._inbox.close(cancel=not finished)
         if not finished and server is not None:
-            log.warning("stop timeout over, work is cut off", in_hand=server.in_hand, tasks_done=tasks_done)
+            log.warning("drain.timed_out", in_hand=server.in_hand, tasks_done=tasks_done)
         return finished
 
     async def _drain_calls(self, timeout_s: float) -> bool:
@@ -346,7 +346,7 @@ class Worker:
             with self.node.interceptors.around_hook(type(service)):
                 await run_hook(service, "draining")
         except _OWN:
-            log.exception("draining hook failed", service=type(service).name)
+            log.exception("hook.failed", hook="draining", service=type(service).name)
 
     async def _finish(self, tasks: Sequence[asyncio.Task[None]], timeout_s: float) -> bool:
         """Wait for tasks that are not done; whether all were done in time."""
@@ -376,7 +376,7 @@ class Worker:
                 with self.node.interceptors.around_hook(type(service)):
                     await run_hook(service, "stopped")
             except _OWN:
-                log.exception("stopped hook failed", service=type(service).name)
+                log.exception("hook.failed", hook="stopped", service=type(service).name)
         await self.node.interceptors.stop()
         await self._inbox.close(cancel=True)
         await self.node.close()
@@ -446,7 +446,7 @@ async def run(
     def caught(name: str) -> None:
         signals.append(name)
         if len(signals) > 1:
-            log.warning("second signal, ending at once", signal=name)
+            log.warning("signal.repeated", signal=name, reason="the process ends at once, without a drain")
             os._exit(1)
         stopping.set()
 
@@ -471,12 +471,12 @@ async def run(
         starting.result()
         settle_memory()
         worker.entered("ready")
-        log.info("ready", worker=worker.identity, services=[type(service).name for service in worker.services])
+        log.info("worker.ready", worker=worker.identity, services=[type(service).name for service in worker.services])
         if on_ready is not None:
             on_ready(worker)
         await stopping.wait()
         reason = (signals or leaving)[0]
-        log.info("draining", worker=worker.identity, reason=reason)
+        log.info("worker.draining", worker=worker.identity, reason=reason)
         finished = await worker.drain(reason)
         if leaving:
             return EXIT_MEMORY
@@ -487,4 +487,4 @@ async def run(
             watchdog.stop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
-        log.info("stopped", worker=worker.identity)
+        log.info("worker.stopped", worker=worker.identity)

@@ -77,7 +77,7 @@ async def test_a_leaked_cancellation_is_a_failure(log: Any):
         with pytest.raises(mesh.RemoteError) as caught:
             _ = [item async for item in m.stream("leaky.stream_it")]
         assert (caught.value.code, caught.value.status) == ("handler_error", 500)
-        assert [line["target"] for line in log.lines("handler failed")] == [
+        assert [line["target"] for line in log.lines("handler.failed")] == [
             "leaky.call_it",
             "leaky.in_thread",
             "leaky.stream_it",
@@ -86,7 +86,7 @@ async def test_a_leaked_cancellation_is_a_failure(log: Any):
             await m.emit("leak.one")
         assert failed.value.details["services"]["leaky"]["code"] == "handler_error"
         await m.emit("leak.every")
-        await one_line(log, "handler of an event failed")
+        await one_line(log, "event.handler_failed")
         await m.emit("leak.durable", durable=True)
         await m.defer(Leaky.task_it)
         await m.idle()
@@ -107,4 +107,4 @@ async def test_a_call_that_its_caller_cancels_or_whose_time_is_over_is_no_failur
         await until(lambda: server.in_hand == 1)
         call.cancel()
         await until(lambda: server.in_hand == 0)
-        assert log.lines("handler failed") == []
+        assert log.lines("handler.failed") == []

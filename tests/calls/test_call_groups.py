@@ -71,7 +71,7 @@ async def test_a_group_of_one_is_that_exception(crowd: Mesh, log: Any):
     with pytest.raises(mesh.RemoteError) as caught:
         await crowd.call("crowd.together", ["value"])
     assert (caught.value.type_name, caught.value.message) == ("ValueError", "no such order")
-    (line,) = log.lines("handler failed")
+    (line,) = log.lines("handler.failed")
     assert line["at"].startswith(f"{__file__}:")
 
 
@@ -98,7 +98,7 @@ async def test_a_group_of_mistakes_is_the_handlers_failure(crowd: Mesh, log: Any
         with pytest.raises(mesh.RemoteError) as caught:
             await crowd.call("crowd.together", kinds)
         assert (caught.value.status, caught.value.details) == (500, {"nested": "bad_arguments"})
-    assert len(log.lines("handler failed")) == 4
+    assert len(log.lines("handler.failed")) == 4
 
 
 async def test_a_dead_letter_names_the_leaves_of_a_group(crowd: Mesh):

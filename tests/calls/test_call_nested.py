@@ -134,7 +134,7 @@ async def test_a_mistake_in_a_nested_call_is_the_handlers_failure(m: Mesh, log: 
     with pytest.raises(mesh.RemoteError) as caught:
         await m.call("desk.ask", kind)
     assert (caught.value.code, caught.value.status, caught.value.details) == ("handler_error", 500, {"nested": code})
-    (line,) = log.lines("handler failed")
+    (line,) = log.lines("handler.failed")
     assert (line["target"], line["level"]) == ("desk.ask", "error")
     assert line["at"].startswith(f"{__file__}:")
     assert "Traceback" in line["exception"]
@@ -147,7 +147,7 @@ async def test_what_the_caller_can_act_on_passes(m: Mesh, log: Any, kind: str, c
     with pytest.raises(mesh.MeshError) as caught:
         await m.call("desk.ask", kind)
     assert (caught.value.code, caught.value.status) == (code, status)
-    assert [line["target"] for line in log.lines("handler failed")] == (["depot.item"] if kind == "failure" else [])
+    assert [line["target"] for line in log.lines("handler.failed")] == (["depot.item"] if kind == "failure" else [])
 
 
 async def test_a_bad_result_of_a_nested_call_is_logged_once(m: Mesh, log: Any):
@@ -155,7 +155,7 @@ async def test_a_bad_result_of_a_nested_call_is_logged_once(m: Mesh, log: Any):
     with pytest.raises(mesh.RemoteError) as caught:
         await m.call("desk.ask", "bad result")
     assert (caught.value.status, caught.value.details) == (500, {"nested": "bad_result"})
-    (line,) = log.lines("handler failed")
+    (line,) = log.lines("handler.failed")
     assert line["target"] == "depot.unsendable"
     assert line["at"].startswith(f"{__file__}:")
 
@@ -168,14 +168,14 @@ async def test_streams_fail_in_the_same_way(m: Mesh, log: Any, kind: str, code: 
     with pytest.raises(mesh.RemoteError) as caught:
         await anext(items)
     assert (caught.value.status, caught.value.details) == (500, {"nested": code})
-    assert len(log.lines("handler failed")) == 1
+    assert len(log.lines("handler.failed")) == 1
 
 
 async def test_what_a_handler_itself_raises_is_a_statement_about_its_call(m: Mesh, log: Any):
     """The class says whose mistake it is, and nothing failed here."""
     with pytest.raises(mesh.BadArguments):
         await m.call("desk.own")
-    assert log.lines("handler failed") == []
+    assert log.lines("handler.failed") == []
 
 
 class Clerk(mesh.Service):
@@ -210,21 +210,21 @@ async def test_tasks_events_and_timers_log_the_place_of_the_mistake(log: Any):
     """One line each, with the trace that it belongs to."""
     async with Mesh(Clerk, Depot) as m:
         await m.defer(Clerk.file)
-        line = await one_line(log, "task is dead")
+        line = await one_line(log, "task.dead")
         assert line["at"].startswith(f"{__file__}:")
         assert len(line["trace_id"]) == 32
         with pytest.raises(mesh.MeshError) as caught:
             await m.emit("paper.came", 1)
         assert caught.value.details["services"]["clerk"]["code"] == "handler_error"
-        assert (await one_line(log, "handler failed"))["at"].startswith(f"{__file__}:")
+        assert (await one_line(log, "handler.failed"))["at"].startswith(f"{__file__}:")
         await m.emit("paper.for.all", 1)
-        line = await one_line(log, "handler of an event failed")
+        line = await one_line(log, "event.handler_failed")
         assert line["at"].startswith(f"{__file__}:")
         assert len(line["trace_id"]) == 32
         await m.emit("paper.durable", 1, durable=True)
         await m.idle()
-        assert [line["at"].startswith(f"{__file__}:") for line in log.lines("task is dead")] == [True, True]
-        line = await one_line(log, "timer failed")
+        assert [line["at"].startswith(f"{__file__}:") for line in log.lines("task.dead")] == [True, True]
+        line = await one_line(log, "timer.failed")
         assert line["at"].startswith(f"{__file__}:")
         assert len(line["trace_id"]) == 32
 
@@ -235,7 +235,7 @@ async def test_what_the_only_handler_of_an_event_raises_is_told_once(log: Any):
         with pytest.raises(mesh.MeshError) as caught:
             await m.emit("paper.ends", 1)
         assert caught.value.details["services"]["clerk"]["code"] == "handler_error"
-        line = await one_line(log, "handler failed")
+        line = await one_line(log, "handler.failed")
         assert line["error"].count("RuntimeError") == 1
         assert line["error"].endswith("(from StopIteration)")
         assert line["at"].startswith(f"{__file__}:")
@@ -247,4 +247,4 @@ async def test_data_of_the_wrong_type_is_still_the_emitters_mistake(log: Any):
         with pytest.raises(mesh.MeshError) as caught:
             await m.emit("paper.came", "not a number")
         assert caught.value.details["services"]["clerk"]["code"] == "bad_arguments"
-        assert log.lines("handler failed") == []
+        assert log.lines("handler.failed") == []

@@ -178,7 +178,7 @@ async def test_a_call_ends_with_bad_result(log: Any, method: str):
     error = caught.value
     assert (error.code, error.status) == ("bad_result", 500)
     assert error.details == {"expected": "int", "got": "str", "path": "$"}
-    (line,) = log.lines("handler failed")
+    (line,) = log.lines("handler.failed")
     assert line["target"] == f"shop.{method}"
     assert line["at"].startswith(f"{__file__}:")
 
@@ -192,7 +192,7 @@ async def test_a_forgotten_await_is_named(log: Any, method: str):
             await m.call(f"shop.{method}")
     assert caught.value.code == "bad_result"
     assert "forgot await?" in caught.value.message
-    (line,) = log.lines("handler failed")
+    (line,) = log.lines("handler.failed")
     assert line["at"].startswith(f"{__file__}:")
 
 

@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.chaos, pytest.mark.timeout(120)]
 
 
 #: What a worker says that has not reached the store for a lease.
-LOST = "leases lost, tasks are stopped"
+LOST = "attempt.leases_lost"
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,7 @@ async def test_a_frozen_worker_changes_nothing_when_it_wakes(slow_set: Set, n: m
 
     async def noticed() -> bool:
         text = log.read_text()
-        return "session.leases_lost" in text or "an acknowledgement was refused" in text
+        return "session.leases_lost" in text or "attempt.leases_lost" in text or "ack.refused" in text
 
     await until(noticed)
     info = await job.info()
@@ -195,7 +195,7 @@ async def test_the_store_stops_after_those_who_use_it() -> None:
         assert stopped.index("store") > max(stopped.index(f"slow_{number}") for number in range(2))
         assert stopped.index("store") > stopped.index("gateway_0")
         for log in (made.root / "logs").glob("slow_*.log"):
-            assert "an acknowledgement was refused" not in log.read_text()
+            assert "ack.refused" not in log.read_text()
         # A second of work, and no time for waiting: the least patience in the way is 10 s.
         assert took < 9, f"mesh down took {took:.1f} s"
         core = Core(made.root / "data")

@@ -33,7 +33,7 @@ def project() -> Iterator[Path]:
             )
             log.close()
         end = time.monotonic() + 20
-        while b'"ready"' not in (root / "run.log").read_bytes():
+        while b'"worker.ready"' not in (root / "run.log").read_bytes():
             assert time.monotonic() < end, (root / "run.log").read_text() + (root / "hub.log").read_text()
             assert all(child.poll() is None for child in started), (root / "hub.log").read_text()
             time.sleep(0.05)

@@ -264,7 +264,7 @@ def test_run_leaves_with_zero_on_sigterm(project: Path, mesh: Mesh):
     child = subprocess.Popen(
         command("run", "greet.py"), cwd=project, env=environment(), stderr=subprocess.PIPE, text=True
     )
-    until_said(child, '"ready"')
+    until_said(child, '"worker.ready"')
     assert child.pid in [each["pid"] for each in json.loads(mesh("ps", "--json").stdout)["instances"]]
     child.send_signal(signal.SIGTERM)
     child.communicate(timeout=10)
@@ -284,12 +284,12 @@ def test_run_with_reload_starts_again_on_a_change(project: Path, mesh: Mesh):
         return next((each.get("version", "") for each in instances if each["service"] == "edited"), "")
 
     try:
-        until_said(child, '"ready"')
+        until_said(child, '"worker.ready"')
         assert version() == "1"
         # A change within the same second must be seen as well: another length.
         (project / "edited.py").write_text("import mesh\n\nclass Edited(mesh.Service):\n    version = '2.0'\n")
         until_said(child, "changed: edited.py")
-        until_said(child, '"ready"')
+        until_said(child, '"worker.ready"')
         assert version() == "2.0"
         child.send_signal(signal.SIGINT)
         child.communicate(timeout=10)

@@ -57,7 +57,7 @@ def shop() -> Iterator[Path]:
                     )
                 )
         end = time.monotonic() + 20
-        while not all(b'"ready"' in (root / f"{name}.log").read_bytes() for name in ("store", "run")):
+        while not all(b'"worker.ready"' in (root / f"{name}.log").read_bytes() for name in ("store", "run")):
             assert time.monotonic() < end, [log.read_text() for log in root.glob("*.log")]
             time.sleep(0.05)
         yield root

@@ -190,7 +190,7 @@ methods = ["hello"]
                         stdin=subprocess.DEVNULL,
                     )
                 )
-        until(lambda: '"ready"' in (project / "run.log").read_text(), "the worker is ready")
+        until(lambda: '"worker.ready"' in (project / "run.log").read_text(), "the worker is ready")
         yield project
         for child in reversed(started):
             child.send_signal(signal.SIGTERM)
@@ -223,7 +223,7 @@ def test_a_mesh_with_keys_from_the_first_command_to_a_revoked_client(secured: Pa
     assert done.returncode == exits.REFUSED
     assert "'client'" in done.stderr
     assert "greeting.add" in done.stderr
-    assert "greeting.add" in (secured / "run.log").read_text()
+    assert "call.forbidden" in (secured / "run.log").read_text()
     # A command as any other: its key is `client`. Nobody emits anything.
     done = mesh(secured, "listen", "--timeout", "0.1")
     assert done.returncode == exits.OK, done.stderr

@@ -22,7 +22,7 @@ def test_logs_are_asked_of_the_processes(mesh: Mesh):
     done = mesh("--json", "logs")
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert done.returncode == 0
-    ready = [line for line in lines if line["event"] == "ready"]
+    ready = [line for line in lines if line["event"] == "worker.ready"]
     assert [line["process"].rpartition("-")[0] for line in ready] == ["greeting"]
     assert ready[0]["level"] == "info"
     assert mesh("--json", "logs", "greeting").stdout == done.stdout

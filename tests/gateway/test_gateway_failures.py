@@ -135,7 +135,7 @@ class TestPublic:
         assert TRACE.encode() in told.body
         line = of_trace(lines)[0]
         assert SECRET in line["error"]
-        assert (line["event"], line["level"]) == ("request failed", "error")
+        assert (line["event"], line["level"]) == ("request.failed", "error")
 
 
 class TestDebug:
@@ -182,7 +182,7 @@ class TestSlow:
         """Longer than log.slow."""
         await leaky.get("/dozes", headers=ASKED)
         [line] = of_trace(lines)
-        assert (line["event"], line["status"], line["level"]) == ("slow request", 200, "warning")
+        assert (line["event"], line["status"], line["level"]) == ("request.slow", 200, "warning")
         assert line["duration_ms"] >= 20
 
 
@@ -201,7 +201,7 @@ class TestEvery:
         await leaky.get("/hello/x", headers=said)
         if settings.gateway.access_log == "json":
             [line] = of_trace(lines)
-            assert (line["event"], line["status"], line["client"]) == ("request", 200, "203.0.113.9")
+            assert (line["event"], line["status"], line["client"]) == ("request.answered", 200, "203.0.113.9")
         else:
             out = capsys.readouterr().out
             assert out.startswith("203.0.113.9 - - [")

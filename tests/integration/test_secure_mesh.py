@@ -174,7 +174,7 @@ async def test_what_no_rule_allows_is_forbidden(secure: Secure, capsys: pytest.C
         with pytest.raises(Forbidden):
             await gateway.call(target)
     said = capsys.readouterr().err
-    assert said.count("call forbidden") == 3
+    assert said.count("call.forbidden") == 3
     assert "target=greeting.hello" in said
     counted = {
         tuple(sorted(one["labels"].items())): one["value"]

@@ -76,10 +76,10 @@ class Project:
 
     def start_store(self, *, wait: bool = True) -> subprocess.Popen[bytes]:
         """A store; ready, when waited for."""
-        ready = self.said("store", b'"ready"')
+        ready = self.said("store", b'"worker.ready"')
         self.store = self.start("store")
         end = time.monotonic() + PATIENCE_S
-        while wait and self.said("store", b'"ready"') == ready:
+        while wait and self.said("store", b'"worker.ready"') == ready:
             assert time.monotonic() < end, self.log("store").read_text()
             assert self.store.poll() is None, self.log("store").read_text()
             time.sleep(0.01)

@@ -92,7 +92,7 @@ def test_code_that_was_changed_in_its_place_and_answers_with_errors_is_stopped(p
     (project.root / "svc.py").write_text(FAILING)
     # Not before a copy was told to leave: the spare one is not judged before.
     log = project.root / "logs" / "greeting_0.log"
-    with pytest.raises(RollFailed) as caught, traffic(project, lambda: '"draining"' in log.read_text()):
+    with pytest.raises(RollFailed) as caught, traffic(project, lambda: '"worker.draining"' in log.read_text()):
         asyncio.run(roll(project.layout, project.settings, ["greeting"], settle_s=1.0, gate=LIMITS))
     assert isinstance(caught.value.__cause__, ErrorsRise)
     assert caught.value.details["service"] == "greeting"

@@ -47,7 +47,7 @@ def test_it_shows_the_logs_and_stops_everything_at_a_signal(project: Project, nu
         child.send_signal(number)
         assert child.wait(60) == 0
     assert project.members() == []
-    assert any(line.get("event") == "stopped" and line["process"] == "greeting_0" for line in lines(project))
+    assert any(line.get("event") == "worker.stopped" and line["process"] == "greeting_0" for line in lines(project))
 
 
 def test_it_ends_when_supervisord_does_and_leaves_nothing_behind(project: Project):

@@ -45,7 +45,7 @@ def openapi(front: Front) -> bytes:
             add_mount(document, mounted.mount)
         except Exception as exc:
             # It was checked when the gateway started, so it has changed since: the rest of the document is served.
-            _log.warning("the OpenAPI part of a mount is left out", mount=mounted.prefix, error=str(exc)[:500])
+            _log.warning("mount.openapi_omitted", mount=mounted.prefix, error=str(exc)[:500])
     return msgspec.json.encode(document.make(title=front.settings.mesh.name, version=_version()))
 
 

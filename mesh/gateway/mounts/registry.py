@@ -147,7 +147,7 @@ class Mounts:
                 except SetupError:
                     raise
                 except Exception as exc:
-                    _log.exception("a mount failed to start", mount=each.prefix, origin=each.origin)
+                    _log.exception("mount.start_failed", mount=each.prefix, origin=each.origin)
                     raise SetupError(
                         f'gateway.mounts: "{each.origin}" failed to start: {type(exc).__name__}: {exc}'[:1000]
                     ) from exc

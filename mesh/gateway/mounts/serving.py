@@ -156,7 +156,7 @@ class _Foreign:
             if not reply.begun:
                 raise error from exc
             if not isinstance(error, MeshError):
-                _log.exception("a stream failed", mount=self._mount.prefix)
+                _log.exception("stream.failed", mount=self._mount.prefix)
                 error = Unforeseen()
             request.failure = error
             reply.fail(error, request.trace)
