@@ -69,7 +69,7 @@ def decode_any(body: Buffer, encoding: int) -> Any:
         if encoding == JSON:
             return msgspec.json.decode(body)
     except (msgspec.MsgspecError, ValueError, RecursionError, MemoryError) as exc:
-        raise BadReply(f"the answer does not decode: {exc}") from exc
+        raise BadReply(f"the answer cannot be decoded: {exc}") from exc
     raise BadReply(f"the answer has an unknown encoding: {encoding}")
 
 
@@ -89,7 +89,7 @@ def typed_decoder(target: str, hint: Any) -> Callable[[Buffer, int], Any]:
             return text(body)
         # A type's own checks may raise anything.
         except Exception as exc:
-            raise BadReply(f"{target}: the answer is not what its annotation promises: {exc}") from exc
+            raise BadReply(f"{target}: the answer does not match its annotation: {exc}") from exc
 
     return decode
 

@@ -32,9 +32,9 @@ def split_target(target: str) -> tuple[str, str]:
     """
     service, dot, method = target.rpartition(".")
     if not dot or not service or not method:
-        raise BadRequest(f'{target[:100]!r} is no target: write "service.method"')
+        raise BadRequest(f'{target[:100]!r} is not a target: write "service.method"')
     if not target.isprintable() or len(target) > MAX_TARGET:
-        raise BadRequest(f"{target[:100]!r} is no target: it cannot be written")
+        raise BadRequest(f"{target[:100]!r} is not a target: it is too long, or not printable")
     return service, method
 
 
@@ -66,7 +66,7 @@ def bounded(target: str, deadline_at: float, now: float) -> float:
 def check_trace(trace: str) -> None:
     """Raise BadRequest for text that cannot be a traceparent. (`traces.accept` checks incoming ones fully.)"""
     if not trace.isascii() or len(trace) > 200:
-        raise BadRequest(f"{trace[:100]!r} is no traceparent")
+        raise BadRequest(f"{trace[:100]!r} is not a traceparent")
 
 
 def check_meta(meta: dict[str, str]) -> None:
@@ -80,5 +80,5 @@ def check_meta(meta: dict[str, str]) -> None:
             raise BadRequest(f"metadata {name!r} is not valid Unicode") from exc
     if size > MAX_META or len(meta) > MAX_META_ENTRIES:
         raise BadRequest(
-            f"metadata of {len(meta)} entries, {size} bytes; {MAX_META_ENTRIES} and {MAX_META} are the most"
+            f"metadata has {len(meta)} entries and {size} bytes; the limits are {MAX_META_ENTRIES} and {MAX_META}"
         )

@@ -293,7 +293,7 @@ class Client:
         route.stats.in_flight += 1
         self._budget.deposit(now)
         if order.deadline_at <= now:
-            self._finish(request, DeadlineExceeded(f"{route.target}: no time was left to call"))
+            self._finish(request, DeadlineExceeded(f"{route.target}: the deadline had passed before the call was sent"))
             return
         self._expiries.watch(request, order.deadline_at)
         self._dispatch(request, order, now)
@@ -320,14 +320,15 @@ class Client:
         if len(caller.calls) >= caller.credit:
             handle = choose_with_credit(order, now, self._random)
             if handle is None:
-                full = f"every link has its {caller.credit} calls under way"
+                full = f"every link has {caller.credit} calls in flight, its limit"
                 self._finish(request, Overloaded(f"{route.target}: {full}"))
                 return
             peer = handle.peer
             caller = peer.caller
         if len(body) > caller.max_body:
             self._finish(
-                request, TooLarge(f"{route.target}: a body of {len(body)} bytes; its workers take {caller.max_body}")
+                request,
+                TooLarge(f"{route.target}: a body of {len(body)} bytes; its workers accept at most {caller.max_body}"),
             )
             return
         order.handle = handle
@@ -362,7 +363,7 @@ class Client:
         elif not group.handles and self._agent.refused:
             self._finish(request, unreached.no_hub(order, self._agent.refused))
         elif self._waiting.full:
-            self._finish(request, Overloaded(f"{len(self._waiting)} calls wait for an instance already"))
+            self._finish(request, Overloaded(f"{len(self._waiting)} calls are already waiting for an instance"))
         else:
             # A request is parked again after each change of a link; it counts as waiting since the first time.
             again = order.parked_at >= order.sent_at
@@ -470,7 +471,7 @@ class Client:
         """The link was lost while the call was on it."""
         order = request.order
         where = order.handle.instance.id if order.handle is not None else "?"
-        error = LinkLost(f"{order.route.target}: link to {where} lost before the answer ({reason})")
+        error = LinkLost(f"{order.route.target}: the link to {where} was lost before the answer arrived ({reason})")
         if isinstance(request, Flow) and request.inflow.begun:
             self._trouble(request, Trouble.FAILED, error)
         else:

@@ -163,7 +163,9 @@ def scope(
     """
     outer = CURRENT.get()
     if outer is not None and not isinstance(outer, _Scope):
-        raise SetupError(f"mesh.scope() is in the handler {outer.target}: assign to mesh.current().tenant … instead")
+        raise SetupError(
+            f"mesh.scope() cannot be used in the handler {outer.target}: assign to mesh.current().tenant … instead"
+        )
     context = _Scope(trace=traces.accept(trace) or traces.root(), carried=outer.carried if outer is not None else None)
     if tenant:
         context.tenant = tenant

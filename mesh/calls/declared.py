@@ -94,7 +94,7 @@ def read(function: Callable[..., Any], label: str, owner: type | None, bound: bo
             f"{label} yields: a stream has the status and headers of its route, so it cannot yield http.Response"
         )
     if typing.get_origin(returns) in _ITERATORS:
-        raise BadDeclaration(f"{label}: an http.Response has one body; a stream cannot be in it")
+        raise BadDeclaration(f"{label}: an http.Response has one body; it cannot contain a stream")
     schema_of(returns, f"{label}: what it {'yields' if stream else 'returns'}")
     return Declared(
         parameters=_parameters(function, hints, label, bound),
@@ -123,7 +123,7 @@ def schema_of(hint: Any, what: str) -> dict[str, Any]:
     except (TypeError, NameError) as exc:
         reason = str(exc).strip().rpartition("\n")[2]
         raise BadDeclaration(
-            f"{what} cannot travel: {reason}. Use plain types, msgspec Structs, dataclasses or TypedDicts."
+            f"{what} cannot be encoded: {reason}. Use plain types, msgspec Structs, dataclasses or TypedDicts."
         ) from exc
 
 

@@ -101,7 +101,8 @@ class Handling:
             self._refuse(
                 running,
                 Overloaded(
-                    f"{running.target}: {full.concurrency} run and {full.queue} wait in {self._identity} already"
+                    f"{running.target}: {self._identity} is at its limit "
+                    f"({full.concurrency} running, {full.queue} queued)"
                 ),
             )
             if full is service_gate and gate is not None:
@@ -377,7 +378,7 @@ class Handling:
         if verdict is RUN:
             self._launch_queued(following)
         elif verdict is REFUSE:
-            self._refuse(following, Overloaded(f"{following.target}: the service is full in {self._identity}"))
+            self._refuse(following, Overloaded(f"{following.target}: the service is at its limit in {self._identity}"))
             self._pass_on(gate)
 
     def _settle(self, running: Running, code: str) -> None:

@@ -68,8 +68,8 @@ class SetCookie(msgspec.Struct, frozen=True, kw_only=True):
         what = f'cookie "{name}"'
         if not isinstance(self.value, str) or not _COOKIE_OCTETS.issuperset(self.value):
             raise ValueError(
-                f"{what}: the value holds more than visible ASCII without quotes, commas, semicolons and backslashes; "
-                "percent-encode or base64 it"
+                f"{what}: the value must be visible ASCII without quotes, commas, semicolons and backslashes; "
+                "encode it with percent-encoding or base64"
             )
         if self.max_age_s is not None and type(self.max_age_s) is not int:
             raise ValueError(f"{what}: max_age_s is a whole number of seconds, not {self.max_age_s!r:.40}")

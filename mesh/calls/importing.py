@@ -99,7 +99,7 @@ def attribute_of(word: str, what: str, root: Path) -> Any:
     except ModuleNotFoundError as exc:
         if exc.name and not (path == exc.name or path.startswith(exc.name + ".")):
             raise SetupError(f"{what}: {path} imports {exc.name}, which is not installed") from exc
-        raise SetupError(f"{what}: there is no module {exc.name} in {root} or among the installed") from exc
+        raise SetupError(f"{what}: no module {exc.name} in {root} or among the installed packages") from exc
     # The module is the user's code: its import may raise anything.
     except (Exception, SystemExit) as exc:
         raise SetupError(f"{what}: importing {path} failed: {type(exc).__name__}: {exc}"[:1000]) from exc

@@ -266,7 +266,7 @@ class Peer:
         if self.caller.idle:
             idle, self.caller.idle = self.caller.idle, 0
             if not self._allowance.take(idle, self._pool.clock.now()):
-                raise Flood("more messages than the calls on the link and its allowance cover")
+                raise Flood("more messages than the calls on the link and its allowance permit")
         if self.caller.state is Link.LEAVING and not self.caller.calls:
             # Nothing is outstanding in either direction: if this side closes first, the leaving worker need not wait.
             # The close flushes the pong that acknowledges the goodbye.

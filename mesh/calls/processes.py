@@ -158,7 +158,7 @@ class ProcessPool:
             log.warning("offload.process_died", how=how, job_begun=begun)
             if begun:
                 raise ChildDied(how)
-        raise ChildDied(f"{MOST_STARTS} processes in a row ended before they began, the last one: {how}")
+        raise ChildDied(f"{MOST_STARTS} processes in a row ended before they were ready; the last one: {how}")
 
     def _start(self) -> _Child:
         if self._closing.is_set():

@@ -119,10 +119,10 @@ class Call(asyncio.Future[Any]):
         self.client.was_lost(self, sent, reason)
 
     def item(self, message: list[Any]) -> None:
-        raise AssertionError("the protocol lets no item of a call through")
+        raise AssertionError("the protocol rejects items of a call")
 
     def ended(self) -> None:
-        raise AssertionError("the protocol lets no end of a call through")
+        raise AssertionError("the protocol rejects the end of a stream for a call")
 
     # --- its ends -----------------------------------------------------------------------------------------
 
@@ -188,7 +188,7 @@ class Flow:
         """Stop reading, and stop the handler. Harmless when the stream has ended."""
         if not self._ended:
             self.client.gave_up(self, "cancelled")
-            self._end(Cancelled(f"{self.order.route.target}: the stream was closed here"))
+            self._end(Cancelled(f"{self.order.route.target}: the stream was closed by its reader"))
         self._items.clear()
 
     # --- called by the link ---------------------------------------------------------------------------------
@@ -214,7 +214,7 @@ class Flow:
         self.client.was_lost(self, sent, reason)
 
     def replied(self, message: list[Any]) -> None:
-        raise AssertionError("the protocol lets no reply to a stream through")
+        raise AssertionError("the protocol rejects replies to a stream")
 
     # --- its ends -------------------------------------------------------------------------------------------
 

@@ -87,7 +87,7 @@ def cannot_be_sent(label: str, value: Any, exc: Exception) -> BadResult:
         )
     if isinstance(value, Response):
         return BadResult(
-            f"{label} returned an http.Response, which its annotation does not promise: annotate it "
+            f"{label} returned an http.Response, which its annotation does not declare: annotate it "
             "-> http.Response[T], where T is the type of the body",
             details={"got": "Response"},
         )
@@ -106,7 +106,7 @@ def _unlike(label: str, value: Any, hint: Any, exc: Exception) -> BadResult:
     reason = (what or where).replace("`", "")[:200]
     inside = f" ({reason} at {path[:100]})" if path != "$" else "" if reason.startswith("Expected") else f" ({reason})"
     return BadResult(
-        f"{label} returned a value of type {got}, its annotation promises {expected}{inside}",
+        f"{label} returned a value of type {got}, its annotation is {expected}{inside}",
         details={"expected": expected, "got": got, "path": path[:100]},
     )
 
@@ -134,7 +134,7 @@ def _refuse_what_is_not_finite(label: str, value: Any) -> None:
     if found is not None:
         number, path = found
         raise BadResult(
-            f"{label} returned {number!r} (at {path}), which JSON cannot say: return None where there is no number",
+            f"{label} returned {number!r} (at {path}), which JSON cannot represent: return None instead",
             details={"got": repr(number), "path": path},
         )
 

@@ -92,7 +92,7 @@ class Conversation:
         if self.callee.idle:
             idle, self.callee.idle = self.callee.idle, 0
             if not self.allowance.take(idle, server.now()):
-                raise Flood("more messages than the link's credit and allowance cover")
+                raise Flood("more messages than the link's credit and allowance permit")
         if self.callee.owes:
             self.channel.wake()
         if self.callee.parted:

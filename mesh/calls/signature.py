@@ -213,7 +213,7 @@ class Signature:
         if self._blob is None:
             if body:
                 raise self._error(
-                    f"{self.label} takes no single bytes argument: send its arguments as JSON or MessagePack"
+                    f"{self.label} does not take a single bytes argument: send its arguments as JSON or MessagePack"
                 )
             return astuple(self._named(b"\x80"))
         make = _BLOBS.get(self._blob.type)
@@ -288,7 +288,7 @@ class Signature:
 
     def _unknown(self, name: str) -> BadArguments:
         names = [p.name for p in self.parameters]
-        remedy = suggest(name, names, "it takes " + ", ".join(names) if names else "it takes none")
+        remedy = suggest(name, names, "it takes " + ", ".join(names) if names else "it takes no arguments")
         return self._error(f'{self.label} has no argument "{_cut(name, 64)}": {remedy}', f"$.{name}")
 
     def _too_many(self, given: int) -> BadArguments:
@@ -309,14 +309,14 @@ class Signature:
             array = msgspec.defstruct(name, positional, array_like=True, forbid_unknown_fields=True, gc=False)
             named = msgspec.defstruct(name, fields, kw_only=True, forbid_unknown_fields=True, gc=False)
         except TypeError as exc:
-            raise BadDeclaration(f"{self.label}: its parameters cannot travel: {exc}") from exc
+            raise BadDeclaration(f"{self.label}: its parameters cannot be encoded: {exc}") from exc
         return array, named
 
     def _schema_of_parameters(self, named: type[msgspec.Struct]) -> dict[str, Any]:
         try:
             (ref,), definitions = msgspec.json.schema_components([named], ref_template="#/$defs/{name}")
         except TypeError as exc:
-            raise BadDeclaration(f"{self.label}: its parameters cannot travel: {exc}") from exc
+            raise BadDeclaration(f"{self.label}: its parameters cannot be encoded: {exc}") from exc
         schema = dict(definitions.pop(ref["$ref"].rpartition("/")[2]))
         schema.pop("title", None)
         return {**schema, "$defs": definitions} if definitions else schema

@@ -40,9 +40,11 @@ def refused(order: Order, handles: Sequence[Handle]) -> KeysRefused:
     """Keys allow no link to any of these instances. The message gives the reason for the first one."""
     first, more = handles[0], len(handles) - 1
     who = f"{first.instance.id} and {more} more" if more else first.instance.id
-    return KeysRefused(f"{order.route.target}: keys allow no link to {who}: {first.peer.place}: {first.peer.trouble}")
+    return KeysRefused(
+        f"{order.route.target}: the keys do not permit a link to {who}: {first.peer.place}: {first.peer.trouble}"
+    )
 
 
 def no_hub(order: Order, why: str) -> KeysRefused:
     """No instance is known, because keys allow no link to any hub."""
-    return KeysRefused(f"{order.route.target}: keys allow no link to a hub: {why}")
+    return KeysRefused(f"{order.route.target}: the keys do not permit a link to a hub: {why}")

@@ -210,7 +210,7 @@ class FakeNode(DurableVerbs):
     def _behaviour(self, target: str) -> Behaviour:
         service, dot, method = target.rpartition(".")
         if not dot:
-            raise BadRequest(f'{target!r} is no target: write "service.method"')
+            raise BadRequest(f'{target!r} is not a target: write "service.method"')
         fake = self.fakes.get(service)
         if fake is None:
             raise UnknownService(f'no fake of {service!r} is given: unit(…, Fake("{service}", {method}=…))')

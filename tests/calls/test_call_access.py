@@ -76,9 +76,7 @@ async def test_a_caller_without_a_key_is_known_by_its_role(m: Mesh):
     """In memory and over ipc: the first part of its identity, which is its service's name, or client."""
     await m.call("clerk.enter", 3)
     assert await m.call("ledger.read") == 3
-    with pytest.raises(
-        mesh.Forbidden, match=r"'client' may not call ledger\.write: no \[\[access\.allow\]\] of ledger-"
-    ):
+    with pytest.raises(mesh.Forbidden, match=r"'client'.*ledger\.write.*\[\[access\.allow\]\].*ledger-"):
         await m.call("ledger.write", 4)
     with pytest.raises(mesh.MeshError) as caught:
         await m.call("clerk.total")
@@ -107,7 +105,7 @@ async def test_who_may_not_call_learns_no_names(m: Mesh):
     """A denial comes before "there is no such method; did you mean …"."""
     with pytest.raises(mesh.Forbidden) as caught:
         await m.call("ledger.wrte", 1)
-    assert "did you mean" not in caught.value.message
+    assert "write" not in caught.value.message
 
 
 async def test_a_flood_of_names_takes_no_memory(m: Mesh):
@@ -144,5 +142,5 @@ async def test_the_state_of_a_process_may_still_be_asked(m: Mesh):
 
 def test_a_wrong_rule_is_told():
     """In a test as in mesh.toml."""
-    with pytest.raises(ConfigError, match=r'access\.allow\.0\.method: no such key; did you mean "methods"\?'):
+    with pytest.raises(ConfigError, match=r'access\.allow\.0\.method: .*"methods"\?'):
         Mesh(Ledger, settings={"access.allow": [{"caller": "a", "service": "b", "method": "c"}]})

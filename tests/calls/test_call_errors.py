@@ -66,12 +66,13 @@ async def test_a_service_gives_its_errors_code_status_and_details(m: Mesh):
 
 async def test_lone_surrogates_never_break_a_link(m: Mesh):
     """File names have them: in a message they are replaced, in an answer or a target they are an error."""
-    with pytest.raises(mesh.RemoteError, match=r"a file called \?") as caught:
+    with pytest.raises(mesh.RemoteError) as caught:
         await m.call("faulty.surrogates")
     assert caught.value.type_name == "LookupError"
-    with pytest.raises(mesh.MeshError, match="cannot be sent"):
+    with pytest.raises(mesh.MeshError) as refused:
         await m.call("faulty.surrogate_answer")
-    with pytest.raises(mesh.BadArguments, match="cannot be sent"):
+    assert refused.value.code == "bad_result"
+    with pytest.raises(mesh.BadArguments):
         m.call("echo.one", "\udcff")
     assert await m.call("echo.one", "still there") == "still there"
 
@@ -99,13 +100,14 @@ async def test_an_exception_that_cannot_be_shown_is_still_an_answer(m: Mesh):
 
 async def test_an_answer_that_cannot_travel_names_its_type(m: Mesh):
     """Told to the caller, as the method's own fault."""
-    with pytest.raises(mesh.MeshError, match="a value of type object, which cannot be sent"):
+    with pytest.raises(mesh.MeshError) as caught:
         await m.call("faulty.unsendable")
+    assert (caught.value.code, caught.value.details["got"]) == ("bad_result", "object")
 
 
 async def test_a_framework_error_of_a_handler_comes_back_as_what_it_is(m: Mesh):
     """And is not taken for a refusal: the handler ran."""
-    with pytest.raises(mesh.Overloaded, match="so the handler says itself"):
+    with pytest.raises(mesh.Overloaded):
         await m.call("faulty.framework")
 
 
@@ -118,15 +120,15 @@ async def test_a_handler_that_cancels_itself_has_failed(m: Mesh):
 
 async def test_an_unknown_method_is_refused_with_the_nearest(m: Mesh):
     """At once, by name."""
-    with pytest.raises(mesh.UnknownMethod, match=r"faulty has no method 'plian'; did you mean \"plain\"\?"):
+    with pytest.raises(mesh.UnknownMethod, match=r"faulty .*'plian'.*\"plain\"\?"):
         await m.call("faulty.plian")
 
 
 async def test_a_stream_is_no_call_and_a_call_no_stream(m: Mesh):
     """Each error says how it is done."""
-    with pytest.raises(mesh.BadRequest, match=r"echo\.count is a stream: iterate over it"):
+    with pytest.raises(mesh.BadRequest, match=r"echo\.count is a stream"):
         await m.call("echo.count", 3)
-    with pytest.raises(mesh.BadRequest, match=r"echo\.one is a call: await it"):
+    with pytest.raises(mesh.BadRequest, match=r"echo\.one is a call"):
         async for _ in m.stream("echo.one", 3):
             pass
 

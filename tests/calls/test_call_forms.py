@@ -51,19 +51,19 @@ async def test_wrong_arguments_are_refused_by_name(m: Mesh):
         with pytest.raises(mesh.BadArguments) as caught:
             await m.call("echo.turn", *args)
         assert caught.value.details["path"] == path
-    with pytest.raises(mesh.BadArguments, match=r'no argument "vlue": did you mean "value"'):
+    with pytest.raises(mesh.BadArguments, match=r'"vlue".*"value"\?'):
         await m.call("echo.one", vlue=1)
 
 
 async def test_what_cannot_travel_fails_where_the_call_is_made(m: Mesh):
     """Before anything is sent."""
-    with pytest.raises(mesh.BadArguments, match=r"argument 1 of echo\.one cannot be sent"):
+    with pytest.raises(mesh.BadArguments, match=r"argument 1 .*echo\.one"):
         m.call("echo.one", object())
-    with pytest.raises(mesh.BadRequest, match="metadata maps strings to strings"):
+    with pytest.raises(mesh.BadRequest, match="metadata"):
         m.call("echo.one", 1, meta={"n": 1})  # type: ignore[dict-item]
-    with pytest.raises(mesh.BadRequest, match="metadata of 1 entries"):
+    with pytest.raises(mesh.BadRequest, match=r"metadata .*16384"):
         m.call("echo.one", 1, meta={"n": "x" * 20_000})
-    with pytest.raises(mesh.BadRequest, match="is no target"):
+    with pytest.raises(mesh.BadRequest, match=r"service\.method"):
         m.call("echo", 1)
 
 

@@ -43,7 +43,7 @@ async def test_past_the_places_calls_wait_in_order_and_past_the_queue_they_are_r
     await m.settle()
     assert hold.began == ["0", "1", "2"]
     assert [call.done() for call in calls] == [False] * 5 + [True]
-    with pytest.raises(mesh.Overloaded, match=r"hold\.once: 3 run and 2 wait in hold-\w+ already") as caught:
+    with pytest.raises(mesh.Overloaded, match=r"hold\.once: hold-\w+ .*\(3 running, 2 queued\)") as caught:
         await calls[5]
     assert (caught.value.status, caught.value.retryable) == (503, True)
     assert await finish(m, *calls[:5]) == ["0", "1", "2", "3", "4"]
@@ -57,7 +57,7 @@ async def test_a_method_has_places_and_a_queue_of_its_own(m: Mesh):
     beside = m.call("hold.once", "beside")
     await m.settle()
     assert hold.began == ["0", "beside"]
-    with pytest.raises(mesh.Overloaded, match=r"hold\.narrow: 1 run and 2 wait"):
+    with pytest.raises(mesh.Overloaded, match=r"hold\.narrow: .*\(1 running, 2 queued\)"):
         await calls[3]
     assert await finish(m, *calls[:3], beside) == ["0", "1", "2", "beside"]
     assert hold.began == ["0", "beside", "1", "2"]
@@ -158,7 +158,7 @@ async def test_a_link_carries_no_more_than_its_credit():
         calls = [m.call("hold.once", str(i)) for i in range(2)]
         third = m.call("hold.once")
         assert third.done()
-        with pytest.raises(mesh.Overloaded, match="2 calls under way"):
+        with pytest.raises(mesh.Overloaded, match=" 2 calls"):
             await third
         await m.settle()
         calls[0].cancel()
@@ -173,9 +173,9 @@ async def test_bodies_past_the_limit_are_refused_both_ways():
     """By name and size; the link and what else is on it go on."""
     async with Mesh(Echo, clock=ManualClock(), settings={"calls.max_body": "1MiB"}) as m:
         beside = m.call("echo.one", "beside")
-        with pytest.raises(mesh.TooLarge, match=r"echo\.blob: a body of \d{7} bytes.* 1048576"):
+        with pytest.raises(mesh.TooLarge, match=r"echo\.blob: .*\d{7} bytes.* 1048576"):
             await m.call("echo.blob", bytes((1 << 20) + 1))
-        with pytest.raises(mesh.MeshError, match="1048577 bytes") as caught:
+        with pytest.raises(mesh.MeshError, match="1048577") as caught:
             await m.call("echo.zeros", (1 << 20) + 1)
         assert caught.value.code == "too_large"
         assert len(await m.call("echo.zeros", 1 << 20)) == 1 << 20

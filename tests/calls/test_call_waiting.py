@@ -33,7 +33,7 @@ async def test_an_unknown_service_is_told_at_once_with_the_nearest(m: Mesh):
     """A hub that has learned does not list it, so waiting would be in vain."""
     call = m.call("hodl.once")
     assert call.done()
-    with pytest.raises(mesh.UnknownService, match=r"no service 'hodl' is known; did you mean \"hold\"\?"):
+    with pytest.raises(mesh.UnknownService, match=r"'hodl'.*\"hold\"\?"):
         await call
 
 
@@ -78,7 +78,7 @@ async def test_waiting_ends_with_the_deadline(m: Mesh):
     await m.advance(1.9)
     assert not call.done()
     await m.advance(0.2)
-    with pytest.raises(mesh.Unavailable, match=r"echo\.one: no instance of echo within 2 s") as caught:
+    with pytest.raises(mesh.Unavailable, match=r"echo\.one: .* 2 s") as caught:
         await call
     assert (caught.value.status, caught.value.retryable) == (503, True)
     assert m.node.client.parked() == 0
@@ -88,7 +88,7 @@ async def test_a_bounded_number_wait(m: Mesh):
     """Past calls.wait_limit callers are told at once; one that gives up makes room."""
     calls = [m.call("echo.one", i) for i in range(4)]
     assert [call.done() for call in calls] == [False, False, False, True]
-    with pytest.raises(mesh.Overloaded, match="3 calls wait for an instance already"):
+    with pytest.raises(mesh.Overloaded, match="3 calls"):
         await calls[3]
     calls[1].cancel()
     calls[3] = m.call("echo.one", 3)
@@ -148,7 +148,7 @@ async def test_a_misspelt_service_is_named_when_the_hub_has_learned(m: Mesh):
     assert not call.done()
     for _ in range(6):
         await m.advance(1.0)
-    with pytest.raises(mesh.UnknownService, match=r'did you mean "hold"\?'):
+    with pytest.raises(mesh.UnknownService, match=r'"hold"\?'):
         await call
     with pytest.raises(mesh.UnknownService):
         await anext(aiter(stream))

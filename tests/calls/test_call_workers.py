@@ -61,7 +61,7 @@ async def test_who_asks_first_of_all_without_a_name_is_answered(m: Mesh):
 
 async def test_one_that_is_not_there_is_not_waited_for(m: Mesh):
     """Neither one that never was nor one that went; and the link to that is let go of."""
-    with pytest.raises(mesh.Unavailable, match="no instance echo-none is known"):
+    with pytest.raises(mesh.Unavailable, match="echo-none"):
         await m.call("$worker.info", instance="echo-none")
     worker = m.workers(Echo)[0]
     asked = worker.instance_ids[0]
@@ -69,6 +69,6 @@ async def test_one_that_is_not_there_is_not_waited_for(m: Mesh):
     await m.faults.kill(worker)
     for _ in range(8):
         await m.advance(1.0)
-    with pytest.raises(mesh.Unavailable, match=f"no instance {asked} is known"):
+    with pytest.raises(mesh.Unavailable, match=asked):
         await asyncio.wait_for(m.call("$worker.info", instance=asked), 5)
     assert m.node.client.links(WORKER) == 0

@@ -167,9 +167,8 @@ async def test_what_no_rule_allows_is_forbidden(secure: Secure, capsys: pytest.C
     with pytest.raises(Forbidden) as caught:
         await client.call("greeting.hello", "x", timeout=5.0)
     assert (caught.value.code, caught.value.status, caught.value.retryable) == ("forbidden", 403, False)
-    assert caught.value.message == (
-        f"'client' may not call greeting.hello: no [[access.allow]] of {worker.identity} allows it"
-    )
+    for word in ("'client'", "greeting.hello", "[[access.allow]]", worker.identity):
+        assert word in caught.value.message
     for target in ("greeting.who", "greeting.no_such_method"):
         with pytest.raises(Forbidden):
             await gateway.call(target)
@@ -201,7 +200,7 @@ async def test_who_calls_itself_something_else_gains_nothing(secure: Secure):
     """With keys, rules look at the key alone."""
     await secure.worker(RULES)
     liar = await secure.client("gateway", keys__name="client")
-    with pytest.raises(Forbidden, match="'client' may not call"):
+    with pytest.raises(Forbidden, match=r"'client'.* greeting\.hello"):
         await liar.call("greeting.hello", "x")
 
 
@@ -212,11 +211,11 @@ async def test_a_hub_lists_only_who_may_run_what_it_runs(secure: Secure, capsys:
     secure._ends.append(worker.stop)
     await worker.start()
     await until(lambda: worker.node.agent.hubs_status()[0].reason, "the hub has refused it")
-    assert worker.node.agent.hubs_status()[0].reason == (
-        f"rejected: 'greeting' may not run 'greeting': no [[access.serve]] of {secure.hub.identity} allows it"
-    )
+    reason, logged = worker.node.agent.hubs_status()[0].reason, capsys.readouterr().err
+    for word in ("'greeting'", "[[access.serve]]", secure.hub.identity):
+        assert word in reason
+        assert word in logged
     assert len(secure.hub.registry) == 0
-    assert "may not run 'greeting'" in capsys.readouterr().err
 
 
 async def test_leases_belong_to_keys(secure: Secure):
@@ -301,7 +300,7 @@ async def test_a_client_whose_key_is_unknown_is_told_why(secure: Secure, tmp_pat
     (theirs / "hub.public").chmod(0o600)
     stranger = await secure.client("client", wait_s=0.0, keys__dir=str(theirs))
     await until(lambda: stranger.agent.hubs_status()[0].reason, "a reason", 1.0)
-    assert "it refuses this process's key 'client'" in stranger.agent.hubs_status()[0].reason
+    assert "key 'client'" in stranger.agent.hubs_status()[0].reason
 
 
 async def test_a_worker_whose_key_is_unknown_to_its_caller_is_named(secure: Secure, tmp_path: Path):
@@ -314,7 +313,7 @@ async def test_a_worker_whose_key_is_unknown_to_its_caller_is_named(secure: Secu
         async with asyncio.timeout(1.0):
             with pytest.raises(
                 Unavailable,
-                match=rf"{worker.identity}: tcp://127.*: its key \w+ is not in any file of {partial}",
+                match=rf"{worker.identity}: tcp://127.*: .*key \w+ .*{partial}",
             ) as caught:
                 await n.call("greeting.hello", "x", timeout=30.0, **kind)
         assert (caught.value.to_wire()["code"], caught.value.retryable) == ("unavailable", True)
@@ -335,7 +334,7 @@ async def test_a_caller_whose_key_is_unknown_to_its_callee_alone_is_told_within_
     n = await secure.client()
     await until(lambda: n.instances("greeting"), "it is listed")
     async with asyncio.timeout(1.0):
-        with pytest.raises(Unavailable, match=r"keys allow no link to .* it refuses this process's key 'client'"):
+        with pytest.raises(Unavailable, match=r"greeting-.* key 'client'"):
             await n.call("greeting.hello", "x", timeout=30.0)
     assert refused(worker.node)["unknown_key"] >= 1
 
@@ -346,7 +345,7 @@ async def test_a_call_that_keys_keep_from_every_hub_says_so_within_a_second(secu
     async with asyncio.timeout(1.0):
         n = await secure.client("client", wait_s=30.0, keys__dir=str(theirs))
         assert not n.agent.synced
-        with pytest.raises(Unavailable, match=r"keys allow no link to a hub: tcp://.*: no valid key of 'hub' is in"):
+        with pytest.raises(Unavailable, match=r"tcp://.*: .*key of 'hub'"):
             await n.call("greeting.hello", "x", timeout=30.0)
     some_keys(secure, theirs, "hub.public")
     await until(lambda: n.agent.synced, "it is let in now", 5.0)

@@ -139,7 +139,7 @@ async def test_a_fake_of_a_class_keeps_to_its_declaration():
     async with m:
         with pytest.raises(mesh.BadArguments, match="Expected int, got str"):
             await m.call("users.get", "seven")
-        with pytest.raises(mesh.MeshError, match="its annotation promises") as caught:
+        with pytest.raises(mesh.MeshError) as caught:
             await m.call("users.get", 7)
         assert caught.value.code == "bad_result"
         fake.does(get=lambda id, full: {"id": id})
@@ -248,6 +248,6 @@ async def test_a_fake_stands_in_for_tasks():
         fake.does(charge=lambda order, amount: 3)
         await m.defer(Payments.charge, "o3")
         await m.idle()
-        assert "its annotation promises str" in max((dead.error for dead in await m.dead()), key=len)
+        assert "its annotation is str" in max((dead.error for dead in await m.dead()), key=len)
     with pytest.raises(SetupError, match="has no such @rpc method or @task; it has charge, refund, tidy, total"):
         Fake(Payments, chrage=None)
