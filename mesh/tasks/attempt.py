@@ -173,7 +173,7 @@ async def run_offloaded(offload: Offload | None, attempt: Attempt, now: Callable
     Raises:
         RefusedInChild: the child process rejected the arguments. Otherwise the function's own exception.
     """
-    assert offload is not None, "a worker has its pools when it runs tasks"
+    assert offload is not None, "the worker creates its pools before it runs tasks"
     work, lease = attempt.work, attempt.lease
     attempt.taken_up = False
 

@@ -87,7 +87,7 @@ class Batch:
 
     def add(self, task: NewTask, target: Target) -> Job[Any]:
         if not self._open:
-            raise SetupError("this batch is over: defer inside of its block")
+            raise SetupError("this batch has ended: defer inside its block")
         job = handle(self._desk, task, target)
         self._tasks.append(task)
         self._told.append(job.confirmed)
@@ -119,7 +119,7 @@ def chain_jobs(rows: Rows, add: Add) -> Job[Any]:
         BadArguments: the chain ends in a group, which has several jobs.
     """
     if rows.fan:
-        raise BadArguments("this chain ends in a group: defer it with group(…), which gives the jobs of its members")
+        raise BadArguments("this chain ends in a group: defer it with group(…), which returns the jobs of its members")
     jobs = [add(row.task, row.target) for row in rows.rows]
     return jobs[-1]
 

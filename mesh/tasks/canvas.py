@@ -193,7 +193,7 @@ class _Compiling(NamedTuple):
             if before.tails:
                 raise BadArguments(
                     f"a group cannot follow another step: {rows[before.tails[0]].target.queue} would have to start "
-                    "several tasks at once. Let a step defer the group itself"
+                    "several tasks at once. Defer the group in a step instead"
                 )
             return Rows(rows, [tail for each in part.parts for tail in self.add(each, Rows(rows, [])).tails], fan=True)
         row = self._row(part, bool(before.tails))
@@ -215,7 +215,7 @@ class _Compiling(NamedTuple):
             body = arguments(target, part.args, part.kwargs, self.max_bytes)
             return Row(new_task(target, body, part.how, self.now), target)
         if not follows:
-            raise BadArguments(f"{target.queue}: mesh.prior stands in a first step, where nothing came before")
+            raise BadArguments(f"{target.queue}: mesh.prior is used in a first step, which has no prior result")
         args = tuple(None if value is prior else value for value in part.args)
         kwargs = {name: None if value is prior else value for name, value in part.kwargs.items()}
         # Not checked against the function: the type of the answer is not known yet.
@@ -257,4 +257,4 @@ def with_prior(body: bytes, places: str, answer: bytes) -> bytes:
             named[key] = value
         return _pack(named)
     except (msgspec.MsgspecError, ValueError, LookupError) as exc:
-        raise BadArguments(f"the answer of the step before has no place in the arguments: {exc}") from exc
+        raise BadArguments(f"the result of the previous step does not fit into the arguments: {exc}") from exc

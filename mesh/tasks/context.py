@@ -122,5 +122,5 @@ def current_task(*default: T) -> TaskContext | T:
     if default:
         return default[0]
     raise SetupError(
-        "current_task(): no task or durable event is running here; where there may be none, ask current_task(None)"
+        "current_task(): no task or durable event is running here; use current_task(None) where there may be none"
     )

@@ -105,8 +105,8 @@ def check_size(target: Target, body: bytes, max_bytes: int) -> bytes:
     """The body itself. Raises TooLarge: it is longer than `max_bytes`."""
     if len(body) > max_bytes:
         raise TooLarge(
-            f"the arguments of {target.queue} are {len(body):,} bytes long, {max_bytes:,} are allowed: "
-            "keep them elsewhere and send where"
+            f"the arguments of {target.queue} are {len(body):,} bytes long; the limit is {max_bytes:,}. "
+            "Store them elsewhere and pass a reference"
         )
     return body
 
@@ -147,7 +147,7 @@ def new_task(target: Target, body: bytes, options: Options, now: float) -> NewTa
     queue = target.queue
     priority = target.priority if options.priority is None else options.priority
     if type(priority) is not int or priority not in PRIORITIES:
-        raise BadArguments(f"{queue}: priority={priority!r} is none of 0 to 9")
+        raise BadArguments(f"{queue}: priority={priority!r} is not a whole number from 0 to 9")
     for name, text in (("key", options.key), ("order", options.order)):
         if not isinstance(text, str) or len(text) > MAX_KEY:
             raise BadArguments(f"{queue}: {name} is a text of at most {MAX_KEY} characters, not {text!r}"[:300])

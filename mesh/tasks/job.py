@@ -66,7 +66,7 @@ class Job(Generic[T]):
             SetupError: the job has a key and its `atomic` block has not been committed yet.
         """
         if not self._known:
-            raise SetupError(f"the job of {self.queue} has a key: its id is known when its block is over")
+            raise SetupError(f"the job of {self.queue} has a key: its id is not known before its block has ended")
         return self._id
 
     @property
@@ -86,7 +86,7 @@ class Job(Generic[T]):
         """
         found = await self._desk.jobs.find(self.id, timeout_s=self._desk.timeout_s)
         if found is None:
-            raise UnknownJob(f"no job {self.id} is known: it never was, or it was forgotten after its time")
+            raise UnknownJob(f"no job {self.id}: it never existed, or its retention is over")
         return found
 
     async def status(self) -> Status:
@@ -130,7 +130,7 @@ class Job(Generic[T]):
                 if clock.now() >= until or left_s <= ASK_S:
                     named = f"job {self.id}" + (f" of {self.queue}" if self.queue else "")
                     waited_s = clock.now() - now
-                    raise DeadlineExceeded(f"{named} is not over after {waited_s:.3g} s; it goes on") from None
+                    raise DeadlineExceeded(f"{named} has not ended after {waited_s:.3g} s; it continues") from None
 
     async def cancel(self) -> JobInfo:
         """Cancel the job, unless it is over; a running handler is stopped. Return its present state.

@@ -122,7 +122,7 @@ def read_attempts(
     rate_per_s = 0.0 if rate is None else read_rate(f"{what}: rate", rate)
     if burst is not None:
         if rate is None:
-            raise BadDeclaration(f"{what}: burst needs a rate: without one everything may begin at once")
+            raise BadDeclaration(f"{what}: burst requires rate")
         check_count(f"{what}: burst", burst, least=1)
     return Attempts(
         retries=retries,
@@ -181,7 +181,7 @@ def read_backoff(what: str, value: Duration) -> tuple[float, float]:
     first_s = read_seconds(what, first.strip() if isinstance(first, str) else first)
     most_s = read_seconds(what, most.strip()) if dots else first_s
     if most_s < first_s:
-        raise BadDeclaration(f'{what} {value!r}: the longest wait comes last, like "1s..1m"')
+        raise BadDeclaration(f'{what} {value!r}: the longest wait must come last, like "1s..1m"')
     return first_s, most_s
 
 
@@ -211,7 +211,7 @@ def _read_fatal(what: str, value: Fatal) -> tuple[type[Exception], ...]:
     kinds = (value,) if isinstance(value, type) else tuple(value)
     for kind in kinds:
         if not (isinstance(kind, type) and issubclass(kind, Exception)):
-            raise BadDeclaration(f"{what}: {kind!r} is no exception class")
+            raise BadDeclaration(f"{what}: {kind!r} is not an exception class")
     return kinds
 
 

@@ -77,7 +77,7 @@ class Runner:
         self._held: dict[tuple[str, int], Attempt] = {}
         self._stats = {queue: recorder.method("task", *_parted(queue)) for queue in self.works}
         self._dead = recorder.counter("tasks_dead", "Attempts that sent their task to the dead letters.")
-        self._retried = recorder.counter("tasks_retried", "Attempts that failed and will be made again.")
+        self._retried = recorder.counter("tasks_retried", "Attempts that failed and are retried.")
         self._lost = recorder.counter("tasks_lost", "Attempts that lost their lease while they ran.")
         # Handlers that have lost their lease and have not stopped yet.
         self._strays: set[asyncio.Task[None]] = set()
@@ -153,7 +153,7 @@ class Runner:
         self._held[key] = attempt
         attempt.stats.begin()
         if work is None:
-            self._bury(attempt, "unknown", f"{self._identity or 'this worker'} does not know {lease.queue}")
+            self._bury(attempt, "unknown", f"{self._identity or 'this worker'} has no task {lease.queue}")
         elif self._leaving:
             self._finish(attempt, "release", code="draining")
         else:
@@ -190,8 +190,8 @@ class Runner:
                     result = work.write(answer)
                 if len(result) > self._max_result:
                     raise TooLarge(
-                        f"{work.queue} answered with {len(result):,} bytes, {self._max_result:,} are allowed: "
-                        "keep it elsewhere and answer where"
+                        f"{work.queue} returned {len(result):,} bytes; the limit is {self._max_result:,}. "
+                        "Store the result elsewhere and return a reference"
                     )
             except BaseException as exc:
                 self._expiries.forget(attempt)
@@ -326,7 +326,7 @@ class Runner:
                 self._over(attempt, code)
             elif isinstance(failure, BadRequest) and verdict != "dead":
                 # This worker still holds the lease, and would hold it for ever.
-                self._bury(attempt, "failed", f"its end ({verdict}) was refused: {failure.message}")
+                self._bury(attempt, "failed", f"its acknowledgement ({verdict}) was rejected: {failure.message}")
             else:
                 self._refused(attempt, failure)
 

@@ -217,7 +217,7 @@ async def test_the_handler_knows_what_it_runs(bench):
         "x": 0,
     }
     assert mesh.current_task(None) is None
-    with pytest.raises(SetupError, match="no task or durable event is running here"):
+    with pytest.raises(SetupError, match=r"current_task\(None\)"):
         mesh.current_task()
 
 
@@ -265,7 +265,7 @@ async def test_arguments_that_do_not_fit_are_dead_without_running(bench):
     """Also those that are no MessagePack at all."""
     dead = await bench.run("double", "x")
     assert (dead.verdict, dead.reason) == ("dead", "undecodable")
-    assert 'argument "n" of work.double' in dead.error
+    assert all(word in dead.error for word in ('"n"', "work.double"))
     bench.runner.leased([Lease("j2", 1, "work.double", b"\xc1")])
     await settle()
     assert bench.engine.settled[-1].reason == "undecodable"
@@ -278,7 +278,7 @@ async def test_a_task_that_nobody_here_knows_is_dead(bench):
     bench.runner.leased([Lease("j1", 1, "work.nothing", b"")])
     await settle()
     assert (bench.engine.settled[0].verdict, bench.engine.settled[0].reason) == ("dead", "unknown")
-    assert "worker-1 does not know work.nothing" in bench.engine.settled[0].error
+    assert all(word in bench.engine.settled[0].error for word in ("worker-1", "work.nothing"))
 
 
 async def test_an_answer_that_cannot_be_kept_is_dead(bench):
@@ -289,10 +289,9 @@ async def test_an_answer_that_cannot_be_kept_is_dead(bench):
 async def test_an_answer_that_is_too_large_is_dead(bench):
     """An engine would refuse it, again and again."""
     dead = await bench.run("large", 2000)
-    assert (dead.verdict, dead.error) == (
-        "dead",
-        "TooLarge: work.large answered with 2,003 bytes, 1,000 are allowed: keep it elsewhere and answer where",
-    )
+    assert dead.verdict == "dead"
+    assert dead.error.startswith("TooLarge: work.large ")
+    assert all(word in dead.error for word in ("2,003", "1,000"))
 
 
 async def test_an_end_that_is_refused_ends_the_task_all_the_same(bench):
@@ -301,7 +300,8 @@ async def test_an_end_that_is_refused_ends_the_task_all_the_same(bench):
     bench.give("double", 1)
     await settle()
     (dead,) = bench.engine.settled
-    assert (dead.verdict, dead.error) == ("dead", "its end (done) was refused: not like this")
+    assert dead.verdict == "dead"
+    assert all(word in dead.error for word in ("(done)", "not like this"))
     assert bench.runner.held() == []
 
 
@@ -321,7 +321,8 @@ async def test_an_attempt_has_its_time(bench):
     await bench.clock.advance(0.2)
     (dead,) = bench.engine.settled
     assert (dead.verdict, dead.reason) == ("dead", "failed")
-    assert dead.error == "DeadlineExceeded: work.sleep: not done within 10 s"
+    assert dead.error.startswith("DeadlineExceeded: work.sleep: ")
+    assert "10 s" in dead.error
     assert bench.work.seen == ["asleep", "stopped"]
 
 

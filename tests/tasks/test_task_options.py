@@ -48,7 +48,7 @@ def test_a_rate_is_a_number_per_time(written, per_second):
 @pytest.mark.parametrize("written", ["50", "50/", "/s", "50/x", "0/s", "-1/s", "50/0s", 0, -3, True, math.nan, "fast"])
 def test_a_rate_that_is_none_is_refused(written):
     """Also one of nothing: it would stop the queue for ever."""
-    with pytest.raises(BadDeclaration, match="is not a rate"):
+    with pytest.raises(BadDeclaration, match=r"^rate "):
         read_rate("rate", written)
 
 
@@ -60,24 +60,24 @@ def test_a_rate_alone_allows_a_tenth_of_a_second_at_once():
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "named"),
     [
-        ({"retries": -1}, "@task: retries -1 is not a whole number from 0 to 1000"),
-        ({"retries": 1.5}, "retries"),
-        ({"slots": 0}, "slots 0 is not a whole number from 1"),
-        ({"concurrency": -1}, "concurrency"),
-        ({"burst": 3}, "burst needs a rate"),
-        ({"timeout": "soon"}, "timeout 'soon' is not a time like \"10s\""),
-        ({"timeout": 0}, "is not a positive time"),
-        ({"fatal": (ValueError, "x")}, "'x' is no exception class"),
-        ({"fatal": (KeyboardInterrupt,)}, "no exception class"),
+        ({"retries": -1}, ["retries -1", "0 to 1000"]),
+        ({"retries": 1.5}, ["retries 1.5"]),
+        ({"slots": 0}, ["slots 0", "from 1"]),
+        ({"concurrency": -1}, ["concurrency -1"]),
+        ({"burst": 3}, ["burst", "rate"]),
+        ({"timeout": "soon"}, ["timeout 'soon'", '"10s"']),
+        ({"timeout": 0}, ["timeout 0"]),
+        ({"fatal": (ValueError, "x")}, ["fatal: 'x'"]),
+        ({"fatal": (KeyboardInterrupt,)}, ["fatal: ", "KeyboardInterrupt"]),
     ],
 )
-def test_nonsense_is_refused_by_its_name(options, told):
+def test_nonsense_is_refused_by_its_name(options, named):
     """Where it is written, with the option's name."""
     with pytest.raises(BadDeclaration, match="@task") as caught:
         read_attempts("@task", **options)
-    assert told in caught.value.message
+    assert all(word in caught.value.message for word in named)
 
 
 def test_what_the_author_leaves_open_is_configured():
@@ -98,25 +98,25 @@ def test_a_delay_and_an_instant_say_when():
 
 
 @pytest.mark.parametrize(
-    ("delay", "at", "told"),
+    ("delay", "at", "named"),
     [
-        ("5m", 5.0, "not both"),
-        (None, datetime(2030, 1, 1), "has no time zone"),
-        (None, "tomorrow", "neither a datetime nor seconds"),
-        (None, math.nan, "neither"),
-        (None, -1.0, "neither"),
-        (-1, None, "delay=-1 is not a time"),
-        ("soon", None, "delay='soon' is not a time"),
+        ("5m", 5.0, "(at)"),
+        (None, datetime(2030, 1, 1), "at='2030-01-01T00:00:00'"),
+        (None, "tomorrow", "at='tomorrow'"),
+        (None, math.nan, "at=nan"),
+        (None, -1.0, "at=-1.0"),
+        (-1, None, "delay=-1"),
+        ("soon", None, "delay='soon'"),
         (True, None, "delay=True"),
         (math.inf, None, "delay=inf"),
-        ("40000d", None, "at most"),
+        ("40000d", None, "delay='40000d'"),
     ],
 )
-def test_a_time_that_is_none_is_refused_where_the_task_is_deferred(delay, at, told):
+def test_a_time_that_is_none_is_refused_where_the_task_is_deferred(delay, at, named):
     """As an error of the request, which names the task."""
     with pytest.raises(BadArguments, match=r"a\.b") as caught:
         due_at("a.b", delay, at, 1000.0)
-    assert told in caught.value.message
+    assert named in caught.value.message
 
 
 def test_a_length_of_time_is_positive():
