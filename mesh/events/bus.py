@@ -139,7 +139,7 @@ class Bus:
         self._closed = False
         recorder = recorder or Recorder(clock)
         self._sent = recorder.counter("events_sent", "Events that left this process, once for each way of sending.")
-        self._slow = recorder.counter("events_not_joined", "Subscribers that were not there in time for an event.")
+        self._slow = recorder.counter("events_not_joined", "Subscribers that had not joined in time for an event.")
 
     async def emit(
         self,

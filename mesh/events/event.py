@@ -101,8 +101,8 @@ def encode_data(topic: str, data: Any, most_bytes: int) -> tuple[bytes, int]:
             ) from exc
     if len(body) > most_bytes:
         raise TooLarge(
-            f"the data of event {topic!r} is {len(body):,} bytes long, {most_bytes:,} are allowed: "
-            "keep it elsewhere and send where"
+            f"the data of event {topic!r} is {len(body):,} bytes long; the limit is {most_bytes:,}. "
+            "Store it elsewhere and send a reference"
         )
     return body, encoding
 

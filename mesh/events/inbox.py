@@ -85,9 +85,9 @@ class Inbox:
         self._most_running = most_running
         recorder = recorder or Recorder()
         self._received = recorder.counter("events_received", "Events that came over PUB/SUB.")
-        self._missed = recorder.counter("events_missed", "Events over PUB/SUB that were lost: holes in their numbers.")
-        self._again = recorder.counter("events_repeated", "Events over PUB/SUB that had come already; dropped.")
-        self._dropped = recorder.counter("events_dropped", "Events dropped: too many handlers were under way.")
+        self._missed = recorder.counter("events_missed", "Events over PUB/SUB that were lost: gaps in their numbers.")
+        self._again = recorder.counter("events_repeated", "Events that arrived over PUB/SUB more than once; dropped.")
+        self._dropped = recorder.counter("events_dropped", "Events dropped: too many handlers were running.")
         self._garbage = recorder.counter("events_garbage", "Frames over PUB/SUB that were not events; dropped.")
         self._failed = recorder.counter("events_failed", "Handlers of events that raised.")
 
@@ -254,7 +254,7 @@ def _method(service: str, matcher: Matcher[Handler]) -> Method:
         if not matcher.match(parcel.topic):
             # Another release of the service subscribes to the topic, this one does not. Raised before any handler has
             # started, Unavailable makes the caller try another instance.
-            raise Unavailable(f"this instance of {service} does not listen to {parcel.topic!r}")
+            raise Unavailable(f"this instance of {service} does not subscribe to {parcel.topic!r}")
         return (parcel,)
 
     async def deliver(parcel: Parcel) -> None:

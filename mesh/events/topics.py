@@ -49,14 +49,14 @@ def check_pattern(pattern: str) -> str:
 
 def _check(text: str, noun: str, *, wild: bool) -> str:
     if not isinstance(text, str) or not text:
-        raise BadTopic(f"a {noun} is words with dots between, not {text!r}"[:200])
+        raise BadTopic(f"a {noun} consists of words separated by dots, not {text!r}"[:200])
     if len(text) > MOST_BYTES:
-        raise BadTopic(f"{noun} {text[:40]!r}… is {len(text)} characters long, {MOST_BYTES} are allowed")
+        raise BadTopic(f"{noun} {text[:40]!r}… is {len(text)} characters long; the limit is {MOST_BYTES}")
     for word in text.split("."):
         if wild and word in ("*", "#"):
             continue
         if not word:
-            raise BadTopic(f"{noun} {text!r} has an empty word: put single dots between words")
+            raise BadTopic(f"{noun} {text!r} has an empty word: separate words by single dots")
         if not _WORD.fullmatch(word):
             allowed = "letters, digits and _-:@$" + (", or * or # alone" if wild else "")
             raise BadTopic(f"{noun} {text!r}: {word!r} is not a word ({allowed})")

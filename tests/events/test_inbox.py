@@ -207,7 +207,7 @@ async def test_all_handlers_of_a_call_run_to_their_end_and_then_the_first_error_
 
     (method,) = Inbox().add([made(broken, "a", False), made(seen, "a", False), made(seen, "#", False)])
     parcel = pack(Parcel("a", "p", 1, 0, b"\x07"))
-    with pytest.raises(ValueError, match="no"):
+    with pytest.raises(ValueError, match=r"^no$"):
         await method.run(*method.decode_args(parcel, MSGPACK))
     assert [e.data for e in seen] == [7, 7]
 
@@ -233,5 +233,5 @@ async def test_an_instance_that_does_not_listen_sends_the_caller_elsewhere():
 def test_a_call_with_anything_but_an_event_is_refused(body, encoding):
     """With an error that the caller understands."""
     (method,) = Inbox().add([made(Seen(), "a", False)])
-    with pytest.raises(BadArguments, match=r"mail\.\$on takes an event"):
+    with pytest.raises(BadArguments, match=r"mail\.\$on"):
         method.decode_args(body, encoding)
