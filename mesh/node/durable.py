@@ -236,7 +236,7 @@ class Durable:
         if meta is not None:
             check_meta(meta)
         if key is not None and len(key) > MAX_KEY:
-            raise BadArguments(f"event {topic!r}: the key is {len(key)} characters long, {MAX_KEY} are allowed")
+            raise BadArguments(f"event {topic!r}: the key is {len(key)} characters long; the limit is {MAX_KEY}")
         event = NewEvent(
             id=ids.job_id(),
             topic=topic,

@@ -65,7 +65,7 @@ class Targets:
         if inspect.isfunction(task):
             return self._of(_owner(task), task)
         raise BadArguments(
-            f"{_shown(task)} is no task: give the method itself (self.charge, Orders.charge) or its name "
+            f"{_shown(task)} is not a task: pass the method itself (self.charge, Orders.charge) or its name "
             '("orders.charge")'
         )
 
@@ -133,10 +133,10 @@ def _owner(function: Callable[..., Any]) -> type[Service]:
     if len(owners) == 1:
         return owners[0]
     if not owners:
-        raise BadArguments(f"{_shown(function)} is no task: write @task over a method of a service")
+        raise BadArguments(f"{_shown(function)} is not a task: mark a method of a service with @task")
     raise BadArguments(
         f"{_shown(function)} is a task of several services ({', '.join(cls.name for cls in owners)}): "
-        "write self.… or the name of the one that is meant"
+        "pass self.METHOD, or the name of the task"
     )
 
 

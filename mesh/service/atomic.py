@@ -39,7 +39,7 @@ class Atomic:
 
     async def __aenter__(self) -> Atomic:
         if self._collector is not None:
-            raise SetupError("an atomic block is entered once; make another one")
+            raise SetupError("an atomic block can be entered only once; create another one")
         self._outer = collecting()
         attempt = _attempt()
         before = attempt.effects if self._outer is None and attempt is not None else self._outer
@@ -72,7 +72,7 @@ class Atomic:
         attempt = _attempt()
         if self._outer is not None:
             if not self._outer.open:
-                raise SetupError("the atomic block around this one is over: await what it starts before it ends")
+                raise SetupError("the outer atomic block has ended: await everything that it starts inside the block")
             self._outer.absorb(collector)
         elif attempt is None:
             await self._commit(collector)

@@ -165,7 +165,7 @@ def rpc(
     if queue is not None:
         check_count("@rpc: queue", queue)
         if not concurrency:
-            raise BadDeclaration("@rpc: queue needs a concurrency: without one nothing waits at this method")
+            raise BadDeclaration("@rpc: queue requires concurrency: without it no call of this method is queued")
     if offload not in ("", "thread", "process"):
         raise BadDeclaration(f'@rpc: offload is "thread" or "process", not {offload!r}')
     mark = RpcMark(
@@ -181,7 +181,7 @@ def rpc(
     def decorate(target: F) -> F:
         marks = marks_on(target, "@rpc")
         if marks.rpc is not None:
-            raise BadDeclaration(f"{_name(target)}: @rpc stands there twice")
+            raise BadDeclaration(f"{_name(target)}: @rpc is applied twice")
         marks.rpc = mark
         return target
 
@@ -287,7 +287,7 @@ def every(
         return schedule(what, Every(period), missed or "once", given)
     if given or missed is not None:
         named = next(iter(given), "missed")
-        raise BadDeclaration(f"{what}: {named} is for what runs once for the whole mesh; add once=True")
+        raise BadDeclaration(f"{what}: {named} requires once=True")
     mark = TimerMark(read_seconds("@every", period))
 
     def decorate(target: F) -> F:
@@ -329,7 +329,7 @@ def intercept(*interceptors: Interceptor) -> Callable[[F], F]:
     """
     found = check_interceptors("@intercept", interceptors)
     if not found:
-        raise BadDeclaration("@intercept names no interceptor: write @mesh.intercept(Audit())")
+        raise BadDeclaration("@intercept requires an interceptor: write @mesh.intercept(Audit())")
 
     def decorate(target: F) -> F:
         marks = marks_on(target, "@intercept")
@@ -357,7 +357,7 @@ def path_parameters(path: str) -> list[str]:
     for at, segment in enumerate(segments):
         if found := _PARAMETER.fullmatch(segment):
             if found[2] and at != len(segments) - 1:
-                raise BadDeclaration(f"path {path!r}: {segment} takes the remainder, so it must come last")
+                raise BadDeclaration(f"path {path!r}: {segment} matches the rest of the path and must come last")
             if found[1] in names:
                 raise BadDeclaration(f"path {path!r} has the parameter {found[1]!r} twice")
             names.append(found[1])
@@ -365,7 +365,7 @@ def path_parameters(path: str) -> list[str]:
             mend = "a parameter is a whole segment: {name}" if "{" in segment or "}" in segment else "it must be quoted"
             if not segment:
                 mend = "leave out the last /" if at == len(segments) - 1 else "write a single /"
-            raise BadDeclaration(f"path {path!r}: {segment!r} is no segment; {mend}")
+            raise BadDeclaration(f"path {path!r}: {segment!r} is not a segment; {mend}")
     return names
 
 
@@ -414,12 +414,12 @@ def _misplaced(target: Any) -> str:
     function = getattr(target, "__func__", None) or getattr(target, "fget", None) or getattr(target, "func", None)
     at = f" ({place})" if (place := defined_at(function)) else ""
     if isinstance(target, type):
-        return f"marks methods, and {target.__qualname__} is a class: write it over a method of the class"
+        return f"marks methods, and {target.__qualname__} is a class: apply it to a method of the class"
     kind = type(target).__name__
     if isinstance(target, staticmethod | classmethod | property):
         name = getattr(function, "__qualname__", "the method")
         return f"cannot mark a {kind}: write {name} as a plain method with self, without @{kind}{at}"
-    return f"must stand over a plain method, not {target!r}: write `async def` and call it there{at}"[:400]
+    return f"must be applied to a plain method, not {target!r}: write `async def` and call it there{at}"[:400]
 
 
 def _name(target: Any) -> str:

@@ -62,8 +62,8 @@ def typed(cls: type[Service]) -> tuple[Typed, ...]:
         for member, signature in known:
             if member.task is not None and signature.responds:
                 raise BadDeclaration(
-                    f"{signature.label}: the answer of a task is kept, and no HTTP request waits for it; return the "
-                    "body instead of an http.Response"
+                    f"{signature.label}: a task cannot return an http.Response, since no HTTP request waits for its "
+                    "result; return the body instead"
                 )
     return known
 
@@ -251,7 +251,7 @@ def _route_record(mark: RouteMark, member: Member, signature: Signature) -> Rout
     for parameter in signature.parameters:
         if found.get(parameter.name) == "path" and parameter.shape != "scalar":
             raise BadDeclaration(
-                f'{signature.label}: "{parameter.name}" is in the path {mark.path!r}, where only single values can be'
+                f'{signature.label}: "{parameter.name}" is in the path {mark.path!r}, which can hold only single values'
             )
     return RouteRecord(mark.verb, mark.path, member.name, found, mark.status, mark.produces, mark.forms, mark.responses)
 

@@ -94,7 +94,7 @@ def _route(
     except BadDeclaration as exc:
         raise BadDeclaration(f"@http.{verb.lower()}: {exc.message}") from None
     if type(status) is not int or not 200 <= status <= 299:
-        raise BadDeclaration(f"{what}: status {status!r} is not that of a success (200 to 299)")
+        raise BadDeclaration(f"{what}: status {status!r} is not a success status (200 to 299)")
     if produces and not _MEDIA_TYPE.fullmatch(produces):
         raise BadDeclaration(f"{what}: produces {produces!r} is not a Content-Type")
     mark = RouteMark(verb, path, status, produces, bool(forms), _read_responses(what, responses))
@@ -112,8 +112,8 @@ def _read_responses(what: str, responses: Mapping[int, str] | None) -> dict[str,
         if isinstance(status, HTTPStatus):
             status = status.value
         if type(status) is not int or not 200 <= status <= 599:
-            raise BadDeclaration(f"{what}: responses: {status!r} is not the status of an answer (200 to 599)")
+            raise BadDeclaration(f"{what}: responses: {status!r} is not the status of a response (200 to 599)")
         if not isinstance(meaning, str):
-            raise BadDeclaration(f"{what}: responses: what {status} means is a text, not {meaning!r}")
+            raise BadDeclaration(f"{what}: responses: the description of {status} must be text, not {meaning!r}")
         found[str(status)] = meaning
     return found

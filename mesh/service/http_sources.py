@@ -72,7 +72,7 @@ class Cookie:
 
 def _checked(what: str, name: str) -> str:
     if not isinstance(name, str) or (name and not is_token(name)):
-        raise BadDeclaration(f"{what}: {name!r:.80} is not a name: letters, digits and - _ . are usual, no spaces or :")
+        raise BadDeclaration(f"{what}: {name!r:.80} is not a valid name; use letters, digits and - _ .")
     return name
 
 
@@ -111,7 +111,7 @@ def fields(parameters: tuple[Parameter, ...], label: str) -> Fields:
         name = marker.name or (_header_name(parameter.name) if header else parameter.name)
         key = f"header {name.lower()}" if header else f"cookie {name}"
         if key in taken:
-            raise BadDeclaration(f'{what} and "{taken[key]}" both read the {key}; take one parameter for it')
+            raise BadDeclaration(f'{what} and "{taken[key]}" both read the {key}; use one parameter for it')
         taken[key] = parameter.name
         (found.headers if header else found.cookies)[parameter.name] = name
     return found
@@ -192,7 +192,7 @@ def _marked(verb: str, path_names: list[str], parameters: tuple[Parameter, ...],
         if len(markers) > 1:
             raise BadDeclaration(f"{what} has two markers of http; keep one")
         if parameter.name in path_names:
-            raise BadDeclaration(f"{what} is in the path, and marked http.{source.title()}; take the marker away")
+            raise BadDeclaration(f"{what} is in the path, and marked http.{source.title()}; remove the marker")
         if verb in _BODILESS and source != "query":
             raise BadDeclaration(f"{what} is marked http.{source.title()}, and a {verb} has no body; use http.Query")
         found[parameter.name] = source
@@ -200,5 +200,5 @@ def _marked(verb: str, path_names: list[str], parameters: tuple[Parameter, ...],
     if places.count("body") > 1:
         raise BadDeclaration(f"{label}: two arguments are marked http.Body; use http.Field to have both in one object")
     if "body" in places and "field" in places:
-        raise BadDeclaration(f"{label}: http.Body is the whole body, so that no argument can be an http.Field of it")
+        raise BadDeclaration(f"{label}: http.Body is the whole body and cannot be combined with http.Field")
     return found

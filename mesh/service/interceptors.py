@@ -229,7 +229,7 @@ def _made(word: str, point: Point, root: Path) -> Interceptor:
         try:
             found = found()
         except Exception as exc:
-            raise SetupError(f"{what}: it could not be made: {type(exc).__name__}: {exc}") from exc
+            raise SetupError(f"{what}: it cannot be created: {type(exc).__name__}: {exc}") from exc
     check(what, [found])
     return found  # type: ignore[no-any-return]
 

@@ -127,16 +127,16 @@ def _check_lost(cls: type) -> None:
             where = f"{cls.__qualname__}.{name} ({defined_at(function)})"
             if isinstance(there, staticmethod | classmethod | property):
                 kind = type(there).__name__
-                raise BadDeclaration(f"{where}: a method that is called has self: leave out @{kind}")
+                raise BadDeclaration(f"{where}: a marked method takes self: remove @{kind}")
             if inspect.isfunction(there) and marks_of(there) is None and there.__qualname__ != function.__qualname__:
                 raise BadDeclaration(
-                    f"{where}: the decorator over its mark returns {there.__qualname__}, which has no mark: "
-                    "use functools.wraps there, or write the mark on top"
+                    f"{where}: the decorator above its mark returned {there.__qualname__}, which has no mark: "
+                    "use functools.wraps in it, or put the mark on top"
                 )
             if inspect.isfunction(there):
-                raise BadDeclaration(f"{where}: another {name} further down takes its place ({defined_at(there)})")
+                raise BadDeclaration(f"{where}: another {name} further down replaces it ({defined_at(there)})")
             raise BadDeclaration(
-                f"{where}: a decorator over its mark made {there!r} of it: write the mark on top"[:400]
+                f"{where}: a decorator above its mark replaced it with {there!r}: put the mark on top"[:400]
             )
 
 
@@ -175,24 +175,26 @@ def _check(member: Member, cls: type, routes: dict[tuple[str, str, bool], str]) 
         for name in path_parameters(route.path):
             if name not in takes:
                 has = ", ".join(takes) or "none"
-                raise BadDeclaration(f"{where}: path {route.path!r} has {{{name}}}, the method takes {has}")
+                raise BadDeclaration(f"{where}: path {route.path!r} has {{{name}}}, but the method takes {has}")
         # A call and a stream may share an address: a client that accepts Server-Sent Events gets the stream.
         stream = inspect.isasyncgenfunction(inspect.unwrap(member.function))
         key = (route.verb, re.sub(r"\{\w+", "{", route.path), stream)
         other = routes.setdefault(key, where)
         if other is not where:
-            raise BadDeclaration(f"{where}: {route.verb} {route.path} is the route of {other} already")
+            raise BadDeclaration(f"{where}: {route.verb} {route.path} is already the route of {other}")
 
 
 def _check_offload(member: Member, where: str, cls: type, offload: str) -> None:
     function = inspect.unwrap(member.function)
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
         raise BadDeclaration(
-            f"{where}: offload={offload!r} runs a plain `def` off the loop; write `def`, or leave out the offload"
+            f"{where}: offload={offload!r} runs a plain `def` off the loop; write `def`, or remove the offload"
         )
     if offload == "process":
         if "<locals>" in cls.__qualname__:
-            raise BadDeclaration(f"{where}: another process must find it by name; define the class at the module's top")
+            raise BadDeclaration(
+                f"{where}: another process imports it by name; define the class at the top level of its module"
+            )
         if any(p.kind is p.KEYWORD_ONLY for p in inspect.signature(function).parameters.values()):
             raise BadDeclaration(f"{where}: a method offloaded to a process takes its arguments by position")
 
@@ -208,19 +210,19 @@ def _check_uncalled(member: Member, where: str) -> None:
         what = "@every" if marks.timers else "a schedule"
         needed = [p.name for p in _declared(member.function) if p.default is p.empty]
         if needed:
-            raise BadDeclaration(f"{where}: {what} gives no arguments, but {', '.join(needed)} would be needed")
+            raise BadDeclaration(f"{where}: {what} passes no arguments, but the method requires {', '.join(needed)}")
 
 
 def _check_durable(member: Member, where: str) -> None:
     """Check that the marks of a method that runs by leases can be combined."""
     marks = member.marks
     if member.task is not None and inspect.isasyncgenfunction(inspect.unwrap(member.function)):
-        raise BadDeclaration(f"{where}: a task has one answer, which is kept; it cannot `yield`")
+        raise BadDeclaration(f"{where}: a task has one result; it cannot `yield`")
     if member.task is not None and member.durable:
-        raise BadDeclaration(f"{where}: a durable @on cannot be a task too; let it defer one: await self.defer(…)")
+        raise BadDeclaration(f"{where}: a durable @on cannot also be a task; defer one in it: await self.defer(…)")
     options = [mark.attempts for mark in marks.schedules if mark.attempts is not None]
     if options and marks.task is not None:
-        raise BadDeclaration(f"{where}: the options of its attempts stand in @task; leave them out of the schedule")
+        raise BadDeclaration(f"{where}: the options of its attempts belong in @task; remove them from the schedule")
     if any(one != options[0] for one in options):
         raise BadDeclaration(f"{where}: its schedules have different options; write them once, in @task")
     durable = [mark.durable for mark in marks.topics if mark.durable is not None]

@@ -174,7 +174,7 @@ class Service(DurableVerbs):
     @property
     def node(self) -> Verbs:
         if self._node is None:
-            raise SetupError(f"{self.name} runs on no node yet: a worker or mesh.testing gives it one")
+            raise SetupError(f"{self.name} has no node yet: a worker or mesh.testing provides it")
         return self._node
 
     @node.setter
@@ -244,8 +244,8 @@ def make(cls: type[S]) -> S:
         inspect.signature(cls).bind()
     except TypeError as exc:
         raise BadDeclaration(
-            f"{cls.__qualname__}: a worker makes its instance without arguments, but __init__ has {exc}; "
-            "take settings from self.config in `started`"
+            f"{cls.__qualname__}: a worker creates its instance without arguments, but __init__ has {exc}; "
+            "read settings from self.config in `started`"
         ) from None
     service = cls()
     if "config" in vars(service):
@@ -288,13 +288,11 @@ def _check_hooks(cls: type[Service]) -> None:
         hook = inspect.getattr_static(cls, name)
         where = f"{cls.__qualname__}.{name}"
         if not inspect.isfunction(hook):
-            raise BadDeclaration(f"{where} runs in a worker's life: write `async def {name}(self)`, not {hook!r}"[:300])
+            raise BadDeclaration(f"{where} is a hook of the worker: write `async def {name}(self)`, not {hook!r}"[:300])
         if inspect.isasyncgenfunction(hook) or inspect.isgeneratorfunction(hook):
-            raise BadDeclaration(
-                f"{where}: it has a `yield`, and nothing iterates over it: write `stopped` for the end"
-            )
+            raise BadDeclaration(f"{where}: a hook cannot `yield`; clean up in `stopped`")
         if any(p.default is p.empty for p in list(_own_parameters(hook))[1:]):
-            raise BadDeclaration(f"{where} is given no arguments but self")
+            raise BadDeclaration(f"{where} takes no arguments but self")
 
 
 def _own_parameters(function: Any) -> Iterable[inspect.Parameter]:
@@ -309,7 +307,7 @@ def _check_attributes(cls: type[Service]) -> None:
             raise BadDeclaration(f"{where}: {_hides(f'{where}.{name}', name)}")
     if not isinstance(cls.config, Mapping):
         raise BadDeclaration(
-            f"{where}: config is a map, the defaults of [services.{cls.name}.config], not {cls.config!r}"[:300]
+            f"{where}: config must be a map of defaults of [services.{cls.name}.config], not {cls.config!r}"[:300]
         )
     if not isinstance(cls.name, str) or not _NAME.fullmatch(cls.name):
         raise BadDeclaration(
@@ -317,7 +315,9 @@ def _check_attributes(cls: type[Service]) -> None:
             "(a lower-case letter, then up to 62 of a-z, 0-9, _ and -)"
         )
     if cls.name.startswith(OWN) and not cls.__module__.startswith("mesh."):
-        raise BadDeclaration(f"{where}: names that begin with {OWN} are the framework's own; {cls.name!r} is not free")
+        raise BadDeclaration(
+            f"{where}: names that begin with {OWN} are reserved for the framework; rename {cls.name!r}"
+        )
     if isinstance(cls.needs, str) or not all(isinstance(need, str) for need in cls.needs):
         raise BadDeclaration(f'{where}: needs is a list of service names, like needs = ["users"]')
     for need in cls.needs:
@@ -327,7 +327,7 @@ def _check_attributes(cls: type[Service]) -> None:
         raise BadDeclaration(f"{where}: needs itself, so that it would never be ready")
     if isinstance(cls.uses, str) or not set(cls.uses) <= {*CAPABILITIES, "atomic"}:
         known = ", ".join((*CAPABILITIES, "atomic"))
-        raise BadDeclaration(f"{where}: uses {cls.uses!r}; it is a list of what engines give: {known}"[:300])
+        raise BadDeclaration(f"{where}: uses is a list of capabilities ({known}), not {cls.uses!r}"[:300])
     if not all(isinstance(part, str) for pair in cls.meta.items() for part in pair):
         raise BadDeclaration(f"{where}: meta maps text to text")
     check_interceptors(f"{where}: interceptors", cls.interceptors)

@@ -120,7 +120,7 @@ def task(
     def decorate(target: F) -> F:
         marks = marks_on(target, "@task")
         if marks.task is not None:
-            raise BadDeclaration(f"{getattr(target, '__qualname__', target)}: @task stands there twice")
+            raise BadDeclaration(f"{getattr(target, '__qualname__', target)}: @task is applied twice")
         marks.task = mark
         return target
 

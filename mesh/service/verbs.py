@@ -221,7 +221,9 @@ class DurableVerbs:
         how = options(key, delay, at, priority, order, keep, timeout, meta)
         if type(task) is Step:
             if args or kwargs:
-                raise BadArguments("a step has its arguments already: self.defer(self.step(self.charge, order), key=…)")
+                raise BadArguments(
+                    "a step already has its arguments: write self.defer(self.step(self.charge, order), key=…)"
+                )
             return self._durable.defer(task.task, task.args, task.kwargs, task.how if how is NO_OPTIONS else how)
         return self._durable.defer(task, args, kwargs, how)
 

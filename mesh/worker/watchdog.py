@@ -151,7 +151,7 @@ class Watchdog:
         )
         self._counters = (
             recorder.counter("loop_blocks", "Blocks of the event loop longer than [worker] lag_warning."),
-            recorder.counter("loop_blocked_seconds", "How long the event loop was blocked in them."),
+            recorder.counter("loop_blocked_seconds", "How long the event loop was blocked in these blocks."),
         )
         recorder.gauge("memory_used_bytes", lambda: self._liveness.memory_bytes, "Memory as the limits count it.")
         for kind, limit in (("soft", self._limits.soft_bytes), ("hard", self._limits.hard_bytes)):

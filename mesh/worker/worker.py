@@ -111,7 +111,7 @@ class Worker:
             raise SetupError("a worker needs at least one service class")
         for name in names:
             if names.count(name) > 1:
-                raise SetupError(f"two of the classes are named {name!r}: run them in workers of their own")
+                raise SetupError(f"two of the classes are named {name!r}: run them in separate workers")
         self.stage = Stage.NEW
         self.settings = settings
         self.identity = ids.instance_id(role or names[0])
@@ -181,7 +181,9 @@ class Worker:
             queue = (limits.queue if limits else calls.queue) if cls.queue is None else cls.queue
             gate = self._gates[cls.name] = server.host([*mine, *events], concurrency, queue)
             waiting = partial(getattr, gate, "waiting")
-            self.node.recorder.gauge("calls_waiting", waiting, "Calls that wait for a place.", service=cls.name)
+            self.node.recorder.gauge(
+                "calls_waiting", waiting, "Calls that wait in the queue of a limit.", service=cls.name
+            )
         if self._inbox.wanted:
             self._inbox.open(self.node.transport, self.node.transport.endpoint(f"{self.identity}-events"))
         self._register(endpoint)

@@ -168,7 +168,7 @@ def _event_reader(decode: Decode) -> Callable[[Lease], tuple[Any, ...]]:
             # Engines reject this too, once they know that the queue is a subscription: permission to defer does not
             # include permission to publish.
             raise BadArguments(
-                f"job {lease.id} of {lease.queue} is a task and no event: it was deferred before there was this handler"
+                f"job {lease.id} of {lease.queue} is a task, not an event: it was deferred before this handler existed"
             )
         return (
             Event(

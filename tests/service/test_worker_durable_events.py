@@ -128,7 +128,7 @@ async def test_an_event_that_always_fails_makes_way_for_the_next():
         failed, wrong = sorted(await m.dead("audit.write"), key=lambda job: job.reason)
         assert (failed.reason, failed.error, failed.topic) == ("failed", "ValueError: disk", "order.placed")
         assert wrong.reason == "undecodable"
-        assert "event for audit.write" in wrong.error
+        assert "audit.write" in wrong.error
 
 
 async def test_the_event_of_a_killed_worker_is_delivered_again():
@@ -175,7 +175,7 @@ async def test_an_event_that_durable_handlers_miss_is_told_of_once(capsys):
         await m.emit("other", 1)
         await m.emit("order.lost", Placed("o1"), durable=False)
     told = capsys.readouterr().err
-    assert told.count("handlers of durable events do not hear of it") == 1
+    assert told.count("event.not_durable") == 1
     assert "audit.write" in told
     assert heard == [("plain", "o1")] * 4
 
@@ -192,19 +192,19 @@ async def test_a_plain_listener_that_fails_does_not_fail_the_emitter(capsys):
         await m.emit("order.placed", Placed("o1"), durable=True)
         await m.idle()
         assert ("o1", 0) in heard
-    assert "not heard by every plain listener" in capsys.readouterr().err
+    assert "event.partly_delivered" in capsys.readouterr().err
 
 
 async def test_what_cannot_be_emitted_is_refused_at_once():
     """Nothing of it is in the log."""
     async with Mesh(clock=ManualClock()) as m:
-        with pytest.raises(mesh.BadRequest, match="topic"):
+        with pytest.raises(mesh.BadRequest, match=r"'order\.\.placed'"):
             await m.emit("order..placed", 1, durable=True)
-        with pytest.raises(BadArguments, match="cannot be sent"):
+        with pytest.raises(BadArguments, match="object"):
             await m.emit("order.placed", object(), durable=True)
-        with pytest.raises(TooLarge, match="keep it elsewhere"):
+        with pytest.raises(TooLarge, match=r"order\.placed.*2,097,"):
             await m.emit("order.placed", b"x" * (2 * 2**20), durable=True)
-        with pytest.raises(BadArguments, match="key is 2000 characters"):
+        with pytest.raises(BadArguments, match=r"key .*2000"):
             await m.emit("order.placed", 1, key="k" * 2000, durable=True)
         assert await m.node.durable.engines.events.read("#", timeout_s=1.0) == []
 

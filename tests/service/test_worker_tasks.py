@@ -131,16 +131,16 @@ async def test_a_service_defers_in_a_call(m):
 
 async def test_a_wrong_argument_is_refused_where_it_is_deferred(m):
     """When the method itself is given, which knows its types; by name it ends in the dead letters."""
-    for args, kwargs, told in (
-        (("o1", "much"), {}, 'argument "amount" of orders.charge'),
-        ((), {}, 'needs the argument "order"'),
-        (("o1",), {"x": 1}, 'has no argument "x"'),
-        ((object(),), {}, "argument 1 of orders.charge cannot be sent"),
+    for args, kwargs, named in (
+        (("o1", "much"), {}, '"amount"'),
+        ((), {}, '"order"'),
+        (("o1",), {"x": 1}, '"x"'),
+        ((object(),), {}, "argument 1 "),
     ):
         with pytest.raises(BadArguments) as caught:
             await m.defer(Orders.charge, *args, **kwargs)
-        assert told in caught.value.message
-    with pytest.raises(TooLarge, match="keep them elsewhere"):
+        assert all(word in caught.value.message for word in ("orders.charge", named))
+    with pytest.raises(TooLarge, match=r"orders\.charge"):
         await m.defer("orders.charge", "x" * (64 * 2**20))
     job = await m.defer("orders.charge", "o1", "much")
     with pytest.raises(mesh.JobFailed) as failed:
@@ -151,19 +151,19 @@ async def test_a_wrong_argument_is_refused_where_it_is_deferred(m):
 
 async def test_an_option_that_is_nonsense_is_refused(m):
     """With its name and that of the task."""
-    for options, told in (
-        ({"priority": 10}, "priority=10 is none of 0 to 9"),
+    for options, named in (
+        ({"priority": 10}, "priority=10"),
         ({"priority": True}, "priority=True"),
-        ({"key": "k" * 2000}, "key is a text of at most 1024"),
-        ({"order": 5}, "order is a text"),
+        ({"key": "k" * 2000}, "orders.charge: key "),
+        ({"order": 5}, "orders.charge: order "),
         ({"keep": "never"}, "keep='never'"),
         ({"timeout": 0}, "timeout=0"),
-        ({"delay": "1m", "at": 5.0}, "not both"),
-        ({"meta": {"a": 1}}, "metadata maps strings"),
+        ({"delay": "1m", "at": 5.0}, "(at)"),
+        ({"meta": {"a": 1}}, "'a'"),
     ):
         with pytest.raises(mesh.BadRequest) as caught:
             await m.defer("orders.charge", "o1", **options)
-        assert told in caught.value.message
+        assert named in caught.value.message
 
 
 async def test_many_defers_of_one_tick_are_confirmed_one_by_one(m):
@@ -206,7 +206,7 @@ async def test_a_batch_is_one_commit_and_a_block_that_raises_defers_nothing(m):
         keyed = b.defer(Orders.double, 9, key="nine")
         last = b.chain(step(Orders.double, 1), step(Orders.double, prior))
         both = b.group(step(Orders.double, 5), then=step(Orders.total, prior))
-        with pytest.raises(SetupError, match="its id is known when its block is over"):
+        with pytest.raises(SetupError, match=r"orders\.double"):
             _ = keyed.id
         assert len(b) == 8
         await settle()
@@ -224,7 +224,7 @@ async def test_a_batch_is_one_commit_and_a_block_that_raises_defers_nothing(m):
         await stopped()
     with pytest.raises(mesh.UnknownJob):
         await lost[0].info()
-    with pytest.raises(SetupError, match="this batch is over"):
+    with pytest.raises(SetupError):
         b.defer(Orders.double, 1)
 
 
@@ -238,7 +238,7 @@ async def test_a_task_that_always_fails_ends_in_the_dead_letters(m):
     await m.advance(5.0)
     (dead,) = await m.dead()
     assert (dead.id, dead.attempt, dead.reason, dead.error) == (job.id, 3, "failed", "ValueError: no money")
-    with pytest.raises(mesh.JobFailed, match="failed after 3 attempts: ValueError: no money") as caught:
+    with pytest.raises(mesh.JobFailed, match="3 attempts: ValueError: no money") as caught:
         await job.result()
     assert "charge" in caught.value.details["traceback"]
     assert await m.node.durable.engines.of("queues").leases.requeue("orders.charge", timeout_s=1.0) == 1
@@ -279,11 +279,11 @@ async def test_waiting_for_an_answer_has_its_time(m):
     job = await m.defer(Orders.slow, 100.0)
     waiting = asyncio.ensure_future(job.result(timeout="30s"))
     await m.advance(31.0)
-    with pytest.raises(DeadlineExceeded, match="is not over after 30 s; it goes on"):
+    with pytest.raises(DeadlineExceeded, match=r"orders\.slow .*30 s"):
         await waiting
     await m.advance(100.0)
     assert await job.result(timeout=0) == "slept"
-    with pytest.raises(BadReply, match="not what its annotation promises"):
+    with pytest.raises(BadReply):
         await m.job(job.id, int).result()
 
 
