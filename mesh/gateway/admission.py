@@ -214,6 +214,6 @@ class Server(web.Server):
                 connection.since = now
             elif now - connection.since >= self._header_timeout_s:
                 self.recorder.count("http_heads_timed_out")
-                connection.refuse(HeadTimeout("the head of the request did not come in time"))
+                connection.refuse(HeadTimeout("the head of the request did not arrive in time"))
         if self._addresses:
             self._sweep_timer = self._loop.call_later(self._sweep_every_s, self._sweep)

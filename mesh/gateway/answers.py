@@ -51,7 +51,7 @@ def _with_head(answer: Answer, meta: Mapping[str, str], status: int, produces: s
     try:
         head = from_meta(meta)
     except ValueError as exc:
-        raise BadReply(f"the worker's answer has a head that is not allowed: {exc}") from exc
+        raise BadReply(f"the worker's answer has an invalid head: {exc}") from exc
     status = head.status or status
     fields = []
     for name, value in head.fields:
@@ -122,6 +122,6 @@ def json_of(answer: Answer) -> Buffer:
         RecursionError,
     ) as exc:  # maps with keys that JSON does not support, text that is not Unicode
         raise BadReply(
-            f"the worker's answer has no form in JSON ({exc}); ask for it with Accept: {MSGPACK_TYPE}"
+            f"the worker's answer cannot be encoded as JSON ({exc}); ask for it with Accept: {MSGPACK_TYPE}"
         ) from exc
     return body

@@ -262,7 +262,7 @@ def bind(host: str, port: int) -> socket.socket:
             host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except socket.gaierror as exc:
-        raise ConfigError(f'gateway.host: "{host}" is no address of this machine ({exc.strerror})') from exc
+        raise ConfigError(f'gateway.host: "{host}" is not an address of this machine ({exc.strerror})') from exc
     sock = socket.socket(family, kind, protocol)
     try:
         # A restart must not wait for TIME_WAIT of old connections. SO_REUSEADDR does not allow two listeners.
@@ -281,9 +281,9 @@ def _bind_error(host: str, port: int, exc: OSError) -> SetupError:
     if exc.errno == errno.EADDRINUSE:
         return AddressInUse(f"{where}: another process listens there; stop it, or set gateway.port (MESH_GATEWAY_PORT)")
     if exc.errno == errno.EACCES:
-        return ConfigError(f"gateway.port: {port} is forbidden to this user; choose one above 1023")
+        return ConfigError(f"gateway.port: {port} is not permitted to this user; choose one above 1023")
     if exc.errno == errno.EADDRNOTAVAIL:
-        return ConfigError(f'gateway.host: "{host}" is no address of this machine')
+        return ConfigError(f'gateway.host: "{host}" is not an address of this machine')
     return SetupError(f"{where}: cannot listen there: {exc.strerror}")
 
 

@@ -312,7 +312,7 @@ def relocate(error: MeshError, binding: Binding | RpcBinding) -> None:
 
 def unknown_argument(place: str, name: str, known: tuple[str, ...]) -> BadArguments:
     """The error for an unknown parameter name, with the most similar known name."""
-    remedy = suggest(name, known, f"known are {', '.join(known)}" if known else "none is known")
+    remedy = suggest(name, known, f"known are {', '.join(known)}" if known else "it takes no arguments")
     return BadArguments(f"{place}: is unknown; {remedy}", details={"path": place})
 
 

@@ -65,7 +65,7 @@ class Bodies:
         if self.held + size > self.most_together:
             raise BodiesFull(
                 f"the gateway holds {self.held} bytes of request bodies, and gateway.max_body_total is "
-                f"{self.most_together}; send it again later",
+                f"{self.most_together}; send the request again later",
                 details={"retry_after_s": 1},
             )
         self.held += size
@@ -140,8 +140,8 @@ class Bodies:
         except TimeoutError as exc:
             waited = asyncio.get_running_loop().time() - began_at
             raise SlowBody(
-                f"{size} bytes of the body came within {waited:.1f} s; the request's time is {timeout:g} s, and "
-                f"gateway.min_body_rate {self.rate} bytes per second"
+                f"{size} bytes of the body arrived within {waited:.1f} s; the request's time is {timeout:g} s, and "
+                f"gateway.min_body_rate is {self.rate} bytes per second"
             ) from exc
         return b"".join(chunks)
 

@@ -202,7 +202,7 @@ class Catalog:
         self._advise(kind, service, name)
         if not known:
             others = [each for each in self.offers if reached(each)]
-            raise UnknownService(f"no service is called {_quoted(service)}{_nearest(service, others)}")
+            raise UnknownService(f"no service is named {_quoted(service)}{_nearest(service, others)}")
         raise UnknownMethod(f"{service} has no {kind} {_quoted(name)}{_nearest(name, known)}")
 
     def _advise(self, kind: str, service: str, name: str) -> None:

@@ -56,15 +56,15 @@ class Health:
     def checks(self) -> list[Check]:
         """Every check, in the order in which they are shown."""
         if not self.heard:
-            hub = Check("hub", False, "no hub has told yet who runs; is one up? (mesh ps)")
+            hub = Check("hub", False, "no hub has reported the running services yet; check that one is up (mesh ps)")
         elif self._agent.hearing:
             hub = Check("hub", True, "synced")
         else:
-            hub = Check("hub", True, "none answers now; going on with what was told")
+            hub = Check("hub", True, "no hub answers; using the last known registry")
         return [
             Check("http", True, "answering"),
             hub,
-            Check("drain", not self.draining, "leaving" if self.draining else "not asked to leave"),
+            Check("drain", not self.draining, "draining" if self.draining else "not draining"),
         ]
 
     def live_reply(self, *, verbose: bool = False) -> Reply:

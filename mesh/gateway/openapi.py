@@ -108,7 +108,7 @@ class Document:
         """Add the operations on jobs, when there are tasks."""
         if any(self._catalog.tasks(service) for service in self._catalog.offers):
             self._schemas["Job"] = JOB
-            self._tags["jobs"] = "What became of the tasks that were deferred."
+            self._tags["jobs"] = "State and results of deferred tasks."
             self._paths["/jobs/{id}"] = job_operations("jobs")
 
     def _add_route(self, route: Route) -> None:
@@ -196,7 +196,7 @@ class Document:
         parameters: list[Schema] = []
         if len(binary) == 1:
             content[BINARY_TYPE] = {
-                "schema": {"description": f"{binary[0]} as it is; the other arguments go into the query."}
+                "schema": {"description": f"{binary[0]} as raw bytes; the other arguments go into the query."}
             }
             parameters += [
                 {"name": each, "in": "query", "schema": schema}

@@ -51,20 +51,22 @@ def add_part(
     try:
         plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(part))
     except (TypeError, ValueError, RecursionError) as exc:
-        raise BadPart(f"{where}: it has no form in JSON ({exc})") from exc
+        raise BadPart(f"{where}: it cannot be encoded as JSON ({exc})") from exc
     own_paths = _mapping(plain.get("paths", {}), f"{where}.paths")
     own_ids = _check_paths(own_paths, prefix, f"{where}.paths", ids)
     own_components = _mapping(plain.get("components", {}), f"{where}.components")
     for kind, named in own_components.items():
         for name, value in _mapping(named, f"{where}.components.{kind}").items():
             if components.get(kind, {}).get(name, value) != value:
-                raise BadPart(f"{where}.components.{kind}.{name}: the document has another one of this name; rename it")
+                raise BadPart(
+                    f"{where}.components.{kind}.{name}: the document already has another one of this name; rename it"
+                )
     for reference in _references(plain):
         kind, _, name = reference.removeprefix(_REF).partition("/")
         if not reference.startswith(_REF) or not (
             name in own_components.get(kind, {}) or name in components.get(kind, {})
         ):
-            raise BadPart(f"{where}: the reference {reference!r:.200} leads nowhere")
+            raise BadPart(f"{where}: the reference {reference!r:.200} does not exist")
     own_tags = _read_tags(plain.get("tags", []), f"{where}.tags")
     paths.update(own_paths)
     for kind, named in own_components.items():
@@ -81,7 +83,7 @@ def _check_paths(paths: Mapping[str, Any], prefix: str, where: str, ids: set[str
             raise BadPart(f'{where}: "{path}" is not below {prefix}; write full paths')
         for key, operation in _mapping(item, f'{where}."{path}"').items():
             if key not in _ITEM_KEYS:
-                raise BadPart(f'{where}."{path}": {key!r} is not an HTTP method in small letters, such as "get"')
+                raise BadPart(f'{where}."{path}": {key!r} is not an HTTP method in lower case, such as "get"')
             if key not in _OPERATIONS:
                 continue
             place = f'{where}."{path}".{key}'
@@ -92,7 +94,7 @@ def _check_paths(paths: Mapping[str, Any], prefix: str, where: str, ids: set[str
                     raise BadPart(f"{place}.responses.{status}: it has no description")
             id = operation.setdefault("operationId", f"{prefix[1:].replace('/', '.')}.{key}{path[len(prefix) :]}")
             if not isinstance(id, str) or id in ids or id in own:
-                raise BadPart(f"{place}: the operationId {id!r:.100} is not a text, or not the only one of its name")
+                raise BadPart(f"{place}: the operationId {id!r:.100} is not text, or is not unique")
             own.add(id)
             operation.setdefault("tags", [prefix[1:]])
     return own
@@ -100,13 +102,13 @@ def _check_paths(paths: Mapping[str, Any], prefix: str, where: str, ids: set[str
 
 def _read_tags(tags: Any, where: str) -> dict[str, str]:
     if not isinstance(tags, list):
-        raise BadPart(f"{where}: it is a list of objects with name and description, not {tags!r:.80}")
+        raise BadPart(f"{where}: it must be a list of objects with name and description, not {tags!r:.80}")
     found: dict[str, str] = {}
     for tag in tags:
         name = _mapping(tag, where).get("name")
         doc = tag.get("description", "")
         if not isinstance(name, str) or not isinstance(doc, str):
-            raise BadPart(f"{where}: {tag!r:.80} has no name, or one that is not a text")
+            raise BadPart(f"{where}: {tag!r:.80} has no name, or its name or description is not text")
         found[name] = doc
     return found
 
@@ -125,5 +127,5 @@ def _references(value: Any) -> Iterator[str]:
 
 def _mapping(value: Any, where: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
-        raise BadPart(f"{where}: it is an object, not {value!r:.80}")
+        raise BadPart(f"{where}: it must be an object, not {value!r:.80}")
     return value

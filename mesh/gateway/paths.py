@@ -27,8 +27,8 @@ def is_unsafe(segment: str) -> bool:
 def unsafe(value: str) -> BadRequest:
     """The error for an unsafe value."""
     return BadRequest(
-        f'path: {value[:80]!a} is not accepted: a segment may not be empty, "." or "..", nor hold a slash, a '
-        "backslash or NUL, also not percent-encoded; send such text in the query",
+        f'path: {value[:80]!a} is not accepted: a segment may not be empty, "." or "..", and may not contain a '
+        "slash, a backslash or NUL, even percent-encoded; send such text in the query",
         details={"path": "path"},
     )
 

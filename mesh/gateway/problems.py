@@ -28,11 +28,11 @@ _METHODS: Final = re.compile(r"[A-Z, ]{0,200}")
 #: Public texts by code. They replace the error's own text, which may name hosts, instances and addresses.
 _PUBLIC: Final = {
     "unavailable": "the service cannot be reached now; send the request again later",
-    "overloaded": "there is as much work as is accepted; send the request again later",
+    "overloaded": "the service is at its limit; send the request again later",
     "draining": "the server is restarting; send the request again later",
     "try_later": "nothing was done; send the request again later",
     "unwritable": "nothing can be stored now; send the request again later",
-    "lock_taken": "another request holds what this one needs; send it again later",
+    "lock_taken": "another request holds a lock that this one needs; send the request again later",
     "link_lost": "the answer was lost; the request may have been carried out",
     "uncertain": "the answer was lost; the request may have been carried out",
     "deadline_exceeded": "there was no answer in time; the request may have been carried out",

@@ -133,7 +133,7 @@ class Reply:
         """
         transport = request.transport
         if transport is None or transport.is_closing():
-            raise ConnectionResetError("the client is gone")
+            raise ConnectionResetError("the client has disconnected")
         body = self.body
         size = len(body)
         if not request.keep_alive:

@@ -98,7 +98,7 @@ class Gateway:
         self._answer: Callable[[Request], Awaitable[Answer]] = _checked(compose(hooks, self.mounts.serve), hooks)
         node.agent.on_change(self.catalog.on_change)
         node.recorder.gauge(
-            "http_connections_busy", lambda: len(self.connections.busy), "Connections with a request in hand."
+            "http_connections_busy", lambda: len(self.connections.busy), "Connections with a request in progress."
         )
         node.recorder.gauge("http_body_bytes", lambda: self.bodies.held, "Bytes of request bodies held in memory.")
 
@@ -188,7 +188,7 @@ class Gateway:
         """Reject requests with another version of HTTP, for another host, or from a page of another site."""
         version = raw.version
         if version not in _SPOKEN:
-            raise UnsupportedVersion(f"HTTP/{version.major}.{version.minor} is not spoken here; send HTTP/1.1")
+            raise UnsupportedVersion(f"HTTP/{version.major}.{version.minor} is not supported; send HTTP/1.1")
         sites = self.sites
         host = raw.headers.get(hdrs.HOST)
         if host not in sites.known:

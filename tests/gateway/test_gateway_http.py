@@ -131,8 +131,8 @@ async def test_rpc_takes_an_object_an_array_or_nothing(shop: Front) -> None:
 @pytest.mark.parametrize(
     ("path", "code", "hint"),
     [
-        ("/rpc/shap/hello", "unknown_service", 'did you mean "shop"?'),
-        ("/rpc/shop/hallo", "unknown_method", 'did you mean "hello"?'),
+        ("/rpc/shap/hello", "unknown_service", '"shop"?'),
+        ("/rpc/shop/hallo", "unknown_method", '"hello"?'),
         ("/rpc/$worker/metrics", "unknown_service", ""),
         ("/rpc/shop", "unknown_route", "/rpc/SERVICE/METHOD"),
         ("/rpc/shop/hello/x", "unknown_route", ""),

@@ -215,7 +215,7 @@ async def test_an_address_of_another_machine_is_named(settings: Settings) -> Non
 
 async def test_a_descriptor_that_does_not_listen_is_refused(settings: Settings, tmp_path: Path) -> None:
     """A file, or a socket that is no listener."""
-    with (tmp_path / "x").open("w") as file, pytest.raises(SetupError, match="not a socket"):
+    with (tmp_path / "x").open("w") as file, pytest.raises(SetupError, match="descriptor "):
         await app.serve(settings, fd=file.fileno())
-    with socket.socket() as plain, pytest.raises(SetupError, match="does not listen"):
+    with socket.socket() as plain, pytest.raises(SetupError, match="descriptor "):
         await app.serve(settings, fd=plain.fileno())

@@ -46,14 +46,15 @@ async def test_a_gateway_is_ready_once_a_hub_has_told_and_stays_so(front: Front)
     assert (await front.get("/livez")).status == 200
     told = await front.get("/readyz")
     assert (told.status, told.headers["Retry-After"]) == (503, "1")
-    assert b"[-] hub: no hub has told yet" in told.body
+    assert b"[-] hub: " in told.body
     front.node.agent.synced = True
     assert (await front.get("/readyz")).body == b"ready\n"
     assert b"[+] hub: synced" in (await front.get("/readyz?verbose")).body
     front.node.agent.hearing = False
     told = await front.get("/readyz?verbose")
     assert told.status == 200
-    assert told.body.splitlines()[1].startswith(b"[+] hub: none answers now")
+    assert told.body.splitlines()[1].startswith(b"[+] hub: ")
+    assert b"[+] hub: synced" not in told.body
 
 
 async def test_a_gateway_that_leaves_is_alive_but_not_ready(front: Front) -> None:
@@ -61,7 +62,7 @@ async def test_a_gateway_that_leaves_is_alive_but_not_ready(front: Front) -> Non
     front.gateway.health.draining = True
     told = await front.get("/readyz?verbose=1")
     assert (told.status, told.headers["Connection"]) == (503, "close")
-    assert b"[-] drain: leaving" in told.body
+    assert b"[-] drain: " in told.body
     assert (await front.get("/livez")).status == 200
 
 
@@ -119,7 +120,9 @@ async def test_mesh_shows_what_runs(shop: Front) -> None:
     assert told["gateway"]["ready"] is True
     ready = await shop.get("/readyz?verbose")
     assert ready.status == 200
-    assert b"[!] route: GET /page: declared by shop, but served by ashop" in ready.body
+    (route,) = [line for line in ready.body.splitlines() if line.startswith(b"[!] route: GET /page: ")]
+    assert b" shop," in route
+    assert b" ashop;" in route
     assert b"route" not in (await shop.get("/readyz")).body
     assert told["hubs"] == [{"endpoint": "ipc:///run/hub.sock", "state": "learned"}]
 

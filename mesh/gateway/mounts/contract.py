@@ -115,6 +115,6 @@ class Mount:
             raise BadMount(f'mount "{prefix}": the handler is not a function: {self.handler!r:.100}')
         methods: Any = self.methods
         if isinstance(methods, str) or not all(isinstance(each, str) and _METHOD.fullmatch(each) for each in methods):
-            raise BadMount(f'mount "{prefix}": methods is a tuple of HTTP methods like ("GET", "POST")')
+            raise BadMount(f'mount "{prefix}": methods must be a tuple of HTTP methods like ("GET", "POST")')
         if self.openapi is not None and not callable(self.openapi) and not isinstance(self.openapi, Mapping):
             raise BadMount(f'mount "{prefix}": openapi is neither a mapping nor a function: {self.openapi!r:.100}')

@@ -71,7 +71,7 @@ async def docs_reply(request: Request) -> Reply:
     """One file of the page, compressed when the client accepts that."""
     path = request.path
     if path not in PAGES:
-        raise UnknownRoute(f"{path[:200]}: no file of the documentation page")
+        raise UnknownRoute(f"{path[:200]}: the documentation page has no such file")
     _, _, content_type, headers = PAGES[path]
     # In a thread, as the first request of the viewer compresses 1.5 MB; later ones find the result.
     plain, compressed = await asyncio.to_thread(_contents, path)

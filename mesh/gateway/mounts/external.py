@@ -61,7 +61,9 @@ def _by_name(entry: str) -> Any:
     points = [point for point in known if point.name == entry]
     if not points:
         names = sorted({point.name for point in known})
-        remedy = suggest(entry, names, f"installed are {', '.join(names)}" if names else "no package brings one")
+        remedy = suggest(
+            entry, names, f"installed are {', '.join(names)}" if names else "no installed package provides one"
+        )
         raise BadMount(f'gateway.mounts: "{entry}" is neither module:attribute nor an entry point of {GROUP}; {remedy}')
     if len({point.value for point in points}) > 1:
         packages = ", ".join(sorted(point.dist.name if point.dist else point.value for point in points))

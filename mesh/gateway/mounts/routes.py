@@ -58,7 +58,7 @@ class DeclaredRoutes:
             if path == "/" and verb in _READABLE:
                 return _ready(Reply(status=302, extra=b"Location: /docs\r\n"))
             if not self._front.may_say_unknown():
-                raise Unavailable("no hub has told yet which routes there are") from None
+                raise Unavailable("no hub has reported the declared routes yet") from None
             raise
         if route.stream is not None and accepts(raw.headers.get(_ACCEPT), STREAM_TYPES):
             route = route.stream

@@ -36,7 +36,7 @@ def mount(front: Front) -> Mount:
             target = catalog.target(unquote(service), unquote(method))
         except UnknownService:
             if not front.may_say_unknown():
-                raise Unavailable("no hub has told yet which services there are") from None
+                raise Unavailable("no hub has reported the running services yet") from None
             raise
         return await call(request, target, None)
 

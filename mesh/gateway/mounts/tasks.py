@@ -75,7 +75,7 @@ class Tasks:
             service, name, record = self._find(request.path[7:])
         except UnknownService:
             if not front.may_say_unknown():
-                raise Unavailable("no hub has told yet which services there are") from None
+                raise Unavailable("no hub has reported the running services yet") from None
             raise
         other = answer_method(request, _ALLOW, "tasks are deferred with POST")
         if other is not None:
@@ -130,7 +130,9 @@ class Tasks:
         idempotency = headers.getall(_IDEMPOTENCY_KEY, ())
         if idempotency:
             if "key" in given:
-                raise BadArguments("query.key: there is an Idempotency-Key, too; send one of them", details=_at("key"))
+                raise BadArguments(
+                    "query.key: cannot be combined with Idempotency-Key; send one of them", details=_at("key")
+                )
             given["key"] = _key(idempotency)
         arguments = self._encoded(target, record, told, body, kind, headers)
         options = _options(given)
@@ -251,7 +253,9 @@ def _options(given: Mapping[str, str]) -> Options:
     at: float | datetime | None = None
     if "priority" in given:
         if not given["priority"].isdecimal():
-            raise BadArguments(f'query.priority: "{given["priority"][:40]}" is none of 0 to 9', details=_at("priority"))
+            raise BadArguments(
+                f'query.priority: "{given["priority"][:40]}" is not a whole number from 0 to 9', details=_at("priority")
+            )
         priority = int(given["priority"][:4])
     if "at" in given:
         at = _instant(given["at"])
@@ -277,7 +281,7 @@ def _instant(text: str) -> datetime | float:
         when = None
     if when is None or when.tzinfo is None:
         raise BadArguments(
-            f'query.at: "{text[:60]}" is no instant; write 2030-01-31T12:00:00Z, or seconds since 1970',
+            f'query.at: "{text[:60]}" is not an instant; write 2030-01-31T12:00:00Z, or seconds since 1970',
             details=_at("at"),
         )
     return when
