@@ -229,7 +229,7 @@ class Watchdog:
         causes = {
             "blocked": "the event loop was blocked for longer than [worker] liveness",
             "start_timeout": "the worker did not start within [worker] start_timeout",
-            "memory": "the worker exceeded memory_soft, and its drain did not end in time",
+            "memory": "the worker was short of memory, and its drain did not end in time",
         }
         code, cause = EXITS[ruling.reason], causes[ruling.reason]
         log.error("worker.aborted", reason=ruling.reason, cause=cause, exit_code=code, **self._place(ruling))
