@@ -210,7 +210,9 @@ class _Front:
 
     async def serve(self) -> None:
         """Serve HTTP until a signal arrives."""
-        await app.serve(self._settings, fd=self._fd, connect=self._connect, started=self.address.set_result)
+        await app.serve(
+            self._settings, fd=self._fd, connect=self._connect, started=self.address.set_result, alone=False
+        )
 
     async def _connect(self, settings: Settings) -> tuple[Node, str]:
         node, endpoint = await app.connect_node(settings)

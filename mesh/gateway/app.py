@@ -72,6 +72,7 @@ async def serve(
     port: int | None = None,
     connect: Connect | None = None,
     started: Callable[[str], object] | None = None,
+    alone: bool = True,
 ) -> None:
     """Run a gateway until a signal ends it. To be run on the main thread's loop.
 
@@ -80,6 +81,7 @@ async def serve(
         host, port: where to listen otherwise; None uses the settings. Port 0 uses a free port.
         connect: how to join the mesh.
         started: called with the address when the gateway listens.
+        alone: the process runs nothing else, so that what it has made so far is excluded from garbage collection.
 
     Raises:
         AddressInUse: another process listens there.
@@ -97,7 +99,7 @@ async def serve(
                 try:
                     await node.interceptors.start(node)
                     async with gateway.mounts.lifespans():
-                        await _run(gateway, endpoint, listener, signals, started)
+                        await _run(gateway, endpoint, listener, signals, started, alone)
                 finally:
                     await node.interceptors.stop()
             finally:
@@ -140,6 +142,7 @@ async def _run(
     listener: socket.socket,
     signals: Signals,
     started: Callable[[str], object] | None,
+    alone: bool,
 ) -> None:
     await _first_word(gateway, signals)
     if signals.leave.is_set():
@@ -162,7 +165,8 @@ async def _run(
                 doc="The HTTP front end.",
             )
         )
-        settle_memory()
+        if alone:
+            settle_memory()
         _log.info("gateway.ready", address=address, worker=node.identity)
         if started is not None:
             started(address)
