@@ -24,7 +24,7 @@ PEER = Peer(
     how="hub, `mesh run` worker and mesh.connect(), the whole public API with its defaults, ipc",
     modules=("mesh",),
     # Both sides are there as soon as the package is whole.
-    files=(ROOT / "mesh" / "service" / "node.py", ROOT / "mesh" / "cli" / "main.py"),
+    files=(ROOT / "mesh" / "node" / "node.py", ROOT / "mesh" / "cli" / "main.py"),
     install="pip install -e .",
     servers=_hub,
     answering=lambda place: Command("worker", python(MESH, "run", "benchmarks.service:Echo")),

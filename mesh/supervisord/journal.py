@@ -194,7 +194,8 @@ def brief(text: str) -> str:
     line = read_line("", text)
     event = str(line.fields.get("event", "")) or text.strip()
     exception = str(line.fields.get("exception", "")).strip().splitlines()
-    why = exception[-1] if exception else line.fields.get("reason") or line.fields.get("error")
+    causes = (line.fields.get(name) for name in ("cause", "reason", "error"))
+    why = exception[-1] if exception else next((cause for cause in causes if cause), "")
     return f"{event}: {why}" if why else event
 
 

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from mesh.calls.context import CURRENT
+from mesh.calls.options import NO_OPTIONS, CallOptions
 from mesh.clock import ManualClock
 from mesh.engines.contract import Outcome, Unit
 from mesh.engines.sqlite.batching import MOST_CALLS, MOST_UNITS, Batcher
@@ -65,13 +66,13 @@ class FakeAsker:
         target: str,
         body: bytes,
         encoding: int = 0,
+        options: CallOptions = NO_OPTIONS,
         *,
-        timeout: float | None = None,
-        idempotent: bool | None = None,
         decode: Any = None,
     ) -> asyncio.Future[Any]:
         assert target == "mesh-store.apply"
-        assert timeout is not None
+        timeout = options.timeout
+        assert isinstance(timeout, float)
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.asked.append(Asked(_units.decode(body)[0], timeout, future, decode))
         return future
