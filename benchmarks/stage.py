@@ -21,7 +21,7 @@ SERVICES = "benchmarks.service"
 
 def missing() -> list[str]:
     """What a mesh needs and this checkout lacks."""
-    parts = (ROOT / "mesh" / "service" / "node.py", ROOT / "mesh" / "cli" / "main.py")
+    parts = (ROOT / "mesh" / "node" / "node.py", ROOT / "mesh" / "cli" / "main.py")
     return [str(path.relative_to(ROOT)) for path in parts if not path.exists()]
 
 

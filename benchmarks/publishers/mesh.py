@@ -12,7 +12,7 @@ from benchmarks.peers import Peer, Place
 from benchmarks.publishers import Publisher, asking
 
 #: There when the durable half of mesh is whole.
-FILES = (ROOT / "mesh" / "engines" / "sqlite", ROOT / "mesh" / "cli" / "store.py")
+FILES = (ROOT / "mesh" / "engines" / "sqlite", ROOT / "mesh" / "cli" / "commands" / "store.py")
 
 PEER = Peer(
     key="mesh",
