@@ -162,4 +162,4 @@ def check_room() -> None:
     limit = memory_limit()
     if limit and not has_room():
         need = f"a worker needs {ROOM_BYTES // 2**20} MiB beside its own code"
-        raise TooLittleMemory(f"{limit} are too little: {need}", details={"key": "memory"})
+        raise TooLittleMemory(f"{limit} are not enough: {need}", details={"key": "memory"})

@@ -124,7 +124,7 @@ def _module(path: str, word: str) -> ModuleType:
             raise
         if file.is_file():
             return load_file(file)  # its directory has the name of another package
-        raise NoSuchService(f"{word}: there is no module {exc.name} in {here} or among the installed") from exc
+        raise NoSuchService(f"{word}: there is no module {exc.name} in {here} or among the installed packages") from exc
     found = getattr(module, "__file__", None)
     if file.is_file() and (found is None or Path(found).resolve() != file):
         return load_file(file)

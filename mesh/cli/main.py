@@ -156,7 +156,7 @@ def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--config", metavar="FILE", help="Read this mesh.toml instead of the one here or above.")
+@click.option("--config", metavar="FILE", help="Read this mesh.toml instead of the nearest one.")
 @click.option("--json", "as_json", is_flag=True, help="Print data as JSON (also after each command).")
 @click.option("--version", is_flag=True, callback=_version, expose_value=False, is_eager=True, help="Show the version.")
 @click.pass_context

@@ -55,18 +55,22 @@ def listed(settings: Settings, sources: Mapping[str, str]) -> list[Origin]:
     for service, own in settings.services.items():
         add_all(f"services.{service}", SERVICE, own)
         for key, value in own.config.items():
-            add(f"services.{service}.config.{key}", value, hidden(value), "the service's own")
+            add(f"services.{service}.config.{key}", value, hidden(value), "a setting of the service itself")
     if settings.access is None:
-        rows.append(Origin("access.allow", "every caller may call everything", "default", "who may call what"))
+        rows.append(
+            Origin("access.allow", "every caller may call everything", "default", "which callers may call what")
+        )
     else:
         if not settings.access.allow:
             # An empty [access] denies everything, and no other row would show this.
             origin = sources.get("access", "default")
-            rows.append(Origin("access.allow", "no caller may call anything", origin, "who may call what"))
+            rows.append(Origin("access.allow", "no caller may call anything", origin, "which callers may call what"))
         for number, rule in enumerate(settings.access.allow):
-            rows.append(Origin(f"access.allow.{number}", str(rule), rule.place, "who may call what"))
+            rows.append(Origin(f"access.allow.{number}", str(rule), rule.place, "which callers may call what"))
         operators = ", ".join(settings.access.operators) or "none"
-        rows.append(Origin("access.operators", operators, sources.get("access", "default"), "who may do everything"))
+        rows.append(Origin("access.operators", operators, sources.get("access", "default"), "keys with all rights"))
         for number, served in enumerate(settings.access.serve):
-            rows.append(Origin(f"access.serve.{number}", str(served), served.place, "who may run what"))
+            rows.append(
+                Origin(f"access.serve.{number}", str(served), served.place, "which workers may run which service")
+            )
     return rows

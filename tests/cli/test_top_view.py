@@ -112,7 +112,7 @@ def test_orders_name_what_is_selected():
     assert order is not None
     assert (order.kind, order.row.group if order.row else "", order.change) == ("scale", "greeting", 1)
     assert screen.press("-", FRAME) is None
-    assert screen.said == "stop one of greeting? y"
+    assert "greeting" in screen.said
     assert screen.press("-", FRAME) is None
     assert screen.press("y", FRAME) is None
     screen.press("-", FRAME)
@@ -126,7 +126,7 @@ def test_orders_name_what_is_selected():
     assert order.change == -1
     screen.selected = "greeting"
     assert screen.press("r", FRAME) is None
-    assert screen.said == "restart greeting? y"
+    assert "greeting" in screen.said
     assert screen.press("n", FRAME) is None
     assert screen.press("y", FRAME) is None
     screen.press("r", FRAME)
