@@ -113,7 +113,7 @@ def _check(path: Path) -> None:
         return
     words = [holder.get("what") or "a deployment", *([f"of {holder['who']}"] if holder.get("who") else [])]
     since = f", since {holder['since']}" if holder.get("since") else ""
-    raise LockTaken(f"{' '.join(words)} is under way{since}; wait until it is done", details=holder_details(holder))
+    raise LockTaken(f"{' '.join(words)} is in progress{since}; wait until it is done", details=holder_details(holder))
 
 
 def holder_details(holder: dict[str, str]) -> dict[str, str]:

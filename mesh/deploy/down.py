@@ -131,7 +131,7 @@ def _wait_for(layout: Layout, pids: Processes, until: float, tell: Tell, control
             return
         pids |= left
         if len(left) != told:
-            tell(f"{len(left)} processes finish what they have")
+            tell(f"{len(left)} processes finish their work")
             told = len(left)
         if now() >= until and not killed:
             # The process that should have ended these has itself ended, or hangs.

@@ -87,7 +87,7 @@ class ErrorGate:
             if count.calls >= self._limits.calls and count.ratio > max(self._limits.ratio, WORSE * before.ratio):
                 raise ErrorsRise(
                     f"{service} answers with errors: {count.failed} of the first {count.calls} calls failed, "
-                    f"before it was {before.failed} of {before.calls}; `mesh logs {service}` shows why",
+                    f"before the roll {before.failed} of {before.calls}; `mesh logs {service}` shows why",
                     details={"service": service, "calls": count.calls, "failed": count.failed},
                 )
         return found

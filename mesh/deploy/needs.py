@@ -47,6 +47,6 @@ async def explained(settings: Settings, missing: Collection[str], there: Collect
     for each in missing:
         name = each.split(" ")[0].partition(":")[0]
         lacks = await lacking(settings, name, there) if "not yet in the registry" in each else []
-        more = f": it waits for {', '.join(lacks)}, which it needs and which does not run)"
+        more = f": it waits for {', '.join(lacks)}, which it needs and which is not running)"
         found.append(f"{each.removesuffix(')')}{more}" if lacks else each)
     return found

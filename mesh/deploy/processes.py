@@ -127,7 +127,7 @@ class Crew:
                         self.control.stop(process.name, wait=False)
                     except SetupError:
                         pass  # it has just ended by itself; if it is started again, the next poll sees it
-            self._say(f"{_some(left)} to finish what is in hand")
+            self._say(f"{_some(left)} to finish its work")
             await asyncio.sleep(LOOK_EVERY_S)
 
     async def ready(self, role: Role, numbers: Collection[int], patience_s: float) -> dict[str, int]:
@@ -221,7 +221,7 @@ class Crew:
         while not self.answering_hubs():
             if now() >= until:
                 hubs = ", ".join(hub.endpoint for hub in self._readiness.node.agent.hubs_status())
-                raise Unavailable(f"no hub answers at {hubs}: it is not known what is ready, so nothing was changed")
+                raise Unavailable(f"no hub answers at {hubs}: readiness cannot be checked, so nothing was changed")
             self._say("waiting for a hub")
             await asyncio.sleep(LOOK_EVERY_S)
 

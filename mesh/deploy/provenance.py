@@ -20,7 +20,7 @@ from mesh.supervisord.layout import Layout
 def stale(layout: Layout, settings: Settings, process: Process) -> str:
     """A description of the mesh.toml that a process runs with, when it differs from the project's; "" otherwise."""
     if release := elsewhere(layout, process.pid):
-        return f"runs by {release / 'mesh.toml'}, and {layout.root.resolve().name} is current"
+        return f"runs with {release / 'mesh.toml'}, but {layout.root.resolve().name} is the current release"
     if settings.file is None or not process.pid:
         return ""
     try:

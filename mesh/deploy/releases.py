@@ -58,7 +58,7 @@ def read(layout: Layout, most: int) -> Releases:
     root = layout.root.resolve()
     place = root.parent
     if place.name != "releases":
-        raise NotDeployed(f"{root} is no release: `mesh releases` is for hosts that the playbooks deploy to")
+        raise NotDeployed(f"{root} is not a release: `mesh releases` works on hosts that the playbooks deploy to")
     found = [
         Release(each.name, each == (place.parent / "current").resolve(), _when(each / GOOD))
         for each in place.iterdir()

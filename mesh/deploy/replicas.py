@@ -135,8 +135,8 @@ class Copies:
         self._texts = dict(self._before)
         crew.keep(role, self._before)
         if self._replaced and not undone:
-            return f"{name} was replaced already, and runs what its directory now holds"
-        return f"{name} runs as before" if self._before else f"{name} is not there, as before"
+            return f"{name} was replaced already, and runs the current contents of its directory"
+        return f"{name} runs as before" if self._before else f"{name} does not run, as before"
 
     async def _start_again(self) -> None:
         """Start the copies again that were stopped but have not received another file."""
@@ -207,8 +207,8 @@ class Copies:
             crew.keep(role, self._texts)
             crew.start(role, self._failed)
             return (
-                f"what its directory now holds does not last; {', '.join(failed)} will try again and again, "
-                f"the rest of {self.name} that was not replaced runs as before"
+                f"the current contents of its directory do not keep running; {', '.join(failed)} will be restarted "
+                f"repeatedly, the processes of {self.name} that were not replaced run as before"
             )
         await crew.drain(role, self._failed)
         if len(failed) == 1:
@@ -225,15 +225,15 @@ class Copies:
         self._crew.keep(self._role, self._texts)
         stopped = ", ".join(self._role.process(number) for number in new)
         return (
-            f"{stopped} {'is' if len(new) == 1 else 'are'} stopped, the rest of {self.name} runs as before; "
-            "`mesh up` starts it again when the code is correct"
+            f"{stopped} {'is' if len(new) == 1 else 'are'} stopped, the other processes of {self.name} run as before; "
+            "after fixing the code, `mesh up` starts the stopped ones"
         )
 
     def _check_socket(self) -> None:
         if self._role.socket and self._numbers and not _listens(self._before, self._role.socket):
             raise SetupError(
-                f"mesh.toml now lets the gateways listen on {self._role.socket.removeprefix('tcp://')}: a socket "
-                "cannot move while it is served; `mesh down && mesh up` opens the new one"
+                f"the address of gateways in mesh.toml is now {self._role.socket.removeprefix('tcp://')}: the socket "
+                "cannot change while it is served; `mesh down && mesh up` opens the new one"
             )
 
 

@@ -125,7 +125,7 @@ async def roll(
             await one.stay()
         except asyncio.CancelledError:
             stay()
-            tell("interrupted; going back")
+            tell("interrupted; rolling back")
             raise RollInterrupted(f"interrupted; {await one.go_back(sound=True)}") from None
         if not names:
             await one.dismiss()
@@ -223,7 +223,7 @@ class _Roll:
             raise await self._failed(exc) from exc
 
     async def _failed(self, exc: MeshError) -> RollFailed:
-        words = f"{exc.message}\nthe roll was stopped; {await self.go_back()}"
+        words = f"{exc.message}\nthe roll was aborted; {await self.go_back()}"
         return RollFailed(words, details={**exc.details, "undone": self._undone})
 
     async def go_back(self, *, sound: bool = False) -> str:
@@ -242,7 +242,7 @@ class _Roll:
                     went.append(await part.back(sound=sound))
                 except (SetupError, Unavailable) as exc:
                     self._undone = False
-                    went.append(f"{part.name} could not go back: {exc.message}")
+                    went.append(f"{part.name} could not be rolled back: {exc.message}")
         return "; ".join(went) or "nothing was changed"
 
     async def dismiss(self) -> None:
@@ -283,5 +283,6 @@ def _check_names(roster: Roster, layout: Layout, names: Collection[str]) -> None
         if name not in there:
             hint = suggest(name, there, f"there are {', '.join(there)}")
             raise NoSuchRole(
-                f"mesh.toml has no [services.{name}] with a class, nor supervisord.conf a [program:{name}]; {hint}"
+                f"there is neither a [services.{name}] with a class in mesh.toml nor a [program:{name}] in "
+                f"supervisord.conf; {hint}"
             )

@@ -114,7 +114,7 @@ async def fit(crew: Crew, name: str, count: int, patience_s: float) -> Scaled:
             stay()
             await _go_back(crew, role, present, joining - looping)
             roster.choose(name, earlier)
-            raise Interrupted(f"interrupted; of {name} there are {len(running)}, as before") from None
+            raise Interrupted(f"interrupted; {name} has {len(running)} processes, as before") from None
     if leaving or set(texts) != set(present):
         await crew.drain(role, leaving)
         crew.keep(role, {number: text for number, text in texts.items() if number < count})
@@ -155,11 +155,11 @@ def check(roster: Roster, wanted: Mapping[str, int]) -> None:
     check_names(roster, wanted)
     for name, count in wanted.items():
         if not 0 <= count <= roster.roles[name].most:
-            raise SetupError(f"{name}={count}: there can be 0 to {roster.roles[name].most} of it")
+            raise SetupError(f"{name}={count} is out of range (0–{roster.roles[name].most})")
         more, free = count - roster.count(name), _free_bytes()
         if free is not None and more * WORKER_BYTES > free:
             raise SetupError(
-                f"{name}={count}: {more} more take {more * WORKER_BYTES // 10**6:,} MB before they do anything, and "
+                f"{name}={count}: {more} more workers need {more * WORKER_BYTES // 10**6:,} MB at their start, and "
                 f"{free // 10**6:,} MB are free; one worker serves thousands of calls at once"
             )
 
@@ -180,13 +180,11 @@ def check_names(roster: Roster, names: Collection[str]) -> None:
     for name in names:
         if name in roster.fixed:
             raise NoSuchRole(
-                f"{name} stands in supervisord.conf itself, and there is one of it; `mesh roll {name}` replaces it"
+                f"{name} is a program of supervisord.conf with one process; `mesh roll {name}` replaces it"
             )
         if name not in roster.roles:
             hint = suggest(name, roster.roles, f"there are {', '.join(roster.roles)}")
-            raise NoSuchRole(
-                f"mesh.toml has no [services.{name}] with a class, so nothing of it runs from here; {hint}"
-            )
+            raise NoSuchRole(f"mesh.toml has no [services.{name}] with a class; {hint}")
 
 
 def _alive(layout: Layout) -> bool:

@@ -157,7 +157,7 @@ class Standing:
         """The message for code that was changed in place: there is no earlier release to go back to."""
         if self._failed:
             return f"{self._failed} does not run; `mesh logs {self.name}` shows why"
-        return f"{self.name} was replaced already, and runs what its directory now holds"
+        return f"{self.name} was replaced already, and runs the current contents of its directory"
 
 
 def programs(layout: Layout) -> list[Program]:

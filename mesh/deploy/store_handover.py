@@ -105,7 +105,9 @@ class StoreRelay(Standing):
             # It holds the folder at once if the other store has just died.
             return set(pids) - {waits_for(self._dir), owner(self._dir)}
 
-        await self.crew.until([name], self.patience_s, missing, lambda pid: "it does not come to wait for its turn")
+        await self.crew.until(
+            [name], self.patience_s, missing, lambda pid: "it does not start to wait for the directory of the store"
+        )
 
     def _forget_spare(self) -> None:
         self._spared = False

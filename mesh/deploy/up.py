@@ -168,7 +168,7 @@ class _Rise:
                 return True
             if now() >= self._until:
                 raise Unavailable(
-                    f"the supervisord at {self._layout.socket} (pid {pid}) runs and takes no orders; "
+                    f"the supervisord at {self._layout.socket} (pid {pid}) runs and does not answer; "
                     "`mesh down && mesh up` starts a new one"
                 )
             self._tell(f"waiting for supervisord (pid {pid})")
@@ -244,7 +244,7 @@ class _Rise:
         if orphans := process_tree.members(self._layout.server_url):
             raise SetupError(
                 f"supervisord is gone, but {len(orphans)} of its processes still run (pid {orphans[0].pid}: "
-                f"{orphans[0].command}), and will not be restarted; `mesh down && mesh up` starts all of them anew"
+                f"{orphans[0].command}), and will not be restarted; `mesh down && mesh up` starts all of them again"
             )
         self._tell("starting supervisord")
         # A deployed release, which its processes cannot write, has both directories elsewhere.
@@ -293,7 +293,7 @@ class _Rise:
             except Unavailable as exc:
                 log = self._layout.logfile
                 raise SetupError(
-                    f"supervisord ended; its last words are in {log}",
+                    f"supervisord ended; the end of its log, {log}, shows why",
                     details={"log": str(log), "tail": _tail(log)},
                 ) from exc
             for process in processes:
@@ -385,9 +385,9 @@ def _check_port(layout: Layout) -> None:
             probe.bind((host, int(port)))
         except OSError as exc:
             if exc.errno == errno.EADDRINUSE:
-                message = f"{layout.listens} is taken by another program; stop that, or change {where}"
+                message = f"{layout.listens} is in use by another program; stop that program, or change {where}"
                 raise AddressInUse(message) from exc
-            raise SetupError(f"{layout.listens} cannot be listened on ({exc.strerror}); change {where}") from exc
+            raise SetupError(f"cannot listen on {layout.listens} ({exc.strerror}); change {where}") from exc
 
 
 def _path_to_try(readiness: Readiness) -> str:

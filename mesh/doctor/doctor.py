@@ -59,9 +59,13 @@ async def examine(conf: Path, found: Usable, *, named: bool = False) -> AsyncIte
     settings = found.settings
     for complaint in found.complaints:
         about, _, told = complaint.partition(": ")
-        yield Finding(BAD, about, told, "mend it; until then hubs, and what is to run, are not looked at")
+        yield Finding(BAD, about, told, "fix it; until then hubs and processes are not checked")
     if not found.complaints:
-        yield Finding(GOOD, "mesh.toml", str(settings.file) if settings.file else "none here or above: defaults")
+        yield Finding(
+            GOOD,
+            "mesh.toml",
+            str(settings.file) if settings.file else "not found here or in a directory above: using defaults",
+        )
     for finding in machine(settings):
         yield finding
     layout, roster, told_of = _project(conf, found, named)
@@ -107,7 +111,7 @@ def _project(conf: Path, found: Usable, named: bool) -> tuple[Layout | None, Ros
     asked = not found.read or any(service.classes for service in settings.services.values())
     missing = asked and not named and not conf.exists()
     if not asked and not named and not conf.exists():
-        told = "none here: supervisor runs nothing, and [services] of mesh.toml names no `class` to run"
+        told = "none here: supervisor runs nothing, and no service in mesh.toml has a `class`"
         return None, None, [Finding(GOOD, "supervisord.conf", told)]
     try:
         layout = layouts.planned(conf) if missing else layouts.read(conf)
@@ -115,12 +119,12 @@ def _project(conf: Path, found: Usable, named: bool) -> tuple[Layout | None, Ros
         # For a path that supervisor does not support, the message contains the remedy; no file is to be corrected.
         mend = "correct it as the message says" if conf.exists() or missing else "name one that exists"
         return None, None, [Finding(BAD, "supervisord.conf", exc.message, mend)]
-    told = f"{layout.conf}: not there yet; `mesh up` writes it" if missing else str(layout.conf)
+    told = f"{layout.conf}: does not exist yet; `mesh up` writes it" if missing else str(layout.conf)
     try:
         return layout, roster_of(layout, settings), [Finding(GOOD, "supervisord.conf", told)]
     except ConfigError as exc:
         about = "supervisord.conf" if exc.message.startswith(str(layout.conf)) else "mesh.toml"
-        return layout, None, [Finding(BAD, about, exc.message, "mend what it names; `mesh up` refuses it, too")]
+        return layout, None, [Finding(BAD, about, exc.message, "fix what it names; `mesh up` rejects it as well")]
 
 
 def _environment(layout: Layout | None) -> Mapping[str, str]:
@@ -143,14 +147,14 @@ def _roles(layout: Layout | None, roster: Roster | None) -> list[str]:
 
 def _files(roster: Roster) -> Iterator[Finding]:
     for name, text in roster.pins().items():
-        told = f"is kept to {release_of(text)} since a roll that went back or broke off"
-        yield Finding(ODD, name, told, f"`mesh roll {name}` replaces it; `mesh up` tidies up")
+        told = f"is pinned to {release_of(text)} since a roll that was rolled back or interrupted"
+        yield Finding(ODD, name, told, f"`mesh roll {name}` replaces it; `mesh up` removes the pin")
     for name in roster.unknown():
-        yield Finding(ODD, name, "has program files, and mesh.toml does not run it", "`mesh up` lets it leave")
+        yield Finding(ODD, name, "has program files, but mesh.toml does not run it", "`mesh up` stops it")
     for name, role in roster.roles.items():
         count = roster.count(name)
         if count != role.declared:
-            told = f"{count} were chosen by `mesh scale` or autoscaling, mesh.toml says {role.declared}"
+            told = f"{count} processes, chosen by `mesh scale` or autoscaling; mesh.toml says {role.declared}"
             yield Finding(GOOD, name, told)
 
 
@@ -170,7 +174,7 @@ async def _unsupervised(found: Usable) -> AsyncIterator[Finding]:
                 yield Finding(GOOD, "hub", f"{hub.endpoint} answers")
             else:
                 why = f": {hub.reason}" if hub.reason else ""
-                yield Finding(ODD, "hub", f"{hub.endpoint} does not answer{why}", "`mesh hub` runs one by hand")
+                yield Finding(ODD, "hub", f"{hub.endpoint} does not answer{why}", "`mesh hub` starts one")
         for finding in _routes(node.table):
             yield finding
         readiness = Readiness(node)
@@ -181,7 +185,7 @@ async def _unsupervised(found: Usable) -> AsyncIterator[Finding]:
             if each.pid in answering:
                 yield Finding(GOOD, each.name, f"pid {each.pid} answers")
             else:
-                yield Finding(BAD, each.name, f"pid {each.pid} is in the registry and does not answer", BLOCKED)
+                yield Finding(BAD, each.name, f"pid {each.pid} is in the registry but does not answer", BLOCKED)
     if gateways:
         yield await _ready(f"http://{settings.gateway.host}:{settings.gateway.port}", "`mesh logs gateway`")
     else:
@@ -207,11 +211,11 @@ def _down(layout: Layout, settings: Settings) -> Iterator[Finding]:
     pid = process_tree.recorded(layout.pidfile) or process_tree.supervisord_of(layout.server_url, layout.root)
     if pid and not layout.socket.exists():
         told = f"pid {pid} runs, and its control socket {layout.socket} was deleted"
-        yield Finding(BAD, "supervisord", told, "it makes another within seconds; then ask again")
+        yield Finding(BAD, "supervisord", told, "it creates another one within seconds; then run this again")
         return
     orphans = process_tree.members(layout.server_url) if not pid else []
     if orphans:
-        told = f"it is gone, and {len(orphans)} of its processes still run (pid {orphans[0].pid}: {orphans[0].command})"
+        told = f"is gone, but {len(orphans)} of its processes still run (pid {orphans[0].pid}: {orphans[0].command})"
         yield Finding(BAD, "supervisord", told, "they are not restarted when they end: `mesh down && mesh up`")
         return
     if pid:
@@ -246,7 +250,7 @@ async def _up(layout: Layout, found: Usable, roster: Roster | None, control: Con
     for process in processes:
         logs = f"`mesh logs {process.name}`"
         if process.name in ailing:
-            yield Finding(BAD, process.name, ailing[process.name], f"{logs} shows where; it is replaced if it stays so")
+            yield Finding(BAD, process.name, ailing[process.name], f"{logs} shows where; it is replaced if this lasts")
         if crash := looping.get(process.name):
             yield Finding(BAD, process.name, crash.what() + _last(crash.words), logs)
         elif process.state == "STOPPED":
@@ -255,7 +259,7 @@ async def _up(layout: Layout, found: Usable, roster: Roster | None, control: Con
         elif process.state not in (RUNNING, "STARTING", "STOPPING"):
             yield Finding(BAD, process.name, _why_not(process, control), f"{logs}; then `mesh up`")
         elif release := elsewhere(layout, process.pid):
-            told = f"runs by {release / 'mesh.toml'}, and {layout.root.resolve().name} is current"
+            told = f"runs with {release / 'mesh.toml'}, but {layout.root.resolve().name} is the current release"
             yield Finding(ODD, process.name, told, "`mesh roll` replaces it")
     if not found.complaints:
         try:
@@ -280,7 +284,7 @@ def _why_not(process: Process, control: Control) -> str:
 
 
 def _last(words: str) -> str:
-    return f"; it last said: {brief(words)[:200]}" if words else ""
+    return f"; its last line: {brief(words)[:200]}" if words else ""
 
 
 async def _registry(
@@ -295,15 +299,18 @@ async def _registry(
                 yield Finding(GOOD, "hub", f"{hub.endpoint} answers")
             else:
                 mine = "hub" in verbs and runs_here(hub.endpoint)
-                mend = "`mesh logs hub`" if mine else "see whether it runs there, and mesh.hubs"
+                mend = "`mesh logs hub`" if mine else "check that it runs there, and mesh.hubs"
                 why = f": {hub.reason}" if hub.reason else ""
                 own = (stale(layout, settings, each) for each in processes if verbs.get(each.program) == "hub")
                 if other := next(filter(None, own), ""):
-                    why, mend = f"{why}; the one of this host {other}", "`mesh up` starts it by the present one"
+                    why, mend = (
+                        f"{why}; the hub of this host {other}",
+                        "`mesh up` restarts it with the current settings",
+                    )
                 elif mine and _deleted(hub.endpoint) and any(_runs(each, verbs, "hub") for each in processes):
                     why, mend = (
                         f": {hub.endpoint.removeprefix(IPC)} was deleted",
-                        "`mesh down && mesh up` makes it anew",
+                        "`mesh down && mesh up` creates it again",
                     )
                 yield Finding(BAD, "hub", f"{hub.endpoint} does not answer{why}", mend)
         if not readiness.heard:
@@ -319,18 +326,18 @@ async def _registry(
             if each.name in ailing:
                 continue  # it is stopped or blocked, which was already reported, and so it cannot answer
             if each.pid not in known:
-                mend = f"`mesh logs {each.name}`: it may wait for a service that it needs"
-                told = f"runs for {each.up_s:.0f} s and is not in the registry"
+                mend = f"`mesh logs {each.name}`: it may be waiting for a service that it needs"
+                told = f"has run for {each.up_s:.0f} s and is not in the registry"
                 if lacking := await needs.lacking(settings, each.program, set(node.table.services())):
-                    told = f"{told}: it waits for {', '.join(lacking)}, which it needs and which does not run"
+                    told = f"{told}: it waits for {', '.join(lacking)}, which it needs and which is not running"
                     mend = f"run {', '.join(lacking)}: [services.{lacking[0]}] in a host's mesh.toml"
                 elif other := stale(layout, settings, each):
-                    told, mend = f"{told}: it {other}", "`mesh up` starts it by the present one"
+                    told, mend = f"{told}: it {other}", "`mesh up` restarts it with the current settings"
                 yield Finding(BAD, each.name, told, mend)
             elif each.pid not in answering:
-                yield Finding(BAD, each.name, "is in the registry and does not answer", BLOCKED)
+                yield Finding(BAD, each.name, "is in the registry but does not answer", BLOCKED)
         if asked and len(answering) == len(asked):
-            yield Finding(GOOD, "registry", f"all {len(asked)} processes that should be there answer")
+            yield Finding(GOOD, "registry", f"all {len(asked)} expected processes answer")
 
 
 def _deleted(endpoint: str) -> bool:
@@ -347,7 +354,7 @@ def _alike(roster: Roster, processes: list[Process]) -> Iterator[Finding]:
         present, wanted = roster.present(name), roster.wanted(name)
         known = {number for each in processes if (number := role.number(each.name)) is not None}
         if set(present) != set(wanted) or known != set(wanted):
-            told = f"{len(wanted)} are wanted, {len(present)} have files, supervisord knows {len(known)}"
-            yield Finding(ODD, name, told, "`mesh up` brings them in line")
+            told = f"{len(wanted)} processes wanted, {len(present)} program files, {len(known)} known to supervisord"
+            yield Finding(ODD, name, told, "`mesh up` corrects this")
         elif present != wanted:
-            yield Finding(ODD, name, "runs as an earlier mesh.toml or release had it", f"`mesh roll {name}`")
+            yield Finding(ODD, name, "runs with an earlier mesh.toml or release", f"`mesh roll {name}`")

@@ -77,7 +77,7 @@ def _namesakes(mine: list[Instance]) -> Iterator[Word]:
     addresses = {where.address for each in mine if (where := _where(each)) is not None and where.exposed}
     if len(addresses) > 1:
         host = mine[0].host
-        told = f"instances at {', '.join(sorted(addresses))} all say that they are on {host!r}"
+        told = f"instances at {', '.join(sorted(addresses))} all report the host name {host!r}"
         yield Word(None, "host's name", told, "if these are several machines, give each a name: mesh.host")
 
 
@@ -86,13 +86,13 @@ async def _other(node: Asker, host: str, instances: list[Instance]) -> Word:
     about = f"host {host}"
     where = _where(one)
     if where is None or not where.exposed:
-        told = f"{one.service} listens at {one.endpoint.partition('?')[0]}, where only its own host finds it"
+        told = f"{one.service} listens at {one.endpoint.partition('?')[0]}, which only its own host can reach"
         return Word(False, about, told, f"set mesh.bind on {host} to its address on the network")
     try:
         await node.call("$worker.info", instance=one.id, timeout=ANSWER_S)
     except MeshError as exc:
         told = f"{where.where} ({one.service}) cannot be reached from here: {exc.message}"
-        mend = f"see whether a firewall is between, and whether {where.address} is its address here (mesh.advertise)"
+        mend = f"check for a firewall, and that {where.address} is its address on this network (mesh.advertise)"
         return Word(False, about, told, mend)
     count = len(instances)
     return Word(True, about, f"{count} instance{'' if count == 1 else 's'}, {where.where} answers")

@@ -43,14 +43,14 @@ def machine(settings: Settings) -> Iterator[Finding]:
             ODD, "open files", f"at most {hard} in one process", "raise LimitNOFILE, or `ulimit -Hn`, to 65536"
         )
     else:
-        yield Finding(GOOD, "open files", "as many as wanted" if hard == resource.RLIM_INFINITY else f"up to {hard}")
+        yield Finding(GOOD, "open files", "no limit" if hard == resource.RLIM_INFINITY else f"up to {hard}")
     try:
         backlog = int(Path("/proc/sys/net/core/somaxconn").read_text())
     except (OSError, ValueError):
         return
     if backlog < BACKLOG:
         mend = f"sysctl -w net.core.somaxconn={BACKLOG}"
-        yield Finding(ODD, "backlog", f"the kernel keeps {backlog} connections that wait for a gateway", mend)
+        yield Finding(ODD, "backlog", f"the kernel queues at most {backlog} connections for a gateway", mend)
 
 
 def _run_dir(settings: Settings) -> Iterator[Finding]:
@@ -59,12 +59,17 @@ def _run_dir(settings: Settings) -> Iterator[Finding]:
     length = len(os.fsencode(path)) + 1 + max(longest, len("gateway")) + SOCKET_NAME
     if length > PATH_BYTES:
         mend = "set mesh.run_dir to a directory with a shorter path"
-        yield Finding(BAD, "run directory", f"{path}: its sockets' paths have {length} bytes of {PATH_BYTES}", mend)
+        yield Finding(
+            BAD,
+            "run directory",
+            f"{path}: paths of its sockets have {length} bytes, at most {PATH_BYTES} are possible",
+            mend,
+        )
         return
     try:
         found = path.stat()
     except FileNotFoundError:
-        yield Finding(GOOD, "run directory", f"{path}: not there yet; `mesh up` makes it")
+        yield Finding(GOOD, "run directory", f"{path}: does not exist yet; `mesh up` creates it")
         return
     except OSError as exc:
         yield Finding(BAD, "run directory", f"{path}: {exc.strerror}", "set mesh.run_dir to a directory of your own")
@@ -74,7 +79,7 @@ def _run_dir(settings: Settings) -> Iterator[Finding]:
         yield Finding(BAD, "run directory", f"{path} belongs to user {found.st_uid}, you are {os.geteuid()}", mend)
     elif found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         mode = f"{stat.S_IMODE(found.st_mode):04o}"
-        yield Finding(BAD, "run directory", f"{path} is open to others (mode {mode})", f"chmod 700 {path}")
+        yield Finding(BAD, "run directory", f"{path} is accessible to other users (mode {mode})", f"chmod 700 {path}")
     else:
         yield Finding(GOOD, "run directory", str(path))
 
@@ -83,7 +88,9 @@ def _room(about: str, directory: Path) -> Iterator[Finding]:
     there = next(each for each in (directory, *directory.parents) if each.exists())
     free = shutil.disk_usage(there).free
     if free < FREE_BYTES:
-        yield Finding(BAD, about, f"{free // 2**20} MiB are free at {there}", "make room, or name another directory")
+        yield Finding(
+            BAD, about, f"{free // 2**20} MiB are free at {there}", "free some space, or name another directory"
+        )
     elif directory.exists() and not os.access(directory, os.W_OK | os.X_OK):
         yield Finding(BAD, about, f"{directory} cannot be written to", f"chown it to user {os.geteuid()}")
     else:

@@ -24,11 +24,11 @@ IMPORT_S: Final = 20.0
 
 #: The remedy for each key of a service that prevents the start of its workers.
 _MENDS: Final = {
-    "class": "name one that is there",
-    "env_file": "mend that file, or leave the key out",
-    "memory": "give them more, or leave the key out",
-    "files": "ask for fewer, raise LimitNOFILE or `ulimit -Hn`, or leave the key out",
-    "nice": "leave the key out",
+    "class": "name one that exists",
+    "env_file": "fix that file, or remove the key",
+    "memory": "raise the limit, or remove the key",
+    "files": "lower the limit, raise LimitNOFILE or `ulimit -Hn`, or remove the key",
+    "nice": "remove the key",
 }
 
 
@@ -74,7 +74,7 @@ async def mounts(found: Usable, env: Mapping[str, str]) -> AsyncIterator[Finding
         return
     tried = await _check(["gateway", "--check", "--json"], found.settings.root, env)
     if tried.words:
-        mend = "correct the entry or what it names; until then no gateway starts. `mesh gateway --check` tries it again"
+        mend = "correct the entry or the object that it names; until then no gateway starts (`mesh gateway --check`)"
         yield Finding(BAD, about(found, "gateway.mounts"), tried.words.removeprefix("gateway.mounts: "), mend)
     else:
         yield Finding(GOOD, "gateway.mounts", ", ".join(listed))
@@ -97,7 +97,9 @@ async def try_service(
             return
         key = tried.key or "class"
         mend = (
-            _MENDS[key] if tried.key else f"`mesh run --check --as {name} {' '.join(service.classes)}` shows all of it"
+            _MENDS[key]
+            if tried.key
+            else f"`mesh run --check --as {name} {' '.join(service.classes)}` shows the whole error"
         )
         yield Finding(BAD, about(found, f"services.{name}.{key}"), tried.words, mend)
         if key not in options:
@@ -139,7 +141,7 @@ async def _check(words: list[str], root: Path, env: Mapping[str, str]) -> _Tried
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return _Tried("", f"importing it takes more than {IMPORT_S:g} s; do that work in `started`")
+        return _Tried("", f"the import takes more than {IMPORT_S:g} s; move the work into `started`")
     if not done.returncode:
         return _Tried("", "")
     return _read(done.stderr.strip() or done.stdout.strip() or f"exit status {done.returncode}")

@@ -46,7 +46,7 @@ def values(found: Usable, env: Env, roles: Iterable[str]) -> Iterator[Finding]:
                     mend = f"set it in [services.{name}] env_file, or where supervisord is started"
                     yield Finding(BAD, about(found, f"services.{name}.config.{key}"), told, mend)
         if service.user and not _is_user(service.user):
-            mend = "make that user, or leave the key out"
+            mend = "create that user, or remove the key"
             yield Finding(BAD, about(found, f"services.{name}.user"), f"there is no user {service.user}", mend)
 
 
@@ -60,7 +60,7 @@ def _keys(found: Usable, roles: Iterable[str]) -> Iterator[Finding]:
         except MeshError as exc:
             if exc.message not in told:
                 told.add(exc.message)
-                yield Finding(BAD, about(found, "keys.dir"), exc.message, "`mesh keys list` shows what is there")
+                yield Finding(BAD, about(found, "keys.dir"), exc.message, "`mesh keys list` shows the existing keys")
     if not told:
         yield Finding(GOOD, "keys", str(settings.keys.dir))
 

@@ -115,7 +115,7 @@ class Board:
         samples = await self._sampler.look(process.pid for process in processes)
         looping = {each.process for each in crashes.read(self._settings.mesh.run_dir) if each.looping}
         if not trouble and not self._node.agent.synced:
-            trouble = "no hub answers; what only the workers know is not shown"
+            trouble = "no hub answers; calls and durations are not shown"
         used, total = _memory()
         return Frame(
             host=self._settings.mesh.host,

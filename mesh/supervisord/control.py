@@ -44,7 +44,7 @@ class Silent(Unavailable):
     """The control socket accepts connections but never answers: supervisord was stopped (SIGSTOP), or cannot run."""
 
     code = "silent"
-    advice = "`kill -CONT PID` lets one go on that was stopped; `mesh down` ends it and all that it runs"
+    advice = "`kill -CONT PID` resumes a stopped supervisord; `mesh down` ends it and its processes"
 
 
 class _UnknownMethod(SetupError):
@@ -191,13 +191,13 @@ class Control:
                 raise ShuttingDown(f"supervisord at {self.path} is shutting down") from exc
             words = fault.lower().replace("_", " ") + (f": {about}" if about else "")
             raise (_UnknownMethod if fault == "UNKNOWN_METHOD" else SetupError)(
-                f"supervisord refused: {words}"
+                f"supervisord rejected the request: {words}"
             ) from exc
         except (OSError, http.client.HTTPException, xmlrpc.client.Error) as exc:
             # The next call makes a new connection.
             self._transport.close()
             if isinstance(exc, TimeoutError):
-                told = f"supervisord at {self.path} takes connections and has not answered for {ANSWER_S:g} s"
+                told = f"supervisord at {self.path} accepts connections but has not answered for {ANSWER_S:g} s"
                 raise Silent(told) from exc
             raise Unavailable(f"no supervisord answers at {self.path}") from exc
 

@@ -172,8 +172,8 @@ class _Reading:
             if path != self.conf:
                 return  # the file of a program that has just been removed
             raise ConfigError(
-                f"{path}: there is no such file; run this in the directory of a project with a mesh.toml that has a "
-                f"[services.NAME] with a class, or name one with --conf"
+                f"{path}: there is no such file; run this in a project whose mesh.toml has a [services.NAME] with a "
+                "class, or name one with --conf"
             ) from None
         except (OSError, UnicodeDecodeError, configparser.Error) as exc:
             raise ConfigError(f"{path}: cannot be read: {str(exc).splitlines()[0]}") from exc
@@ -191,7 +191,7 @@ class _Reading:
         uses = any(_HERE in value for section in self._own.values() for value in section.values())
         if "%" in here and uses:
             raise ConfigError(
-                f"{self.conf}: supervisor cannot run a project in {here}: it takes the % in this path for a format; "
+                f"{self.conf}: supervisor cannot run a project in {here}: it reads the % in this path as a format; "
                 "rename the directory",
                 details={"path": here},
             )
@@ -204,7 +204,7 @@ class _Reading:
 
     def _socket(self) -> Path:
         if not self._value("unix_http_server", "file", ""):
-            raise ConfigError(f"{self.conf}: [unix_http_server] file is missing: mesh speaks to supervisord through it")
+            raise ConfigError(f"{self.conf}: [unix_http_server] file is missing: mesh controls supervisord through it")
         socket = self._path("unix_http_server", "file", "")
         if len(os.fsencode(socket)) > LONGEST_SOCKET:
             raise ConfigError(
@@ -267,7 +267,7 @@ class _Reading:
         socket = self._socket()
         programs = self._programs()
         if not programs:
-            raise ConfigError(f"{self.conf}: it names no [program:…] to run")
+            raise ConfigError(f"{self.conf}: it has no [program:…] to run")
         return Layout(
             conf=self.conf,
             socket=socket,

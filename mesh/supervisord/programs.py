@@ -175,11 +175,11 @@ def roles(settings: Settings, fixed: frozenset[str] = frozenset(), *, gateway: b
             found[name] = _service(name, service, settings, priority)
     if gateway:
         if GATEWAY in found:
-            raise ConfigError(f"services.{GATEWAY}: the name is the HTTP front end's; give the service another")
+            raise ConfigError(f"services.{GATEWAY}: the name is reserved for the HTTP gateway; choose another one")
         found[GATEWAY] = _gateway(settings)
     if any(service.classes and service.maximum for service in settings.services.values()):
         if AUTOSCALE in found:
-            raise ConfigError(f"services.{AUTOSCALE}: the name is that of what scales; give the service another")
+            raise ConfigError(f"services.{AUTOSCALE}: the name is reserved for autoscaling; choose another one")
         found[AUTOSCALE] = _autoscale(settings)
     for name in found:
         if name in fixed:
@@ -191,12 +191,12 @@ def roles(settings: Settings, fixed: frozenset[str] = frozenset(), *, gateway: b
 
 def _service(name: str, service: ServiceSettings, settings: Settings, priority: int) -> Role:
     if not _NAME.fullmatch(name):
-        raise ConfigError(f"services.{name}: a service's name is small letters, digits, _ and -, at most 63")
+        raise ConfigError(f"services.{name}: a service name has lower-case letters, digits, _ and -, at most 63")
     for each in service.classes:
         if not _CLASS.fullmatch(each):
-            raise ConfigError(f'services.{name}.class: "{each}" is no MODULE:CLASS, like "services.greeting:Greeting"')
+            raise ConfigError(f'services.{name}.class: "{each}" is not MODULE:CLASS, like "services.greeting:Greeting"')
     if service.user and os.geteuid() != 0:
-        raise ConfigError(f"services.{name}.user: only root may run a worker as {service.user}; leave it out")
+        raise ConfigError(f"services.{name}.user: only root can run a worker as {service.user}; remove the key")
     words = [_mesh(settings), "run", "--as", name, *service.classes]
     if service.env_file:
         # The worker reads it when it starts: secrets are not copied anywhere, and a restart applies changes.
@@ -304,8 +304,8 @@ def _plain(value: str, where: str) -> str:
     """`value`, written so that supervisor reads it unchanged."""
     if _COMMENT.search(value):
         raise ConfigError(
-            f'{where}: supervisor cannot read "{value}": it takes " ;" and " #" for the beginning of a comment, and a '
-            "line break for the end of the value; rename it"
+            f'{where}: supervisor cannot read "{value}": " ;" and " #" begin a comment, and a line break ends '
+            "the value; rename it"
         )
     return value.replace("%", "%%")
 
@@ -313,9 +313,9 @@ def _plain(value: str, where: str) -> str:
 def _quoted(name: str, value: str, where: str) -> str:
     where = f"{where}.environment"
     if not _VARIABLE.fullmatch(name):
-        raise ConfigError(f'{where}: "{name}" cannot name a variable')
+        raise ConfigError(f'{where}: "{name}" is not a valid name of a variable')
     quote = "'" if '"' in value else '"'
     # supervisor strips both kinds of quotes from both ends, and has no escapes.
     if quote in value or value.strip("'\"") != value:
-        raise ConfigError(f"{where}.{name}: supervisor cannot pass on such quotes; put it into the env_file")
+        raise ConfigError(f"{where}.{name}: supervisor cannot pass on these quotes; put the variable into the env_file")
     return quote + _plain(value, f"{where}.{name}") + quote

@@ -91,7 +91,7 @@ class Roster:
             return msgspec.json.decode(text, type=dict[str, Choice])
         except msgspec.MsgspecError as exc:
             raise SetupError(
-                f"{self.directory / CHOSEN} cannot be read ({exc}); delete it, and mesh.toml's numbers hold"
+                f"{self.directory / CHOSEN} cannot be read ({exc}); delete it to use the numbers of mesh.toml"
             ) from exc
 
     # --- files --------------------------------------------------------------------------------------------
@@ -195,7 +195,7 @@ class Roster:
             except BlockingIOError:
                 file.seek(0)
                 who = file.read().strip() or "another command"
-                raise LockTaken(f"{who} is changing what runs; wait until it is done") from None
+                raise LockTaken(f"{who} is changing the processes; wait until it is done") from None
             file.truncate(0)
             file.write(f"{' '.join(['mesh', *sys.argv[1:2]])} (pid {os.getpid()})")
             file.flush()

