@@ -205,7 +205,7 @@ def test_what_is_wrong_with_a_set_that_runs_is_found(project):
     project.write(more='environment = { COLOUR = "red" }\n[services.second]\nclass = "svc:Second"')
     found = examined(project)
     assert found["greeting:greeting_0"].grade == BAD
-    assert "`mesh logs greeting:greeting_0`" in found["greeting:greeting_0"].mend
+    assert "`mesh up`" in found["greeting:greeting_0"].mend
     assert found["greeting:greeting_1"].grade == ODD
     assert "`supervisorctl start greeting:greeting_1`" in found["greeting:greeting_1"].mend
     assert "`mesh roll greeting`" in found["greeting"].mend

@@ -187,7 +187,7 @@ def test_logs_of_all_of_one_and_as_json(project):
     done = project.command("mesh", "logs", "nobody", check=False)
     assert done.returncode == 2
     assert "nobody" in done.stderr
-    assert "greeting_0" in done.stderr
+    assert "gateway, greeting, hub" in done.stderr
 
 
 def test_logs_are_followed(project):
