@@ -304,7 +304,7 @@ class AutoscaleSettings(Struct, frozen=True, kw_only=True):
     up_after_s: Annotated[float, DURATION, "load must last this long before workers are added"] = field(
         default=4.0, name="up_after"
     )
-    down_after_s: Annotated[float, DURATION, "workers must be idle this long before they are removed"] = field(
+    down_after_s: Annotated[float, DURATION, "a surplus must last this long before workers are removed"] = field(
         default=60.0, name="down_after"
     )
     cooldown_s: Annotated[float, DURATION, "how long to wait after a change"] = field(default=6.0, name="cooldown")
