@@ -157,7 +157,7 @@ class _Page(Collector):
         values[key] = values.get(key, 0) + sample.value
 
     def collect(self) -> Iterator[Metric]:
-        up = Metric("mesh_worker_up", "Whether the process told its metrics.", "gauge")
+        up = Metric("mesh_worker_up", "Whether the process reported its metrics.", "gauge")
         for key, value in self._up.items():
             up.add_sample(up.name, dict(key), value)
         yield up
@@ -179,9 +179,9 @@ class _Page(Collector):
             yield foreign
 
     def _collect_calls(self) -> Iterator[Metric]:
-        total = Metric("mesh_requests", "Calls that ended, well or badly.", "counter")
-        errors = Metric("mesh_request_errors", "Calls that ended badly, by error code.", "counter")
-        in_flight = Metric("mesh_in_flight", "Calls begun and not ended.", "gauge")
+        total = Metric("mesh_requests", "Calls that ended, with a result or an error.", "counter")
+        errors = Metric("mesh_request_errors", "Calls that ended with an error, by error code.", "counter")
+        in_flight = Metric("mesh_in_flight", "Calls in progress.", "gauge")
         seconds = Metric("mesh_request_seconds", "How long calls took, in seconds.", "histogram")
         for key, calls in self._calls.items():
             labels = dict(key)

@@ -262,7 +262,7 @@ class Recorder:
     def _check(name: str, labels: Mapping[str, str], others: Iterable[tuple[str, Labels]]) -> None:
         for each in (name, *labels):
             if not name_is_well_formed(each):
-                raise ValueError(f'"{each}" cannot name a metric or label; use small letters, digits and "_"')
+                raise ValueError(f'"{each}" cannot name a metric or label; use lower-case letters, digits and "_"')
         if ending := reserved_ending(name):
             raise ValueError(
                 f'metric "{name}": names do not end in "{ending}", which Prometheus adds by itself '
@@ -270,10 +270,10 @@ class Recorder:
             )
         if name_is_taken(name):
             raise ValueError(
-                f'metric "{name}": mesh shows a metric of this name for every process; choose another name'
+                f'metric "{name}": mesh itself exports a metric of this name for every process; choose another name'
             )
         if any(name == taken for taken, _ in others):
-            raise ValueError(f'metric "{name}" is counted and gauged; give one of them another name')
+            raise ValueError(f'metric "{name}" is already used by a metric of another type; choose another name')
 
 
 def render(snapshots: Iterable[tuple[Mapping[str, str], Mapping[str, Any] | None]]) -> tuple[bytes, str]:

@@ -14,7 +14,7 @@ import msgspec
 
 FILE: Final = "restarts.json"
 NAME: Final = "worker_restarts"
-HELP: Final = "Processes that ended unasked and were started again, by reason."
+HELP: Final = "Processes that ended unexpectedly and were restarted, by reason."
 
 #: The reasons for which mesh itself restarts a worker.
 REPLACED: Final = frozenset(("blocked", "silent", "start_timeout", "memory"))

@@ -80,7 +80,7 @@ class DurableView(DurableVerbs):
             turns += 1
             if turns > MOST_TURNS if self._turned_by_hand else time.monotonic() > give_up_at:
                 told = ", ".join(f"{info.name} ({info.ready} ready, {info.running} running)" for info in busy)
-                mend = "; what runs may be waiting for the clock: advance it" if self._turned_by_hand else ""
-                raise DeadlineExceeded(f"not idle: {told}{mend}")
+                remedy = "; the running tasks may wait for the clock: advance it" if self._turned_by_hand else ""
+                raise DeadlineExceeded(f"not idle: {told}{remedy}")
             await settle(5)
             await asyncio.sleep(0 if self._turned_by_hand else 0.001)

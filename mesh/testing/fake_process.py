@@ -70,7 +70,7 @@ class FakeProcess:
     def _stand_in(self, tasks: set[str]) -> Service:
         """An instance of a subclass of the real class that has only these tasks, each with the fake's behaviour."""
         cls = self.fake.cls
-        assert cls is not None, "only a real class tells what is a task"
+        assert cls is not None, "only a real class declares which methods are tasks"
         body: dict[str, Any] = {"name": cls.name, "__module__": cls.__module__}
         for member in members(cls):
             # An override without marks removes a method.

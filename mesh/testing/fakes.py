@@ -59,7 +59,7 @@ class Behaviour:
         self.deferred = deferred
         self.stream = inspect.isasyncgenfunction(does) or inspect.isgeneratorfunction(does)
         if real is not None and real.stream is not self.stream and callable(does) and not _is_error(does):
-            kind = "a stream: write `async def` with `yield`" if real.stream else "a call: write no `yield`"
+            kind = "a stream: write `async def` with `yield`" if real.stream else "a call: remove `yield`"
             raise SetupError(f"fake {target}: the real method is {kind}")
         self.stream = real.stream if real is not None else self.stream
         self._form = real or Signature(_anything, target, bound=True)

@@ -86,17 +86,23 @@ class Faults:
     @property
     def _network(self) -> MemoryNetwork:
         if not isinstance(self._host, MemoryHost):
-            raise SetupError('only kill works on real sockets; make the mesh with transport="memory" for this fault')
+            raise SetupError(
+                'real sockets support no other fault than kill; for this one, make the mesh with transport="memory"'
+            )
         return self._host.network
 
     def _transport(self, target: Target, index: int) -> RecordingTransport:
         transport = self._everybody.find(target, index).transport
         if not isinstance(transport, RecordingTransport):
-            raise SetupError('only kill works on real sockets; make the mesh with transport="memory" for this fault')
+            raise SetupError(
+                'real sockets support no other fault than kill; for this one, make the mesh with transport="memory"'
+            )
         return transport
 
     def _endpoints(self, target: Target, index: int) -> list[str]:
         endpoints = self._transport(target, index).endpoints
         if not endpoints:
-            raise SetupError("this process listens nowhere: strike those that it calls, or partition it")
+            raise SetupError(
+                "this process has no endpoint: apply the fault to the processes that it calls, or partition it"
+            )
         return endpoints

@@ -87,6 +87,6 @@ def _services(overrides: Mapping[str, Any], settings: Settings) -> dict[str, Ser
                 found[name] = msgspec.structs.replace(known, config={**known.config, key: value})
             case _:
                 raise ConfigError(
-                    f"{dotted}: no such key; a service knows services.NAME.concurrency, .queue and .config.KEY"
+                    f"{dotted}: no such key; a service has services.NAME.concurrency, .queue and .config.KEY"
                 )
     return found

@@ -182,7 +182,7 @@ class Population:
             shown = target if isinstance(target, str) else target.name
             found = [each for each in self.processes if shown in each.names and each.alive]
         if index >= len(found):
-            raise SetupError(f"{shown}: {len(found)} of it run, there is no number {index}")
+            raise SetupError(f"{shown}: {len(found)} running; there is no index {index}")
         return found[index]
 
     async def until_known(self, client: Node) -> None:
@@ -213,8 +213,8 @@ class Population:
         while not known():
             turns += 1
             if turns > MOST_TURNS if manual else time.monotonic() > give_up_at:
-                mend = "; if a hub is away, turn the clock until it is back" if manual else ""
-                raise Unavailable(f"not everybody has come to know everybody{mend}")
+                remedy = "; if a hub is down, advance the clock until it is back" if manual else ""
+                raise Unavailable(f"not all processes have discovered each other{remedy}")
             await settle(5)
             # Sockets need real time; memory does not, and a manual clock implies memory.
             await asyncio.sleep(0 if manual else 0.0005)

@@ -213,12 +213,12 @@ class FakeNode(DurableVerbs):
             raise BadRequest(f'{target!r} is not a target: write "service.method"')
         fake = self.fakes.get(service)
         if fake is None:
-            raise UnknownService(f'no fake of {service!r} is given: unit(…, Fake("{service}", {method}=…))')
+            raise UnknownService(f'no fake of {service!r} was passed: unit(…, Fake("{service}", {method}=…))')
         behaviour = fake.behaviours.get(method)
         if behaviour is None:
             raise UnknownMethod(f"the fake of {service} has no method {method!r}: give it {method}=…")
         if not behaviour.called:
-            raise UnknownMethod(f"{target} is a task: it is deferred, not called")
+            raise UnknownMethod(f"{target} is a task: use defer() instead of call()")
         return behaviour
 
     def _note(self, behaviour: Behaviour, body: bytes, options: CallOptions) -> tuple[tuple[Any, ...], dict[str, Any]]:

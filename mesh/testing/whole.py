@@ -72,7 +72,7 @@ class Mesh(DurableView):
             SetupError: the parts do not fit together. ConfigError: a setting is wrong.
         """
         if clock is not None and transport != "memory":
-            raise SetupError('a hand-turned clock cannot turn real sockets; leave it out, or take transport="memory"')
+            raise SetupError('a manual clock cannot drive real sockets; omit it, or use transport="memory"')
         self.clock: Clock = clock or LoopClock()
         self._manual = clock
         self._seed = seed
@@ -110,7 +110,7 @@ class Mesh(DurableView):
     ) -> None:
         errors = await self._end()
         if errors and value is None:
-            raise errors[0] if len(errors) == 1 else ExceptionGroup("the mesh did not end well", errors)
+            raise errors[0] if len(errors) == 1 else ExceptionGroup("the mesh did not stop cleanly", errors)
 
     async def _start(self) -> None:
         self._check_needs()
@@ -317,7 +317,7 @@ T = TypeVar("T")
 
 def _running(part: T | None) -> T:
     if part is None:
-        raise SetupError("the mesh runs within its `async with` only")
+        raise SetupError("the mesh runs only inside its `async with`")
     return part
 
 

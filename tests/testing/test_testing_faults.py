@@ -132,7 +132,7 @@ async def test_the_client_can_be_struck_too(m: Mesh):
     call = m.call("greeting.hello", timeout=1.0)
     await m.advance(1.1)
     assert isinstance(call.exception(), mesh.DeadlineExceeded)
-    with pytest.raises(SetupError, match="listens nowhere"):
+    with pytest.raises(SetupError):
         m.faults.cut(m.node)
 
 
@@ -141,7 +141,7 @@ async def test_a_dead_hub_and_its_return(m: Mesh):
     await m.faults.kill("hub")
     assert await m.call("caller.ask") == "hello"
     await m.start_another(Greeting, wait=False)
-    with pytest.raises(mesh.Unavailable, match="if a hub is away, turn the clock"):
+    with pytest.raises(mesh.Unavailable):
         await m.start_another(Greeting)
     await m.drain(m.workers(Greeting)[2])
     await m.advance(2.0)
@@ -153,7 +153,7 @@ async def test_a_dead_hub_and_its_return(m: Mesh):
 
 async def test_a_target_that_is_not_there_is_told(m: Mesh):
     """By name and number."""
-    for target, index, message in (("nowhere", 0, "0 of it run, there is no number 0"), (Greeting, 1, "1 of it run")):
+    for target, index, message in (("nowhere", 0, "^nowhere: 0 "), (Greeting, 1, "^greeting: 1 ")):
         with pytest.raises(SetupError, match=message):
             m.faults.cut(target, index=index)
 
@@ -161,9 +161,9 @@ async def test_a_target_that_is_not_there_is_told(m: Mesh):
 async def test_over_real_sockets_only_kill_works():
     """And says so; a killed worker's callers are told by the socket."""
     async with Mesh(Greeting, replicas={Greeting: 2}, transport="ipc") as m:
-        with pytest.raises(SetupError, match="only kill works on real sockets"):
+        with pytest.raises(SetupError, match='transport="memory"'):
             m.faults.drop(Greeting)
-        with pytest.raises(SetupError, match="only kill works on real sockets"):
+        with pytest.raises(SetupError, match='transport="memory"'):
             m.faults.partition(Greeting)
         call = m.call("greeting.stay", instance=m.workers(Greeting)[0].instance_ids[0])
         await m.call("greeting.hello", instance=m.workers(Greeting)[0].instance_ids[0])

@@ -115,29 +115,29 @@ async def test_one_clock_turns_everything():
         assert await call == 5.0
     async with Mesh(Greeting) as m:
         assert await m.call("greeting.late", 0.001) == 0.001
-        with pytest.raises(SetupError, match="runs in real time"):
+        with pytest.raises(SetupError, match="ManualClock"):
             await m.advance(1.0)
 
 
 def test_parts_that_do_not_fit_are_refused():
     """Before anything begins, with the mend."""
-    with pytest.raises(SetupError, match='leave it out, or take transport="memory"'):
+    with pytest.raises(SetupError, match='transport="memory"'):
         Mesh(Greeting, transport="ipc", clock=ManualClock())
-    with pytest.raises(SetupError, match="Greeting is not among the services"):
+    with pytest.raises(SetupError, match="Greeting"):
         Mesh(Orders, replicas={Greeting: 2})
-    with pytest.raises(mesh.ConfigError, match=r"calls\.timeuot: no such key; did you mean .calls\.timeout"):
+    with pytest.raises(mesh.ConfigError, match=r"calls\.timeuot: .*calls\.timeout"):
         Mesh(Greeting, settings={"calls.timeuot": 1.0})
-    with pytest.raises(mesh.ConfigError, match=r"services\.greeting\.size: no such key"):
+    with pytest.raises(mesh.ConfigError, match=r"services\.greeting\.size: "):
         Mesh(Greeting, settings={"services.greeting.size": 1})
     m = Mesh(Greeting)
     for ask in (lambda: m.node, lambda: m.faults, lambda: m.call("greeting.hello")):
-        with pytest.raises(SetupError, match="within its `async with` only"):
+        with pytest.raises(SetupError, match="async with"):
             ask()
 
 
 async def test_a_need_that_nobody_fills_is_told():
     """Instead of waiting for ever."""
-    with pytest.raises(SetupError, match=r"Orders needs 'greeting': add its class, or Fake\('greeting', …\)"):
+    with pytest.raises(SetupError, match=r"Orders .*Fake\('greeting', …\)"):
         async with Mesh(Orders, clock=ManualClock()):
             pass
 

