@@ -103,7 +103,7 @@ class Engines:
             able = self._able[capability] = offering(capability, self._settings)
         use = f"{what}: " if what else ""
         return NotOffered(
-            f'{use}engines.{key}: the engine "{name}" offers no {capability}; those that do: {", ".join(able)}',
+            f'{use}engines.{key}: the engine "{name}" offers no {capability}; engines that do: {", ".join(able)}',
             details={"capability": capability, "engine": name, "key": f"engines.{key}", "offered_by": able},
         )
 
@@ -155,7 +155,7 @@ class Engines:
         able = sorted(row.name for row in listed(self._settings) if row.spec and set(wanted) <= set(row.spec.together))
         shown = ", ".join(f"{key} in {name}" for key, name in names.items())
         return NotOffered(
-            f"these cannot be committed together: {shown}. Choose one engine for all of them in [engines] "
+            f"these capabilities cannot be committed together: {shown}. Choose one engine for all of them in [engines] "
             f"({', '.join(able)} can), or do them one after the other, outside of atomic",
             details={"capability": "atomic", "engines": names, "offered_by": able},
         )

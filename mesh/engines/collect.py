@@ -78,7 +78,7 @@ class Collector:
         SetupError: the block is over.
         """
         if not self.open:
-            raise SetupError("this atomic block is over: await what it starts before it ends")
+            raise SetupError("this atomic block has ended: await everything that it starts before its end")
         if capability not in self.uses:
             uses = self.uses | {capability}
             self._together(uses)

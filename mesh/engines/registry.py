@@ -78,17 +78,21 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         offered = set(self.capabilities)
         if not is_engine_name(self.name):
-            self._refuse("its name has lower-case letters, digits, - and _ only, and is no key of [engines]")
+            self._refuse(
+                "its name may have lower-case letters, digits, - and _ only, and must not be a key of [engines]"
+            )
         if unknown := sorted(offered - set(CAPABILITIES)):
-            self._refuse(f"there is no capability {unknown[0]!r}; there are {', '.join(CAPABILITIES)}")
+            self._refuse(f"unknown capability {unknown[0]!r}; the capabilities are {', '.join(CAPABILITIES)}")
         if not offered:
             self._refuse("it offers no capability")
         if offered & {"jobs", "flows"} and "queues" not in offered:
-            self._refuse("jobs and flows are capabilities of an engine with queues")
+            self._refuse("jobs and flows require the capability queues")
         if "quotas" in offered and not offered & {"queues", "events"}:
-            self._refuse("quotas are a capability of an engine with queues or events")
+            self._refuse("quotas require the capability queues or events")
         if not set(self.together) <= offered & JOINABLE:
-            self._refuse(f"together may have what it offers of {', '.join(sorted(JOINABLE))}")
+            self._refuse(
+                f"together may contain only those of its capabilities that are among {', '.join(sorted(JOINABLE))}"
+            )
         if self.settings is not None:
             unread = {field.name for field in msgspec.structs.fields(self.settings)}
             unread -= {entry.attribute for entry in entries_of(self.settings).values()}

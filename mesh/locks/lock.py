@@ -115,7 +115,7 @@ class Lock:
             )
         self._wait_s = None if wait is None else _read(self.name, "wait", wait)
         if self._wait_s is not None and self._wait_s < 0:
-            raise BadRequest(f'lock "{self.name}": wait={wait!r} is less than nothing; 0 tries once')
+            raise BadRequest(f'lock "{self.name}": wait={wait!r} is negative; use 0 to try once')
         self._locks = locks
         self._owner = owner
         self._clock = clock
@@ -133,7 +133,9 @@ class Lock:
         TryLater, Uncertain: the engine was unreachable.
         """
         if self._hold is not None:
-            raise SetupError(f'lock "{self.name}": this object is in use; take another one for each body')
+            raise SetupError(
+                f'lock "{self.name}": this object is already in use; create another one for each `async with`'
+            )
         task = asyncio.current_task()
         assert task is not None, "async with runs in a task"
         hold = self._hold = _Hold(self, task)
@@ -327,7 +329,7 @@ class _Hold:
 
 def _check_name(name: Any) -> str:
     if not isinstance(name, str) or not name or not name.isprintable():
-        raise BadRequest(f'lock {name!r}: that is not a name; give printable text, like lock("nightly")')
+        raise BadRequest(f'lock {name!r} is not a name; use printable text, like lock("nightly")')
     if len(name.encode("utf-8", "replace")) > MOST_NAME:
         raise BadRequest(f'lock "{name[:60]}…": the name is longer than {MOST_NAME} bytes')
     return name

@@ -107,7 +107,7 @@ class Cron:
         self.text = f"{self._expression} {tz}"
         _check_cron(self._expression)
         if self.after(_ANY_DAY) is None:
-            raise BadPlan(f'cron "{expression}" never comes: no year has such a day')
+            raise BadPlan(f'cron "{expression}" is never due: no year has such a day')
 
     def __repr__(self) -> str:
         return f"<cron {self.text}>"
@@ -181,7 +181,7 @@ class Every:
         # Written so that NaN fails too.
         if not LEAST_PERIOD_S <= seconds <= MOST_PERIOD_S:
             raise BadPlan(
-                f"every {period!r}: once for the whole mesh may be from {show_duration(LEAST_PERIOD_S)} to "
+                f"every {period!r}: once for the whole mesh, a period may be from {show_duration(LEAST_PERIOD_S)} to "
                 f"{show_duration(MOST_PERIOD_S)}; for more often, each instance has @every without once=True"
             )
         self._period_ms = round(seconds * 1000)
@@ -272,9 +272,9 @@ def _check_cron(expression: str) -> None:
     fields = expression.split()
     if len(fields) != len(_FIELDS):
         if expression.startswith("@"):
-            raise BadPlan(f'cron "{expression}" is none of {", ".join(_NAMED)}')
+            raise BadPlan(f'cron "{expression}" is not one of {", ".join(_NAMED)}')
         names = ", ".join(name for name, _ in _FIELDS)
-        seconds = ", seconds are not among them" if len(fields) == len(_FIELDS) + 1 else ""
+        seconds = ", without seconds" if len(fields) == len(_FIELDS) + 1 else ""
         raise BadPlan(
             f'cron "{expression}" has {len(fields) or "no"} field{"s" * (len(fields) != 1)} instead of five '
             f"({names}){seconds}; {_EXAMPLE}"
@@ -288,9 +288,9 @@ def _check_cron(expression: str) -> None:
             raise BadPlan(f'cron "{expression}" cannot be read: {exc}; {_EXAMPLE}') from exc
         name, values = _FIELDS[at]
         if name == "day-of-month" and fields[2].isdigit() and 1 <= int(fields[2]) <= 31:
-            raise BadPlan(f'cron "{expression}" never comes: no year has such a day') from exc
+            raise BadPlan(f'cron "{expression}" is never due: no year has such a day') from exc
         raise BadPlan(
-            f'cron "{expression}": "{fields[at]}" is no {name}; that is {values}, * for each, 1-5 for a range, '
+            f'cron "{expression}": "{fields[at]}" is not valid as {name}; use {values}, * for each, 1-5 for a range, '
             f"1,3 for a list or */2 for a step; {_EXAMPLE}"
         ) from exc
 
@@ -303,5 +303,5 @@ def _zone(tz: Any) -> zoneinfo.ZoneInfo:
         names = sorted(zoneinfo.available_timezones())
         ends = {name.rpartition("/")[2].lower(): name for name in names}
         wanted = str(tz).strip().replace(" ", "_")
-        remedy = suggest(ends.get(wanted.lower(), wanted), names, 'take an IANA name, like "Europe/Berlin" or "UTC"')
+        remedy = suggest(ends.get(wanted.lower(), wanted), names, 'use an IANA name, like "Europe/Berlin" or "UTC"')
         raise BadPlan(f"cron: there is no time zone {tz!r}; {remedy}") from None

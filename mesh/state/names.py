@@ -23,8 +23,8 @@ def check_namespace(name: Any) -> str:
     """
     if not isinstance(name, str) or not _NAMESPACE.fullmatch(name):
         raise BadRequest(
-            f"state {_quoted(name)}: that is not a namespace; take letters, digits and _ . : / - "
-            f'(1 to {MAX_NAMESPACE} of them, no sign at the start), like state("carts")'
+            f"state {_quoted(name)}: this is not a valid namespace; use letters, digits and _ . : / - "
+            f'(1 to {MAX_NAMESPACE} characters, the first a letter, digit or _), like state("carts")'
         )
     return name
 
@@ -36,7 +36,7 @@ def check_key(namespace: str, key: Any) -> str:
         BadRequest: it is not one.
     """
     if not isinstance(key, str):
-        raise BadRequest(f'state "{namespace}": key {_quoted(key)} is not text; write str(…) around it')
+        raise BadRequest(f'state "{namespace}": key {_quoted(key)} is not text; convert it with str(…)')
     if not key:
         raise BadRequest(f'state "{namespace}": the key is empty')
     return _check_text(namespace, "key", key)
@@ -57,11 +57,13 @@ def _check_text(namespace: str, what: str, text: str) -> str:
     try:
         length = len(text.encode())
     except UnicodeEncodeError:
-        raise BadRequest(f'state "{namespace}": {what} {_quoted(text)} is not text that UTF-8 can say') from None
+        raise BadRequest(f'state "{namespace}": {what} {_quoted(text)} cannot be encoded in UTF-8') from None
     if length > MAX_KEY:
-        raise BadRequest(f'state "{namespace}": {what} {_quoted(text)} is {length} bytes long; {MAX_KEY} are allowed')
+        raise BadRequest(
+            f'state "{namespace}": {what} {_quoted(text)} is {length} bytes long; at most {MAX_KEY} are allowed'
+        )
     if "\0" in text:
-        raise BadRequest(f'state "{namespace}": {what} {_quoted(text)} has a zero byte in it')
+        raise BadRequest(f'state "{namespace}": {what} {_quoted(text)} contains a zero byte')
     return text
 
 

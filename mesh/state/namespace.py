@@ -182,8 +182,8 @@ class Namespace(Generic[T]):
                 if write.key == key and write.namespace == self.name:
                     if write.verb == "add":
                         raise BadRequest(
-                            f"{self._at(key)}: this atomic block adds to it, and what it will be then is known only "
-                            "when the block is committed; read it before that, or set it instead"
+                            f"{self._at(key)}: this atomic block adds to it, so its value is known only when the block "
+                            "is committed; read it before the add, or use set instead"
                         )
                     return write
             before = before.outer
@@ -270,7 +270,7 @@ class Namespace(Generic[T]):
             BadRequest: it is called inside an `atomic` block, which is one transaction.
         """
         if self._collecting() is not None:
-            raise BadRequest(f"{self!r}: clear is no part of an atomic block; delete the keys that you know of")
+            raise BadRequest(f"{self!r}: clear cannot be used in an atomic block; delete the known keys one by one")
         count = 0
         async for page in self._pages(check_prefix(self.name, prefix)):
             await self._store.write([self.remove(entry.key) for entry in page], timeout_s=self._patience())
@@ -322,12 +322,12 @@ class Namespace(Generic[T]):
 
     def _check_size(self, writes: Sequence[Write]) -> None:
         if len(writes) > MOST_WRITES:
-            raise TooLarge(f"{self!r}: a transaction of {len(writes)} changes; {MOST_WRITES} are allowed")
+            raise TooLarge(f"{self!r}: a transaction of {len(writes)} changes; at most {MOST_WRITES} are allowed")
         size = sum(PER_WRITE + len(one.value) + 4 * (len(one.key) + len(one.namespace)) for one in writes)
         if size > self._most:
             raise TooLarge(
-                f"{self!r}: this transaction is {size} bytes long; {self._most} are allowed "
-                f"(calls.max_body is {show_size(self._max_bytes)}): do it in parts"
+                f"{self!r}: this transaction is {size} bytes long; at most {self._most} are allowed "
+                f"(calls.max_body is {show_size(self._max_bytes)}): split it"
             )
 
     # --- the parts of a transaction -----------------------------------------------------------------------
@@ -337,8 +337,9 @@ class Namespace(Generic[T]):
         body = encode(self.name, check_key(self.name, key), value, self._hint)
         if len(body) + PER_WRITE + 4 * (len(key) + len(self.name)) > self._most:
             raise TooLarge(
-                f"{self._at(key)}: the value is {len(body)} bytes long; {self._most} are allowed for it and its key "
-                f"(calls.max_body is {show_size(self._max_bytes)}). Keep large things as files, and their names here."
+                f"{self._at(key)}: the value is {len(body)} bytes long; at most {self._most} are allowed for it "
+                "and its key "
+                f"(calls.max_body is {show_size(self._max_bytes)}). Store large data as files, and their names here."
             )
         return Write(
             namespace=self.name,
@@ -365,8 +366,9 @@ class Namespace(Generic[T]):
     def _etag(self, key: str, etag: Any) -> str | None:
         if etag is not None and not isinstance(etag, str):
             raise BadRequest(
-                f'{self._at(key)}: etag={etag!r} is not one; give what get() gave, "" for "only when it is absent", '
-                'or nothing for "whatever is there"'
+                f'{self._at(key)}: etag={etag!r} is not an etag; pass the one from get(), "" to require that the '
+                "key is "
+                "absent, or omit it to write unconditionally"
             )
         return etag
 
@@ -381,7 +383,7 @@ class Namespace(Generic[T]):
                 f'{self._at(key)}: ttl={ttl!r} is not a time like "30m" or a number of seconds{why}'
             ) from None
         if seconds <= 0:
-            raise BadRequest(f"{self._at(key)}: ttl={ttl!r} is not longer than nothing; leave it out for no end")
+            raise BadRequest(f"{self._at(key)}: ttl={ttl!r} is not positive; omit it to keep the value without end")
         return seconds
 
     # --- inside -------------------------------------------------------------------------------------------

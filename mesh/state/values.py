@@ -50,8 +50,8 @@ def encode(namespace: str, key: str, value: Any, hint: Any = Any) -> bytes:
     # A type's own conversion may raise anything.
     except Exception as exc:
         raise BadArguments(
-            f'state "{namespace}", key "{key}": a value of type {type(value).__qualname__} cannot be kept: {exc}. '
-            "Keep plain values, msgspec Structs, dataclasses or bytes."
+            f'state "{namespace}", key "{key}": a value of type {type(value).__qualname__} cannot be stored: {exc}. '
+            "Store plain values, msgspec Structs, dataclasses or bytes."
         ) from exc
     if hint is not Any:
         try:
@@ -59,7 +59,7 @@ def encode(namespace: str, key: str, value: Any, hint: Any = Any) -> bytes:
         except Exception as exc:
             raise BadArguments(
                 f'state "{namespace}", key "{key}": a value of type {type(value).__qualname__} is not '
-                f"{_named(hint)}, as this namespace is read: {exc}"
+                f"{_named(hint)}, the type of this namespace: {exc}"
             ) from exc
     return body
 
@@ -75,8 +75,8 @@ def decode(namespace: str, key: str, body: bytes, hint: Any) -> Any:
     # A type's own checks may raise anything.
     except Exception as exc:
         raise BadReply(
-            f'state "{namespace}", key "{key}": what is stored is not {_named(hint)}: {exc}. '
-            "Read it without a type to see it, and write it anew."
+            f'state "{namespace}", key "{key}": the stored value is not {_named(hint)}: {exc}. '
+            "Read it without a type to inspect it, then write it again."
         ) from exc
 
 

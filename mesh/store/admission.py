@@ -108,7 +108,7 @@ class Admission:
             elif unknown:
                 # Rejected, because the job could become known and leased before the unit runs: a defer that is queued
                 # before it makes the job.
-                lost = f"job {unknown[0][:80]} is not known: it never was, or it was forgotten after its time"
+                lost = f"job {unknown[0][:80]} is not known: the id is wrong, or the job is past its retention"
                 refused[place] = Outcome(error=LeaseLost(lost, details={"job": unknown[0][:80]}).to_wire())
             unknown.clear()
         return refused
@@ -194,14 +194,14 @@ class Admission:
         if refusal.right == "defer":
             self._recorder.counter(
                 "tasks_forbidden",
-                "Tasks that [access] did not let a caller defer.",
+                "Tasks that were rejected by [access].",
                 caller=caller,
                 service=_counted(self._counted_services, refusal.target.rpartition(".")[0][:100]),
             ).add()
         else:
             self._recorder.counter(
                 "store_forbidden",
-                "What [access] did not let a caller do at the store, beside deferring tasks.",
+                "Requests to the store that [access] rejected, other than for deferring tasks.",
                 caller=caller,
                 right=refusal.right,
             ).add()

@@ -109,7 +109,7 @@ class Backlog:
         """
         if self.waiting and self.waiting + len(units) > self._most:
             raise Overloaded(
-                f"{self.waiting} units wait for the disk already, {len(units)} more are above [store] backlog = "
+                f"{self.waiting} units already wait for the disk; {len(units)} more exceed [store] backlog = "
                 f"{self._most}"
             )
         batch = Batch(units, self._loop.create_future())
@@ -266,7 +266,7 @@ class Backlog:
         They send again to the next store, which knows what was committed."""
         if not self.tried:
             self._take_all()
-        lost = "the store stops, and cannot tell whether this was done; the same may be sent again"
+        lost = "the store is stopping; this may have been applied: it is safe to send it again"
         for batch, _ in self._tried:
             if not batch.answer.done():
                 self.waiting -= len(batch.units)

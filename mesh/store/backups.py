@@ -48,11 +48,12 @@ class Backups:
         name = name or _stamped(self._clock.wall())
         if not _NAME.fullmatch(name):
             raise BadRequest(
-                f"{name[:100]!r} is no name for a backup: letters, digits and . _ - (200 at most, no directory). It is "
-                f"written to {self._directory}, which [store] backups names"
+                f"{name[:100]!r} is not a valid name of a backup: use letters, digits and . _ - (200 at most, no "
+                "directory). It is "
+                f"written to {self._directory}, which is set by [store] backups"
             )
         if name in self._making:
-            raise BadRequest(f"backup {name!r} is being made already")
+            raise BadRequest(f"backup {name!r} is already being made")
         self._making.add(name)
         try:
             made = await in_thread(lambda: self._core.backup(self._place(name)))
@@ -72,13 +73,11 @@ class Backups:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             seen = directory.stat()
         except OSError as exc:
-            raise SetupError(
-                f"store.backups: {directory}: {exc.strerror or exc}; name a directory for backups"
-            ) from exc
+            raise SetupError(f"store.backups: {directory}: {exc.strerror or exc}; set a directory for backups") from exc
         # A user with write access there could place a link under the next name.
         if seen.st_uid not in (os.geteuid(), 0) or stat.S_IMODE(seen.st_mode) & 0o022:
             raise SetupError(
-                f"store.backups: others than this user may write to {directory}: `chmod go-w` it, or name another one"
+                f"store.backups: other users can write to {directory}: `chmod go-w` it, or set another directory"
             )
         return directory / name
 

@@ -39,7 +39,7 @@ class Logbook:
     async def replay(self, subscription: str, offset: int | None, since_at: float | None) -> int:
         """See EventLog.replay."""
         if (offset is None) == (since_at is None):
-            raise BadRequest("replay needs an offset or an instant, and not both")
+            raise BadRequest("replay needs either an offset or an instant")
         start = offset if offset is not None else self._core.offset_at(since_at or 0.0)
         total = 0
         at: int | None = max(0, start - 1)
@@ -65,8 +65,8 @@ class Logbook:
                 raise BadRequest(f"there is no durable subscription {subscription!r}; there are: {known}")
             if workers := self._dispatch.workers(subscription):
                 raise BadRequest(
-                    f"{subscription} is heard by {workers} worker(s) now; stop them first, or take the handler out of "
-                    "the service: a subscription is ended when nobody has it"
+                    f"{subscription} has {workers} subscribed worker(s); stop them first, or remove the handler from "
+                    "the service: a subscription is deleted when no worker uses it"
                 )
             return turn.abandon(subscription, limit=STEP)
 

@@ -29,17 +29,17 @@ FRESH_S: Final = 0.5
 
 _PER_QUEUE: Final[tuple[tuple[str, str, Callable[[QueueInfo], float]], ...]] = (
     ("tasks_ready", "Tasks that wait for a worker.", lambda queue: queue.ready),
-    ("tasks_running", "Tasks that a worker has a lease on.", lambda queue: queue.running),
-    ("tasks_delayed", "Tasks that wait for their time.", lambda queue: queue.delayed),
+    ("tasks_running", "Tasks that are leased to a worker.", lambda queue: queue.running),
+    ("tasks_delayed", "Tasks that are not due yet.", lambda queue: queue.delayed),
     ("tasks_waiting", "Tasks that wait for other tasks.", lambda queue: queue.waiting),
-    ("tasks_buried", "Tasks in the dead letters.", lambda queue: queue.dead),
+    ("tasks_buried", "Dead letters of tasks.", lambda queue: queue.dead),
     (
         "tasks_finished",
-        "Tasks that were ever done; after kill -9 those of the last five seconds may be missing.",
+        "Tasks that have finished; after kill -9 those of the last five seconds may be missing.",
         lambda queue: queue.done,
     ),
     ("tasks_oldest_seconds", "How long the oldest ready task has been ready.", lambda queue: queue.oldest_s),
-    ("tasks_workers", "Workers that are attached to the queue.", lambda queue: queue.workers),
+    ("tasks_workers", "Workers that are subscribed to the queue.", lambda queue: queue.workers),
     ("events_backlog", "Kept events that have not been turned into deliveries yet.", lambda queue: queue.backlog),
 )
 
@@ -118,23 +118,23 @@ def register(recorder: Recorder, store: Measured) -> None:
     gauge, total = recorder.gauge, recorder.total
     gauge("store_queues", queues.look, "Queues and durable subscriptions that are known.")
     total("store_turns", lambda: figures.turns, "Commits since the store started.")
-    total("store_turns_failed", lambda: figures.failures, "Turns that could not be written.")
-    total("store_turn_seconds", lambda: figures.total_s, "Seconds that all turns took together.")
+    total("store_turns_failed", lambda: figures.failures, "Transactions that could not be written.")
+    total("store_turn_seconds", lambda: figures.total_s, "Total duration of all transactions, in seconds.")
     gauge(
         "store_turn_longest_seconds",
         lambda: figures.longest_s(store.clock.now()),
-        "The longest turn of the last 60 seconds.",
+        "The longest transaction of the last 60 seconds, in seconds.",
     )
     total("store_units", lambda: figures.units, "Units that were committed since the store started.")
-    total("store_leases", lambda: figures.leases, "Leases that were given since the store started.")
-    gauge("store_batch_units", lambda: figures.units / max(1, figures.turns), "Units of one commit, on average.")
+    total("store_leases", lambda: figures.leases, "Leases that were granted since the store started.")
+    gauge("store_batch_units", lambda: figures.units / max(1, figures.turns), "Average number of units per commit.")
     gauge("store_units_waiting", lambda: store.turns.waiting, "Units that wait for the disk.")
     gauge("store_sessions", lambda: len(store.sessions), "Workers' sessions that are known.")
     gauge("store_watched_jobs", lambda: store.watches.jobs, "Jobs that clients wait for.")
     gauge("store_lock_waiters", lambda: len(store.lines), "Callers that wait for a lock.")
-    gauge("store_writable", lambda: float(not store.turns.trouble), "1 while the disk takes what is written.")
-    gauge("store_file_bytes", lambda: store.core.info().size_bytes, "The database file.")
-    gauge("store_log_bytes", lambda: store.core.info().wal_bytes, "The write-ahead log.")
+    gauge("store_writable", lambda: float(not store.turns.trouble), "1 while the store can write to its disk, else 0.")
+    gauge("store_file_bytes", lambda: store.core.info().size_bytes, "Size of the database file, in bytes.")
+    gauge("store_log_bytes", lambda: store.core.info().wal_bytes, "Size of the write-ahead log, in bytes.")
 
 
 def info(store: Measured) -> StoreInfo:

@@ -169,7 +169,7 @@ class Store(Service):
             return
         self.attending.end()
         self.watches.end()
-        self.lines.end(Draining(f"{SERVICE} is leaving"))
+        self.lines.end(Draining(f"{SERVICE} is draining"))
 
     async def stopped(self) -> None:
         if self._begun:
@@ -427,7 +427,7 @@ class Store(Service):
             if self.lines.waits(name, owner) and (holder is None or holder.owner != owner):
                 until_at = holder.until_at if holder is not None else turn.wall
                 details = {"owner": holder.owner if holder is not None else "", "until_at": until_at}
-                raise LockTaken(f"others wait for lock {name!r} already", details=details)
+                raise LockTaken(f"other callers already wait for lock {name!r}", details=details)
             return turn.acquire(name, owner, ttl_s)
 
         try:
@@ -499,7 +499,7 @@ def bounded(limit: int) -> int:
         BadRequest: the limit is less than 1.
     """
     if limit < 1:
-        raise BadRequest(f"limit {limit} is no number of rows; give 1 or more")
+        raise BadRequest(f"limit {limit} is not a number of rows; use 1 or more")
     return min(limit, LONGEST_PAGE)
 
 

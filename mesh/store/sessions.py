@@ -153,9 +153,9 @@ class Sessions:
         for session in self._known.values():
             if session.state is not State.AWAY:
                 if now >= session.heard_at + self.lease_s * HANGS_AFTER:
-                    found.append((session.name, f"it has not renewed for {now - session.heard_at:.0f} s: it hangs"))
+                    found.append((session.name, f"it hangs: no renewal for {now - session.heard_at:.0f} s"))
             elif now >= session.heard_at + self.lease_s:
-                found.append((session.name, f"nothing was heard of it for {self.lease_s:g} s"))
+                found.append((session.name, f"it sent nothing for {self.lease_s:g} s"))
             elif session.born and session.look_at <= now and session.offer is not None:
                 if self._dead(session.offer.pid, session.born):
                     found.append((session.name, f"its process {session.offer.pid} is dead"))

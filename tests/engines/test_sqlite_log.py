@@ -263,7 +263,7 @@ def test_matching_events_are_counted_in_steps(bench: Bench) -> None:
         count, at = bench.core.count(AUDIT, after=at, scan=3)
         total += count
     assert total == 6
-    with pytest.raises(BadRequest, match=r"no durable subscription 'nobody.here'; there are: orders.audit"):
+    with pytest.raises(BadRequest, match=r"'nobody\.here'.*orders\.audit"):
         bench.core.count("nobody.here")
 
 

@@ -256,7 +256,7 @@ def test_a_backup_overwrites_nothing_unless_told(bench: Bench, tmp_path: Path) -
     """And never the store itself, or a folder."""
     path = tmp_path / "copy.db"
     path.write_text("precious")
-    with pytest.raises(SetupError, match="exists: a backup overwrites nothing"):
+    with pytest.raises(SetupError, match=r"copy\.db"):
         bench.core.backup(path)
     assert path.read_text() == "precious"
     assert bench.core.backup(path, overwrite=True).path == path

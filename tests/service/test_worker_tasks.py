@@ -279,7 +279,7 @@ async def test_waiting_for_an_answer_has_its_time(m):
     job = await m.defer(Orders.slow, 100.0)
     waiting = asyncio.ensure_future(job.result(timeout="30s"))
     await m.advance(31.0)
-    with pytest.raises(DeadlineExceeded, match=r"orders\.slow .*30 s"):
+    with pytest.raises(DeadlineExceeded, match="30 s"):
         await waiting
     await m.advance(100.0)
     assert await job.result(timeout=0) == "slept"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -103,7 +104,7 @@ async def test_add_counts(bench: Bench) -> None:
     assert await hits.add("home", -12) == -1
     assert (await hits.get("home")).value == -1
     await hits.set("text", "one")
-    with pytest.raises(BadRequest, match="whole number"):
+    with pytest.raises(BadRequest, match="hits/text"):
         await hits.add("text")
 
 
@@ -291,7 +292,7 @@ async def test_clear_deletes_what_begins_so(bench: Bench) -> None:
 @pytest.mark.parametrize("name", ["", " ", "a b", "-a", "ü", "a" * 256, 7, None, "a\n"])
 def test_a_namespace_is_a_plain_name(bench: Bench, name: Any) -> None:
     """One that can stand on a command line."""
-    with pytest.raises(BadRequest, match="not a namespace"):
+    with pytest.raises(BadRequest, match="state"):
         bench.state(name)
 
 
@@ -304,11 +305,11 @@ def test_a_namespace_may_be_made_of_parts(bench: Bench, name: str) -> None:
 @pytest.mark.parametrize(
     ("key", "words"),
     [
-        ("", "is empty"),
-        (7, "not text"),
-        (None, "not text"),
-        ("é" * 513, "1026 bytes long"),
-        ("a\0b", "zero byte"),
+        ("", "key"),
+        (7, "key 7"),
+        (None, "key None"),
+        ("é" * 513, "1026"),
+        ("a\0b", r"'a\x00b'"),
         ("\ud800", "UTF-8"),
     ],
 )
@@ -351,21 +352,21 @@ async def test_a_transaction_that_is_too_large(bench: Bench) -> None:
     """Together they must fit too."""
     state = bench.state()
     part = b"x" * (MAX_BYTES // 3)
-    with pytest.raises(TooLarge, match="in parts"):
+    with pytest.raises(TooLarge, match=r"calls\.max_body"):
         await state.transaction([state.put(f"k{number}", part) for number in range(4)])
-    with pytest.raises(TooLarge, match=f"{MOST_WRITES} are allowed"):
+    with pytest.raises(TooLarge, match=str(MOST_WRITES)):
         await state.transaction([state.plus("k")] * (MOST_WRITES + 1))
 
 
 async def test_a_value_that_cannot_be_kept(bench: Bench) -> None:
     """With its type."""
-    with pytest.raises(BadArguments, match=r'"u1": a value of type object cannot be kept'):
+    with pytest.raises(BadArguments, match=r'"u1".*\bobject\b'):
         await bench.state().set("u1", object())
 
 
 def test_a_type_that_cannot_be_read(bench: Bench) -> None:
     """Where it is written, not at the first read."""
-    with pytest.raises(BadArguments, match="cannot be read"):
+    with pytest.raises(BadArguments, match="Cart"):
         bench.state(type=dict[tuple[int], int] | Cart | Point)
 
 
@@ -373,12 +374,12 @@ def test_a_type_that_cannot_be_read(bench: Bench) -> None:
     ("options", "words"),
     [
         ({"ttl": "30"}, 'write "30s"'),
-        ({"ttl": 0}, "leave it out"),
-        ({"ttl": -1}, "leave it out"),
-        ({"ttl": float("nan")}, "not a time"),
-        ({"ttl": True}, "not a time"),
-        ({"etag": 7}, "etag=7 is not one"),
-        ({"etag": ("v", "e")}, "give what get() gave"),
+        ({"ttl": 0}, "ttl=0"),
+        ({"ttl": -1}, "ttl=-1"),
+        ({"ttl": float("nan")}, "ttl=nan"),
+        ({"ttl": True}, "ttl=True"),
+        ({"etag": 7}, "etag=7"),
+        ({"etag": ("v", "e")}, "get()"),
     ],
 )
 async def test_options_that_are_none(bench: Bench, options: dict[str, Any], words: str) -> None:
@@ -391,13 +392,13 @@ async def test_options_that_are_none(bench: Bench, options: dict[str, Any], word
 @pytest.mark.parametrize("by", [1.5, "1", True, 2**63])
 async def test_add_takes_whole_numbers(bench: Bench, by: Any) -> None:
     """Of 64 bits."""
-    with pytest.raises(BadRequest, match="whole number"):
+    with pytest.raises(BadRequest, match=re.escape(f"by={by!r}")):
         await bench.state().add("n", by)
 
 
 async def test_one_text_is_not_many_keys(bench: Bench) -> None:
     """get_many("abc") would ask for a, b and c."""
-    with pytest.raises(BadRequest, match="several keys"):
+    with pytest.raises(BadRequest, match="abc"):
         await bench.state().get_many("abc")
 
 

@@ -24,9 +24,7 @@ async def test_deferring_is_judged_as_a_call(tmp_path: Path) -> None:
     async with a_place(tmp_path, Orders, access__allow=RULES) as place:
         await place.defer(NewTask("j1", "orders.charge", b"\x90"))
         for queue in ("orders.purge", "mail.send"):
-            with pytest.raises(
-                Forbidden, match=rf"'client' may not defer {queue}: no \[\[access.allow\]\] of mesh-store-"
-            ):
+            with pytest.raises(Forbidden, match=rf"'client' .*{queue}.*\[\[access\.allow\]\] of mesh-store-"):
                 await place.defer(NewTask("j2", queue, b"\x90"))
         assert await place.engine.jobs.find("j2", timeout_s=1.0) is None
         [worker] = place.mesh.workers(Store)

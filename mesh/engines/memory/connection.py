@@ -42,7 +42,7 @@ class Way:
             Unavailable: it was cut for all of `timeout_s`; nothing was done.
         """
         if self._blocked is not None and not await self.within(asyncio.shield(self._blocked), timeout_s):
-            raise Unavailable(f"the engine in memory was out of reach for {timeout_s:g} s")
+            raise Unavailable(f"the memory engine was unreachable for {timeout_s:g} s")
 
     async def within(self, awaited: Awaitable[object], timeout_s: float) -> bool:
         """Wait for `awaited`, at most `timeout_s` by the engine's clock; return whether it was done in time."""

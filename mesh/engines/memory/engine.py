@@ -170,7 +170,7 @@ class MemoryJobs:
         await self._way.clear(timeout_s)
         over = self._memory.wait(id)
         if not await self._way.within(over, until - clock.now()):
-            raise DeadlineExceeded(f"job {id} is not over after {timeout_s:g} s; it goes on")
+            raise DeadlineExceeded(f"job {id} did not end within {timeout_s:g} s; it continues")
         return over.result()
 
     async def cancel(self, id: str, *, timeout_s: float) -> JobInfo:

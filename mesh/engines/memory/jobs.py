@@ -79,7 +79,7 @@ class Jobs:
         """
         job = self.find(id)
         if job is None:
-            raise UnknownJob(f"no job {id} is known: it never was, or it was forgotten after its time")
+            raise UnknownJob(f"no job {id} is known: the id is wrong, or the job is past its retention")
         return job
 
     def queue(self, name: str) -> QueueState:
@@ -199,9 +199,9 @@ class Jobs:
             verdict = said.get(lease) or self._settled(job, lease)
             if verdict is not None:
                 if verdict != each.verdict or not alone:
-                    raise stale(each, f"it was settled before, as {verdict}")
+                    raise stale(each, f"it was already acknowledged as {verdict}")
             elif job is None or job.status != "running" or job.attempt != each.attempt:
-                stands = f"it is {job.status} (attempt {job.attempt})" if job is not None else "it is forgotten"
+                stands = f"it is {job.status} (attempt {job.attempt})" if job is not None else "it is no longer kept"
                 raise stale(each, stands)
             said[lease] = each.verdict
 
@@ -310,7 +310,7 @@ class Jobs:
             return
         waiting.failed += 1
         if waiting.status == "waiting":
-            self.bury(waiting, "upstream", f"job {job.id} of {job.task.queue}, for which it waited, is {job.status}")
+            self.bury(waiting, "upstream", f"job {job.id} of {job.task.queue}, on which it depends, is {job.status}")
 
     def forget(self, job: Job) -> None:
         del self.by_id[job.id]

@@ -119,14 +119,14 @@ class Memory:
         """See EventLog.replay."""
         queue = self._subscription(name)
         if (offset is None) == (since_at is None):
-            raise BadRequest(f"replay of {name}: give an offset or an instant, one of the two")
+            raise BadRequest(f"replay of {name}: give either an offset or an instant")
         return self._deliver_from(queue, offset or 0, since_at or 0.0)
 
     def abandon(self, name: str) -> int:
         """See EventLog.abandon."""
         queue = self._subscription(name)
         if workers := self.sessions.workers(name):
-            raise BadRequest(f"{name} is heard by {workers} worker(s) now: stop them first")
+            raise BadRequest(f"{name} has {workers} subscribed worker(s): stop them first")
         del self._subscriptions[name]
         queue.topics = None
         queue.said = msgspec.structs.replace(queue.said, patterns=())

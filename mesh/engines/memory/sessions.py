@@ -142,7 +142,7 @@ class Sessions:
             for job in list(session.held.values()):
                 self.jobs.lose(job)
             self._changed()
-            session.receiver.lost(f"nothing was heard of this worker for {self._lease_s:g} s")
+            session.receiver.lost(f"this worker sent nothing for {self._lease_s:g} s")
 
     def _forget(self, session: SessionState) -> bool:
         """Remove a session; return False when it was removed or replaced before."""

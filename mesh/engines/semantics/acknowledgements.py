@@ -20,7 +20,7 @@ REMEMBERED_S: Final = 600.0
 def stale(each: Settlement, why: str) -> LeaseLost:
     """The error of an acknowledgement that is not of the current attempt."""
     return LeaseLost(
-        f"attempt {each.attempt} of job {each.id} is not in this worker's hands any more: {why}",
+        f"attempt {each.attempt} of job {each.id} is no longer leased to this worker: {why}",
         details={"job": each.id, "attempt": each.attempt},
     )
 
@@ -40,4 +40,4 @@ def due_at(due_at: float, delay_s: float, wall: float, ahead: float = 0.0) -> fl
 
 def given_up(lost: int, most_lost: int) -> str:
     """The error of a job that lost so many workers, when it is one too many; "" when it may run again."""
-    return f"{lost} workers died while they ran it" if lost >= most_lost else ""
+    return f"{lost} workers ended while running it" if lost >= most_lost else ""

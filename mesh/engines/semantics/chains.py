@@ -21,19 +21,20 @@ def check_feeds(tasks: Sequence[NewTask]) -> None:
     for task in tasks:
         if task.waits != fed[task.id]:
             raise BadRequest(
-                f"task {task.id} of {task.queue} waits for {task.waits} others, but {fed[task.id]} before it in its "
-                "unit feed it"
+                f"task {task.id} of {task.queue} waits for {task.waits} other tasks, but {fed[task.id]} earlier "
+                "tasks of "
+                "its unit name it as their next task"
             )
         fed.pop(task.id, None)
         if task.feeds:
             if task.key:
                 raise BadRequest(
-                    f"task {task.id} of {task.queue} feeds another and has the key {task.key!r}: "
-                    "only the last task of a chain or group may have one"
+                    f"task {task.id} of {task.queue} precedes another task and has the key {task.key!r}: "
+                    "only the last task of a chain or group may have a key"
                 )
             fed[task.feeds] += 1
     if left := next((id for id, count in fed.items() if count), None):
-        raise BadRequest(f"task {left} is fed but is not deferred after what feeds it, in the same unit")
+        raise BadRequest(f"task {left} is the next task of another one, but does not follow it in the same unit")
 
 
 def not_made(tasks: Sequence[NewTask], known: Container[str]) -> set[str]:

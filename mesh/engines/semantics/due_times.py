@@ -36,7 +36,7 @@ def check_advances(advances: Sequence[Advance], find: Callable[[str], Schedule |
         known = find(each.name)
         last_at = ahead.get(each.name, known.last_at if known is not None else None)
         if last_at != each.from_at:
-            stands = "is not declared" if last_at is None else f"has dealt with {last_at}"
+            stands = "is not declared" if last_at is None else f"was last advanced to {last_at}"
             raise Conflict(
                 f"schedule {each.name} {stands}; the advance assumes {each.from_at}", details={"name": each.name}
             )

@@ -18,7 +18,7 @@ def taken(name: str, held: Grant | None, wait_s: float = 0.0) -> LockTaken:
     """The error of a lock that another owner held during the whole wait."""
     waited = f" (waited {wait_s:g} s)" if wait_s else ""
     if held is None:
-        return LockTaken(f"lock {name!r}: others wait for it{waited}", details={"name": name, "owner": ""})
+        return LockTaken(f"lock {name!r}: other owners wait for it{waited}", details={"name": name, "owner": ""})
     return LockTaken(
         f"lock {name!r}: {held.owner} holds it{waited}",
         details={"name": name, "owner": held.owner, "until_at": held.until_at},
@@ -27,5 +27,5 @@ def taken(name: str, held: Grant | None, wait_s: float = 0.0) -> LockTaken:
 
 def lost(name: str, owner: str, held: Grant | None) -> LockLost:
     """The error of an owner that no longer holds a lock."""
-    now = f"{held.owner} has it" if held is not None else "its time was over, or it was released"
-    return LockLost(f"lock {name!r} is not held by {owner} any more: {now}", details={"name": name})
+    now = f"{held.owner} holds it" if held is not None else "it expired, or it was released"
+    return LockLost(f"lock {name!r} is no longer held by {owner}: {now}", details={"name": name})

@@ -52,7 +52,7 @@ def check_tasks(tasks: Sequence[NewTask], known: Container[str] = ()) -> None:
                 f"at most {MOST_CHARS} printable characters long"
             )
         if task.priority not in PRIORITIES:
-            raise BadRequest(f"task {task.id} of {task.queue}: priority {task.priority!r} is none of 0 to 9")
+            raise BadRequest(f"task {task.id} of {task.queue}: priority {task.priority!r} is not one of 0 to 9")
         # Written so that a NaN is rejected as well. Most tasks set no time except `keep_s`.
         if (task.due_at or task.delay_s or task.timeout_s or not 0 <= task.keep_s <= LATEST) and not (
             0 <= task.due_at <= LATEST
@@ -62,14 +62,14 @@ def check_tasks(tasks: Sequence[NewTask], known: Container[str] = ()) -> None:
         ):
             raise BadRequest(
                 f"task {task.id} of {task.queue}: due_at {task.due_at!r}, delay_s {task.delay_s!r}, keep_s "
-                f"{task.keep_s!r} or timeout_s {task.timeout_s!r} is not a time of 0 or more seconds"
+                f"{task.keep_s!r} or timeout_s {task.timeout_s!r} is not a number of seconds, 0 or more"
             )
         if len(task.key) > MOST_CHARS or len(task.order) > MOST_CHARS:
             raise BadRequest(f"task {task.id} of {task.queue}: a key or order is at most {MOST_CHARS} characters")
         if task.waits or task.feeds:
             chained = True
             if not 0 <= task.place < 2**31:
-                raise BadRequest(f"task {task.id} of {task.queue}: place {task.place!r} is no place in a list")
+                raise BadRequest(f"task {task.id} of {task.queue}: place {task.place!r} is not a position in a list")
     if len(tasks) > 1 and len({task.id for task in tasks}) < len(tasks):
         raise BadRequest("a unit has two tasks with one id; make each with mesh.ids.job_id")
     if chained:
@@ -80,8 +80,8 @@ def check_settlement(each: Settlement) -> None:
     """Raises: BadRequest: the settlement is invalid."""
     if each.verdict not in _VERDICTS or not (0 <= each.due_at <= LATEST and 0 <= each.delay_s <= LATEST):
         raise BadRequest(
-            f"job {each.id}: verdict {each.verdict!r} with due_at {each.due_at!r}, delay_s {each.delay_s!r} is no "
-            "settlement"
+            f"job {each.id}: verdict {each.verdict!r} with due_at {each.due_at!r}, delay_s {each.delay_s!r} is not "
+            "a valid acknowledgement"
         )
 
 
@@ -109,13 +109,15 @@ def check_write(write: Write) -> None:
         try:
             length = len(text) if text.isascii() else len(text.encode())
         except UnicodeEncodeError as exc:
-            raise BadRequest(f"{noun} {text[:80]!a} is not text that UTF-8 can say") from exc
+            raise BadRequest(f"{noun} {text[:80]!a} cannot be encoded in UTF-8") from exc
         if not 1 <= length <= most:
             raise BadRequest(f"{noun} {text[:80]!r} is {length} bytes long; 1 to {most} are allowed")
     if write.verb not in ("set", "delete", "add"):
-        raise BadRequest(f"a write to {write.key!r} is set, delete or add, not {write.verb!r}")
+        raise BadRequest(f"a write to {write.key!r} must be set, delete or add, not {write.verb!r}")
     if not 0 <= write.ttl_s <= LATEST:
-        raise BadRequest(f"state {write.namespace}/{write.key}: ttl_s {write.ttl_s!r} is no time")
+        raise BadRequest(
+            f"state {write.namespace}/{write.key}: ttl_s {write.ttl_s!r} is not a number of seconds, 0 or more"
+        )
 
 
 def check_lock(name: str, owner: str, ttl_s: float) -> None:

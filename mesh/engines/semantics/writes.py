@@ -43,7 +43,8 @@ def written(write: Write, before: Entry | None, wall: float) -> Entry | None:
         is_there = f"has etag {before.etag}" if before is not None else "is absent"
         assumed = f"etag {write.etag}" if write.etag else "that it is absent"
         raise Conflict(
-            f"state {write.namespace}/{write.key} {is_there}; the write assumes {assumed}: read it again, then decide",
+            f"state {write.namespace}/{write.key} {is_there}; the write expects {assumed}: read it again and "
+            "repeat the write if it still applies",
             details={"namespace": write.namespace, "key": write.key},
         )
     if write.verb == "delete":
@@ -62,6 +63,6 @@ def _number(write: Write, before: Entry) -> int:
         return msgspec.msgpack.decode(before.value, type=int, strict=True)
     except msgspec.DecodeError as exc:
         raise BadRequest(
-            f"state {write.namespace}/{write.key} is not a whole number: add() works on those only",
+            f"state {write.namespace}/{write.key} is not a whole number: add() works on whole numbers only",
             details={"namespace": write.namespace, "key": write.key},
         ) from exc

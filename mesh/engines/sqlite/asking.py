@@ -35,7 +35,7 @@ from mesh.protocol.messages import MSGPACK
 
 RETRY: Final = Backoff(0.02, 1.0)
 #: The message when no store answered in time.
-NO_STORE: Final = "no store could be reached in time; is one running? (`mesh store`, or `mesh up`)"
+NO_STORE: Final = "no store could be reached in time: start one with `mesh store` or `mesh up`"
 
 #: Errors that do not depend on the request itself. Not all of TryLater: Unwritable and LockTaken are answers.
 PASSING: Final = frozenset(
@@ -87,9 +87,7 @@ def answer_of(shape: Any) -> Callable[[Any, int], Any]:
         try:
             return decode(body)
         except msgspec.MsgspecError as exc:
-            raise BadReply(
-                f"{SERVICE}: the answer is not what was agreed, run the same release everywhere: {exc}"
-            ) from exc
+            raise BadReply(f"{SERVICE}: the answer cannot be decoded: run the same release everywhere: {exc}") from exc
 
     return read
 

@@ -42,12 +42,12 @@ def backup(source: Path, path: Path, *, overwrite: bool = False) -> Backup:
     began = time.monotonic()
     path = Path(os.path.abspath(path))
     if path.is_dir():
-        raise SetupError(f"{path} is a folder: name a file in it for the backup")
+        raise SetupError(f"{path} is a directory: give the path of a file for the backup")
     if path.exists() and not overwrite:
-        raise SetupError(f"{path} exists: a backup overwrites nothing unless it is told to")
+        raise SetupError(f"{path} already exists: give another path, or allow the backup to overwrite it")
     with contextlib.suppress(OSError):
         if path.exists() and path.samefile(source):
-            raise SetupError(f"{path} is the store's own file: name another one for the backup")
+            raise SetupError(f"{path} is the store's own file: give another path for the backup")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         partials.remember(source.parent, path.parent)
@@ -66,7 +66,7 @@ def backup(source: Path, path: Path, *, overwrite: bool = False) -> Backup:
         raise SetupError(f"no backup was made at {path}: {exc.strerror or exc}") from exc
     except sqlite3.Error as exc:
         raise SetupError(
-            f"no backup was made at {path}: {exc}; is there room, and are the rights there right?"
+            f"no backup was made at {path}: {exc}; check free space and permissions of its directory"
         ) from exc
 
 
@@ -78,7 +78,7 @@ def _copy(source: Path, partial: Path) -> int:
         copy.execute("PRAGMA journal_mode = DELETE").fetchall()
         wrong = _check(copy)
         if wrong:
-            raise SetupError(f"the copy of {source} is not sound, so it was thrown away: {'; '.join(wrong[:3])}")
+            raise SetupError(f"the copy of {source} is corrupt and was deleted: {'; '.join(wrong[:3])}")
         return schema(copy)
 
 

@@ -62,7 +62,8 @@ class Commit(asyncio.Future[Any]):
             after = self.deadline_at - self.began_at
             self.set_exception(
                 Uncertain(
-                    f"the store gave no answer within {after:.3g} s; it may have been done: the same may be sent again"
+                    f"the store did not answer within {after:.3g} s; the request may have been applied: it is "
+                    "safe to send it again"
                 )
             )
         else:

@@ -221,7 +221,7 @@ class Core:
             Unwritable: the file is read-only.
         """
         if self._busy:
-            raise RuntimeError("a turn is under way: turns do not nest")
+            raise RuntimeError("a transaction is open: transactions do not nest")
         if self._rooms.book.fatal is not None:
             raise self._rooms.book.fatal
         if not self.writable or self._rooms.book.broken:
@@ -251,7 +251,7 @@ class Core:
                 rooms.book.broken = False
                 self.writable, self.reason = False, exc.message
         if not self.writable:
-            raise Unwritable(f"{self.path} can only be read: {self.reason}", details={"path": str(self.path)})
+            raise Unwritable(f"{self.path} is read-only: {self.reason}", details={"path": str(self.path)})
 
     def rest(self) -> None:
         """Idle work: checkpoint the write-ahead log into the database. Takes a few milliseconds."""

@@ -144,7 +144,7 @@ class Deferring:
         event, _, lane = id.rpartition("-")
         if lane.isdecimal() and self._book.execute(_SQL["is_event"], (event,)).fetchone() is not None:
             raise BadRequest(
-                f"task {id[:80]!r}: that is the id of a delivery of event {event[:80]}; use mesh.ids.job_id"
+                f"task {id[:80]!r}: this id belongs to a delivery of event {event[:80]}; make ids with mesh.ids.job_id"
             )
 
     def put(self, tasks: Sequence[NewTask]) -> list[Ticket]:

@@ -14,11 +14,11 @@ from mesh.errors import MeshError, SetupError, Unwritable
 
 #: Primary result codes. A busy file means that a foreign process writes to it, which it must not.
 _DISK: Final = {
-    sqlite3.SQLITE_FULL: "the disk is full: make room on it",
-    sqlite3.SQLITE_IOERR: "the disk fails: see the kernel's log",
-    sqlite3.SQLITE_READONLY: "it is read-only: mount it for writing, or mend the rights of the folder",
-    sqlite3.SQLITE_CANTOPEN: "its files cannot be opened for writing: look at the folder's rights and for room",
-    sqlite3.SQLITE_PERM: "its files may not be written: mend their rights",
+    sqlite3.SQLITE_FULL: "the disk is full: free some space",
+    sqlite3.SQLITE_IOERR: "the disk reports errors: see the kernel's log",
+    sqlite3.SQLITE_READONLY: "it is read-only: mount it for writing, or correct the permissions of the directory",
+    sqlite3.SQLITE_CANTOPEN: "its files cannot be opened for writing: check the directory's permissions and free space",
+    sqlite3.SQLITE_PERM: "its files are not writable: correct their permissions",
     sqlite3.SQLITE_BUSY: "another program writes to it: find it (`fuser`) and stop it",
     sqlite3.SQLITE_LOCKED: "another program writes to it: find it (`fuser`) and stop it",
 }
@@ -58,9 +58,9 @@ class SyncFailed(Fatal):
 def damaged(path: Path, what: str) -> Damaged:
     """The error for a corrupt file, with the remedy."""
     return Damaged(
-        f"{path} is damaged: {what}. It is left as it is. Stop the store, move {path.name}, {path.name}-wal and "
+        f"{path} is damaged: {what}. It was not changed. Stop the store, move {path.name}, {path.name}-wal and "
         f"{path.name}-shm elsewhere, copy a backup (`mesh store backup` makes them) to {path}, and start again; "
-        f"without a backup, `sqlite3 {path.name} .recover` shows what can be read"
+        f"without a backup, `sqlite3 {path.name} .recover` prints what can still be read"
     )
 
 
@@ -71,8 +71,9 @@ def translate(exc: sqlite3.Error, path: Path) -> MeshError | None:
         return None
     if code in _UNSYNCED:
         return SyncFailed(
-            f"{path}: the disk has failed to store what was written to it ({exc}); nothing is confirmed after that. "
-            "See the kernel's log (`dmesg`) for the disk's fault; started again, the store recovers what was confirmed",
+            f"{path}: the disk failed to store written data ({exc}); nothing is confirmed after that. "
+            "See the kernel's log (`dmesg`) for the cause; after a restart, the store recovers everything that "
+            "was confirmed",
             details={"path": str(path)},
         )
     primary = code & 0xFF
@@ -80,7 +81,7 @@ def translate(exc: sqlite3.Error, path: Path) -> MeshError | None:
         return damaged(path, str(exc))
     if primary in _DISK:
         return Unwritable(
-            f"{path} takes nothing now: {_DISK[primary]} ({exc}). Nothing was written; reading goes on",
+            f"{path} is read-only now: {_DISK[primary]} ({exc}). Nothing was written; reads still work",
             details={"path": str(path), "sqlite": str(getattr(exc, "sqlite_errorname", code))},
         )
     return None

@@ -262,7 +262,7 @@ class Ending:
         fed, waits, broken, _ = found
         how = "cancelled" if status == CANCELLED else "dead"
         if fed.status == WAITING:
-            self.fail(fed, "upstream", f"job {job.id} of {job.lane.name}, for which it waited, is {how}", "")
+            self.fail(fed, "upstream", f"job {job.id} of {job.lane.name}, on which it depends, is {how}", "")
         self._book.execute(_SQL["feed"], (waits, broken + 1, fed.extra, fed.seq))
         return fed if fed.status == WAITING else None
 

@@ -144,7 +144,7 @@ def _make(path: Path) -> None:
     except FileExistsError:
         return
     except OSError as exc:
-        raise SetupError(f"there is no store at {path} yet, and none can be made: {exc.strerror}") from exc
+        raise SetupError(f"there is no store at {path}, and none can be created: {exc.strerror}") from exc
 
 
 def _store_log(path: Path) -> str:
@@ -172,12 +172,11 @@ def _store_log(path: Path) -> str:
         os.fsync(fd)
     except OSError as exc:
         if exc.errno in (errno.ENOSPC, errno.EDQUOT):
-            return f"{log} cannot be stored: the disk is full, make room on it"
+            return f"{log} cannot be stored: the disk is full, free some space"
         if exc.errno == errno.EROFS:
             return ""
         raise SetupError(
-            f"{log} cannot be stored: {exc.strerror}. See the kernel's log (`dmesg`) for the disk's fault, "
-            "then start again"
+            f"{log} cannot be stored: {exc.strerror}. See the kernel's log (`dmesg`) for the cause, then start again"
         ) from exc
     finally:
         os.close(fd)
@@ -210,8 +209,8 @@ def _begin(connection: sqlite3.Connection, path: Path, mode: str) -> Opened:
         connection.execute("PRAGMA journal_mode = WAL").fetchall()
     if version > newest:
         raise SetupError(
-            f"{path} was written by a newer mesh: its schema is {version}, this version knows {newest}. "
-            "Install that version again, or restore a backup that this one can read"
+            f"{path} was written by a newer mesh: its schema is {version}, but this version supports {newest} at most. "
+            "Install the newer version again, or restore a backup that this version can read"
         )
     if version:
         _check_sound(connection, path)
@@ -219,14 +218,14 @@ def _begin(connection: sqlite3.Connection, path: Path, mode: str) -> Opened:
             # A restored backup is a single file without a log.
             connection.execute("PRAGMA journal_mode = WAL").fetchall()
     if version == newest:
-        reason = "" if mode == "rw" else "its disk takes nothing"
+        reason = "" if mode == "rw" else "its disk is read-only"
         return Opened(connection, *_probe(connection, path)) if not reason else Opened(connection, False, reason)
     try:
         migrate(connection, version)
     except sqlite3.Error as exc:
         raise SetupError(
-            f"{path}: its schema cannot be brought from {version} to {newest}: {exc}. Make room on the disk, or mend "
-            "its rights, and start again; the file is as it was"
+            f"{path}: its schema cannot be migrated from {version} to {newest}: {exc}. Free some space or correct its "
+            "permissions, and start again; the file was not changed"
         ) from exc
     return Opened(connection, True)
 
@@ -237,10 +236,10 @@ def _check_head(connection: sqlite3.Connection, path: Path) -> None:
         tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
         if tables:
             raise SetupError(
-                f"{path} is a database, but no store of mesh: name another folder in mesh.toml, [store] dir"
+                f"{path} is a database, but not a store of mesh: set another directory in mesh.toml, [store] dir"
             )
     elif connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
-        raise SetupError(f"{path} is a database of another program: name another folder in mesh.toml, [store] dir")
+        raise SetupError(f"{path} is a database of another program: set another directory in mesh.toml, [store] dir")
 
 
 def _check_sound(connection: sqlite3.Connection, path: Path) -> None:

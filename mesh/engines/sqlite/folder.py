@@ -43,8 +43,9 @@ class Folder:
             fd = os.open(self.dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as exc:
             raise SetupError(
-                f"the store's folder {self.dir} cannot be used: {exc.strerror}. Make room or mend the rights there, or "
-                "name another folder in mesh.toml, [store] dir"
+                f"the store's directory {self.dir} cannot be used: {exc.strerror}. Free some space or correct its "
+                "permissions, "
+                "or set another directory in mesh.toml, [store] dir"
             ) from exc
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -53,8 +54,8 @@ class Folder:
             if not isinstance(exc, BlockingIOError):
                 raise SetupError(f"{self.dir} cannot be locked: {exc.strerror}; use a local file system") from exc
             raise FolderTaken(
-                f"{self.dir} belongs to {self._owner()}: one store at a time has a folder. Stop that one, or name "
-                "another folder in mesh.toml, [store] dir"
+                f"{self.dir} is in use by {self._owner()}: a directory has one store at a time. Stop that one, or "
+                "set another directory in mesh.toml, [store] dir"
             ) from None
         self._fd = fd
         # On a read-only disk the store must still be readable.

@@ -329,13 +329,13 @@ class Guard:
     def _restore(self, path: str) -> str:
         if path == self._path:
             return (
-                f"if it was to be replaced by a backup: with the store stopped, remove {self._log_path} and "
+                f"to replace it by a backup: with the store stopped, remove {self._log_path} and "
                 f"{self._index_path}, copy the backup to {self._path} and start the store; otherwise move the "
                 "directory or the file back, or restore a backup"
             )
         return (
             "move the directory or the file back if it was moved, then check the data (`mesh store check`) and start "
-            f"the store; restore a backup if that check fails. A {os.path.basename(path)} that was put there is not "
+            f"the store; restore a backup if that check fails. A new {os.path.basename(path)} at this path is not "
             "the store's: remove it first"
         )
 

@@ -76,7 +76,7 @@ def expect(dir: Path) -> None:
         raise WrongStore(
             f"{dir} holds no store, but there was one before ({note_of(dir)} notes its id, {id}): nothing was started, "
             f"so that no empty store takes its place. Mount its disk, move the directory back, or copy a backup to "
-            f"{dir / FILE}; or begin with an empty store: `mesh store init --replace`"
+            f"{dir / FILE}; or start with an empty store: `mesh store init --replace`"
         )
 
 
@@ -104,8 +104,9 @@ def settle(connection: sqlite3.Connection, dir: Path, *, writable: bool, replace
             return ""
     if before and before != id and not replace:
         raise WrongStore(
-            f"{dir} holds the store {id or 'without an id'}, but before it held {before} ({note_of(dir)}). Put the "
-            "right directory, disk or backup in its place; or go on with what is there: `mesh store init --replace`"
+            f"{dir} holds the store {id or 'without an id'}, but previously it held {before} ({note_of(dir)}). Put the "
+            "right directory, disk or backup in its place; or continue with the present one: `mesh store init "
+            "--replace`"
         )
     if id and before != id:
         try:

@@ -55,13 +55,13 @@ class Settling:
             if job is None or job.attempt != each.attempt:
                 self._look_back(each)
                 if not alone:
-                    raise stale(each, f"it was settled as {each.verdict} before, and what was written then stands")
+                    raise stale(each, f"it was already acknowledged as {each.verdict}, and that result is kept")
                 job = None
             elif len(settlements) > 1:
                 before = said.setdefault(each.id, each)
                 if before is not each:
                     if before.verdict != each.verdict:
-                        raise stale(each, f"it was settled as {before.verdict} beside it")
+                        raise stale(each, f"the same unit also acknowledges it as {before.verdict}")
                     job = None
             seen.append((each, job))
         return seen
@@ -71,12 +71,12 @@ class Settling:
         self._flush()
         row = self._book.execute(_SQL["verdict"], (each.id,)).fetchone()
         if row is None:
-            raise stale(each, "the job is not known: it never was, or it was forgotten after its time")
+            raise stale(each, "the job is not known: the id is wrong, or it is past its retention")
         attempt, verdict, status = row
         if status != RUNNING and attempt == each.attempt and verdict:
             if verdict == VERDICTS[each.verdict]:
                 return
-            raise stale(each, f"it was settled as {_NAMES_OF_VERDICTS[verdict]}")
+            raise stale(each, f"it was already acknowledged as {_NAMES_OF_VERDICTS[verdict]}")
         stands = "forgotten" if status == FORGOTTEN else NAMES[status]
         raise stale(each, f"it is {stands} now (attempt {attempt})")
 

@@ -49,7 +49,7 @@ class Waiting(asyncio.Future[JobInfo]):
     def expire(self) -> None:
         """The timeout is over."""
         if not self.done():
-            self.set_exception(DeadlineExceeded(f"job {self.job} was not over within {self.timeout_s:.3g} s"))
+            self.set_exception(DeadlineExceeded(f"job {self.job} did not end within {self.timeout_s:.3g} s"))
 
 
 class Watching:
@@ -107,7 +107,7 @@ class Watching:
         await asyncio.gather(*tasks, return_exceptions=True)
         for waiting in [each for others in self._waiting.values() for each in others]:
             if not waiting.done():
-                waiting.set_exception(Unavailable("this engine was closed before the job was over"))
+                waiting.set_exception(Unavailable("this engine was closed before the job ended"))
 
     # --- here ---------------------------------------------------------------------------------------------------
 
@@ -133,7 +133,7 @@ class Watching:
             for waiting in self._take(job):
                 if not waiting.done():
                     waiting.set_exception(
-                        UnknownJob(f"there is no job {job}: it never was, or it was forgotten after its time")
+                        UnknownJob(f"there is no job {job}: the id is wrong, or the job is past its retention")
                     )
 
     def _refused(self, jobs: Sequence[str], error: Forbidden) -> None:
