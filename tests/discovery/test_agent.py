@@ -120,7 +120,7 @@ async def test_without_a_hub_a_process_goes_on(world, make):
     assert not worker.synced
     status = worker.hubs_status()[0]
     assert status.failures > 25
-    assert "no process listens" in status.reason
+    assert "mem://" in status.reason
 
     await world.hub()
     await world.clock.advance(1.1)
@@ -408,7 +408,7 @@ async def test_a_hub_that_accepts_and_says_nothing_is_given_up(world):
     await world.clock.advance(1.9)
     assert reader.hubs_status()[0].link == "greeting"
     await world.clock.advance(0.2)
-    assert reader.hubs_status()[0].reason == "no welcome within 2 s"
+    assert "2 s" in reader.hubs_status()[0].reason
     await world.clock.advance(1.0)
     assert len(Silent.lost_for) == 1
 

@@ -279,7 +279,7 @@ async def test_tasks_that_no_worker_knows_are_dead_after_a_while(tmp_path: Path)
         info = await place.engine.jobs.find("j3", timeout_s=1.0)
         assert info is not None
         assert (info.status, info.reason) == ("dead", "unknown")
-        assert "idle has no tasks at all" in info.error
+        assert "idle" in info.error
         assert await place.status("j2") == ("ready", 0, 0)
 
 
