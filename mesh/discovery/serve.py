@@ -92,7 +92,7 @@ async def _publish(hub: Hub, recorder: Recorder, settings: Settings) -> None:
             failed = False
         except OSError as exc:
             if not failed:
-                log.warning("metrics.unpublished", error=str(exc))
+                log.warning("metrics.publish_failed", error=str(exc))
             failed = True
         await asyncio.sleep(EVERY_S)
 

@@ -112,7 +112,7 @@ class WorkView:
             return self._jobs(sources[0])
         found = await self._search(id)
         if found is None:
-            raise UnknownJob(f"no job has the id {id}: the id is wrong, or the job is past its retention")
+            raise UnknownJob(f"no job has the id {id}: it never existed, or its retention is over")
         return found[0]
 
     async def _queues(self, engine: Engine) -> list[QueueInfo]:

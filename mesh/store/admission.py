@@ -108,7 +108,7 @@ class Admission:
             elif unknown:
                 # Rejected, because the job could become known and leased before the unit runs: a defer that is queued
                 # before it makes the job.
-                lost = f"job {unknown[0][:80]} is not known: the id is wrong, or the job is past its retention"
+                lost = f"job {unknown[0][:80]} is not known: it never existed, or its retention is over"
                 refused[place] = Outcome(error=LeaseLost(lost, details={"job": unknown[0][:80]}).to_wire())
             unknown.clear()
         return refused

@@ -73,7 +73,7 @@ class WatchMetrics:
             self._failed = False
         except OSError as exc:
             if not self._failed:
-                log.warning("metrics.unpublished", error=str(exc))
+                log.warning("metrics.publish_failed", error=str(exc))
             self._failed = True
 
     def _count(self, name: str, help: str, process: str, **labels: str) -> None:

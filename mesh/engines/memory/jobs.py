@@ -79,7 +79,7 @@ class Jobs:
         """
         job = self.find(id)
         if job is None:
-            raise UnknownJob(f"no job {id} is known: the id is wrong, or the job is past its retention")
+            raise UnknownJob(f"no job {id} is known: it never existed, or its retention is over")
         return job
 
     def queue(self, name: str) -> QueueState:

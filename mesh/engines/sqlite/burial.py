@@ -53,7 +53,7 @@ class Burial:
         book = self._book
         row = book.execute(_SQL["by_id"], (id,)).fetchone()
         if row is None or row[3] == FORGOTTEN:
-            raise UnknownJob(f"no job {id} is known: the id is wrong, or the job is past its retention")
+            raise UnknownJob(f"no job {id} is known: it never existed, or its retention is over")
         job = self._ending.job(row)
         if job.status < RUNNING:
             self._ending.end(job, CANCELLED)

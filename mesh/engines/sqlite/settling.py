@@ -71,7 +71,7 @@ class Settling:
         self._flush()
         row = self._book.execute(_SQL["verdict"], (each.id,)).fetchone()
         if row is None:
-            raise stale(each, "the job is not known: the id is wrong, or it is past its retention")
+            raise stale(each, "the job is not known: it never existed, or its retention is over")
         attempt, verdict, status = row
         if status != RUNNING and attempt == each.attempt and verdict:
             if verdict == VERDICTS[each.verdict]:

@@ -278,7 +278,7 @@ class Turn:
         self._rooms.burial.cancel(id)
         info = self._rooms.jobs.find(id, self.wall, forgotten=id in self.over)
         if info is None:
-            raise UnknownJob(f"no job {id} is known: it is past its retention")
+            raise UnknownJob(f"no job {id} is known: its retention is over")
         return info
 
     def requeue(self, queue: str, ids: Sequence[str] = (), *, limit: int = 1000) -> int:

@@ -133,7 +133,7 @@ class Watching:
             for waiting in self._take(job):
                 if not waiting.done():
                     waiting.set_exception(
-                        UnknownJob(f"there is no job {job}: the id is wrong, or the job is past its retention")
+                        UnknownJob(f"there is no job {job}: it never existed, or its retention is over")
                     )
 
     def _refused(self, jobs: Sequence[str], error: Forbidden) -> None:
