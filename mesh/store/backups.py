@@ -49,8 +49,7 @@ class Backups:
         if not _NAME.fullmatch(name):
             raise BadRequest(
                 f"{name[:100]!r} is not a valid name of a backup: use letters, digits and . _ - (200 at most, no "
-                "directory). It is "
-                f"written to {self._directory}, which is set by [store] backups"
+                f"directory). It is written to {self._directory}, which is set by [store] backups"
             )
         if name in self._making:
             raise BadRequest(f"backup {name!r} is already being made")

@@ -58,7 +58,7 @@ class Deaths:
             self._sessions.forget(session)
             self._ended(session)
             tell = log.warning if held else log.info
-            tell("a worker has ended", session=session, reason=why, tasks_for_others=held)
+            tell("session.ended", session=session, reason=why, tasks_for_others=held)
         self._over.clear()
 
     def undone(self) -> None:

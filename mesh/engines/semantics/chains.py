@@ -22,8 +22,7 @@ def check_feeds(tasks: Sequence[NewTask]) -> None:
         if task.waits != fed[task.id]:
             raise BadRequest(
                 f"task {task.id} of {task.queue} waits for {task.waits} other tasks, but {fed[task.id]} earlier "
-                "tasks of "
-                "its unit name it as their next task"
+                "tasks of its unit name it as their next task"
             )
         fed.pop(task.id, None)
         if task.feeds:

@@ -44,8 +44,7 @@ class Folder:
         except OSError as exc:
             raise SetupError(
                 f"the store's directory {self.dir} cannot be used: {exc.strerror}. Free some space or correct its "
-                "permissions, "
-                "or set another directory in mesh.toml, [store] dir"
+                "permissions, or set another directory in mesh.toml, [store] dir"
             ) from exc
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
