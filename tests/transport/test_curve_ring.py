@@ -159,7 +159,7 @@ def test_a_secret_may_stand_elsewhere(keys: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("ORDERS_KEY", "hunter2")
     with pytest.raises(BadKeys) as caught:
         ring_for(settings, "orders", "host-1")
-    assert caught.value.message == "keys.secret is not 64 hexadecimal digits"
+    assert "keys.secret" in caught.value.message
     monkeypatch.delenv("ORDERS_KEY")
     with pytest.raises(BadKeys, match="ORDERS_KEY"):
         ring_for(settings, "orders", "host-1")
