@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import inspect
 import re
@@ -136,3 +137,31 @@ def test_a_public_name_has_an_example_or_a_link(name: str):
     """So that a reader knows how to go on."""
     text = inspect.getdoc(getattr(mesh, name)) or ""
     assert re.search(r"::$|>>>|`[^`]*[(\[@.][^`]*`|docs/\w+\.md|Example", text, re.MULTILINE), name
+
+
+# --- log events ---------------------------------------------------------------------------------------
+
+
+def _logged() -> set[str]:
+    """The heads of all log lines in mesh that are written as they are."""
+    found = set()
+    for path in (ROOT / "mesh").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Attribute)
+                and node.func.attr in ("debug", "info", "warning", "error", "exception", "critical")
+                and "log" in str(getattr(node.func.value, "id", getattr(node.func.value, "attr", ""))).lower()
+                and node.args
+                and isinstance(node.args[0], ast.Constant)
+            ):
+                found.add(str(node.args[0].value))
+    return found
+
+
+def test_every_log_line_is_an_event_that_the_guide_explains():
+    """A stable name, `area.happened`, in the tables of "Log events"."""
+    events = _logged()
+    assert {each for each in events if not re.fullmatch(r"[a-z_]+\.[a-z_]+", each)} == set()
+    guide = (ROOT / "docs/operating.md").read_text().partition("## Log events")[2]
+    assert events - set(re.findall(r"`([a-z_]+\.[a-z_]+)`", guide)) == set()
