@@ -1,7 +1,7 @@
 """The child of `mesh dev`: hub, store, gateway and workers on one event loop.
 
 Owns: which services run, and the order of starting and stopping.
-Leaves to others: each part (discovery.hub, store.service, gateway.app, service.worker), restarting (reload).
+Leaves to others: each part (discovery.hub, store.service, gateway.app, worker.worker), restarting (reload).
 
 Start: hub → store, workers and gateway side by side. Stop: gateway → workers → store → hub, as under supervisor.
 """
