@@ -203,7 +203,7 @@ def test_logs_are_followed(project):
         first = following.stdout.readline()
         following.send_signal(signal.SIGINT)
         following.wait(60)
-    assert re.match(r"\d\d:\d\d:\d\d\.\d{3} greeting_0  draining ", first)
+    assert re.match(r"\d\d:\d\d:\d\d\.\d{3} greeting_0  worker\.draining ", first)
 
 
 def test_top_once_and_as_json(project):

@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 def command(keys: tuple[str, ...], about: bool) -> None:
     """Show each setting, its value, and the source of the value.
 
-    A KEY is a dotted name, or the beginning of one: `gateway.port`, `calls`. Without a KEY, and for `interceptors`, the
-    interceptors of each service follow, the outermost first; for that, the services of mesh.toml are imported.
+    A KEY is a dotted name, or the beginning of one: `gateway.port`, `calls`. `mesh config interceptors` also lists the
+    interceptors of each service, the outermost first; for that, the services of mesh.toml are imported.
     """
     from mesh.config import find_file, origins
 
     rows = origins()
-    rows += _chains(keys, rows)
+    rows += _chains(keys)
     if keys:
         known = {row.key for row in rows}
         for key in keys:
@@ -46,9 +46,10 @@ def command(keys: tuple[str, ...], about: bool) -> None:
         note("there is no mesh.toml here or above; these are the defaults and the environment")
 
 
-def _chains(keys: tuple[str, ...], rows: list[Origin]) -> list[Origin]:
-    """A row for each chain of interceptors."""
-    if keys and not any(key.partition(".")[0] == "interceptors" for key in keys):
+def _chains(keys: tuple[str, ...]) -> list[Origin]:
+    """A row for each chain of interceptors, when they are asked for. The import of a service may take long, or hang; all
+    other keys are shown in any case."""
+    if not any(key.partition(".")[0] == "interceptors" for key in keys):
         return []
     from mesh.cli import setting
     from mesh.cli.chains import chains
