@@ -47,7 +47,7 @@ def command(keys: tuple[str, ...], about: bool) -> None:
 
 
 def _chains(keys: tuple[str, ...]) -> list[Origin]:
-    """A row for each chain of interceptors, when they are asked for. The import of a service may take long, or hang; all
+    """A row for each chain of interceptors, when they are asked for. The import of a service may take long or hang; all
     other keys are shown in any case."""
     if not any(key.partition(".")[0] == "interceptors" for key in keys):
         return []
