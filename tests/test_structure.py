@@ -36,7 +36,7 @@ def _imports(path: Path, modules: dict[str, Path]) -> set[str]:
 
 
 def test_no_modules_import_each_other():
-    """Not even for type checkers: whoever reads a module finds what it needs below it."""
+    """Not even for type checkers: a module can be read with the modules below it alone."""
     modules = _modules()
     graph = {name: _imports(path, modules) - {name} for name, path in modules.items() if name != "mesh"}
     try:

@@ -53,6 +53,7 @@ class CallContext:
     meta: dict[str, str]
     carried: Values | None
 
+    # A property here, because a subclass may compute it; each subclass has it, as a field or as a property.
     @property
     def user(self) -> str:
         raise NotImplementedError
@@ -92,7 +93,7 @@ class CallContext:
     def baggage(self) -> Mapping[str, str]:
         """The entries of the W3C baggage, as a new map: `context.baggage = {**context.baggage, "plan": "free"}`.
 
-        A baggage comes from whoever sent the first request, unchecked: do not decide on access by it.
+        A baggage comes from the sender of the first request, unchecked: do not decide on access by it.
 
         Raises:
             BadArguments: when assigned: a key is no token, a value is no text, or there is too much of it.
