@@ -207,7 +207,15 @@ def begin_trace() -> str:
 traces.begin_with(begin_trace)
 
 
+def inherited(deadline_at: float) -> float:
+    """The deadline of work that the current work causes: `deadline_at`, or that of the current work when it is earlier.
+
+    (The client compares by itself: it has the context in hand for the trace as well.)
+    """
+    call = CURRENT.get()
+    return deadline_at if call is None or call.deadline_at >= deadline_at else call.deadline_at
+
+
 def patience(now: float, most_s: float) -> float:
     """Seconds to wait: `most_s`, or the time left for the call being answered when that is less; at least 0."""
-    call = CURRENT.get()
-    return most_s if call is None else max(0.0, min(most_s, call.deadline_at - now))
+    return max(0.0, inherited(now + most_s) - now)

@@ -17,7 +17,7 @@ from typing import Any, Final, Protocol
 
 from mesh.calls.answers import decode_any
 from mesh.calls.client import Client
-from mesh.calls.context import CURRENT
+from mesh.calls.context import CURRENT, inherited
 from mesh.calls.expiry import Expiries
 from mesh.calls.interceptors import Hook, OutgoingCall, Proceed, compose
 from mesh.calls.options import NO_OPTIONS, CallOptions
@@ -137,10 +137,7 @@ class InterceptedClient:
     def _outgoing(
         self, target: str, body: Any, encoding: int, options: CallOptions, decode: Decode, stream: bool
     ) -> OutgoingCall:
-        context = CURRENT.get()
-        deadline_at = self._now() + self._client.timeout_of(target, options.timeout, stream=stream)
-        if context is not None and context.deadline_at < deadline_at:
-            deadline_at = context.deadline_at
+        deadline_at = inherited(self._now() + self._client.timeout_of(target, options.timeout, stream=stream))
         return OutgoingCall(
             target,
             body,
@@ -153,7 +150,7 @@ class InterceptedClient:
             options.trace,
             decode,
             stream,
-            context,
+            CURRENT.get(),
         )
 
     async def _send(self, call: OutgoingCall) -> Any:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar, cast
 
 from mesh.calls.answers import decode_any
-from mesh.calls.context import CURRENT
+from mesh.calls.context import inherited
 from mesh.clock import Clock
 from mesh.errors import DeadlineExceeded, JobCancelled, JobFailed, SetupError, UnknownJob
 from mesh.protocol.messages import MSGPACK
@@ -119,9 +119,7 @@ class Job(Generic[T]):
         clock = self._desk.clock
         now = clock.now()
         until = math.inf if timeout is None else now + span(self.queue or "job", "timeout", timeout, zero=True)
-        call = CURRENT.get()
-        if call is not None:
-            until = min(until, call.deadline_at)
+        until = inherited(until)
         while True:
             left_s = until - clock.now()
             try:

@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from mesh.calls.context import CURRENT
+from mesh.calls.context import inherited
 from mesh.calls.options import CallOptions
 from mesh.clock import Clock
 from mesh.engines.sqlite.messages import SERVICE, encode
@@ -110,10 +110,7 @@ class Line:
         """
         body = encode(args)
         now = self._clock.now()
-        deadline_at = now + timeout_s
-        outer = CURRENT.get()
-        if outer is not None and outer.deadline_at < deadline_at:
-            deadline_at = outer.deadline_at
+        deadline_at = inherited(now + timeout_s)
         doubt: Uncertain | None = None
         failures = 0
         while True:

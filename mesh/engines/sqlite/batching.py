@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from contextvars import Context
 from typing import Any, Final
 
-from mesh.calls.context import CURRENT
+from mesh.calls.context import inherited
 from mesh.calls.expiry import Expiries
 from mesh.calls.options import CallOptions
 from mesh.clock import Clock, Timer
@@ -120,9 +120,7 @@ class Batcher:
         deadline_at = now + timeout_s
         if not unit.settle:
             # An acknowledgement is useful even after the attempt's own deadline.
-            outer = CURRENT.get()
-            if outer is not None and outer.deadline_at < deadline_at:
-                deadline_at = outer.deadline_at
+            deadline_at = inherited(deadline_at)
         commit.deadline_at = deadline_at
         if self._closed:
             commit.set_exception(Unavailable("this engine is closed"))
