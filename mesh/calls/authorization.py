@@ -10,7 +10,7 @@ from typing import Final
 
 from mesh.calls.running import Conversation
 from mesh.errors import Forbidden
-from mesh.policy.access import Access, remedy
+from mesh.policy.access import Access, name_of, remedy
 from mesh.telemetry.logs import get_logger
 from mesh.telemetry.metrics import Recorder
 
@@ -24,10 +24,8 @@ OTHERS: Final = "(others)"
 
 
 def caller_of(conversation: Conversation) -> str:
-    """The caller's name for the rules: the name of the key that it proved to hold, or, on links without keys, the role
-    in the identity that it claims ("gateway" of "gateway-3f9ac2d1")."""
-    identity = conversation.callee.peer
-    return conversation.channel.user or identity.rpartition("-")[0] or identity
+    """The caller's name in the rules."""
+    return name_of(conversation.channel.user, conversation.callee.peer)
 
 
 class Door:

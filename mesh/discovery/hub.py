@@ -21,7 +21,7 @@ from mesh.discovery.record import Instance
 from mesh.discovery.registry import Counts, News, Registry
 from mesh.discovery.shapes import Shapes
 from mesh.errors import Forbidden, MeshError, ProtocolViolation, SetupError, TooLarge
-from mesh.policy.access import Access
+from mesh.policy.access import Access, name_of
 from mesh.protocol.allowance import FRAME, Allowance, Flood
 from mesh.protocol.codec import Reader, Writer
 from mesh.protocol.link import ACCEPTOR, CONNECTED, LOST, Link, check_version, step
@@ -313,7 +313,7 @@ class Peer:
         hub.tell_soon()
 
     def _check_serving(self, access: Access, records: list[Instance]) -> None:
-        worker = self._channel.user or self.name.rpartition("-")[0] or self.name
+        worker = name_of(self._channel.user, self.name)
         for record in records:
             if not access.may_serve(worker, record.service):
                 raise Forbidden(

@@ -30,7 +30,7 @@ from mesh.node.call_verbs import CallVerbs
 from mesh.node.control import CONTROL_LIMIT, control_methods
 from mesh.node.durable import Durable
 from mesh.node.rpc import Rpc
-from mesh.policy.access import Access
+from mesh.policy.access import Access, role_of
 from mesh.service.interceptors import Interceptors
 from mesh.service.service import OWN, Service
 from mesh.service.verbs import DurableVerbs
@@ -84,7 +84,7 @@ class Node(CallVerbs, DurableVerbs):
         self.recorder = Recorder(self.clock)
         self.rng = rng or random.Random()
         # The role ("orders" in "orders-3f9ac2d1") determines the key of this process.
-        role = self.identity.rpartition("-")[0] or self.identity
+        role = role_of(self.identity)
         self.transport = transport or from_settings(settings, role, self.recorder)
         self.agent = Agent(
             self.transport,

@@ -97,6 +97,21 @@ class Access:
         return self.may_serve(worker, service)
 
 
+def role_of(identity: str) -> str:
+    """The role in an identity: "gateway" of "gateway-3f9ac2d1"; an identity without a number is a role itself."""
+    return identity.rpartition("-")[0] or identity
+
+
+def name_of(user: str, identity: str) -> str:
+    """The name of a process in the rules.
+
+    Args:
+        user: the name of the key that it proved to hold; "" on links without keys.
+        identity: the identity that it claims; its role counts where it proved nothing.
+    """
+    return user or role_of(identity)
+
+
 def is_one(caller: str, names: Iterable[str]) -> bool:
     """Whether a name or pattern matches this caller, with or without its "@host"."""
     return matches_any(names, caller) or matches_any(names, caller.partition("@")[0])

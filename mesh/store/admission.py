@@ -22,7 +22,7 @@ from mesh.engines.authorization import OPERATIONS, Authorization, Refusal
 from mesh.engines.contract import Outcome, Unit
 from mesh.engines.sqlite.core import Core
 from mesh.errors import LeaseLost, SetupError
-from mesh.policy.access import Access
+from mesh.policy.access import Access, name_of
 from mesh.store.dispatch import Dispatch
 from mesh.store.sessions import Sessions
 from mesh.store.watches import Watch, Watches
@@ -82,16 +82,16 @@ class Admission:
         """Raises:
         Forbidden: the caller is not authorized for one of these names.
         """
-        self._authorization.check(name_of(current()), operation, *names)
+        self._authorization.check(caller_of(current()), operation, *names)
 
     def shown(self, operation: str) -> Callable[[str], bool]:
         """A predicate for the names that a listing may show to the caller."""
-        caller = name_of(current())
+        caller = caller_of(current())
         return lambda name: self._authorization.shown(caller, operation, name)
 
     def refusals(self, units: Sequence[Unit]) -> dict[int, Outcome]:
         """The outcomes of rejected units by their index: those for which the caller is not authorized."""
-        caller = name_of(current())
+        caller = caller_of(current())
         refused: dict[int, Outcome] = {}
         unknown: list[str] = []
 
@@ -121,7 +121,7 @@ class Admission:
         Raises:
             Forbidden: the caller may not subscribe, or another caller owns the session.
         """
-        caller = name_of(current())
+        caller = caller_of(current())
         self._check_owner(caller, offer.session)
         found = self._authorization.offer(caller, offer)
         if found is not None:
@@ -136,7 +136,7 @@ class Admission:
         Raises:
             Forbidden: another caller owns it.
         """
-        self._check_owner(name_of(current()), session)
+        self._check_owner(caller_of(current()), session)
 
     def _check_owner(self, caller: str, session: str) -> None:
         owner = self._owners.get(session)
@@ -169,7 +169,7 @@ class Admission:
         Raises:
             Forbidden: another caller has a watch of this name.
         """
-        caller = name_of(current())
+        caller = caller_of(current())
         self.watch(self._watches.find(name))
         return self._watches.open(name, caller)
 
@@ -179,7 +179,7 @@ class Admission:
         Raises:
             Forbidden: another caller owns it.
         """
-        caller = name_of(current())
+        caller = caller_of(current())
         if watch is not None and watch.owner != caller:
             raise self._authorization.stranger(caller, watch.name)
 
@@ -225,8 +225,6 @@ def check_table(methods: Sequence[str]) -> None:
         raise SetupError(f"engines.authorization.OPERATIONS does not say what is authorized for: {', '.join(missing)}")
 
 
-def name_of(call: CallContext | None) -> str:
-    """The name of a caller in the rules; the same as in calls.authorization."""
-    if call is None:
-        return ""
-    return call.user or call.caller.rpartition("-")[0] or call.caller
+def caller_of(call: CallContext | None) -> str:
+    """The caller's name in the rules; "" outside of a call."""
+    return name_of(call.user, call.caller) if call is not None else ""
