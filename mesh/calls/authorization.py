@@ -28,7 +28,7 @@ def caller_of(conversation: Conversation) -> str:
     return name_of(conversation.channel.user, conversation.callee.peer)
 
 
-class Door:
+class CallAuthorization:
     """Authorization of the calls to one worker."""
 
     def __init__(self, access: Access, recorder: Recorder, identity: str) -> None:

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Iterable
 from typing import Any, Final
 
-from mesh.calls.authorization import Door
+from mesh.calls.authorization import CallAuthorization
 from mesh.calls.handling import BY_CALLER, CALLER_GONE, DEADLINE, STOPPING, Handling
 from mesh.calls.method import Method
 from mesh.calls.offload import Offload
@@ -61,7 +61,7 @@ class Conversation:
         self.callee = callee
         self.allowance = Allowance()
         self.running: dict[int, Running] = {}
-        #: Decisions of the door on this caller, by target; empty without [access].
+        #: Decisions of `[access]` on this caller, by target; empty without [access].
         self.permits: dict[str, Forbidden | None] = {}
 
     def opened(self) -> None:
@@ -146,7 +146,7 @@ class Server:
         self._widowed: set[Conversation] = set()
         self._drained: asyncio.Future[None] | None = None
         self.leaving: str | None = None
-        self._door = Door(access, recorder, identity) if access is not None else None
+        self._authorization = CallAuthorization(access, recorder, identity) if access is not None else None
         self.handling = Handling(
             clock=clock,
             identity=identity,
@@ -171,8 +171,8 @@ class Server:
         for method in methods:
             stats = self._recorder.method("server", method.service, method.name)
             self._hosted[method.target] = Hosted(method, gate, stats)
-            if self._door is not None:
-                self._door.services.add(method.service)
+            if self._authorization is not None:
+                self._authorization.services.add(method.service)
         return gate
 
     async def start(self, endpoint: str) -> str:
@@ -212,8 +212,8 @@ class Server:
     def start_one(self, conversation: Conversation, message: list[Any]) -> None:
         """Admit a call or stream: start it, queue it, or refuse it."""
         hosted = self._hosted.get(message[2])
-        if self._door is not None:
-            forbidden = self._door.refusal(conversation, message[2])
+        if self._authorization is not None:
+            forbidden = self._authorization.refusal(conversation, message[2])
             if forbidden is not None:
                 if hosted is not None:
                     hosted.stats.begin()

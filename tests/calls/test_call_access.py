@@ -130,7 +130,7 @@ async def test_without_access_everybody_may_call_everything():
         (worker,) = m.workers(Ledger)
         server = worker.node.server
         assert server is not None
-        assert server._door is None
+        assert server._authorization is None
         assert all(conversation.permits == {} for conversation in server._conversations)
 
 
