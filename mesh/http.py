@@ -14,12 +14,14 @@ Owns: the public names; re-exports only. docs/http.md describes them.
 """
 
 from mesh.calls.http_response import Response, SetCookie, delete_cookie, redirect
+from mesh.service.edge_options import EdgeOptions, roles, scopes
 from mesh.service.http_routes import delete, get, patch, post, put
 from mesh.service.http_sources import Body, Cookie, Field, Header, Query
 
 __all__ = [
     "Body",
     "Cookie",
+    "EdgeOptions",
     "Field",
     "Header",
     "Query",
@@ -32,4 +34,6 @@ __all__ = [
     "post",
     "put",
     "redirect",
+    "roles",
+    "scopes",
 ]

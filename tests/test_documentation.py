@@ -14,7 +14,7 @@ import pytest
 import mesh
 import mesh.testing
 from mesh.cli.main import COMMANDS
-from mesh.config.entries import ENTRIES, SERVICE
+from mesh.config.entries import ENTRIES, SERVICE, variable_of
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
@@ -43,7 +43,7 @@ def test_every_setting_is_listed(reference: ModuleType):
     page = reference.settings()
     for table, entries in ENTRIES.items():
         for key in entries:
-            assert f"`MESH_{table.upper()}_{key.upper()}`" in page
+            assert f"`{variable_of(table, key)}`" in page
     section = page[page.index("## [services.NAME]") :]
     assert all(f"| `{key}` |" in section for key in SERVICE)
 

@@ -141,7 +141,7 @@ def _table(head: tuple[str, ...], rows: list[tuple[object, ...]]) -> list[str]:
 
 def settings() -> str:
     """Every key of mesh.toml."""
-    from mesh.config.entries import ENTRIES, SERVICE, TABLES
+    from mesh.config.entries import ENTRIES, SERVICE, TABLES, variable_of
     from mesh.config.settings import ServiceSettings
 
     #: Defaults that depend on the machine or the project.
@@ -161,7 +161,7 @@ def settings() -> str:
             (
                 f"`{key}`",
                 f"`{own.get(f'{name}.{key}') or _shown(entry.kind.show(getattr(made, entry.attribute)))}`",
-                f"`MESH_{name.upper()}_{key.upper()}`",
+                f"`{variable_of(name, key)}`",
                 entry.about,
             )
             for key, entry in entries.items()

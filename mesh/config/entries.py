@@ -39,12 +39,18 @@ def entries_of(table: type[msgspec.Struct]) -> dict[str, Entry]:
     return found
 
 
-#: The tables with fixed keys. [services] has keys that users choose, and [access] is read by config.access.
-TABLES: Final[dict[str, type[msgspec.Struct]]] = {
-    name: hint
-    for name, hint in get_type_hints(Settings).items()
-    if isinstance(hint, type) and issubclass(hint, msgspec.Struct)
-}
+def _tables(of: type[msgspec.Struct], prefix: str = "") -> dict[str, type[msgspec.Struct]]:
+    found: dict[str, type[msgspec.Struct]] = {}
+    for name, hint in get_type_hints(of).items():
+        if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
+            found[prefix + name] = hint
+            found |= _tables(hint, f"{prefix}{name}.")
+    return found
+
+
+#: The tables with fixed keys, those inside of others too: "gateway", "gateway.tls". [services] has keys that users
+#: choose, and [access] is read by config.access.
+TABLES: Final = _tables(Settings)
 #: table -> key -> its entry.
 ENTRIES: Final = {name: entries_of(table) for name, table in TABLES.items()}
 #: The keys of each [services.NAME].
@@ -53,5 +59,15 @@ SERVICE: Final = entries_of(ServiceSettings)
 
 def kind_of(dotted: str) -> Kind:
     """The kind of a key such as "links.heartbeat"."""
-    table, _, key = dotted.partition(".")
+    table, _, key = dotted.rpartition(".")
     return ENTRIES[table][key].kind
+
+
+def inner(table: str) -> list[str]:
+    """The names of the tables directly inside of a table: ["tls"] of "gateway"."""
+    return [name.rpartition(".")[2] for name in TABLES if name.rpartition(".")[0] == table]
+
+
+def variable_of(table: str, key: str) -> str:
+    """The environment variable of a key: MESH_GATEWAY_TLS_FILES."""
+    return f"MESH_{table}_{key}".replace(".", "_").upper()

@@ -22,7 +22,7 @@ from mesh.config.access import AccessSettings, read_access
 from mesh.config.complaints import no_such, not_toml
 from mesh.config.cross_checks import contradictions
 from mesh.config.engine_tables import PREFIX, EngineTables, Reading
-from mesh.config.entries import ENTRIES, SERVICE, TABLES, Entry
+from mesh.config.entries import ENTRIES, SERVICE, TABLES, Entry, inner, variable_of
 from mesh.config.origins import Origin, listed
 from mesh.config.places import Key, places
 from mesh.config.secrets import HIDDEN, marked
@@ -188,8 +188,8 @@ class _Loading:
                 self._file_services(table)
             elif name == "access":
                 self._file_access(table)
-            elif name not in TABLES:
-                known = [*TABLES, "services", "access"]
+            elif name not in TABLES or "." in name:
+                known = [*inner(""), "services", "access"]
                 self._problem(self._at((name,)), name, no_such("table", name, known))
             elif not isinstance(table, dict):
                 self._problem(self._at((name,)), name, f"must be a table: write [{name}] and its keys below it")
@@ -201,7 +201,21 @@ class _Loading:
                         if isinstance(value, dict) and key not in ENTRIES[name]
                     }
                     table = {key: value for key, value in table.items() if key not in self.engines.file}
-                self._file_table((name,), table, ENTRIES[name], self.values[name])
+                self._file_tables((name,), table)
+
+    def _file_tables(self, prefix: Key, table: Mapping[str, Any]) -> None:
+        """Read a table and the tables inside of it."""
+        name = ".".join(prefix)
+        nested = inner(name)
+        for key in nested:
+            if key in table and not isinstance(table[key], dict):
+                self._problem(
+                    self._at((*prefix, key)), f"{name}.{key}", f"must be a table: write [{name}.{key}] and its keys"
+                )
+            elif key in table:
+                self._file_tables((*prefix, key), table[key])
+        own = {key: value for key, value in table.items() if key not in nested}
+        self._file_table(prefix, own, ENTRIES[name], self.values[name])
 
     def _file_table(
         self, prefix: Key, table: Mapping[str, Any], entries: Mapping[str, Entry], into: dict[str, Any]
@@ -295,7 +309,7 @@ class _Loading:
 
     def _read_env(self) -> None:
         by_variable = {
-            f"MESH_{table}_{key}".upper(): (table, key, entry)
+            variable_of(table, key): (table, key, entry)
             for table, entries in ENTRIES.items()
             for key, entry in entries.items()
         }
@@ -308,7 +322,7 @@ class _Loading:
             elif variable.startswith(PREFIX):
                 self.engines.variables[variable] = self.env[variable]
             # Other programs may use the prefix MESH_; a name that begins with one of the tables is meant for mesh.
-            elif variable.startswith(tuple(f"MESH_{table}_".upper() for table in TABLES)):
+            elif variable.startswith(tuple(variable_of(table, "") for table in TABLES)):
                 self.problems.append(f"{variable}: no key has this name{suggestion(variable, by_variable)}")
 
     def _env_service(self, variable: str) -> None:
@@ -336,10 +350,11 @@ class _Loading:
             if value is None:
                 continue
             table, _, key = dotted.partition(".")
-            entries = ENTRIES.get(table, {})
             if table == "engines" and "." in key:
                 self.engines.flags[key] = value
                 continue
+            table, _, key = dotted.rpartition(".")
+            entries = ENTRIES.get(table, {})
             # Code may use either name: the key of the file or the attribute with its unit.
             key = next((k for k, entry in entries.items() if entry.attribute == key), key)
             if key not in entries:
@@ -405,6 +420,9 @@ class _Loading:
     def _problem(self, place: str, dotted: str, what: str) -> None:
         self.problems.append(f"{place}: {dotted}: {what}")
 
+    def _built(self, name: str) -> Any:
+        return TABLES[name](**self.values[name], **{key: self._built(f"{name}.{key}") for key in inner(name)})
+
     def build(self) -> Settings:
         """The settings, without the wrong values. Adds contradictions to `problems`."""
         values = self.values
@@ -420,7 +438,7 @@ class _Loading:
         calls = TABLES["calls"](**values["calls"])
         limits = {key: getattr(calls, key) for key in ("concurrency", "queue", "prefer_local")}
         settings = Settings(
-            **{name: table(**values[name]) for name, table in TABLES.items()},  # type: ignore[arg-type]
+            **{name: self._built(name) for name in inner("")},
             services={name: ServiceSettings(**(limits | own)) for name, own in self.services.items()},
             access=self.access,
             root=self.root,

@@ -6,6 +6,7 @@ Owns: the rows. Leaves to others: reading the settings and recording their origi
 from __future__ import annotations
 
 from collections.abc import Mapping
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from mesh.config.entries import ENTRIES, SERVICE, Entry, entries_of
@@ -49,7 +50,7 @@ def listed(settings: Settings, sources: Mapping[str, str]) -> list[Origin]:
             add(f"{prefix}.{key}", value, entry.kind.show(value), entry.about)
 
     for name, entries in ENTRIES.items():
-        add_all(name, entries, getattr(settings, name))
+        add_all(name, entries, attrgetter(name)(settings))
     for engine, its in settings.engines.own.items():
         add_all(f"engines.{engine}", entries_of(type(its)), its)
     for service, own in settings.services.items():

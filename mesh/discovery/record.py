@@ -15,6 +15,28 @@ import msgspec
 Source = Literal["path", "query", "field", "body"]
 
 
+class EdgePolicy(msgspec.Struct, omit_defaults=True, frozen=True):
+    """What a route, method or task asks of the gateways in front of it; see mesh.service.edge_options.
+
+    Attributes:
+        auth: "" takes the gateway's default, "none" lets anyone in, "user" requires an authenticated caller.
+        scopes: the caller must have all of them.
+        roles: the caller must have one of them.
+        rates: rate limits, such as "100/m by principal".
+        max_body_bytes: the largest request body; 0 takes the gateway's.
+        cors: origins of web pages that may read the answers; empty takes the gateway's.
+        cache: the Cache-Control header of successful answers.
+    """
+
+    auth: Literal["", "none", "user"] = ""
+    scopes: list[str] = []
+    roles: list[str] = []
+    rates: list[str] = []
+    max_body_bytes: int = 0
+    cors: list[str] = []
+    cache: str = ""
+
+
 class MethodRecord(msgspec.Struct, omit_defaults=True, frozen=True):
     """One method that can be called.
 
@@ -28,6 +50,7 @@ class MethodRecord(msgspec.Struct, omit_defaults=True, frozen=True):
         exposed: gateways make it callable at /rpc.
         headers, cookies: the parameters that a gateway fills from header fields and cookies of an HTTP request, and
             from nothing else in it: the name of the field or cookie, by parameter name.
+        edge: what it asks of gateways at /rpc; None for their defaults.
     """
 
     name: str
@@ -41,6 +64,7 @@ class MethodRecord(msgspec.Struct, omit_defaults=True, frozen=True):
     exposed: bool = False
     headers: dict[str, str] = {}
     cookies: dict[str, str] = {}
+    edge: EdgePolicy | None = None
 
 
 class RouteRecord(msgspec.Struct, omit_defaults=True, frozen=True):
@@ -55,6 +79,7 @@ class RouteRecord(msgspec.Struct, omit_defaults=True, frozen=True):
         produces: Content-Type of the answer; "" means application/json (application/octet-stream for a binary one).
         forms: a body of bytes may be an HTML form, which the method parses itself.
         responses: further statuses of answers, with what they mean.
+        edge: what it asks of gateways; None for their defaults.
     """
 
     verb: str
@@ -65,6 +90,7 @@ class RouteRecord(msgspec.Struct, omit_defaults=True, frozen=True):
     produces: str = ""
     forms: bool = False
     responses: dict[str, str] = {}
+    edge: EdgePolicy | None = None
 
 
 class Subscription(msgspec.Struct, omit_defaults=True, frozen=True):
@@ -79,7 +105,7 @@ class TaskRecord(msgspec.Struct, omit_defaults=True, frozen=True):
     """One task that can be deferred.
 
     Attributes:
-        params, returns, binary, doc, headers, cookies: as in MethodRecord.
+        params, returns, binary, doc, headers, cookies, edge: as in MethodRecord; the gateway serves it at /tasks.
         keep_s: retention of a finished job that is deferred without one; None takes the deferrer's default.
         priority: priority of a job that is deferred without one.
         schedules: when the mesh defers the task by itself: "0 3 * * * Asia/Tokyo", "every 10s".
@@ -97,6 +123,7 @@ class TaskRecord(msgspec.Struct, omit_defaults=True, frozen=True):
     exposed: bool = False
     headers: dict[str, str] = {}
     cookies: dict[str, str] = {}
+    edge: EdgePolicy | None = None
 
 
 class Instance(msgspec.Struct, omit_defaults=True, frozen=True):

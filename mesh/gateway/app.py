@@ -25,6 +25,7 @@ from mesh import ids
 from mesh.config import Settings
 from mesh.discovery.record import Instance
 from mesh.errors import AddressInUse, ConfigError, SetupError
+from mesh.gateway.edge.registry import lifespans
 from mesh.gateway.mounts.external import load
 from mesh.gateway.mounts.registry import OWN
 from mesh.gateway.ports import Node
@@ -98,7 +99,7 @@ async def serve(
                 gateway = Gateway(node, settings, mounts)
                 try:
                     await node.interceptors.start(node)
-                    async with gateway.mounts.lifespans():
+                    async with lifespans(gateway.front), gateway.mounts.lifespans():
                         await _run(gateway, endpoint, listener, signals, started, alone)
                 finally:
                     await node.interceptors.stop()

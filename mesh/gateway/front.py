@@ -5,7 +5,7 @@ Owns: this record. Leaves to others: its parts; the order of the steps of a requ
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 from mesh.config import Settings
@@ -13,9 +13,26 @@ from mesh.gateway.body import Bodies
 from mesh.gateway.catalog import Catalog
 from mesh.gateway.clients import Clients
 from mesh.gateway.connections import Connections
+from mesh.gateway.entry import Entry
 from mesh.gateway.health import Health
 from mesh.gateway.ports import Node
 from mesh.gateway.problems import Problems
+from mesh.gateway.request import Request
+
+
+class Concern(Protocol):
+    """One concern of the edge; see mesh.gateway.edge.contract."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def hook(self) -> Any: ...
+    @property
+    def lifespan(self) -> Any: ...
+    @property
+    def openapi(self) -> Any: ...
+    @property
+    def facts(self) -> dict[str, Any] | None: ...
 
 
 class Mounted(Protocol):
@@ -26,6 +43,13 @@ class Mounted(Protocol):
     mount: Any
 
 
+class Table(Protocol):
+    """The table of mounts."""
+
+    def __iter__(self) -> Iterator[Mounted]: ...
+    def entry(self, request: Request) -> Entry: ...
+
+
 class Front:
     """The parts of one gateway.
 
@@ -33,9 +57,10 @@ class Front:
         timeout_s: `gateway.timeout`, the deadline of a request without X-Request-Timeout.
         started_at: by the wall clock.
         mounts: the table of mounts, once it is built.
+        concerns: of the edge, the outermost first.
     """
 
-    mounts: Iterable[Mounted]
+    mounts: Table
 
     def __init__(self, node: Node, settings: Settings) -> None:
         limits = settings.gateway
@@ -49,6 +74,7 @@ class Front:
         self.problems = Problems(debug=limits.debug)
         self.clients = Clients(limits.proxies)
         self.bodies = Bodies(limits.max_body_bytes, limits.max_body_total_bytes, limits.min_body_rate_bytes)
+        self.concerns: Sequence[Concern] = ()
         self._certain = False
 
     def may_say_unknown(self) -> bool:

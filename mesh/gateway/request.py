@@ -15,6 +15,8 @@ from multidict import CIMultiDictProxy, istr
 from mesh.calls.context import CURRENT, CallContext, PlainContext
 from mesh.errors import DeadlineExceeded, MeshError
 from mesh.gateway.clients import Clients
+from mesh.gateway.edge.identity import Identity
+from mesh.gateway.entry import Entry
 from mesh.gateway.headers import read_timeout
 from mesh.gateway.paths import split_path
 from mesh.gateway.ports import Node
@@ -28,6 +30,12 @@ class Bodies(Protocol):
     async def read(self, request: Request, timeout: float) -> bytes: ...
 
 
+class Table(Protocol):
+    """Finds what a request is for; see mesh.gateway.mounts.registry."""
+
+    def entry(self, request: Request) -> Entry: ...
+
+
 class Front(Protocol):
     """What the gateway shares with a request; see mesh.gateway.front."""
 
@@ -39,6 +47,8 @@ class Front(Protocol):
     def bodies(self) -> Bodies: ...
     @property
     def timeout_s(self) -> float: ...
+    @property
+    def mounts(self) -> Table: ...
 
 
 TIMEOUT = istr("X-Request-Timeout")
@@ -71,6 +81,8 @@ class Request:
         began_at, seconds: when it arrived, on the monotonic clock, and how long its call took; 0.0 until known.
         held, body_bytes: bytes of its body that count towards the limit on all bodies; its length as received.
         failure: the error that ended a stream after its head was sent.
+        known: what `entry` has found; None as long as no concern of the edge has asked.
+        identity: who sent it; None for a caller that the edge has not authenticated.
     """
 
     # Class attributes instead of an __init__ with ten assignments: one object is made for every request.
@@ -83,6 +95,8 @@ class Request:
     held = 0
     body_bytes = 0
     failure: MeshError | None = None
+    known: Entry | None = None
+    identity: Identity | None = None
 
     def __init__(self, raw: RawRequest, front: Front, began_at: float) -> None:
         self.raw = raw
@@ -91,6 +105,13 @@ class Request:
 
     def __repr__(self) -> str:
         return f"<Request {self.method} {self.path[:100]}>"
+
+    @property
+    def entry(self) -> Entry:
+        """What the request is for, before its mount answers it."""
+        if self.known is None:
+            self.known = self.front.mounts.entry(self)
+        return self.known
 
     @property
     def method(self) -> str:

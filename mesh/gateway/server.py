@@ -23,6 +23,7 @@ from mesh.config import Settings
 from mesh.errors import MeshError, SetupError, TooLarge
 from mesh.gateway.admission import Server, UnsupportedVersion
 from mesh.gateway.body import BodiesFull, SlowBody
+from mesh.gateway.edge.registry import concerns
 from mesh.gateway.front import Front
 from mesh.gateway.headers import read_request_id
 from mesh.gateway.malformed import http_logger
@@ -90,11 +91,12 @@ class Gateway:
         self.mounts = front.mounts = Mounts(front)
         for each in load(settings) if mounts is None else mounts:
             self.mounts.add(each.mount, each.origin)
-        hooks = node.interceptors.hooks("http")
-        #: Whether HTTP interceptors wrap the mounts.
+        front.concerns = concerns(front)
+        hooks = (*(concern.hook for concern in front.concerns), *node.interceptors.hooks("http"))
+        #: Whether concerns of the edge or HTTP interceptors wrap the mounts.
         self._wrapped = bool(hooks)
-        #: Answers a request that has passed the checks, inside of the HTTP interceptors. Every request of every mount
-        #: goes through it. (Not a method, so that it costs nothing without interceptors.)
+        #: Answers a request that has passed the checks, inside of the edge and the HTTP interceptors. Every request of
+        #: every mount goes through it. (Not a method, so that it costs nothing without interceptors.)
         self._answer: Callable[[Request], Awaitable[Answer]] = _checked(compose(hooks, self.mounts.serve), hooks)
         node.agent.on_change(self.catalog.on_change)
         node.recorder.gauge(

@@ -12,7 +12,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Literal, TypeVar, overload
+from typing import Any, Final, Literal, TypeVar, Unpack, overload
 
 import msgspec
 
@@ -21,10 +21,12 @@ from mesh.calls.failures import defined_at
 from mesh.calls.interceptors import Interceptor
 from mesh.calls.interceptors import check as check_interceptors
 from mesh.calls.method import Offload
+from mesh.discovery.record import EdgePolicy
 from mesh.errors import MeshError
 from mesh.events.topics import check_pattern
 from mesh.schedules.contract import Missed
 from mesh.schedules.plan import Every, Plan
+from mesh.service.edge_options import EdgeOptions, read_edge
 from mesh.tasks.options import (
     Attempts,
     Duration,
@@ -54,6 +56,7 @@ class RpcMark(msgspec.Struct, frozen=True):
     offload: Offload = ""
     check_result: bool | None = None
     expose: bool | None = None
+    edge: EdgePolicy | None = None
 
 
 class RouteMark(msgspec.Struct, frozen=True):
@@ -65,6 +68,7 @@ class RouteMark(msgspec.Struct, frozen=True):
     produces: str = ""
     forms: bool = False
     responses: dict[str, str] = {}
+    edge: EdgePolicy | None = None
 
 
 class DurableMark(msgspec.Struct, frozen=True):
@@ -131,6 +135,7 @@ def rpc(
     offload: Offload = "",
     check_result: bool | None = None,
     expose: bool | None = None,
+    **edge: Unpack[EdgeOptions],
 ) -> Callable[[F], F]: ...
 def rpc(
     function: F | None = None,
@@ -143,6 +148,7 @@ def rpc(
     offload: Offload = "",
     check_result: bool | None = None,
     expose: bool | None = None,
+    **edge: Unpack[EdgeOptions],
 ) -> F | Callable[[F], F]:
     """Let a method be called from other processes. An `async def` is a call, with `yield` in it a stream.
 
@@ -156,6 +162,8 @@ def rpc(
             `bad_result`; None uses `calls.check_results`.
         expose: let anyone who reaches a gateway call it at POST /rpc/{service}/{method}. None uses the service's
             `expose`, which is False unless its class sets it. HTTP routes to the method do not depend on it.
+        edge: what gateways do in front of it at /rpc: `auth`, `limit`, `max_body`, `cors`, `cache`; see
+            `http.EdgeOptions`. HTTP routes have their own.
 
     Raises:
         BadDeclaration: an option has an invalid value.
@@ -176,6 +184,7 @@ def rpc(
         offload=offload,
         check_result=check_result,
         expose=read_expose("@rpc", expose),
+        edge=read_edge("@rpc", edge),
     )
 
     def decorate(target: F) -> F:

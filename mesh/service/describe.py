@@ -225,6 +225,7 @@ def _method_record(cls: type[Service], member: Member, signature: Signature) -> 
         binary=signature.binary,
         doc=_doc(member.function),
         exposed=cls.expose if rpc.expose is None else rpc.expose,
+        edge=rpc.edge,
         **fields(signature.parameters, signature.label)._asdict(),
     )
 
@@ -242,6 +243,7 @@ def _task_record(cls: type[Service], member: Member, signature: Signature) -> Ta
         priority=task.priority,
         schedules=[mark.plan.text for mark in member.marks.schedules],
         exposed=cls.expose if task.expose is None else task.expose,
+        edge=task.edge,
         **fields(signature.parameters, signature.label)._asdict(),
     )
 
@@ -253,7 +255,9 @@ def _route_record(mark: RouteMark, member: Member, signature: Signature) -> Rout
             raise BadDeclaration(
                 f'{signature.label}: "{parameter.name}" is in the path {mark.path!r}, which can hold only single values'
             )
-    return RouteRecord(mark.verb, mark.path, member.name, found, mark.status, mark.produces, mark.forms, mark.responses)
+    return RouteRecord(
+        mark.verb, mark.path, member.name, found, mark.status, mark.produces, mark.forms, mark.responses, mark.edge
+    )
 
 
 def _doc(thing: Any) -> str:

@@ -10,10 +10,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, Unpack
 
 from mesh.calls.declared import BadDeclaration
 from mesh.service.decorators import RouteMark, marks_on, path_parameters
+from mesh.service.edge_options import EdgeOptions, read_edge
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -21,7 +22,12 @@ _MEDIA_TYPE: Final = re.compile(r"[\w.+-]+/[\w.+-]+(\s*;\s*[^\x00-\x1f]+)?")
 
 
 def get(
-    path: str, *, status: int = 200, produces: str = "", responses: Mapping[int, str] | None = None
+    path: str,
+    *,
+    status: int = 200,
+    produces: str = "",
+    responses: Mapping[int, str] | None = None,
+    **edge: Unpack[EdgeOptions],
 ) -> Callable[[F], F]:
     """Answer GET. The method must change nothing: a gateway repeats the call when an answer is lost.
 
@@ -30,11 +36,12 @@ def get(
         status: of a success, 200 to 299.
         produces: the Content-Type of the answer when it is not the usual one.
         responses: further statuses that the method sets with `http.Response`, and what each means, for OpenAPI.
+        edge: what gateways do in front of it: `auth`, `limit`, `max_body`, `cors`, `cache`; see `http.EdgeOptions`.
 
     Raises:
         BadDeclaration: an option has an invalid value.
     """
-    return _route("GET", path, status, produces, responses)
+    return _route("GET", path, status, produces, responses, edge)
 
 
 def post(
@@ -44,6 +51,7 @@ def post(
     produces: str = "",
     forms: bool = False,
     responses: Mapping[int, str] | None = None,
+    **edge: Unpack[EdgeOptions],
 ) -> Callable[[F], F]:
     """Answer POST; arguments as for `get`.
 
@@ -51,7 +59,7 @@ def post(
         forms: a method that takes its body as `bytes` also receives HTML forms (multipart/form-data,
             application/x-www-form-urlencoded), as they were sent: it parses them itself. Without it they are rejected.
     """
-    return _route("POST", path, status, produces, responses, forms)
+    return _route("POST", path, status, produces, responses, edge, forms)
 
 
 def put(
@@ -61,9 +69,10 @@ def put(
     produces: str = "",
     forms: bool = False,
     responses: Mapping[int, str] | None = None,
+    **edge: Unpack[EdgeOptions],
 ) -> Callable[[F], F]:
     """Answer PUT; arguments as for `post`."""
-    return _route("PUT", path, status, produces, responses, forms)
+    return _route("PUT", path, status, produces, responses, edge, forms)
 
 
 def patch(
@@ -73,20 +82,32 @@ def patch(
     produces: str = "",
     forms: bool = False,
     responses: Mapping[int, str] | None = None,
+    **edge: Unpack[EdgeOptions],
 ) -> Callable[[F], F]:
     """Answer PATCH; arguments as for `post`."""
-    return _route("PATCH", path, status, produces, responses, forms)
+    return _route("PATCH", path, status, produces, responses, edge, forms)
 
 
 def delete(
-    path: str, *, status: int = 200, produces: str = "", responses: Mapping[int, str] | None = None
+    path: str,
+    *,
+    status: int = 200,
+    produces: str = "",
+    responses: Mapping[int, str] | None = None,
+    **edge: Unpack[EdgeOptions],
 ) -> Callable[[F], F]:
     """Answer DELETE; arguments as for `get`."""
-    return _route("DELETE", path, status, produces, responses)
+    return _route("DELETE", path, status, produces, responses, edge)
 
 
 def _route(
-    verb: str, path: str, status: int, produces: str, responses: Mapping[int, str] | None, forms: bool = False
+    verb: str,
+    path: str,
+    status: int,
+    produces: str,
+    responses: Mapping[int, str] | None,
+    edge: EdgeOptions,
+    forms: bool = False,
 ) -> Callable[[F], F]:
     what = f"@http.{verb.lower()}({path!r})"
     try:
@@ -97,7 +118,7 @@ def _route(
         raise BadDeclaration(f"{what}: status {status!r} is not a success status (200 to 299)")
     if produces and not _MEDIA_TYPE.fullmatch(produces):
         raise BadDeclaration(f"{what}: produces {produces!r} is not a Content-Type")
-    mark = RouteMark(verb, path, status, produces, bool(forms), _read_responses(what, responses))
+    mark = RouteMark(verb, path, status, produces, bool(forms), _read_responses(what, responses), read_edge(what, edge))
 
     def decorate(target: F) -> F:
         marks_on(target, what).routes.insert(0, mark)

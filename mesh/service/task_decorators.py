@@ -7,13 +7,14 @@ Leaves to others: the marks (decorators), reading options (tasks.options, schedu
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar, Unpack, overload
 
 from mesh.calls.declared import BadDeclaration
 from mesh.calls.method import Offload
 from mesh.schedules.contract import Missed
 from mesh.schedules.plan import Cron
 from mesh.service.decorators import marks_on, read_expose, schedule
+from mesh.service.edge_options import EdgeOptions, read_edge
 from mesh.tasks.contract import DEFAULT_PRIORITY
 from mesh.tasks.options import (
     DEFAULT_BACKOFF,
@@ -48,6 +49,7 @@ def task(
     offload: Offload = "",
     check_result: bool | None = None,
     expose: bool | None = None,
+    **edge: Unpack[EdgeOptions],
 ) -> Callable[[F], F]: ...
 def task(
     function: F | None = None,
@@ -67,6 +69,7 @@ def task(
     offload: Offload = "",
     check_result: bool | None = None,
     expose: bool | None = None,
+    **edge: Unpack[EdgeOptions],
 ) -> F | Callable[[F], F]:
     """Declare a background task: a deferred call runs later, in some instance of the service.
 
@@ -95,6 +98,7 @@ def task(
             `calls.check_results`.
         expose: let anyone who reaches a gateway defer it with POST /tasks/{service}/{task}. None uses the service's
             `expose`, which is False unless its class sets it.
+        edge: what gateways do in front of it at /tasks: `auth`, `limit`, `max_body`, `cors`; see `http.EdgeOptions`.
 
     Raises:
         BadDeclaration: an option has an invalid value.
@@ -115,7 +119,9 @@ def task(
     if offload not in ("", "thread", "process"):
         raise BadDeclaration(f'@task: offload is "thread" or "process", not {offload!r}')
     keep_s = None if keep is None else read_seconds("@task: keep", keep)
-    mark = TaskMark(attempts, keep_s, priority, offload, check_result, read_expose("@task", expose))
+    mark = TaskMark(
+        attempts, keep_s, priority, offload, check_result, read_expose("@task", expose), read_edge("@task", edge)
+    )
 
     def decorate(target: F) -> F:
         marks = marks_on(target, "@task")

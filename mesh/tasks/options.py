@@ -19,6 +19,7 @@ from mesh.calls.declared import BadDeclaration
 from mesh.calls.method import Offload
 from mesh.config import values
 from mesh.config.settings import TaskSettings
+from mesh.discovery.record import EdgePolicy
 from mesh.errors import BadArguments
 from mesh.policy.backoff import Backoff
 from mesh.tasks.contract import DEFAULT_PRIORITY, PRIORITIES
@@ -84,6 +85,7 @@ class TaskMark(msgspec.Struct, frozen=True):
         priority: of a job, unless `defer` sets another.
         check_result: whether the answer is checked against the annotation; None takes the configured rule.
         expose: whether a gateway defers the task for anyone; None takes the service's.
+        edge: what the task asks of gateways at /tasks.
     """
 
     attempts: Attempts = Attempts()
@@ -92,6 +94,7 @@ class TaskMark(msgspec.Struct, frozen=True):
     offload: Offload = ""
     check_result: bool | None = None
     expose: bool | None = None
+    edge: EdgePolicy | None = None
 
 
 def read_attempts(

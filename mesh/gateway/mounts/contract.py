@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from mesh.errors import ConfigError
+from mesh.gateway.entry import Entry
 from mesh.gateway.openapi import Document
 from mesh.gateway.ports import Node
 from mesh.gateway.reply import Reply
@@ -87,6 +88,8 @@ class Mount:
         exact: only the prefix itself is mounted, and nothing below it.
         openapi: its part of /openapi.json; a function is called when the gateway starts, and again whenever the routes,
             methods or tasks of services have changed.
+        entry: what a request is for, for the concerns of the edge; it may raise a MeshError when the path leads
+            nowhere. None: the mount is one thing, with the policies of the gateway.
         lifespan: `lifespan(node)` is an async context manager; it is entered before the gateway listens, and left after
             the last request has been answered. For what the handler needs: a connection pool, a file, a task.
 
@@ -100,6 +103,7 @@ class Mount:
     exact: bool = False
     openapi: OpenApi | None = None
     lifespan: Lifespan | None = None
+    entry: Callable[[Request], Entry] | None = None
 
     def __post_init__(self) -> None:
         prefix = self.prefix

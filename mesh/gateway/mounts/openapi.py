@@ -46,6 +46,9 @@ def openapi(front: Front) -> bytes:
         except Exception as exc:
             # It was checked when the gateway started, so it has changed since: the rest of the document is served.
             _log.warning("mount.openapi_omitted", mount=mounted.prefix, error=str(exc)[:500])
+    for concern in front.concerns:
+        if concern.openapi is not None:
+            concern.openapi(document)
     return msgspec.json.encode(document.make(title=front.settings.mesh.name, version=_version()))
 
 

@@ -10,7 +10,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
-from mesh.errors import SetupError
+from mesh.errors import MeshError, SetupError
+from mesh.gateway.entry import Entry
 from mesh.gateway.front import Front
 from mesh.gateway.mounts import docs, health, jobs, metrics, openapi, routes, rpc, status, tasks
 from mesh.gateway.mounts.contract import Answer, BadMount, Mount
@@ -112,7 +113,7 @@ class Mounts:
     def _insert(self, mounted: Mounted) -> None:
         self._all.append(mounted)
         if mounted.prefix == "/":
-            self._serve_rest = mounted.serve
+            self._rest = mounted
             return
         segment = mounted.prefix[1:].partition("/")[0]
         self._by_segment[segment] = (*self._by_segment.get(segment, ()), mounted)
@@ -162,7 +163,23 @@ class Mounts:
                 if path == mounted.prefix or path.startswith(mounted.below):
                     request.prefix = mounted.prefix
                     return mounted.serve(request)
-        return self._serve_rest(request)
+        return self._rest.serve(request)
+
+    def entry(self, request: Request) -> Entry:
+        """What a request is for, for the concerns of the edge. Never raises: a path that leads nowhere has an entry
+        without a name, and the mount reports the error later."""
+        path = request.path
+        mounted = self._rest
+        for each in self._by_segment.get(path[1:].partition("/")[0], ()):
+            if path == each.prefix or path.startswith(each.below):
+                mounted = each
+                break
+        if mounted.mount.entry is not None:
+            try:
+                return mounted.mount.entry(request)
+            except MeshError:
+                pass
+        return Entry(mounted.prefix)
 
 
 def _overlap(one: str, other: str) -> bool:

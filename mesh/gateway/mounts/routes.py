@@ -10,24 +10,28 @@ from collections.abc import Awaitable
 from typing import Final
 
 from aiohttp import hdrs
+from multidict import istr
 
 from mesh.errors import Unavailable, UnknownRoute
 from mesh.gateway.calling import Calls
+from mesh.gateway.entry import NO_POLICY, Entry
 from mesh.gateway.front import Front
 from mesh.gateway.media import STREAM_TYPES, accepts
 from mesh.gateway.mounts.contract import Answer, Mount
 from mesh.gateway.openapi import Document
 from mesh.gateway.reply import Reply
 from mesh.gateway.request import Request
-from mesh.gateway.routes import VERBS
+from mesh.gateway.routes import VERBS, Route
 
 _ACCEPT: Final = hdrs.ACCEPT
+_REQUEST_METHOD: Final = istr("Access-Control-Request-Method")
 _READABLE: Final = frozenset({"GET", "HEAD"})
 
 
 def mount(front: Front) -> Mount:
     """The declared routes."""
-    return Mount(prefix="/", handler=DeclaredRoutes(front).answer, methods=(), openapi=Document.add_routes)
+    routes = DeclaredRoutes(front)
+    return Mount(prefix="/", handler=routes.answer, methods=(), openapi=Document.add_routes, entry=routes.entry)
 
 
 class DeclaredRoutes:
@@ -53,7 +57,7 @@ class DeclaredRoutes:
             allow = ", ".join(VERBS) if path == "*" else routes.allow(path)
             return _ready(Reply(status=204, extra=b"Allow: %b\r\n" % allow.encode()))
         try:
-            route, values = routes.find(verb, path)
+            route, values = routes.find(verb, path) if request.known is None else self._found(request)
         except UnknownRoute:
             if path == "/" and verb in _READABLE:
                 return _ready(Reply(status=302, extra=b"Location: /docs\r\n"))
@@ -63,6 +67,29 @@ class DeclaredRoutes:
         if route.stream is not None and accepts(raw.headers.get(_ACCEPT), STREAM_TYPES):
             route = route.stream
         return self._call(request, route, values)
+
+    def entry(self, request: Request) -> Entry:
+        """The route of a request.
+
+        Raises:
+            MeshError: there is none.
+        """
+        # A preflight, and OPTIONS in general, is for the route of the method that it asks about.
+        raw = request.raw
+        verb = raw.headers.get(_REQUEST_METHOD, "GET") if raw.method == "OPTIONS" else raw.method
+        route, values = self._catalog.routes.find(verb, request.path)
+        if route.stream is not None and accepts(raw.headers.get(_ACCEPT), STREAM_TYPES):
+            route = route.stream
+        return Entry("/", route.target, route.record.edge or NO_POLICY, (route, values))
+
+    def _found(self, request: Request) -> tuple[Route, list[str]]:
+        """What `entry` has found. The routes may have changed since; a path without a route is looked up again, for
+        its error."""
+        found = request.entry.found
+        if found is None:
+            return self._catalog.routes.find(request.raw.method, request.path)
+        route, values = found
+        return route, values
 
 
 async def _ready(reply: Reply) -> Reply:

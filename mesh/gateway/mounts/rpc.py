@@ -10,6 +10,8 @@ from urllib.parse import unquote
 
 from mesh.errors import Unavailable, UnknownRoute, UnknownService
 from mesh.gateway.calling import Calls
+from mesh.gateway.catalog import Target
+from mesh.gateway.entry import NO_POLICY, Entry
 from mesh.gateway.front import Front
 from mesh.gateway.mounts.contract import Answer, Mount
 from mesh.gateway.mounts.serving import answer_method
@@ -25,19 +27,32 @@ def mount(front: Front) -> Mount:
     call = Calls(front).call
     catalog = front.catalog
 
+    def find(path: str) -> Target:
+        return catalog.target(*_split(path))
+
+    def entry(request: Request) -> Entry:
+        target = find(request.path)
+        return Entry("/rpc", target.target, target.method.edge or NO_POLICY)
+
     async def answer(request: Request) -> Answer:
-        service, slash, method = request.path[5:].partition("/")
-        if not slash or not method or "/" in method:
-            raise UnknownRoute(f"{request.path[:200]}: call a method with POST /rpc/SERVICE/METHOD")
+        _split(request.path)
         other = answer_method(request, _ALLOW, "methods are called with POST")
         if other is not None:
             return other
         try:
-            target = catalog.target(unquote(service), unquote(method))
+            target = find(request.path)
         except UnknownService:
             if not front.may_say_unknown():
                 raise Unavailable("no hub has reported the running services yet") from None
             raise
         return await call(request, target, None)
 
-    return Mount(prefix="/rpc", handler=answer, methods=(), openapi=Document.add_methods)
+    return Mount(prefix="/rpc", handler=answer, methods=(), openapi=Document.add_methods, entry=entry)
+
+
+def _split(path: str) -> tuple[str, str]:
+    """Service and method of a path below /rpc/. Raises UnknownRoute."""
+    service, slash, method = path[5:].partition("/")
+    if not slash or not method or "/" in method:
+        raise UnknownRoute(f"{path[:200]}: call a method with POST /rpc/SERVICE/METHOD")
+    return unquote(service), unquote(method)

@@ -23,6 +23,7 @@ from mesh.discovery.record import TaskRecord
 from mesh.errors import BadArguments, BadRequest, MeshError, Unavailable, UnknownJob, UnknownRoute, UnknownService
 from mesh.gateway.binding import unknown_argument
 from mesh.gateway.convert import convert, converter, is_bytes
+from mesh.gateway.entry import NO_POLICY, Entry
 from mesh.gateway.fields import Fields
 from mesh.gateway.front import Front
 from mesh.gateway.media import JSON_TYPE, Kind, check_body_kind, kind_of
@@ -58,7 +59,8 @@ class KeyReused(BadRequest):
 def mount(front: Front) -> Mount:
     """/tasks."""
     # The handler answers other methods than POST itself: the path comes first, so that an unknown task is a 404.
-    return Mount(prefix="/tasks", handler=Tasks(front).answer, methods=(), openapi=Document.add_tasks)
+    tasks = Tasks(front)
+    return Mount(prefix="/tasks", handler=tasks.answer, methods=(), openapi=Document.add_tasks, entry=tasks.entry)
 
 
 class Tasks:
@@ -96,6 +98,15 @@ class Tasks:
             raise
         finally:
             stats.end(front.node.clock.now() - began_at, code)
+
+    def entry(self, request: Request) -> Entry:
+        """The task of a request.
+
+        Raises:
+            UnknownRoute, UnknownService, UnknownMethod: there is none.
+        """
+        service, name, record = self._find(request.path[7:])
+        return Entry("/tasks", f"{service}.{name}", record.edge or NO_POLICY)
 
     def _find(self, path: str) -> tuple[str, str, TaskRecord]:
         """Service, name and record of the task that a path below /tasks/ names.
