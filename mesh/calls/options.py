@@ -10,6 +10,7 @@ from typing import Final, TypedDict
 import msgspec
 
 from mesh.calls.checks import Duration
+from mesh.calls.outbound import Source
 
 
 class CallOptions(msgspec.Struct, frozen=True):
@@ -24,6 +25,7 @@ class CallOptions(msgspec.Struct, frozen=True):
         meta: metadata sent with the call; strings to strings, 16 KiB at most.
         trace: W3C traceparent; None takes the trace of the work at hand.
         idempotent: overrides what the method declares.
+        source: the encoded items of a client stream.
     """
 
     timeout: Duration | None = None
@@ -32,6 +34,7 @@ class CallOptions(msgspec.Struct, frozen=True):
     meta: dict[str, str] | None = None
     trace: str | None = None
     idempotent: bool | None = None
+    source: Source | None = None
 
 
 #: The options of most calls; nothing is made for them.
@@ -52,3 +55,4 @@ class RawKeywords(CallKeywords, total=False):
 
     trace: str | None
     idempotent: bool | None
+    source: Source | None

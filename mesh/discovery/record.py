@@ -51,6 +51,7 @@ class MethodRecord(msgspec.Struct, omit_defaults=True, frozen=True):
         headers, cookies: the parameters that a gateway fills from header fields and cookies of an HTTP request, and
             from nothing else in it: the name of the field or cookie, by parameter name.
         edge: what it asks of gateways at /rpc; None for their defaults.
+        inbound: JSON Schema of each item that the caller sends: a client stream. None: it takes arguments only.
     """
 
     name: str
@@ -65,6 +66,7 @@ class MethodRecord(msgspec.Struct, omit_defaults=True, frozen=True):
     headers: dict[str, str] = {}
     cookies: dict[str, str] = {}
     edge: EdgePolicy | None = None
+    inbound: dict[str, Any] | None = None
 
 
 class RouteRecord(msgspec.Struct, omit_defaults=True, frozen=True):

@@ -60,6 +60,11 @@ def typed(cls: type[Service]) -> tuple[Typed, ...]:
             if member.rpc is not None or member.task is not None
         )
         for member, signature in known:
+            if member.task is not None and signature.inbound is not None:
+                raise BadDeclaration(
+                    f'{signature.label}: a task cannot take "{signature.inbound.name}", a stream of items: its '
+                    "arguments are stored; take a list instead"
+                )
             if member.task is not None and signature.responds:
                 raise BadDeclaration(
                     f"{signature.label}: a task cannot return an http.Response, since no HTTP request waits for its "
@@ -103,6 +108,7 @@ def methods(
             offload=rpc.offload or ("thread" if blocks(member.function) else ""),
             reference=reference_of(cls, member.name) if rpc.offload else (),
             check_result=check,
+            inbound=None if signature.inbound is None else (signature.inbound.at, signature.item_decoder()),
         )
         found.append(method if intercept is None else intercept(method, member, signature.returns))
     return found
@@ -139,6 +145,10 @@ def listening(service: Service, member: Member) -> tuple[Decode, Callable[[Event
     cls = type(service)
     label = f"{cls.name}.{member.name}"
     signature = Signature(member.function, label, owner=cls)
+    if signature.inbound is not None:
+        raise BadDeclaration(
+            f'{label}: argument "{signature.inbound.name}" is a stream of items; an event has one value'
+        )
     for name in fields(signature.parameters, label).names:
         raise BadDeclaration(f'{label}: argument "{name}" is marked as part of an HTTP request; an event has none')
     data = _data_parameter(signature.parameters, label)
@@ -226,6 +236,7 @@ def _method_record(cls: type[Service], member: Member, signature: Signature) -> 
         doc=_doc(member.function),
         exposed=cls.expose if rpc.expose is None else rpc.expose,
         edge=rpc.edge,
+        inbound=signature.inbound_schema,
         **fields(signature.parameters, signature.label)._asdict(),
     )
 
