@@ -18,6 +18,7 @@ from msgspec.structs import force_setattr
 from mesh.config.access import AccessSettings
 from mesh.config.edge_auth import AuthSettings
 from mesh.config.edge_protect import CompressionSettings, CorsSettings, EdgeLimits, HeaderSettings
+from mesh.config.edge_websocket import WebSocketSettings
 from mesh.config.secrets import Secret
 from mesh.config.values import (
     ADDRESS,
@@ -192,6 +193,7 @@ class GatewaySettings(EdgeLimits, frozen=True, kw_only=True):
         AccessLog, choice("off", "json", "combined"), "one line per request; slow and failed ones are logged anyway"
     ] = "off"
     cors: CorsSettings = field(default_factory=CorsSettings)
+    websocket: WebSocketSettings = field(default_factory=WebSocketSettings)
     headers: HeaderSettings = field(default_factory=HeaderSettings)
     compression: CompressionSettings = field(default_factory=CompressionSettings)
 

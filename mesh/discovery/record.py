@@ -73,7 +73,7 @@ class RouteRecord(msgspec.Struct, omit_defaults=True, frozen=True):
     """One HTTP route of a service.
 
     Attributes:
-        verb: "GET", "POST", "PUT", "PATCH" or "DELETE".
+        verb: "GET", "POST", "PUT", "PATCH" or "DELETE"; "WEBSOCKET" for a WebSocket.
         path: "/hello/{name}": literal segments and whole-segment parameters; a final `{rest...}` takes the remainder.
         method: name of the method that answers, in `Instance.methods`.
         sources: the source of each parameter, by parameter name; none for header fields and cookies.
@@ -81,6 +81,8 @@ class RouteRecord(msgspec.Struct, omit_defaults=True, frozen=True):
         produces: Content-Type of the answer; "" means application/json (application/octet-stream for a binary one).
         forms: a body of bytes may be an HTML form, which the method parses itself.
         responses: further statuses of answers, with what they mean.
+        topics: of a WebSocket: the events that its handler may send to clients, as patterns.
+        subprotocols: of a WebSocket, the preferred one first.
         edge: what it asks of gateways; None for their defaults.
     """
 
@@ -93,6 +95,8 @@ class RouteRecord(msgspec.Struct, omit_defaults=True, frozen=True):
     forms: bool = False
     responses: dict[str, str] = {}
     edge: EdgePolicy | None = None
+    topics: list[str] = []
+    subprotocols: list[str] = []
 
 
 class Subscription(msgspec.Struct, omit_defaults=True, frozen=True):

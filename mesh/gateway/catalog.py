@@ -150,6 +150,12 @@ class Catalog:
         self.version += 1
         self._stale = True
 
+    def topics(self) -> Iterator[str]:
+        """The topics that routes of WebSockets may send to clients."""
+        for offer in self.offers.values():
+            for route, _ in offer.routes:
+                yield from route.topics
+
     def policies(self) -> Iterator[EdgePolicy]:
         """What the routes, methods and tasks of all services ask of gateways, as far as they ask for anything."""
         for offer in self.offers.values():

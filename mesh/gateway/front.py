@@ -19,6 +19,7 @@ from mesh.gateway.ports import Node
 from mesh.gateway.problems import Problems
 from mesh.gateway.request import Request
 from mesh.gateway.sites import Sites
+from mesh.gateway.websocket.rooms import Rooms
 
 
 class Concern(Protocol):
@@ -80,6 +81,9 @@ class Front:
         self.sites = Sites(settings)
         self.bodies = Bodies(limits.max_body_bytes, limits.max_body_total_bytes, limits.min_body_rate_bytes)
         self.concerns: Sequence[Concern] = ()
+        self.rooms = Rooms(node)
+        #: Open WebSockets.
+        self.sockets: set[Any] = set()
         self._certain = False
 
     def may_say_unknown(self) -> bool:

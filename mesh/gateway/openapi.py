@@ -19,7 +19,7 @@ from mesh.gateway.openapi_fixed import PROBLEM, SSE_EVENT, TIMEOUT_PARAMETER, pr
 from mesh.gateway.openapi_parts import add_part
 from mesh.gateway.openapi_tasks import DEFER_PARAMETERS, DEFERRED, JOB, job_operations
 from mesh.gateway.reply import phrase
-from mesh.gateway.routes import LITERAL, REST, Route, segment_kind, segments, shape
+from mesh.gateway.routes import LITERAL, REST, VERBS, Route, segment_kind, segments, shape
 
 Schema = dict[str, Any]
 
@@ -90,7 +90,9 @@ class Document:
     def add_routes(self) -> None:
         """Add the declared routes of all services."""
         for route in self._catalog.routes.routes:
-            self._add_route(route)
+            # OpenAPI 3.1 has no WebSockets.
+            if route.record.verb in VERBS:
+                self._add_route(route)
 
     def add_methods(self) -> None:
         """Add the methods that /rpc reaches."""

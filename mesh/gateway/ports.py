@@ -210,4 +210,5 @@ class Node(Protocol):
         timeout: float | None = None,
         meta: dict[str, str] | None = None,
         trace: str | None = None,
+        source: AsyncIterator[tuple[Buffer, int]] | None = None,
     ) -> Items: ...

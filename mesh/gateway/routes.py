@@ -225,6 +225,10 @@ class Routes:
             raise MethodNotAllowed(f"{verb} {path}: not allowed here", details={"allow": allow_header(allowed)})
         raise UnknownRoute(f"{path}: no service declares this path; GET /mesh lists those that exist")
 
+    def has(self, verb: str, path: str) -> bool:
+        """Whether a path is declared for a verb."""
+        return verb in self._allowed(self._root, _parts(path), 0)
+
     def allow(self, path: str) -> str:
         """The Allow header of a path, for OPTIONS. Raises UnknownRoute."""
         allowed = self._allowed(self._root, _parts(path), 0)

@@ -36,7 +36,7 @@ from mesh.gateway.mounts.registry import Mounts
 from mesh.gateway.mounts.status import status
 from mesh.gateway.ports import Node
 from mesh.gateway.problems import Unforeseen
-from mesh.gateway.reply import Reply
+from mesh.gateway.reply import Reply, Written
 from mesh.gateway.request import RawRequest, Request
 from mesh.gateway.request_log import RequestLog
 from mesh.gateway.sites import SAFE, CrossSite
@@ -95,17 +95,20 @@ class Gateway:
         front.concerns = concerns(front)
         self._hooks: tuple[Hook, ...] | None = None
         self._compose()
+        front.rooms.subscribe(self.catalog.topics())
         node.agent.on_change(self._on_change)
         node.recorder.gauge(
             "http_connections_busy", lambda: len(self.connections.busy), "Connections with a request in progress."
         )
         node.recorder.gauge("http_body_bytes", lambda: self.bodies.held, "Bytes of request bodies held in memory.")
+        node.recorder.gauge("websockets_open", lambda: len(front.sockets), "Open WebSockets.")
 
     def _on_change(self, change: Any) -> None:
         version = self.catalog.version
         self.catalog.on_change(change)
         if self.catalog.version != version:
             self._compose()
+            self.front.rooms.subscribe(self.catalog.topics())
 
     def _compose(self) -> None:
         """Compose the chain of the concerns that are wanted now and the HTTP interceptors."""
@@ -169,14 +172,15 @@ class Gateway:
                 raw.version is not HttpVersion11
                 or headers.get(_HOST) not in self._known_hosts
                 or raw.method not in SAFE
+                or raw._message.upgrade
             ):
                 self._check(request)
             reply = await self._answer(request)
         except MeshError as exc:
             error = exc
             reply = self.problems.reply(exc, request.trace or None)
-            if isinstance(exc, (TooLarge, SlowBody, BodiesFull)) or raw.method == "CONNECT":
-                # The rest of the body, or the data for the tunnel, is not read.
+            if isinstance(exc, (TooLarge, SlowBody, BodiesFull)) or raw.method == "CONNECT" or raw._message.upgrade:
+                # The rest of the body, or the data for the tunnel or of the other protocol, is not read.
                 reply.keep_alive = False
         except Exception:
             _log.exception("gateway.failed", verb=raw.method, path=raw.raw_path[:200], mount=request.prefix or "/")
@@ -216,7 +220,8 @@ class Gateway:
             path, _, query = raw.raw_path.partition("?")
             if path not in PROBED or "verbose" in query:
                 sites.check_host(host)
-        if raw.method not in SAFE:
+        # A page of any site may open a WebSocket, with the cookies of this one.
+        if raw.method not in SAFE or raw._message.upgrade:
             try:
                 sites.check_origin(raw, lambda: request.entry.policy)
             except CrossSite:
@@ -233,13 +238,13 @@ class Gateway:
         request.path, request.query_string = url.raw_path or "/", url.raw_query_string
 
     def _log_request(
-        self, request: Request, reply: Reply | StreamReply | None, seconds: float, error: MeshError | None
+        self, request: Request, reply: Reply | StreamReply | Written | None, seconds: float, error: MeshError | None
     ) -> None:
         if reply is None:
             # The client has disconnected, and the handler was cancelled.
             self.log.write(request, 499, 0, seconds, None, slow=False)
             return
-        size = reply.size if isinstance(reply, StreamReply) else len(reply.body)
+        size = len(reply.body) if isinstance(reply, Reply) else reply.size
         # Streams, and requests that wait for a job, may take long without being slow.
         slow = seconds > self._slow_s and isinstance(reply, Reply) and request.prefix != "/jobs"
         self.log.write(request, reply.status, size, seconds, error or request.failure, slow=slow)
@@ -260,7 +265,7 @@ def _checked(chain: Proceed[Request], hooks: Sequence[Hook]) -> Callable[[Reques
 
     async def answer(request: Request) -> Answer:
         found = await chain(request)
-        if not isinstance(found, Reply | StreamReply):
+        if not isinstance(found, Reply | StreamReply | Written):
             raise SetupError(f"an HTTP interceptor returned {type(found).__name__}; return a mesh.gateway.mounts.Reply")
         return found
 

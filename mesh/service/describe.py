@@ -260,6 +260,10 @@ def _task_record(cls: type[Service], member: Member, signature: Signature) -> Ta
 
 
 def _route_record(mark: RouteMark, member: Member, signature: Signature) -> RouteRecord:
+    if mark.verb == "WEBSOCKET" and not signature.stream:
+        raise BadDeclaration(
+            f"{signature.label}: the handler of a WebSocket yields the messages to send: write `async def` with `yield`"
+        )
     found = sources(mark.verb, path_parameters(mark.path), signature.parameters, signature.label)
     for parameter in signature.parameters:
         if found.get(parameter.name) == "path" and parameter.shape != "scalar":
@@ -267,7 +271,17 @@ def _route_record(mark: RouteMark, member: Member, signature: Signature) -> Rout
                 f'{signature.label}: "{parameter.name}" is in the path {mark.path!r}, which can hold only single values'
             )
     return RouteRecord(
-        mark.verb, mark.path, member.name, found, mark.status, mark.produces, mark.forms, mark.responses, mark.edge
+        mark.verb,
+        mark.path,
+        member.name,
+        found,
+        mark.status,
+        mark.produces,
+        mark.forms,
+        mark.responses,
+        mark.edge,
+        mark.topics,
+        mark.subprotocols,
     )
 
 

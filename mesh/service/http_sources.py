@@ -14,7 +14,7 @@ from mesh.discovery.record import Source
 from mesh.protocol.http_head import is_token
 
 #: HTTP verbs without a request body.
-_BODILESS: Final = frozenset({"GET", "DELETE"})
+_BODILESS: Final = frozenset({"GET", "DELETE", "WEBSOCKET"})
 
 
 class HttpSource(NamedTuple):

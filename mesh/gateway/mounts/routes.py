@@ -12,7 +12,7 @@ from typing import Final
 from aiohttp import hdrs
 from multidict import istr
 
-from mesh.errors import Unavailable, UnknownRoute
+from mesh.errors import MethodNotAllowed, Unavailable, UnknownRoute
 from mesh.gateway.calling import Calls
 from mesh.gateway.entry import NO_POLICY, Entry
 from mesh.gateway.front import Front
@@ -22,6 +22,8 @@ from mesh.gateway.openapi import Document
 from mesh.gateway.reply import Reply
 from mesh.gateway.request import Request
 from mesh.gateway.routes import VERBS, Route
+from mesh.gateway.websocket.session import UpgradeRequired
+from mesh.gateway.websocket.upgrade import WEBSOCKET, asks, serve
 
 _ACCEPT: Final = hdrs.ACCEPT
 _REQUEST_METHOD: Final = istr("Access-Control-Request-Method")
@@ -53,11 +55,18 @@ class DeclaredRoutes:
         verb = raw.method
         path = request.path
         routes = self._catalog.routes
+        if raw._message.upgrade and asks(raw):
+            return self._upgrade(request)
         if verb == "OPTIONS":
             allow = ", ".join(VERBS) if path == "*" else routes.allow(path)
             return _ready(Reply(status=204, extra=b"Allow: %b\r\n" % allow.encode()))
         try:
             route, values = routes.find(verb, path) if request.known is None else self._found(request)
+        except MethodNotAllowed:
+            if verb == "GET" and routes.has(WEBSOCKET, path):
+                raw.lines += b"Connection: upgrade\r\nUpgrade: websocket\r\n"
+                raise UpgradeRequired(f"{path[:200]}: this is a WebSocket; connect to it with one") from None
+            raise
         except UnknownRoute:
             if path == "/" and verb in _READABLE:
                 return _ready(Reply(status=302, extra=b"Location: /docs\r\n"))
@@ -77,10 +86,16 @@ class DeclaredRoutes:
         # A preflight, and OPTIONS in general, is for the route of the method that it asks about.
         raw = request.raw
         verb = raw.headers.get(_REQUEST_METHOD, "GET") if raw.method == "OPTIONS" else raw.method
+        if asks(raw):
+            verb = WEBSOCKET
         route, values = self._catalog.routes.find(verb, request.path)
         if route.stream is not None and accepts(raw.headers.get(_ACCEPT), STREAM_TYPES):
             route = route.stream
         return Entry("/", route.target, route.record.edge or NO_POLICY, (route, values))
+
+    def _upgrade(self, request: Request) -> Awaitable[Answer]:
+        route, values = self._catalog.routes.find(WEBSOCKET, request.path)
+        return serve(self._front, request, route, values)
 
     def _found(self, request: Request) -> tuple[Route, list[str]]:
         """What `entry` has found. The routes may have changed since; a path without a route is looked up again, for
