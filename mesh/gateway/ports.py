@@ -199,6 +199,7 @@ class Node(Protocol):
         meta: dict[str, str] | None = None,
         trace: str | None = None,
         idempotent: bool | None = None,
+        source: AsyncIterator[tuple[Buffer, int]] | None = None,
     ) -> Awaitable[Answer]: ...
 
     def stream_raw(

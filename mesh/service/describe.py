@@ -264,7 +264,8 @@ def _route_record(mark: RouteMark, member: Member, signature: Signature) -> Rout
         raise BadDeclaration(
             f"{signature.label}: the handler of a WebSocket yields the messages to send: write `async def` with `yield`"
         )
-    found = sources(mark.verb, path_parameters(mark.path), signature.parameters, signature.label)
+    uploads = signature.inbound is not None
+    found = sources(mark.verb, path_parameters(mark.path), signature.parameters, signature.label, uploads=uploads)
     for parameter in signature.parameters:
         if found.get(parameter.name) == "path" and parameter.shape != "scalar":
             raise BadDeclaration(

@@ -49,6 +49,9 @@ class Rooms:
         self._members: dict[str, set[Member]] = {}
         self.patterns: tuple[str, ...] = ()
         self._announce: Callable[[], object] | None = None
+        self._slow = node.recorder.counter(
+            "websocket_slow_readers", "WebSockets that were cut off because their clients read too slowly."
+        )
         self._published = node.recorder.counter("websocket_published", "Messages published to WebSockets.")
 
     # --- the subscription -------------------------------------------------------------------------
@@ -85,6 +88,10 @@ class Rooms:
         """Receive no more events."""
         if self._inbox is not None:
             await self._inbox.close(cancel=True)
+
+    def dropped(self) -> None:
+        """A connection was cut off because its client reads too slowly."""
+        self._slow.value += 1
 
     # --- members ----------------------------------------------------------------------------------
 

@@ -296,7 +296,7 @@ class Session:
         if self._over or self._reason is not None or transport is None or transport.is_closing():
             return
         if transport.get_write_buffer_size() + len(data) > self._backlog_bytes:
-            self._front.node.recorder.count("websocket_slow_readers")
+            self._front.rooms.dropped()
             self._end(SlowReader("the client reads more slowly than messages are published"))
             # At once: it would not read a close frame either, and what waits for it takes memory.
             transport.abort()
