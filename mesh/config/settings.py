@@ -16,6 +16,7 @@ from msgspec import Struct, field
 from msgspec.structs import force_setattr
 
 from mesh.config.access import AccessSettings
+from mesh.config.edge_programs import ProgramSettings
 from mesh.config.secrets import Secret
 from mesh.config.values import (
     ADDRESS,
@@ -310,10 +311,12 @@ class AutoscaleSettings(Struct, frozen=True, kw_only=True):
     cooldown_s: Annotated[float, DURATION, "how long to wait after a change"] = field(default=6.0, name="cooldown")
 
 
-class ServiceSettings(Struct, frozen=True, kw_only=True):
-    """[services.NAME]: one service: its classes, its limits, and `config`, a table of the service's own values.
+class ServiceSettings(ProgramSettings, frozen=True, kw_only=True):
+    """[services.NAME]: one service: its classes or its program, its limits, and `config`, a table of the service's own
+    values.
 
-    `mesh up` runs the services that name a `class`; a table without one only configures the service, wherever it runs.
+    `mesh up` runs the services that name a `class` or a `command`; a table without one only configures the service,
+    wherever it runs.
     """
 
     classes: Annotated[list[str], TEXTS, 'classes that its workers run, like "services.greeting:Greeting"'] = field(
@@ -351,6 +354,11 @@ class ServiceSettings(Struct, frozen=True, kw_only=True):
         default=0.0, name="liveness"
     )
     config: dict[str, Any] = {}
+
+    @property
+    def runs(self) -> bool:
+        """Whether `mesh up` runs it."""
+        return bool(self.classes or self.command)
 
 
 class Settings(Struct, frozen=True, kw_only=True):
