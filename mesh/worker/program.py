@@ -34,7 +34,7 @@ from mesh.telemetry.logs import get_logger
 from mesh.transport.endpoints import ensure_run_dir, parse
 from mesh.worker.program_check import check
 from mesh.worker.program_place import Place, choose, connections, listeners, owned
-from mesh.worker.program_process import ProgramProcess
+from mesh.worker.program_process import MARK, ProgramProcess
 from mesh.worker.watchdog import Watchdog
 
 log = get_logger("mesh.program")
@@ -147,11 +147,11 @@ class Program:
         gateway = settings.gateway
         host = "127.0.0.1" if gateway.host in ("", "0.0.0.0") else gateway.host
         environment = dict(os.environ)
-        for name in self._service.environment:
-            if name in environment:
-                environment[name] = place.fill(environment[name])
+        for name, text in self._service.environment.items():
+            # Under supervisor it is set already: that of the release which the program file belongs to.
+            environment[name] = place.fill(environment.get(name, text))
         environment["MESH_SERVICE"] = self.name
-        environment["MESH_INSTANCE"] = self.identity
+        environment[MARK] = self.identity
         environment["MESH_GATEWAY"] = f"http://{host}:{gateway.port}"
         if settings.file is not None:
             environment["MESH_CONFIG"] = str(settings.file)

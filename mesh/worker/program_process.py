@@ -20,6 +20,8 @@ from typing import Final
 from mesh.errors import SetupError
 
 SHIM: Final = Path(__file__).with_name("program_shim.py")
+#: The environment variable with the name of the instance.
+MARK: Final = "MESH_INSTANCE"
 #: How often to look whether a process that was killed has gone.
 _LOOK_EVERY_S: Final = 0.02
 #: After SIGKILL; longer takes only a process that the kernel cannot end, such as one that waits for a dead disk.
@@ -33,8 +35,10 @@ class ProgramProcess:
         pid: of the command itself; also the number of its session and of its process group.
     """
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, mark: str) -> None:
         self._process = process
+        #: NAME=value in the environment of this program alone: it finds a child that has left the session.
+        self._mark = os.fsencode(mark)
         self.pid = process.pid
         self.ended: asyncio.Task[int] = asyncio.create_task(process.wait(), name="mesh.program")
 
@@ -45,6 +49,7 @@ class ProgramProcess:
         """Start a command, in the current directory.
 
         Args:
+            environment: all of it; the variable MARK has a value that no other program has.
             limits: "memory" in bytes, "files", "nice"; 0 for none.
 
         Raises:
@@ -58,7 +63,7 @@ class ProgramProcess:
             )
         except (OSError, ValueError) as exc:
             raise SetupError(f"{command[0]}: cannot be started: {exc}", details={"key": "command"}) from exc
-        return cls(process)
+        return cls(process, f"{MARK}={environment[MARK]}")
 
     @property
     def running(self) -> bool:
@@ -102,9 +107,9 @@ class ProgramProcess:
         return clean
 
     async def kill(self) -> None:
-        """End every process of its session at once."""
+        """End every process that it has started at once, also those that made a session of their own."""
         for _ in range(int(_REAP_S / _LOOK_EVERY_S)):
-            left = self.members()
+            left = {*self.members(), *self._marked()}
             if not left:
                 break
             for pid in left:
@@ -116,6 +121,16 @@ class ProgramProcess:
             await asyncio.sleep(_LOOK_EVERY_S)
         if self.running:
             await asyncio.wait({self.ended}, timeout=_REAP_S)
+
+    def _marked(self) -> Iterator[int]:
+        for pid, fields in _stats():
+            if fields[0] not in ("Z", "X") and pid != os.getpid():
+                try:
+                    found = Path(f"/proc/{pid}/environ").read_bytes()
+                except OSError:
+                    continue  # it has ended, or belongs to another user
+                if self._mark in found.split(b"\0"):
+                    yield pid
 
     def _signal(self, number: signal.Signals) -> None:
         try:
