@@ -93,6 +93,7 @@ class Program:
     Attributes:
         stage: its state.
         node: the endpoint of this process in the mesh.
+        instance_id: of its latest registration; "" before the first.
     """
 
     def __init__(
@@ -108,7 +109,7 @@ class Program:
         self._soft_bytes = self._limits.pop("memory_soft", 0)
         self._health = ProgramHealth(service.health_failures)
         self._endpoint = ""
-        self._instance_id = ""
+        self.instance_id = ""
         self._place: Place | None = None
         self._process: ProgramProcess | None = None
 
@@ -231,11 +232,11 @@ class Program:
         self._step("join")
         assert self._place is not None
         # An instance that has left does not come back under its id; the first one has that of the process.
-        self._instance_id = ids.instance_id(self.name) if self._instance_id else self.identity
+        self.instance_id = ids.instance_id(self.name) if self.instance_id else self.identity
         self.node.agent.register(
             Instance(
                 service=self.name,
-                id=self._instance_id,
+                id=self.instance_id,
                 epoch=self.node.epoch,
                 worker=self.identity,
                 version=self._service.version or this_process().release,
@@ -245,12 +246,12 @@ class Program:
                 meta={META: self._place.address.text},
             )
         )
-        log.info("program.ready", program=self.name, instance=self._instance_id, http=self._place.address.text)
+        log.info("program.ready", program=self.name, instance=self.instance_id, http=self._place.address.text)
 
     async def _leave(self, why: str) -> None:
         self._step("leave")
-        log.warning("program.left", program=self.name, instance=self._instance_id, reason=why)
-        await self.node.agent.leave(self._instance_id)
+        log.warning("program.left", program=self.name, instance=self.instance_id, reason=why)
+        await self.node.agent.leave(self.instance_id)
 
     async def exhausted(self) -> int:
         """Return an exit code when the program's memory exceeds `memory_soft`; never without such a limit."""
@@ -273,7 +274,7 @@ class Program:
         began = self.node.clock.now()
         if self.node.server is not None:
             self.node.server.goodbye(reason)
-        await self.node.agent.leave(self._instance_id)
+        await self.node.agent.leave(self.instance_id)
         await self._clients_gone(stop_s * CLIENTS_SHARE)
         return await self._end(max(1.0, stop_s - (self.node.clock.now() - began)))
 
@@ -364,7 +365,7 @@ async def run(
         stop_s = settings.worker.stop_timeout_s
         if process.ended.done() and not stopping.is_set():
             log.error("program.ended", program=name, status=process.status, pid=process.pid)
-            await program.node.agent.leave(program._instance_id)
+            await program.node.agent.leave(program.instance_id)
             return process.status
         code = _code_of(checks) or _code_of(memory)
         if code in (EXIT_UNHEALTHY, EXIT_START):
