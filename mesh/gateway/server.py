@@ -22,7 +22,8 @@ from mesh.calls.propagation import BAGGAGE, TRACESTATE, take
 from mesh.config import Settings
 from mesh.errors import MeshError, SetupError, TooLarge
 from mesh.gateway.admission import Server, UnsupportedVersion
-from mesh.gateway.body import BodiesFull, SlowBody
+from mesh.gateway.body import BodiesFull
+from mesh.gateway.body_stream import SlowBody
 from mesh.gateway.edge.registry import concerns
 from mesh.gateway.front import Front
 from mesh.gateway.headers import read_request_id

@@ -107,7 +107,10 @@ class _Foreign:
         timeout_s = request.remaining_s
         try:
             async with asyncio.timeout(timeout_s) as limit:
+                # Reading a streamed body moves it.
+                request.limit = limit
                 answer = await self._mount.handler(request)
+                request.limit = None
         except TimeoutError as exc:
             if not limit.expired():
                 raise
@@ -133,6 +136,7 @@ class _Foreign:
             extra=stream.extra,
             keep_alive=not front.health.draining,
             problems=front.problems,
+            length=stream.length,
         )
         items: Any = aiter(stream.items)
         # A client that names a time for the answer means all of it.
