@@ -18,6 +18,7 @@ from mesh.gateway.ports import Node
 from mesh.gateway.reply import Reply
 from mesh.gateway.request import Request
 from mesh.gateway.sse import StreamReply
+from mesh.gateway.transfer import Written
 from mesh.protocol import http_head
 from mesh.protocol.http_head import Headers
 
@@ -71,8 +72,8 @@ class Stream:
         self.extra = http_head.lines(http_head.read_headers(headers)) if headers else b""
 
 
-#: The answer of a handler. (A StreamReply is a stream that has been written; only the mounts of mesh return one.)
-Answer = Reply | Stream | StreamReply
+#: The answer of a handler. (StreamReply and Written have been written already; only the mounts of mesh return them.)
+Answer = Reply | Stream | StreamReply | Written
 Handler = Callable[[Request], Awaitable[Answer]]
 #: A part of the OpenAPI document (`paths`, `components`, `tags`), or a function that adds one to the document.
 OpenApi = Mapping[str, Any] | Callable[["Document"], None]
