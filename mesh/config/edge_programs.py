@@ -10,12 +10,15 @@ from __future__ import annotations
 import ipaddress
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Final
 
-from msgspec import Struct, field
+from msgspec import Struct, field, structs
 
+from mesh.config.edge_proxy import ProxySettings
+from mesh.config.prefix_tables import options_of
 from mesh.config.values import DURATION, TEXT, Kind, list_of, whole
+from mesh.suggest import suggestion
 
 #: Replaced in `command`, `http` and the values of `environment` when a copy starts.
 PLACEHOLDERS: Final = ("port", "host", "instance", "socket")
@@ -75,9 +78,44 @@ def _read_health(value: Any) -> str:
     return text
 
 
+#: The options of [gateway.proxy], without those that say where the server is and how it is checked.
+_FORWARD: Final = {
+    key: entry for key, entry in options_of(ProxySettings).items() if key not in ("to", "health", "health_every")
+}
+_FORWARDED: Final = ProxySettings(to=[])
+
+
+def _read_forward(value: Any) -> ProxySettings:
+    if isinstance(value, ProxySettings):
+        return value
+    if not isinstance(value, Mapping):
+        raise ValueError
+    changes = {}
+    for key, each in value.items():
+        if key not in _FORWARD:
+            raise ValueError(f'it has no option "{key}"{suggestion(key, _FORWARD)}')
+        attribute, kind = _FORWARD[key]
+        try:
+            changes[attribute] = kind.read(each)
+        except (ValueError, OverflowError) as exc:
+            why = str(exc)
+            more = f" ({why})" if why.startswith("it ") else ""
+            raise ValueError(f"it has a {key} that is not {kind.wanted}{more}") from None
+    return structs.replace(_FORWARDED, **changes)
+
+
+def _show_forward(value: ProxySettings) -> dict[str, Any]:
+    return {
+        key: kind.show(getattr(value, attribute))
+        for key, (attribute, kind) in _FORWARD.items()
+        if getattr(value, attribute) != getattr(_FORWARDED, attribute)
+    }
+
+
 COMMAND: Final = Kind('a command line like "node server.js"', _read_command, shlex.join)
 HTTP: Final = Kind(f'an address like "127.0.0.1:{{port}}", "{{host}}:{{port}}" or "{UNIX}"', _read_http)
 ROUTE: Final = Kind('a path like "/shop"', _read_route)
+FORWARD: Final = Kind("a table of options like { strip = true }", _read_forward, _show_forward)
 HEALTH: Final = Kind('a path like "/healthz"', _read_health)
 
 
@@ -87,6 +125,9 @@ class ProgramSettings(Struct, frozen=True, kw_only=True):
     command: Annotated[list[str], COMMAND, "a program that speaks HTTP, to run in place of a `class`"] = []
     http: Annotated[str, HTTP, "where the program listens"] = "127.0.0.1:{port}"
     route: Annotated[list[str], list_of(ROUTE, "paths"), "gateways send it the requests for these paths"] = []
+    forward: Annotated[ProxySettings, FORWARD, "how it gets them: options as of [gateway.proxy], such as `strip`"] = (
+        _FORWARDED
+    )
     health: Annotated[str, HEALTH, "a path that answers below 400 when it is healthy; a TCP connect when absent"] = ""
     health_every_s: Annotated[float, DURATION, "interval of its health checks"] = field(
         default=2.0, name="health_every"
@@ -114,6 +155,8 @@ def conflicts(name: str, service: Any) -> Iterator[tuple[str, str]]:
             yield "command", "nothing in it says {socket}, so the program cannot know where to listen"
     elif service.route:
         yield "route", "only a service with a `command` has routes here; a `class` declares its own with @http"
+    elif service.forward != _FORWARDED:
+        yield "forward", "only a service with a `command` gets forwarded requests"
     elif service.health:
         yield "health", "only a service with a `command` is checked in this way"
 

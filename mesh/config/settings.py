@@ -17,6 +17,8 @@ from msgspec.structs import force_setattr
 
 from mesh.config.access import AccessSettings
 from mesh.config.edge_programs import ProgramSettings
+from mesh.config.edge_proxy import PROXIES, ProxySettings
+from mesh.config.edge_static import STATICS, StaticSettings
 from mesh.config.secrets import Secret
 from mesh.config.values import (
     ADDRESS,
@@ -187,6 +189,10 @@ class GatewaySettings(Struct, frozen=True, kw_only=True):
     mounts: Annotated[
         list[str], TEXTS, 'additional mounts: "module:attribute", or entry points of the group mesh.mounts'
     ] = []
+    static: Annotated[
+        dict[str, StaticSettings], STATICS, "directories of files to serve; see docs/static-files.md"
+    ] = {}
+    proxy: Annotated[dict[str, ProxySettings], PROXIES, "HTTP servers to forward requests to; see docs/proxy.md"] = {}
     access_log: Annotated[
         AccessLog, choice("off", "json", "combined"), "one line per request; slow and failed ones are logged anyway"
     ] = "off"

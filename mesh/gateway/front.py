@@ -41,6 +41,7 @@ class Mounted(Protocol):
     prefix: str
     origin: str
     mount: Any
+    serve: Any
 
 
 class Table(Protocol):
@@ -58,6 +59,7 @@ class Front:
         started_at: by the wall clock.
         mounts: the table of mounts, once it is built.
         concerns: of the edge, the outermost first.
+        fallback: answers the paths of no mount and no declared route; None leaves them unknown.
     """
 
     mounts: Table
@@ -75,6 +77,7 @@ class Front:
         self.clients = Clients(limits.proxies)
         self.bodies = Bodies(limits.max_body_bytes, limits.max_body_total_bytes, limits.min_body_rate_bytes)
         self.concerns: Sequence[Concern] = ()
+        self.fallback: Mounted | None = None
         self._certain = False
 
     def may_say_unknown(self) -> bool:

@@ -22,7 +22,8 @@ from mesh.calls.propagation import BAGGAGE, TRACESTATE, take
 from mesh.config import Settings
 from mesh.errors import MeshError, SetupError, TooLarge
 from mesh.gateway.admission import Server, UnsupportedVersion
-from mesh.gateway.body import BodiesFull, SlowBody
+from mesh.gateway.body import BodiesFull
+from mesh.gateway.body_stream import SlowBody
 from mesh.gateway.edge.registry import concerns
 from mesh.gateway.front import Front
 from mesh.gateway.headers import read_request_id
@@ -40,6 +41,7 @@ from mesh.gateway.request import RawRequest, Request
 from mesh.gateway.request_log import RequestLog
 from mesh.gateway.sites import SAFE, Sites
 from mesh.gateway.sse import StreamReply
+from mesh.gateway.transfer import Written
 from mesh.telemetry.logs import get_logger
 from mesh.telemetry.traces import accept as accept_trace
 from mesh.telemetry.traces import current as current_trace
@@ -210,13 +212,13 @@ class Gateway:
         request.path, request.query_string = url.raw_path or "/", url.raw_query_string
 
     def _log_request(
-        self, request: Request, reply: Reply | StreamReply | None, seconds: float, error: MeshError | None
+        self, request: Request, reply: Reply | StreamReply | Written | None, seconds: float, error: MeshError | None
     ) -> None:
         if reply is None:
             # The client has disconnected, and the handler was cancelled.
             self.log.write(request, 499, 0, seconds, None, slow=False)
             return
-        size = reply.size if isinstance(reply, StreamReply) else len(reply.body)
+        size = len(reply.body) if isinstance(reply, Reply) else reply.size
         # Streams, and requests that wait for a job, may take long without being slow.
         slow = seconds > self._slow_s and isinstance(reply, Reply) and request.prefix != "/jobs"
         self.log.write(request, reply.status, size, seconds, error or request.failure, slow=slow)
@@ -237,7 +239,7 @@ def _checked(chain: Proceed[Request], hooks: Sequence[Hook]) -> Callable[[Reques
 
     async def answer(request: Request) -> Answer:
         found = await chain(request)
-        if not isinstance(found, Reply | StreamReply):
+        if not isinstance(found, Reply | StreamReply | Written):
             raise SetupError(f"an HTTP interceptor returned {type(found).__name__}; return a mesh.gateway.mounts.Reply")
         return found
 
