@@ -6,20 +6,23 @@ import asyncio
 import os
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from types import TracebackType
+
+import aiohttp
 
 from mesh.config import Settings, load
 from mesh.discovery.http_address import META
 from mesh.discovery.record import Instance
 from mesh.node.connect import connect
 from mesh.node.node import Node
-from tests.patience import until
+from tests.patience import PATIENCE_S, until
 
 #: Serves HTTP, and misbehaves as files in its directory ask for. It dies at once on SIGTERM, as most simple servers do.
 APP = """\
@@ -126,6 +129,7 @@ class Site:
     """The directory, the hub, and a node that sees the registry."""
 
     node: Node
+    url: str
 
     def __init__(self) -> None:
         # Not tmp_path: a unix socket's path has room for 107 characters.
@@ -136,6 +140,15 @@ class Site:
 
     def write(self, more: str = "") -> None:
         (self.root / "mesh.toml").write_text(SETTINGS.format(python=sys.executable, more=more))
+
+    def configure(self, service: str, more: str = "") -> None:
+        """Write mesh.toml with this [services.shop], and with a gateway."""
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}"
+        text = f'[gateway]\nport = {port}\n[worker]\nstop_timeout = "6s"\n[services.shop]\n{service}\n{more}'
+        (self.root / "mesh.toml").write_text(text)
 
     @property
     def settings(self) -> Settings:
@@ -177,6 +190,28 @@ class Site:
         """Start `mesh program NAME`."""
         log = f"{name}_{len(self._started)}.log"
         return Copy(await self._start("program", log, name, *words), self.root / log)
+
+    async def start_gateway(self) -> Copy:
+        """Start `mesh gateway`; returns when it answers."""
+        gateway = Copy(await self._start("gateway", "gateway.log"), self.root / "gateway.log")
+        await self._answered("/livez", (200,))
+        return gateway
+
+    async def routed(self, path: str) -> None:
+        """Return when a program answers this path through the gateway."""
+        await self._answered(path, (200,))
+
+    async def _answered(self, path: str, statuses: Collection[int]) -> None:
+        async with aiohttp.ClientSession() as session:
+            async with asyncio.timeout(PATIENCE_S):
+                while True:
+                    try:
+                        async with session.get(self.url + path) as answer:
+                            if answer.status in statuses:
+                                return
+                    except aiohttp.ClientConnectionError:
+                        pass
+                    await asyncio.sleep(0.02)
 
     def touch(self, name: str) -> Path:
         path = self.root / name
