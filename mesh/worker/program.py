@@ -221,12 +221,18 @@ class Program:
         assert process is not None
         assert place is not None
         why = await check(place.address, service.health, service.health_timeout_s)
-        if not why and self.stage is not Stage.SERVING:
-            sockets = listeners(place.address)
-            if sockets is not None and not owned(sockets, process.members()):
-                # Another process has been given the port since it was chosen, perhaps that of another user.
-                return f"{place.address.text} belongs to another process"
-        return why
+        if why or self.stage is Stage.SERVING:
+            return why
+        # In a thread: on a machine with very many processes and connections this may take some time.
+        if not await asyncio.to_thread(self._listens, process, place):
+            # Another process has been given the port since it was chosen, perhaps that of another user.
+            return f"{place.address.text} belongs to another process"
+        return ""
+
+    def _listens(self, process: ProgramProcess, place: Place) -> bool:
+        """Whether the program itself listens at its place, as far as the kernel tells."""
+        sockets = listeners(place.address)
+        return sockets is None or owned(sockets, process.members())
 
     def _join(self) -> None:
         self._step("join")
@@ -286,7 +292,7 @@ class Program:
         began = clock.now()
         while process.running:
             passed = clock.now() - began
-            left = connections(place.address)
+            left = await asyncio.to_thread(connections, place.address)
             if passed >= NOTICE_S and not left:
                 return
             if passed >= patience_s:

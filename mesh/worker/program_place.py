@@ -5,14 +5,14 @@ Leaves to others: its form in the registry (discovery.http_address), starting th
 
 The kernel's tables are read because the program is not under our control: that it is this program which listens, and
 not another process that was given the port meanwhile, decides whether requests may be sent there; and the number of
-open connections shows when the last gateway has left. Without /proc both are unknown.
+open connections shows when the last gateway has left. Where the kernel does not tell, both are unknown.
 """
 
 from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -20,10 +20,9 @@ from mesh.config.edge_programs import UNIX
 from mesh.discovery.http_address import HttpAddress
 from mesh.errors import SetupError
 from mesh.transport.endpoints import IPC_PATH_BYTES
+from mesh.worker import program_sockets
 
-# Columns of /proc/net/tcp and /proc/net/unix. Source: proc(5); states as in the kernel's tcp_states.h and net.h.
-_ESTABLISHED: Final = "01"
-_LISTEN: Final = "0A"
+# Columns of /proc/net/unix. Source: proc(5), and the kernel's net.h.
 _UNIX_CONNECTED: Final = "03"
 _ACCEPTS: Final = 1 << 16
 
@@ -82,8 +81,8 @@ def listeners(address: HttpAddress) -> set[str] | None:
     if address.socket:
         rows = _unix_rows(address.socket)
         return None if rows is None else {row[6] for row in rows if int(row[3], 16) & _ACCEPTS}
-    found = _tcp_rows(address.port)
-    return None if found is None else {row[9] for row in found if row[3] == _LISTEN}
+    found = program_sockets.tcp(address.port)
+    return None if found is None else {row.inode for row in found if row.state == program_sockets.LISTEN}
 
 
 def connections(address: HttpAddress) -> int | None:
@@ -91,8 +90,8 @@ def connections(address: HttpAddress) -> int | None:
     if address.socket:
         rows = _unix_rows(address.socket)
         return None if rows is None else sum(row[5] == _UNIX_CONNECTED for row in rows)
-    found = _tcp_rows(address.port)
-    return None if found is None else sum(row[3] == _ESTABLISHED for row in found)
+    found = program_sockets.tcp(address.port)
+    return None if found is None else sum(row.state == program_sockets.ESTABLISHED for row in found)
 
 
 def owned(inodes: Collection[str], pids: Collection[int]) -> bool:
@@ -116,31 +115,10 @@ def _holds(pid: int, wanted: Collection[str]) -> bool:
     return False
 
 
-def _tcp_rows(port: int) -> list[list[str]] | None:
-    """The rows of sockets with this local port; a server on [::] serves IPv4, too, and is in the second table only."""
-    wanted = f":{port:04X}"
-    found: list[list[str]] = []
-    known = False
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        for line in _lines(table):
-            known = True
-            row = line.split()
-            if row[1].endswith(wanted):
-                found.append(row)
-    return found if known else None
-
-
 def _unix_rows(path: str) -> list[list[str]] | None:
-    lines = list(_lines("/proc/net/unix"))
-    if not lines:
-        return None
-    return [row for line in lines if len(row := line.rstrip("\n").split(maxsplit=7)) == 8 and row[7] == path]
-
-
-def _lines(table: str) -> Iterator[str]:
     try:
-        with open(table, encoding="utf-8", errors="surrogateescape") as lines:
-            next(lines, "")
-            yield from lines
+        with open("/proc/net/unix", encoding="utf-8", errors="surrogateescape") as lines:
+            rows = [line.rstrip("\n").split(maxsplit=7) for line in lines]
     except OSError:
-        return
+        return None
+    return [row for row in rows[1:] if len(row) == 8 and row[7] == path]

@@ -1,5 +1,6 @@
 """A Flask application on the server of werkzeug, which dies at once on SIGTERM."""
 
+import os
 import time
 
 from flask import Flask, Response, jsonify, request
@@ -10,6 +11,11 @@ app = Flask(__name__)
 @app.get("/shop/hello/<name>")
 def hello(name: str) -> Response:
     return jsonify(hello=name, headers=dict(request.headers), query=request.args.to_dict())
+
+
+@app.get("/shop/where")
+def where() -> str:
+    return f"{os.environ.get('COLOUR', '')} {os.environ['MESH_INSTANCE']}"
 
 
 @app.post("/shop/echo")
