@@ -9,6 +9,7 @@ Leaves to others: the check itself (cli.run, cli.confine, gateway.app), finding 
 from __future__ import annotations
 
 import asyncio
+import re
 import shlex
 import subprocess
 import sys
@@ -72,15 +73,22 @@ async def mounts(found: Usable, env: Mapping[str, str]) -> AsyncIterator[Finding
     Args:
         env: the environment that supervisord has, or would have.
     """
-    listed = found.settings.gateway.mounts
-    if not listed:
+    listed = list(found.settings.gateway.mounts)
+    routes = [route for each in found.settings.services.values() if each.command for route in each.route]
+    if not listed and not routes:
         return
     tried = await _check(["gateway", "--check", "--json"], found.settings.root, env)
     if tried.words:
         mend = "correct the entry or the object that it names; until then no gateway starts (`mesh gateway --check`)"
-        yield Finding(BAD, about(found, "gateway.mounts"), tried.words.removeprefix("gateway.mounts: "), mend)
-    else:
+        key = "gateway.mounts"
+        if match := re.match(r"(services\.[\w-]+\.route) ", tried.words):
+            key = match[1]
+        yield Finding(BAD, about(found, key), tried.words.removeprefix("gateway.mounts: "), mend)
+        return
+    if listed:
         yield Finding(GOOD, "gateway.mounts", ", ".join(listed))
+    if routes:
+        yield Finding(GOOD, "routes of programs", ", ".join(routes))
 
 
 async def try_service(

@@ -165,9 +165,11 @@ class Program:
     def _measure(self, process: ProgramProcess) -> None:
         gauge, place = self.node.recorder.gauge, self._place
         assert place is not None
-        healthy = "Whether the program passes its health checks."
         gauge(
-            "program_healthy", lambda: float(self._health.state in ("healthy", "doubtful")), healthy, service=self.name
+            "program_healthy",
+            lambda: float(self._health.state in ("healthy", "doubtful")),
+            "Whether the program passes its health checks.",
+            service=self.name,
         )
         gauge(
             "program_connections",

@@ -165,6 +165,10 @@ class Site:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._connecting.__aexit__(kind, value, trace)
+        await self.clear()
+
+    async def clear(self) -> None:
+        """End what still runs, and remove the directory."""
         for process in self._started:
             if process.returncode is None:
                 process.kill()

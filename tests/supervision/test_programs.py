@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -13,7 +14,10 @@ import pytest
 from supervision_project import Project, until
 
 from mesh.discovery.http_address import META
+from mesh.node.connect import connect
+from mesh.observe.sampling import Sampler
 from mesh.supervisord import process_tree
+from tests.patience import until as eventually
 
 #: Its answer is its colour: a release. It forks a child that has left its session and its environment mark.
 APP = """\
@@ -40,6 +44,19 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 print("program", os.environ["COLOUR"], "listens", flush=True)
 http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+
+#: Before APP: one thread that never rests.
+BURN = """\
+import threading
+
+
+def burn():
+    while True:
+        pass
+
+
+threading.Thread(target=burn, daemon=True).start()
 """
 
 PROGRAM = """
@@ -139,3 +156,26 @@ def test_the_doctor_finds_a_missing_program(project: Project):
     doctor = json.loads(project.command("mesh", "doctor", "--json", check=False).stdout)
     bad = [each["about"] for each in doctor if each["grade"] == "bad"]
     assert any(about.endswith("services.shop.command") for about in bad), doctor
+
+
+async def test_the_autoscaler_measures_the_program(shop: Project):
+    """The processor time of the program counts as that of its process, which itself does nothing."""
+    (shop.root / "app.py").write_text(BURN + APP)
+    wrapper, program = shop.pids()["shop:shop_0"], program_of(shop)
+    os.kill(program, signal.SIGKILL)
+    await eventually(
+        lambda: (
+            shop.pids()["shop:shop_0"] not in (0, wrapper)
+            and [each["pid"] for each in shown(shop)] == [shop.pids()["shop:shop_0"]]
+        ),
+        "it runs again",
+    )
+    pid = shop.pids()["shop:shop_0"]
+    async with connect(shop.settings, role="operator") as node:
+        sampler = Sampler(node)
+        await sampler.look([pid])
+        await asyncio.sleep(0.5)
+        sample = (await sampler.look([pid]))[pid]
+    assert sample.services == ("shop",)
+    assert sample.answered
+    assert sample.demand > 0.3

@@ -142,7 +142,7 @@ def _write(instances: list[Instance], processes: list[Process], host: str) -> No
                 str(instance.pid or "–"),
                 process.state if process else "RUNNING",
                 for_people(max(0.0, time.time() - instance.epoch / 1000)),
-                # The calls of a program are not counted.
+                # Gateways and programs report none.
                 "–" if META in instance.meta else f"{instance.load:.0%}",
             )
         )
