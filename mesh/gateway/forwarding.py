@@ -41,6 +41,7 @@ from mesh.gateway.forward_headers import (
     rewrite_location,
 )
 from mesh.gateway.front import Front
+from mesh.gateway.media import SSE_TYPE
 from mesh.gateway.paths import decode_segment
 from mesh.gateway.reply import HeadOnly, Reply
 from mesh.gateway.request import TIMEOUT, Request
@@ -318,6 +319,10 @@ class Forwarder:
         # A client that names a time for the answer means all of it.
         limit = asyncio.timeout(request.remaining_s if TIMEOUT in raw.headers else None)
         address = str(response.url.origin())
+        streams = self._front.connections.streams
+        leaving = _Leaving() if response.content_type == SSE_TYPE else None
+        if leaving is not None:
+            streams.add(leaving)
         try:
             async with limit:
                 while True:
@@ -343,6 +348,15 @@ class Forwarder:
         except ConnectionError:
             # The client disconnected, or does not read: no error can be sent.
             transfer.fail()
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if leaving is None or not leaving.left or task is None or task.uncancel():
+                raise
+            # Its client reconnects, to another gateway.
+            transfer.end()
+        finally:
+            if leaving is not None:
+                streams.discard(leaving)
         return transfer
 
     async def _tunnel(self, request: Request, upstream: Upstream, outgoing: Outgoing) -> Reply | Written:
@@ -362,6 +376,24 @@ class Forwarder:
             )
         finally:
             response.close()
+
+
+class _Leaving:
+    """Ends forwarded Server-Sent Events when the gateway drains.
+
+    Attributes:
+        left: it has cancelled the task that forwards them.
+    """
+
+    def __init__(self) -> None:
+        self.left = False
+        self._task = asyncio.current_task()
+
+    def leave(self) -> None:
+        """End the answer."""
+        if not self.left and self._task is not None:
+            self.left = True
+            self._task.cancel()
 
 
 class _Upload:

@@ -25,6 +25,8 @@ EJECT_MOST_S: Final = 30.0
 #: What the parser accepts of an answer's head. aiohttp's default of 8 KiB is less than applications with large cookies
 #: and policies send.
 _LONGEST_FIELD: Final = 32 * 1024
+#: Bytes of one answer that are read ahead of a slow client; aiohttp holds up to twice as many.
+_BUFFER_BYTES: Final = 64 * 1024
 
 
 class Upstream:
@@ -72,6 +74,7 @@ class Upstream:
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout_s),
                 max_line_size=_LONGEST_FIELD,
                 max_field_size=_LONGEST_FIELD,
+                read_bufsize=_BUFFER_BYTES,
             )
             # aiohttp would repeat PUT and DELETE, with a body that has been consumed.
             self._session._retry_connection = False

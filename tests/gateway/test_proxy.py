@@ -18,12 +18,19 @@ from gateway_fakes import FakeNode
 from gateway_front import Front, eventually
 from gateway_shop import open_shop
 
-from mesh.config import Settings
+from mesh.config import Settings, load
 from mesh.config.edge_proxy import PROXIES
+from mesh.errors import ConfigError
 from mesh.gateway import app
+from mesh.gateway.edge import registry
+from mesh.gateway.edge.contract import Concern
+from mesh.gateway.edge.identity import Identity
 from mesh.gateway.forward_headers import rewrite_cookie, rewrite_location
-from mesh.gateway.mounts import BadMount
+from mesh.gateway.forwarding import Forwarder
+from mesh.gateway.mounts import BadMount, Mount, Request
+from mesh.gateway.mounts.serving import serve_counted
 from mesh.gateway.server import Gateway
+from mesh.gateway.upstreams import Upstreams
 
 MIB = 2**20
 
@@ -118,6 +125,16 @@ class Upstream:
         await response.prepare(request)
         await response.write(b"part")
         await self.gate.wait()
+        return response
+
+    async def on_events(self, request: web.BaseRequest) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        await response.write(b"data: 1\n\n")
+        try:
+            await self.gate.wait()
+        finally:
+            self.ended.set()
         return response
 
     async def on_break(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -722,6 +739,67 @@ async def test_a_draining_gateway_lets_a_request_end(proxy: Front, upstream: Ups
     await draining
 
 
+async def test_a_draining_gateway_ends_forwarded_events(proxy: Front, upstream: Upstream) -> None:
+    """Their clients reconnect: the answer ends as a complete one, and the upstream sees that nobody reads."""
+    async with proxy.session.get(proxy.url + "/old/events") as response:
+        assert await response.content.readuntil(b"\n\n") == b"data: 1\n\n"
+        await app.drain(proxy.gateway, proxy.server, proxy.accepting)
+        assert await response.read() == b""
+    await asyncio.wait_for(upstream.ended.wait(), 5)
+
+
+# --- for other sources of addresses -------------------------------------------------------------
+
+
+async def test_the_list_of_servers_may_change(proxy: Front, upstream: Upstream, stack: AsyncExitStack) -> None:
+    """What is running ends at its server; what comes next goes to the new ones."""
+    other = Upstream()
+    await stack.enter_async_context(serving(other))
+    settings = PROXIES.read({"/": upstream.url})["/"]
+    upstreams = Upstreams([upstream.url], settings, asyncio.get_running_loop().time)
+    forwarder = Forwarder(proxy.gateway.front, upstreams, settings)
+    mount = Mount(prefix="/dynamic", handler=forwarder.forward, methods=())
+    proxy.gateway.mounts._add(mount, "test", serve_counted(proxy.gateway.front, mount))
+    running = asyncio.create_task(proxy.get("/dynamic/wait"))
+    await eventually(lambda: upstream.requests, "it is running")
+    old = upstreams.all[0]
+    await upstreams.replace([other.url])
+    assert (await proxy.get("/dynamic/x")).status == 200
+    assert [request.path for request in other.requests] == ["/dynamic/x"]
+    upstream.gate.set()
+    assert (await running).body == b"waited"
+    await eventually(lambda: old._session is None, "its connections are closed")
+    await upstreams.replace([])
+    told = await proxy.get("/dynamic/x")
+    assert (told.status, told.json["code"]) == (503, "unavailable")
+    await upstreams.close()
+
+
+async def test_the_authenticated_caller_is_told(
+    opened: Open, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only under the configured name, and never as the client says."""
+
+    async def hook(request: Request, proceed: Any) -> Any:
+        assert request.entry.policy.auth == "user"
+        request.identity = Identity("anna", "jwt") if "Authorization" in request.headers else None
+        return await proceed(request)
+
+    monkeypatch.setattr(registry, "CONCERNS", (lambda front: Concern(name="auth", hook=hook),))
+    front = await opened({"/old": {"to": upstream.url, "principal": "X-User", "auth": "user"}})
+    headers = headers_of(await front.get("/old/x", headers={"X-User": "root", "X_User": "root", "Authorization": "x"}))
+    assert (headers["x-user"], "x_user" in headers) == (["anna"], False)
+    assert "x-user" not in headers_of(await front.get("/old/x", headers={"X-User": "root"}))
+
+
+async def test_no_field_is_invented(proxy: Front) -> None:
+    reader, _ = await proxy.raw(b"GET /old/x HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+    _, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    assert {name.lower() for name, _ in msgspec.json.decode(body)["headers"]} == {
+        "host", "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "forwarded", "traceparent", "x-request-id",
+    }  # fmt: skip
+
+
 # --- pure parts ---------------------------------------------------------------------------------
 
 
@@ -774,6 +852,29 @@ def test_cookies(value: bytes, expected: bytes) -> None:
 def test_wrong_settings_are_refused(value: Any) -> None:
     with pytest.raises(ValueError, match=r"^(it |$)"):
         PROXIES.read(value)
+
+
+def test_settings_are_read_from_the_file_and_the_environment(tmp_path: Path) -> None:
+    file = tmp_path / "mesh.toml"
+    file.write_text(
+        """[gateway.static]
+"/" = "web/dist"
+[gateway.proxy]
+"/old" = { to = ["http://127.0.0.1:1", "http+unix:/run/x"], timeout = "3s", max_body = "1GiB" }
+"/new" = "http://[::1]:9000/base"
+"""
+    )
+    gateway = load(file, env={}).gateway
+    assert gateway.static["/"].dir == Path("web/dist")
+    assert (gateway.proxy["/old"].timeout_s, gateway.proxy["/old"].max_body_bytes) == (3.0, 2**30)
+    assert gateway.proxy["/new"].to == ["http://[::1]:9000/base"]
+    gateway = load(file, env={"MESH_GATEWAY_PROXY": "/env=http://a"}).gateway
+    assert list(gateway.proxy) == ["/env"]
+    file.write_text('[gateway]\nport = 1\n[gateway.proxy]\n"/old" = { to = "http://a", timeuot = "3s" }\n')
+    with pytest.raises(ConfigError) as error:
+        load(file, env={})
+    assert "mesh.toml:3: gateway.proxy" in error.value.message
+    assert "timeout" in error.value.message
 
 
 def test_settings_are_shown_as_they_are_written() -> None:

@@ -13,7 +13,20 @@ from typing import Final
 from mesh.errors import MeshError, SetupError, UnknownRoute
 from mesh.gateway.entry import Entry
 from mesh.gateway.front import Front
-from mesh.gateway.mounts import docs, health, jobs, metrics, openapi, programs, proxy, routes, rpc, status, tasks
+from mesh.gateway.mounts import (
+    docs,
+    health,
+    jobs,
+    metrics,
+    openapi,
+    programs,
+    proxy,
+    routes,
+    rpc,
+    static,
+    status,
+    tasks,
+)
 from mesh.gateway.mounts.contract import Answer, BadMount, Mount
 from mesh.gateway.mounts.serving import Serve, serve_counted, serve_foreign, serve_own
 from mesh.gateway.openapi import Document
@@ -75,8 +88,9 @@ class Mounts:
         for make in BUILT_IN:
             mount = make(front)
             self._insert(Mounted(mount, OWN, serve_own(mount)))
-        for mount in proxy.mounts(front):
-            self._add(mount, proxy.ORIGIN, serve_counted(front, mount))
+        for kind in (static, proxy):
+            for mount in kind.mounts(front):
+                self._add(mount, kind.ORIGIN, serve_counted(front, mount))
         for origin, mount in programs.mounts(front):
             self._add(mount, origin, serve_counted(front, mount))
         front.catalog.reserve(self.reserved())
