@@ -108,6 +108,8 @@ class ProgramProcess:
 
     async def kill(self) -> None:
         """End every process that it has started at once, also those that made a session of their own."""
+        if self.running:
+            self._signal(signal.SIGKILL)
         for _ in range(int(_REAP_S / _LOOK_EVERY_S)):
             left = {*self.members(), *self._marked()}
             if not left:

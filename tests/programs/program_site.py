@@ -155,7 +155,7 @@ class Site:
         return load(self.root / "mesh.toml", env={})
 
     async def __aenter__(self) -> Site:
-        await self._start("hub", "hub.log")
+        await self.run("hub", "hub.log")
         await until(lambda: (self.root / "run/hub.sock").exists(), "the hub listens")
         self._connecting = connect(self.settings, wait_s=10.0)
         self.node = await self._connecting.__aenter__()
@@ -175,7 +175,8 @@ class Site:
             await process.wait()
         shutil.rmtree(self.root)
 
-    async def _start(self, verb: str, log: str, *words: str) -> asyncio.subprocess.Process:
+    async def run(self, verb: str, log: str, *words: str) -> asyncio.subprocess.Process:
+        """Start a command of mesh, which is ended with the site."""
         env = {name: text for name, text in os.environ.items() if not name.startswith(("MESH_", "SUPERVISOR_"))}
         with (self.root / log).open("wb") as file:
             process = await asyncio.create_subprocess_exec(
@@ -193,11 +194,11 @@ class Site:
     async def start(self, *words: str, name: str = "shop") -> Copy:
         """Start `mesh program NAME`."""
         log = f"{name}_{len(self._started)}.log"
-        return Copy(await self._start("program", log, name, *words), self.root / log)
+        return Copy(await self.run("program", log, name, *words), self.root / log)
 
     async def start_gateway(self) -> Copy:
         """Start `mesh gateway`; returns when it answers."""
-        gateway = Copy(await self._start("gateway", "gateway.log"), self.root / "gateway.log")
+        gateway = Copy(await self.run("gateway", "gateway.log"), self.root / "gateway.log")
         await self._answered("/livez", (200,))
         return gateway
 

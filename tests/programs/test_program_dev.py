@@ -15,7 +15,7 @@ async def test_mesh_dev_runs_programs():
     site = Site()
     site.configure('command = ["python3", "app.py"]\nroute = "/shop"\nhealth = "/healthz"')
     try:
-        dev = Copy(await site._start("dev", "dev.log", "--no-reload", "--json"), site.root / "dev.log")
+        dev = Copy(await site.run("dev", "dev.log", "--no-reload", "--json"), site.root / "dev.log")
         await site.until(lambda: '"routes":' in dev.log or dev.process.returncode is not None, "it says that it runs")
         running = msgspec.json.decode(next(line for line in dev.log.splitlines() if '"routes":' in line))
         assert running["services"] == ["shop"]

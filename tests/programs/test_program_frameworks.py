@@ -134,3 +134,22 @@ async def test_a_static_binary():
             for number in range(20):
                 async with session.get(f"/shop/hello/{number}") as answer:
                     assert await answer.json() == {"hello": str(number)}
+
+
+async def test_a_program_calls_the_mesh():
+    """Through MESH_GATEWAY, and as a node by MESH_CONFIG."""
+    async with Site() as site:
+        shutil.copy(APPS / "calling_app.py", site.root)
+        (site.root / "hello.py").write_text(
+            "import mesh\nfrom mesh import rpc\n\n\nclass Greeting(mesh.Service):\n    @rpc(expose=True)\n"
+            '    async def hello(self, name: str) -> str:\n        return f"Hello, {name}!"\n'
+        )
+        site.configure(f'{COMMANDS["fastapi"].replace("fastapi_app", "calling_app")}\nroute = "/shop"')
+        await site.start_gateway()
+        await site.run("run", "greeting.log", "hello.py")
+        await site.start()
+        await site.routed("/shop/connected")
+        async with aiohttp.ClientSession(site.url) as session:
+            for path, name in (("/shop/connected", "node"), ("/shop/over-http", "gateway")):
+                async with session.get(path) as answer:
+                    assert await answer.json() == f"Hello, {name}!"

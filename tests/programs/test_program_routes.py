@@ -74,7 +74,7 @@ async def test_a_program_at_the_root_gets_what_no_route_has(site: Site):
 async def test_prefixes_that_conflict_keep_the_gateway_from_starting(site: Site, more: str):
     """The error names both."""
     site.configure('command = ["python3", "app.py"]\nroute = "/shop"', more)
-    process = await site._start("gateway", "check.log", "--check", "--json")
+    process = await site.run("gateway", "check.log", "--check", "--json")
     assert await process.wait() == 2
     error = msgspec.json.decode((site.root / "check.log").read_bytes().splitlines()[-1])["error"]
     assert error["code"] == "bad_mount"
