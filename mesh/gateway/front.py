@@ -45,6 +45,7 @@ class Mounted(Protocol):
     prefix: str
     origin: str
     mount: Any
+    serve: Any
 
 
 class Table(Protocol):
@@ -63,6 +64,7 @@ class Front:
         started_at: by the wall clock.
         mounts: the table of mounts, once it is built.
         concerns: of the edge, the outermost first.
+        fallback: answers the paths of no mount and no declared route; None leaves them unknown.
     """
 
     mounts: Table
@@ -84,6 +86,7 @@ class Front:
         self.rooms = Rooms(node)
         #: Open WebSockets.
         self.sockets: set[Any] = set()
+        self.fallback: Mounted | None = None
         self._certain = False
 
     def may_say_unknown(self) -> bool:

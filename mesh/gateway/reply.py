@@ -76,25 +76,6 @@ def phrase(status: int) -> str:
     return _PHRASES.get(status, "Unknown")
 
 
-class Written:
-    """An answer that has been written already, for the log; it replaces aiohttp's Response, like `Reply`.
-
-    Attributes:
-        size: bytes of its body.
-    """
-
-    def __init__(self, status: int, size: int = 0) -> None:
-        self.status = status
-        self.size = size
-        self.keep_alive = False
-
-    async def prepare(self, request: RawRequest) -> None:
-        """Nothing is left to write."""
-
-    async def write_eof(self) -> None:
-        """Nothing is left to write."""
-
-
 class Reply:
     """A status, a type and a body. Code outside of the gateway makes one with `of` or `json`.
 

@@ -36,11 +36,12 @@ from mesh.gateway.mounts.registry import Mounts
 from mesh.gateway.mounts.status import status
 from mesh.gateway.ports import Node
 from mesh.gateway.problems import Unforeseen
-from mesh.gateway.reply import Reply, Written
+from mesh.gateway.reply import Reply
 from mesh.gateway.request import RawRequest, Request
 from mesh.gateway.request_log import RequestLog
 from mesh.gateway.sites import SAFE, CrossSite
 from mesh.gateway.sse import StreamReply
+from mesh.gateway.transfer import Written
 from mesh.telemetry.logs import get_logger
 from mesh.telemetry.traces import accept as accept_trace
 from mesh.telemetry.traces import current as current_trace

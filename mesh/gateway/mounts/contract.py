@@ -15,9 +15,10 @@ from mesh.errors import ConfigError
 from mesh.gateway.entry import Entry
 from mesh.gateway.openapi import Document
 from mesh.gateway.ports import Node
-from mesh.gateway.reply import Reply, Written
+from mesh.gateway.reply import Reply
 from mesh.gateway.request import Request
 from mesh.gateway.sse import StreamReply
+from mesh.gateway.transfer import Written
 from mesh.protocol import http_head
 from mesh.protocol.http_head import Headers
 
@@ -71,7 +72,7 @@ class Stream:
         self.extra = http_head.lines(http_head.read_headers(headers)) if headers else b""
 
 
-#: The answer of a handler. (StreamReply and Written have been sent already; only the mounts of mesh return them.)
+#: The answer of a handler. (StreamReply and Written have been written already; only the mounts of mesh return them.)
 Answer = Reply | Stream | StreamReply | Written
 Handler = Callable[[Request], Awaitable[Answer]]
 #: A part of the OpenAPI document (`paths`, `components`, `tags`), or a function that adds one to the document.

@@ -58,7 +58,12 @@ class DeclaredRoutes:
         if raw._message.upgrade and asks(raw):
             return self._upgrade(request)
         if verb == "OPTIONS":
-            allow = ", ".join(VERBS) if path == "*" else routes.allow(path)
+            try:
+                allow = ", ".join(VERBS) if path == "*" else routes.allow(path)
+            except UnknownRoute:
+                if self._front.fallback is not None:
+                    return self._fall_back(request)
+                raise
             return _ready(Reply(status=204, extra=b"Allow: %b\r\n" % allow.encode()))
         try:
             route, values = routes.find(verb, path) if request.known is None else self._found(request)
@@ -68,6 +73,8 @@ class DeclaredRoutes:
                 raise UpgradeRequired(f"{path[:200]}: this is a WebSocket; connect to it with one") from None
             raise
         except UnknownRoute:
+            if self._front.fallback is not None:
+                return self._fall_back(request)
             if path == "/" and verb in _READABLE:
                 return _ready(Reply(status=302, extra=b"Location: /docs\r\n"))
             if not self._front.may_say_unknown():
@@ -76,6 +83,19 @@ class DeclaredRoutes:
         if route.stream is not None and accepts(raw.headers.get(_ACCEPT), STREAM_TYPES):
             route = route.stream
         return self._call(request, route, values)
+
+    def _fall_back(self, request: Request) -> Awaitable[Answer]:
+        """Let the mount answer that gets what no route answers.
+
+        Raises:
+            Unavailable: a service that is not known yet may declare the path.
+        """
+        fallback = self._front.fallback
+        if fallback is None or not self._front.may_say_unknown():
+            raise Unavailable("no hub has reported the declared routes yet")
+        request.prefix = fallback.prefix
+        answer: Awaitable[Answer] = fallback.serve(request)
+        return answer
 
     def entry(self, request: Request) -> Entry:
         """The route of a request.

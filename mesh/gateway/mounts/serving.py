@@ -64,13 +64,30 @@ def answer_method(request: Request, allow: str, remedy: str = "not allowed here"
 
 def serve_foreign(front: Front, mount: Mount) -> Serve:
     """The handler of a mount of another package, with deadline, metrics and streams."""
-    return _Foreign(front, mount).serve
+    return _Counted(front, mount, _Foreign(front, mount).handle).serve
 
 
-class _Foreign:
-    def __init__(self, front: Front, mount: Mount) -> None:
+def serve_counted(front: Front, mount: Mount) -> Serve:
+    """The handler of a mount of mesh that has deadlines of its own and writes its answers, with metrics."""
+
+    async def handle(request: Request) -> tuple[Answer, str]:
+        answer = await mount.handler(request)
+        return answer, request.failure.code if request.failure is not None else ""
+
+    return _Counted(front, mount, handle).serve
+
+
+class _Counted:
+    """The methods and the metrics of a mount.
+
+    Args:
+        handle: returns the answer, and the error code to count.
+    """
+
+    def __init__(self, front: Front, mount: Mount, handle: Callable[[Request], Awaitable[tuple[Answer, str]]]) -> None:
         self._front = front
         self._mount = mount
+        self._handle = handle
         self._allow = allow_header(mount.methods) if mount.methods else ""
         self._stats: dict[str, Any] = {}
 
@@ -103,7 +120,14 @@ class _Foreign:
             request.seconds = front.node.clock.now() - request.began_at
             stats.end(request.seconds, code)
 
-    async def _handle(self, request: Request) -> tuple[Answer, str]:
+
+class _Foreign:
+    def __init__(self, front: Front, mount: Mount) -> None:
+        self._front = front
+        self._mount = mount
+
+    async def handle(self, request: Request) -> tuple[Answer, str]:
+        """Call the handler within the deadline, and write its stream."""
         timeout_s = request.remaining_s
         try:
             async with asyncio.timeout(timeout_s) as limit:

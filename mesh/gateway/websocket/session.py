@@ -23,9 +23,9 @@ from mesh.errors import BadRequest, Cancelled, Draining, MeshError
 from mesh.gateway.front import Front
 from mesh.gateway.ports import Answer, Buffer, Items
 from mesh.gateway.problems import Unforeseen
-from mesh.gateway.reply import Written
 from mesh.gateway.request import Request
 from mesh.gateway.routes import Route
+from mesh.gateway.transfer import Written
 from mesh.gateway.websocket import closing
 from mesh.protocol.messages import JSON, MSGPACK, RAW, RECONNECTS
 from mesh.telemetry.logs import get_logger

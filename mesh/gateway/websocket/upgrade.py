@@ -9,9 +9,9 @@ from __future__ import annotations
 from mesh.errors import MeshError
 from mesh.gateway.front import Front
 from mesh.gateway.problems import Unforeseen
-from mesh.gateway.reply import Written
 from mesh.gateway.request import RawRequest, Request
 from mesh.gateway.routes import Route
+from mesh.gateway.transfer import Written
 from mesh.gateway.websocket.session import Session
 
 #: The verb of routes of WebSockets, in records and in the trie. No HTTP method has this name.
