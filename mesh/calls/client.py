@@ -46,6 +46,7 @@ from mesh.errors import (
 from mesh.policy.budget import RetryBudget
 from mesh.protocol.caller import Caller
 from mesh.protocol.deadline import to_budget
+from mesh.protocol.stream import WINDOW
 from mesh.telemetry.metrics import Recorder
 from mesh.telemetry.traces import current as TRACE
 from mesh.transport.contract import Transport
@@ -196,7 +197,7 @@ class Client:
             options.key,
             options.instance,
         )
-        flow = Flow(self, order, decode, options.source)
+        flow = Flow(self, order, decode, options.source, options.window or WINDOW)
         self._begin(flow, order, now, options.idempotent)
         return Stream(flow)
 

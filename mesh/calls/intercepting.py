@@ -153,6 +153,7 @@ class InterceptedClient:
             stream,
             CURRENT.get(),
             options.source,
+            options.window,
         )
 
     async def _send(self, call: OutgoingCall) -> Any:
@@ -164,6 +165,7 @@ class InterceptedClient:
             call.trace,
             call.idempotent,
             call.source,
+            call.window,
         )
         if call.stream:
             return self._client.stream(call.target, call.body, call.encoding, options, decode=call.decode)

@@ -44,6 +44,7 @@ class OutgoingCall(msgspec.Struct, eq=False):
         key, instance, idempotent: as for `Node.call`; may be changed before `proceed`.
         stream: the call is a stream; `await proceed(call)` then returns an asynchronous iterator.
         context: the context of the handler that makes the call; None outside of a handler.
+        window: see CallOptions.
         source: the encoded items that the call sends; None for a call without a client stream. It can be read once.
     """
 
@@ -60,6 +61,7 @@ class OutgoingCall(msgspec.Struct, eq=False):
     stream: bool
     context: CallContext | None
     source: AsyncIterator[tuple[Any, int]] | None = None
+    window: int = 0
 
     @property
     def service(self) -> str:

@@ -26,6 +26,7 @@ class CallOptions(msgspec.Struct, frozen=True):
         trace: W3C traceparent; None takes the trace of the work at hand.
         idempotent: overrides what the method declares.
         source: the encoded items of a client stream.
+        window: of a stream: items that the handler may send ahead; 0 takes the usual number.
     """
 
     timeout: Duration | None = None
@@ -35,6 +36,7 @@ class CallOptions(msgspec.Struct, frozen=True):
     trace: str | None = None
     idempotent: bool | None = None
     source: Source | None = None
+    window: int = 0
 
 
 #: The options of most calls; nothing is made for them.
@@ -56,3 +58,4 @@ class RawKeywords(CallKeywords, total=False):
     trace: str | None
     idempotent: bool | None
     source: Source | None
+    window: int

@@ -8,13 +8,11 @@ An order is an item in MessagePack; the gateway asks for JSON, so other items ar
 
 from __future__ import annotations
 
-import asyncio
 from typing import Final, Literal
 
 import msgspec
 
-from mesh.calls.context import CURRENT
-from mesh.calls.running import Running
+from mesh.calls.items import running_stream, send_item
 from mesh.errors import SetupError
 from mesh.protocol.codec import Buffer
 from mesh.protocol.messages import MSGPACK
@@ -70,12 +68,7 @@ async def leave(topic: str) -> None:
 
 
 async def _send(order: Order) -> None:
-    running = CURRENT.get()
-    if not isinstance(running, Running) or running.outflow is None or WEBSOCKET not in running.meta:
+    running = running_stream()
+    if running is None or WEBSOCKET not in running.meta:
         raise SetupError(f"http.{order.verb}({order.topic!r}) works only in the handler of a WebSocket")
-    while not running.outflow.take():
-        if running.credited is None or running.credited.done():
-            running.credited = asyncio.get_running_loop().create_future()
-        await asyncio.shield(running.credited)
-    running.conversation.callee.item(running.id, _pack(order), MSGPACK)
-    running.conversation.channel.wake()
+    await send_item(running, _pack(order), MSGPACK)

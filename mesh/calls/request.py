@@ -15,7 +15,7 @@ import msgspec
 from mesh.calls.answers import Answer
 from mesh.calls.outbound import Outbound, Source
 from mesh.errors import BadReply, Cancelled, DeadlineExceeded, MeshError, Unavailable, from_wire
-from mesh.protocol.stream import Inflow
+from mesh.protocol.stream import WINDOW, Inflow
 
 Decode = Callable[[Any, int], Any]
 
@@ -171,13 +171,15 @@ class Flow:
         "slot",
     )
 
-    def __init__(self, client: Client, order: Order, decode: Decode, source: Source | None = None) -> None:
+    def __init__(
+        self, client: Client, order: Order, decode: Decode, source: Source | None = None, window: int = WINDOW
+    ) -> None:
         self.client = client
         self.order = order
         self.decode = decode
         self.id = 0
         self.slot = 0
-        self.inflow = Inflow()
+        self.inflow = Inflow(window)
         self._items: deque[list[Any]] = deque()
         self._ended = False
         self._error: Exception | None = None

@@ -153,8 +153,8 @@ def conflicts(name: str, service: Any) -> Iterator[tuple[str, str]]:
                 yield key, "the calls of a program are not counted; its scaling follows `target_cpu`"
         if service.http == UNIX and not any("{socket}" in word for word in _places(service)):
             yield "command", "nothing in it says {socket}, so the program cannot know where to listen"
-    elif service.route:
-        yield "route", "only a service with a `command` has routes here; a `class` declares its own with @http"
+    elif service.route and not any(word.startswith(("asgi:", "wsgi:")) for word in service.classes):
+        yield "route", "only a `command` or an application has routes here; a `class` declares its own with @http"
     elif service.forward != _FORWARDED:
         yield "forward", "only a service with a `command` gets forwarded requests"
     elif service.health:

@@ -83,6 +83,7 @@ class RouteRecord(msgspec.Struct, omit_defaults=True, frozen=True):
         responses: further statuses of answers, with what they mean.
         topics: of a WebSocket: the events that its handler may send to clients, as patterns.
         subprotocols: of a WebSocket, the preferred one first.
+        raw: "asgi": the gateway passes the request on as a whole, to an application; "" for a method.
         edge: what it asks of gateways; None for their defaults.
     """
 
@@ -97,6 +98,7 @@ class RouteRecord(msgspec.Struct, omit_defaults=True, frozen=True):
     edge: EdgePolicy | None = None
     topics: list[str] = []
     subprotocols: list[str] = []
+    raw: str = ""
 
 
 class Subscription(msgspec.Struct, omit_defaults=True, frozen=True):

@@ -92,7 +92,7 @@ class Document:
         """Add the declared routes of all services."""
         for route in self._catalog.routes.routes:
             # OpenAPI 3.1 has no WebSockets.
-            if route.record.verb in VERBS:
+            if route.record.verb in VERBS and not route.raw:
                 self._add_route(route)
 
     def add_methods(self) -> None:

@@ -212,4 +212,5 @@ class Node(Protocol):
         meta: dict[str, str] | None = None,
         trace: str | None = None,
         source: AsyncIterator[tuple[Buffer, int]] | None = None,
+        window: int = 0,
     ) -> Items: ...

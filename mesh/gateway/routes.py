@@ -50,7 +50,9 @@ class Route:
         "idempotent",
         "method",
         "name",
+        "prefix",
         "produces",
+        "raw",
         "record",
         "service",
         "status",
@@ -68,6 +70,9 @@ class Route:
         self.status = record.status if 200 <= record.status <= 299 else 200
         self.produces = record.produces if _MEDIA_TYPE.fullmatch(record.produces) else ""
         self.binding = Binding(record, method)
+        #: The request goes on as a whole, to an application below `prefix`.
+        self.raw = record.raw
+        self.prefix = record.path.removesuffix("/{path...}").rstrip("/")
         # A GET changes nothing, so it may be retried at another instance when an answer is lost.
         self.idempotent = True if record.verb == "GET" else None
         #: The service's stream on the same address, for clients that accept Server-Sent Events or NDJSON by name.

@@ -206,7 +206,10 @@ def record(
         endpoint=endpoint,
         events=events,
         methods={member.name: _method_record(cls, member, signature) for member, signature in called},
-        routes=[_route_record(mark, member, signature) for member, signature in called for mark in member.marks.routes],
+        routes=[
+            *(_route_record(mark, member, signature) for member, signature in called for mark in member.marks.routes),
+            *cls._raw_routes(),
+        ],
         subscriptions=[
             Subscription(topic=mark.topic, method=member.name, to=mark.to)
             for member, mark in heard

@@ -37,7 +37,8 @@ MOST: Final = 1024
 STOP_MARGIN_S: Final = 10
 
 _NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,62}")
-_CLASS: Final = re.compile(r"[\w./-]+(:\w+)?")
+# MODULE:CLASS, or an application (mesh.apps.loading).
+_CLASS: Final = re.compile(r"[\w./-]+(:\w+)?|(asgi|wsgi):[\w./-]+:\w+(\(\))?(@/[^\s@]*)?")
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # Where supervisor's parser starts a comment, even in quotes.
 _COMMENT: Final = re.compile(r"\s[;#]|[\0\r\n]")
@@ -194,7 +195,10 @@ def _service(name: str, service: ServiceSettings, settings: Settings, priority: 
         raise ConfigError(f"services.{name}: a service name has lower-case letters, digits, _ and -, at most 63")
     for each in service.classes:
         if not _CLASS.fullmatch(each):
-            raise ConfigError(f'services.{name}.class: "{each}" is not MODULE:CLASS, like "services.greeting:Greeting"')
+            raise ConfigError(
+                f'services.{name}.class: "{each}" is neither MODULE:CLASS, like "services.greeting:Greeting", nor an '
+                'application, like "asgi:shop.app:app"'
+            )
     if service.user and os.geteuid() != 0:
         raise ConfigError(f"services.{name}.user: only root can run a worker as {service.user}; remove the key")
     words = [_mesh(settings), "program", name] if service.command else [_mesh(settings), "run", "--as", name]

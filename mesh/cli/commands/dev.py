@@ -72,12 +72,13 @@ def _check_words(words: tuple[str, ...], settings: Settings) -> None:
     Raises:
         UsageError: nothing is named. NoSuchService: there is no such file.
     """
+    from mesh.apps.loading import path_of
     from mesh.cli.loading import NoSuchService
 
     if not words and not settings.mesh.services and not any(each.runs for each in settings.services.values()):
         raise click.UsageError("name a service, like `mesh dev hello.py`; without one, mesh.toml must declare some")
     for word in words:
-        path = word.rpartition(":")[0] or word
+        path = path_of(word)
         if path.endswith(".py") and not Path(path).is_file():
             raise NoSuchService(f"{word}: there is no file {Path(path).absolute()}")
 
@@ -131,9 +132,11 @@ def _watch(words: tuple[str, ...], settings: Settings, *, keep: bool, reloads: b
 
 def _roots(words: tuple[str, ...], settings: Settings) -> list[Path]:
     """The project, and the directories of files elsewhere."""
+    from mesh.apps.loading import path_of
+
     found = [settings.root]
     for word in words:
-        path = Path(word.rpartition(":")[0] or word)
+        path = Path(path_of(word))
         if path.suffix == ".py" and not path.resolve().is_relative_to(settings.root.resolve()):
             found.append(path.resolve().parent)
     return found

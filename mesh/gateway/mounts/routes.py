@@ -13,6 +13,7 @@ from aiohttp import hdrs
 from multidict import istr
 
 from mesh.errors import MethodNotAllowed, Unavailable, UnknownRoute
+from mesh.gateway import app_sockets, apps
 from mesh.gateway.calling import Calls
 from mesh.gateway.entry import NO_POLICY, Entry
 from mesh.gateway.front import Front
@@ -57,7 +58,7 @@ class DeclaredRoutes:
         routes = self._catalog.routes
         if raw._message.upgrade and asks(raw):
             return self._upgrade(request)
-        if verb == "OPTIONS":
+        if verb == "OPTIONS" and not routes.has(verb, path):
             try:
                 allow = ", ".join(VERBS) if path == "*" else routes.allow(path)
             except UnknownRoute:
@@ -82,6 +83,8 @@ class DeclaredRoutes:
             raise
         if route.stream is not None and accepts(raw.headers.get(_ACCEPT), STREAM_TYPES):
             route = route.stream
+        if route.raw:
+            return apps.serve(self._front, request, route)
         return self._call(request, route, values)
 
     def _fall_back(self, request: Request) -> Awaitable[Answer]:
@@ -115,6 +118,8 @@ class DeclaredRoutes:
 
     def _upgrade(self, request: Request) -> Awaitable[Answer]:
         route, values = self._catalog.routes.find(WEBSOCKET, request.path)
+        if route.raw:
+            return app_sockets.serve(self._front, request, route)
         return serve(self._front, request, route, values)
 
     def _found(self, request: Request) -> tuple[Route, list[str]]:
