@@ -15,8 +15,9 @@ Owns: the public names; re-exports only. docs/http.md describes them.
 
 from mesh.calls.http_response import Response, SetCookie, delete_cookie, redirect
 from mesh.calls.push import join, leave
+from mesh.calls.server_event import ServerSentEvent
 from mesh.service.edge_options import EdgeOptions, roles, scopes
-from mesh.service.http_routes import delete, get, patch, post, put, websocket
+from mesh.service.http_routes import delete, get, live, patch, post, put, websocket
 from mesh.service.http_sources import Body, Cookie, Field, Header, Query
 
 __all__ = [
@@ -27,12 +28,14 @@ __all__ = [
     "Header",
     "Query",
     "Response",
+    "ServerSentEvent",
     "SetCookie",
     "delete",
     "delete_cookie",
     "get",
     "join",
     "leave",
+    "live",
     "patch",
     "post",
     "put",

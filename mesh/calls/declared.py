@@ -15,6 +15,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from mesh.calls.http_response import unwrapped
+from mesh.calls.server_event import unwrapped_event
 from mesh.errors import SetupError
 
 #: How HTTP carries a parameter: as the bytes of a body, as the JSON of a body, or as text in a path or query.
@@ -80,6 +81,7 @@ class Declared(msgspec.Struct, frozen=True):
         asynchronous: calling it gives an awaitable (False for a plain `def` and for a stream).
         responds: it may return an http.Response, whose body is of the type `returns`.
         inbound: the parameter for the items that the caller sends; it is not among `parameters`.
+        events: it yields http.ServerSentEvents, whose data are of the type `returns`.
     """
 
     parameters: tuple[Parameter, ...]
@@ -88,6 +90,7 @@ class Declared(msgspec.Struct, frozen=True):
     asynchronous: bool
     responds: bool = False
     inbound: InboundParameter | None = None
+    events: bool = False
 
 
 def read(function: Callable[..., Any], label: str, owner: type | None, bound: bool) -> Declared:
@@ -108,6 +111,9 @@ def read(function: Callable[..., Any], label: str, owner: type | None, bound: bo
         raise BadDeclaration(
             f"{label} yields: a stream has the status and headers of its route, so it cannot yield http.Response"
         )
+    returns, events = unwrapped_event(returns)
+    if events and not stream:
+        raise BadDeclaration(f"{label}: only a stream sends http.ServerSentEvents: yield them")
     if typing.get_origin(returns) in _ITERATORS:
         raise BadDeclaration(f"{label}: an http.Response has one body; it cannot contain a stream")
     schema_of(returns, f"{label}: what it {'yields' if stream else 'returns'}")
@@ -123,6 +129,7 @@ def read(function: Callable[..., Any], label: str, owner: type | None, bound: bo
         asynchronous=waits and not stream,
         responds=responds,
         inbound=inbound,
+        events=events,
     )
 
 
@@ -130,7 +137,7 @@ def returned(function: Callable[..., Any], owner: type | None = None) -> Any:
     """The type of the answer of `function`, or of each item of its stream; `Any` when not annotated."""
     label = getattr(function, "__qualname__", repr(function))
     stream = inspect.isasyncgenfunction(inspect.unwrap(function))
-    return unwrapped(_returned(_hints(function, label, owner), stream, label))[0]
+    return unwrapped_event(unwrapped(_returned(_hints(function, label, owner), stream, label))[0])[0]
 
 
 def schema_of(hint: Any, what: str) -> dict[str, Any]:

@@ -91,6 +91,8 @@ OPERATIONS: Final[dict[str, Operation]] = {
     "replay": Operation((("work", "the subscription's queue"),)),
     "abandon": Operation((("work", "the subscription's queue"),)),
     "read": Operation((("subscribe", "all topics of the pattern"),)),
+    # A number, which says nothing about any topic.
+    "last": Operation(()),
     # State.
     "get": Operation((("read", "the namespace"),)),
     "page": Operation((("read", "the namespace"),)),

@@ -169,6 +169,9 @@ class GuardedEvents:
         self._guard.check("read", pattern)
         return await self._unguarded.read(pattern, after=after, limit=limit, timeout_s=timeout_s)
 
+    async def last(self, *, timeout_s: float) -> int:
+        return await self._unguarded.last(timeout_s=timeout_s)
+
 
 class GuardedState:
     """See mesh.state.contract.StateStore."""

@@ -29,7 +29,7 @@ from mesh.gateway.request import TIMEOUT, Request
 from mesh.gateway.routes import Route
 from mesh.gateway.sse import END_ID, StreamReply
 from mesh.gateway.uploads import Upload, refuse_by_name
-from mesh.protocol.messages import ANSWER, MSGPACK, MSGPACK_ANSWER, RECONNECTS
+from mesh.protocol.messages import ANSWER, JSON, MSGPACK, MSGPACK_ANSWER, RECONNECTS
 from mesh.telemetry.logs import get_logger
 
 _log = get_logger("mesh.gateway")
@@ -170,6 +170,7 @@ class Calls:
             produces=to.produces,
             keep_alive=not front.health.draining,
             problems=front.problems,
+            events=to.method.events and encoding == JSON,
         )
         streams = front.connections.streams
         try:

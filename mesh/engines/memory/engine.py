@@ -213,6 +213,10 @@ class MemoryEvents:
         self._memory.sweep()
         return self._memory.log.page(Matcher([(check_pattern(pattern), None)]), after, limit)
 
+    async def last(self, *, timeout_s: float) -> int:
+        await self._way.clear(timeout_s)
+        return self._memory.log.last
+
 
 class MemoryState:
     """See mesh.state.contract.StateStore."""
