@@ -163,6 +163,7 @@ class Forwarder:
     def _outgoing(self, request: Request) -> Outgoing:
         path = request.path
         check_path(path)
+        check_characters(request.query_string, "query")
         if self._prefix:
             path = path[len(self._prefix) :] or "/"
         return Outgoing(path, request.query_string, request.raw.headers.get(hdrs.HOST, ""), self._prefix)
@@ -211,6 +212,8 @@ class Forwarder:
                 headers[hdrs.CONTENT_LENGTH] = str(body.length)
         response = await self._ask(request, upstream, outgoing, headers, upload)
         try:
+            if response.status < 200:
+                raise BadGateway(f"{upstream.address}: status {response.status} in answer to a plain request")
             return await self._relay(request, response, upload)
         finally:
             # No effect when the answer was read to its end: then its connection is in the pool already.
@@ -448,8 +451,7 @@ def check_path(path: str) -> None:
     Raises:
         BadRequest: a segment is "." or ".." once decoded, or a character is not allowed in a path.
     """
-    if not path.isascii() or not path.isprintable() or " " in path or "#" in path:
-        raise BadRequest("the path holds a character that must be percent-encoded", details={"path": "path"})
+    check_characters(path, "path")
     if "/." not in path and "%" not in path and "\\" not in path:
         return
     for part in path.split("/"):
@@ -462,6 +464,16 @@ def check_path(path: str) -> None:
                 "percent-encoded",
                 details={"path": "path"},
             )
+
+
+def check_characters(text: str, part: str) -> None:
+    """Check that a part of a target can be written into a request line.
+
+    Raises:
+        BadRequest: it holds a control character, a space, a "#", or a character outside of ASCII.
+    """
+    if not text.isascii() or not text.isprintable() or " " in text or "#" in text:
+        raise BadRequest(f"the {part} holds a character that must be percent-encoded", details={"path": part})
 
 
 def _host(upstream: Upstream) -> str:

@@ -87,6 +87,8 @@ class HealthChecks:
             query_string=query,
             encoded=True,
         )
+        # Counted, so that a server that leaves the list meanwhile keeps its connections until the check has ended.
+        upstream.in_flight += 1
         try:
             async with (
                 asyncio.timeout(self._every_s),
@@ -95,3 +97,5 @@ class HealthChecks:
                 return "" if response.status < 400 else f"status {response.status}"
         except (aiohttp.ClientError, OSError, TimeoutError) as exc:
             return f"{type(exc).__name__}: {exc}"[:200]
+        finally:
+            await upstream.release()

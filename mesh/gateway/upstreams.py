@@ -142,6 +142,8 @@ class Upstreams:
                 f"each upstream server is answering {self._settings.connections} requests already",
                 details={"retry_after_s": 1},
             )
+        if len(free) == 1:
+            return free[0]
         now = self._now()
         usable = [each for each in free if each.ejected_until <= now]
         if not usable:

@@ -69,6 +69,10 @@ class Upstream:
             size += len(chunk)
         return web.json_response({"size": size, "digest": digest.hexdigest()})
 
+    async def on_late(self, request: web.BaseRequest) -> web.StreamResponse:
+        await self.gate.wait()
+        return await self.on_digest(request)
+
     async def on_down(self, request: web.BaseRequest) -> web.StreamResponse:
         size = int(request.query["size"])
         response = web.StreamResponse()
@@ -433,6 +437,27 @@ async def test_a_large_answer_passes_at_the_speed_of_its_reader(proxy: Front, up
         assert size == 64 * MIB
 
 
+async def test_a_server_that_reads_slowly_holds_the_client(proxy: Front, upstream: Upstream) -> None:
+    """What it does not take is not read from the client."""
+    sent = 0
+
+    async def counted() -> AsyncIterator[bytes]:
+        nonlocal sent
+        async for block in _blocks(64):
+            yield block
+            sent += len(block)
+
+    asking = asyncio.create_task(proxy.ask("POST", "/old/late", data=counted()))
+    await eventually(lambda: upstream.requests, "it has arrived")
+    last = -1
+    while sent != last:
+        last = sent
+        await asyncio.sleep(0.1)
+    assert sent < 40 * MIB
+    upstream.gate.set()
+    assert (await asking).json["size"] == 64 * MIB
+
+
 async def test_bodies_pass_as_they_are_coded(proxy: Front) -> None:
     told = await proxy.ask("POST", "/old/x", data=b"not gzip", headers={"Content-Encoding": "gzip"})
     assert (told.status, told.json["body"]) == (200, "not gzip")
@@ -515,7 +540,24 @@ async def test_an_answer_that_stalls_or_breaks_is_broken_off(proxy: Front) -> No
                 await response.read()
 
 
-@pytest.mark.parametrize("answer", [b"", b"garbage\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 1, 2\r\n\r\nab"])
+@pytest.mark.parametrize(
+    "target", [b"/old/x?a b", b"/old/x?a#b", b"/old/x#b", b"/old/x?\xff", b"/old/\xff", b"/old/x?\x01"]
+)
+async def test_a_target_that_must_be_encoded_is_refused(proxy: Front, upstream: Upstream, target: bytes) -> None:
+    reader, _ = await proxy.raw(b"GET %b HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n" % target)
+    assert (await reader.read())[9:12] == b"400"
+    assert upstream.requests == []
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"garbage\r\n\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1, 2\r\n\r\nab",
+    ],
+)
 async def test_an_answer_that_is_not_http(opened: Open, answer: bytes) -> None:
     async def answers(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
