@@ -58,6 +58,11 @@ class Upstream:
         return f"<Upstream {self.address}>"
 
     @property
+    def host(self) -> str:
+        """Its own Host field."""
+        return self.base.raw_authority
+
+    @property
     def session(self) -> aiohttp.ClientSession:
         """Its connection pool. `in_flight` limits the connections."""
         if self._session is None:
