@@ -846,6 +846,37 @@ async def test_no_field_is_invented(proxy: Front) -> None:
     }  # fmt: skip
 
 
+async def test_a_server_cannot_split_an_answer(opened: Open) -> None:
+    """Fields that aiohttp's lenient parser lets in do not get out."""
+    odd = b"X-Good: 1\r\nX Bad: 1\r\nX-Ctl: a\x01b\r\nX-Fold: a\r\n b\r\nX(): 1\r\n"
+
+    async def answers(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(
+            b"HTTP/1.1 200 OK\r\n"
+            + odd
+            + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"
+        )
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+
+    server = await asyncio.start_server(answers, "127.0.0.1", 0)
+    async with server:
+        front = await opened({"/old": f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"})
+        reader, _ = await front.raw(b"GET /old/x HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    if head.startswith(b"HTTP/1.1 502 "):
+        return
+    framing = [
+        line for line in head.lower().split(b"\r\n") if line.startswith((b"content-length", b"transfer-encoding"))
+    ]
+    assert len(framing) == 1
+    assert b"X Bad" not in head
+    assert b"\x01" not in head
+    assert b"ok" in body
+
+
 # --- pure parts ---------------------------------------------------------------------------------
 
 

@@ -41,7 +41,7 @@ _T = TypeVar("_T")
 #: `origin` of these mounts.
 ORIGIN: Final = "gateway.static"
 
-#: Threads that wait for the disk, for all directories together.
+#: Threads that wait for the disk, for each directory.
 THREADS: Final = 8
 #: Files up to this size are read in the thread that opens them, and sent in one piece.
 WHOLE_BYTES: Final = 64 * 1024
