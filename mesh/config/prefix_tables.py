@@ -1,4 +1,4 @@
-"""Tables whose keys are prefixes of addresses: [gateway.static] and [gateway.proxy].
+"""Tables with prefixes of addresses as keys: [gateway.static] and [gateway.proxy].
 
 Owns: their syntax: `"/prefix" = VALUE`, where VALUE is the main value alone or a table of options.
 Leaves to others: the options (one Struct for each table), and what the prefixes mean (gateway.mounts).

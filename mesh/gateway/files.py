@@ -79,7 +79,7 @@ def is_hidden(segments: Sequence[str]) -> bool:
 
 
 class Directory:
-    """One directory whose files are served.
+    """One directory of files that are served.
 
     Args:
         path: the directory; it may be a symbolic link itself, as to the current release.

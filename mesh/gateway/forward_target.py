@@ -69,6 +69,8 @@ def check_path(path: str) -> None:
         BadRequest: a segment is "." or ".." once decoded, or a character is not allowed in a path.
     """
     check_characters(path, "path")
+    if not path.startswith("/"):
+        raise BadRequest("the target is not a path", details={"path": "path"})
     if "/." not in path and "%" not in path and "\\" not in path:
         return
     for part in path.split("/"):

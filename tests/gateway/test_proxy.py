@@ -690,6 +690,8 @@ async def test_the_root_gets_what_nothing_else_answers(opened: Open, upstream: U
     assert (await front.get("/")).json["target"] == "/"
     assert (await front.ask("OPTIONS", "/anything")).json["method"] == "OPTIONS"
     assert (await front.get("/livez")).status == 200
+    reader, _ = await front.raw(b"GET * HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+    assert (await reader.read())[9:12] == b"400"
     upstream.requests.clear()
     assert (await front.post("/measure", b"abc", "image/png")).json == 3
     assert upstream.requests == []

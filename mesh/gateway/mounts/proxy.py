@@ -1,4 +1,4 @@
-"""[gateway.proxy]: prefixes whose requests are forwarded to other HTTP servers.
+"""[gateway.proxy]: prefixes that are forwarded to other HTTP servers.
 
 Owns: these mounts, from the settings.
 Leaves to others: forwarding (gateway.forwarding), choosing a server (gateway.upstreams), its checks

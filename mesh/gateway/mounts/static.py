@@ -152,7 +152,7 @@ class Files:
 
         Raises:
             UnknownRoute: there is no such file.
-        Unavailable: nor is there, yet, a service that declares the path.
+            Unavailable: nor is there, yet, a service that declares the path.
             MethodNotAllowed: there is, but it can only be read.
             PreconditionFailed, RangeNotSatisfiable: the client wants another version, or a part that is not there.
         """
