@@ -729,6 +729,13 @@ def headers_of_request(request: web.BaseRequest) -> dict[str, str]:
     return {name.lower(): value for name, value in request.headers.items()}
 
 
+async def test_a_websocket_passes_through_a_proxy_at_the_root(opened: Open, upstream: Upstream) -> None:
+    front = await opened({"/": upstream.url})
+    async with front.session.ws_connect(f"{front.url}/any/socket", protocols=("chat",)) as ws:
+        await ws.send_str("x")
+        assert await ws.receive_str() == "chat:x"
+
+
 async def test_a_client_that_leaves_closes_the_websocket(proxy: Front, upstream: Upstream) -> None:
     ws = await proxy.session.ws_connect(f"{proxy.url}/old/socket")
     await ws.send_str("x")
