@@ -176,7 +176,7 @@ class Reply:
 
 
 class HeadOnly(Reply):
-    """The answer to a HEAD whose GET would be answered by a stream.
+    """The answer to a HEAD where GET would be answered by a stream.
 
     Args:
         length: bytes of the body that GET would get; None when it is not known.

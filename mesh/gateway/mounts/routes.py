@@ -88,14 +88,10 @@ class DeclaredRoutes:
         return self._call(request, route, values)
 
     def _fall_back(self, request: Request) -> Awaitable[Answer]:
-        """Let the mount answer that gets what no route answers.
-
-        Raises:
-            Unavailable: a service that is not known yet may declare the path.
-        """
+        """Let the mount answer that gets what no route answers. It knows what it may answer while a service that no hub
+        has reported yet may declare the path."""
         fallback = self._front.fallback
-        if fallback is None or not self._front.may_say_unknown():
-            raise Unavailable("no hub has reported the declared routes yet")
+        assert fallback is not None
         request.prefix = fallback.prefix
         answer: Awaitable[Answer] = fallback.serve(request)
         return answer
@@ -117,7 +113,12 @@ class DeclaredRoutes:
         return Entry("/", route.target, route.record.edge or NO_POLICY, (route, values))
 
     def _upgrade(self, request: Request) -> Awaitable[Answer]:
-        route, values = self._catalog.routes.find(WEBSOCKET, request.path)
+        try:
+            route, values = self._catalog.routes.find(WEBSOCKET, request.path)
+        except UnknownRoute:
+            if self._front.fallback is not None:
+                return self._fall_back(request)
+            raise
         if route.raw:
             return app_sockets.serve(self._front, request, route)
         return serve(self._front, request, route, values)
