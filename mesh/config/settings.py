@@ -16,6 +16,7 @@ from msgspec import Struct, field
 from msgspec.structs import force_setattr
 
 from mesh.config.access import AccessSettings
+from mesh.config.edge_rates import LimitSettings
 from mesh.config.secrets import Secret
 from mesh.config.values import (
     ADDRESS,
@@ -189,6 +190,7 @@ class GatewaySettings(Struct, frozen=True, kw_only=True):
     access_log: Annotated[
         AccessLog, choice("off", "json", "combined"), "one line per request; slow and failed ones are logged anyway"
     ] = "off"
+    limits: LimitSettings = field(default_factory=LimitSettings)
 
 
 class KeySettings(Struct, frozen=True, kw_only=True):
