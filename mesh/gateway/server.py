@@ -1,8 +1,8 @@
 """Answers HTTP requests.
 
 Owns: the order of the steps for every request: trace and request id, the checks of host and origin, the mount, errors
-as problems, the log, and the header lines of every answer.
-Leaves to others: answering (mounts), sockets and signals (app), HTTP itself (aiohttp).
+as problems, the log, and the header lines of every answer; which concerns of the edge are in the chain.
+Leaves to others: answering (mounts), the concerns (edge), sockets and signals (app), HTTP itself (aiohttp).
 """
 
 from __future__ import annotations
@@ -92,17 +92,32 @@ class Gateway:
         for each in load(settings) if mounts is None else mounts:
             self.mounts.add(each.mount, each.origin)
         front.concerns = concerns(front)
-        hooks = (*(concern.hook for concern in front.concerns), *node.interceptors.hooks("http"))
+        self._hooks: tuple[Hook, ...] | None = None
+        self._compose()
+        node.agent.on_change(self._on_change)
+        node.recorder.gauge(
+            "http_connections_busy", lambda: len(self.connections.busy), "Connections with a request in progress."
+        )
+        node.recorder.gauge("http_body_bytes", lambda: self.bodies.held, "Bytes of request bodies held in memory.")
+
+    def _on_change(self, change: Any) -> None:
+        version = self.catalog.version
+        self.catalog.on_change(change)
+        if self.catalog.version != version:
+            self._compose()
+
+    def _compose(self) -> None:
+        """Compose the chain of the concerns that are wanted now and the HTTP interceptors."""
+        wanted = [each.hook for each in self.front.concerns if each.wanted is None or each.wanted()]
+        hooks = (*wanted, *self.node.interceptors.hooks("http"))
+        if hooks == self._hooks:
+            return
+        self._hooks = hooks
         #: Whether concerns of the edge or HTTP interceptors wrap the mounts.
         self._wrapped = bool(hooks)
         #: Answers a request that has passed the checks, inside of the edge and the HTTP interceptors. Every request of
         #: every mount goes through it. (Not a method, so that it costs nothing without interceptors.)
         self._answer: Callable[[Request], Awaitable[Answer]] = _checked(compose(hooks, self.mounts.serve), hooks)
-        node.agent.on_change(self.catalog.on_change)
-        node.recorder.gauge(
-            "http_connections_busy", lambda: len(self.connections.busy), "Connections with a request in progress."
-        )
-        node.recorder.gauge("http_body_bytes", lambda: self.bodies.held, "Bytes of request bodies held in memory.")
 
     def make_server(self, **options: Any) -> Server:
         """The protocol factory for `loop.create_server`. Call it on the running loop."""

@@ -7,7 +7,7 @@ Leaves to others: the time, counting (policy.rate_window), which limits apply to
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from mesh.policy.rate_window import Window
@@ -50,11 +50,11 @@ class Decision(NamedTuple):
 
     Attributes:
         refused: index of the limit that refuses it, the one that does so for the longest time; -1 when it is admitted.
-        standings: of each limit, in order.
+        standings: of each limit, in order; None where it is not known.
     """
 
     refused: int
-    standings: list[Standing]
+    standings: Sequence[Standing | None]
 
 
 #: (name of the limit, caller).
@@ -164,14 +164,19 @@ class RateTable:
 
     # --- handing over to another process ------------------------------------------------------------------
 
-    def part(self, wanted: Callable[[str], bool], now: float) -> list[Parted]:
-        """Remove the windows of the callers that are `wanted`, and return them in the form that `join` takes."""
+    def keys(self) -> list[Key]:
+        """All keys that have a window of their own."""
+        return list(self._windows)
+
+    def part(self, keys: Iterable[Key], now: float) -> list[Parted]:
+        """Remove windows, and return them in the form that `join` takes."""
         found = []
-        for (name, caller), window in [each for each in self._windows.items() if wanted(each[0][1])]:
-            del self._windows[name, caller]
-            window.expire(now)
-            if window.used:
-                found.append((name, caller, window.most, window.window_s, window.ages(now)))
+        for key in keys:
+            window = self._windows.pop(key, None)
+            if window is not None:
+                window.expire(now)
+                if window.used:
+                    found.append((*key, window.most, window.window_s, window.ages(now)))
         return found
 
     def join(self, parted: Iterable[Parted], now: float) -> None:

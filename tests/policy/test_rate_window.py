@@ -120,7 +120,7 @@ def test_a_handed_over_window_is_as_strict_as_before(seed: int):
         now += rng.expovariate(20)
         if rng.random() < 0.02:
             # Another clock on the other side: only ages are handed over.
-            tables[1].join(tables[0].part(lambda caller: caller == "a", now), now)
+            tables[1].join(tables[0].part([("x", "a")], now), now)
             tables.reverse()
         if tables[0].decide("a", [quota], now).refused < 0:
             found.append(now)
@@ -132,7 +132,7 @@ def test_only_the_wanted_callers_are_handed_over():
     table, other = RateTable(10), RateTable(10)
     admitted(table, "a", [0.0] * 3)
     admitted(table, "b", [0.0] * 3)
-    other.join(table.part(lambda caller: caller == "a", 1.0), 501.0)
+    other.join(table.part([("five", "a"), ("five", "unknown")], 1.0), 501.0)
     assert (len(table), len(other)) == (1, 1)
     assert other.decide("a", [FIVE], 501.0).standings == [(1, 9.0)]
     assert other.decide("a", [FIVE], 501.0).standings == [(0, 9.0)]

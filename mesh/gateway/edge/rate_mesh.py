@@ -1,0 +1,311 @@
+"""Rate limits over all gateways of a mesh: each caller is counted by one of them, its owner.
+
+Owns: asking owners, the shares that apply while one cannot be reached, and handing counts over when owners change.
+Leaves to others: who owns a caller (policy.ownership), counting (policy.rate_table), refusing (rates).
+
+A gateway that does not own a caller asks the owner, with one call for all requests of one turn of the event loop. Each
+request is counted when the owner decides, so the limit holds exactly. A refusal is remembered until it ends: a caller
+that goes on sending costs the owner nothing.
+
+While an owner does not answer, each gateway admits its share: the limit divided by the number of gateways, where the
+remainder goes to some of them; together never more than the limit. A limit below the number of gateways has no share in
+some of them.
+
+When the registry lists other gateways than before, counts of callers with another owner are sent there; a gateway that
+stops sends all of its counts first, and then refers those that ask to the next owner. The counts of a gateway that died
+are lost: up to twice the limit may be admitted in that window.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+from mesh.calls.method import Method
+from mesh.calls.signature import Signature
+from mesh.errors import Draining, MeshError
+from mesh.gateway.ports import Change, Node
+from mesh.policy.ownership import Owners
+from mesh.policy.rate_table import Decision, Key, Parted, Quota, RateTable, Standing
+from mesh.telemetry.logs import get_logger
+
+_log = get_logger("mesh.gateway")
+
+#: The service name of gateways in the registry.
+SERVICE: Final = "gateway"
+DECIDE: Final = f"{SERVICE}.$decide_rates"
+JOIN: Final = f"{SERVICE}.$join_rates"
+
+#: How long an owner may take to decide; a request waits for so long at most.
+ASK_S: Final = 0.25
+#: How long an owner that did not answer is not asked.
+AVOID_S: Final = 1.0
+#: How long handing counts over may take.
+HAND_OVER_S: Final = 2.0
+
+#: Requests in one call, and counts.
+MOST_ASKED: Final = 1000
+MOST_PARTED: Final = 1000
+
+#: Remembered refusals.
+MOST_REFUSALS: Final = 8192
+
+#: Calls of other gateways that one gateway answers at the same time, and that may wait.
+CONCURRENCY: Final = 1024
+
+#: One request: the caller, its limits, and where its decision goes.
+Pending = tuple[str, tuple[Quota, ...], "asyncio.Future[Decision]"]
+
+
+class MeshCounter:
+    """Counts requests together with the other gateways.
+
+    Args:
+        table: the counts of the callers that this gateway owns.
+        now: the monotonic clock, in seconds.
+    """
+
+    def __init__(self, node: Node, table: RateTable, now: Callable[[], float]) -> None:
+        self._node = node
+        self._me = node.identity
+        self._table = table
+        self._now = now
+        self._owners = Owners(self._me)
+        #: What this gateway has admitted while owners could not be reached.
+        self._shares = RateTable(table.most_keys)
+        #: Owners that did not answer, and until when they are not asked.
+        self._avoided: dict[str, float] = {}
+        #: Gateways that have referred to the next owner, and are still in the registry.
+        self._left: set[str] = set()
+        #: When the refusal of (limit, caller) ends.
+        self._refusals: dict[tuple[str, str], float] = {}
+        self._batches: dict[str, list[Pending]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        #: Calls to owners have neither the deadline nor the trace of the request that happens to be first.
+        self._context = contextvars.Context()
+        self._leaving = False
+        self._handed_over = asyncio.Event()
+
+    # --- deciding -----------------------------------------------------------------------------------------
+
+    def decide(self, caller: str, quotas: tuple[Quota, ...]) -> Decision | Awaitable[Decision]:
+        """Admit or refuse a request; see rate_counters.Counter."""
+        owner = self._owners.of(caller)
+        if owner == self._me:
+            return self._table.decide(caller, quotas, self._now())
+        decision = self._decide_for(owner, caller, quotas)
+        if decision is not None:
+            return decision
+        future: asyncio.Future[Decision] = asyncio.get_running_loop().create_future()
+        self._enqueue(owner, (caller, quotas, future))
+        return future
+
+    def _decide_for(self, owner: str, caller: str, quotas: tuple[Quota, ...]) -> Decision | None:
+        """The decision for another owner that needs no call; None when it needs one."""
+        now = self._now()
+        if self._refusals:
+            for index, quota in enumerate(quotas):
+                until = self._refusals.get((quota.name, caller), 0.0)
+                if until > now:
+                    standings: list[Standing | None] = [None] * len(quotas)
+                    standings[index] = Standing(0, until - now)
+                    return Decision(index, standings)
+        if self._avoided and self._avoided.get(owner, 0.0) > now:
+            return self._decide_share(caller, quotas, now)
+        return None
+
+    def _decide_share(self, caller: str, quotas: tuple[Quota, ...], now: float) -> Decision:
+        shares = [Quota(name, self._owners.share(caller, most), window_s) for name, most, window_s in quotas]
+        for index, share in enumerate(shares):
+            if not share.most:
+                # The owner will be back, or replaced, within the lease of the registry.
+                return Decision(index, [Standing(0, AVOID_S) if each is share else None for each in shares])
+        return self._shares.decide(caller, shares, now)
+
+    # --- asking owners ------------------------------------------------------------------------------------
+
+    def _enqueue(self, owner: str, pending: Pending) -> None:
+        batch = self._batches.get(owner)
+        if batch is None:
+            batch = self._batches[owner] = []
+            asyncio.get_running_loop().call_soon(self._flush, owner, context=self._context)
+        batch.append(pending)
+
+    def _flush(self, owner: str) -> None:
+        batch = self._batches.pop(owner)
+        for at in range(0, len(batch), MOST_ASKED):
+            self._start(self._ask(owner, batch[at : at + MOST_ASKED]))
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work, context=self._context.copy())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _ask(self, owner: str, batch: list[Pending]) -> None:
+        """Get the decisions on a batch from the owner; where it does not answer, apply the shares."""
+        asked = [(caller, quotas) for caller, quotas, _ in batch]
+        try:
+            answers = await self._node.call(DECIDE, asked, timeout=ASK_S, instance=owner)
+        except Draining:
+            # It has handed its counts over; nothing was counted there.
+            self._left.add(owner)
+            self._relist()
+            for pending in batch:
+                self._decide_again(pending)
+        except MeshError as exc:
+            self._unanswered(owner, exc)
+            now = self._now()
+            for caller, quotas, future in batch:
+                _resolve(future, self._decide_share(caller, quotas, now))
+        except BaseException:
+            for *_, future in batch:
+                future.cancel()
+            raise
+        else:
+            if self._avoided.pop(owner, None) is not None:
+                _log.info("rates.owner_answers", owner=owner)
+            now = self._now()
+            for (caller, quotas, future), (refused, standings) in zip(batch, answers, strict=True):
+                decision = Decision(refused, [Standing(*each) for each in standings])
+                if refused >= 0:
+                    self._remember((quotas[refused].name, caller), now + standings[refused][1], now)
+                _resolve(future, decision)
+
+    def _decide_again(self, pending: Pending) -> None:
+        caller, quotas, future = pending
+        owner = self._owners.of(caller)
+        if owner == self._me:
+            _resolve(future, self._table.decide(caller, quotas, self._now()))
+            return
+        decision = self._decide_for(owner, caller, quotas)
+        if decision is not None:
+            _resolve(future, decision)
+        else:
+            self._enqueue(owner, pending)
+
+    def _unanswered(self, owner: str, error: MeshError) -> None:
+        if owner not in self._avoided:
+            _log.warning(
+                "rates.owner_unreachable",
+                owner=owner,
+                code=error.code,
+                error=error.message[:300],
+                effect="this gateway admits its share of each limit",
+            )
+        self._avoided[owner] = self._now() + AVOID_S
+        self._node.recorder.count("http_rate_owner_unanswered", code=error.code)
+
+    def _remember(self, key: tuple[str, str], until: float, now: float) -> None:
+        if len(self._refusals) >= MOST_REFUSALS:
+            self._refusals = {each: end for each, end in self._refusals.items() if end > now}
+            if len(self._refusals) >= MOST_REFUSALS:
+                self._refusals.clear()
+        self._refusals[key] = until
+
+    # --- answering other gateways -------------------------------------------------------------------------
+
+    def methods(self) -> list[Method]:
+        """The methods by which gateways ask each other."""
+
+        async def decide_rates(asked: list[tuple[str, list[Quota]]]) -> list[Decision]:
+            """Decide on requests, in order."""
+            if self._leaving:
+                # Refer to the next owner only when it has the counts.
+                await self._handed_over.wait()
+                raise Draining(f"{self._me} is leaving, and has handed its counts over")
+            now = self._now()
+            return [self._table.decide(caller, quotas, now) for caller, quotas in asked]
+
+        async def join_rates(parted: list[Parted]) -> None:
+            """Add counts that their owner has handed over."""
+            self._table.join(parted, self._now())
+
+        return [_method(DECIDE, decide_rates), _method(JOIN, join_rates)]
+
+    # --- owners come and go -------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def lifespan(self, node: Node) -> AsyncIterator[None]:
+        """Answer other gateways, and follow the registry; at the end, hand all counts over."""
+        server = getattr(node, "server", None)
+        if server is None:
+            # A node that answers no calls: it counts alone.
+            yield
+            return
+        server.host(self.methods(), CONCURRENCY, CONCURRENCY)
+        stop: Any = node.agent.on_change(self._on_change)
+        self._relist()
+        try:
+            yield
+        finally:
+            stop()
+            await self._leave()
+
+    def _on_change(self, change: Change) -> None:
+        if any(each.service == SERVICE for each in (*change.joined, *(each for each, _ in change.left))):
+            self._relist()
+
+    def _relist(self) -> None:
+        """Compute the owners anew from the registry."""
+        listed = {each.id for each in self._node.table.instances(SERVICE) if each.endpoint}
+        self._left &= listed
+        members = sorted(listed - self._left - ({self._me} if self._leaving else set()))
+        if tuple(members) == self._owners.members:
+            return
+        self._owners.change(members)
+        self._avoided = {owner: until for owner, until in self._avoided.items() if owner in listed}
+        if len(self._table) and not self._leaving:
+            self._start(self._hand_over())
+
+    async def _leave(self) -> None:
+        self._leaving = True
+        self._relist()
+        try:
+            if self._owners.members:
+                async with asyncio.timeout(HAND_OVER_S):
+                    await self._hand_over()
+        except TimeoutError:
+            _log.warning("rates.hand_over_failed", code="timeout", counts=len(self._table))
+        finally:
+            self._handed_over.set()
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _hand_over(self) -> None:
+        """Send the counts of callers that this gateway does not own any more to their owners."""
+        keys = self._table.keys()
+        for at in range(0, len(keys), MOST_PARTED):
+            moved: dict[str, list[Key]] = {}
+            for key in keys[at : at + MOST_PARTED]:
+                owner = self._owners.of(key[1])
+                if owner != self._me:
+                    moved.setdefault(owner, []).append(key)
+            for owner, theirs in moved.items():
+                parted = self._table.part(theirs, self._now())
+                try:
+                    if parted:
+                        await self._node.call(JOIN, parted, timeout=HAND_OVER_S, instance=owner)
+                except MeshError as exc:
+                    _log.warning("rates.hand_over_failed", owner=owner, code=exc.code, counts=len(parted))
+            await asyncio.sleep(0)
+
+
+def _resolve(future: asyncio.Future[Decision], decision: Decision) -> None:
+    if not future.done():
+        future.set_result(decision)
+
+
+def _method(target: str, run: Callable[..., Awaitable[Any]]) -> Method:
+    signature = Signature(run, target, bound=True)
+    return Method(
+        target=target,
+        service=SERVICE,
+        name=target.partition(".")[2],
+        run=run,
+        decode_args=signature.decode_args,
+        encode_result=signature.encode_result,
+    )
