@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from itertools import repeat
 from typing import Final, NamedTuple
 
 from mesh.policy.rate_window import Window
@@ -63,6 +64,11 @@ Key = tuple[str, str]
 Parted = tuple[str, str, int, float, list[tuple[float, int]]]
 
 
+def _standing(quota: Quota, window: Window, now: float) -> Standing:
+    left = quota.most - window.used
+    return Standing(left, window.next_s(now)) if left > 0 else Standing(0, window.free_s(quota.most, now))
+
+
 class RateTable:
     """Windows by limit and caller: at most `most_keys`, and SHARED more for the keys that do not fit.
 
@@ -98,6 +104,16 @@ class RateTable:
             caller: the caller that these limits count: "address 192.0.2.1".
         """
         held = self._windows
+        if len(quotas) == 1:
+            # Nearly all requests: one limit, and a caller that is known.
+            name, most, window_s = quotas[0]
+            window = held.get((name, caller))
+            if window is not None:
+                window.expire(now)
+                if window.used < most:
+                    window.take(now)
+                    held.move_to_end((name, caller))
+                    return Decision(-1, (Standing(most - window.used, window.next_s(now)),))
         missing = sum((quota.name, caller) not in held for quota in quotas)
         if missing:
             self._make_room(missing, now)
@@ -116,13 +132,7 @@ class RateTable:
                 window.take(now)
                 if (quota.name, caller) in held:
                     held.move_to_end((quota.name, caller))
-        return Decision(
-            refused,
-            [
-                Standing(max(0, quota.most - window.used), window.free_s(quota.most, now))
-                for quota, window in zip(quotas, windows, strict=True)
-            ],
-        )
+        return Decision(refused, tuple(map(_standing, quotas, windows, repeat(now))))
 
     # --- keys ---------------------------------------------------------------------------------------------
 

@@ -55,9 +55,15 @@ class Window:
             self._slice = at
         self.used += 1
 
+    def next_s(self, now: float) -> float:
+        """Seconds until fewer count than now; 0.0 when nothing counts."""
+        return max(0.0, self._lasts[0] + self.window_s - now) if self._lasts else 0.0
+
     def free_s(self, most: int, now: float) -> float:
-        """Seconds until fewer count than now; when `most` or more count, until fewer than `most` do."""
+        """Seconds until fewer than `most` count; 0.0 when that is so now."""
         left = self.used
+        if left < most:
+            return 0.0
         for last, count in zip(self._lasts, self._counts, strict=True):
             left -= count
             if left < most:

@@ -10,6 +10,7 @@ from edge_rates_front import Client, Shop, serving
 
 from mesh.errors import ConfigError
 from mesh.gateway.server import Gateway
+from mesh.policy.access import Access
 from mesh.testing import Mesh
 
 
@@ -192,3 +193,10 @@ def test_wrong_limits_are_refused_by_name(limits: dict[str, object], named: str)
     with pytest.raises(ConfigError) as caught:
         Mesh(settings={"gateway": {"limits": limits}})
     assert named in caught.value.message
+
+
+def test_gateways_may_ask_each_other_without_a_rule():
+    access = Access([])
+    assert access.allows("gateway", "gateway", "$decide_rates")
+    assert access.allows("gateway@host-1", "gateway", "$join_rates")
+    assert not access.allows("orders", "gateway", "$decide_rates")

@@ -50,9 +50,9 @@ def test_a_burst_is_admitted_and_a_refusal_says_when_the_next_one_is():
     table = RateTable(10)
     assert len(admitted(table, "a", [100.0] * 7)) == 5
     decision = table.decide("a", [FIVE], 104.0)
-    assert (decision.refused, decision.standings) == (0, [(0, 6.0)])
+    assert (decision.refused, decision.standings) == (0, ((0, 6.0),))
     assert table.decide("a", [FIVE], 109.9).refused == 0
-    assert table.decide("a", [FIVE], 110.0) == (-1, [(4, 10.0)])
+    assert table.decide("a", [FIVE], 110.0) == (-1, ((4, 10.0),))
 
 
 def test_callers_and_limits_do_not_share_a_window():
@@ -69,7 +69,7 @@ def test_a_request_that_one_limit_refuses_is_counted_by_none():
     # The longest wait is the one that is reported.
     assert decisions == [-1, -1, 0, 0, -1, 1, 1]
     # All three are one group, which counts until its last admission is 100 s old.
-    assert table.decide("a", [slow], 99.0).standings == [(0, 2.0)]
+    assert table.decide("a", [slow], 99.0).standings == ((0, 2.0),)
 
 
 def test_ended_windows_are_forgotten():
@@ -107,7 +107,7 @@ def test_a_flood_from_more_addresses_than_keys_is_limited_too():
     # When the first windows have ended there is room again, and a caller that shared a window is not free at once.
     assert table.decide("second 0", [FIVE], 10.5).refused == 0
     assert table.decide("second 0", [FIVE], 11.0).refused == -1
-    assert table.decide("third", [FIVE], 30.0).standings == [(4, 10.0)]
+    assert table.decide("third", [FIVE], 30.0).standings == ((4, 10.0),)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -134,8 +134,8 @@ def test_only_the_wanted_callers_are_handed_over():
     admitted(table, "b", [0.0] * 3)
     other.join(table.part([("five", "a"), ("five", "unknown")], 1.0), 501.0)
     assert (len(table), len(other)) == (1, 1)
-    assert other.decide("a", [FIVE], 501.0).standings == [(1, 9.0)]
-    assert other.decide("a", [FIVE], 501.0).standings == [(0, 9.0)]
+    assert other.decide("a", [FIVE], 501.0).standings == ((1, 9.0),)
+    assert other.decide("a", [FIVE], 501.0).standings == ((0, 9.0),)
 
 
 def test_a_window_above_its_limit_waits_until_it_is_below():

@@ -82,6 +82,7 @@ class MeshCounter:
         self._left: set[str] = set()
         #: When the refusal of (limit, caller) ends.
         self._refusals: dict[tuple[str, str], float] = {}
+        #: Requests for the next call to each owner that has a call under way.
         self._batches: dict[str, list[Pending]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         #: Calls to owners have neither the deadline nor the trace of the request that happens to be first.
@@ -131,20 +132,33 @@ class MeshCounter:
         batch = self._batches.get(owner)
         if batch is None:
             batch = self._batches[owner] = []
-            asyncio.get_running_loop().call_soon(self._flush, owner, context=self._context)
+            self._start(self._ask(owner))
         batch.append(pending)
-
-    def _flush(self, owner: str) -> None:
-        batch = self._batches.pop(owner)
-        for at in range(0, len(batch), MOST_ASKED):
-            self._start(self._ask(owner, batch[at : at + MOST_ASKED]))
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work, context=self._context.copy())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _ask(self, owner: str, batch: list[Pending]) -> None:
+    async def _ask(self, owner: str) -> None:
+        """Ask an owner, one call after the other, as long as requests wait for it. The first call has the requests of
+        one turn of the event loop, each later one what came while its predecessor was under way."""
+        batch: list[Pending] = []
+        try:
+            while batch := self._batches[owner][:MOST_ASKED]:
+                del self._batches[owner][:MOST_ASKED]
+                await self._ask_once(owner, batch)
+                if owner in self._avoided:
+                    # What has come in the meantime does not wait for another call.
+                    rest, self._batches[owner] = self._batches[owner], []
+                    for pending in rest:
+                        self._decide_again(pending)
+        finally:
+            for *_, future in (*batch, *self._batches.pop(owner)):
+                # Only when this task was cancelled: the gateway stops.
+                future.cancel()
+
+    async def _ask_once(self, owner: str, batch: list[Pending]) -> None:
         """Get the decisions on a batch from the owner; where it does not answer, apply the shares."""
         asked = [(caller, quotas) for caller, quotas, _ in batch]
         try:
@@ -160,10 +174,6 @@ class MeshCounter:
             now = self._now()
             for caller, quotas, future in batch:
                 _resolve(future, self._decide_share(caller, quotas, now))
-        except BaseException:
-            for *_, future in batch:
-                future.cancel()
-            raise
         else:
             if self._avoided.pop(owner, None) is not None:
                 _log.info("rates.owner_answers", owner=owner)

@@ -28,6 +28,8 @@ EARLY: Final[tuple[By, ...]] = ("address",)
 #: The others: the fewest requests first, so that a request that is refused for a caller is not counted for its tenant.
 LATE: Final[tuple[By, ...]] = ("key", "principal", "tenant", "route")
 
+_ITEM: Final = b'"%b";r=%d;t=%d'
+
 #: Entries of which the plans are kept. There are more only when services with many routes come and go.
 MOST_PLANS: Final = 4096
 
@@ -42,24 +44,26 @@ class Step(NamedTuple):
     """The limits of one request that count by the same thing.
 
     Attributes:
-        by: what they count by.
+        caller: the caller of a request, as these limits count it.
         quotas: the limits, for the table.
-        texts: as they were written, for errors and metrics.
+        texts: names of the limits for clients.
         policy: the line RateLimit-Policy.
-        items: the items of the line RateLimit, without their parameters.
+        lines: the two lines, with the places of `r` and `t` of each limit.
     """
 
-    by: By
+    caller: Callable[[Request], str]
     quotas: tuple[Quota, ...]
     texts: tuple[str, ...]
     policy: bytes
-    items: tuple[bytes, ...]
+    lines: bytes
 
-    def lines(self, standings: Sequence[Standing | None]) -> bytes:
+    def announce(self, standings: Sequence[Standing | None]) -> bytes:
         """The header lines after a decision; limits without a standing are left out of RateLimit."""
+        if len(standings) == 1 and (only := standings[0]) is not None:
+            return self.lines % (only.left, math.ceil(only.reset_s))
         told = [
-            b"%b;r=%d;t=%d" % (item, standing.left, math.ceil(standing.reset_s))
-            for item, standing in zip(self.items, standings, strict=True)
+            _ITEM % (text.encode(), standing.left, math.ceil(standing.reset_s))
+            for text, standing in zip(self.texts, standings, strict=True)
             if standing is not None
         ]
         return b"%bRateLimit: %b\r\n" % (self.policy, b", ".join(told)) if told else self.policy
@@ -76,42 +80,41 @@ class Plans:
     def __init__(self, own: Sequence[Limit], phase: tuple[By, ...]) -> None:
         self._own = own
         self._phase = phase
-        self._made: dict[tuple[str, tuple[str, ...]], tuple[Step, ...]] = {}
+        self._made: dict[str, tuple[list[str], tuple[Step, ...]]] = {}
 
     def of(self, entry: Entry) -> tuple[Step, ...]:
         """The steps of an entry; () when nothing limits it."""
-        # The limits are part of the key: a release may change them.
-        key = (entry.name, tuple(entry.policy.rates))
-        made = self._made.get(key)
-        if made is None:
+        rates = entry.policy.rates
+        made = self._made.get(entry.name)
+        # A release may change the limits; during it, gateways see the old and the new ones in turn.
+        if made is None or made[0] != rates:
             if len(self._made) >= MOST_PLANS:
                 self._made.clear()
-            made = self._made[key] = self._make(*key)
-        return made
+            made = self._made[entry.name] = (rates, self._make(entry.name, rates))
+        return made[1]
 
-    def _make(self, name: str, rates: tuple[str, ...]) -> tuple[Step, ...]:
-        declared = [(f"{name} {limit.text}", f"route {limit.text}", limit) for limit in map(read_rate, rates)]
-        found = [(limit.text, limit.text, limit) for limit in self._own] + declared
-        # Two ways of writing the same limit, "5/s" and "5/1s", are two limits; the same text twice is one.
-        unique = {quota: (shown, limit) for quota, shown, limit in found}
+    def _make(self, name: str, rates: list[str]) -> tuple[Step, ...]:
+        found = {limit.text: (limit.text, limit) for limit in self._own}
+        # The same text twice is one limit.
+        found |= {f"{name} {limit.text}": (f"route {limit.text}", limit) for limit in map(read_rate, rates)}
         return tuple(
-            _step(by, [(quota, *each) for quota, each in unique.items() if each[1].by == by])
+            _step(by, [(quota, *each) for quota, each in found.items() if each[1].by == by])
             for by in self._phase
-            if any(limit.by == by for _, limit in unique.values())
+            if any(limit.by == by for _, limit in found.values())
         )
 
 
 def _step(by: By, limits: list[tuple[str, str, Limit]]) -> Step:
-    shown = [f'"{name}"'.encode() for _, name, _ in limits]
-    policies = [
-        b"%b;q=%d;w=%d" % (item, limit.most, limit.window_s) for item, (*_, limit) in zip(shown, limits, strict=True)
-    ]
+    policies = [b'"%b";q=%d;w=%d' % (text.encode(), limit.most, limit.window_s) for _, text, limit in limits]
+    policy = b"RateLimit-Policy: %b\r\n" % b", ".join(policies)
+    items = b", ".join(b'"%b";r=%%d;t=%%d' % text.encode() for _, text, _ in limits)
     return Step(
-        by,
+        _CALLERS[by],
         tuple(Quota(quota, limit.most, float(limit.window_s)) for quota, _, limit in limits),
-        tuple(quota for quota, _, _ in limits),
-        b"RateLimit-Policy: %b\r\n" % b", ".join(policies),
-        tuple(shown),
+        tuple(text for _, text, _ in limits),
+        policy,
+        # No limit has a percent sign in its text.
+        b"%bRateLimit: %b\r\n" % (policy, items),
     )
 
 

@@ -24,7 +24,7 @@ from mesh.gateway.catalog import Catalog
 from mesh.gateway.edge.contract import Concern, Proceed
 from mesh.gateway.edge.rate_counters import Counter, LocalCounter
 from mesh.gateway.edge.rate_mesh import MeshCounter
-from mesh.gateway.edge.rate_plans import EARLY, LATE, Plans, Step, caller_by
+from mesh.gateway.edge.rate_plans import EARLY, LATE, Plans, Step
 from mesh.gateway.front import Front
 from mesh.gateway.mounts.contract import Answer
 from mesh.gateway.mounts.health import PROBED
@@ -91,7 +91,7 @@ class Rates:
             return proceed(request)
         steps = self._plans(request.entry)
         for index, step in enumerate(steps):
-            decision = self._decide(caller_by(step.by, request), step.quotas)
+            decision = self._decide(step.caller(request), step.quotas)
             if not isinstance(decision, Decision):
                 return self._wait(request, proceed, steps[index:], decision)
             self._apply(request, step, decision)
@@ -102,19 +102,19 @@ class Rates:
     ) -> Answer:
         self._apply(request, steps[0], await pending)
         for step in steps[1:]:
-            decision = self._decide(caller_by(step.by, request), step.quotas)
+            decision = self._decide(step.caller(request), step.quotas)
             self._apply(request, step, decision if isinstance(decision, Decision) else await decision)
         return await proceed(request)
 
     def _apply(self, request: Request, step: Step, decision: Decision) -> None:
         """Announce the limits of a step to the client, and refuse the request if one is used up."""
-        request.raw.lines += step.lines(decision.standings)
+        request.raw.lines += step.announce(decision.standings)
         if decision.refused < 0:
             return
         standing = decision.standings[decision.refused]
         retry_s = max(1, math.ceil(standing.reset_s if standing is not None else 1.0))
-        self._recorder.count("http_rate_limited", limit=step.texts[decision.refused])
-        shown = step.items[decision.refused].decode().strip('"')
+        self._recorder.count("http_rate_limited", limit=step.quotas[decision.refused].name)
+        shown = step.texts[decision.refused]
         raise RateLimited(
             f"too many requests: the limit is {shown}; send the request again in {retry_s} s",
             details={"limit": shown, "retry_after_s": retry_s},
