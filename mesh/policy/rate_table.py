@@ -13,9 +13,10 @@ from typing import Final, NamedTuple
 
 from mesh.policy.rate_window import Window
 
-#: How many old keys are examined for a new key: to forget ended windows, and to find room in a full table.
-EXAMINED: Final = 2
-EXAMINED_FULL: Final = 8
+#: For each new key: how many ended windows of each length are forgotten, and, in a full table, how many keys are
+#: examined to find one that is below its limit.
+ENDED: Final = 2
+EXAMINED: Final = 8
 
 #: Windows for all keys that do not fit into the table.
 SHARED: Final = 1024
@@ -58,10 +59,13 @@ class Decision(NamedTuple):
     standings: Sequence[Standing | None]
 
 
-#: (name of the limit, caller).
-Key = tuple[str, str]
-#: A window for another process: name, caller, `most`, `window_s`, and (age in seconds, admissions) of its groups.
-Parted = tuple[str, str, int, float, list[tuple[float, int]]]
+#: (length of the window, name of the limit, caller).
+Key = tuple[float, str, str]
+#: A window for another process: its key, `most`, and (age in seconds, admissions) of its groups.
+Parted = tuple[float, str, str, int, list[tuple[float, int]]]
+#: The windows of one length by (name of the limit, caller). The one that was admitted last is the last one, so those
+#: that end first are in front.
+Lane = OrderedDict[tuple[str, str], Window]
 
 
 def _standing(quota: Quota, window: Window, now: float) -> Standing:
@@ -73,11 +77,12 @@ class RateTable:
     """Windows by limit and caller: at most `most_keys`, and SHARED more for the keys that do not fit.
 
     A window is forgotten when nothing in it counts. In a full table a new key replaces an old one that is below its
-    limit. A key at its limit is never replaced, so no caller is admitted again because others have filled the table.
-    When only keys at their limits are found, the new key gets one of SHARED windows, together with other keys: a flood
-    from more addresses than the table has keys is limited, too. Replacing a key below its limit is no loophole: to have
-    one key forgotten, an attacker sends a request from a new address for each key in the table, and each of these
-    addresses has a limit of its own anyway.
+    limit, one of the length of window that has the most keys: a flood that a limit per second counts does not push out
+    what a limit per day has counted. A key at its limit is never replaced, so no caller is admitted again because
+    others have filled the table. When only such keys are found, the new key gets one of SHARED windows, together with
+    other keys: a flood from more addresses than the table has keys is limited, too. Replacing a key below its limit is
+    no loophole: to have one key forgotten, an attacker sends a request from a new address for each key in the table,
+    and each of these addresses has a limit of its own anyway.
 
     Args:
         most_keys: 1 or more.
@@ -90,12 +95,12 @@ class RateTable:
     def __init__(self, most_keys: int) -> None:
         self.most_keys = most_keys
         self.forgotten = self.shared = 0
-        # The key that was admitted last is the last one.
-        self._windows: OrderedDict[Key, Window] = OrderedDict()
+        self._count = 0
+        self._lanes: dict[float, Lane] = {}
         self._shared: dict[int, Window] = {}
 
     def __len__(self) -> int:
-        return len(self._windows)
+        return self._count
 
     def decide(self, caller: str, quotas: Sequence[Quota], now: float) -> Decision:
         """Admit a request if all its limits do; a refused request is counted by none.
@@ -103,24 +108,24 @@ class RateTable:
         Args:
             caller: the caller that these limits count: "address 192.0.2.1".
         """
-        held = self._windows
         if len(quotas) == 1:
             # Nearly all requests: one limit, and a caller that is known.
             name, most, window_s = quotas[0]
-            window = held.get((name, caller))
-            if window is not None:
+            lane = self._lanes.get(window_s)
+            window = lane.get((name, caller)) if lane is not None else None
+            if lane is not None and window is not None:
                 window.expire(now)
                 if window.used < most:
                     window.take(now)
-                    held.move_to_end((name, caller))
+                    lane.move_to_end((name, caller))
                     return Decision(-1, (Standing(most - window.used, window.next_s(now)),))
-        missing = sum((quota.name, caller) not in held for quota in quotas)
+        missing = sum(self._get(window_s, name, caller) is None for name, _, window_s in quotas)
         if missing:
             self._make_room(missing, now)
         windows = []
         refused, longest = -1, -1.0
         for index, (name, most, window_s) in enumerate(quotas):
-            window = held.get((name, caller)) or self._make((name, caller), most, window_s, now)
+            window = self._get(window_s, name, caller) or self._make(window_s, name, caller, most, now)
             window.expire(now)
             windows.append(window)
             if window.used >= most:
@@ -128,25 +133,31 @@ class RateTable:
                 if wait_s > longest:
                     refused, longest = index, wait_s
         if refused < 0:
-            for quota, window in zip(quotas, windows, strict=True):
+            for (name, _, window_s), window in zip(quotas, windows, strict=True):
                 window.take(now)
-                if (quota.name, caller) in held:
-                    held.move_to_end((quota.name, caller))
+                lane = self._lanes.get(window_s)
+                if lane is not None and (name, caller) in lane:
+                    lane.move_to_end((name, caller))
         return Decision(refused, tuple(map(_standing, quotas, windows, repeat(now))))
 
     # --- keys ---------------------------------------------------------------------------------------------
 
-    def _make(self, key: Key, most: int, window_s: float, now: float) -> Window:
-        slot = hash(key) % SHARED
+    def _get(self, window_s: float, name: str, caller: str) -> Window | None:
+        lane = self._lanes.get(window_s)
+        return lane.get((name, caller)) if lane is not None else None
+
+    def _make(self, window_s: float, name: str, caller: str, most: int, now: float) -> Window:
+        slot = hash((name, caller)) % SHARED
         common = self._shared.get(slot) if self._shared else None
-        if len(self._windows) >= self.most_keys:
+        if self._count >= self.most_keys:
             self.shared += 1
             if common is None:
                 common = self._shared[slot] = Window(most, window_s)
             # Limits with different windows may meet here; counting for too long is the safe side.
             common.window_s = max(common.window_s, window_s)
             return common
-        window = self._windows[key] = Window(most, window_s)
+        window = self._lanes.setdefault(window_s, OrderedDict())[name, caller] = Window(most, window_s)
+        self._count += 1
         if common is not None:
             # This key may have used up its limit in the shared window.
             window.add(common.ages(now), now)
@@ -154,46 +165,62 @@ class RateTable:
 
     def _make_room(self, wanted: int, now: float) -> None:
         """Forget old keys in which nothing counts; when the table is full, keys below their limits, too."""
-        held = self._windows
-        need = len(held) + wanted - self.most_keys
-        for _ in range(min(len(held), EXAMINED if need <= 0 else EXAMINED_FULL * wanted)):
-            key, window = next(iter(held.items()))
+        for window_s, lane in list(self._lanes.items()):
+            self._forget_ended(window_s, lane, now)
+        need = self._count + wanted - self.most_keys
+        if need <= 0:
+            return
+        window_s, lane = max(self._lanes.items(), key=lambda item: len(item[1]))
+        for _ in range(min(len(lane), EXAMINED * wanted)):
+            key, window = next(iter(lane.items()))
             window.expire(now)
-            if not window.used:
-                del held[key]
+            if window.used < window.most:
+                self._remove(window_s, lane, key)
+                self.forgotten += window.used > 0
                 need -= 1
-            elif need <= 0:
-                return
-            elif window.used < window.most:
-                del held[key]
-                self.forgotten += 1
-                need -= 1
+                if not need:
+                    return
             else:
                 # At its limit: examine others the next time.
-                held.move_to_end(key)
+                lane.move_to_end(key)
+
+    def _forget_ended(self, window_s: float, lane: Lane, now: float) -> None:
+        for _ in range(min(len(lane), ENDED)):
+            key, window = next(iter(lane.items()))
+            window.expire(now)
+            if window.used:
+                return
+            self._remove(window_s, lane, key)
+
+    def _remove(self, window_s: float, lane: Lane, key: tuple[str, str]) -> None:
+        del lane[key]
+        self._count -= 1
+        if not lane:
+            del self._lanes[window_s]
 
     # --- handing over to another process ------------------------------------------------------------------
 
     def keys(self) -> list[Key]:
         """All keys that have a window of their own."""
-        return list(self._windows)
+        return [(window_s, *key) for window_s, lane in self._lanes.items() for key in lane]
 
     def part(self, keys: Iterable[Key], now: float) -> list[Parted]:
         """Remove windows, and return them in the form that `join` takes."""
         found = []
-        for key in keys:
-            window = self._windows.pop(key, None)
+        for window_s, name, caller in keys:
+            window = self._get(window_s, name, caller)
             if window is not None:
+                self._remove(window_s, self._lanes[window_s], (name, caller))
                 window.expire(now)
                 if window.used:
-                    found.append((*key, window.most, window.window_s, window.ages(now)))
+                    found.append((window_s, name, caller, window.most, window.ages(now)))
         return found
 
     def join(self, parted: Iterable[Parted], now: float) -> None:
         """Add the windows that another table has parted with."""
-        for name, caller, most, window_s, ages in parted:
-            window = self._windows.get((name, caller))
+        for window_s, name, caller, most, ages in parted:
+            window = self._get(window_s, name, caller)
             if window is None:
                 self._make_room(1, now)
-                window = self._make((name, caller), most, window_s, now)
+                window = self._make(window_s, name, caller, most, now)
             window.add(ages, now)

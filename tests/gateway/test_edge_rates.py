@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 
 import pytest
 from edge_rates_front import Client, Shop, serving
 
-from mesh.errors import ConfigError
+from mesh.discovery.record import EdgePolicy, MethodRecord
+from mesh.errors import ConfigError, Unavailable
+from mesh.gateway.edge.identity import Identity
+from mesh.gateway.edge.rate_plans import LATE, Plans, caller_by
+from mesh.gateway.entry import Entry
 from mesh.gateway.server import Gateway
 from mesh.policy.access import Access
 from mesh.testing import Mesh
@@ -200,3 +205,33 @@ def test_gateways_may_ask_each_other_without_a_rule():
     assert access.allows("gateway", "gateway", "$decide_rates")
     assert access.allows("gateway@host-1", "gateway", "$join_rates")
     assert not access.allows("orders", "gateway", "$decide_rates")
+
+
+async def test_a_limit_that_cannot_be_read_closes_its_route_and_no_other():
+    """A newer release may declare limits that this gateway does not know."""
+    async with Mesh(Shop) as m:
+        gateway = Gateway(m.node, m.settings)  # type: ignore[arg-type]
+        plans = Plans([], LATE)
+        with pytest.raises(Unavailable):
+            plans.of(Entry("/", "shop.new", EdgePolicy(rates=["5/s", "3/week by moon"])))
+        assert plans.of(Entry("/", "shop.free")) == ()
+        assert gateway.catalog.offers
+        offer = gateway.catalog.offers["shop"]
+        odd = {"new": MethodRecord("new", edge=EdgePolicy(rates=["3/week by moon"]))}
+        gateway.catalog.offers = {"shop": offer._replace(methods=odd, routes=())}
+        assert all(each.wanted() for each in gateway.front.concerns if each.wanted is not None)
+
+
+def test_one_method_may_have_routes_with_different_limits():
+    plans = Plans([], LATE)
+    steps = [plans.of(Entry("/", "shop.x", EdgePolicy(rates=[rate])))[0] for rate in ("1/s", "2/s", "1/s")]
+    assert [step.quotas[0].most for step in steps] == [1, 2, 1]
+    assert steps[0] is steps[2]
+
+
+def test_long_names_of_callers_take_little_memory():
+    request = SimpleNamespace(identity=Identity("x" * 10_000, "test"), client="192.0.2.1")
+    other = SimpleNamespace(identity=Identity("x" * 9_999, "test"), client="192.0.2.1")
+    names = {caller_by("principal", each) for each in (request, other)}  # type: ignore[arg-type]
+    assert len(names) == 2
+    assert max(map(len, names)) < 64

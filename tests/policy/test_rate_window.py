@@ -95,6 +95,20 @@ def test_a_caller_at_its_limit_stays_limited_whatever_others_send():
     assert table.forgotten > 0
 
 
+def test_what_a_long_window_has_counted_survives_a_flood_of_a_short_one():
+    """A caller below its daily limit is not forgotten, although its key is the oldest one."""
+    table = RateTable(1000)
+    day, second = Quota("day", 5, 86400.0), Quota("second", 100, 1.0)
+    assert len(admitted(table, "guesser", [0.0] * 4, day)) == 4
+    for number in range(20_000):
+        table.decide(f"address {number}", [second], 10.0 + number * 0.0001)
+    assert [table.decide("guesser", [day], at).refused for at in (20.0, 20.0)] == [-1, 0]
+    # The keys of the short window have ended, and leave although the long one began earlier.
+    for number in range(600):
+        table.decide(f"later {number}", [second], 30.0)
+    assert len(table) == 601
+
+
 def test_a_flood_from_more_addresses_than_keys_is_limited_too():
     """All keys are at their limits: new callers share windows, and memory does not grow."""
     table = RateTable(1000)
@@ -120,7 +134,7 @@ def test_a_handed_over_window_is_as_strict_as_before(seed: int):
         now += rng.expovariate(20)
         if rng.random() < 0.02:
             # Another clock on the other side: only ages are handed over.
-            tables[1].join(tables[0].part([("x", "a")], now), now)
+            tables[1].join(tables[0].part([(5.0, "x", "a")], now), now)
             tables.reverse()
         if tables[0].decide("a", [quota], now).refused < 0:
             found.append(now)
@@ -132,7 +146,7 @@ def test_only_the_wanted_callers_are_handed_over():
     table, other = RateTable(10), RateTable(10)
     admitted(table, "a", [0.0] * 3)
     admitted(table, "b", [0.0] * 3)
-    other.join(table.part([("five", "a"), ("five", "unknown")], 1.0), 501.0)
+    other.join(table.part([(10.0, "five", "a"), (10.0, "five", "unknown")], 1.0), 501.0)
     assert (len(table), len(other)) == (1, 1)
     assert other.decide("a", [FIVE], 501.0).standings == ((1, 9.0),)
     assert other.decide("a", [FIVE], 501.0).standings == ((0, 9.0),)

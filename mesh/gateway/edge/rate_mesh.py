@@ -161,6 +161,9 @@ class MeshCounter:
     async def _ask_once(self, owner: str, batch: list[Pending]) -> None:
         """Get the decisions on a batch from the owner; where it does not answer, apply the shares."""
         asked = [(caller, quotas) for caller, quotas, _ in batch]
+        if owner in self._avoided:
+            # Another attempt: until it succeeds, no other request waits for it.
+            self._avoided[owner] = self._now() + AVOID_S
         try:
             answers = await self._node.call(DECIDE, asked, timeout=ASK_S, instance=owner)
         except Draining:
@@ -291,7 +294,7 @@ class MeshCounter:
         for at in range(0, len(keys), MOST_PARTED):
             moved: dict[str, list[Key]] = {}
             for key in keys[at : at + MOST_PARTED]:
-                owner = self._owners.of(key[1])
+                owner = self._owners.of(key[2])
                 if owner != self._me:
                     moved.setdefault(owner, []).append(key)
             for owner, theirs in moved.items():

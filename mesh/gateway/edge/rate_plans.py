@@ -19,6 +19,7 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 
 from mesh.config.edge_rates import By, Limit, read_rate
+from mesh.errors import Unavailable
 from mesh.gateway.entry import Entry
 from mesh.gateway.request import Request
 from mesh.policy.rate_table import Quota, Standing
@@ -80,28 +81,44 @@ class Plans:
     def __init__(self, own: Sequence[Limit], phase: tuple[By, ...]) -> None:
         self._own = own
         self._phase = phase
-        self._made: dict[str, tuple[list[str], tuple[Step, ...]]] = {}
+        self._made: dict[tuple[str, ...], tuple[Step, ...]] = {}
 
     def of(self, entry: Entry) -> tuple[Step, ...]:
-        """The steps of an entry; () when nothing limits it."""
-        rates = entry.policy.rates
-        made = self._made.get(entry.name)
-        # A release may change the limits; during it, gateways see the old and the new ones in turn.
-        if made is None or made[0] != rates:
+        """The steps of an entry; () when nothing limits it.
+
+        Raises:
+            Unavailable: this gateway cannot read a limit that the entry declares.
+        """
+        # Two routes of one method may declare different limits, and so may two releases.
+        key = (entry.name, *entry.policy.rates)
+        made = self._made.get(key)
+        if made is None:
             if len(self._made) >= MOST_PLANS:
                 self._made.clear()
-            made = self._made[entry.name] = (rates, self._make(entry.name, rates))
-        return made[1]
+            made = self._made[key] = self._make(*key)
+        return made
 
-    def _make(self, name: str, rates: list[str]) -> tuple[Step, ...]:
+    def _make(self, name: str, *rates: str) -> tuple[Step, ...]:
         found = {limit.text: (limit.text, limit) for limit in self._own}
-        # The same text twice is one limit.
-        found |= {f"{name} {limit.text}": (f"route {limit.text}", limit) for limit in map(read_rate, rates)}
+        for rate in rates:
+            limit = read_declared(rate)
+            if limit is None:
+                raise Unavailable(f'{name}: this gateway cannot read its limit "{rate[:100]}"; update the gateway')
+            # The same text twice is one limit.
+            found[f"{name} {limit.text}"] = (f"route {limit.text}", limit)
         return tuple(
             _step(by, [(quota, *each) for quota, each in found.items() if each[1].by == by])
             for by in self._phase
             if any(limit.by == by for _, limit in found.values())
         )
+
+
+def read_declared(rate: str) -> Limit | None:
+    """A limit in the record of a service; None when a newer release has written it in a way that is unknown here."""
+    try:
+        return read_rate(rate)
+    except ValueError:
+        return None
 
 
 def _step(by: By, limits: list[tuple[str, str, Limit]]) -> Step:

@@ -24,7 +24,7 @@ from mesh.gateway.catalog import Catalog
 from mesh.gateway.edge.contract import Concern, Proceed
 from mesh.gateway.edge.rate_counters import Counter, LocalCounter
 from mesh.gateway.edge.rate_mesh import MeshCounter
-from mesh.gateway.edge.rate_plans import EARLY, LATE, Plans, Step
+from mesh.gateway.edge.rate_plans import EARLY, LATE, Plans, Step, read_declared
 from mesh.gateway.front import Front
 from mesh.gateway.mounts.contract import Answer
 from mesh.gateway.mounts.health import PROBED
@@ -76,9 +76,9 @@ class Rates:
 
     def wanted(self) -> bool:
         """Whether the settings, or some route, method or task, have a limit of this phase."""
-        return self._own or any(
-            read_rate(rate).by in self._phase for policy in policies(self._catalog) for rate in policy.rates
-        )
+        declared = (read_declared(rate) for policy in policies(self._catalog) for rate in policy.rates)
+        # A limit that cannot be read is refused, not ignored.
+        return self._own or any(limit is None or limit.by in self._phase for limit in declared)
 
     def hook(self, request: Request, proceed: Proceed) -> Awaitable[Answer]:
         """Answer a request within the limits; see edge.contract. (No coroutine when this gateway counts the caller.)
