@@ -9,7 +9,6 @@ A stream counts until it ends. Each gateway counts on its own: with two gateways
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from mesh.config.edge_rates import Limit, read_concurrency
 from mesh.errors import RateLimited
@@ -71,9 +70,9 @@ class Concurrency:
                     del busy[key]
 
     def _refuse(self, limit: Limit) -> None:
-        self._recorder.count("http_rate_limited", limit=f"concurrency {limit.text}")
-        details: dict[str, Any] = {"limit": f"concurrency {limit.text}", "retry_after_s": RETRY_S}
+        shown = f"concurrency {limit.text}"
+        self._recorder.counter("http_rate_limited", "Requests that a limit refused.", limit=shown).add()
         raise RateLimited(
-            f"too many concurrent requests: the limit is {limit.text}; send the request when another one has ended",
-            details=details,
+            f'too many requests at once: the limit is "{limit.text}"; send it again when another one has ended',
+            details={"limit": shown, "retry_after_s": RETRY_S},
         )

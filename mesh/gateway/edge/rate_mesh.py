@@ -209,7 +209,9 @@ class MeshCounter:
                 effect="this gateway admits its share of each limit",
             )
         self._avoided[owner] = self._now() + AVOID_S
-        self._node.recorder.count("http_rate_owner_unanswered", code=error.code)
+        self._node.recorder.counter(
+            "http_rate_owner_unanswered", "Calls to owners of callers that were not answered.", code=error.code
+        ).add()
 
     def _remember(self, key: tuple[str, str], until: float, now: float) -> None:
         if len(self._refusals) >= MOST_REFUSALS:

@@ -113,10 +113,12 @@ class Rates:
             return
         standing = decision.standings[decision.refused]
         retry_s = max(1, math.ceil(standing.reset_s if standing is not None else 1.0))
-        self._recorder.count("http_rate_limited", limit=step.quotas[decision.refused].name)
+        self._recorder.counter(
+            "http_rate_limited", "Requests that a limit refused.", limit=step.quotas[decision.refused].name
+        ).add()
         shown = step.texts[decision.refused]
         raise RateLimited(
-            f"too many requests: the limit is {shown}; send the request again in {retry_s} s",
+            f'too many requests: the limit "{shown}" is used up; send the request again in {retry_s} s',
             details={"limit": shown, "retry_after_s": retry_s},
         )
 
@@ -130,7 +132,10 @@ def counter_of(front: Front) -> Counter:
         table = RateTable(limits.keys)
         make: Any = partial(MeshCounter, node) if limits.scope == "mesh" else LocalCounter
         counter = _COUNTERS[front] = make(table, node.clock.now)
-        node.recorder.gauge("http_rate_limit_keys", lambda: len(table), "Callers that rate limits count now.")
+        recorder = node.recorder
+        recorder.gauge("http_rate_limit_keys", lambda: len(table), "Limits and callers that are counted now.")
+        recorder.total("http_rate_limit_forgotten", lambda: table.forgotten, "Counts replaced in a full table.")
+        recorder.total("http_rate_limit_shared", lambda: table.shared, "Requests counted together with others.")
     return counter
 
 
