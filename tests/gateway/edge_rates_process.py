@@ -5,12 +5,12 @@ Prints its address once it listens. Takes the caller from the header X-Caller.
 
 from __future__ import annotations
 
-import asyncio
 import sys
 
 from edge_rates_front import authentication
 
 from mesh import config
+from mesh.cli import loop
 from mesh.gateway import app
 from mesh.gateway.edge import concurrency, rates, registry
 
@@ -20,7 +20,7 @@ def main() -> None:
     flags: dict[str, object] = {"mesh.run_dir": sys.argv[1], "gateway.drain": "1s"}
     flags |= dict(each.split("=", 1) for each in sys.argv[2:])
     settings = config.load(env={}, flags=flags)
-    asyncio.run(app.serve(settings, port=0, started=lambda address: print(address, flush=True)))
+    loop.run(app.serve(settings, port=0, started=lambda address: print(address, flush=True)))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Rate limits over all gateways of a mesh: each caller is counted by one of them, its owner.
 
-Owns: asking owners, the shares that apply while one cannot be reached, and handing counts over when owners change.
-Leaves to others: who owns a caller (policy.ownership), counting (policy.rate_table), refusing (rates).
+Owns: when owners are asked, the shares that apply while one cannot be reached, and when counts are handed over.
+Leaves to others: who owns a caller (policy.ownership), the calls between gateways (rate_peers), counting
+(policy.rate_table), refusing (rates).
 
 A gateway that does not own a caller asks the owner, with one call for all requests of one turn of the event loop. Each
 request is counted when the owner decides, so the limit holds exactly. A refusal is remembered until it ends: a caller
@@ -24,31 +25,22 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
-from mesh.calls.method import Method
-from mesh.calls.signature import Signature
 from mesh.errors import Draining, MeshError
+from mesh.gateway.edge.rate_peers import SERVICE, ask, hand_over, methods
 from mesh.gateway.ports import Change, Node
 from mesh.policy.ownership import Owners
-from mesh.policy.rate_table import Decision, Key, Parted, Quota, RateTable, Standing
+from mesh.policy.rate_table import Decision, Quota, RateTable, Standing
 from mesh.telemetry.logs import get_logger
 
 _log = get_logger("mesh.gateway")
 
-#: The service name of gateways in the registry.
-SERVICE: Final = "gateway"
-DECIDE: Final = f"{SERVICE}.$decide_rates"
-JOIN: Final = f"{SERVICE}.$join_rates"
-
-#: How long an owner may take to decide; a request waits for so long at most.
-ASK_S: Final = 0.25
 #: How long an owner that did not answer is not asked.
 AVOID_S: Final = 1.0
-#: How long handing counts over may take.
+#: How long a gateway that stops may take to hand its counts over.
 HAND_OVER_S: Final = 2.0
 
-#: Requests in one call, and counts.
+#: Requests in one call.
 MOST_ASKED: Final = 1000
-MOST_PARTED: Final = 1000
 
 #: Remembered refusals.
 MOST_REFUSALS: Final = 8192
@@ -165,7 +157,7 @@ class MeshCounter:
             # Another attempt: until it succeeds, no other request waits for it.
             self._avoided[owner] = self._now() + AVOID_S
         try:
-            answers = await self._node.call(DECIDE, asked, timeout=ASK_S, instance=owner)
+            decisions = await ask(self._node, owner, asked)
         except Draining:
             # It has handed its counts over; nothing was counted there.
             self._left.add(owner)
@@ -181,10 +173,9 @@ class MeshCounter:
             if self._avoided.pop(owner, None) is not None:
                 _log.info("rates.owner_answers", owner=owner)
             now = self._now()
-            for (caller, quotas, future), (refused, standings) in zip(batch, answers, strict=True):
-                decision = Decision(refused, [Standing(*each) for each in standings])
-                if refused >= 0:
-                    self._remember((quotas[refused].name, caller), now + standings[refused][1], now)
+            for (caller, quotas, future), decision in zip(batch, decisions, strict=True):
+                if decision.refused >= 0 and (standing := decision.standings[decision.refused]) is not None:
+                    self._remember((quotas[decision.refused].name, caller), now + standing.reset_s, now)
                 _resolve(future, decision)
 
     def _decide_again(self, pending: Pending) -> None:
@@ -220,26 +211,6 @@ class MeshCounter:
                 self._refusals.clear()
         self._refusals[key] = until
 
-    # --- answering other gateways -------------------------------------------------------------------------
-
-    def methods(self) -> list[Method]:
-        """The methods by which gateways ask each other."""
-
-        async def decide_rates(asked: list[tuple[str, list[Quota]]]) -> list[Decision]:
-            """Decide on requests, in order."""
-            if self._leaving:
-                # Refer to the next owner only when it has the counts.
-                await self._handed_over.wait()
-                raise Draining(f"{self._me} is leaving, and has handed its counts over")
-            now = self._now()
-            return [self._table.decide(caller, quotas, now) for caller, quotas in asked]
-
-        async def join_rates(parted: list[Parted]) -> None:
-            """Add counts that their owner has handed over."""
-            self._table.join(parted, self._now())
-
-        return [_method(DECIDE, decide_rates), _method(JOIN, join_rates)]
-
     # --- owners come and go -------------------------------------------------------------------------------
 
     @asynccontextmanager
@@ -250,7 +221,7 @@ class MeshCounter:
             # A node that answers no calls: it counts alone.
             yield
             return
-        server.host(self.methods(), CONCURRENCY, CONCURRENCY)
+        server.host(methods(self._table, self._now, self._refer), CONCURRENCY, CONCURRENCY)
         stop: Any = node.agent.on_change(self._on_change)
         self._relist()
         try:
@@ -275,6 +246,15 @@ class MeshCounter:
         if len(self._table) and not self._leaving:
             self._start(self._hand_over())
 
+    async def _hand_over(self) -> None:
+        await hand_over(self._node, self._table, self._owners, self._now)
+
+    async def _refer(self) -> None:
+        if self._leaving:
+            # Refer to the next owner only when it has the counts.
+            await self._handed_over.wait()
+            raise Draining(f"{self._me} is leaving, and has handed its counts over")
+
     async def _leave(self) -> None:
         self._leaving = True
         self._relist()
@@ -290,37 +270,7 @@ class MeshCounter:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _hand_over(self) -> None:
-        """Send the counts of callers that this gateway does not own any more to their owners."""
-        keys = self._table.keys()
-        for at in range(0, len(keys), MOST_PARTED):
-            moved: dict[str, list[Key]] = {}
-            for key in keys[at : at + MOST_PARTED]:
-                owner = self._owners.of(key[2])
-                if owner != self._me:
-                    moved.setdefault(owner, []).append(key)
-            for owner, theirs in moved.items():
-                parted = self._table.part(theirs, self._now())
-                try:
-                    if parted:
-                        await self._node.call(JOIN, parted, timeout=HAND_OVER_S, instance=owner)
-                except MeshError as exc:
-                    _log.warning("rates.hand_over_failed", owner=owner, code=exc.code, counts=len(parted))
-            await asyncio.sleep(0)
-
 
 def _resolve(future: asyncio.Future[Decision], decision: Decision) -> None:
     if not future.done():
         future.set_result(decision)
-
-
-def _method(target: str, run: Callable[..., Awaitable[Any]]) -> Method:
-    signature = Signature(run, target, bound=True)
-    return Method(
-        target=target,
-        service=SERVICE,
-        name=target.partition(".")[2],
-        run=run,
-        decode_args=signature.decode_args,
-        encode_result=signature.encode_result,
-    )
