@@ -200,7 +200,7 @@ class RateTable:
 
     # --- handing over to another process ------------------------------------------------------------------
 
-    def keys(self) -> list[Key]:
+    def held(self) -> list[Key]:
         """All keys that have a window of their own."""
         return [(window_s, *key) for window_s, lane in self._lanes.items() for key in lane]
 

@@ -58,11 +58,12 @@ class Gate:
             found: dict[str, Any] = await answer.json()
             return found
 
-    async def metric(self, name: str) -> float:
-        """The sum of this gateway's series of a metric."""
+    async def metric(self, name: str, label: str = "") -> float:
+        """The sum of this gateway's series of a metric, of those with a label."""
         async with self.session.get(f"{self.address}/metrics") as answer:
             lines = (await answer.text()).splitlines()
-        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name) and self.id in line)
+        found = [line for line in lines if line.startswith(name) and self.id in line and label in line]
+        return sum(float(line.rpartition(" ")[2]) for line in found)
 
     async def end(self, number: signal.Signals) -> None:
         self.process.send_signal(number)

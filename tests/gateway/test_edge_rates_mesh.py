@@ -58,6 +58,23 @@ async def test_while_an_owner_is_dead_each_gateway_admits_its_share():
         assert await others[0].metric("mesh_http_rate_owner_unanswered_total") >= 1
 
 
+async def test_the_next_owner_of_a_dead_one_counts_what_was_admitted_meanwhile():
+    async with fleet(3, **{"discovery.lease": "2s", "discovery.renew": "200ms"}) as gates:
+        dead, *others = gates.gates
+        (caller,) = gates.callers_of(dead, 1)
+        await dead.end(signal.SIGKILL)
+        # Each has a share of 3, of which it uses 2.
+        assert await gates.flood("/nine", caller, 2, others) == [2, 2]
+        gates.gates = others
+        await gates.until_known(2)
+        heir, other = others if caller in gates.callers_of(others[0], 1000) else others[::-1]
+        async with asyncio.timeout(PATIENCE_S):
+            while await other.metric("mesh_requests_total", 'method="$join_rates"') < 1:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        assert await heir.metric("mesh_http_rate_limit_keys") == 1
+        assert sum(await gates.flood("/nine", caller, 10)) == 5
+
+
 async def test_an_owner_that_hangs_delays_few_requests():
     async with fleet(2, **{"discovery.lease": "60s"}) as gates:
         silent, other = gates.gates
@@ -68,9 +85,17 @@ async def test_an_owner_that_hangs_delays_few_requests():
             found = [await other.get("/nine", caller) for _ in range(20)]
             # One request has waited for the owner, the others have not.
             assert time.monotonic() - began < 2.0
-            assert found.count(200) in (4, 5)
+            share = found.count(200)
+            assert share in (4, 5)
         finally:
             silent.process.send_signal(signal.SIGCONT)
+        # It answers again, and counts what the other one has admitted as its share.
+        polled = 0
+        async with asyncio.timeout(PATIENCE_S):
+            while await silent.metric("mesh_requests_total", 'method="$join_rates"') < 1:
+                polled += await other.get("/nine", caller) == 200
+                await asyncio.sleep(0.05)
+        assert share + polled + sum(await gates.flood("/nine", caller, 10)) <= 9
 
 
 async def test_the_counts_of_a_gateway_that_stops_move_to_others():

@@ -4,17 +4,18 @@ Owns: when owners are asked, the shares that apply while one cannot be reached, 
 Leaves to others: who owns a caller (policy.ownership), the calls between gateways (rate_peers), counting
 (policy.rate_table), refusing (rates).
 
-A gateway that does not own a caller asks the owner, with one call for all requests of one turn of the event loop. Each
-request is counted when the owner decides, so the limit holds exactly. A refusal is remembered until it ends: a caller
-that goes on sending costs the owner nothing.
+A gateway that does not own a caller asks the owner: one call at a time, for all requests that have come while the
+previous one was under way. Each request is counted when the owner decides, so the limit holds exactly. A refusal is
+remembered until it ends: a caller that goes on sending costs the owner nothing.
 
 While an owner does not answer, each gateway admits its share: the limit divided by the number of gateways, where the
 remainder goes to some of them; together never more than the limit. A limit below the number of gateways has no share in
 some of them.
 
 When the registry lists other gateways than before, counts of callers with another owner are sent there; a gateway that
-stops sends all of its counts first, and then refers those that ask to the next owner. The counts of a gateway that died
-are lost: up to twice the limit may be admitted in that window.
+stops sends all of its counts first, and then refers those that ask to the next owner. What gateways have admitted as
+their shares is sent to the next owner as well, or to the same one when it answers again. The counts of a gateway that
+died are lost: up to twice the limit may be admitted in that window.
 """
 
 from __future__ import annotations
@@ -172,6 +173,7 @@ class MeshCounter:
         else:
             if self._avoided.pop(owner, None) is not None:
                 _log.info("rates.owner_answers", owner=owner)
+                self._start(self._hand_over(self._shares))
             now = self._now()
             for (caller, quotas, future), decision in zip(batch, decisions, strict=True):
                 if decision.refused >= 0 and (standing := decision.standings[decision.refused]) is not None:
@@ -243,11 +245,22 @@ class MeshCounter:
             return
         self._owners.change(members)
         self._avoided = {owner: until for owner, until in self._avoided.items() if owner in listed}
-        if len(self._table) and not self._leaving:
-            self._start(self._hand_over())
+        if not self._leaving:
+            for table in (self._table, self._shares):
+                if len(table):
+                    self._start(self._hand_over(table))
 
-    async def _hand_over(self) -> None:
-        await hand_over(self._node, self._table, self._owners, self._now)
+    async def _hand_over(self, table: RateTable) -> None:
+        """Move counts to the owners of their callers, except to those that do not answer."""
+        if table is self._shares:
+            mine = [key for key in table.held() if self._owners.of(key[2]) == self._me]
+            self._table.join(table.part(mine, self._now()), self._now())
+        await hand_over(self._node, table, self._recipient, self._now)
+
+    def _recipient(self, caller: str) -> str:
+        """Where the counts of a caller belong; "" to keep them."""
+        owner = self._owners.of(caller)
+        return "" if owner == self._me or owner in self._avoided else owner
 
     async def _refer(self) -> None:
         if self._leaving:
@@ -261,7 +274,8 @@ class MeshCounter:
         try:
             if self._owners.members:
                 async with asyncio.timeout(HAND_OVER_S):
-                    await self._hand_over()
+                    await self._hand_over(self._table)
+                    await self._hand_over(self._shares)
         except TimeoutError:
             _log.warning("rates.hand_over_failed", code="timeout", counts=len(self._table))
         finally:

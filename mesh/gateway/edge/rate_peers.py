@@ -16,7 +16,6 @@ from mesh.calls.method import Method
 from mesh.calls.signature import Signature
 from mesh.errors import BadReply, MeshError
 from mesh.gateway.ports import Node
-from mesh.policy.ownership import Owners
 from mesh.policy.rate_table import Decision, Key, Parted, Quota, RateTable
 from mesh.telemetry.logs import get_logger
 
@@ -89,14 +88,18 @@ async def ask(node: Node, owner: str, asked: Sequence[Asked]) -> list[Decision]:
     return decisions
 
 
-async def hand_over(node: Node, table: RateTable, owners: Owners, now: Callable[[], float]) -> None:
-    """Send the counts of callers that another gateway owns to it. Counts that cannot be sent are lost."""
-    keys = table.keys()
+async def hand_over(node: Node, table: RateTable, recipient: Callable[[str], str], now: Callable[[], float]) -> None:
+    """Send counts to other gateways. Counts that cannot be sent are lost.
+
+    Args:
+        recipient: the gateway that gets the counts of a caller; "" to keep them.
+    """
+    keys = table.held()
     for at in range(0, len(keys), MOST_PARTED):
         moved: dict[str, list[Key]] = {}
         for key in keys[at : at + MOST_PARTED]:
-            owner = owners.of(key[2])
-            if owner != node.identity:
+            owner = recipient(key[2])
+            if owner:
                 moved.setdefault(owner, []).append(key)
         for owner, theirs in moved.items():
             parted = table.part(theirs, now())
