@@ -78,6 +78,7 @@ def authentication(front: Front) -> Concern:
         if told:
             principal, tenant, key = (*told.split("/"), "", "")[:3]
             request.identity = Identity(principal, "test", tenant=tenant, key=key)
+            request.context.tenant = tenant
         return await proceed(request)
 
     return Concern(name="auth", hook=hook)
@@ -108,16 +109,25 @@ class Client:
 
 
 @asynccontextmanager
-async def serving(monkeypatch: pytest.MonkeyPatch, **limits: Any) -> AsyncIterator[Client]:
-    """A client of a gateway with these limits, behind a trusted proxy that reports the addresses of clients."""
+async def serving(
+    monkeypatch: pytest.MonkeyPatch, service: dict[str, Any] | None = None, **limits: Any
+) -> AsyncIterator[Client]:
+    """A client of a gateway with these limits, behind a trusted proxy that reports the addresses of clients.
+
+    Args:
+        service: the settings of the service.
+    """
     monkeypatch.setattr(registry, "CONCERNS", (rates.by_address, authentication, rates.by_caller, concurrency.make))
-    settings = {"gateway": {"proxies": ["127.0.0.1"], "limits": limits}}
+    settings = {"gateway": {"proxies": ["127.0.0.1"], "limits": limits}, "services": {"shop": service or {}}}
     async with Mesh(Shop, clock=ManualClock(), settings=settings) as m:
         gateway = Gateway(m.node, m.settings)  # type: ignore[arg-type]
         server = gateway.make_server()
         listener = app.bind("127.0.0.1", 0)
         accepting = await asyncio.get_running_loop().create_server(server, sock=listener)
-        async with registry.lifespans(gateway.front), aiohttp.ClientSession(app.shown(listener)) as session:
+        async with (
+            registry.lifespans(gateway.front),
+            aiohttp.ClientSession(app.shown(listener), connector=aiohttp.TCPConnector(limit=0)) as session,
+        ):
             yield Client(m, gateway, session)
         accepting.close()
         await server.shutdown(0.2)

@@ -17,6 +17,7 @@ from mesh.gateway.entry import Entry
 from mesh.gateway.server import Gateway
 from mesh.policy.access import Access
 from mesh.testing import Mesh
+from tests.patience import PATIENCE_S
 
 
 @pytest.fixture
@@ -170,6 +171,24 @@ async def test_concurrent_requests_of_a_tenant(monkeypatch: pytest.MonkeyPatch):
         assert await client.statuses(1, "/free", "carol/acme") == [200]
         assert len(counted) == 0
         assert client.counted("http_rate_limited") == {"concurrency 2 by tenant": 1.0}
+
+
+async def test_tenants_share_the_queue_of_a_full_service(monkeypatch: pytest.MonkeyPatch):
+    """40 requests of one tenant fill it; those of another one are answered all the same."""
+    async with serving(monkeypatch, {"concurrency": 2, "queue": 10}) as client:
+        flood = [asyncio.create_task(client.get("/hold", "alice/flood")) for _ in range(40)]
+        async with asyncio.timeout(PATIENCE_S):
+            while sum(each.done() for each in flood) < 28:  # noqa: ASYNC110  # nothing announces it
+                await asyncio.sleep(0.001)
+        modest = [asyncio.create_task(client.get("/hold", "bob/modest")) for _ in range(5)]
+        async with asyncio.timeout(PATIENCE_S):
+            while sum(each.done() for each in flood) < 33:  # noqa: ASYNC110  # nothing announces it
+                await asyncio.sleep(0.001)
+        Shop.held.set()
+        assert [(await each).status for each in modest] == [200] * 5
+        answers = [await each for each in flood]
+        assert sorted(each.status for each in answers) == [200] * 7 + [503] * 33
+        assert {each.headers["Retry-After"] for each in answers if each.status == 503} == {"1"}
 
 
 async def test_without_limits_no_concern_is_in_the_chain():
