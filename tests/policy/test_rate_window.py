@@ -95,32 +95,44 @@ def test_a_caller_at_its_limit_stays_limited_whatever_others_send():
     assert table.forgotten > 0
 
 
-def test_what_a_long_window_has_counted_survives_a_flood_of_a_short_one():
-    """A caller below its daily limit is not forgotten, although its key is the oldest one."""
+def test_a_flood_of_one_limit_does_not_change_what_others_have_counted():
+    """A caller below its daily limit is not forgotten, although its window is the oldest one."""
     table = RateTable(1000)
     day, second = Quota("day", 5, 86400.0), Quota("second", 100, 1.0)
     assert len(admitted(table, "guesser", [0.0] * 4, day)) == 4
     for number in range(20_000):
         table.decide(f"address {number}", [second], 10.0 + number * 0.0001)
     assert [table.decide("guesser", [day], at).refused for at in (20.0, 20.0)] == [-1, 0]
-    # The keys of the short window have ended, and leave although the long one began earlier.
+    # The windows that have ended leave.
     for number in range(600):
         table.decide(f"later {number}", [second], 30.0)
     assert len(table) == 601
 
 
+def test_a_table_that_one_limit_has_filled_has_room_for_others():
+    """A thousand callers are at their limit for a day: callers of another limit have windows of their own."""
+    table = RateTable(1000)
+    day, second = Quota("day", 5, 86400.0), Quota("second", 3, 1.0)
+    for number in range(2000):
+        admitted(table, f"address {number}", [0.0] * 5, day)
+    found = [len(admitted(table, f"user {number}", [1.0] * 4, second)) for number in range(500)]
+    assert found == [3] * 500
+    # Only half of the table is taken from the first limit.
+    for number in range(500, 2000):
+        admitted(table, f"user {number}", [1.0] * 4, second)
+    assert sum(name == "day" for name, _ in table.held()) == 500
+
+
 def test_a_flood_from_more_addresses_than_keys_is_limited_too():
-    """All keys are at their limits: new callers share windows, and memory does not grow."""
+    """All callers are at their limits: new ones share windows, and memory does not grow."""
     table = RateTable(1000)
     for number in range(1000):
         admitted(table, f"first {number}", [0.0] * 5)
     let_in = sum(len(admitted(table, f"second {number}", [1.0] * 5)) for number in range(10_000))
     assert let_in <= SHARED * 5
     assert len(table) == 1000
-    assert len(table._shared) <= SHARED
-    # When the first windows have ended there is room again, and a caller that shared a window is not free at once.
-    assert table.decide("second 0", [FIVE], 10.5).refused == 0
-    assert table.decide("second 0", [FIVE], 11.0).refused == -1
+    assert sum(len(lane.shared) for lane in table._lanes.values()) <= SHARED
+    # When the first windows have ended, there is room again.
     assert table.decide("third", [FIVE], 30.0).standings == ((4, 10.0),)
 
 
@@ -134,7 +146,7 @@ def test_a_handed_over_window_is_as_strict_as_before(seed: int):
         now += rng.expovariate(20)
         if rng.random() < 0.02:
             # Another clock on the other side: only ages are handed over.
-            tables[1].join(tables[0].part([(5.0, "x", "a")], now), now)
+            tables[1].join(tables[0].part([("x", "a")], now), now)
             tables.reverse()
         if tables[0].decide("a", [quota], now).refused < 0:
             found.append(now)
@@ -146,7 +158,7 @@ def test_only_the_wanted_callers_are_handed_over():
     table, other = RateTable(10), RateTable(10)
     admitted(table, "a", [0.0] * 3)
     admitted(table, "b", [0.0] * 3)
-    other.join(table.part([(10.0, "five", "a"), (10.0, "five", "unknown")], 1.0), 501.0)
+    other.join(table.part([("five", "a"), ("five", "unknown")], 1.0), 501.0)
     assert (len(table), len(other)) == (1, 1)
     assert other.decide("a", [FIVE], 501.0).standings == ((1, 9.0),)
     assert other.decide("a", [FIVE], 501.0).standings == ((0, 9.0),)

@@ -253,7 +253,7 @@ class MeshCounter:
     async def _hand_over(self, table: RateTable) -> None:
         """Move counts to the owners of their callers, except to those that do not answer."""
         if table is self._shares:
-            mine = [key for key in table.held() if self._owners.of(key[2]) == self._me]
+            mine = [key for key in table.held() if self._owners.of(key[1]) == self._me]
             self._table.join(table.part(mine, self._now()), self._now())
         await hand_over(self._node, table, self._recipient, self._now)
 

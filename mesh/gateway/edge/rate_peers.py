@@ -98,7 +98,7 @@ async def hand_over(node: Node, table: RateTable, recipient: Callable[[str], str
     for at in range(0, len(keys), MOST_PARTED):
         moved: dict[str, list[Key]] = {}
         for key in keys[at : at + MOST_PARTED]:
-            owner = recipient(key[2])
+            owner = recipient(key[1])
             if owner:
                 moved.setdefault(owner, []).append(key)
         for owner, theirs in moved.items():
