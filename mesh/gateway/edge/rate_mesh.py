@@ -123,10 +123,11 @@ class MeshCounter:
 
     def _enqueue(self, owner: str, pending: Pending) -> None:
         batch = self._batches.get(owner)
-        if batch is None:
-            batch = self._batches[owner] = []
+        if batch is not None:
+            batch.append(pending)
+        else:
+            self._batches[owner] = [pending]
             self._start(self._ask(owner))
-        batch.append(pending)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work, context=self._context.copy())

@@ -18,7 +18,8 @@ from mesh.gateway.front import Front
 Make = Callable[[Front], Concern | None]
 
 #: The outermost first. What changes answers comes before what may refuse a request, so that refusals get the same
-#: header fields; what is cheap to check comes before what is expensive.
+#: header fields; what is cheap to check comes before what is expensive. Authentication belongs between the two
+#: concerns of rates.
 CONCERNS: Final[tuple[Make, ...]] = (rates.by_address, rates.by_caller, concurrency.make)
 
 
