@@ -26,6 +26,7 @@ from mesh.calls.expiry import Expiries
 from mesh.calls.failover import FAILOVER, REFUSALS, Trouble, Verdict
 from mesh.calls.options import NO_OPTIONS, CallOptions
 from mesh.calls.pool import Group, Handle, Pool
+from mesh.calls.propagation import tenant_of
 from mesh.calls.request import Call, Decode, Flow, Order, Stream
 from mesh.calls.route import Route
 from mesh.calls.waiting import WaitingRoom
@@ -370,16 +371,25 @@ class Client:
             self._finish(request, unreached.refused(order, list(group.handles.values())))
         elif not group.handles and self._agent.refused:
             self._finish(request, unreached.no_hub(order, self._agent.refused))
-        elif self._waiting.full:
+        elif self._waiting.full and not self._displace(order):
             self._finish(request, Overloaded(f"{len(self._waiting)} calls are already waiting for an instance"))
         else:
             # A request is parked again after each change of a link; it counts as waiting since the first time.
             again = order.parked_at >= order.sent_at
             if not again:
                 order.parked_at = self._now()
-            self._waiting.enter(group.name, request, order.parked_at)
+            self._waiting.enter(group.name, request, order.parked_at, tenant_of(order.meta))
             if not again and group.name != WORKER:
                 self._look_later(order.parked_at + self._settings.wait_s, order.parked_at, request)
+
+    def _displace(self, order: Order) -> bool:
+        """Refuse a waiting call of the tenant with the most, in favour of this one; False when this one is refused."""
+        displaced = self._waiting.displaceable(tenant_of(order.meta))
+        if displaced is None:
+            return False
+        self._waiting.leave(displaced.order.route.group.name, displaced)
+        self._finish(displaced, Overloaded(f"{len(self._waiting)} calls are already waiting for an instance"))
+        return True
 
     def _look_later(self, at: float, since: float, request: Request) -> None:
         self._overdue.append((at, since, request))

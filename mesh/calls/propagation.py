@@ -67,6 +67,11 @@ def take(meta: dict[str, str]) -> dict[str, str] | None:
     return found
 
 
+def tenant_of(meta: Mapping[str, str] | None) -> str:
+    """The tenant in the metadata of a message to be sent; "" for none."""
+    return meta.get(TENANT, "") if meta else ""
+
+
 def split(meta: dict[str, str]) -> tuple[dict[str, str], dict[str, str] | None]:
     """(the user's metadata, the values). `meta` itself is not changed; it is returned when it has no values."""
     if _NAMES.isdisjoint(meta):

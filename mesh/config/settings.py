@@ -20,6 +20,7 @@ from mesh.config.edge_auth import AuthSettings
 from mesh.config.edge_programs import ProgramSettings
 from mesh.config.edge_protect import CompressionSettings, CorsSettings, EdgeLimits, HeaderSettings
 from mesh.config.edge_proxy import PROXIES, ProxySettings
+from mesh.config.edge_rates import LimitSettings
 from mesh.config.edge_static import STATICS, StaticSettings
 from mesh.config.edge_websocket import WebSocketSettings
 from mesh.config.secrets import Secret
@@ -203,6 +204,7 @@ class GatewaySettings(EdgeLimits, frozen=True, kw_only=True):
     websocket: WebSocketSettings = field(default_factory=WebSocketSettings)
     headers: HeaderSettings = field(default_factory=HeaderSettings)
     compression: CompressionSettings = field(default_factory=CompressionSettings)
+    limits: LimitSettings = field(default_factory=LimitSettings)
 
 
 class KeySettings(Struct, frozen=True, kw_only=True):

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from mesh.errors import BadRequest, Forbidden, MeshError, RemoteError, TryLater, Uncertain
+from mesh.errors import BadRequest, Forbidden, MeshError, RateLimited, RemoteError, TryLater, Uncertain
 from mesh.gateway.decompress import READ, UnsupportedEncoding
 from mesh.gateway.media import PROBLEM_TYPE
 from mesh.gateway.reply import Reply, phrase
@@ -29,6 +29,7 @@ _METHODS: Final = re.compile(r"[A-Z, ]{0,200}")
 _PUBLIC: Final = {
     "unavailable": "the service cannot be reached now; send the request again later",
     "overloaded": "the service is at its limit; send the request again later",
+    "rate_limited": "there were too many requests; send the request again later",
     "draining": "the server is restarting; send the request again later",
     "try_later": "nothing was done; send the request again later",
     "unwritable": "nothing can be stored now; send the request again later",
@@ -61,6 +62,8 @@ def is_hidden(error: MeshError) -> bool:
     service declares with a code and a status other than 500 is meant for clients, and so are errors about the client's
     own request.
     """
+    if isinstance(error, RateLimited) and not error.from_call:
+        return False  # of this gateway: the client must know which limit it has reached
     if isinstance(error, (TryLater, Uncertain, Forbidden)):
         return True
     if isinstance(error, BadRequest):

@@ -20,6 +20,8 @@ OPEN: Final = frozenset({("$worker", "info"), ("$worker", "metrics")})
 #: The store authorizes each operation by the objects that it uses (engines.authorization), so calls to the store are
 #: not authorized by method name.
 STORE: Final = "mesh-store"
+#: The service, and the usual key, of gateways.
+GATEWAY: Final = "gateway"
 #: The service of `mesh listen`, through which the command receives events.
 LISTEN: Final = "listen"
 
@@ -70,6 +72,9 @@ class Access:
             caller: the name of its key, such as "orders@host-1" (a rule for "orders" applies to it too), or its role.
         """
         if service == STORE or self.is_operator(caller):
+            return True
+        if service == GATEWAY and is_one(caller, (GATEWAY,)):
+            # Gateways count requests together (gateway.edge.rate_mesh).
             return True
         if (service, method) in OPEN and service not in self._named:
             return True

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
-from mesh.gateway.edge import cors
+from mesh.gateway.edge import concurrency, cors, rates
 from mesh.gateway.edge.auth import concern as auth
 from mesh.gateway.edge.contract import Concern
 from mesh.gateway.front import Front
@@ -19,8 +19,9 @@ from mesh.gateway.front import Front
 Make = Callable[[Front], Concern | None]
 
 #: The outermost first. What changes answers comes before what may refuse a request, so that refusals get the same
-#: header fields; what is cheap to check comes before what is expensive.
-CONCERNS: Final[tuple[Make, ...]] = (cors.make, auth.make)
+#: header fields; what is cheap to check comes before what is expensive. Limits by address protect authentication from
+#: guesses; the other limits need to know the caller.
+CONCERNS: Final[tuple[Make, ...]] = (cors.make, rates.by_address, auth.make, rates.by_caller, concurrency.make)
 
 
 def concerns(front: Front) -> list[Concern]:
