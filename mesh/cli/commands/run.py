@@ -21,10 +21,15 @@ if TYPE_CHECKING:
 @click.argument("services", nargs=-1, metavar="[MODULE:CLASS]...")
 @click.option("--reload", is_flag=True, help="Start again whenever a source file changes.")
 @click.option("--as", "name", default="", metavar="NAME", help="Run a single class as the service of this name.")
+@click.option(
+    "--canary",
+    is_flag=True,
+    help="Take no calls before `mesh roll --canary` gives a share of them, and no tasks; used by that command.",
+)
 @click.option("--check", is_flag=True, help="Only import them, and check that the limits leave enough memory to start.")
 @confine_options
 @json_option
-def command(services: tuple[str, ...], reload: bool, name: str, check: bool) -> int:
+def command(services: tuple[str, ...], reload: bool, name: str, canary: bool, check: bool) -> int:
     """Run services in this process, until SIGTERM or Ctrl-C; then finish running work and exit.
 
     Without a CLASS every service of the module runs; the module may be given as a file name. Without arguments, the
@@ -71,7 +76,7 @@ def command(services: tuple[str, ...], reload: bool, name: str, check: bool) -> 
     if sys.stderr.isatty():
         names = ", ".join(each.name for each in classes)
         note(f"{names} · pid {os.getpid()} · hub {', '.join(settings.mesh.hubs)} · Ctrl-C stops")
-    return loop.run_services(worker.run(classes, settings, watchdog=watchdog))
+    return loop.run_services(worker.run(classes, settings, watchdog=watchdog, canary=canary))
 
 
 def _check_interceptors(settings: Settings) -> None:
