@@ -38,6 +38,7 @@ class Verdict(Enum):
     HOLD = "hold"
     PROMOTE = "promote"
     ROLL_BACK = "roll_back"
+    UNDECIDED = "undecided"
 
 
 class Rules(NamedTuple):
@@ -149,7 +150,7 @@ class Judge:
             return Found(Verdict.PROMOTE)
         if passed_s >= self._rules.hold_s:
             return Found(
-                Verdict.ROLL_BACK,
+                Verdict.UNDECIDED,
                 f"undecided after {passed_s:.0f} s: {self._shown()}; more calls, a larger share or a larger margin are "
                 "needed",
             )

@@ -44,6 +44,7 @@ from mesh.service.service import Service, make, run_hook
 from mesh.telemetry import traces
 from mesh.telemetry.identity import this_process
 from mesh.telemetry.logs import get_logger
+from mesh.telemetry.snapshot import ServiceSample
 from mesh.transport.contract import Transport
 from mesh.worker.canary import CanaryShare
 from mesh.worker.task_worker import Shift
@@ -264,6 +265,9 @@ class Worker:
                 )
             )
         self.instance_ids = [one.id for one in records]
+        self.node.recorder.services = [
+            ServiceSample(one.service, one.version, self._canary is not None) for one in records
+        ]
         if any(one.routes for one in records):
             conflicts = ConflictLog([one.service for one in records], lambda: self.node.table)
             self.node.agent.on_change(conflicts.on_change)
