@@ -1,6 +1,6 @@
 """The share of calls that a new release gets, as its instances register it.
 
-Owns: the names of these entries in `Instance.meta`, reading and writing them.
+Owns: the names of these entries in `Instance.meta`, reading and writing them, and whose declarations apply meanwhile.
 Leaves to others: setting the share and its lease (worker.canary), choosing by it (calls.cohorts).
 
 An instance with a share is a canary: it runs a new release that is on trial. One without belongs to the regular
@@ -10,8 +10,10 @@ change.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
+
+from mesh.discovery.record import Instance
 
 SHARE: Final = "mesh.share"
 CANARY: Final = "mesh.canary"
@@ -67,6 +69,16 @@ def share_meta(share: Share) -> dict[str, str]:
     if share.methods:
         meta[MIRRORED] = ",".join(sorted(share.methods))
     return meta
+
+
+def declaring(instances: Sequence[Instance]) -> Sequence[Instance]:
+    """The instances whose declarations apply to a service: those of the regular release, or all when there are none.
+
+    A canary gets few of the calls; a changed parameter or a new route in its record must not apply to all of them.
+    """
+    if not any(SHARE in each.meta for each in instances):
+        return instances
+    return [each for each in instances if SHARE not in each.meta] or instances
 
 
 def _fraction(text: str) -> float:

@@ -7,12 +7,14 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
 
+import msgspec
 import pytest
 
 import mesh
 from mesh import http
 from mesh.calls.mirroring import compare, difference
-from mesh.discovery.share import Share, share_meta, share_of
+from mesh.discovery.record import Instance
+from mesh.discovery.share import Share, declaring, share_meta, share_of
 from mesh.policy.balance import place_of
 from mesh.protocol.messages import JSON, MIRROR, MSGPACK
 from mesh.testing import ManualClock, Mesh, no_leaks
@@ -193,6 +195,30 @@ async def test_impossible_shares_are_refused(m: Mesh, arguments: tuple[Any, ...]
     worker = await m.start_another(Shop, canary=True)
     with pytest.raises(mesh.BadArguments):
         await m.call("$worker.share", *arguments, instance=worker.identity)
+
+
+async def test_what_a_canary_declares_does_not_apply_to_the_old_release(m: Mesh):
+    """A method that it allows to repeat, and one that it adds."""
+    worker = await canary(m, 0.01)
+    (record,) = (each for each in m.node.table if each.id == worker.identity)
+    methods = {**record.methods, "extra": record.methods["look"]}
+    methods["buy"] = msgspec.structs.replace(methods["buy"], idempotent=True, timeout_s=0.001)
+    worker.node.agent.register(msgspec.structs.replace(record, methods=methods))
+    await m.settle()
+    assert m.node.method("shop.extra") is None
+    assert await m.call("shop.buy") in ("old", "new")
+    route = m.node.client._routes["shop.buy"]
+    assert (route.idempotent, route.timeout_s) == (False, None)
+
+
+def test_a_gateway_keeps_to_what_the_regular_release_declares():
+    """Its routes and parameters; those of canaries only where there is nothing else."""
+    regular = Instance("shop", "a", 1)
+    new = Instance("shop", "b", 2, meta=share_meta(Share(0.5)))
+    assert declaring([regular, new]) == [regular]
+    assert declaring([new]) == [new]
+    both = [regular, regular]
+    assert declaring(both) is both
 
 
 # --- who stays where ------------------------------------------------------------------------------------
