@@ -304,6 +304,7 @@ class _CanaryRoll:
         """
         assert self._sampling is not None
         await self._announce(share, self._plan.mirror)
+        self._judge.raise_share()
         began = now()
         while True:
             await self._pause(began)

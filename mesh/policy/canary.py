@@ -13,8 +13,9 @@ slower                  for one bound of the histogram, the share of calls that 
 harmless                the failure rate exceeds that of the old release by less than `margin`
 ======================  ==============================================================================================
 
-Each is found with the confidence that the rules name, whenever it is looked at. With equal releases, a wrong verdict
-"more errors" or "slower" has a probability of at most 1 - confidence in the whole time of observation.
+Each is found with the confidence that the rules name, whenever it is looked at; "harmless" anew at each share. With
+equal releases, a wrong verdict "more errors" or "slower" has a probability of at most 1 - confidence in the whole time
+of observation.
 """
 
 from __future__ import annotations
@@ -133,6 +134,10 @@ class Judge:
         for name, (old_calls, new_calls) in methods.items():
             if (one := self._of(name)) is not None:
                 one.add(new_calls.calls, new_calls.failed, old_calls.calls, old_calls.failed)
+
+    def raise_share(self) -> None:
+        """The share was raised: that the new release is harmless must be shown again."""
+        self._harmless.restart()
 
     def verdict(self, passed_s: float) -> Found:
         """What follows from everything that was observed.

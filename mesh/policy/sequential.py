@@ -31,12 +31,20 @@ EDGE: Final = 1e-12
 PRIOR_CALLS: Final = 20.0
 #: The weight of the past of b at each batch: with one batch a second, half of what is known is 35 s old.
 MEMORY: Final = 0.98
-#: A component that has fallen below this is lost for good. It limits a few wrong guesses at the beginning.
-FLOOR: Final = -300.0
+#: Batches between the beginnings of two processes, and how many processes are kept: the first and
+#: the youngest ones.
+RESTART: Final = 15
+MOST_PROCESSES: Final = 10
+#: Larger logarithms are not told apart.
+LARGEST: Final = 300.0
 
 
 class Excess:
     """The evidence against `rate(a) - rate(b) <= most`.
+
+    A difference that begins late would have to outweigh all the evidence for equality before it. So another process
+    begins every RESTART batches, and the evidence is a weighted sum of them; with weights that add up to 1, it is an
+    e-process, too.
 
     Args:
         most: the largest difference of the hypothesis; from -1 to 1, exclusive.
@@ -48,7 +56,7 @@ class Excess:
         ValueError: `most` or `power` is out of range.
     """
 
-    __slots__ = ("_calls", "_failed", "_logs", "_most", "_power")
+    __slots__ = ("_batches", "_calls", "_failed", "_most", "_power", "_processes", "_started")
 
     def __init__(self, most: float, *, prior: float = 0.01, power: float = 1.0) -> None:
         if not -1 < most < 1:
@@ -57,31 +65,54 @@ class Excess:
             raise ValueError(f"power: {power!r} is not above 0 and at most 1")
         self._most = most
         self._power = power
-        self._logs = [0.0] * len(GAPS)
         self._calls = PRIOR_CALLS
         self._failed = prior * PRIOR_CALLS
+        self._batches = 0
+        self._started = 0
+        #: (weight, the logarithm of the component of each gap).
+        self._processes: list[tuple[float, list[float]]] = []
+        self._start()
 
     def expect(self, calls: float, failed: float) -> None:
         """What b did before the comparison began."""
-        if not calls:
-            return
-        self._calls = self._calls * MEMORY + calls
-        self._failed = self._failed * MEMORY + failed
+        if calls:
+            self._calls = self._calls * MEMORY + calls
+            self._failed = self._failed * MEMORY + failed
+
+    def restart(self) -> None:
+        """Forget the evidence, and keep what is known about b."""
+        self._batches = self._started = 0
+        self._processes.clear()
+        self._start()
 
     def add(self, calls_a: int, failed_a: int, calls_b: int, failed_b: int) -> None:
         """One batch: the calls of both sides in the same period, and how many of them failed."""
         if calls_a and calls_b:
+            if self._batches and self._batches % RESTART == 0:
+                self._start()
+            self._batches += 1
             rate = min(max(self._failed / self._calls, LEAST), 1 - LEAST)
             for place, gap in enumerate(GAPS):
                 supposed = min(max(rate + self._most + gap, LEAST), 1 - LEAST)
-                value = e_value(supposed, rate, self._most, calls_a, failed_a, calls_b, failed_b)
-                self._logs[place] = max(self._logs[place] + self._power * value, FLOOR)
+                value = self._power * e_value(supposed, rate, self._most, calls_a, failed_a, calls_b, failed_b)
+                for _, logs in self._processes:
+                    logs[place] += value
         self.expect(calls_b, failed_b)
 
     @property
     def evidence(self) -> float:
-        """The e-process: 1 says nothing; 100 or more occurs with a probability of at most 1 % under the hypothesis."""
-        return sum(exp(min(each, -FLOOR)) for each in self._logs) / len(GAPS)
+        """The e-process: about 1 or less says nothing; 100 or more occurs with a probability of at most 1 % under the
+        hypothesis."""
+        return sum(
+            weight * sum(exp(min(each, LARGEST)) for each in logs) / len(GAPS) for weight, logs in self._processes
+        )
+
+    def _start(self) -> None:
+        self._started += 1
+        # 1/2, 1/6, 1/12 …: the sum of all of them is 1.
+        if len(self._processes) >= MOST_PROCESSES:
+            del self._processes[1]
+        self._processes.append((1 / (self._started * (self._started + 1)), [0.0] * len(GAPS)))
 
 
 def e_value(

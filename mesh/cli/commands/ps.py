@@ -148,7 +148,7 @@ def _write(instances: list[Instance], processes: list[Process], host: str) -> No
                 for_people(max(0.0, time.time() - instance.epoch / 1000)),
                 f"{instance.load:.0%}",
                 *((_version(instance) or "–",) if versions else ()),
-                *((_share(instance),) if shares else ()),
+                *((_share(instance) or "–",) if shares else ()),
             )
         )
     for process in processes:
