@@ -48,6 +48,8 @@ SILENT_S: Final = 8.0
 #: How long the old release is observed before the canaries get their first call.
 BEFORE_S: Final = 1.0
 ANSWER_S: Final = 2.0
+#: How often the processes, and the request to abort, are looked at between two samples.
+ABORT_EVERY_S: Final = 0.25
 
 
 class CanaryRejected(RollFailed):
@@ -157,9 +159,9 @@ async def roll_canary(
         except asyncio.CancelledError:
             stay()
             tell("interrupted; going back")
-            raise RollInterrupted(f"interrupted; {await one.go_back()}") from None
+            raise RollInterrupted(f"interrupted; {await one.go_back(sound=True)}") from None
         except RollInterrupted as exc:
-            raise RollInterrupted(f"{exc.message}; {await one.go_back()}") from None
+            raise RollInterrupted(f"{exc.message}; {await one.go_back(sound=True)}") from None
         except CanaryRejected as exc:
             raise CanaryRejected(f"{exc.message}\n{await one.go_back()}", details=exc.details) from exc
         except (SetupError, Unavailable) as exc:
@@ -237,17 +239,18 @@ class _CanaryRoll:
         services = self._services({process.pid for process in regular})
         if not services:
             raise SetupError(f"{role.name}: its processes are not in the registry; `mesh ps` shows why")
-        sampling = self._sampling = Sampling(crew.node, services, plan.faults, copies=not plan.shares)
-        if plan.mirror:
-            sampling.expect_copies()
+        sampling = self._sampling = Sampling(
+            crew.node, services, plan.faults, mirrored=plan.mirror > 0, copies_only=not plan.shares
+        )
         await self._gate.begin()
         await sampling.look()
         self._write()
         everywhere = len([each for each in sampling.instances() if share_of(each.meta) is None])
         # The canaries of this host answer at most what its regular copies answer now.
-        most = len(regular) / max(everywhere, len(regular))
-        shares = [each for each in plan.shares if each < most]
-        await self._scale(self._copies(shares[0] if shares else most, everywhere, len(regular)))
+        here = len(regular)
+        most = here / max(everywhere, here)
+        shares = _capped(plan.shares, most)
+        await self._scale(_copies((shares or (0.0,))[0] + plan.mirror, everywhere, here))
         await asyncio.sleep(BEFORE_S)
         before = await sampling.look(self._ids())
         self._judge.expect(before.old, {name: old for name, (old, _) in before.methods.items()})
@@ -257,18 +260,22 @@ class _CanaryRoll:
             await self._observe(0.0)
             return await self._over(0)
         for share in shares:
-            await self._scale(self._copies(share, everywhere, len(regular)))
+            await self._scale(_copies(share + plan.mirror, everywhere, here))
             await self._observe(share)
-        return await self._over(await self._promote(most, len(regular)))
+        return await self._over(await self._promote(most, here))
 
-    async def go_back(self) -> str:
-        """End the canaries, and undo the roll of the regular copies; returns a description of what runs then."""
+    async def go_back(self, *, sound: bool = False) -> str:
+        """End the canaries, and undo the roll of the regular copies; returns a description of what runs then.
+
+        Args:
+            sound: the roll was only interrupted; the new release has not failed.
+        """
         await self._stop_renewing()
         told = f"{self._role.name} runs as before"
         try:
             await self._announce(0.0, 0.0)
             if self._promotion is not None:
-                told = await self._promotion.back()
+                told = await self._promotion.back(sound=sound)
             await _remove(self._crew, self._role, _canaries(self._crew, self._role))
         except (SetupError, Unavailable) as exc:
             self.undone = False
@@ -340,7 +347,15 @@ class _CanaryRoll:
             self._crew, self._role, self._plan.patience_s, self._plan.settle_s, Halt(), self._gate.check
         )
         # The canaries are surplus copies to it: they leave at its end, when all regular copies run the new release.
-        await promotion.forward()
+        forward = asyncio.create_task(promotion.forward(), name="mesh.promotion")
+        try:
+            while not forward.done():
+                self._check_abort()
+                await asyncio.wait({forward}, timeout=ABORT_EVERY_S)
+            forward.result()
+        finally:
+            forward.cancel()
+            await asyncio.gather(forward, return_exceptions=True)
         await self._stop_renewing()
         await self._gate.stay()
         return count
@@ -353,10 +368,6 @@ class _CanaryRoll:
         )
 
     # --- inside -------------------------------------------------------------------------------------------
-
-    def _copies(self, share: float, everywhere: int, here: int) -> int:
-        """How many canaries a share needs, so that each answers about as many calls as a regular copy."""
-        return min(here, max(1, math.ceil(share * max(everywhere, here) - 1e-9)))
 
     def _verdict(self, passed_s: float) -> Found:
         found = self._judge.verdict(passed_s)
@@ -386,10 +397,13 @@ class _CanaryRoll:
         every_s = self._plan.every_s
         at = began + every_s * (math.floor((now() - began) / every_s) + 1)
         while (left := at - now()) > 0:
-            if self.files.abort_asked:
-                raise RollInterrupted("aborted by another command")
+            self._check_abort()
             await self._crew.running(self._pids)
-            await asyncio.sleep(min(left, 0.25))
+            await asyncio.sleep(min(left, ABORT_EVERY_S))
+
+    def _check_abort(self) -> None:
+        if self.files.abort_asked:
+            raise RollInterrupted("aborted by another command")
 
     def _check_silent(self, silent: Collection[str]) -> None:
         at = now()
@@ -450,6 +464,21 @@ class _CanaryRoll:
         self.files.write(
             CanaryState(self._role.name, os.getpid(), self._share, self._mirror, time.time() - (now() - self._began_at))
         )
+
+
+def _capped(shares: Sequence[float], most: float) -> tuple[float, ...]:
+    """The shares up to that of this host's copies. When there are other hosts, the last one is observed as well."""
+    below = tuple(each for each in shares if each < most)
+    return below + ((most,) if shares and most < 1.0 else ())
+
+
+def _copies(share: float, everywhere: int, here: int) -> int:
+    """How many canaries a share needs, so that each answers about as many calls as a regular copy.
+
+    Args:
+        everywhere, here: regular copies, on all hosts and on this one.
+    """
+    return min(here, max(1, math.ceil(share * max(everywhere, here) - 1e-9)))
 
 
 def _near(evidence: float, enough: float) -> float:

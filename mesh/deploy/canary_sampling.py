@@ -54,16 +54,26 @@ class Sampling:
     Args:
         services: their names.
         faults: codes of errors that count as failures, besides those that are always a fault of the instance.
-        copies: only copies of calls reach the canaries, so these are compared with the same methods of the old release.
+        mirrored: copies of calls are sent, so callers are asked for the results of comparisons, too.
+        copies_only: nothing but copies reaches the canaries; they are compared with calls of the same methods.
     """
 
-    def __init__(self, node: Node, services: Collection[str], faults: Iterable[str] = (), *, copies: bool) -> None:
+    def __init__(
+        self,
+        node: Node,
+        services: Collection[str],
+        faults: Iterable[str] = (),
+        *,
+        mirrored: bool = False,
+        copies_only: bool = False,
+    ) -> None:
         self._node = node
         self._services = frozenset(services)
         self._faults = FAULTS | frozenset(faults)
-        self._copies = copies
+        self._mirrored = mirrored
+        self._copies_only = copies_only
         self._before: dict[str, dict[Key, Calls]] = {}
-        self._mirrored: dict[str, dict[str, int]] = {}
+        self._compared_before: dict[str, dict[str, int]] = {}
         self._begun = False
 
     def instances(self) -> list[Instance]:
@@ -78,7 +88,7 @@ class Sampling:
             canaries: the ids of the instances of the new release.
         """
         asked = self.instances()
-        others = self._callers(asked) if self._begun or self._copies else []
+        others = self._callers(asked) if self._mirrored else []
         snapshots = await asyncio.gather(*(self._ask(each.id) for each in (*asked, *others)))
         sums: dict[tuple[bool, str, str], Calls] = {}
         silent = set()
@@ -100,7 +110,7 @@ class Sampling:
                 key = (new, side, method)
                 ended = _less(calls, (earlier or {}).get((side, _, method), Calls()))
                 sums[key] = sums.get(key, Calls()).plus(ended)
-        mirrored = self._compared(zip((*asked, *others), snapshots, strict=True))
+        mirrored = self._compared(zip((*asked, *others), snapshots, strict=True)) if self._mirrored else {}
         self._begun = True
         return self._period(sums, frozenset(silent), mirrored)
 
@@ -117,7 +127,7 @@ class Sampling:
             called = sums.get((True, SERVER, name), Calls())
             copied = sums.get((True, MIRROR, name), Calls())
             methods[name] = (mine, called.plus(copied))
-            if not self._copies:
+            if not self._copies_only:
                 old, new = old.plus(mine), new.plus(called)
             elif copied.calls:
                 old, new = old.plus(mine), new.plus(copied)
@@ -137,20 +147,15 @@ class Sampling:
 
     def _callers(self, known: Collection[Instance]) -> list[Instance]:
         """One instance of each other process: it may have sent copies of calls."""
-        if not self._copies and not self._mirrored:
-            return []
         workers = {each.worker or each.id for each in known}
         found = {each.worker or each.id: each for each in self._node.table if each.endpoint}
         return [each for worker, each in found.items() if worker not in workers]
 
-    def expect_copies(self) -> None:
-        """Ask the callers, too, for the results of comparisons."""
-        self._mirrored.setdefault("", {})
-
     def _compared(self, told: Iterable[tuple[Instance, Snapshot | None]]) -> dict[str, int]:
+        """The comparisons since the last look, by result."""
         sums: dict[str, int] = {}
         for instance, snapshot in told:
-            if snapshot is None or not (self._copies or self._mirrored):
+            if snapshot is None:
                 continue
             counts: dict[str, int] = {}
             for each in snapshot.counters:
@@ -158,11 +163,12 @@ class Sampling:
                     result = each.labels.get("result", "")
                     counts[result] = counts.get(result, 0) + int(each.value)
             worker = instance.worker or instance.id
-            earlier = self._mirrored.get(worker)
-            self._mirrored[worker] = counts
+            # A process that was not there at the first look has compared nothing before.
+            earlier = self._compared_before.get(worker, {} if self._begun else counts)
+            self._compared_before[worker] = counts
             for result, count in counts.items():
-                sums[result] = sums.get(result, 0) + count - (earlier or {}).get(result, 0 if self._begun else count)
-        return {result: count for result, count in sums.items() if count > 0}
+                sums[result] = sums.get(result, 0) + max(0, count - earlier.get(result, 0))
+        return {result: count for result, count in sums.items() if count}
 
     async def _ask(self, instance: str) -> Snapshot | None:
         try:

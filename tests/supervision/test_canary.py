@@ -19,11 +19,13 @@ from supervision_project import SERVICE, Project, until
 from supervision_releases import Releases
 
 from mesh.config import load as load_settings
-from mesh.deploy.canary import CanaryRejected, Line, Plan, Promoted, abort, roll_canary
+from mesh.deploy.canary import CanaryRejected, Line, Plan, Promoted, _capped, _copies, abort, roll_canary
+from mesh.deploy.canary_state import StateFiles
 from mesh.deploy.error_gate import Limits
 from mesh.deploy.processes import StartFailed
-from mesh.deploy.roll import RollFailed
+from mesh.deploy.roll import RollFailed, RollInterrupted
 from mesh.policy.canary import Rules
+from mesh.supervisord.roster import Roster
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -37,6 +39,16 @@ HANGS = SERVICE.replace(ANSWER, "time.sleep(1000)")
 
 RULES = Rules(step_s=1.0, hold_s=30.0)
 PLAN = Plan((0.2, 0.5), RULES, every_s=0.5, settle_s=0.1, gate=Limits(seconds=1.0))
+
+
+def test_a_host_takes_no_more_than_its_part() -> None:
+    """Of 20 copies on four hosts, five are here: at most a quarter of the calls, which is observed, too."""
+    assert _capped((0.05, 0.25, 0.5), 1.0) == (0.05, 0.25, 0.5)
+    assert _capped((0.05, 0.2, 0.5), 0.25) == (0.05, 0.2, 0.25)
+    assert _capped((0.05, 0.25), 0.04) == (0.04,)
+    assert _capped((), 0.25) == ()
+    assert [_copies(share, 20, 5) for share in (0.0, 0.05, 0.051, 0.25, 1.0)] == [1, 1, 2, 5, 5]
+    assert _copies(0.5, 3, 3) == 2
 
 
 def release(project: Project, code: str) -> None:
@@ -234,8 +246,11 @@ def test_interrupting_goes_back(running: Project) -> None:
 
 
 @pytest.mark.chaos
-def test_a_killed_command_leaves_a_canary_without_calls(running: Project) -> None:
+@pytest.mark.parametrize("remedy", ["abort", "up"])
+def test_a_killed_command_leaves_a_canary_without_calls(project: Project, remedy: str) -> None:
     """Its share ends with the lease, `mesh ps` shows it, and `--abort`, the next roll or `mesh up` removes it."""
+    running = project
+    running.up()
     before = running.pids()
     release(running, GOOD)
     with load(f"{running.url}/hello/you", 100) as asked:
@@ -253,12 +268,17 @@ def test_a_killed_command_leaves_a_canary_without_calls(running: Project) -> Non
     shares = [each["meta"]["mesh.share"] for each in shown["instances"] if "mesh.share" in each.get("meta", {})]
     assert shares == ["0"]
     assert "canary 0 %" in running.command("mesh", "ps").stdout
-    assert json.loads(running.command("mesh", "roll", "greeting", "--abort", "--json").stdout) == {"ended": 1}
-    assert_as_before(running, before)
+    if remedy == "abort":
+        assert json.loads(running.command("mesh", "roll", "greeting", "--abort", "--json").stdout) == {"ended": 1}
+    else:
+        running.up()
+    assert running.pids() == before
 
 
+@pytest.mark.chaos
 def test_the_releases_of_a_host_take_turns(releases: Releases) -> None:
-    """The canary runs from the directory of the new release, and so do all workers once it is promoted."""
+    """The canary runs from the directory of the new release, and so do all workers once it is promoted. A roll that is
+    aborted while the regular workers are replaced goes back with them."""
     own = releases.hubs
     pids = releases.project.pids()
 
@@ -266,9 +286,15 @@ def test_the_releases_of_a_host_take_turns(releases: Releases) -> None:
         found = releases.project.pids().items()
         return {Path(os.readlink(f"/proc/{pid}/cwd")).name for name, pid in found if name.startswith("greeting:")}
 
-    async def canary() -> Promoted:
+    async def canary(aborted: bool = False) -> Promoted:
         settings = load_settings(releases.root / "current/mesh.toml")
-        return await roll_canary(releases.layout, settings, "greeting", PLAN)
+        files = StateFiles(Roster(releases.layout, settings))
+
+        def look(line: Line) -> None:
+            if aborted and line.share == PLAN.shares[-1] and line.verdict == "promote":
+                files.ask_to_abort()
+
+        return await roll_canary(releases.layout, settings, "greeting", PLAN, report=look)
 
     with load(f"{releases.project.url}/hello/you") as asked:
         releases.make("2", {"mesh": {"hubs": own}}, code=BAD)
@@ -277,6 +303,9 @@ def test_the_releases_of_a_host_take_turns(releases: Releases) -> None:
         assert (places(), releases.project.pids()) == ({"1"}, pids)
         releases.make("3", {"mesh": {"hubs": own}}, code=GOOD)
         failed = asked.statuses[500]
+        with pytest.raises(RollInterrupted):
+            asyncio.run(canary(aborted=True))
+        assert places() == {"1"}
         assert asyncio.run(canary()).replaced == 1
     assert places() == {"3"}
     assert asked.statuses[500] == failed
