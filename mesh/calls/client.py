@@ -21,7 +21,6 @@ from mesh.calls import unreached
 from mesh.calls.answers import decode_any
 from mesh.calls.checks import LONGEST_S, Duration, bounded, check_meta, check_trace, seconds, split_target
 from mesh.calls.choosing import choose, choose_beyond, choose_with_credit
-from mesh.calls.cohorts import Split
 from mesh.calls.context import CURRENT
 from mesh.calls.expiry import Expiries
 from mesh.calls.failover import FAILOVER, REFUSALS, Trouble, Verdict
@@ -316,7 +315,7 @@ class Client:
             handle = choose_beyond(order, now, self._random)
             split = group.split
             if split is not None and type(request) is Call and split.mirrors(order, handle, self._random):
-                self._tap(request, split)
+                self._tap(request)
         if handle is None:
             self._park(request, order)
             return
@@ -351,10 +350,10 @@ class Client:
 
     # --- copies for a canary ------------------------------------------------------------------------------------
 
-    def _tap(self, call: Call, split: Split[Any]) -> None:
+    def _tap(self, call: Call) -> None:
         if self._mirror is None:
             self._mirror = Mirror(self._send_copy, self._recorder, self._now, self._random)
-        self._mirror.tap(call, split)
+        self._mirror.tap(call)
 
     def _send_copy(self, order: Order, decode: Decode) -> Call:
         call = Call(loop=self._loop)

@@ -128,7 +128,7 @@ class Split(Generic[H]):
         known = self._mirrored.get(method)
         if known is None:
             known = method in self.share.methods or (
-                any(self.canaries.handles)
+                bool(self.canaries.handles)
                 and all(
                     _only_reads(handle, method)
                     for handle in (*self.old.handles.values(), *self.canaries.handles.values())

@@ -16,7 +16,6 @@ from typing import Any, Final
 
 import msgspec
 
-from mesh.calls.cohorts import Split
 from mesh.calls.request import Call, Client, Decode, Order
 from mesh.calls.route import Route
 from mesh.errors import MeshError
@@ -37,6 +36,10 @@ LOG_EVERY_S: Final = 10.0
 #: Methods with a time of their last log line.
 MOST_LOGGED: Final = 1000
 
+DROPPED: Final = "dropped"
+#: Errors after which the canary has not run the copy.
+NOT_RUN: Final = frozenset({"unavailable", "draining", "overloaded", "cancelled"})
+
 Answered = tuple[str, bytes, int]
 Send = Callable[[Order, Decode], "asyncio.Future[Any]"]
 
@@ -55,18 +58,19 @@ class Mirror:
         self._tasks: set[asyncio.Task[None]] = set()
         self._logged_at: dict[str, float] = {}
 
-    def tap(self, call: Call, split: Split[Any]) -> None:
+    def tap(self, call: Call) -> None:
         """Send a copy of this call when it has been answered."""
-        tap = _Tap(self, call.client, call.decode, split)
+        tap = _Tap(self, call.client, call.decode)
         call.client = tap
         call.decode = tap.decode
 
-    def answered(self, order: Order, answer: Answered, split: Split[Any], took_s: float) -> None:
+    def answered(self, order: Order, answer: Answered, took_s: float) -> None:
         """The regular release has answered a tapped call."""
-        if len(self._tasks) >= MOST_AT_ONCE or len(answer[1]) > LARGEST or not split.canaries.ready:
-            self._count(order, "dropped")
+        split = order.route.group.split
+        ready = split.canaries.ready if split is not None else ()
+        if not ready or len(self._tasks) >= MOST_AT_ONCE or len(answer[1]) > LARGEST:
+            self._count(order, DROPPED)
             return
-        ready = split.canaries.ready
         canary: str = ready[int(self._random() * len(ready))].instance.id
         # In a context of its own: the copy inherits no deadline of the code that happens to run now.
         task = asyncio.get_running_loop().create_task(
@@ -106,6 +110,9 @@ class Mirror:
         except MeshError as exc:
             new = (exc.code, b"", MSGPACK)
         spent_s = self.now() - began_at
+        if new[0] in NOT_RUN:
+            self._count(order, DROPPED)
+            return
         result, where = compare(old, new)
         self._count(order, result)
         self._seconds(order, "old", took_s)
@@ -144,20 +151,19 @@ class Mirror:
 class _Tap:
     """Stands between a call and its client, and sees the answer."""
 
-    __slots__ = ("_client", "_decode", "_mirror", "_order", "_split", "_took_s")
+    __slots__ = ("_client", "_decode", "_mirror", "_order", "_took_s")
 
-    def __init__(self, mirror: Mirror, client: Client, decode: Decode, split: Split[Any]) -> None:
+    def __init__(self, mirror: Mirror, client: Client, decode: Decode) -> None:
         self._mirror = mirror
         self._client = client
         self._decode = decode
-        self._split = split
         self._order: Order | None = None
         self._took_s = 0.0
 
     def decode(self, body: Any, encoding: int) -> Any:
         order, self._order = self._order, None
         if order is not None:
-            self._mirror.answered(order, ("", bytes(body), encoding), self._split, self._took_s)
+            self._mirror.answered(order, ("", bytes(body), encoding), self._took_s)
         return self._decode(body, encoding)
 
     def settled(self, request: Any, order: Order, code: str) -> None:
@@ -166,7 +172,7 @@ class _Tap:
             return  # it was repeated, and a canary answered it itself
         self._took_s = self._mirror.now() - order.sent_at
         if code:
-            self._mirror.answered(order, (code, b"", MSGPACK), self._split, self._took_s)
+            self._mirror.answered(order, (code, b"", MSGPACK), self._took_s)
         else:
             self._order = order  # `decode` comes next, with the body
 

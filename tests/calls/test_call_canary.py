@@ -329,6 +329,20 @@ async def test_copies_delay_no_caller_and_are_limited(m: Mesh):
     assert await results(m) == {"dropped": 18, "failed": 32}
 
 
+async def test_a_copy_for_a_canary_that_has_left_is_no_difference(m: Mesh):
+    """It is counted as dropped: the canary has not answered it."""
+    worker = await canary(m, 0.0, mirror=1.0)
+    old = m.instances(Shop)[:2]
+    for each in old:
+        each.takes_s = 1.0
+    call = m.call("shop.look")
+    await m.advance(0.1)
+    assert await m.drain(worker)
+    await m.advance(1.0)
+    assert await call == "old"
+    assert await results(m) == {"dropped": 1}
+
+
 async def test_a_share_of_the_calls_is_copied(m: Mesh):
     worker = await canary(m, 0.0, mirror=0.25)
     await asked(m, 400)
