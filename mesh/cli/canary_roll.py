@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mesh.config import Settings
-    from mesh.deploy.canary import Line, Plan, Promoted
+    from mesh.deploy.canary_plan import Line, Plan, Promoted
     from mesh.deploy.error_gate import Limits
     from mesh.policy.canary import Calls
     from mesh.supervisord.layout import Layout
@@ -100,7 +100,7 @@ def service_of(names: tuple[str, ...]) -> str:
 
 def plan(options: dict[str, Any], patience_s: float, settle_s: float, gate: Limits) -> Plan:
     """The plan that the options describe."""
-    from mesh.deploy.canary import Plan
+    from mesh.deploy.canary_plan import Plan
     from mesh.policy.canary import Rules, percentage, steps
 
     try:

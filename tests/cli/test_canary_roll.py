@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from mesh.cli import canary_roll
 from mesh.cli.commands.roll import command
-from mesh.deploy.canary import Line, Plan
+from mesh.deploy.canary_plan import Line, Plan
 from mesh.deploy.error_gate import Limits
 from mesh.policy.canary import Calls
 

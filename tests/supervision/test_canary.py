@@ -19,7 +19,8 @@ from supervision_project import SERVICE, Project, until
 from supervision_releases import Releases
 
 from mesh.config import load as load_settings
-from mesh.deploy.canary import CanaryRejected, Line, Plan, Promoted, _capped, _copies, abort, roll_canary
+from mesh.deploy.canary import abort, roll_canary
+from mesh.deploy.canary_plan import CanaryRejected, Line, Plan, Promoted, capped, copies
 from mesh.deploy.canary_state import StateFiles
 from mesh.deploy.error_gate import Limits
 from mesh.deploy.processes import StartFailed
@@ -43,12 +44,12 @@ PLAN = Plan((0.2, 0.5), RULES, every_s=0.5, settle_s=0.1, gate=Limits(seconds=1.
 
 def test_a_host_takes_no_more_than_its_part() -> None:
     """Of 20 copies on four hosts, five are here: at most a quarter of the calls, which is observed, too."""
-    assert _capped((0.05, 0.25, 0.5), 1.0) == (0.05, 0.25, 0.5)
-    assert _capped((0.05, 0.2, 0.5), 0.25) == (0.05, 0.2, 0.25)
-    assert _capped((0.05, 0.25), 0.04) == (0.04,)
-    assert _capped((), 0.25) == ()
-    assert [_copies(share, 20, 5) for share in (0.0, 0.05, 0.051, 0.25, 1.0)] == [1, 1, 2, 5, 5]
-    assert _copies(0.5, 3, 3) == 2
+    assert capped((0.05, 0.25, 0.5), 1.0) == (0.05, 0.25, 0.5)
+    assert capped((0.05, 0.2, 0.5), 0.25) == (0.05, 0.2, 0.25)
+    assert capped((0.05, 0.25), 0.04) == (0.04,)
+    assert capped((), 0.25) == ()
+    assert [copies(share, 20, 5) for share in (0.0, 0.05, 0.051, 0.25, 1.0)] == [1, 1, 2, 5, 5]
+    assert copies(0.5, 3, 3) == 2
 
 
 def release(project: Project, code: str) -> None:
