@@ -181,7 +181,9 @@ def shown(line: Line) -> str:
         evidence,
         *([f"mirrored: {mirrored}"] if mirrored else []),
     ]
-    return "  ".join(parts) + ("" if line.verdict == "hold" else f"  → {line.verdict.replace('_', ' ')}")
+    # Where calls are only mirrored, the end of the time promotes nothing.
+    silent = line.verdict == "hold" or (line.verdict == "promote" and not line.share)
+    return "  ".join(parts) + ("" if silent else f"  → {line.verdict.replace('_', ' ')}")
 
 
 def _calls(calls: Calls) -> str:
