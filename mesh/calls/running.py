@@ -6,6 +6,7 @@ Owns: the two records. Leaves to others: filling them in (server), running handl
 from __future__ import annotations
 
 import asyncio
+from copy import copy
 from typing import Any, Protocol
 
 import msgspec
@@ -19,7 +20,7 @@ from mesh.policy.limits import Gate
 from mesh.protocol.callee import Callee
 from mesh.protocol.messages import MSGPACK, MSGPACK_ANSWER
 from mesh.protocol.stream import Outflow
-from mesh.telemetry.metrics import MethodStats
+from mesh.telemetry.metrics import MethodStats, Recorder
 from mesh.transport.contract import Channel
 
 
@@ -42,7 +43,7 @@ class Conversation(Protocol):
 class Hosted:
     """A method with its metrics and its concurrency gates."""
 
-    __slots__ = ("gate", "method", "opened", "service_gate", "stats")
+    __slots__ = ("_mirrored", "gate", "method", "opened", "service_gate", "stats")
 
     def __init__(self, method: Method, service_gate: Gate[Running], stats: MethodStats) -> None:
         self.method = method
@@ -50,6 +51,15 @@ class Hosted:
         self.service_gate = service_gate
         self.gate: Gate[Running] | None = Gate(method.concurrency, method.queue) if method.concurrency else None
         self.stats = stats
+        self._mirrored: Hosted | None = None
+
+    def mirrored(self, recorder: Recorder) -> Hosted:
+        """The same method and gates for copies of calls, which are counted separately."""
+        twin = self._mirrored
+        if twin is None:
+            twin = self._mirrored = copy(self)
+            twin.stats = recorder.method("mirror", self.method.service, self.method.name)
+        return twin
 
 
 class Running(msgspec.Struct, CallContext, eq=False):

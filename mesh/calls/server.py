@@ -33,7 +33,7 @@ from mesh.protocol.callee import Callee
 from mesh.protocol.codec import Buffer
 from mesh.protocol.deadline import from_budget
 from mesh.protocol.link import Link
-from mesh.protocol.messages import ANSWER, CALL, CANCEL, CREDIT, END, ITEM, NAMES, OPEN, RECONNECTS
+from mesh.protocol.messages import ANSWER, CALL, CANCEL, CREDIT, END, ITEM, MIRROR, NAMES, OPEN, RECONNECTS
 from mesh.protocol.stream import Outflow
 from mesh.suggest import suggestion
 from mesh.telemetry.logs import get_logger
@@ -279,6 +279,8 @@ class Server:
                 running.answer(running.meta.pop(ANSWER))
             running.reconnects = running.meta.pop(RECONNECTS, "") != ""
             running.carried = take(running.meta)
+            if MIRROR in running.meta:
+                running.hosted = hosted = hosted.mirrored(self._recorder)
         hosted.stats.in_flight += 1
         conversation.running[running.id] = running
         if self._sweeping is None:

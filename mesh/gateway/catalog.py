@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from mesh.config.settings import RpcMode
 from mesh.discovery.record import EdgePolicy, Instance, MethodRecord, RouteRecord, TaskRecord
+from mesh.discovery.share import declaring
 from mesh.errors import UnknownMethod, UnknownService
 from mesh.gateway.binding import RpcBinding
 from mesh.gateway.entry import is_protected
@@ -132,7 +133,7 @@ class Catalog:
     def _learn(self, service: str) -> None:
         if service.startswith(OWN):
             return
-        instances = self._table.instances(service)
+        instances = declaring(self._table.instances(service))
         before = self.offers.get(service)
         if not instances:
             # Keep the offer; but conflicts depend on whether the service has instances.

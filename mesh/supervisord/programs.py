@@ -40,6 +40,7 @@ _NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 # MODULE:CLASS, or an application (mesh.apps.loading).
 _CLASS: Final = re.compile(r"[\w./-]+(:\w+)?|(asgi|wsgi):[\w./-]+:\w+(\(\))?(@/[^\s@]*)?")
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_COMMAND: Final = re.compile(r"^(command=.*)$", re.MULTILINE)
 # Where supervisor's parser starts a comment, even in quotes.
 _COMMENT: Final = re.compile(r"\s[;#]|[\0\r\n]")
 
@@ -113,6 +114,15 @@ class Role(NamedTuple):
         name = self.name if self.single else f"{self.name}_{number}"
         log = _plain(f"{self.log_dir}/{name}.log", "[mesh] log_dir")
         return f"{head}[program:{name}]\n{self.body.format(log=log)}"
+
+    def canary_text(self, number: int) -> str:
+        """The text of the program file of a canary, which gets no calls before it is given a share of them."""
+        return _COMMAND.sub(r"\1 --canary", self.text(number), count=1)
+
+    def is_canary(self, text: str) -> bool:
+        """Whether it is the program text of a canary."""
+        command = _COMMAND.search(text)
+        return command is not None and command[1].endswith(" --canary")
 
     def renumbered(self, text: str, old: int, new: int) -> str:
         """The program text of one copy, changed for another copy."""
