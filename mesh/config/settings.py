@@ -16,6 +16,7 @@ from msgspec import Struct, field
 from msgspec.structs import force_setattr
 
 from mesh.config.access import AccessSettings
+from mesh.config.edge_protect import CompressionSettings, CorsSettings, EdgeLimits, HeaderSettings
 from mesh.config.secrets import Secret
 from mesh.config.values import (
     ADDRESS,
@@ -144,7 +145,7 @@ class WorkerSettings(Struct, frozen=True, kw_only=True):
     threads: Annotated[int, whole(1, 1024), 'threads for offload="thread"'] = 8
 
 
-class GatewaySettings(Struct, frozen=True, kw_only=True):
+class GatewaySettings(EdgeLimits, frozen=True, kw_only=True):
     """[gateway]: the HTTP front end."""
 
     host: Annotated[str, TEXT, "the address that the gateway listens on"] = "127.0.0.1"
@@ -189,6 +190,9 @@ class GatewaySettings(Struct, frozen=True, kw_only=True):
     access_log: Annotated[
         AccessLog, choice("off", "json", "combined"), "one line per request; slow and failed ones are logged anyway"
     ] = "off"
+    cors: CorsSettings = field(default_factory=CorsSettings)
+    headers: HeaderSettings = field(default_factory=HeaderSettings)
+    compression: CompressionSettings = field(default_factory=CompressionSettings)
 
 
 class KeySettings(Struct, frozen=True, kw_only=True):

@@ -10,11 +10,11 @@ it instead of failing with 404. Another service that declares the same address t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
 from mesh.config.settings import RpcMode
-from mesh.discovery.record import Instance, MethodRecord, RouteRecord, TaskRecord
+from mesh.discovery.record import EdgePolicy, Instance, MethodRecord, RouteRecord, TaskRecord
 from mesh.errors import UnknownMethod, UnknownService
 from mesh.gateway.binding import RpcBinding
 from mesh.gateway.ports import Change, Table
@@ -137,6 +137,14 @@ class Catalog:
             del self._targets[target]
         self.version += 1
         self._stale = True
+
+    def policies(self) -> Iterator[EdgePolicy]:
+        """What the routes, methods and tasks of all services ask of gateways, as far as they ask for anything."""
+        for offer in self.offers.values():
+            found = [route.edge for route, _ in offer.routes]
+            found += [method.edge for method in offer.methods.values()]
+            found += [task.edge for task in offer.tasks.values()]
+            yield from (policy for policy in found if policy is not None)
 
     @property
     def routes(self) -> Routes:

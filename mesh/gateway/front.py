@@ -18,6 +18,7 @@ from mesh.gateway.health import Health
 from mesh.gateway.ports import Node
 from mesh.gateway.problems import Problems
 from mesh.gateway.request import Request
+from mesh.gateway.sites import Sites
 
 
 class Concern(Protocol):
@@ -33,6 +34,8 @@ class Concern(Protocol):
     def openapi(self) -> Any: ...
     @property
     def facts(self) -> dict[str, Any] | None: ...
+    @property
+    def wanted(self) -> Any: ...
 
 
 class Mounted(Protocol):
@@ -48,6 +51,7 @@ class Table(Protocol):
 
     def __iter__(self) -> Iterator[Mounted]: ...
     def entry(self, request: Request) -> Entry: ...
+    async def methods(self, request: Request) -> tuple[str, ...]: ...
 
 
 class Front:
@@ -73,6 +77,7 @@ class Front:
         self.connections = Connections()
         self.problems = Problems(debug=limits.debug)
         self.clients = Clients(limits.proxies)
+        self.sites = Sites(settings)
         self.bodies = Bodies(limits.max_body_bytes, limits.max_body_total_bytes, limits.min_body_rate_bytes)
         self.concerns: Sequence[Concern] = ()
         self._certain = False

@@ -1,8 +1,8 @@
 """Answers HTTP requests.
 
 Owns: the order of the steps for every request: trace and request id, the checks of host and origin, the mount, errors
-as problems, the log, and the header lines of every answer.
-Leaves to others: answering (mounts), sockets and signals (app), HTTP itself (aiohttp).
+as problems, the log, and the header lines of every answer; which concerns of the edge are in the chain.
+Leaves to others: answering (mounts), the concerns (edge), sockets and signals (app), HTTP itself (aiohttp).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from mesh.gateway.problems import Unforeseen
 from mesh.gateway.reply import Reply
 from mesh.gateway.request import RawRequest, Request
 from mesh.gateway.request_log import RequestLog
-from mesh.gateway.sites import SAFE, Sites
+from mesh.gateway.sites import SAFE, CrossSite
 from mesh.gateway.sse import StreamReply
 from mesh.telemetry.logs import get_logger
 from mesh.telemetry.traces import accept as accept_trace
@@ -82,8 +82,8 @@ class Gateway:
         self.connections = front.connections
         self.problems = front.problems
         self.bodies = front.bodies
-        self.sites = Sites(settings)
-        self._hosts = self.sites.known
+        self.sites = front.sites
+        self._known_hosts = self.sites.known
         self.log = RequestLog(settings, front.clients, node.clock.now)
         self._slow_s = self.log.slow_s
         self._logs_every = self.log.every
@@ -92,17 +92,32 @@ class Gateway:
         for each in load(settings) if mounts is None else mounts:
             self.mounts.add(each.mount, each.origin)
         front.concerns = concerns(front)
-        hooks = (*(concern.hook for concern in front.concerns), *node.interceptors.hooks("http"))
+        self._hooks: tuple[Hook, ...] | None = None
+        self._compose()
+        node.agent.on_change(self._on_change)
+        node.recorder.gauge(
+            "http_connections_busy", lambda: len(self.connections.busy), "Connections with a request in progress."
+        )
+        node.recorder.gauge("http_body_bytes", lambda: self.bodies.held, "Bytes of request bodies held in memory.")
+
+    def _on_change(self, change: Any) -> None:
+        version = self.catalog.version
+        self.catalog.on_change(change)
+        if self.catalog.version != version:
+            self._compose()
+
+    def _compose(self) -> None:
+        """Compose the chain of the concerns that are wanted now and the HTTP interceptors."""
+        wanted = [each.hook for each in self.front.concerns if each.wanted is None or each.wanted()]
+        hooks = (*wanted, *self.node.interceptors.hooks("http"))
+        if hooks == self._hooks:
+            return
+        self._hooks = hooks
         #: Whether concerns of the edge or HTTP interceptors wrap the mounts.
         self._wrapped = bool(hooks)
         #: Answers a request that has passed the checks, inside of the edge and the HTTP interceptors. Every request of
         #: every mount goes through it. (Not a method, so that it costs nothing without interceptors.)
         self._answer: Callable[[Request], Awaitable[Answer]] = _checked(compose(hooks, self.mounts.serve), hooks)
-        node.agent.on_change(self.catalog.on_change)
-        node.recorder.gauge(
-            "http_connections_busy", lambda: len(self.connections.busy), "Connections with a request in progress."
-        )
-        node.recorder.gauge("http_body_bytes", lambda: self.bodies.held, "Bytes of request bodies held in memory.")
 
     def make_server(self, **options: Any) -> Server:
         """The protocol factory for `loop.create_server`. Call it on the running loop."""
@@ -145,14 +160,16 @@ class Gateway:
             lines = b"traceparent: %b\r\n" % trace.encode()
             if _REQUEST_ID in headers:
                 lines += read_request_id(headers[_REQUEST_ID])
-            if self.sites.shares:
-                lines += self.sites.shared(raw)
             raw.lines = lines
-            if raw.version is not HttpVersion11 or headers.get(_HOST) not in self._hosts or raw.method not in SAFE:
-                self._check(raw)
             request.path, _, request.query_string = raw.raw_path.partition("?")
             if not request.path.startswith("/"):
                 self._read_odd_target(request)
+            if (
+                raw.version is not HttpVersion11
+                or headers.get(_HOST) not in self._known_hosts
+                or raw.method not in SAFE
+            ):
+                self._check(request)
             reply = await self._answer(request)
         except MeshError as exc:
             error = exc
@@ -186,8 +203,9 @@ class Gateway:
             reply.keep_alive = False
         return cast("Reply | StreamReply", reply)
 
-    def _check(self, raw: RawRequest) -> None:
+    def _check(self, request: Request) -> None:
         """Reject requests with another version of HTTP, for another host, or from a page of another site."""
+        raw = request.raw
         version = raw.version
         if version not in _SPOKEN:
             raise UnsupportedVersion(f"HTTP/{version.major}.{version.minor} is not supported; send HTTP/1.1")
@@ -198,7 +216,11 @@ class Gateway:
             if path not in PROBED or "verbose" in query:
                 sites.check_host(host)
         if raw.method not in SAFE:
-            sites.check_origin(raw)
+            try:
+                sites.check_origin(raw, lambda: request.entry.policy)
+            except CrossSite:
+                raw.lines += b"Vary: Origin\r\n"
+                raise
 
     def _read_odd_target(self, request: Request) -> None:
         """Path and query of a request target that is not a path: `http://host/path`, `*`."""

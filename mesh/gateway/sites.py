@@ -1,8 +1,7 @@
 """Which host names this gateway answers for, and which web pages may send it state-changing requests.
 
-Owns: checking Host (against DNS rebinding), Origin and Sec-Fetch-Site (against cross-site request forgery), and the
-CORS headers for the origins that `[gateway] origins` lists.
-Leaves to others: answering the request (server).
+Owns: checking Host (against DNS rebinding), Origin and Sec-Fetch-Site (against cross-site request forgery).
+Leaves to others: lists of origins (origins), the header fields of CORS (edge.cors), answering the request (server).
 
 The default hosts are the address that the gateway listens on, the names of loopback, and, when it listens beyond
 loopback, the addresses and names of this machine; `[gateway] hosts` adds to them. A page on a host name outside this
@@ -14,18 +13,18 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
-from typing import Final, NamedTuple
+from collections.abc import Callable
+from typing import Final
 
 from aiohttp import hdrs, web
 from multidict import istr
 
 from mesh.config import Settings
+from mesh.discovery.record import EdgePolicy
 from mesh.errors import BadRequest, ConfigError
-from mesh.protocol.http_head import is_token
+from mesh.gateway.origins import ORIGIN, PORTS, HostPort, SharedOrigins, split_host
 
 SEC_FETCH_SITE: Final = istr("Sec-Fetch-Site")
-_REQUEST_HEADERS: Final = istr("Access-Control-Request-Headers")
-_REQUEST_METHOD: Final = istr("Access-Control-Request-Method")
 
 #: Methods that change nothing by definition (RFC 9110, section 9.2.1) and that links and images may therefore use.
 SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -35,10 +34,6 @@ _OWN_SITE: Final = frozenset({"same-origin", "none"})
 
 #: The number of accepted Host values to cache; a pattern may accept any number of them.
 MOST_KNOWN: Final = 256
-
-_HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,252}))(?::([0-9]{0,5}))?")
-_ORIGIN: Final = re.compile(r"(https?)://([^/?#@\s]+)")
-_PORTS: Final = {"http": "80", "https": "443"}
 
 
 class WrongHost(BadRequest):
@@ -55,19 +50,10 @@ class CrossSite(BadRequest):
     status = 403
 
 
-class _Authority(NamedTuple):
-    """Host and port, normalized for comparison; port "" stands for the scheme's default."""
-
-    host: str
-    port: str
-
-
-def read_authority(text: str) -> _Authority | None:
-    """`Shop.Example.:8080` → ("shop.example", "8080"); None when it is not a host, or carries user information."""
-    found = _HOST.fullmatch(text)
-    if found is None or (found[2] and int(found[2]) > 65535):
-        return None
-    return _Authority(_plain_host(found[1]), (found[2] or "").lstrip("0"))
+def read_authority(text: str) -> HostPort | None:
+    """`Shop.Example.:8080` → ("shop.example", "8080"), for comparison; None when it is not a host."""
+    found = split_host(text)
+    return None if found is None else HostPort(_plain_host(found.host), found.port)
 
 
 def _plain_host(host: str) -> str:
@@ -93,7 +79,7 @@ class _Names:
         self.below: tuple[str, ...] = ()
         for name in names:
             pattern = name.removeprefix("*.")
-            authority = read_authority(pattern) if name != "*" else _Authority("*", "")
+            authority = read_authority(pattern) if name != "*" else HostPort("*", "")
             if authority is None or authority.port:
                 raise ConfigError(
                     f'{key}: "{name}" is not a host name; write "shop.example", "*.shop.example" or "*", without a port'
@@ -127,9 +113,7 @@ class Sites:
             own = {machine, machine.partition(".")[0], _plain_host(settings.mesh.host)}
             own.add(_plain_host(settings.mesh.advertise))
             self._names.exact |= own - {""}
-        self._origins = frozenset(_read_origin(origin) for origin in gateway.origins)
-        self._any_origin = "*" in self._origins
-        self.shares = bool(self._origins)
+        self.origins = SharedOrigins(gateway.origins)
         #: Accepted Host headers, as received: nearly every request needs only one lookup.
         self.known: set[str] = set()
 
@@ -181,10 +165,13 @@ class Sites:
 
     # --- origins --------------------------------------------------------------------------------
 
-    def check_origin(self, request: web.BaseRequest) -> None:
-        """Reject a request from a page of another site, unless `gateway.origins` lists that site.
+    def check_origin(self, request: web.BaseRequest, policy: Callable[[], EdgePolicy]) -> None:
+        """Reject a request from a page of another site, unless the route or `gateway.origins` lists that site.
 
         Call it for methods outside SAFE.
+
+        Args:
+            policy: finds the policy of the request's route; not called for the gateway's own pages.
 
         Raises:
             CrossSite: the request is from such a page.
@@ -195,75 +182,37 @@ class Sites:
         sites = headers.getall(SEC_FETCH_SITE, ())
         if not origins and not sites:
             return
-        if origins and all(self._is_listed(origin) for origin in origins):
+        host = headers.get(hdrs.HOST, "")
+        other = next((origin for origin in origins if not _is_same(origin, host)), None)
+        own = _OWN_SITE.issuperset(sites)
+        if own and other is None:
             return
-        if not _OWN_SITE.issuperset(sites):
+        if origins:
+            listed = self.origins.of(policy())
+            if listed and all(origin in listed for origin in origins):
+                return
+        if not own or other is None:
             raise CrossSite(
                 "the request comes from a page of another site; list its origin in gateway.origins to allow it"
             )
-        for origin in origins:
-            if not _is_same(origin, headers.get(hdrs.HOST, "")):
-                raise CrossSite(
-                    f'the request comes from the origin "{origin[:80]}", which is not this host; '
-                    "list it in gateway.origins to allow it"
-                )
-
-    def _is_listed(self, origin: str) -> bool:
-        return self.shares and (self._any_origin or origin.lower() in self._origins)
-
-    def shared(self, request: web.BaseRequest) -> bytes:
-        """The header lines that let a page of a listed origin read the answer; empty for every other request."""
-        if not self.shares:
-            return b""
-        origin = request.headers.get(hdrs.ORIGIN)
-        if origin is None or not self._is_listed(origin) or not origin.isascii() or not origin.isprintable():
-            return b"Vary: Origin\r\n"
-        lines = b"Access-Control-Allow-Origin: %b\r\nVary: Origin\r\n" % origin.encode()
-        if request.method == "OPTIONS" and _REQUEST_METHOD in request.headers:
-            return lines + _PREFLIGHT % _allowed_headers(request.headers.get(_REQUEST_HEADERS, ""))
-        # Pages read only a few header fields of an answer unless they are named: Location is not among them.
-        return lines + b"Access-Control-Expose-Headers: *\r\n"
+        raise CrossSite(
+            f'the request comes from the origin "{other[:80]}", which is not this host; '
+            "list it in gateway.origins to allow it"
+        )
 
 
 _HOST_DETAILS: Final = {"path": "header.Host"}
 
-_PREFLIGHT: Final = (
-    b"Access-Control-Allow-Methods: GET, HEAD, POST, PUT, PATCH, DELETE\r\n"
-    b"Access-Control-Allow-Headers: Content-Type, Content-Encoding, Idempotency-Key, Last-Event-ID, "
-    b"X-Request-Timeout, X-Request-Id, traceparent%b\r\n"
-    b"Access-Control-Max-Age: 600\r\n"
-)
-
-
-def _allowed_headers(asked: str) -> bytes:
-    """The header fields that a preflight asks for: methods and mounts may read any, and the origin is listed."""
-    names = [name for each in asked[:2000].split(",") if is_token(name := each.strip())]
-    return "".join(f", {name}" for name in names).encode()
-
-
-def _read_origin(text: str) -> str:
-    """One entry of gateway.origins, in the form that browsers send."""
-    if text in ("*", "null"):
-        return text
-    found = _ORIGIN.fullmatch(text.lower())
-    authority = read_authority(found[2]) if found else None
-    if found is None or authority is None:
-        raise ConfigError(
-            f'gateway.origins: "{text}" is not an origin; write "https://app.example", "http://localhost:3000" or "*"'
-        )
-    scheme = found[1]
-    return f"{scheme}://{found[2].removesuffix(':' + _PORTS[scheme])}"
-
 
 def _is_same(origin: str, host: str) -> bool:
     """Whether an Origin belongs to the host of the request. `null` (sandboxed pages, files) never does."""
-    found = _ORIGIN.fullmatch(origin)
+    found = ORIGIN.fullmatch(origin)
     if found is None:
         return False
     ours, theirs = read_authority(host), read_authority(found[2])
     if ours is None or theirs is None or ours.host != theirs.host:
         return False
-    default = _PORTS[found[1]]
+    default = PORTS[found[1]]
     return (ours.port or default) == (theirs.port or default)
 
 

@@ -34,6 +34,9 @@ class Concern:
         lifespan: as of a Mount: entered before the gateway listens, left after the last answer.
         openapi: adds its part to the OpenAPI document, after the mounts have added theirs.
         facts: what `/mesh` shows about it; no secrets.
+        wanted: whether any request needs it now, for a concern that options of routes switch on. It is asked again
+            whenever the routes, methods or tasks of services have changed; while it returns False, the hook is not in
+            the chain. None: always wanted.
     """
 
     name: str
@@ -41,3 +44,4 @@ class Concern:
     lifespan: Callable[[Node], AbstractAsyncContextManager[Any]] | None = None
     openapi: Callable[[Document], None] | None = None
     facts: dict[str, Any] | None = None
+    wanted: Callable[[], bool] | None = None

@@ -18,8 +18,9 @@ from mesh.gateway.mounts.contract import Answer, BadMount, Mount
 from mesh.gateway.mounts.serving import serve_foreign, serve_own
 from mesh.gateway.openapi import Document
 from mesh.gateway.openapi_parts import BadPart
+from mesh.gateway.reply import Reply
 from mesh.gateway.request import Request
-from mesh.gateway.routes import Reserved
+from mesh.gateway.routes import Reserved, allow_header
 from mesh.telemetry.logs import get_logger
 
 _log = get_logger("mesh.gateway")
@@ -168,18 +169,35 @@ class Mounts:
     def entry(self, request: Request) -> Entry:
         """What a request is for, for the concerns of the edge. Never raises: a path that leads nowhere has an entry
         without a name, and the mount reports the error later."""
-        path = request.path
-        mounted = self._rest
-        for each in self._by_segment.get(path[1:].partition("/")[0], ()):
-            if path == each.prefix or path.startswith(each.below):
-                mounted = each
-                break
+        mounted = self._mounted(request.path)
         if mounted.mount.entry is not None:
             try:
                 return mounted.mount.entry(request)
             except MeshError:
                 pass
         return Entry(mounted.prefix)
+
+    async def methods(self, request: Request) -> tuple[str, ...]:
+        """The methods that the path of an OPTIONS request has; empty: its mount gets every method.
+
+        Raises:
+            MeshError: the path leads nowhere.
+        """
+        mounted = self._mounted(request.path)
+        if mounted.mount.methods:
+            return tuple(allow_header(mounted.mount.methods).split(", "))
+        if mounted.origin != OWN:
+            return ()
+        # The mounts of mesh that look at methods themselves answer OPTIONS with Allow, and do nothing else.
+        answer = await mounted.mount.handler(request)
+        assert isinstance(answer, Reply)
+        return tuple(answer.extra.decode().removeprefix("Allow: ").strip().split(", "))
+
+    def _mounted(self, path: str) -> Mounted:
+        for each in self._by_segment.get(path[1:].partition("/")[0], ()):
+            if path == each.prefix or path.startswith(each.below):
+                return each
+        return self._rest
 
 
 def _overlap(one: str, other: str) -> bool:

@@ -50,7 +50,9 @@ def status(front: Front) -> dict[str, Any]:
             "draining": health.draining,
         },
         "mounts": [{"prefix": each.prefix, "from": each.origin} for each in front.mounts],
-        "edge": [{"name": each.name, **(each.facts or {})} for each in front.concerns],
+        "edge": [
+            {"name": each.name, **(each.facts or {})} for each in front.concerns if each.wanted is None or each.wanted()
+        ],
         "hubs": [msgspec.to_builtins(_plain(hub)) for hub in node.agent.hubs_status()],
         "services": [
             {
