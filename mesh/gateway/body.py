@@ -7,6 +7,7 @@ Leaves to others: parsing HTTP (aiohttp), Content-Encoding (decompress), interpr
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from functools import partial
 from typing import Final
 
@@ -23,6 +24,9 @@ _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 #: How long a body may arrive at any rate: a client on a bad line has moments without a byte.
 RATE_GRACE_S: Final = 5.0
+
+#: A decoded body of this size is harmless, whatever its ratio: a few bytes of zeros are a legal test.
+INFLATION_GRACE: Final = 2**20
 
 #: The maximum number of digits of a Content-Length to parse; longer numbers exceed every limit.
 _LENGTH_DIGITS: Final = 18
@@ -52,17 +56,29 @@ class Bodies:
         most: maximum bytes of one body, both as received and decoded.
         most_together: maximum bytes of all bodies; a body counts from its arrival until its request is answered.
         rate: minimum average rate of a body after RATE_GRACE_S, in bytes per second.
+        most_inflation: how many times larger than received a decoded body beyond INFLATION_GRACE may be.
+        exceeded: counts a body that is refused.
     """
 
-    def __init__(self, most: int, most_together: int, rate: int) -> None:
+    def __init__(
+        self,
+        most: int,
+        most_together: int,
+        rate: int,
+        most_inflation: int = 500,
+        exceeded: Callable[[str], None] = lambda limit: None,
+    ) -> None:
         self.most = most
         self.most_together = most_together
         self.rate = rate
+        self.most_inflation = most_inflation
+        self._exceeded = exceeded
         #: Current bytes of all bodies.
         self.held = 0
 
     def _take(self, request: Request, size: int) -> None:
         if self.held + size > self.most_together:
+            self._exceeded("max_body_total")
             raise BodiesFull(
                 f"the gateway holds {self.held} bytes of request bodies, and gateway.max_body_total is "
                 f"{self.most_together}; send the request again later",
@@ -76,11 +92,12 @@ class Bodies:
         self.held -= request.held
         request.held = 0
 
-    async def read(self, request: Request, timeout: float) -> bytes:
+    async def read(self, request: Request, timeout: float, most: int = 0) -> bytes:
         """Read and decode the whole body. It counts towards the limit on all bodies until `release`.
 
         Args:
             timeout: seconds to wait for it.
+            most: maximum bytes, both as received and decoded; 0 takes the gateway's.
 
         Raises:
             TooLarge: the body is larger than the limit; when Content-Length announces this, it is not read at all.
@@ -89,6 +106,7 @@ class Bodies:
             BadBody: its framing is broken.
             BadEncoding, UnsupportedEncoding: it cannot be decoded.
         """
+        most = most or self.most
         raw = request.raw
         headers = raw.headers
         content = raw.content
@@ -100,25 +118,36 @@ class Bodies:
             if content.is_eof():
                 # The whole body arrived with the head, as small bodies do.
                 data = content.read_nowait(-1)
-                if len(data) > self.most:
-                    raise self._too_large()
+                if len(data) > most:
+                    raise self._too_large(most)
                 self._take(request, len(data))
             else:
-                data = await self._receive(request, timeout)
+                data = await self._receive(request, timeout, most)
         except (RequestPayloadError, web.PayloadAccessError) as exc:
             raise BadBody(f"the body cannot be read: {exc}") from exc
         request.body_bytes = len(data)
         if coding:
             packed = len(data)
-            data = await decompress(data, coding, self.most, partial(self._take, request))
+            inflated = min(most, max(INFLATION_GRACE, packed * self.most_inflation))
+            try:
+                data = await decompress(data, coding, inflated, partial(self._take, request))
+            except TooLarge:
+                if inflated == most:
+                    raise self._too_large(most) from None
+                self._exceeded("max_inflation")
+                raise TooLarge(
+                    f"the body is more than {self.most_inflation} times larger when decoded; gateway.max_inflation in "
+                    "mesh.toml raises the limit",
+                    details={"limit": self.most_inflation},
+                ) from None
             self._take(request, -packed)
         return data
 
-    async def _receive(self, request: Request, timeout: float) -> bytes:
+    async def _receive(self, request: Request, timeout: float, most: int) -> bytes:
         raw = request.raw
         announced = raw.headers.get(hdrs.CONTENT_LENGTH, "").lstrip("0")
-        if announced.isdecimal() and (len(announced) > _LENGTH_DIGITS or int(announced) > self.most):
-            raise self._too_large()
+        if announced.isdecimal() and (len(announced) > _LENGTH_DIGITS or int(announced) > most):
+            raise self._too_large(most)
         if hdrs.EXPECT in raw.headers and raw.headers[hdrs.EXPECT].lower() == "100-continue":
             transport = raw.transport
             if transport is not None:
@@ -132,8 +161,8 @@ class Bodies:
             async with asyncio.timeout_at(min(over_at, began_at + RATE_GRACE_S)) as limit:
                 while chunk := await content.readany():
                     size += len(chunk)
-                    if size > self.most:
-                        raise self._too_large()
+                    if size > most:
+                        raise self._too_large(most)
                     self._take(request, len(chunk))
                     chunks.append(chunk)
                     limit.reschedule(min(over_at, began_at + RATE_GRACE_S + size / self.rate))
@@ -145,8 +174,9 @@ class Bodies:
             ) from exc
         return b"".join(chunks)
 
-    def _too_large(self) -> TooLarge:
+    def _too_large(self, most: int) -> TooLarge:
+        self._exceeded("max_body")
+        remedy = "gateway.max_body in mesh.toml" if most == self.most else "max_body of the route"
         return TooLarge(
-            f"the body is larger than {self.most} bytes; gateway.max_body in mesh.toml raises the limit",
-            details={"limit_bytes": self.most},
+            f"the body is larger than {most} bytes; {remedy} raises the limit", details={"limit_bytes": most}
         )

@@ -78,7 +78,13 @@ class Front:
         self.problems = Problems(debug=limits.debug)
         self.clients = Clients(limits.proxies)
         self.sites = Sites(settings)
-        self.bodies = Bodies(limits.max_body_bytes, limits.max_body_total_bytes, limits.min_body_rate_bytes)
+        self.bodies = Bodies(
+            limits.max_body_bytes,
+            limits.max_body_total_bytes,
+            limits.min_body_rate_bytes,
+            limits.max_inflation,
+            lambda limit: node.recorder.count("http_limits_exceeded", limit=limit),
+        )
         self.concerns: Sequence[Concern] = ()
         self._certain = False
 

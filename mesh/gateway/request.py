@@ -27,7 +27,7 @@ from mesh.protocol import http_head
 class Bodies(Protocol):
     """Reads bodies within the limits of the gateway; see mesh.gateway.body."""
 
-    async def read(self, request: Request, timeout: float) -> bytes: ...
+    async def read(self, request: Request, timeout: float, most: int = 0) -> bytes: ...
 
 
 class Table(Protocol):

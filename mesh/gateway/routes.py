@@ -48,6 +48,7 @@ class Route:
     __slots__ = (
         "binding",
         "idempotent",
+        "max_body_bytes",
         "method",
         "name",
         "produces",
@@ -68,6 +69,8 @@ class Route:
         self.status = record.status if 200 <= record.status <= 299 else 200
         self.produces = record.produces if _MEDIA_TYPE.fullmatch(record.produces) else ""
         self.binding = Binding(record, method)
+        #: The largest request body; 0 takes the gateway's.
+        self.max_body_bytes = record.edge.max_body_bytes if record.edge is not None else 0
         # A GET changes nothing, so it may be retried at another instance when an answer is lost.
         self.idempotent = True if record.verb == "GET" else None
         #: The service's stream on the same address, for clients that accept Server-Sent Events or NDJSON by name.

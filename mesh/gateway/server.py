@@ -21,9 +21,10 @@ from mesh.calls.interceptors import Hook, Proceed, compose
 from mesh.calls.propagation import BAGGAGE, TRACESTATE, take
 from mesh.config import Settings
 from mesh.errors import MeshError, SetupError, TooLarge
-from mesh.gateway.admission import Server, UnsupportedVersion
+from mesh.gateway.admission import Server, UnsupportedVersion, field_bytes
 from mesh.gateway.body import BodiesFull, SlowBody
 from mesh.gateway.edge.registry import concerns
+from mesh.gateway.framing import TRANSFER_ENCODING, BadFraming, check_framing, check_target
 from mesh.gateway.front import Front
 from mesh.gateway.headers import read_request_id
 from mesh.gateway.malformed import http_logger
@@ -48,16 +49,16 @@ from mesh.telemetry.traces import root as new_trace
 _log = get_logger(__name__)
 
 _HOST: Final = hdrs.HOST
+_TRANSFER_ENCODING: Final = TRANSFER_ENCODING
 _TRACEPARENT: Final = istr("traceparent")
 _REQUEST_ID: Final = istr("X-Request-Id")
 _TRACESTATE: Final = istr("tracestate")
 _BAGGAGE: Final = istr("baggage")
 
-_SPOKEN: Final = frozenset({HttpVersion10, HttpVersion11})
+#: Errors after which nothing more is read from the connection.
+_CLOSING: Final = (TooLarge, SlowBody, BodiesFull, BadFraming, UnsupportedVersion)
 
-#: How long an idle keep-alive connection is kept open: longer than the usual 60 s of a proxy in front, so that it is
-#: the proxy that closes it.
-KEEP_ALIVE_S: Final = 75.0
+_SPOKEN: Final = frozenset({HttpVersion10, HttpVersion11})
 
 #: How long to discard the unread rest of a body, so that the client can read its answer before the connection closes.
 LINGER_S: Final = 1.0
@@ -85,6 +86,7 @@ class Gateway:
         self.sites = front.sites
         self._known_hosts = self.sites.known
         self.log = RequestLog(settings, front.clients, node.clock.now)
+        self._most_requests = settings.gateway.max_requests_per_connection
         self._slow_s = self.log.slow_s
         self._logs_every = self.log.every
         self._now = node.clock.now
@@ -135,8 +137,11 @@ class Gateway:
             auto_decompress=False,
             access_log=None,
             logger=http_logger(self.node.recorder),
-            keepalive_timeout=KEEP_ALIVE_S,
+            keepalive_timeout=self.settings.gateway.keep_alive_s,
             lingering_time=LINGER_S,
+            max_line_size=self.settings.gateway.max_uri_bytes,
+            max_field_size=field_bytes(self.settings.gateway),
+            max_headers=self.settings.gateway.max_headers,
             **options,
         )
 
@@ -161,8 +166,11 @@ class Gateway:
             if _REQUEST_ID in headers:
                 lines += read_request_id(headers[_REQUEST_ID])
             raw.lines = lines
-            request.path, _, request.query_string = raw.raw_path.partition("?")
-            if not request.path.startswith("/"):
+            if _TRANSFER_ENCODING in headers or raw._message.upgrade:
+                check_framing(raw)
+            target = raw.raw_path
+            request.path, _, request.query_string = target.partition("?")
+            if target[0] != "/" or "#" in target:
                 self._read_odd_target(request)
             if (
                 raw.version is not HttpVersion11
@@ -174,8 +182,8 @@ class Gateway:
         except MeshError as exc:
             error = exc
             reply = self.problems.reply(exc, request.trace or None)
-            if isinstance(exc, (TooLarge, SlowBody, BodiesFull)) or raw.method == "CONNECT":
-                # The rest of the body, or the data for the tunnel, is not read.
+            if isinstance(exc, _CLOSING) or raw.method == "CONNECT":
+                # The rest of the body, the data for the tunnel, or what another version means, is not read.
                 reply.keep_alive = False
         except Exception:
             _log.exception("gateway.failed", verb=raw.method, path=raw.raw_path[:200], mount=request.prefix or "/")
@@ -199,7 +207,7 @@ class Gateway:
             if CURRENT.get() is not None:
                 # The next request of the connection is answered in the same asyncio task.
                 CURRENT.set(None)
-        if self.health.draining:
+        if self.health.draining or 0 < self._most_requests <= protocol._request_count:
             reply.keep_alive = False
         return cast("Reply | StreamReply", reply)
 
@@ -224,6 +232,7 @@ class Gateway:
 
     def _read_odd_target(self, request: Request) -> None:
         """Path and query of a request target that is not a path: `http://host/path`, `*`."""
+        check_target(request.raw.raw_path)
         if request.path == "*":
             request.query_string = ""
             return
