@@ -73,18 +73,30 @@ class Connection(RequestHandler):
         heard: bytes have arrived since the last request was answered.
         since: when a sweep first found bytes without a complete request; 0.0 if none did.
         head_bytes: the bytes of an incomplete head.
+        served: how many requests have been answered, if there is a limit.
         wire: the transport; aiohttp forgets it when it closes the connection, also while bytes remain to be sent.
         unsent, moved_at, stuck_at, stuck_bytes: what `readers` knows about bytes that the client has not read.
     """
 
-    __slots__ = ("head_bytes", "heard", "limits", "moved_at", "since", "stuck_at", "stuck_bytes", "unsent", "wire")
+    __slots__ = (
+        "head_bytes",
+        "heard",
+        "limits",
+        "moved_at",
+        "served",
+        "since",
+        "stuck_at",
+        "stuck_bytes",
+        "unsent",
+        "wire",
+    )
 
     def __init__(self, manager: Server, **options: Any) -> None:
         super().__init__(manager, **options)
         self.limits = manager
         self.heard = False
         self.since = 0.0
-        self.head_bytes = 0
+        self.head_bytes = self.served = 0
         self.wire: asyncio.Transport | None = None
         self.unsent = self.stuck_bytes = 0
         self.moved_at = self.stuck_at = 0.0
@@ -112,6 +124,12 @@ class Connection(RequestHandler):
             head = len(getattr(message, "path", "")) + sum(len(name) + len(value) + 4 for name, value in fields)
             if head > self.limits.most_head:
                 self._messages[at] = (_ErrInfo(status=431, exc=error, message=error.message), EMPTY_PAYLOAD)
+
+    def pause_writing(self) -> None:
+        """More is waiting for the client than the transport should hold."""
+        super().pause_writing()
+        if self.wire is not None:
+            self.limits.filled(self.wire.get_write_buffer_size())
 
     def resume_writing(self) -> None:
         """The client has read most of what was waiting for it."""
@@ -272,6 +290,11 @@ class Server(web.Server):
         transport.write(self.answer(error))
         handler.close()
         transport.close()
+
+    def filled(self, size: int) -> None:
+        """So many bytes wait for one more client; look at all of them when that is too much together."""
+        if self._readers.filled(size):
+            self._loop.call_soon(lambda: self._readers.sweep(self._addresses, self._loop.time()))
 
     # --- what takes too long ----------------------------------------------------------------------
 

@@ -43,7 +43,7 @@ class Readers:
     """The clients of one gateway that have bytes to read.
 
     Attributes:
-        unsent: bytes that waited for all clients at the last look.
+        unsent: bytes that wait for all clients, exact after each sweep.
     """
 
     def __init__(self, settings: GatewaySettings, recorder: Recorder) -> None:
@@ -58,6 +58,12 @@ class Readers:
             lambda: self.unsent,
             "Bytes of answers that clients have not read, within the last second.",
         )
+
+    def filled(self, size: int) -> bool:
+        """Add the bytes of one client, between two sweeps; whether all of them have just become too many."""
+        before = self.unsent
+        self.unsent += size
+        return before <= self._most < self.unsent
 
     def sweep(self, connections: Iterable[object], now: float) -> None:
         """Look at every connection, and close those whose clients read too slowly."""

@@ -207,9 +207,14 @@ class Gateway:
             if CURRENT.get() is not None:
                 # The next request of the connection is answered in the same asyncio task.
                 CURRENT.set(None)
-        if self.health.draining or 0 < self._most_requests <= protocol._request_count:
+        if self.health.draining or (self._most_requests and self._is_last(protocol)):
             reply.keep_alive = False
         return cast("Reply | StreamReply", reply)
+
+    def _is_last(self, connection: Any) -> bool:
+        """Count an answer; whether the connection has had as many as it may have."""
+        connection.served += 1
+        return bool(connection.served >= self._most_requests)
 
     def _check(self, request: Request) -> None:
         """Reject requests with another version of HTTP, for another host, or from a page of another site."""
