@@ -6,7 +6,7 @@ Leaves to others: parsing HTTP (aiohttp), the limits on bodies (body), answering
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any, Protocol
 
 from aiohttp import web
@@ -59,10 +59,19 @@ class RawRequest(web.BaseRequest):
 
     Attributes:
         lines: the header lines that every answer to it has: trace, request id, CORS. Each ends with CR LF.
+        defaults: the names of those in `lines` that an answer may set itself instead, in lower case.
     """
 
-    ATTRS = web.BaseRequest.ATTRS | frozenset(["lines"])
+    ATTRS = web.BaseRequest.ATTRS | frozenset(["lines", "defaults"])
     lines = b""
+    defaults: Set[bytes] = frozenset()
+
+    def override(self, extra: bytes) -> None:
+        """Leave out the defaults that an answer with these lines sets itself. Call it before the answer is written."""
+        named = {line.partition(b":")[0].lower() for line in extra.splitlines()}
+        if doubled := named & self.defaults:
+            kept = self.lines.splitlines(keepends=True)
+            self.lines = b"".join(line for line in kept if line.partition(b":")[0].lower() not in doubled)
 
 
 class Request:
