@@ -96,12 +96,10 @@ class HeaderSettings(Struct, frozen=True, kw_only=True):
     docs/edge.md."""
 
     secure: Annotated[bool, FLAG, "send the security header fields below"] = False
-    content_security_policy: Annotated[str, TEXT, "Content-Security-Policy of HTML answers"] = (
+    content_security_policy: Annotated[str, TEXT, "Content-Security-Policy"] = (
         "default-src 'self'; object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
     )
-    frame_options: Annotated[FrameOptions, choice("deny", "sameorigin", "off"), "X-Frame-Options of HTML answers"] = (
-        "deny"
-    )
+    frame_options: Annotated[FrameOptions, choice("deny", "sameorigin", "off"), "X-Frame-Options"] = "deny"
     referrer_policy: Annotated[str, TEXT, "Referrer-Policy"] = "strict-origin-when-cross-origin"
     permissions_policy: Annotated[str, TEXT, "Permissions-Policy"] = (
         "camera=(), geolocation=(), microphone=(), payment=(), usb=()"

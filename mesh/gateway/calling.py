@@ -113,7 +113,7 @@ class Calls:
         headers = request.raw.headers
         kind = kind_of(headers.get(hdrs.CONTENT_TYPE))
         if kind == "json" and may_be_deep(body, self._most_deep):
-            await check_depth(body, self._most_deep)
+            await check_depth(body, self._most_deep, self._node.recorder)
         try:
             if isinstance(binding, Binding):
                 return binding.bind(values or [], query, body, kind, headers)

@@ -16,6 +16,7 @@ from itertools import accumulate
 from typing import Final
 
 from mesh.errors import BadArguments
+from mesh.gateway.ports import Recorder
 
 #: Everything but brackets, braces and quotes.
 _OTHERS: Final = bytes(each for each in range(256) if each not in b'[]{}"')
@@ -31,8 +32,11 @@ def may_be_deep(body: bytes, most: int) -> bool:
     return len(body) > 2 * most and body.count(b"[") + body.count(b"{") > most
 
 
-async def check_depth(body: bytes, most: int) -> None:
+async def check_depth(body: bytes, most: int, recorder: Recorder) -> None:
     """Reject JSON that is nested too deeply. JSON that is malformed is left to the decoder.
+
+    Args:
+        recorder: counts the bodies that are rejected.
 
     Raises:
         BadArguments: it has more than `most` levels of arrays and objects.
@@ -44,6 +48,7 @@ async def check_depth(body: bytes, most: int) -> None:
             await asyncio.sleep(0)
         steps = array("b", shape[at : at + _AT_ONCE])
         if max(accumulate(steps, initial=depth)) > most:
+            recorder.count("http_limits_exceeded", limit="max_json_depth")
             raise BadArguments(
                 f"body: is nested more deeply than {most} levels; gateway.max_json_depth in mesh.toml raises the limit",
                 details={"path": "body", "limit": most},

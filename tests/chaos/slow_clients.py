@@ -1,6 +1,6 @@
 """Slow clients against a gateway: how long they hold on, and what the others notice.
 
-    python -m tests.chaos.slow_clients --clients 2000 --seconds 20
+    python -m tests.chaos.slow_clients --clients 2000 --seconds 40
 
 Starts a gateway in a process of its own, and in another one as many clients as asked for, a third of each kind: heads
 that come byte by byte (slowloris), bodies that come byte by byte, and answers of 1 MiB that are read byte by byte or
@@ -21,7 +21,7 @@ import socket
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,8 +49,8 @@ RETURN_S: Final = 2.0
 NOISE_S: Final = 0.02
 NEIGHBOURS: Final = 4
 
-#: Short times, so that a run of some seconds shows what the defaults show in minutes.
-LIMITS: Final = GatewaySettings(
+#: Short times, so that some seconds show what the defaults show in minutes; the slow clients return more often.
+QUICK: Final = GatewaySettings(
     port=0,
     max_connections=20_000,
     header_timeout_s=2.0,
@@ -78,10 +78,10 @@ class Shop(mesh.Service):
         return len(data)
 
 
-async def serve() -> None:
+async def serve(limits: GatewaySettings) -> None:
     """The gateway; prints its port."""
     async with Mesh(Shop) as m:
-        gateway = Gateway(m.node, msgspec.structs.replace(m.settings, gateway=LIMITS))
+        gateway = Gateway(m.node, msgspec.structs.replace(m.settings, gateway=limits))
         server = gateway.make_server()
         listener = app.bind("127.0.0.1", 0)
         # Otherwise the kernel takes some 3 MB for each client, and nothing is left to wait for it here.
@@ -137,7 +137,7 @@ async def slow_reader(reader: asyncio.StreamReader, writer: asyncio.StreamWriter
 KINDS: Final = {"heads": slow_head, "bodies": slow_body, "readers": slow_reader}
 
 
-async def attack(port: int, clients: int, seconds: float) -> None:
+async def attack(port: int, clients: int, seconds: float, kinds: list[str]) -> None:
     """Be `clients` slow clients; prints "ready" when all are connected once, and at the end what happened as JSON."""
     held: dict[str, list[float]] = {kind: [] for kind in KINDS}
     opened: Counter[str] = Counter()
@@ -171,11 +171,10 @@ async def attack(port: int, clients: int, seconds: float) -> None:
             # Otherwise all of them return in the instant after a sweep has closed them.
             await asyncio.sleep(random.uniform(0, RETURN_S))
 
-    kinds = [*KINDS]
     tasks = []
     for number in range(clients):
         tasks.append(asyncio.create_task(one(kinds[number % len(kinds)])))
-        if number % 50 == 49:
+        if number % 10 == 9:
             await asyncio.sleep(0.02)
     await asyncio.wait_for(ready.wait(), max(1.0, ends_at - time.monotonic()))
     print("ready", flush=True)
@@ -233,17 +232,21 @@ def p(values: list[float], share: float) -> float:
     return found[min(len(found) - 1, int(len(found) * share))] if found else 0.0
 
 
-async def run(clients: int, seconds: float) -> Found:
-    """Measure before and during the attack."""
+async def run(clients: int, seconds: float, kinds: Sequence[str] = tuple(KINDS), *, quick: bool) -> Found:
+    """Measure before and during the attack.
+
+    Args:
+        quick: with QUICK instead of the default limits.
+    """
     found = Found()
-    async with program("serve") as gateway:
+    async with program("serve", "quick" if quick else "defaults") as gateway:
         port = int(await line(gateway))
         process = psutil.Process(gateway.pid)
         async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session:
             await neighbours(session, 0.5, found)
             found.before_s = await neighbours(session, seconds, found)
             found.before_mb = process.memory_info().rss / 2**20
-            async with program("attack", str(port), str(clients), str(seconds + 2)) as attackers:
+            async with program("attack", str(port), str(clients), str(seconds + 2), *kinds) as attackers:
                 assert await line(attackers) == "ready"
                 sampling = asyncio.create_task(_sample(process, found))
                 found.during_s = await neighbours(session, seconds, found)
@@ -316,15 +319,17 @@ def main() -> None:
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     if sys.argv[1:2] == ["serve"]:
-        run_until_terminated(serve())
+        run_until_terminated(serve(QUICK if sys.argv[2] == "quick" else GatewaySettings(port=0)))
     elif sys.argv[1:2] == ["attack"]:
-        run_until_terminated(attack(int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])))
+        run_until_terminated(attack(int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]), sys.argv[5:]))
     else:
         parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
         parser.add_argument("--clients", type=int, default=2000)
-        parser.add_argument("--seconds", type=float, default=20.0)
+        parser.add_argument("--seconds", type=float, default=40.0)
+        parser.add_argument("--kind", choices=[*KINDS], action="append", help="of slow clients; all when absent")
+        parser.add_argument("--quick", action="store_true", help="with shorter limits than the defaults")
         options = parser.parse_args()
-        found = asyncio.run(run(options.clients, options.seconds))
+        found = asyncio.run(run(options.clients, options.seconds, options.kind or [*KINDS], quick=options.quick))
         print(found)
         sys.exit(not found.good)
 

@@ -199,16 +199,16 @@ def nested(levels: int) -> bytes:
         (b'{"' + b"[" * 100 + b'":"' + b"{" * 100 + b'"}', True),
     ],
 )
-async def test_the_depth_of_json(body: bytes, fits: bool) -> None:
+async def test_the_depth_of_json(node: FakeNode, body: bytes, fits: bool) -> None:
     """Exact; brackets in strings do not count, and no string hides one."""
     if not may_be_deep(body, 10):
         assert fits
         return
     if fits:
-        await check_depth(body, 10)
+        await check_depth(body, 10, node.recorder)
     else:
         with pytest.raises(BadArguments):
-            await check_depth(body, 10)
+            await check_depth(body, 10, node.recorder)
 
 
 @pytest.mark.parametrize("path", ["/items", "/rpc/shop/create"])
@@ -216,10 +216,11 @@ async def test_deep_json_does_not_reach_a_worker(uploads: Front, path: str) -> N
     told = await uploads.post(path, b'{"item": ' + nested(50) + b"}")
     assert (told.status, told.json["code"]) == (400, "bad_arguments")
     assert told.json["details"] == {"path": "body", "limit": 10}
+    assert exceeded(uploads.node, "max_json_depth") == 1
     assert uploads.node.calls == []
 
 
-async def test_other_requests_run_while_a_large_body_is_measured() -> None:
+async def test_other_requests_run_while_a_large_body_is_measured(node: FakeNode) -> None:
     """16 MB of brackets take a third of a second, in steps."""
     turns = 0
 
@@ -230,6 +231,6 @@ async def test_other_requests_run_while_a_large_body_is_measured() -> None:
             await asyncio.sleep(0)
 
     counting = asyncio.create_task(count())
-    await check_depth(b"[]" * 1_000_000, 10)
+    await check_depth(b"[]" * 1_000_000, 10, node.recorder)
     counting.cancel()
     assert turns > 30

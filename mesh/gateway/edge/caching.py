@@ -36,6 +36,14 @@ INLINE_BYTES: Final = 512 * 1024
 _OF_A_BODY: Final = frozenset(
     {b"content-type", b"content-encoding", b"content-language", b"content-range", b"content-disposition"}
 )
+_CONDITIONS: Final = (
+    hdrs.IF_NONE_MATCH,
+    hdrs.IF_MODIFIED_SINCE,
+    hdrs.RANGE,
+    hdrs.IF_MATCH,
+    hdrs.IF_UNMODIFIED_SINCE,
+)
+_RANGES: Final = b"Accept-Ranges: bytes\r\n"
 #: JSON or MessagePack: the gateway answers as Accept says.
 _VARY: Final = b"Vary: Accept\r\n"
 
@@ -94,6 +102,8 @@ class Caching:
             PreconditionFailed, RangeNotSatisfiable: see there.
         """
         headers = request.raw.headers
+        if not any(name in headers for name in _CONDITIONS):
+            return Reply(reply.body, reply.content_type, 200, extra + _RANGES)
         modified = value_of(extra, b"last-modified")
         validators = Validators(
             (value_of(extra, b"etag") or b"").decode(), read_date(modified.decode() if modified is not None else None)
@@ -111,7 +121,7 @@ class Caching:
                 request.raw.lines += b"Content-Range: bytes */%d\r\n" % size
                 raise
             if parts:
-                extra += b"Accept-Ranges: bytes\r\n"
+                extra += _RANGES
                 view = memoryview(reply.body)
                 if len(parts) == 1:
                     [part] = parts
@@ -119,7 +129,7 @@ class Caching:
                     return Reply(body, reply.content_type, 206, extra + content_range(part, size))
                 body, content_type = multipart(view, parts, reply.content_type)
                 return Reply(body, content_type, 206, extra)
-        return Reply(reply.body, reply.content_type, 200, extra + b"Accept-Ranges: bytes\r\n")
+        return Reply(reply.body, reply.content_type, 200, extra + _RANGES)
 
 
 async def _etag(body: Buffer) -> bytes:

@@ -93,7 +93,7 @@ class Tasks:
             body = await front.bodies.read(request, front.timeout_s, most)
             kind = kind_of(request.headers.get(hdrs.CONTENT_TYPE))
             if kind == "json" and may_be_deep(body, front.settings.gateway.max_json_depth):
-                await check_depth(body, front.settings.gateway.max_json_depth)
+                await check_depth(body, front.settings.gateway.max_json_depth, front.node.recorder)
             reply = await self._defer(target, record, request.query_string, body, kind, request.headers)
             code = ""
             return reply
