@@ -20,6 +20,7 @@ from aiohttp.web_protocol import RequestHandler, _ErrInfo
 from mesh.config.settings import GatewaySettings
 from mesh.errors import BadRequest, MeshError, Overloaded, TooLarge
 from mesh.gateway.clients import Clients
+from mesh.gateway.limits import exceeded
 from mesh.gateway.ports import Recorder
 from mesh.gateway.problems import Problems
 from mesh.gateway.readers import Readers
@@ -168,7 +169,7 @@ class Connection(RequestHandler):
         elif isinstance(error, HeadTooLarge):
             self.limits.exceeded("max_header")
         else:
-            self.limits.recorder.count("http_malformed_requests")
+            self.limits.recorder.counter("http_malformed_requests", "Bytes that are not a request.").value += 1
         reply = self.limits.problems.reply(error)
         reply.keep_alive = False
         return reply
@@ -278,7 +279,7 @@ class Server(web.Server):
 
     def exceeded(self, limit: str) -> None:
         """Count a request that was refused because of a limit."""
-        self.recorder.count("http_limits_exceeded", limit=limit)
+        exceeded(self.recorder, limit)
 
     async def shutdown(self, timeout: float | None = None) -> None:
         """Close every connection."""
@@ -287,7 +288,7 @@ class Server(web.Server):
         await super().shutdown(timeout)
 
     def _refuse(self, handler: RequestHandler, transport: asyncio.Transport, address: str, key: str, most: int) -> None:
-        self.recorder.count("http_connections_refused", limit=key)
+        self.recorder.counter("http_connections_refused", "Connections beyond a limit.", limit=key).value += 1
         now = self._loop.time()
         if now - self._told_at >= TELL_EVERY_S:
             self._told_at = now
@@ -325,7 +326,7 @@ class Server(web.Server):
                 connection.since = now
             elif now - connection.since >= self._header_timeout_s and refused < MOST_AT_ONCE:
                 refused += 1
-                self.recorder.count("http_heads_timed_out")
+                self.recorder.counter("http_heads_timed_out", "Heads that did not arrive in time.").value += 1
                 connection.refuse(HeadTimeout("the head of the request did not arrive in time"))
         if self._addresses:
             wait_s = AGAIN_S if refused == MOST_AT_ONCE else self._sweep_every_s

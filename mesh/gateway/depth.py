@@ -16,6 +16,7 @@ from itertools import accumulate
 from typing import Final
 
 from mesh.errors import BadArguments
+from mesh.gateway.limits import exceeded
 from mesh.gateway.ports import Recorder
 
 #: Everything but brackets, braces and quotes.
@@ -48,7 +49,7 @@ async def check_depth(body: bytes, most: int, recorder: Recorder) -> None:
             await asyncio.sleep(0)
         steps = array("b", shape[at : at + _AT_ONCE])
         if max(accumulate(steps, initial=depth)) > most:
-            recorder.count("http_limits_exceeded", limit="max_json_depth")
+            exceeded(recorder, "max_json_depth")
             raise BadArguments(
                 f"body: is nested more deeply than {most} levels; gateway.max_json_depth in mesh.toml raises the limit",
                 details={"path": "body", "limit": most},

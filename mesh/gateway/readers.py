@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from typing import Final, Protocol
 
 from mesh.config.settings import GatewaySettings
+from mesh.gateway.limits import exceeded
 from mesh.gateway.ports import Recorder
 from mesh.telemetry.logs import get_logger
 
@@ -118,7 +119,7 @@ class Readers:
 
     def _close(self, reader: Reader, limit: str, now: float) -> None:
         self.unsent -= reader.unsent
-        self._recorder.count("http_limits_exceeded", limit=limit)
+        exceeded(self._recorder, limit)
         if now - self._told_at >= TELL_EVERY_S:
             self._told_at = now
             _log.warning("gateway.reader_closed", limit=f"gateway.{limit}", unsent_bytes=reader.unsent)
