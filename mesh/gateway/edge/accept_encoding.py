@@ -29,7 +29,6 @@ class Choice(NamedTuple):
 NOTHING: Final = Choice("", True)
 
 
-@lru_cache(1024)
 def _read(header: str) -> dict[str, float]:
     found: dict[str, float] = {}
     for part in header.split(","):
@@ -51,6 +50,11 @@ def choose(header: str, offered: Sequence[str]) -> Choice:
     """
     if not header or len(header) > _LONGEST:
         return NOTHING
+    return _choose(header, tuple(offered))
+
+
+@lru_cache(1024)
+def _choose(header: str, offered: tuple[str, ...]) -> Choice:
     wanted = _read(header)
     others = wanted.get("*")
     best, quality = "", 0.0
