@@ -25,7 +25,7 @@ _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 #: How long a body may arrive at any rate: a client on a bad line has moments without a byte.
 RATE_GRACE_S: Final = 5.0
 
-#: A decoded body of this size is harmless, whatever its ratio: a few bytes of zeros are a legal test.
+#: A decoded body of this size is harmless, whatever its ratio.
 INFLATION_GRACE: Final = 2**20
 
 #: The maximum number of digits of a Content-Length to parse; longer numbers exceed every limit.

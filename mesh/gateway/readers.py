@@ -70,7 +70,7 @@ class Readers:
         """Look at every connection, and close those whose clients read too slowly."""
         waiting: list[Reader] = []
         self.unsent = 0
-        for connection in connections:
+        for connection in list(connections):
             wire = getattr(connection, "wire", None)
             size = wire.get_write_buffer_size() if wire is not None else 0
             reader: Reader = connection  # type: ignore[assignment]

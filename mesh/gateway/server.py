@@ -170,7 +170,7 @@ class Gateway:
                 check_framing(raw)
             target = raw.raw_path
             request.path, _, request.query_string = target.partition("?")
-            if target[0] != "/" or "#" in target:
+            if target[:1] != "/" or "#" in target:
                 self._read_odd_target(request)
             if (
                 raw.version is not HttpVersion11

@@ -155,6 +155,7 @@ async def test_arguments_reach_the_task_as_rpc_would_pass_them(http: aiohttp.Cli
         (b'{"photos": [], "names": {}}', "body.price"),
         (b"[[], {}]", "body"),
         (b"[" * 90 + b"]" * 90, "body.photos"),
+        (b"[" * 101 + b"]" * 101, "body"),
         (b'{"photos": ' + b"[" * 90 + b"]" * 90 + b', "names": {}, "price": 1}', "body.photos[...]"),
     ],
 )

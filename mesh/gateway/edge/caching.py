@@ -81,6 +81,10 @@ class Caching:
         reply = await proceed(request)
         if not isinstance(reply, Reply) or not 200 <= reply.status <= 299:
             return reply
+        method = request.raw.method
+        if method == "HEAD" and not reply.body:
+            # The answer to a HEAD for a stream: its GET has no validators.
+            return reply
         extra = reply.extra
         names = names_in(extra) if extra else set()
         if cache and b"cache-control" not in names:
@@ -88,7 +92,6 @@ class Caching:
             control = cache if b"set-cookie" not in names else "no-store"
             extra += b"Cache-Control: %b\r\n" % control.encode()
         extra += _VARY
-        method = request.raw.method
         if method not in _READS or reply.status != 200 or b"content-range" in names:
             return Reply(reply.body, reply.content_type, reply.status, extra)
         if b"etag" not in names:
