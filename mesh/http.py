@@ -14,8 +14,9 @@ Owns: the public names; re-exports only. docs/http.md describes them.
 """
 
 from mesh.calls.http_response import Response, SetCookie, delete_cookie, redirect
+from mesh.calls.push import join, leave
 from mesh.service.edge_options import EdgeOptions, roles, scopes
-from mesh.service.http_routes import delete, get, patch, post, put
+from mesh.service.http_routes import delete, get, patch, post, put, websocket
 from mesh.service.http_sources import Body, Cookie, Field, Header, Query
 
 __all__ = [
@@ -30,10 +31,13 @@ __all__ = [
     "delete",
     "delete_cookie",
     "get",
+    "join",
+    "leave",
     "patch",
     "post",
     "put",
     "redirect",
     "roles",
     "scopes",
+    "websocket",
 ]

@@ -15,7 +15,7 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from mesh.calls import unreached
 from mesh.calls.answers import decode_any
@@ -35,6 +35,7 @@ from mesh.discovery.agent import Agent
 from mesh.discovery.record import Instance
 from mesh.discovery.table import Change
 from mesh.errors import (
+    BadReply,
     DeadlineExceeded,
     LinkLost,
     MeshError,
@@ -45,6 +46,7 @@ from mesh.errors import (
 from mesh.policy.budget import RetryBudget
 from mesh.protocol.caller import Caller
 from mesh.protocol.deadline import to_budget
+from mesh.protocol.stream import WINDOW
 from mesh.telemetry.metrics import Recorder
 from mesh.telemetry.traces import current as TRACE
 from mesh.transport.contract import Transport
@@ -128,6 +130,10 @@ class Client:
         Raises, when awaited:
             MeshError: see architecture.md for which, and mesh.errors for what to do.
         """
+        if options.source is not None:
+            return cast(
+                Call, self._loop.create_task(_answer(self.stream(target, body, encoding, options, decode=decode)))
+            )
         route = self._routes.get(target) or self._route(target)
         now = self._now()
         if route.version != route.group.version:
@@ -191,7 +197,7 @@ class Client:
             options.key,
             options.instance,
         )
-        flow = Flow(self, order, decode)
+        flow = Flow(self, order, decode, options.source, options.window or WINDOW)
         self._begin(flow, order, now, options.idempotent)
         return Stream(flow)
 
@@ -339,8 +345,10 @@ class Client:
         if type(request) is Call:
             request.id = caller.call(route.target, budget_ms, body, order.encoding, order.trace, order.meta)
         else:
-            window = request.inflow.window  # type: ignore[union-attr]  # not a Call, so a Flow
-            request.id = caller.open(route.target, budget_ms, body, window, order.encoding, order.trace, order.meta)
+            window, sends = request.inflow.window, request.outbound is not None  # type: ignore[union-attr]  # a Flow
+            request.id = caller.open(
+                route.target, budget_ms, body, window, order.encoding, order.trace, order.meta, sends=sends
+            )
         peer.sent(request)
 
     # --- waiting for an instance ------------------------------------------------------------------------------
@@ -465,14 +473,16 @@ class Client:
 
     def was_refused(self, request: Request, error: MeshError) -> None:
         """The instance refused the request without starting it."""
-        self._trouble(request, REFUSALS.get(error.code, Trouble.FAILED), error)
+        # Items that were taken from the user's iterator cannot be sent again.
+        begun = isinstance(request, Flow) and request.begun
+        self._trouble(request, Trouble.FAILED if begun else REFUSALS.get(error.code, Trouble.FAILED), error)
 
     def was_lost(self, request: Request, sent: bool, reason: str) -> None:
         """The link was lost while the call was on it."""
         order = request.order
         where = order.handle.instance.id if order.handle is not None else "?"
         error = LinkLost(f"{order.route.target}: the link to {where} was lost before the answer arrived ({reason})")
-        if isinstance(request, Flow) and request.inflow.begun:
+        if isinstance(request, Flow) and request.begun:
             self._trouble(request, Trouble.FAILED, error)
         else:
             self._trouble(request, Trouble.LOST if sent else Trouble.UNSENT, error)
@@ -547,3 +557,13 @@ class Client:
         self._overdue.clear()
         self._pool.close()
         self._expiries.close()
+
+
+async def _answer(stream: Stream) -> Any:
+    """The one answer of a call with a client stream."""
+    try:
+        return await anext(stream)
+    except StopAsyncIteration:
+        raise BadReply("the call ended without an answer") from None
+    finally:
+        await stream.aclose()

@@ -57,6 +57,19 @@ class Parameter(msgspec.Struct, frozen=True):
         return self.default is inspect.Parameter.empty
 
 
+class InboundParameter(msgspec.Struct, frozen=True):
+    """The parameter `chunks: AsyncIterator[T]`: a client stream.
+
+    Attributes:
+        at: its place among all parameters, without `self`.
+        type: of each item.
+    """
+
+    name: str
+    at: int
+    type: Any
+
+
 class Declared(msgspec.Struct, frozen=True):
     """What a function declares.
 
@@ -66,6 +79,7 @@ class Declared(msgspec.Struct, frozen=True):
         stream: it is an async generator function.
         asynchronous: calling it gives an awaitable (False for a plain `def` and for a stream).
         responds: it may return an http.Response, whose body is of the type `returns`.
+        inbound: the parameter for the items that the caller sends; it is not among `parameters`.
     """
 
     parameters: tuple[Parameter, ...]
@@ -73,6 +87,7 @@ class Declared(msgspec.Struct, frozen=True):
     stream: bool
     asynchronous: bool
     responds: bool = False
+    inbound: InboundParameter | None = None
 
 
 def read(function: Callable[..., Any], label: str, owner: type | None, bound: bool) -> Declared:
@@ -96,12 +111,18 @@ def read(function: Callable[..., Any], label: str, owner: type | None, bound: bo
     if typing.get_origin(returns) in _ITERATORS:
         raise BadDeclaration(f"{label}: an http.Response has one body; it cannot contain a stream")
     schema_of(returns, f"{label}: what it {'yields' if stream else 'returns'}")
+    parameters, inbound = _parameters(function, hints, label, bound)
+    if inbound is not None and not waits and not stream:
+        raise BadDeclaration(
+            f'{label}: "{inbound.name}" is an asynchronous iterator, which a plain `def` cannot read: write `async def`'
+        )
     return Declared(
-        parameters=_parameters(function, hints, label, bound),
+        parameters=parameters,
         returns=returns,
         stream=stream,
         asynchronous=waits and not stream,
         responds=responds,
+        inbound=inbound,
     )
 
 
@@ -164,20 +185,31 @@ def _returned(hints: Mapping[str, Any], stream: bool, label: str) -> Any:
 
 def _parameters(
     function: Callable[..., Any], hints: Mapping[str, Any], label: str, bound: bool
-) -> tuple[Parameter, ...]:
+) -> tuple[tuple[Parameter, ...], InboundParameter | None]:
     declared = list(inspect.signature(function).parameters.values())
     if not bound:
         if not declared:
             raise BadDeclaration(f"{label} must take self as its first parameter")
         declared = declared[1:]
     found = []
-    for parameter in declared:
+    inbound: InboundParameter | None = None
+    for at, parameter in enumerate(declared):
         if parameter.kind is parameter.VAR_POSITIONAL:
             raise BadDeclaration(f"{label} takes *{parameter.name}: take one list parameter instead")
         if parameter.kind is parameter.VAR_KEYWORD:
             raise BadDeclaration(f"{label} takes **{parameter.name}: take one dict parameter instead")
         hint = hints.get(parameter.name, Any)
         hint = Any if hint is object else hint
+        if (typing.get_origin(hint) or hint) in _ITERATORS:
+            what = f'{label}: argument "{parameter.name}"'
+            if inbound is not None:
+                raise BadDeclaration(f'{what} and "{inbound.name}" are both asynchronous iterators; a call sends one')
+            if parameter.kind is parameter.KEYWORD_ONLY or parameter.default is not parameter.empty:
+                raise BadDeclaration(f"{what} is a stream of items: it cannot be keyword-only or have a default")
+            item = (typing.get_args(hint) or (Any,))[0]
+            schema_of(item, f"{what}: an item")
+            inbound = InboundParameter(parameter.name, at, item)
+            continue
         found.append(
             Parameter(
                 name=parameter.name,
@@ -187,7 +219,7 @@ def _parameters(
                 keyword_only=parameter.kind is parameter.KEYWORD_ONLY,
             )
         )
-    return tuple(found)
+    return tuple(found), inbound
 
 
 def _shape(hint: Any, what: str) -> Shape:

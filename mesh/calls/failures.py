@@ -16,6 +16,7 @@ from itertools import islice
 from types import CodeType
 from typing import Any, Final, NamedTuple
 
+from mesh.calls.inbound import BadItem
 from mesh.errors import (
     BadReply,
     BadRequest,
@@ -37,7 +38,7 @@ MOST_CAUSES: Final = 2
 #: handler's own caller cannot correct it.
 _OF_THE_CALLER: Final = (BadRequest, BadReply, ProtocolViolation, Cancelled, SetupError)
 #: Among them, the errors that concern data and not the form of the request.
-_OF_THE_DATA: Final = (Conflict, UnknownJob)
+_OF_THE_DATA: Final = (Conflict, UnknownJob, BadItem)
 #: Codes of further such errors, which arrive from the wire as RemoteError.
 _CODES: Final = frozenset({"bad_result", "bad_topic", "bad_declaration", "setup_error", "config_error"})
 #: This module raises again what a handler raised in a child process, where `failure_of` has been applied already.

@@ -137,7 +137,8 @@ class InterceptedClient:
     def _outgoing(
         self, target: str, body: Any, encoding: int, options: CallOptions, decode: Decode, stream: bool
     ) -> OutgoingCall:
-        deadline_at = inherited(self._now() + self._client.timeout_of(target, options.timeout, stream=stream))
+        long = stream or options.source is not None
+        deadline_at = inherited(self._now() + self._client.timeout_of(target, options.timeout, stream=long))
         return OutgoingCall(
             target,
             body,
@@ -151,6 +152,8 @@ class InterceptedClient:
             decode,
             stream,
             CURRENT.get(),
+            options.source,
+            options.window,
         )
 
     async def _send(self, call: OutgoingCall) -> Any:
@@ -161,6 +164,8 @@ class InterceptedClient:
             call.meta or None,
             call.trace,
             call.idempotent,
+            call.source,
+            call.window,
         )
         if call.stream:
             return self._client.stream(call.target, call.body, call.encoding, options, decode=call.decode)

@@ -12,7 +12,7 @@ two function calls. See docs/interceptors.md.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Final, Literal, TypeVar
 
 import msgspec
@@ -44,6 +44,8 @@ class OutgoingCall(msgspec.Struct, eq=False):
         key, instance, idempotent: as for `Node.call`; may be changed before `proceed`.
         stream: the call is a stream; `await proceed(call)` then returns an asynchronous iterator.
         context: the context of the handler that makes the call; None outside of a handler.
+        window: see CallOptions.
+        source: the encoded items that the call sends; None for a call without a client stream. It can be read once.
     """
 
     target: str
@@ -58,6 +60,8 @@ class OutgoingCall(msgspec.Struct, eq=False):
     decode: Callable[[Any, int], Any]
     stream: bool
     context: CallContext | None
+    source: AsyncIterator[tuple[Any, int]] | None = None
+    window: int = 0
 
     @property
     def service(self) -> str:

@@ -36,6 +36,8 @@ class Method(msgspec.Struct, frozen=True, gc=False):
         check_result: a process that runs the method rejects an answer that does not match the annotation.
         around: of an offloaded method: puts its interceptors around the function that starts it in its executor; None
             when it has none. In all other methods `run` contains them.
+        inbound: of a method with a client stream: the place of that parameter among all, and (body, encoding) -> an
+            item; raises BadArguments.
         decode_result: with `around`: (body, encoding) -> the answer of a child process.
     """
 
@@ -56,3 +58,9 @@ class Method(msgspec.Struct, frozen=True, gc=False):
     check_result: bool = True
     around: Callable[[Any], Callable[[Any], Awaitable[Any]]] | None = None
     decode_result: Callable[[Any, int], Any] | None = None
+    inbound: tuple[int, Callable[[Any, int], Any]] | None = None
+
+    @property
+    def opened(self) -> bool:
+        """Whether it is opened, not called: items go in some direction."""
+        return self.stream or self.inbound is not None

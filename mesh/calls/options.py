@@ -10,6 +10,7 @@ from typing import Final, TypedDict
 import msgspec
 
 from mesh.calls.checks import Duration
+from mesh.calls.outbound import Source
 
 
 class CallOptions(msgspec.Struct, frozen=True):
@@ -24,6 +25,8 @@ class CallOptions(msgspec.Struct, frozen=True):
         meta: metadata sent with the call; strings to strings, 16 KiB at most.
         trace: W3C traceparent; None takes the trace of the work at hand.
         idempotent: overrides what the method declares.
+        source: the encoded items of a client stream.
+        window: of a stream: items that the handler may send ahead; 0 takes the usual number.
     """
 
     timeout: Duration | None = None
@@ -32,6 +35,8 @@ class CallOptions(msgspec.Struct, frozen=True):
     meta: dict[str, str] | None = None
     trace: str | None = None
     idempotent: bool | None = None
+    source: Source | None = None
+    window: int = 0
 
 
 #: The options of most calls; nothing is made for them.
@@ -52,3 +57,5 @@ class RawKeywords(CallKeywords, total=False):
 
     trace: str | None
     idempotent: bool | None
+    source: Source | None
+    window: int

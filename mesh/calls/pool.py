@@ -21,7 +21,7 @@ from mesh.protocol.allowance import Allowance, Flood
 from mesh.protocol.caller import Caller
 from mesh.protocol.codec import Buffer
 from mesh.protocol.link import Link
-from mesh.protocol.messages import END, ERROR, GOODBYE, ITEM, REFUSED, REPLY, WELCOME
+from mesh.protocol.messages import CREDIT, END, ERROR, GOODBYE, ITEM, REFUSED, REPLY, WELCOME
 from mesh.telemetry.logs import get_logger
 from mesh.transport.contract import Channel, Refusal, Transport
 from mesh.transport.refusals import IN_A_ROW
@@ -44,6 +44,7 @@ class Request(Protocol):
     def refused(self, wire: dict[str, Any]) -> None: ...
     def item(self, message: list[Any]) -> None: ...
     def ended(self) -> None: ...
+    def credited(self, items: int) -> None: ...
     def link_lost(self, sent: bool, reason: str) -> None: ...
 
 
@@ -228,6 +229,16 @@ class Peer:
         self.caller.grant(call, items)
         self._wake()
 
+    def item(self, call: int, body: Buffer, encoding: int) -> None:
+        """Send one item of a client stream."""
+        self.caller.item(call, body, encoding)
+        self._wake()
+
+    def end(self, call: int) -> None:
+        """A client stream is complete."""
+        self.caller.end(call)
+        self._wake()
+
     def _wake(self) -> None:
         if self._channel is not None:
             self._channel.wake()
@@ -257,6 +268,8 @@ class Peer:
                 calls.pop(message[1]).errored(message[2])
             elif kind == REFUSED:
                 calls.pop(message[1]).refused(message[2])
+            elif kind == CREDIT:
+                calls[message[1]].credited(message[2])
             elif kind == WELCOME:
                 self._failures = self._refusals = 0
                 self.trouble = ""

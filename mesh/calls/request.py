@@ -13,8 +13,9 @@ from typing import Any, Protocol
 import msgspec
 
 from mesh.calls.answers import Answer
+from mesh.calls.outbound import Outbound, Source
 from mesh.errors import BadReply, Cancelled, DeadlineExceeded, MeshError, Unavailable, from_wire
-from mesh.protocol.stream import Inflow
+from mesh.protocol.stream import WINDOW, Inflow
 
 Decode = Callable[[Any, int], Any]
 
@@ -124,6 +125,9 @@ class Call(asyncio.Future[Any]):
     def ended(self) -> None:
         raise AssertionError("the protocol rejects the end of a stream for a call")
 
+    def credited(self, items: int) -> None:
+        raise AssertionError("the protocol rejects credit for a call")
+
     # --- its ends -----------------------------------------------------------------------------------------
 
     def fail(self, error: MeshError) -> None:
@@ -147,21 +151,40 @@ class Call(asyncio.Future[Any]):
 
 
 class Flow:
-    """A stream under way: the half that the link holds."""
+    """A stream under way: the half that the link holds.
 
-    __slots__ = ("_ended", "_error", "_items", "_waiter", "client", "decode", "id", "inflow", "order", "slot")
+    Attributes:
+        outbound: the items that the caller sends; None for a stream to the caller only.
+    """
 
-    def __init__(self, client: Client, order: Order, decode: Decode) -> None:
+    __slots__ = (
+        "_ended",
+        "_error",
+        "_items",
+        "_waiter",
+        "client",
+        "decode",
+        "id",
+        "inflow",
+        "order",
+        "outbound",
+        "slot",
+    )
+
+    def __init__(
+        self, client: Client, order: Order, decode: Decode, source: Source | None = None, window: int = WINDOW
+    ) -> None:
         self.client = client
         self.order = order
         self.decode = decode
         self.id = 0
         self.slot = 0
-        self.inflow = Inflow()
+        self.inflow = Inflow(window)
         self._items: deque[list[Any]] = deque()
         self._ended = False
-        self._error: MeshError | None = None
+        self._error: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self.outbound = None if source is None else Outbound(self, source)
 
     # --- called by the user's half ------------------------------------------------------------------------
 
@@ -182,7 +205,15 @@ class Flow:
         grant = self.inflow.consumed()
         if grant and not self._ended and self.order.handle is not None:
             self.order.handle.peer.grant(self.id, grant)
-        return self.decode(message[2], message[3] if len(message) > 3 else 0)
+        value = self.decode(message[2], message[3] if len(message) > 3 else 0)
+        if len(message) > 4 and type(value) is Answer:
+            value = value._replace(meta=message[4])
+        return value
+
+    @property
+    def begun(self) -> bool:
+        """Whether items have gone in either direction: then the request cannot be repeated elsewhere."""
+        return self.inflow.begun or (self.outbound is not None and self.outbound.begun)
 
     def stop(self) -> None:
         """Stop reading, and stop the handler. Harmless when the stream has ended."""
@@ -214,12 +245,24 @@ class Flow:
         self.client.was_lost(self, sent, reason)
 
     def replied(self, message: list[Any]) -> None:
-        raise AssertionError("the protocol rejects replies to a stream")
+        """The one answer of a client stream."""
+        self._items.append(message)
+        self.ended()
+
+    def credited(self, items: int) -> None:
+        assert self.outbound is not None  # the protocol rejects credit for other streams
+        self.outbound.grant(items)
 
     # --- its ends -------------------------------------------------------------------------------------------
 
     def fail(self, error: MeshError) -> None:
         """End with an error, after the items received so far."""
+        self._end(error)
+
+    def source_failed(self, error: Exception) -> None:
+        """The iterator of the items to send raised: cancel the handler, and raise the same where the answer is
+        awaited."""
+        self.client.gave_up(self, "cancelled")
         self._end(error)
 
     def done(self) -> bool:
@@ -232,12 +275,14 @@ class Flow:
         self.client.gave_up(self, error.code)
         self._end(error)
 
-    def _end(self, error: MeshError | None) -> None:
+    def _end(self, error: Exception | None) -> None:
         if not self._ended:
             self._ended = True
-            if error is not None:
+            if isinstance(error, MeshError):
                 error.from_call = True
             self._error = error
+            if self.outbound is not None:
+                self.outbound.stop()
             self._wake()
 
     def _wake(self) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import msgspec
 
 from mesh.calls.context import CallContext
+from mesh.calls.inbound import Inbound
 from mesh.calls.method import Method
 from mesh.calls.propagation import Values
 from mesh.errors import Forbidden
@@ -41,10 +42,11 @@ class Conversation(Protocol):
 class Hosted:
     """A method with its metrics and its concurrency gates."""
 
-    __slots__ = ("gate", "method", "service_gate", "stats")
+    __slots__ = ("gate", "method", "opened", "service_gate", "stats")
 
     def __init__(self, method: Method, service_gate: Gate[Running], stats: MethodStats) -> None:
         self.method = method
+        self.opened = method.opened
         self.service_gate = service_gate
         self.gate: Gate[Running] | None = Gate(method.concurrency, method.queue) if method.concurrency else None
         self.stats = stats
@@ -67,6 +69,7 @@ class Running(msgspec.Struct, CallContext, eq=False):
         reconnects: of a stream: its reader reconnects to another instance by itself when this one drains.
         carried: see CallContext.
         reply_meta: the metadata of the answer: what an http.Response sets.
+        inbound: the items that the caller sends; None without a client stream.
     """
 
     conversation: Conversation
@@ -92,6 +95,7 @@ class Running(msgspec.Struct, CallContext, eq=False):
     reconnects: bool = False
     carried: Values | None = None
     reply_meta: dict[str, str] | None = None
+    inbound: Inbound | None = None
 
     def answer(self, form: str) -> None:
         """Select another encoding for the answer than that of the arguments; an unknown `form` changes nothing."""

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from mesh.calls.authorization import CallAuthorization
 from mesh.calls.handling import BY_CALLER, CALLER_GONE, DEADLINE, STOPPING, Handling
+from mesh.calls.inbound import Inbound
 from mesh.calls.method import Method
 from mesh.calls.offload import Offload
 from mesh.calls.propagation import take
@@ -21,6 +22,7 @@ from mesh.clock import Clock, Timer
 from mesh.errors import (
     Forbidden,
     MeshError,
+    ProtocolViolation,
     ShapeMismatch,
     UnknownMethod,
 )
@@ -31,7 +33,7 @@ from mesh.protocol.callee import Callee
 from mesh.protocol.codec import Buffer
 from mesh.protocol.deadline import from_budget
 from mesh.protocol.link import Link
-from mesh.protocol.messages import ANSWER, CALL, CANCEL, CREDIT, OPEN, RECONNECTS
+from mesh.protocol.messages import ANSWER, CALL, CANCEL, CREDIT, END, ITEM, NAMES, OPEN, RECONNECTS
 from mesh.protocol.stream import Outflow
 from mesh.suggest import suggestion
 from mesh.telemetry.logs import get_logger
@@ -86,6 +88,13 @@ class Conversation:
                     running.outflow.grant(message[2])
                     if running.credited is not None and not running.credited.done():
                         running.credited.set_result(None)
+            elif kind == ITEM or kind == END:
+                running = self.running.get(message[1])
+                inbound = running.inbound if running is not None else None
+                if inbound is None and running is not None:
+                    raise ProtocolViolation(f"{NAMES[kind]}: {running.target} takes no items")
+                if inbound is not None:
+                    inbound.arrived(message) if kind == ITEM else inbound.ended()
             elif server.leaving is not None:
                 # A hello that reached a draining worker.
                 self.callee.goodbye(server.leaving)
@@ -225,8 +234,10 @@ class Server:
             return
         method = hosted.method
         stream = message[0] == OPEN
-        if stream is not method.stream:
+        if stream is not hosted.opened:
             wanted = "a stream: iterate over it" if method.stream else "a call: await it"
+            if method.inbound is not None:
+                wanted = "a client stream: pass an asynchronous iterator"
             self._refuse(conversation, message[1], ShapeMismatch(f"{method.target} is {wanted}"))
             return
         now = self._now()
@@ -259,6 +270,10 @@ class Server:
                 self._refuse(conversation, running.id, error)
                 return
             running.body = None
+        if method.inbound is not None:
+            at, decode = method.inbound
+            running.inbound = Inbound(conversation, running.id, decode)
+            running.values = (*running.values[:at], running.inbound, *running.values[at:])
         if running.meta:
             if ANSWER in running.meta:
                 running.answer(running.meta.pop(ANSWER))

@@ -14,11 +14,13 @@ from typing import Any, Final, NoReturn
 import msgspec
 from msgspec.structs import astuple
 
+from mesh.calls.answers import typed_decoder
 from mesh.calls.context import CURRENT
 from mesh.calls.declared import BadDeclaration, Parameter, is_binary, read, returned, schema_of
 from mesh.calls.http_response import Response
+from mesh.calls.inbound import BadItem
 from mesh.calls.results import cannot_be_sent, checker, exact_type
-from mesh.errors import BadArguments
+from mesh.errors import BadArguments, BadReply
 from mesh.protocol.http_head import to_meta
 from mesh.protocol.messages import JSON, MSGPACK, RAW
 from mesh.suggest import suggest
@@ -50,10 +52,12 @@ class Signature:
         returns: type of the answer, or of each item of a stream; `Any` when not annotated.
         stream: the function is an async generator function.
         asynchronous: calling it gives an awaitable (False for a plain `def` and for a stream).
+        inbound: the parameter for the items that the caller sends; it is not among `parameters`.
         responds: it may return an http.Response; `encoder` then gives an encoder that takes one.
         binary: the answer is `bytes` and is sent without JSON or MessagePack around it.
         params_schema: JSON Schema (2020-12) of an object with one property per parameter; self-contained.
         returns_schema: JSON Schema of `returns`.
+        inbound_schema: JSON Schema of each item that the caller sends; None without `inbound`.
     """
 
     def __init__(
@@ -76,6 +80,7 @@ class Signature:
         self.stream = declared.stream
         self.asynchronous = declared.asynchronous
         self.responds = declared.responds
+        self.inbound = declared.inbound
         self._positional = tuple(p.name for p in self.parameters if not p.keyword_only)
         self._required = sum(p.required for p in self.parameters if not p.keyword_only)
         blobs = [p for p in self.parameters if p.shape == "bytes"]
@@ -84,6 +89,10 @@ class Signature:
         self.params_schema = self._schema_of_parameters(named)
         self.binary = is_binary(self.returns)
         self.returns_schema = dict(_BINARY_SCHEMA) if self.binary else schema_of(self.returns, self.label)
+        self.inbound_schema: dict[str, Any] | None = None
+        if self.inbound is not None:
+            item = self.inbound.type
+            self.inbound_schema = dict(_BINARY_SCHEMA) if is_binary(item) else schema_of(item, self.label)
         # With keyword-only parameters an array cannot fill the whole struct: such bodies go by name.
         self._whole = len(self._positional) == len(self.parameters)
         self._array = msgspec.msgpack.Decoder(array).decode
@@ -169,6 +178,9 @@ class Signature:
             return run
         names = [p.name for p in self.parameters]
         place = [p.keyword_only for p in self.parameters]
+        if self.inbound is not None:
+            names.insert(self.inbound.at, self.inbound.name)
+            place.insert(self.inbound.at, False)
 
         def in_order(*values: Any) -> Any:
             positional = [value for value, by_name in zip(values, place, strict=True) if not by_name]
@@ -177,6 +189,26 @@ class Signature:
 
         in_order.__wrapped__ = run  # type: ignore[attr-defined]  # so that the log can show where it is defined
         return in_order
+
+    def item_decoder(self) -> Callable[[Buffer, int], Any]:
+        """Decodes an item of the client stream: (body, encoding) -> a value of the annotated type.
+
+        Raises, when called:
+            BadItem: the item does not have that type.
+        """
+        assert self.inbound is not None
+        decode = typed_decoder(self.label, self.inbound.type)
+        name = self.inbound.name
+
+        def item(body: Buffer, encoding: int) -> Any:
+            try:
+                return decode(body, encoding)
+            except BadReply as exc:
+                reason = exc.message.rpartition(": ")[2]
+                error = self._error(f'an item of "{name}" of {self.label}: {reason}', f"$.{name}")
+                raise BadItem(error.message, details=error.details) from None
+
+        return item
 
     def _decode(self, body: Buffer, encoding: int) -> tuple[Any, ...]:
         if encoding == RAW:

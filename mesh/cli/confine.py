@@ -37,8 +37,8 @@ class TooLittleMemory(SetupError):
     code = "too_little_memory"
 
 
-def confine_options(command: F) -> F:
-    """Add --env-file and --limit; both take effect before the command begins."""
+def env_file_option(command: F) -> F:
+    """Add --env-file; it takes effect before the command begins."""
 
     def read(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
         if value:
@@ -46,6 +46,19 @@ def confine_options(command: F) -> F:
                 os.environ.update(read_env_file(Path(value)))
             except ConfigError as exc:
                 raise ConfigError(exc.message, details={"key": "env_file"}) from exc
+
+    return click.option(
+        "--env-file",
+        metavar="FILE",
+        expose_value=False,
+        is_eager=True,
+        callback=read,
+        help="Put the NAME=value lines of this file to the environment.",
+    )(command)
+
+
+def confine_options(command: F) -> F:
+    """Add --env-file and --limit; both take effect before the command begins."""
 
     def limit(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> None:
         for each in value:
@@ -63,14 +76,7 @@ def confine_options(command: F) -> F:
         callback=limit,
         help="Limit memory=BYTES or files=N, drain above memory_soft=BYTES, or lower the priority with nice=N.",
     )(command)
-    return click.option(
-        "--env-file",
-        metavar="FILE",
-        expose_value=False,
-        is_eager=True,
-        callback=read,
-        help="Put the NAME=value lines of this file to the environment.",
-    )(command)
+    return env_file_option(command)
 
 
 def _set(what: str, limit: str, number: int, reserve: int = 0) -> None:

@@ -16,6 +16,7 @@ from functools import partial
 from typing import Final, NamedTuple
 
 from mesh import ids
+from mesh.cli.dev_programs import DevPrograms, declared
 from mesh.cli.loading import load, named
 from mesh.clock import LoopClock
 from mesh.config import Settings
@@ -71,7 +72,7 @@ def chosen(words: Sequence[str], settings: Settings) -> list[Classes]:
         if service.env_file:
             os.environ.update(read_env_file(settings.root / service.env_file))
     if not sections:
-        return [load(settings.mesh.services)]
+        return [load(settings.mesh.services)] if settings.mesh.services or not declared(settings) else []
     return [named(load(service.classes), name, settings) for name, service in sections.items()]
 
 
@@ -83,10 +84,12 @@ async def run(
     life: int,
     started: Callable[[Running], object],
     watchdog: Watchdog,
+    programs: Sequence[str] = (),
 ) -> int:
     """Run everything until SIGTERM, or until the parent is gone; the exit code.
 
     Args:
+        programs: the services that are programs.
         fd: the listening socket for HTTP.
         life: a pipe that ends when the parent does.
         started: called when everything is ready.
@@ -111,6 +114,7 @@ async def run(
     )
     store = Worker([Store], settings)
     services = [Worker(classes, settings) for classes in workers]
+    others = DevPrograms(list(programs), settings)
     code = 0
     try:
         try:
@@ -119,8 +123,9 @@ async def run(
             raise Taken(
                 f"another mesh runs in this project: {exc.message}", details={"hubs": settings.mesh.hubs}
             ) from exc
-        code = await _serve(store, services, settings, fd, started, watchdog)
+        code = await _serve(store, services, others, settings, fd, started, watchdog)
     finally:
+        await others.stop()
         for worker in services:
             await worker.stop()
         await store.stop()
@@ -133,6 +138,7 @@ async def run(
 async def _serve(
     store: Worker,
     services: list[Worker],
+    programs: DevPrograms,
     settings: Settings,
     fd: int,
     started: Callable[[Running], object],
@@ -148,12 +154,12 @@ async def _serve(
     for service in store.services:
         if isinstance(service, Store):
             service.on_fatal = partial(leave, "the store")
-    starting = asyncio.create_task(_start([store, *services]), name="mesh.dev.start")
-    watchdog.attach(services[0].node.recorder, leave, starting)
+    starting = asyncio.create_task(_start([store, *services], programs), name="mesh.dev.start")
+    watchdog.attach((services or [store])[0].node.recorder, leave, starting)
     front = _Front(settings, fd)
     # The gateway has the signal handlers: the first signal ends it, and the workers follow.
     serving = asyncio.create_task(front.serve(), name="mesh.dev.gateway")
-    telling = asyncio.create_task(_tell(starting, front, services, started, watchdog), name="mesh.dev.ready")
+    telling = asyncio.create_task(_tell(starting, front, services, programs, started, watchdog), name="mesh.dev.ready")
     try:
         await asyncio.wait({serving, telling}, return_when=asyncio.FIRST_COMPLETED)
         if telling.done():
@@ -161,6 +167,7 @@ async def _serve(
         await serving
     finally:
         await _cancel(telling, starting, serving)
+    await programs.stop()
     ready = [worker for worker in services if worker.stage is Stage.READY]
     finished = await asyncio.gather(*(worker.drain("stopping") for worker in ready))
     if store.stage is Stage.READY:
@@ -173,9 +180,9 @@ async def _serve(
     return 0 if all(finished) else 1
 
 
-async def _start(workers: Sequence[Worker]) -> None:
+async def _start(workers: Sequence[Worker], programs: DevPrograms) -> None:
     """Start all side by side, as they may need each other; when one fails, the others stop starting."""
-    tasks = [asyncio.create_task(worker.start()) for worker in workers]
+    tasks = [asyncio.create_task(begin()) for begin in (*(worker.start for worker in workers), programs.start)]
     try:
         await asyncio.gather(*tasks)
     finally:
@@ -186,6 +193,7 @@ async def _tell(
     starting: asyncio.Task[None],
     front: _Front,
     services: Sequence[Worker],
+    programs: DevPrograms,
     started: Callable[[Running], object],
     watchdog: Watchdog,
 ) -> None:
@@ -193,7 +201,7 @@ async def _tell(
     await starting
     watchdog.enter("ready")
     address = await front.address
-    ids = [each for worker in services for each in worker.instance_ids]
+    ids = [each for worker in services for each in worker.instance_ids] + programs.instance_ids
     while any(front.knows(each) is None for each in ids):  # noqa: ASYNC110  # the registry arrives within milliseconds
         await asyncio.sleep(0.005)
     started(Running(address, [each for each in map(front.knows, ids) if each is not None]))

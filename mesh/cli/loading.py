@@ -50,9 +50,9 @@ def named(classes: list[type[Service]], name: str, settings: Settings) -> list[t
     """
     if not name:
         return classes
-    if len(classes) == 1:
-        return [classes[0].named(name)]
     section = settings.services.get(name)
+    if len(classes) == 1:
+        return [_routed(classes[0], section.route if section is not None else []).named(name)]
     if section is not None and name not in [cls.name for cls in classes]:
         calls = settings.calls
         given = [
@@ -74,8 +74,20 @@ def named(classes: list[type[Service]], name: str, settings: Settings) -> list[t
     return classes
 
 
+def _routed(cls: type[Service], prefixes: Sequence[str]) -> type[Service]:
+    """An application below the paths of its section."""
+    from mesh.apps.asgi import AsgiApplication
+    from mesh.apps.loading import below
+
+    return below(cls, prefixes) if prefixes and issubclass(cls, AsgiApplication) else cls
+
+
 def _load(word: str) -> list[type[Service]]:
+    from mesh.apps import loading as applications
     from mesh.service.service import Service
+
+    if applications.is_application(word):
+        return [applications.load(word, Path.cwd())]
 
     path, _, name = word.rpartition(":") if ":" in word else (word, "", "")
     module = _module(path, word)

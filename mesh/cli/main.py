@@ -40,6 +40,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "logs": ("logs", "Show the logs of all processes, merged."),
     "autoscale": ("autoscale", "Adjust the number of workers to the load."),
     "run": ("run", "Run services in this process."),
+    "program": ("program", "Run a program that speaks HTTP as an instance of a service."),
     "call": ("call", "Call a method and print its answer."),
     "emit": ("emit", "Emit an event to its subscribers."),
     "listen": ("listen", "Print events as they arrive."),

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
+from mesh.config.edge_programs import conflicts
 from mesh.config.entries import kind_of
 from mesh.config.settings import Settings
 
@@ -59,3 +60,5 @@ def contradictions(settings: Settings) -> Iterator[Contradiction]:
         if 0 < service.memory_bytes <= service.memory_soft_bytes:
             key = f"services.{name}.memory_soft"
             yield Contradiction((key,), key, "it must be less than `memory`, which the worker cannot exceed")
+        for part, what in conflicts(name, service):
+            yield Contradiction((f"services.{name}.{part}",), f"services.{name}.{part}", what)

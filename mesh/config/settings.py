@@ -16,7 +16,12 @@ from msgspec import Struct, field
 from msgspec.structs import force_setattr
 
 from mesh.config.access import AccessSettings
+from mesh.config.edge_auth import AuthSettings
+from mesh.config.edge_programs import ProgramSettings
 from mesh.config.edge_protect import CompressionSettings, CorsSettings, EdgeLimits, HeaderSettings
+from mesh.config.edge_proxy import PROXIES, ProxySettings
+from mesh.config.edge_static import STATICS, StaticSettings
+from mesh.config.edge_websocket import WebSocketSettings
 from mesh.config.secrets import Secret
 from mesh.config.values import (
     ADDRESS,
@@ -187,10 +192,15 @@ class GatewaySettings(EdgeLimits, frozen=True, kw_only=True):
     mounts: Annotated[
         list[str], TEXTS, 'additional mounts: "module:attribute", or entry points of the group mesh.mounts'
     ] = []
+    static: Annotated[
+        dict[str, StaticSettings], STATICS, "directories of files to serve; see docs/static-files.md"
+    ] = {}
+    proxy: Annotated[dict[str, ProxySettings], PROXIES, "HTTP servers to forward requests to; see docs/proxy.md"] = {}
     access_log: Annotated[
         AccessLog, choice("off", "json", "combined"), "one line per request; slow and failed ones are logged anyway"
     ] = "off"
     cors: CorsSettings = field(default_factory=CorsSettings)
+    websocket: WebSocketSettings = field(default_factory=WebSocketSettings)
     headers: HeaderSettings = field(default_factory=HeaderSettings)
     compression: CompressionSettings = field(default_factory=CompressionSettings)
 
@@ -314,10 +324,12 @@ class AutoscaleSettings(Struct, frozen=True, kw_only=True):
     cooldown_s: Annotated[float, DURATION, "how long to wait after a change"] = field(default=6.0, name="cooldown")
 
 
-class ServiceSettings(Struct, frozen=True, kw_only=True):
-    """[services.NAME]: one service: its classes, its limits, and `config`, a table of the service's own values.
+class ServiceSettings(ProgramSettings, frozen=True, kw_only=True):
+    """[services.NAME]: one service: its classes or its program, its limits, and `config`, a table of the service's own
+    values.
 
-    `mesh up` runs the services that name a `class`; a table without one only configures the service, wherever it runs.
+    `mesh up` runs the services that name a `class` or a `command`; a table without one only configures the service,
+    wherever it runs.
     """
 
     classes: Annotated[list[str], TEXTS, 'classes that its workers run, like "services.greeting:Greeting"'] = field(
@@ -356,6 +368,11 @@ class ServiceSettings(Struct, frozen=True, kw_only=True):
     )
     config: dict[str, Any] = {}
 
+    @property
+    def runs(self) -> bool:
+        """Whether `mesh up` runs it."""
+        return bool(self.classes or self.command)
+
 
 class Settings(Struct, frozen=True, kw_only=True):
     """All settings of mesh.toml. `mesh config` and docs/reference list the keys: `settings.gateway.port`,
@@ -372,6 +389,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     discovery: DiscoverySettings = field(default_factory=DiscoverySettings)
     worker: WorkerSettings = field(default_factory=WorkerSettings)
     gateway: GatewaySettings = field(default_factory=GatewaySettings)
+    auth: AuthSettings = field(default_factory=AuthSettings)
     log: LogSettings = field(default_factory=LogSettings)
     engines: EngineSettings = field(default_factory=EngineSettings)
     store: StoreSettings = field(default_factory=StoreSettings)

@@ -41,7 +41,7 @@ class Advice(NamedTuple):
 
 def scaled_services(settings: Settings) -> dict[str, ServiceSettings]:
     """The services to scale by load: those with a `maximum`."""
-    return {name: service for name, service in settings.services.items() if service.classes and service.maximum}
+    return {name: service for name, service in settings.services.items() if service.runs and service.maximum}
 
 
 def rule_of(service: ServiceSettings, settings: Settings) -> Rule:

@@ -283,6 +283,6 @@ def _check_names(roster: Roster, layout: Layout, names: Collection[str]) -> None
         if name not in there:
             hint = suggest(name, there, f"there are {', '.join(there)}")
             raise NoSuchRole(
-                f"there is neither a [services.{name}] with a class in mesh.toml nor a [program:{name}] in "
-                f"supervisord.conf; {hint}"
+                f"there is neither a [services.{name}] with a class or a command in mesh.toml nor a [program:{name}] "
+                f"in supervisord.conf; {hint}"
             )

@@ -184,7 +184,7 @@ def check_names(roster: Roster, names: Collection[str]) -> None:
             )
         if name not in roster.roles:
             hint = suggest(name, roster.roles, f"there are {', '.join(roster.roles)}")
-            raise NoSuchRole(f"mesh.toml has no [services.{name}] with a class; {hint}")
+            raise NoSuchRole(f"mesh.toml has no [services.{name}] with a class or a command; {hint}")
 
 
 def _alive(layout: Layout) -> bool:

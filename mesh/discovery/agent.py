@@ -158,6 +158,10 @@ class Agent:
         for uplink in self._uplinks:
             uplink.register(ids)
 
+    def registered(self) -> tuple[Instance, ...]:
+        """The records of the instances that this process runs."""
+        return self._holdings.records()
+
     def update_load(self, instance_id: str, load: float) -> None:
         """Set an instance's load, 0.0 to 1.0; the next renewal sends it."""
         self._holdings.load(instance_id, load)

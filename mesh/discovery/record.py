@@ -51,6 +51,7 @@ class MethodRecord(msgspec.Struct, omit_defaults=True, frozen=True):
         headers, cookies: the parameters that a gateway fills from header fields and cookies of an HTTP request, and
             from nothing else in it: the name of the field or cookie, by parameter name.
         edge: what it asks of gateways at /rpc; None for their defaults.
+        inbound: JSON Schema of each item that the caller sends: a client stream. None: it takes arguments only.
     """
 
     name: str
@@ -65,13 +66,14 @@ class MethodRecord(msgspec.Struct, omit_defaults=True, frozen=True):
     headers: dict[str, str] = {}
     cookies: dict[str, str] = {}
     edge: EdgePolicy | None = None
+    inbound: dict[str, Any] | None = None
 
 
 class RouteRecord(msgspec.Struct, omit_defaults=True, frozen=True):
     """One HTTP route of a service.
 
     Attributes:
-        verb: "GET", "POST", "PUT", "PATCH" or "DELETE".
+        verb: "GET", "POST", "PUT", "PATCH" or "DELETE"; "WEBSOCKET" for a WebSocket.
         path: "/hello/{name}": literal segments and whole-segment parameters; a final `{rest...}` takes the remainder.
         method: name of the method that answers, in `Instance.methods`.
         sources: the source of each parameter, by parameter name; none for header fields and cookies.
@@ -79,6 +81,9 @@ class RouteRecord(msgspec.Struct, omit_defaults=True, frozen=True):
         produces: Content-Type of the answer; "" means application/json (application/octet-stream for a binary one).
         forms: a body of bytes may be an HTML form, which the method parses itself.
         responses: further statuses of answers, with what they mean.
+        topics: of a WebSocket: the events that its handler may send to clients, as patterns.
+        subprotocols: of a WebSocket, the preferred one first.
+        raw: "asgi": the gateway passes the request on as a whole, to an application; "" for a method.
         edge: what it asks of gateways; None for their defaults.
     """
 
@@ -91,6 +96,9 @@ class RouteRecord(msgspec.Struct, omit_defaults=True, frozen=True):
     forms: bool = False
     responses: dict[str, str] = {}
     edge: EdgePolicy | None = None
+    topics: list[str] = []
+    subprotocols: list[str] = []
+    raw: str = ""
 
 
 class Subscription(msgspec.Struct, omit_defaults=True, frozen=True):

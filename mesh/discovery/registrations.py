@@ -71,6 +71,10 @@ class Holdings:
             self._ended[instance_id] = record.epoch
         return record
 
+    def records(self) -> tuple[Instance, ...]:
+        """All records, as they were registered."""
+        return tuple(self._records.values())
+
     def get(self, instance_id: str) -> Instance | None:
         """The record as it was registered; None when the id is unknown."""
         return self._records.get(instance_id)

@@ -108,10 +108,10 @@ async def examine(conf: Path, found: Usable, *, named: bool = False) -> AsyncIte
 def _project(conf: Path, found: Usable, named: bool) -> tuple[Layout | None, Roster | None, list[Finding]]:
     """supervisor's configuration, as far as it can be read, and the findings about it."""
     settings = found.settings
-    asked = not found.read or any(service.classes for service in settings.services.values())
+    asked = not found.read or any(service.runs for service in settings.services.values())
     missing = asked and not named and not conf.exists()
     if not asked and not named and not conf.exists():
-        told = "none here: supervisor runs nothing, and no service in mesh.toml has a `class`"
+        told = "none here: supervisor runs nothing, and no service in mesh.toml has a `class` or a `command`"
         return None, None, [Finding(GOOD, "supervisord.conf", told)]
     try:
         layout = layouts.planned(conf) if missing else layouts.read(conf)

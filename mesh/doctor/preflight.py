@@ -35,7 +35,7 @@ async def preflight(settings: Settings, env: Mapping[str, str], names: Collectio
     wanted = [
         name
         for name, each in found.settings.services.items()
-        if each.classes and each.replicas and (name in names or not names)
+        if each.runs and each.replicas and (name in names or not names)
     ]
     room = asyncio.Semaphore(cores())
 

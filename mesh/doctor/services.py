@@ -1,13 +1,16 @@
-"""Whether each service's workers could start: their classes, environment file and limits; and the mounts of gateways.
+"""Whether each service's workers could start: their classes or program, environment file and limits; and the mounts of
+gateways.
 
-Owns: trying it in a separate process, as a worker would (`mesh run --check`, `mesh gateway --check`), and finding out
-which key is at fault.
+Owns: trying it in a separate process, as a worker would (`mesh run --check`, `mesh program --check`, `mesh gateway
+--check`), and finding out which key is at fault.
 Leaves to others: the check itself (cli.run, cli.confine, gateway.app), finding the origin of an exception (cli.blame).
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping
@@ -25,6 +28,7 @@ IMPORT_S: Final = 20.0
 #: The remedy for each key of a service that prevents the start of its workers.
 _MENDS: Final = {
     "class": "name one that exists",
+    "command": "install that program, or correct its path",
     "env_file": "fix that file, or remove the key",
     "memory": "raise the limit, or remove the key",
     "files": "lower the limit, raise LimitNOFILE or `ulimit -Hn`, or remove the key",
@@ -52,7 +56,7 @@ async def services(found: Usable, counts: Mapping[str, int], env: Mapping[str, s
         env: the environment that supervisord has, or would have.
     """
     for name, service in found.settings.services.items():
-        if not service.classes:
+        if not service.runs:
             continue
         findings = [each async for each in try_service(found, name, service, env)]
         for each in findings:
@@ -60,7 +64,7 @@ async def services(found: Usable, counts: Mapping[str, int], env: Mapping[str, s
         if not findings:
             count = counts.get(name, service.replicas)
             workers = "1 worker" if count == 1 else f"{count} workers"
-            yield Finding(GOOD, f"[services.{name}]", f"{', '.join(service.classes)}, {workers}")
+            yield Finding(GOOD, f"[services.{name}]", f"{_what(service)}, {workers}")
 
 
 async def mounts(found: Usable, env: Mapping[str, str]) -> AsyncIterator[Finding]:
@@ -69,15 +73,22 @@ async def mounts(found: Usable, env: Mapping[str, str]) -> AsyncIterator[Finding
     Args:
         env: the environment that supervisord has, or would have.
     """
-    listed = found.settings.gateway.mounts
-    if not listed:
+    listed = list(found.settings.gateway.mounts)
+    routes = [route for each in found.settings.services.values() if each.command for route in each.route]
+    if not listed and not routes:
         return
     tried = await _check(["gateway", "--check", "--json"], found.settings.root, env)
     if tried.words:
         mend = "correct the entry or the object that it names; until then no gateway starts (`mesh gateway --check`)"
-        yield Finding(BAD, about(found, "gateway.mounts"), tried.words.removeprefix("gateway.mounts: "), mend)
-    else:
+        key = "gateway.mounts"
+        if match := re.match(r"(services\.[\w-]+\.route) ", tried.words):
+            key = match[1]
+        yield Finding(BAD, about(found, key), tried.words.removeprefix("gateway.mounts: "), mend)
+        return
+    if listed:
         yield Finding(GOOD, "gateway.mounts", ", ".join(listed))
+    if routes:
+        yield Finding(GOOD, "routes of programs", ", ".join(routes))
 
 
 async def try_service(
@@ -95,12 +106,8 @@ async def try_service(
                 tried = _Tried("memory", tried.words)
         if not tried.words:
             return
-        key = tried.key or "class"
-        mend = (
-            _MENDS[key]
-            if tried.key
-            else f"`mesh run --check --as {name} {' '.join(service.classes)}` shows the whole error"
-        )
+        key = tried.key or ("command" if service.command else "class")
+        mend = _MENDS[key] if tried.key else f"`mesh {shlex.join(_words(name, service, []))}` shows the whole error"
         yield Finding(BAD, about(found, f"services.{name}.{key}"), tried.words, mend)
         if key not in options:
             return
@@ -121,8 +128,18 @@ def _options(service: ServiceSettings, root: Path) -> dict[str, list[str]]:
 async def _run(
     found: Usable, name: str, service: ServiceSettings, options: list[str], env: Mapping[str, str]
 ) -> _Tried:
-    words = ["run", "--check", "--json", "--as", name, *options, *service.classes]
-    return await _check(words, found.settings.root, env)
+    return await _check(_words(name, service, ["--json", *options]), found.settings.root, env)
+
+
+def _words(name: str, service: ServiceSettings, options: list[str]) -> list[str]:
+    """The command of mesh that checks a service."""
+    if service.command:
+        return ["program", "--check", *options, name, "--", *service.command]
+    return ["run", "--check", *options, "--as", name, *service.classes]
+
+
+def _what(service: ServiceSettings) -> str:
+    return shlex.join(service.command) if service.command else ", ".join(service.classes)
 
 
 async def _check(words: list[str], root: Path, env: Mapping[str, str]) -> _Tried:

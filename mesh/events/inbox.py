@@ -127,6 +127,23 @@ class Inbox:
             self._one[service] = Matcher((handler.pattern, handler) for handler in mine)
         return [_method(service, self._one[service]) for service in ones]
 
+    def listen(self, patterns: Iterable[str], handler: Handler) -> None:
+        """Hand every event of these topics to one handler, once, and no longer those of earlier patterns. For a process
+        whose topics change; a worker's are those of its services, see `add`.
+
+        Raises:
+            BadTopic: a pattern is malformed.
+        """
+        before = {literal_prefix(each.pattern) for each in self._every}
+        self._every = [msgspec.structs.replace(handler, pattern=pattern) for pattern in patterns]
+        self._matcher = Matcher(((each.pattern, handler) for each in self._every), distinct=True)
+        if self._subscriber is not None:
+            after = {literal_prefix(each.pattern) for each in self._every}
+            for prefix in sorted(after - before):
+                self._subscriber.subscribe(prefix)
+            for prefix in sorted(before - after):
+                self._subscriber.unsubscribe(prefix)
+
     def open(self, transport: Transport, endpoint: str) -> None:
         """Bind and subscribe. Call this before the instance is registered, so that no publisher connects too early.
 

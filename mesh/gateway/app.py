@@ -153,19 +153,27 @@ async def _run(
     address = shown(listener)
     accepting = await asyncio.get_running_loop().create_server(server, sock=listener, backlog=BACKLOG)
     try:
-        node.agent.register(
-            Instance(
-                service=SERVICE,
-                id=node.identity,
-                epoch=node.epoch,
-                worker=node.identity,
-                host=gateway.settings.mesh.host,
-                pid=os.getpid(),
-                endpoint=endpoint,
-                meta={"http": address},
-                doc="The HTTP front end.",
+        rooms = gateway.front.rooms
+
+        def register() -> None:
+            node.agent.register(
+                Instance(
+                    service=SERVICE,
+                    id=node.identity,
+                    epoch=node.epoch,
+                    worker=node.identity,
+                    host=gateway.settings.mesh.host,
+                    pid=os.getpid(),
+                    endpoint=endpoint,
+                    events=rooms.endpoint,
+                    subscriptions=rooms.subscriptions,
+                    meta={"http": address},
+                    doc="The HTTP front end.",
+                )
             )
-        )
+
+        rooms.announce_with(register)
+        register()
         if alone:
             settle_memory()
         _log.info("gateway.ready", address=address, worker=node.identity)
@@ -177,6 +185,7 @@ async def _run(
     finally:
         accepting.close()
         await server.shutdown(AT_ONCE_S)
+        await gateway.front.rooms.close()
 
 
 async def _first_word(gateway: Gateway, signals: Signals) -> None:

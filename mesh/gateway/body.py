@@ -1,7 +1,8 @@
 """Reads the body of a request from the connection.
 
-Owns: the limit on one body and on all bodies together, `Expect: 100-continue`, and the minimum rate of a body.
-Leaves to others: parsing HTTP (aiohttp), Content-Encoding (decompress), interpreting the body (binding).
+Owns: the limit on one body and on all bodies together, and reading a whole body at a minimum rate.
+Leaves to others: bodies chunk by chunk (body_stream), parsing HTTP (aiohttp), Content-Encoding (decompress),
+interpreting the body (binding).
 """
 
 from __future__ import annotations
@@ -14,35 +15,23 @@ from typing import Final
 from aiohttp import hdrs, web
 from aiohttp.web_protocol import RequestPayloadError
 
-from mesh.errors import BadRequest, Overloaded, TooLarge
+from mesh.errors import Overloaded, TooLarge
+from mesh.gateway.body_stream import (
+    CHUNK_BYTES,
+    RATE_GRACE_S,
+    BadBody,
+    BodyStream,
+    SlowBody,
+    announced_length,
+    send_continue,
+)
 from mesh.gateway.decompress import check_transfer_coding, decompress, read_coding
 from mesh.gateway.request import Request
 
 _CONTENT_ENCODING: Final = hdrs.CONTENT_ENCODING
 _TRANSFER_ENCODING: Final = hdrs.TRANSFER_ENCODING
-_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
-
-#: How long a body may arrive at any rate: a client on a bad line has moments without a byte.
-RATE_GRACE_S: Final = 5.0
-
 #: A decoded body of this size is harmless, whatever its ratio.
 INFLATION_GRACE: Final = 2**20
-
-#: The maximum number of digits of a Content-Length to parse; longer numbers exceed every limit.
-_LENGTH_DIGITS: Final = 18
-
-
-class BadBody(BadRequest):
-    """The body's framing is broken, or the client closed before it was complete."""
-
-    code = "bad_body"
-
-
-class SlowBody(BadRequest):
-    """The body did not arrive within the request's time, or arrived more slowly than gateway.min_body_rate."""
-
-    code = "slow_body"
-    status = 408
 
 
 class BodiesFull(Overloaded):
@@ -143,15 +132,54 @@ class Bodies:
             self._take(request, -packed)
         return data
 
+    def stream(
+        self, request: Request, *, max_bytes: int | None = None, timeout: float | None = None, decode: bool = True
+    ) -> BodyStream:
+        """The body of a request as an asynchronous iterator of chunks, for bodies of any size.
+
+        The gateway reads from the connection only as fast as the chunks are taken. An open stream counts as
+        `CHUNK_BYTES` towards the limit on all bodies, whatever the size of the body.
+
+        Args:
+            max_bytes: maximum bytes of the body, both as received and decoded; None is the gateway's own maximum.
+            timeout: seconds for the whole body; None for as long as its rate suffices.
+            decode: decompress the body; False passes it on as it was sent.
+
+        Raises:
+            TooLarge: Content-Length announces more than the maximum; nothing was read.
+            BodiesFull: all bodies together exceed their limit.
+            UnsupportedEncoding: the body cannot be decoded.
+
+        The iterator raises TooLarge, SlowBody, BadBody and BadEncoding.
+        """
+        raw = request.raw
+        headers = raw.headers
+        coding = ""
+        if decode and _CONTENT_ENCODING in headers:
+            coding = read_coding(",".join(headers.getall(_CONTENT_ENCODING)))
+        if _TRANSFER_ENCODING in headers:
+            check_transfer_coding(headers[_TRANSFER_ENCODING])
+        most = self.most if max_bytes is None else max_bytes
+        announced = announced_length(raw)
+        if announced is not None and announced > most:
+            raise self._too_large(most)
+        if not raw.content.at_eof():
+            self._take(request, min(CHUNK_BYTES, announced or CHUNK_BYTES))
+        return BodyStream(
+            raw,
+            most=most,
+            rate=self.rate,
+            timeout=timeout,
+            coding=coding,
+            received=request.progressed,
+            done=partial(self.release, request),
+        )
+
     async def _receive(self, request: Request, timeout: float, most: int) -> bytes:
         raw = request.raw
-        announced = raw.headers.get(hdrs.CONTENT_LENGTH, "").lstrip("0")
-        if announced.isdecimal() and (len(announced) > _LENGTH_DIGITS or int(announced) > most):
+        if (announced_length(raw) or 0) > most:
             raise self._too_large(most)
-        if hdrs.EXPECT in raw.headers and raw.headers[hdrs.EXPECT].lower() == "100-continue":
-            transport = raw.transport
-            if transport is not None:
-                transport.write(_CONTINUE)
+        send_continue(raw)
         content = raw.content
         chunks: list[bytes] = []
         size = 0

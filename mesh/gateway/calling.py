@@ -29,6 +29,7 @@ from mesh.gateway.reply import Reply
 from mesh.gateway.request import TIMEOUT, Request
 from mesh.gateway.routes import Route
 from mesh.gateway.sse import END_ID, StreamReply
+from mesh.gateway.uploads import Upload, refuse_by_name
 from mesh.protocol.messages import ANSWER, MSGPACK, MSGPACK_ANSWER, RECONNECTS
 from mesh.telemetry.logs import get_logger
 
@@ -59,6 +60,7 @@ class Calls:
             stats = self._stats[to.target] = self._node.recorder.method("http", to.service, to.name)
         code = "cancelled"
         binding = to.binding
+        upload: Upload | None = None
         request.target = to.target
         stats.begin()
         try:
@@ -71,9 +73,15 @@ class Calls:
             else:
                 body, encoding = await self._bind(request, binding, values, timeout, to.max_body_bytes)
             msgpack = wants_msgpack(headers.get(hdrs.ACCEPT))
+            if to.method.inbound is not None:
+                upload = self._upload(request, to)
             if to.method.stream:
-                reply, code = await self._stream(request, to, body, encoding, timeout)
+                reply, code = await self._stream(request, to, body, encoding, timeout, upload)
                 return reply
+            if upload is not None:
+                answered = await self._answer_upload(request, to, body, encoding, timeout, upload)
+                code = ""
+                return answered
             answer = await self._node.call_raw(
                 to.target,
                 body,
@@ -97,6 +105,35 @@ class Calls:
         finally:
             seconds = request.seconds = self._now() - request.began_at
             stats.end(seconds, code)
+
+    def _upload(self, request: Request, to: Route | Target) -> Upload:
+        if isinstance(to, Target):
+            raise refuse_by_name(to.target)
+        edge = to.record.edge
+        most = 0 if edge is None else edge.max_body_bytes
+        return Upload(request, to.method, forms=to.record.forms, most=most)
+
+    async def _answer_upload(
+        self, request: Request, to: Route | Target, body: bytes, encoding: int, timeout: float | None, upload: Upload
+    ) -> Reply:
+        """The answer of a method that takes a client stream. Without an explicit timeout it has the default of streams,
+        and the body must arrive at `gateway.min_body_rate`."""
+        headers = request.raw.headers
+        msgpack = wants_msgpack(headers.get(hdrs.ACCEPT))
+        answer = await self._node.call_raw(
+            to.target,
+            body,
+            encoding,
+            timeout=timeout,
+            meta={ANSWER: MSGPACK_ANSWER} if msgpack else None,
+            trace=request.trace,
+            source=upload.items,
+        )
+        reply = to_reply(answer, to.status, to.produces, msgpack=msgpack)
+        if not upload.complete:
+            # The method answered without reading to the end: the rest of the body is not read.
+            reply.keep_alive = False
+        return reply
 
     async def _bind(
         self,
@@ -122,7 +159,13 @@ class Calls:
             raise BadArguments("the arguments are nested too deeply to be read", details={"path": "$"}) from None
 
     async def _stream(
-        self, request: Request, to: Route | Target, body: bytes, encoding: int, timeout: float | None
+        self,
+        request: Request,
+        to: Route | Target,
+        body: bytes,
+        encoding: int,
+        timeout: float | None,
+        upload: Upload | None = None,
     ) -> tuple[Reply | StreamReply, str]:
         """Write a stream to its end; returns the answer, and the error code to count."""
         front = self._front
@@ -146,13 +189,23 @@ class Calls:
             streams.add(reply)
             # Without an explicit timeout a stream has the node's default for streams.
             meta = {RECONNECTS: "1"} if form == "sse" else None
-            items = self._node.stream_raw(to.target, body, encoding, timeout=timeout, meta=meta, trace=request.trace)
+            items = self._node.stream_raw(
+                to.target,
+                body,
+                encoding,
+                timeout=timeout,
+                meta=meta,
+                trace=request.trace,
+                source=None if upload is None else upload.items,
+            )
             try:
                 async for answer in items:
                     await reply.item(answer)
             finally:
                 await items.aclose()
             reply.end()
+            if upload is not None and not upload.complete:
+                reply.keep_alive = False
         except ConnectionError:
             # The client disconnected while the gateway waited for it to read: no error can be sent.
             return reply, "cancelled"

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from mesh.errors import BadRequest, TooLarge, UnsupportedMedia
@@ -71,6 +71,76 @@ def check_transfer_coding(header: str) -> None:
         )
 
 
+class Decoder:
+    """Decodes one body piece by piece, so that neither form of it has to be in memory as a whole.
+
+    Args:
+        coding: "gzip" (any number of members) or "deflate" (with or without the zlib header).
+        most: maximum size of the result in bytes; nothing beyond is inflated.
+    """
+
+    def __init__(self, coding: str, most: int) -> None:
+        self._coding = coding
+        self._most = most
+        self._size = 0
+        self._members = 0
+        #: The member that is being inflated; None before the first and between two.
+        self._stream: Any = None
+        #: The first byte of a deflate body: only with the second it shows whether there is a zlib header.
+        self._head = b""
+
+    def feed(self, data: bytes | memoryview) -> Iterator[bytes]:
+        """Decode the next part of the body into pieces of at most 256 KiB. Exhaust the iterator before the next call.
+
+        Raises:
+            TooLarge: the result is longer than `most`.
+            BadEncoding: the data is damaged, or followed by other data.
+        """
+        if self._head:
+            data, self._head = self._head + bytes(data), b""
+        while True:
+            if self._stream is None:
+                if not data:
+                    return
+                if self._members and (self._coding != "gzip" or self._members >= MOST_MEMBERS):
+                    raise BadEncoding(f"something follows the {self._coding} data in the body", details=_DETAILS)
+                if self._coding == "deflate" and len(data) == 1:
+                    self._head = bytes(data)
+                    return
+                self._stream = _stream(self._coding, data)
+            stream = self._stream
+            try:
+                piece = stream.decompress(data, min(_STEP_OUT, self._most - self._size + 1))
+            except zlib.error as exc:
+                raise BadEncoding(f"the {self._coding} data in the body is damaged ({exc})", details=_DETAILS) from exc
+            self._size += len(piece)
+            if self._size > self._most:
+                raise TooLarge(
+                    f"the body is larger than {self._most} bytes when decoded; gateway.max_body in mesh.toml raises "
+                    "the limit",
+                    details={"limit_bytes": self._most},
+                )
+            if piece:
+                yield piece
+            data = stream.unconsumed_tail
+            if stream.eof:
+                self._members += 1
+                self._stream = None
+                data = stream.unused_data
+            elif not data and not piece:
+                # zlib has consumed all input, and holds no more output.
+                return
+
+    def finish(self) -> None:
+        """End the body.
+
+        Raises:
+            BadEncoding: it is cut off.
+        """
+        if self._stream is not None or self._head:
+            raise BadEncoding(f"the {self._coding} data in the body is cut off", details=_DETAILS)
+
+
 async def decompress(data: bytes, coding: str, most: int, take: Callable[[int], None] = lambda size: None) -> bytes:
     """Decode a body.
 
@@ -83,50 +153,23 @@ async def decompress(data: bytes, coding: str, most: int, take: Callable[[int], 
         TooLarge: the result would be longer than `most`.
         BadEncoding: the data is damaged, cut off, or followed by other data.
     """
-    if not data:
-        return b""
     view = memoryview(data)
+    decoder = Decoder(coding, most)
     out: list[bytes] = []
-    size = at = members = 0
-    stream = _stream(coding, data)
-    pending: bytes | memoryview = b""
-    while True:
-        if not pending and at < len(view):
-            pending = view[at : at + _STEP_IN]
-            at += len(pending)
-        try:
-            piece = stream.decompress(pending, min(_STEP_OUT, most - size + 1))
-        except zlib.error as exc:
-            raise BadEncoding(f"the {coding} data in the body is damaged ({exc})", details=_DETAILS) from exc
-        size += len(piece)
-        if size > most:
-            raise TooLarge(
-                f"the body is larger than {most} bytes when decoded; gateway.max_body in mesh.toml raises the limit",
-                details={"limit_bytes": most},
-            )
-        if piece:
+    for at in range(0, len(view), _STEP_IN):
+        for piece in decoder.feed(view[at : at + _STEP_IN]):
             take(len(piece))
             out.append(piece)
-        pending = stream.unconsumed_tail
-        if stream.eof:
-            members += 1
-            pending = stream.unused_data
-            if not pending and at >= len(view):
-                return out[0] if len(out) == 1 else b"".join(out)
-            if coding != "gzip" or members >= MOST_MEMBERS:
-                raise BadEncoding(f"something follows the {coding} data in the body", details=_DETAILS)
-            stream = _stream(coding, data)
-        # No input is left, and no output was produced: the stream is incomplete.
-        elif not pending and not piece and at >= len(view):
-            raise BadEncoding(f"the {coding} data in the body is cut off", details=_DETAILS)
-        if len(view) > _STEP_IN or size > _STEP_OUT:
-            await asyncio.sleep(0)
+            if len(view) > _STEP_IN or len(out) > 1:
+                await asyncio.sleep(0)
+    decoder.finish()
+    return out[0] if len(out) == 1 else b"".join(out)
 
 
 _DETAILS: Final = {"path": "body"}
 
 
-def _stream(coding: str, data: bytes) -> Any:
+def _stream(coding: str, data: bytes | memoryview) -> Any:
     if coding == "gzip":
         return zlib.decompressobj(zlib.MAX_WBITS | 16)
     # RFC 9110 requires the zlib header, but senders that omit it are common enough to be supported.

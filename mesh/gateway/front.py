@@ -21,6 +21,7 @@ from mesh.gateway.ports import Node
 from mesh.gateway.problems import Problems
 from mesh.gateway.request import Request
 from mesh.gateway.sites import Sites
+from mesh.gateway.websocket.rooms import Rooms
 
 
 class Concern(Protocol):
@@ -46,6 +47,7 @@ class Mounted(Protocol):
     prefix: str
     origin: str
     mount: Any
+    serve: Any
 
 
 class Table(Protocol):
@@ -64,6 +66,7 @@ class Front:
         started_at: by the wall clock.
         mounts: the table of mounts, once it is built.
         concerns: of the edge, the outermost first.
+        fallback: answers the paths of no mount and no declared route; None leaves them unknown.
     """
 
     mounts: Table
@@ -88,6 +91,10 @@ class Front:
             partial(exceeded, node.recorder),
         )
         self.concerns: Sequence[Concern] = ()
+        self.rooms = Rooms(node)
+        #: Open WebSockets.
+        self.sockets: set[Any] = set()
+        self.fallback: Mounted | None = None
         self._certain = False
 
     def may_say_unknown(self) -> bool:

@@ -49,6 +49,11 @@ def kind_of(content_type: str | None) -> Kind:
     return "form" if name in _FORMS else "other"
 
 
+def is_ndjson(content_type: str | None) -> bool:
+    """Whether a body is one JSON value per line, by its Content-Type."""
+    return essence(content_type or "") in _NDJSON
+
+
 def check_body_kind(kind: Kind, *, binary: bool) -> None:
     """Reject a body of an unsupported type.
 

@@ -19,7 +19,8 @@ from mesh.gateway.openapi_fixed import PROBLEM, SSE_EVENT, TIMEOUT_PARAMETER, pr
 from mesh.gateway.openapi_parts import add_part
 from mesh.gateway.openapi_tasks import DEFER_PARAMETERS, DEFERRED, JOB, job_operations
 from mesh.gateway.reply import phrase
-from mesh.gateway.routes import LITERAL, REST, Route, segment_kind, segments, shape
+from mesh.gateway.routes import LITERAL, REST, VERBS, Route, segment_kind, segments, shape
+from mesh.gateway.uploads import takes_bytes
 
 Schema = dict[str, Any]
 
@@ -90,7 +91,9 @@ class Document:
     def add_routes(self) -> None:
         """Add the declared routes of all services."""
         for route in self._catalog.routes.routes:
-            self._add_route(route)
+            # OpenAPI 3.1 has no WebSockets.
+            if route.record.verb in VERBS and not route.raw:
+                self._add_route(route)
 
     def add_methods(self) -> None:
         """Add the methods that /rpc reaches."""
@@ -141,6 +144,8 @@ class Document:
                 fields[name] = schema
             elif source == "body":
                 body = _body_of(method, name, schema, required=name in required)
+        if method.inbound is not None:
+            body = _upload_of(method.inbound)
         if fields:
             needed = [name for name in fields if name in required]
             whole: Schema = {"type": "object", "properties": fields, "additionalProperties": False}
@@ -340,6 +345,14 @@ def _unique(parameters: list[Schema]) -> list[Schema]:
         name = each["name"].lower() if each["in"] == "header" else each["name"]
         found.setdefault((each["in"], name), each)
     return list(found.values())
+
+
+def _upload_of(inbound: Schema) -> Schema:
+    """The request body of a method with a client stream."""
+    if takes_bytes(inbound):
+        return {"required": False, "content": {BINARY_TYPE: {"schema": {}}}}
+    shown: Schema = {"description": "One JSON value per line.", "x-mesh-item": inbound}
+    return {"required": False, "content": {NDJSON_TYPE: {"schema": shown}}}
 
 
 def _body_of(method: MethodRecord, name: str, schema: Schema, *, required: bool) -> Schema:

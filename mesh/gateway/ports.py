@@ -98,13 +98,20 @@ class MethodStats(Protocol):
     def end(self, seconds: float, code: str = "", /) -> None: ...
 
 
+class Counter(Protocol):
+    """A counter, for which there is one object for each combination of labels."""
+
+    value: float
+
+
 class Recorder(Protocol):
     """This process's counters."""
 
     def method(self, side: Any, service: str, method: str, /) -> MethodStats: ...
 
+    def counter(self, name: str, /, help: str = "", **labels: str) -> Counter: ...
+
     def count(self, name: str, by: float = 1, /, **labels: str) -> None: ...
-    def counter(self, name: str, /, help: str = "", **labels: str) -> Any: ...
 
     def gauge(self, name: str, fn: Callable[[], float], help: str = "", /) -> None: ...
 
@@ -192,6 +199,7 @@ class Node(Protocol):
         meta: dict[str, str] | None = None,
         trace: str | None = None,
         idempotent: bool | None = None,
+        source: AsyncIterator[tuple[Buffer, int]] | None = None,
     ) -> Awaitable[Answer]: ...
 
     def stream_raw(
@@ -203,4 +211,6 @@ class Node(Protocol):
         timeout: float | None = None,
         meta: dict[str, str] | None = None,
         trace: str | None = None,
+        source: AsyncIterator[tuple[Buffer, int]] | None = None,
+        window: int = 0,
     ) -> Items: ...

@@ -37,6 +37,8 @@ _PUBLIC: Final = {
     "uncertain": "the answer was lost; the request may have been carried out",
     "deadline_exceeded": "there was no answer in time; the request may have been carried out",
     "cancelled": "the request was cancelled; it may have been carried out in part",
+    "bad_gateway": "the server behind this address cannot be reached, or its answer cannot be read",
+    "upstream_timeout": "the server behind this address did not answer in time",
     "forbidden": "the gateway may not call this",
 }
 _FAILED: Final = "the request failed; the server's log has the reason under the trace id"

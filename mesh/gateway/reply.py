@@ -175,3 +175,36 @@ class Reply:
 
     async def write_eof(self) -> None:
         """Nothing is left to write."""
+
+
+class HeadOnly(Reply):
+    """The answer to a HEAD whose GET would be answered by a stream.
+
+    Args:
+        length: bytes of the body that GET would get; None when it is not known.
+    """
+
+    __slots__ = ("length",)
+
+    def __init__(self, length: int | None, content_type: str, status: int = 200, extra: bytes = b"") -> None:
+        super().__init__(b"", content_type, status, extra)
+        self.length = length
+
+    async def prepare(self, request: RawRequest) -> None:
+        """Write the head."""
+        transport = request.transport
+        if transport is None or transport.is_closing():
+            raise ConnectionResetError("the client has disconnected")
+        if not request.keep_alive:
+            self.keep_alive = False
+        transport.write(
+            b"%b%b%b%b%b%b\r\n"
+            % (
+                head_of(self.status, self.content_type)[0],
+                b"" if self.length is None else b"Content-Length: %d\r\n" % self.length,
+                self.extra,
+                request.lines,
+                date_line(),
+                self._connection(request),
+            )
+        )

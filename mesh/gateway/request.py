@@ -6,6 +6,7 @@ Leaves to others: parsing HTTP (aiohttp), the limits on bodies (body), answering
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Set
 from typing import Any, Protocol
 
@@ -14,6 +15,7 @@ from multidict import CIMultiDictProxy, istr
 
 from mesh.calls.context import CURRENT, CallContext, PlainContext
 from mesh.errors import DeadlineExceeded, MeshError
+from mesh.gateway.body_stream import BodyStream
 from mesh.gateway.clients import Clients
 from mesh.gateway.edge.identity import Identity
 from mesh.gateway.entry import Entry
@@ -28,6 +30,9 @@ class Bodies(Protocol):
     """Reads bodies within the limits of the gateway; see mesh.gateway.body."""
 
     async def read(self, request: Request, timeout: float, most: int = 0) -> bytes: ...
+    def stream(
+        self, request: Request, *, max_bytes: int | None = None, timeout: float | None = None, decode: bool = True
+    ) -> BodyStream: ...
 
 
 class Table(Protocol):
@@ -92,6 +97,8 @@ class Request:
         failure: the error that ended a stream after its head was sent.
         known: what `entry` has found; None as long as no concern of the edge has asked.
         identity: who sent it; None for a caller that the edge has not authenticated.
+        limit: the deadline of the handler of a mount, while it runs.
+        moved_at: when the last part of a streamed body arrived: `gateway.timeout` counts from then.
     """
 
     # Class attributes instead of an __init__ with ten assignments: one object is made for every request.
@@ -106,6 +113,8 @@ class Request:
     failure: MeshError | None = None
     known: Entry | None = None
     identity: Identity | None = None
+    limit: asyncio.Timeout | None = None
+    moved_at = 0.0
 
     def __init__(self, raw: RawRequest, front: Front, began_at: float) -> None:
         self.raw = raw
@@ -187,7 +196,7 @@ class Request:
     @property
     def remaining_s(self) -> float:
         """Seconds until the deadline of the request; 0.0 when it has passed."""
-        return max(0.0, self.timeout_s - (self.front.node.clock.now() - self.began_at))
+        return max(0.0, self.timeout_s - (self.front.node.clock.now() - max(self.began_at, self.moved_at)))
 
     async def body(self) -> bytes:
         """Read the whole body, decompressed. It counts towards the gateway's limits until the request is answered.
@@ -198,6 +207,38 @@ class Request:
             BadRequest: it did not arrive in time, is broken, or has an unknown Content-Encoding.
         """
         return await self.front.bodies.read(self, self.remaining_s)
+
+    def stream(self, *, max_bytes: int | None = None, decode: bool = True) -> BodyStream:
+        """The body as an asynchronous iterator of chunks, for uploads of any size: it is never in memory as a whole.
+
+        The gateway reads from the connection only as fast as the chunks are taken. With each chunk the deadline
+        `gateway.timeout` begins anew; one that the client names in X-Request-Timeout is for the whole request.
+
+        ::
+
+            async for chunk in request.stream(max_bytes=5 * 2**30):
+                digest.update(chunk)
+
+        Args:
+            max_bytes: maximum bytes, both as received and decompressed; None is `gateway.max_body`.
+            decode: decompress the body; False passes it on as it was sent, as Content-Encoding says.
+
+        Raises:
+            TooLarge: it is larger. When Content-Length announces this, nothing is read.
+            Overloaded: all bodies together exceed `gateway.max_body_total`; a stream counts as 256 KiB.
+            BadRequest: it arrives more slowly than `gateway.min_body_rate`, or not in time; it is broken, or has an
+                unknown Content-Encoding.
+        """
+        timeout = self.remaining_s if TIMEOUT in self.raw.headers else None
+        return self.front.bodies.stream(self, max_bytes=max_bytes, timeout=timeout, decode=decode)
+
+    def progressed(self, size: int) -> None:
+        """Note that `size` bytes of a streamed body have arrived. Internal."""
+        self.body_bytes += size
+        if TIMEOUT not in self.raw.headers:
+            self.moved_at = self.front.node.clock.now()
+            if self.limit is not None:
+                self.limit.reschedule(asyncio.get_running_loop().time() + self.front.timeout_s)
 
     async def call(self, target: str, /, *args: Any, **kwargs: Any) -> Any:
         """Call a method of a service, within the deadline and the trace of this request.

@@ -51,7 +51,9 @@ class Route:
         "max_body_bytes",
         "method",
         "name",
+        "prefix",
         "produces",
+        "raw",
         "record",
         "service",
         "status",
@@ -71,6 +73,9 @@ class Route:
         self.binding = Binding(record, method)
         #: The largest request body; 0 takes the gateway's.
         self.max_body_bytes = record.edge.max_body_bytes if record.edge is not None else 0
+        #: The request goes on as a whole, to an application below `prefix`.
+        self.raw = record.raw
+        self.prefix = record.path.removesuffix("/{path...}").rstrip("/")
         # A GET changes nothing, so it may be retried at another instance when an answer is lost.
         self.idempotent = True if record.verb == "GET" else None
         #: The service's stream on the same address, for clients that accept Server-Sent Events or NDJSON by name.
@@ -227,6 +232,10 @@ class Routes:
         if allowed:
             raise MethodNotAllowed(f"{verb} {path}: not allowed here", details={"allow": allow_header(allowed)})
         raise UnknownRoute(f"{path}: no service declares this path; GET /mesh lists those that exist")
+
+    def has(self, verb: str, path: str) -> bool:
+        """Whether a path is declared for a verb."""
+        return verb in self._allowed(self._root, _parts(path), 0)
 
     def allow(self, path: str) -> str:
         """The Allow header of a path, for OPTIONS. Raises UnknownRoute."""

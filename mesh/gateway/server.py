@@ -22,7 +22,8 @@ from mesh.calls.propagation import BAGGAGE, TRACESTATE, take
 from mesh.config import Settings
 from mesh.errors import MeshError, SetupError, TooLarge
 from mesh.gateway.admission import Server, UnsupportedVersion, field_bytes
-from mesh.gateway.body import BodiesFull, SlowBody
+from mesh.gateway.body import BodiesFull
+from mesh.gateway.body_stream import SlowBody
 from mesh.gateway.edge.registry import concerns
 from mesh.gateway.framing import TRANSFER_ENCODING, BadFraming, check_framing, check_target
 from mesh.gateway.front import Front
@@ -41,6 +42,7 @@ from mesh.gateway.request import RawRequest, Request
 from mesh.gateway.request_log import RequestLog
 from mesh.gateway.sites import SAFE, CrossSite
 from mesh.gateway.sse import StreamReply
+from mesh.gateway.transfer import Written
 from mesh.telemetry.logs import get_logger
 from mesh.telemetry.traces import accept as accept_trace
 from mesh.telemetry.traces import current as current_trace
@@ -96,17 +98,20 @@ class Gateway:
         front.concerns = concerns(front)
         self._hooks: tuple[Hook, ...] | None = None
         self._compose()
+        front.rooms.subscribe(self.catalog.topics())
         node.agent.on_change(self._on_change)
         node.recorder.gauge(
             "http_connections_busy", lambda: len(self.connections.busy), "Connections with a request in progress."
         )
         node.recorder.gauge("http_body_bytes", lambda: self.bodies.held, "Bytes of request bodies held in memory.")
+        node.recorder.gauge("websockets_open", lambda: len(front.sockets), "Open WebSockets.")
 
     def _on_change(self, change: Any) -> None:
         version = self.catalog.version
         self.catalog.on_change(change)
         if self.catalog.version != version:
             self._compose()
+            self.front.rooms.subscribe(self.catalog.topics())
 
     def _compose(self) -> None:
         """Compose the chain of the concerns that are wanted now and the HTTP interceptors."""
@@ -176,14 +181,15 @@ class Gateway:
                 raw.version is not HttpVersion11
                 or headers.get(_HOST) not in self._known_hosts
                 or raw.method not in SAFE
+                or raw._message.upgrade
             ):
                 self._check(request)
             reply = await self._answer(request)
         except MeshError as exc:
             error = exc
             reply = self.problems.reply(exc, request.trace or None)
-            if isinstance(exc, _CLOSING) or raw.method == "CONNECT":
-                # The rest of the body, the data for the tunnel, or what another version means, is not read.
+            if isinstance(exc, _CLOSING) or raw.method == "CONNECT" or raw._message.upgrade:
+                # The rest of the body, the data for a tunnel or another protocol, or another version is not read.
                 reply.keep_alive = False
         except Exception:
             _log.exception("gateway.failed", verb=raw.method, path=raw.raw_path[:200], mount=request.prefix or "/")
@@ -228,7 +234,8 @@ class Gateway:
             path, _, query = raw.raw_path.partition("?")
             if path not in PROBED or "verbose" in query:
                 sites.check_host(host)
-        if raw.method not in SAFE:
+        # A page of any site may open a WebSocket, with the cookies of this one.
+        if raw.method not in SAFE or raw._message.upgrade:
             try:
                 sites.check_origin(raw, lambda: request.entry.policy)
             except CrossSite:
@@ -246,13 +253,13 @@ class Gateway:
         request.path, request.query_string = url.raw_path or "/", url.raw_query_string
 
     def _log_request(
-        self, request: Request, reply: Reply | StreamReply | None, seconds: float, error: MeshError | None
+        self, request: Request, reply: Reply | StreamReply | Written | None, seconds: float, error: MeshError | None
     ) -> None:
         if reply is None:
             # The client has disconnected, and the handler was cancelled.
             self.log.write(request, 499, 0, seconds, None, slow=False)
             return
-        size = reply.size if isinstance(reply, StreamReply) else len(reply.body)
+        size = len(reply.body) if isinstance(reply, Reply) else reply.size
         # Streams, and requests that wait for a job, may take long without being slow.
         slow = seconds > self._slow_s and isinstance(reply, Reply) and request.prefix != "/jobs"
         self.log.write(request, reply.status, size, seconds, error or request.failure, slow=slow)
@@ -273,7 +280,7 @@ def _checked(chain: Proceed[Request], hooks: Sequence[Hook]) -> Callable[[Reques
 
     async def answer(request: Request) -> Answer:
         found = await chain(request)
-        if not isinstance(found, Reply | StreamReply):
+        if not isinstance(found, Reply | StreamReply | Written):
             raise SetupError(f"an HTTP interceptor returned {type(found).__name__}; return a mesh.gateway.mounts.Reply")
         return found
 

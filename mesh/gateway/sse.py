@@ -21,7 +21,7 @@ from mesh.gateway.answers import json_of
 from mesh.gateway.media import NDJSON_TYPE, SSE_TYPE, StreamForm
 from mesh.gateway.ports import Answer
 from mesh.gateway.problems import Problems
-from mesh.gateway.reply import Reply, date_line, head_of
+from mesh.gateway.reply import HeadOnly, Reply, date_line, head_of
 from mesh.gateway.request import RawRequest
 
 #: The client of a slow stream receives the head within this time.
@@ -46,6 +46,9 @@ _TYPES: Final[dict[StreamForm, str]] = {"sse": SSE_TYPE, "ndjson": NDJSON_TYPE, 
 class StreamReply:
     """An answer of many items; replaces aiohttp's Response, like `reply.Reply`.
 
+    Args:
+        length: bytes of the whole body, for the form "raw"; None when it is not known.
+
     Attributes:
         begun: there has been an item, or the head has been sent: the status can no longer change.
         keep_alive: aiohttp reads it after the answer.
@@ -62,6 +65,7 @@ class StreamReply:
         extra: bytes = b"",
         keep_alive: bool = True,
         problems: Problems | None = None,
+        length: int | None = None,
     ) -> None:
         self._problems = problems or Problems()
         self._request = request
@@ -70,9 +74,10 @@ class StreamReply:
         self.status = status
         self._type = produces if form == "raw" and produces else _TYPES[form]
         self._extra = extra
-        self._chunked = request.version == HttpVersion11
-        # HTTP/1.0 has no chunks: closing the connection ends the answer.
-        self.keep_alive = keep_alive and self._chunked and request.keep_alive
+        self._length = length
+        self._chunked = length is None and request.version == HttpVersion11
+        # HTTP/1.0 has no chunks: closing the connection ends an answer of unknown length.
+        self.keep_alive = keep_alive and request.keep_alive and (self._chunked or length is not None)
         self.begun = False
         self._head_sent = False
         #: Bytes of the body that have been written.
@@ -93,8 +98,12 @@ class StreamReply:
         Raises:
             ConnectionError: the client disconnected meanwhile.
             BadReply: the item cannot be represented in JSON.
+            ValueError: the answer is longer than its announced length; the item is not sent.
         """
-        self._buffer += self._framed(answer)
+        data = self._framed(answer)
+        if self._length is not None and self.size + len(self._buffer) + len(data) > self._length:
+            raise ValueError(f"the stream is longer than its announced length of {self._length} bytes")
+        self._buffer += data
         self.begun = True
         self._active_at = self._clock.now()
         if len(self._buffer) >= CHUNK_BYTES:
@@ -113,10 +122,16 @@ class StreamReply:
     def head_only(self) -> Reply:
         """The answer to a HEAD: the stream itself is not opened."""
         self.stop()
-        return Reply(b"", self._type, self.status, self._extra)
+        return HeadOnly(self._length, self._type, self.status, self._extra)
 
     def end(self) -> None:
-        """End the stream after its last item."""
+        """End the stream after its last item.
+
+        Raises:
+            ValueError: it is shorter than its announced length.
+        """
+        if self._length is not None and (size := self.size + len(self._buffer)) < self._length:
+            raise ValueError(f"the stream has ended after {size} of the {self._length} bytes that it announced")
         if self._form == "sse":
             # An EventSource reconnects after every answer, and sends the last id: the gateway then makes it stop.
             self._buffer += b"id: %b\nevent: end\ndata: {}\n\n" % END_ID.encode()
@@ -215,7 +230,11 @@ class StreamReply:
 
     def _head(self) -> bytes:
         framing = b"Transfer-Encoding: chunked\r\n" if self._chunked else b""
+        if self._length is not None:
+            framing = b"Content-Length: %d\r\n" % self._length
         closing = b"" if self.keep_alive else b"Connection: close\r\n"
+        if self.keep_alive and self._request.version != HttpVersion11:
+            closing = b"Connection: keep-alive\r\n"
         # X-Accel-Buffering: nginx would otherwise hold events until its buffer is full.
         return b"%bCache-Control: no-store\r\nX-Accel-Buffering: no\r\n%b%b%b%b\r\n" % (
             head_of(self.status, self._type)[0],

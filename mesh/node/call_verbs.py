@@ -18,11 +18,12 @@ from mesh.calls.intercepting import Calls
 from mesh.calls.options import CallKeywords, CallOptions, RawKeywords
 from mesh.calls.request import Call, Decode, Stream
 from mesh.calls.signature import encode_arguments
+from mesh.calls.sources import encode_with_source
 from mesh.clock import Clock
 from mesh.config import Settings
 from mesh.discovery.record import Instance, MethodRecord
 from mesh.discovery.table import Table
-from mesh.errors import MeshError, Unavailable
+from mesh.errors import BadArguments, MeshError, Unavailable
 from mesh.node.rpc import Rpc
 
 
@@ -59,7 +60,8 @@ class CallVerbs:
 
         Args:
             target: "service.method".
-            args, kwargs: the arguments of the method.
+            args, kwargs: the arguments of the method. For its parameter `AsyncIterator[T]` an asynchronous iterator,
+                which is read while the handler reads; the call then has the default timeout of streams.
             timeout: seconds, or text like "2s"; None uses the method's own, then the configured one. Never longer than
                 the rest of the deadline of the call that this process is answering.
             key: calls with the same key go to the same instance, as long as it lives.
@@ -69,7 +71,12 @@ class CallVerbs:
         Raises:
             MeshError: when awaited; mesh.errors groups the errors by what a caller can do about them.
         """
-        body = encode_arguments(args, kwargs, target)
+        try:
+            body = encode_arguments(args, kwargs, target)
+        except BadArguments:
+            # Looked for only here, so that other calls do not pay for it.
+            body, options = encode_with_source(args, kwargs, target, CallOptions(timeout, key, instance, meta))
+            return self._calls.call(target, body, 0, options)
         if timeout is None and key is None and instance is None and meta is None:
             return self._calls.call(target, body)
         return self._calls.call(target, body, 0, CallOptions(timeout, key, instance, meta))
@@ -86,8 +93,12 @@ class CallVerbs:
         **kwargs: Any,
     ) -> Stream:
         """Call a method that answers with many items; iterate over the result. Arguments as for `call`."""
-        body = encode_arguments(args, kwargs, target)
-        return self._calls.stream(target, body, 0, CallOptions(timeout, key, instance, meta))
+        options = CallOptions(timeout, key, instance, meta)
+        try:
+            body = encode_arguments(args, kwargs, target)
+        except BadArguments:
+            body, options = encode_with_source(args, kwargs, target, options)
+        return self._calls.stream(target, body, 0, options)
 
     def call_raw(self, target: str, body: bytes, encoding: int, **options: Unpack[RawKeywords]) -> Call:
         """Make a call with encoded arguments; the answer is an `Answer` in the same encoding (RAW for bytes).

@@ -16,6 +16,7 @@ from mesh.calls.server import Server
 from mesh.calls.signature import Signature
 from mesh.config import Settings
 from mesh.discovery.agent import Agent
+from mesh.discovery.http_address import META
 from mesh.telemetry import recent_lines
 from mesh.telemetry.metrics import Recorder
 
@@ -92,6 +93,8 @@ def describe(node: Described) -> dict[str, Any]:
         "in_hand": server.in_hand if server is not None else 0,
         "callers": server.callers if server is not None else [],
         "waiting": node.client.parked(),
+        # A process that asks this one can be sure of these addresses; a record alone may come from any process.
+        "http": {record.id: record.meta[META] for record in node.agent.registered() if META in record.meta},
         "leaving": server is not None and server.leaving is not None,
         "hubs": [{"endpoint": hub.endpoint, "link": hub.link, "view": hub.view} for hub in node.agent.hubs_status()],
     }

@@ -13,7 +13,8 @@ from mesh.calls.declared import read
 from mesh.calls.options import NO_OPTIONS, CallOptions
 from mesh.calls.request import Call, Decode, Stream
 from mesh.calls.signature import encode_arguments
-from mesh.errors import UnknownMethod
+from mesh.calls.sources import encode_with_source
+from mesh.errors import BadArguments, UnknownMethod
 from mesh.node.calling import Calling
 from mesh.service.members import members
 from mesh.service.service import Service
@@ -83,10 +84,14 @@ class MethodProxy:
         self._options = options
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        body = encode_arguments(args, kwargs, self._target)
+        options = self._options
+        try:
+            body = encode_arguments(args, kwargs, self._target)
+        except BadArguments:
+            body, options = encode_with_source(args, kwargs, self._target, options)
         if self._node.is_stream(self._target):
-            return self._node.begin_stream(self._target, body, self._options)
-        return self._node.begin_call(self._target, body, self._options)
+            return self._node.begin_stream(self._target, body, options)
+        return self._node.begin_call(self._target, body, options)
 
 
 class TypedProxy:
@@ -116,13 +121,21 @@ class TypedProxy:
 
 
 def _typed(node: Calling, target: str, decode: Decode, names: list[str], stream: bool, options: CallOptions) -> Any:
+    def encode(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bytes, CallOptions]:
+        try:
+            return encode_arguments(args, kwargs, target), options
+        except BadArguments:
+            return encode_with_source(args, kwargs, target, options)
+
     def call(*args: Any, **kwargs: Any) -> Call:
-        return node.begin_call(target, encode_arguments(args, kwargs, target), options, decode)
+        body, chosen = encode(args, kwargs)
+        return node.begin_call(target, body, chosen, decode)
 
     def iterate(*args: Any, **kwargs: Any) -> Stream:
-        return node.begin_stream(target, encode_arguments(args, kwargs, target), options, decode)
+        body, chosen = encode(args, kwargs)
+        return node.begin_stream(target, body, chosen, decode)
 
-    chosen = iterate if stream else call
-    chosen.__name__ = target
-    chosen.__doc__ = f"{target}({', '.join(names)})"
-    return chosen
+    proxy = iterate if stream else call
+    proxy.__name__ = target
+    proxy.__doc__ = f"{target}({', '.join(names)})"
+    return proxy

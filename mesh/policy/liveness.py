@@ -30,12 +30,19 @@ SOFT_SHARE: Final = 0.8
 EXIT_BLOCKED: Final = 81
 EXIT_START: Final = 82
 EXIT_MEMORY: Final = 83
+EXIT_UNHEALTHY: Final = 84
 
-Reason = Literal["", "blocked", "start_timeout", "memory"]
+#: unhealthy: a program failed its health checks (worker.program); the others are about any worker.
+Reason = Literal["", "blocked", "start_timeout", "memory", "unhealthy"]
 #: importing: before there is a loop. waiting: for hubs, and for services that it needs. starting: in `started` hooks.
 Stage = Literal["importing", "waiting", "starting", "ready", "draining"]
 
-EXITS: Final[dict[Reason, int]] = {"blocked": EXIT_BLOCKED, "start_timeout": EXIT_START, "memory": EXIT_MEMORY}
+EXITS: Final[dict[Reason, int]] = {
+    "blocked": EXIT_BLOCKED,
+    "start_timeout": EXIT_START,
+    "memory": EXIT_MEMORY,
+    "unhealthy": EXIT_UNHEALTHY,
+}
 REASONS: Final[dict[int, Reason]] = {code: reason for reason, code in EXITS.items()}
 
 

@@ -47,6 +47,7 @@ CALLEE: Final[dict[tuple[int, int], int]] = {
     (STREAMING, END): DONE,
     (STREAMING, ERROR): DONE,
     (STREAMING, REFUSED): DONE,
+    (STREAMING, REPLY): DONE,  # of a client stream with one answer
     (STREAMING, CREDIT): STREAMING,
     (STREAMING, CANCEL): STOPPING,
     (STOPPING, REPLY): DONE,
@@ -55,6 +56,15 @@ CALLEE: Final[dict[tuple[int, int], int]] = {
     (STOPPING, END): DONE,
     (STOPPING, CANCEL): STOPPING,
     (STOPPING, CREDIT): STOPPING,
+}
+
+
+#: The same for the messages of a client stream, which the caller sends: the kinds are those of items to the caller.
+CLIENT_STREAM: Final[dict[tuple[int, int], int]] = {
+    (STREAMING, ITEM): STREAMING,
+    (STREAMING, END): STREAMING,
+    (STOPPING, ITEM): STOPPING,
+    (STOPPING, END): STOPPING,
 }
 
 
@@ -111,7 +121,8 @@ class Callee:
     # --- receiving --------------------------------------------------------------------------------------
 
     def receive(self, frames: list[Buffer]) -> list[list[Any]]:
-        """Read one ZeroMQ message. Returns the messages that the server must handle: call, open, cancel, credit, hello.
+        """Read one ZeroMQ message. Returns the messages that the server must handle: call, open, cancel, credit, hello,
+        and item and end of client streams.
 
         Raises:
             ProtocolViolation: the peer violated docs/wire.md; `data_to_send` then returns a reject for it.
@@ -148,6 +159,17 @@ class Callee:
                     raise ProtocolViolation(f"{NAMES[kind]}: call {message[1]} is not a stream")
                 calls[message[1]] = after
                 if after != state or (kind == CREDIT and message[2]):
+                    wanted.append(message)
+                else:
+                    self.idle += 1
+            elif kind == ITEM or kind == END:
+                state = calls.get(message[1])
+                if state is None and self.state is not Link.GREETING:
+                    self.idle += 1
+                    continue  # it crossed the final message of this end
+                if state is None or (state, kind) not in CLIENT_STREAM:
+                    raise ProtocolViolation(f"{NAMES[kind]}: call {message[1]} is not a stream")
+                if state == STREAMING:
                     wanted.append(message)
                 else:
                     self.idle += 1
@@ -211,6 +233,11 @@ class Callee:
         state = self.calls.get(call)
         if state is not None and (state, ITEM) in CALLEE:
             self._writer.add_body((ITEM, call), body, (encoding,) if encoding else ())
+
+    def grant(self, call: int, items: int) -> None:
+        """Allow `items` more items of a client stream. Harmless when its call has ended."""
+        if self.calls.get(call) == STREAMING:
+            self._pack(CREDIT, call, items)
 
     def end(self, call: int) -> None:
         """A stream is complete."""

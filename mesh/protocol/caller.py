@@ -37,6 +37,7 @@ from mesh.protocol.messages import (
 WAITING: Final = 1
 STREAMING: Final = 2
 ABANDONED: Final = 3  # cancelled by this end; its final message is still to come, then the id is free
+SENDING: Final = 4  # opened, and this end sends items: a client stream
 DONE: Final = 0
 
 #: (state, kind received) -> next state. A missing key is a violation.
@@ -48,11 +49,18 @@ CALLER: Final[dict[tuple[int, int], int]] = {
     (STREAMING, END): DONE,
     (STREAMING, ERROR): DONE,
     (STREAMING, REFUSED): DONE,
+    (SENDING, CREDIT): SENDING,
+    (SENDING, ITEM): SENDING,
+    (SENDING, END): DONE,
+    (SENDING, REPLY): DONE,
+    (SENDING, ERROR): DONE,
+    (SENDING, REFUSED): DONE,
     (ABANDONED, REPLY): DONE,
     (ABANDONED, ERROR): DONE,
     (ABANDONED, REFUSED): DONE,
     (ABANDONED, ITEM): ABANDONED,
     (ABANDONED, END): DONE,
+    (ABANDONED, CREDIT): ABANDONED,
 }
 
 #: The kinds of message that a calling end accepts.
@@ -168,10 +176,16 @@ class Caller:
         encoding: int = 0,
         trace: str | None = None,
         meta: dict[str, str] | None = None,
+        *,
+        sends: bool = False,
     ) -> int:
-        """Write the opening of a stream and return its id."""
+        """Write the opening of a stream and return its id.
+
+        Args:
+            sends: this end sends items, too: a client stream.
+        """
         self._next = call = self._next + 1
-        self.calls[call] = STREAMING
+        self.calls[call] = SENDING if sends else STREAMING
         if meta:
             self._writer.expect(text_size(meta))
         self._writer.add_body((OPEN, call, target, budget_ms), body, (window, *_tail(encoding, trace, meta)))
@@ -185,8 +199,18 @@ class Caller:
 
     def grant(self, call: int, items: int) -> None:
         """Allow `items` more items of a stream. Harmless when it has ended."""
-        if self.calls.get(call) == STREAMING:
+        if self.calls.get(call) in (STREAMING, SENDING):
             self._pack(CREDIT, call, items)
+
+    def item(self, call: int, body: Buffer, encoding: int = 0) -> None:
+        """Send one item of a client stream; the client has used a credit for it. Harmless when the call has ended."""
+        if self.calls.get(call) == SENDING:
+            self._writer.add_body((ITEM, call), body, (encoding,) if encoding else ())
+
+    def end(self, call: int) -> None:
+        """A client stream is complete; its call goes on. Harmless when the call has ended."""
+        if self.calls.get(call) == SENDING:
+            self._pack(END, call)
 
     def ping(self, number: int) -> None:
         """Send a ping, which the peer's event loop answers, not its I/O thread."""
@@ -197,7 +221,8 @@ class Caller:
     def receive(self, frames: list[Buffer]) -> list[list[Any]]:
         """Read one ZeroMQ message. Returns the messages in it that must be handled, in order.
 
-        These are reply, error, refused, item and end of calls that are not abandoned, and all messages of the link.
+        These are reply, error, refused, item, end and credit of calls that are not abandoned, and all messages of the
+        link.
 
         Raises:
             ProtocolViolation: the peer violated docs/wire.md, or rejected the link: close the connection. Messages
@@ -206,18 +231,18 @@ class Caller:
         wanted: list[list[Any]] = []
         calls = self.calls
         messages = self._reader.read(frames)
-        if len(messages) < 2 and (not messages or messages[0][0] < REPLY):
+        if len(messages) < 2 and (not messages or messages[0][0] < CREDIT):
             self.idle += FRAME
         for message in messages:
             kind = message[0]
-            if kind >= REPLY:
+            if kind >= CREDIT:
                 call = message[1]
                 state = calls.get(call)
                 after = CALLER.get((state, kind)) if state is not None else None
                 if after is None:
                     raise ProtocolViolation(
                         f"{NAMES[kind]}: not legal for call {call}, which is "
-                        + ("unknown" if state is None else ("waiting", "streaming", "abandoned")[state - 1])
+                        + ("unknown" if state is None else ("waiting", "streaming", "abandoned", "sending")[state - 1])
                     )
                 if after == DONE:
                     del calls[call]

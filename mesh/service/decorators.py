@@ -69,6 +69,8 @@ class RouteMark(msgspec.Struct, frozen=True):
     forms: bool = False
     responses: dict[str, str] = {}
     edge: EdgePolicy | None = None
+    topics: list[str] = []
+    subprotocols: list[str] = []
 
 
 class DurableMark(msgspec.Struct, frozen=True):

@@ -60,6 +60,11 @@ def typed(cls: type[Service]) -> tuple[Typed, ...]:
             if member.rpc is not None or member.task is not None
         )
         for member, signature in known:
+            if member.task is not None and signature.inbound is not None:
+                raise BadDeclaration(
+                    f'{signature.label}: a task cannot take "{signature.inbound.name}", a stream of items: its '
+                    "arguments are stored; take a list instead"
+                )
             if member.task is not None and signature.responds:
                 raise BadDeclaration(
                     f"{signature.label}: a task cannot return an http.Response, since no HTTP request waits for its "
@@ -103,6 +108,7 @@ def methods(
             offload=rpc.offload or ("thread" if blocks(member.function) else ""),
             reference=reference_of(cls, member.name) if rpc.offload else (),
             check_result=check,
+            inbound=None if signature.inbound is None else (signature.inbound.at, signature.item_decoder()),
         )
         found.append(method if intercept is None else intercept(method, member, signature.returns))
     return found
@@ -139,6 +145,10 @@ def listening(service: Service, member: Member) -> tuple[Decode, Callable[[Event
     cls = type(service)
     label = f"{cls.name}.{member.name}"
     signature = Signature(member.function, label, owner=cls)
+    if signature.inbound is not None:
+        raise BadDeclaration(
+            f'{label}: argument "{signature.inbound.name}" is a stream of items; an event has one value'
+        )
     for name in fields(signature.parameters, label).names:
         raise BadDeclaration(f'{label}: argument "{name}" is marked as part of an HTTP request; an event has none')
     data = _data_parameter(signature.parameters, label)
@@ -196,7 +206,10 @@ def record(
         endpoint=endpoint,
         events=events,
         methods={member.name: _method_record(cls, member, signature) for member, signature in called},
-        routes=[_route_record(mark, member, signature) for member, signature in called for mark in member.marks.routes],
+        routes=[
+            *(_route_record(mark, member, signature) for member, signature in called for mark in member.marks.routes),
+            *cls._raw_routes(),
+        ],
         subscriptions=[
             Subscription(topic=mark.topic, method=member.name, to=mark.to)
             for member, mark in heard
@@ -226,6 +239,7 @@ def _method_record(cls: type[Service], member: Member, signature: Signature) -> 
         doc=_doc(member.function),
         exposed=cls.expose if rpc.expose is None else rpc.expose,
         edge=rpc.edge,
+        inbound=signature.inbound_schema,
         **fields(signature.parameters, signature.label)._asdict(),
     )
 
@@ -249,14 +263,29 @@ def _task_record(cls: type[Service], member: Member, signature: Signature) -> Ta
 
 
 def _route_record(mark: RouteMark, member: Member, signature: Signature) -> RouteRecord:
-    found = sources(mark.verb, path_parameters(mark.path), signature.parameters, signature.label)
+    if mark.verb == "WEBSOCKET" and not signature.stream:
+        raise BadDeclaration(
+            f"{signature.label}: the handler of a WebSocket yields the messages to send: write `async def` with `yield`"
+        )
+    uploads = signature.inbound is not None
+    found = sources(mark.verb, path_parameters(mark.path), signature.parameters, signature.label, uploads=uploads)
     for parameter in signature.parameters:
         if found.get(parameter.name) == "path" and parameter.shape != "scalar":
             raise BadDeclaration(
                 f'{signature.label}: "{parameter.name}" is in the path {mark.path!r}, which can hold only single values'
             )
     return RouteRecord(
-        mark.verb, mark.path, member.name, found, mark.status, mark.produces, mark.forms, mark.responses, mark.edge
+        mark.verb,
+        mark.path,
+        member.name,
+        found,
+        mark.status,
+        mark.produces,
+        mark.forms,
+        mark.responses,
+        mark.edge,
+        mark.topics,
+        mark.subprotocols,
     )
 
 

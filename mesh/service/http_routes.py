@@ -8,11 +8,14 @@ the public names (mesh.http).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final, TypeVar, Unpack
 
 from mesh.calls.declared import BadDeclaration
+from mesh.errors import MeshError
+from mesh.events.topics import check_pattern
+from mesh.protocol.http_head import is_token
 from mesh.service.decorators import RouteMark, marks_on, path_parameters
 from mesh.service.edge_options import EdgeOptions, read_edge
 
@@ -98,6 +101,57 @@ def delete(
 ) -> Callable[[F], F]:
     """Answer DELETE; arguments as for `get`."""
     return _route("DELETE", path, status, produces, responses, edge)
+
+
+def websocket(
+    path: str,
+    *,
+    topics: str | Sequence[str] = (),
+    subprotocols: Sequence[str] = (),
+    **edge: Unpack[EdgeOptions],
+) -> Callable[[F], F]:
+    """Serve a WebSocket. The method takes the client's messages as an asynchronous iterator, and yields messages::
+
+        @http.websocket("/chat/{room}", topics=["room.*"])
+        async def chat(self, room: str, messages: AsyncIterator[str]) -> AsyncIterator[str]:
+            await http.join(f"room.{room}")
+            async for message in messages:
+                await self.emit(f"room.{room}", message)
+                yield "sent"
+
+    Messages are text for `str`, binary for `bytes`, and JSON for every other type. When the client closes the
+    connection, the iterator ends; when the method returns, the connection is closed. A method without the iterator only
+    sends.
+
+    Args:
+        path: as for `get`. Other parameters come from path, query, header fields and cookies of the handshake.
+        topics: the events that `http.join` may send to clients: topics, `*` for one word, `#` for any number.
+        subprotocols: those that the method speaks, the preferred one first.
+        edge: see `get`.
+
+    Raises:
+        BadDeclaration: an option has an invalid value.
+
+    See docs/websocket.md.
+    """
+    what = f"@http.websocket({path!r})"
+    try:
+        path_parameters(path)
+        patterns = [check_pattern(topic) for topic in ([topics] if isinstance(topics, str) else topics)]
+    except BadDeclaration as exc:
+        raise BadDeclaration(f"@http.websocket: {exc.message}") from None
+    except MeshError as exc:
+        raise BadDeclaration(f"{what}: topics: {exc.message}") from None
+    for name in subprotocols:
+        if not isinstance(name, str) or not is_token(name):
+            raise BadDeclaration(f"{what}: subprotocols: {name!r:.80} is not a token")
+    mark = RouteMark("WEBSOCKET", path, edge=read_edge(what, edge), topics=patterns, subprotocols=list(subprotocols))
+
+    def decorate(target: F) -> F:
+        marks_on(target, what).routes.insert(0, mark)
+        return target
+
+    return decorate
 
 
 def _route(

@@ -14,7 +14,7 @@ from mesh.discovery.record import Source
 from mesh.protocol.http_head import is_token
 
 #: HTTP verbs without a request body.
-_BODILESS: Final = frozenset({"GET", "DELETE"})
+_BODILESS: Final = frozenset({"GET", "DELETE", "WEBSOCKET"})
 
 
 class HttpSource(NamedTuple):
@@ -134,7 +134,12 @@ def _header_name(parameter: str) -> str:
 
 
 def sources(
-    verb: str, path_names: list[str], parameters: tuple[Parameter, ...], label: str = "the method"
+    verb: str,
+    path_names: list[str],
+    parameters: tuple[Parameter, ...],
+    label: str = "the method",
+    *,
+    uploads: bool = False,
 ) -> dict[str, Source]:
     """Where a route finds each parameter that is neither a header field nor a cookie (see `fields`).
 
@@ -148,10 +153,13 @@ def sources(
     Args:
         path_names: the names in the route's path.
         label: the method, for errors.
+        uploads: the body is a client stream, so all other parameters are in path, query, header fields and cookies.
 
     Raises:
         BadDeclaration: markers contradict each other, the path or the verb.
     """
+    if uploads and verb in ("GET", "DELETE"):
+        raise BadDeclaration(f"{label} takes a stream of items, and a {verb} has no body; use @http.post")
     elsewhere = fields(parameters, label).names
     for name in path_names:
         if name in elsewhere:
@@ -159,11 +167,12 @@ def sources(
                 f'{label}: argument "{name}" is in the path, and marked http.Header or http.Cookie; keep one'
             )
     parameters = tuple(parameter for parameter in parameters if parameter.name not in elsewhere)
-    marked = _marked(verb, path_names, parameters, label)
+    bodiless = uploads or verb in _BODILESS
+    marked = _marked(bodiless, path_names, parameters, label)
     found: dict[str, Source] = dict.fromkeys(path_names, "path")
     found.update(marked)
     rest = [parameter for parameter in parameters if parameter.name not in found]
-    if verb in _BODILESS:
+    if bodiless:
         other: Source = "query"
     elif "body" in marked.values():
         other = "query"
@@ -181,7 +190,7 @@ def sources(
     return {parameter.name: found[parameter.name] for parameter in parameters}
 
 
-def _marked(verb: str, path_names: list[str], parameters: tuple[Parameter, ...], label: str) -> dict[str, Source]:
+def _marked(bodiless: bool, path_names: list[str], parameters: tuple[Parameter, ...], label: str) -> dict[str, Source]:
     found: dict[str, Source] = {}
     for parameter in parameters:
         markers = markers_of(parameter)
@@ -193,8 +202,10 @@ def _marked(verb: str, path_names: list[str], parameters: tuple[Parameter, ...],
             raise BadDeclaration(f"{what} has two markers of http; keep one")
         if parameter.name in path_names:
             raise BadDeclaration(f"{what} is in the path, and marked http.{source.title()}; remove the marker")
-        if verb in _BODILESS and source != "query":
-            raise BadDeclaration(f"{what} is marked http.{source.title()}, and a {verb} has no body; use http.Query")
+        if bodiless and source != "query":
+            raise BadDeclaration(
+                f"{what} is marked http.{source.title()}, and the request has no body for it; use http.Query"
+            )
         found[parameter.name] = source
     places = list(found.values())
     if places.count("body") > 1:

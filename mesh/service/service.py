@@ -17,7 +17,7 @@ from mesh.calls.declared import BadDeclaration
 from mesh.calls.interceptors import Interceptor
 from mesh.calls.interceptors import check as check_interceptors
 from mesh.calls.options import CallKeywords
-from mesh.discovery.record import Instance
+from mesh.discovery.record import Instance, RouteRecord
 from mesh.engines.capabilities import CAPABILITIES, Capability
 from mesh.errors import SetupError
 from mesh.service.members import VERBS, check, claim
@@ -129,6 +129,11 @@ class Service(DurableVerbs):
         claim(cls, Service)
 
     _made_name: ClassVar[bool] = False
+
+    @classmethod
+    def _raw_routes(cls) -> Sequence[RouteRecord]:
+        """The routes whose requests gateways pass on as a whole; see mesh.apps."""
+        return ()
 
     @classmethod
     def named(cls, name: str) -> type[Self]:

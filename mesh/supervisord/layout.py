@@ -23,7 +23,7 @@ LONGEST_SOCKET = 107 - len(".4194304")
 _HERE = "%(here)s"
 
 #: The commands that register their processes when they are ready.
-REGISTERED = ("run", "gateway", "store")
+REGISTERED = ("run", "program", "gateway", "store")
 
 #: The default supervisord.conf, for a project that has none.
 DEFAULT = Path(__file__).with_name("supervisord.conf")

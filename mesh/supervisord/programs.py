@@ -37,7 +37,8 @@ MOST: Final = 1024
 STOP_MARGIN_S: Final = 10
 
 _NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,62}")
-_CLASS: Final = re.compile(r"[\w./-]+(:\w+)?")
+# MODULE:CLASS, or an application (mesh.apps.loading).
+_CLASS: Final = re.compile(r"[\w./-]+(:\w+)?|(asgi|wsgi):[\w./-]+:\w+(\(\))?(@/[^\s@]*)?")
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # Where supervisor's parser starts a comment, even in quotes.
 _COMMENT: Final = re.compile(r"\s[;#]|[\0\r\n]")
@@ -170,14 +171,14 @@ def roles(settings: Settings, fixed: frozenset[str] = frozenset(), *, gateway: b
     """
     found: dict[str, Role] = {}
     for name, service in settings.services.items():
-        if service.classes:
+        if service.runs:
             priority = min(FIRST_PRIORITY + len(found), GATEWAY_PRIORITY - 1)
             found[name] = _service(name, service, settings, priority)
     if gateway:
         if GATEWAY in found:
             raise ConfigError(f"services.{GATEWAY}: the name is reserved for the HTTP gateway; choose another one")
         found[GATEWAY] = _gateway(settings)
-    if any(service.classes and service.maximum for service in settings.services.values()):
+    if any(service.runs and service.maximum for service in settings.services.values()):
         if AUTOSCALE in found:
             raise ConfigError(f"services.{AUTOSCALE}: the name is reserved for autoscaling; choose another one")
         found[AUTOSCALE] = _autoscale(settings)
@@ -194,10 +195,14 @@ def _service(name: str, service: ServiceSettings, settings: Settings, priority: 
         raise ConfigError(f"services.{name}: a service name has lower-case letters, digits, _ and -, at most 63")
     for each in service.classes:
         if not _CLASS.fullmatch(each):
-            raise ConfigError(f'services.{name}.class: "{each}" is not MODULE:CLASS, like "services.greeting:Greeting"')
+            raise ConfigError(
+                f'services.{name}.class: "{each}" is neither MODULE:CLASS, like "services.greeting:Greeting", nor an '
+                'application, like "asgi:shop.app:app"'
+            )
     if service.user and os.geteuid() != 0:
         raise ConfigError(f"services.{name}.user: only root can run a worker as {service.user}; remove the key")
-    words = [_mesh(settings), "run", "--as", name, *service.classes]
+    words = [_mesh(settings), "program", name] if service.command else [_mesh(settings), "run", "--as", name]
+    words += service.classes
     if service.env_file:
         # The worker reads it when it starts: secrets are not copied anywhere, and a restart applies changes.
         words += ["--env-file", str(settings.root.resolve() / service.env_file)]
@@ -210,6 +215,10 @@ def _service(name: str, service: ServiceSettings, settings: Settings, priority: 
     for option, value in limits:
         if value:
             words += ["--limit", f"{option}={value}"]
+    if service.command:
+        # All that it runs is in its file: a changed command is a change that `mesh roll` applies, and can undo.
+        words += ["--http", service.http, *(["--health", service.health] if service.health else [])]
+        words += ["--", *service.command]
     environment = dict(service.environment)
     limit_s = service.stop_timeout_s or settings.worker.stop_timeout_s
     stop_s = math.ceil(limit_s) + STOP_MARGIN_S

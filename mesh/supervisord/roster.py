@@ -53,7 +53,7 @@ class Roster:
         """Raises:
         ConfigError: mesh.toml declares workers, and supervisord.conf has no place for them; or a role cannot be run.
         """
-        named = [name for name, service in settings.services.items() if service.classes]
+        named = [name for name, service in settings.services.items() if service.runs]
         if layout.directory is None or not layout.plugged:
             lacking = "[include]" if layout.directory is None else "[rpcinterface:mesh]"
             what = f"the workers of [services.{named[0]}]" if named else "changing the number of workers"
@@ -208,7 +208,7 @@ def of(layout: Layout, settings: Settings) -> Roster | None:
     Raises:
         ConfigError: as Roster.
     """
-    asked = any(service.classes for service in settings.services.values())
+    asked = any(service.runs for service in settings.services.values())
     if layout.directory is None and not layout.plugged and not asked:
         return None
     return Roster(layout, settings)

@@ -212,7 +212,7 @@ SHAPES = [
     Shape(
         "upgrade to WebSocket that is declined",
         GET + b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\r\n" + HIDDEN,
-        (200,),
+        (405,),
     ),
     # --- bodies
     Shape("garbage behind a body", POST + b"Content-Length: 3\r\n\r\nabcGARBAGE\r\n\r\n" + HIDDEN, (400,)),

@@ -130,7 +130,7 @@ def test_an_answer_of_the_wrong_shape_is_a_fault_of_this_process(callee):
 
 
 @pytest.mark.parametrize(
-    "kind", [kind for kind in GRAMMAR if kind not in (CALL, OPEN, CANCEL, CREDIT, PING, PONG)], ids=NAMES.get
+    "kind", [kind for kind in GRAMMAR if kind not in (CALL, OPEN, CANCEL, CREDIT, ITEM, END, PING, PONG)], ids=NAMES.get
 )
 def test_what_is_not_for_a_callee_is_refused_by_name(callee, kind):
     """Answers, the registry's messages, events and a second hello; the caller is told why it is cut."""

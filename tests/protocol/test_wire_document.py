@@ -118,11 +118,19 @@ def test_the_states_of_a_link():
 def test_the_states_of_a_call():
     """The caller's half and the callee's."""
     rows = tables("state", "hears", "next")[2]
-    names = {"waiting": caller.WAITING, "streaming": caller.STREAMING, "abandoned": caller.ABANDONED, "done": 0}
+    names = {
+        "waiting": caller.WAITING,
+        "streaming": caller.STREAMING,
+        "abandoned": caller.ABANDONED,
+        "sending": caller.SENDING,
+        "done": 0,
+    }
     assert {(names[state], NUMBERS[kind]): names[after] for state, kind, after in rows} == caller.CALLER
     rows = table("state", "hears or says", "next")
     names = {"running": callee.RUNNING, "streaming": callee.STREAMING, "stopping": callee.STOPPING, "done": 0}
     assert {(names[state], NUMBERS[kind]): names[after] for state, kind, after in rows} == callee.CALLEE
+    rows = table("state of the callee", "hears", "next")
+    assert {(names[state], NUMBERS[kind]): names[after] for state, kind, after in rows} == callee.CLIENT_STREAM
 
 
 # --- limits ---------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import tempfile
 import textwrap
 from collections.abc import Mapping
@@ -129,6 +130,28 @@ def test_a_value_reaches_the_worker_as_it_is_or_is_refused(value: str):
         assert "\n" in value or " #" in value or " ;" in value or "\t" in value or set(value) & set("'\"")
     else:
         assert found == {"X": value, "Y": "y"}
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.text(alphabet=st.sampled_from("a \"'%;#,={}()$\\\n\tä.:/"), max_size=8), min_size=1, max_size=3))
+def test_a_command_reaches_its_program_as_it_is_or_is_refused(words: list[str]):
+    """The words after `--` are those of mesh.toml, whatever supervisor and its quoting make of others."""
+    with tempfile.TemporaryDirectory() as directory:
+        root = Path(directory)
+        (root / "logs").mkdir()
+        (root / "supervisord.conf").write_text(CONF)
+        service = ServiceSettings(command=["run", *words], health="/x%20y")
+        try:
+            made = roles(Settings(mesh=MeshSettings(log_dir=root / "logs"), services={"shop": service}, root=root))
+        except ConfigError:
+            assert any(sign in word for word in words for sign in ("\n", " ;", " #", "\t;", "\t#"))
+            return
+        (root / "run/programs").mkdir(parents=True)
+        for name, text in made["shop"].files({0: made["shop"].text(0)}).items():
+            (root / "run/programs" / name).write_text(text)
+        command = shlex.split(parsed(root)["shop"].process_configs[0].command)
+    assert command[:7] == ["mesh", "program", "shop", "--http", "127.0.0.1:{port}", "--health", "/x%20y"]
+    assert command[7:] == ["--", "run", *words]
 
 
 @pytest.mark.parametrize("value", ["", "plain", "a b", "100%", "a,b=c", 'say "x" twice', "it's", "{x}", "a;b#c"])

@@ -72,12 +72,13 @@ def _check_words(words: tuple[str, ...], settings: Settings) -> None:
     Raises:
         UsageError: nothing is named. NoSuchService: there is no such file.
     """
+    from mesh.apps.loading import path_of
     from mesh.cli.loading import NoSuchService
 
-    if not words and not settings.mesh.services and not any(each.classes for each in settings.services.values()):
+    if not words and not settings.mesh.services and not any(each.runs for each in settings.services.values()):
         raise click.UsageError("name a service, like `mesh dev hello.py`; without one, mesh.toml must declare some")
     for word in words:
-        path = word.rpartition(":")[0] or word
+        path = path_of(word)
         if path.endswith(".py") and not Path(path).is_file():
             raise NoSuchService(f"{word}: there is no file {Path(path).absolute()}")
 
@@ -131,9 +132,11 @@ def _watch(words: tuple[str, ...], settings: Settings, *, keep: bool, reloads: b
 
 def _roots(words: tuple[str, ...], settings: Settings) -> list[Path]:
     """The project, and the directories of files elsewhere."""
+    from mesh.apps.loading import path_of
+
     found = [settings.root]
     for word in words:
-        path = Path(word.rpartition(":")[0] or word)
+        path = Path(path_of(word))
         if path.suffix == ".py" and not path.resolve().is_relative_to(settings.root.resolve()):
             found.append(path.resolve().parent)
     return found
@@ -177,6 +180,7 @@ def _data(run_dir: Path, *, keep: bool) -> Iterator[None]:
 def _run_here(words: tuple[str, ...], fd: int, life: int) -> int:
     from mesh.cli import dev_process
     from mesh.cli.dev_process import DRAIN_S
+    from mesh.cli.dev_programs import declared
     from mesh.worker.watchdog import Watchdog, limits_of
 
     dev_process.own(fd, life)
@@ -192,7 +196,17 @@ def _run_here(words: tuple[str, ...], fd: int, life: int) -> int:
     watchdog.start()
     workers = dev_process.chosen(words, settings)
     try:
-        return loop.run_services(dev_process.run(workers, settings, fd=fd, life=life, started=_tell, watchdog=watchdog))
+        return loop.run_services(
+            dev_process.run(
+                workers,
+                settings,
+                fd=fd,
+                life=life,
+                started=_tell,
+                watchdog=watchdog,
+                programs=() if words else declared(settings),
+            )
+        )
     except dev_process.Taken as exc:
         report.tell(exc, as_json=wants_json())
         return TAKEN

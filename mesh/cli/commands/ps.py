@@ -124,6 +124,8 @@ def _processes(conf: str | None) -> tuple[list[Process], str]:
 
 
 def _write(instances: list[Instance], processes: list[Process], host: str) -> None:
+    from mesh.discovery.http_address import META
+
     by_pid = {process.pid: process for process in processes if process.pid}
     seen: set[str] = set()
     rows: list[tuple[str, ...]] = []
@@ -140,7 +142,8 @@ def _write(instances: list[Instance], processes: list[Process], host: str) -> No
                 str(instance.pid or "–"),
                 process.state if process else "RUNNING",
                 for_people(max(0.0, time.time() - instance.epoch / 1000)),
-                f"{instance.load:.0%}",
+                # Gateways and programs report none.
+                "–" if META in instance.meta else f"{instance.load:.0%}",
             )
         )
     for process in processes:

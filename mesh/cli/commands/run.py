@@ -21,10 +21,23 @@ if TYPE_CHECKING:
 @click.argument("services", nargs=-1, metavar="[MODULE:CLASS]...")
 @click.option("--reload", is_flag=True, help="Start again whenever a source file changes.")
 @click.option("--as", "name", default="", metavar="NAME", help="Run a single class as the service of this name.")
+@click.option("--asgi", is_flag=True, help="Run an ASGI application: `mesh run shop.app:app --asgi`.")
+@click.option("--wsgi", is_flag=True, help="Run a WSGI application.")
+@click.option("--factory", is_flag=True, help="With --asgi or --wsgi: the word names a function that makes it.")
+@click.option("--route", multiple=True, metavar="PATH", help="With --asgi or --wsgi: its paths; / unless given.")
 @click.option("--check", is_flag=True, help="Only import them, and check that the limits leave enough memory to start.")
 @confine_options
 @json_option
-def command(services: tuple[str, ...], reload: bool, name: str, check: bool) -> int:
+def command(
+    services: tuple[str, ...],
+    reload: bool,
+    name: str,
+    asgi: bool,
+    wsgi: bool,
+    factory: bool,
+    route: tuple[str, ...],
+    check: bool,
+) -> int:
     """Run services in this process, until SIGTERM or Ctrl-C; then finish running work and exit.
 
     Without a CLASS every service of the module runs; the module may be given as a file name. Without arguments, the
@@ -33,7 +46,12 @@ def command(services: tuple[str, ...], reload: bool, name: str, check: bool) -> 
     \b
       mesh run services.greeting:Greeting --reload
       mesh run greeting.py
+      mesh run shop.app:app --asgi --route /shop
     """
+    if asgi or wsgi:
+        services = _applications(services, "asgi" if asgi else "wsgi", factory, route)
+    elif factory or route:
+        raise click.UsageError("--factory and --route belong to --asgi and --wsgi")
     if check and services:
         # Ignore other errors in mesh.toml: this checks the classes only.
         settings = setting.usable().settings
@@ -79,3 +97,15 @@ def _check_interceptors(settings: Settings) -> None:
     from mesh.service.interceptors import Interceptors
 
     Interceptors(settings)
+
+
+def _applications(words: tuple[str, ...], kind: str, factory: bool, routes: tuple[str, ...]) -> tuple[str, ...]:
+    """The words for applications, as `class` in mesh.toml has them: `asgi:shop.app:app()@/shop,/old`."""
+    for word in words:
+        if ":" not in word:
+            raise click.UsageError(f"{word}: write MODULE:ATTRIBUTE, like shop.app:app")
+    for path in routes:
+        if not path.startswith("/"):
+            raise click.UsageError(f"--route {path}: it must begin with /")
+    below = f"@{','.join(routes)}" if routes else ""
+    return tuple(f"{kind}:{word}{'()' if factory else ''}{below}" for word in words)

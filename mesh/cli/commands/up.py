@@ -48,7 +48,7 @@ def command(conf: str | None, timeout: float, foreground: bool) -> int:
 
     settings = setting.settings()
     own = settings.root / setting.CONF
-    if conf is None and not own.exists() and any(service.classes for service in settings.services.values()):
+    if conf is None and not own.exists() and any(service.runs for service in settings.services.values()):
         write_default(own)
         note(f"wrote {own}, the configuration of supervisor; mesh.toml says what runs")
     layout = setting.layout(conf)

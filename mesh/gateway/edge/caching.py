@@ -79,7 +79,8 @@ class Caching:
         if not cache and not self._every:
             return await proceed(request)
         reply = await proceed(request)
-        if not isinstance(reply, Reply) or not 200 <= reply.status <= 299:
+        # A subclass, such as the answer to a HEAD for a stream, has no complete body.
+        if type(reply) is not Reply or not 200 <= reply.status <= 299:
             return reply
         method = request.raw.method
         if method == "HEAD" and not reply.body:

@@ -128,7 +128,8 @@ class Compression:
     async def hook(self, request: Request, proceed: Proceed) -> Answer:
         """Compress the answer, if client, type and size allow it."""
         reply = await proceed(request)
-        if not isinstance(reply, Reply):
+        if type(reply) is not Reply:
+            # A stream, or a subclass that has no complete body, such as the answer to a HEAD for a stream.
             return reply
         extra = reply.extra
         if reply.status == 304 or (reply.status == 206 and self.compresses(reply.content_type)):

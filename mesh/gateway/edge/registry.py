@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
 from mesh.gateway.edge import caching, compression, cors, security_headers
+from mesh.gateway.edge.auth import concern as auth
 from mesh.gateway.edge.contract import Concern
 from mesh.gateway.front import Front
 
@@ -19,7 +20,7 @@ Make = Callable[[Front], Concern | None]
 
 #: The outermost first. What changes answers comes before what may refuse a request, so that refusals get the same
 #: header fields; what is cheap to check comes before what is expensive.
-CONCERNS: Final[tuple[Make, ...]] = (security_headers.make, cors.make, compression.make, caching.make)
+CONCERNS: Final[tuple[Make, ...]] = (security_headers.make, cors.make, compression.make, caching.make, auth.make)
 
 
 def concerns(front: Front) -> list[Concern]:

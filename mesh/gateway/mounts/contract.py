@@ -18,6 +18,7 @@ from mesh.gateway.ports import Node
 from mesh.gateway.reply import Reply
 from mesh.gateway.request import Request
 from mesh.gateway.sse import StreamReply
+from mesh.gateway.transfer import Written
 from mesh.protocol import http_head
 from mesh.protocol.http_head import Headers
 
@@ -32,7 +33,7 @@ class BadMount(ConfigError):
 
 
 class Stream:
-    """An answer of unknown length, sent chunk by chunk as the client reads it.
+    """An answer that is sent chunk by chunk, as fast as the client reads it.
 
     When the client disconnects, the iteration is cancelled and `aclose` is called. When the iteration raises before its
     first chunk, the client gets the error as a problem; later, the connection is closed in the middle of the answer, so
@@ -42,12 +43,14 @@ class Stream:
         items: the chunks; each is at least one byte long.
         content_type: of the whole answer.
         headers: further header fields.
+        length: the bytes of all chunks together, when known: it is announced as Content-Length. An answer that does not
+            keep it is broken off, as if the iteration had raised.
 
     Raises:
         ValueError: the status, the type or a header field is malformed, or the field belongs to the gateway.
     """
 
-    __slots__ = ("content_type", "extra", "items", "status")
+    __slots__ = ("content_type", "extra", "items", "length", "status")
 
     def __init__(
         self,
@@ -56,17 +59,21 @@ class Stream:
         *,
         status: int = 200,
         headers: Headers | None = None,
+        length: int | None = None,
     ) -> None:
         http_head.check_status(status)
         http_head.check_value("Content-Type", content_type)
+        if length is not None and length < 0:
+            raise ValueError(f"length {length} is negative")
         self.items = items
         self.content_type = content_type
         self.status = status
+        self.length = length
         self.extra = http_head.lines(http_head.read_headers(headers)) if headers else b""
 
 
-#: The answer of a handler. (A StreamReply is a stream that has been written; only the mounts of mesh return one.)
-Answer = Reply | Stream | StreamReply
+#: The answer of a handler. (StreamReply and Written have been written already; only the mounts of mesh return them.)
+Answer = Reply | Stream | StreamReply | Written
 Handler = Callable[[Request], Awaitable[Answer]]
 #: A part of the OpenAPI document (`paths`, `components`, `tags`), or a function that adds one to the document.
 OpenApi = Mapping[str, Any] | Callable[["Document"], None]

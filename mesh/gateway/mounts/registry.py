@@ -10,12 +10,25 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
-from mesh.errors import MeshError, SetupError
+from mesh.errors import MeshError, SetupError, UnknownRoute
 from mesh.gateway.entry import Entry
 from mesh.gateway.front import Front
-from mesh.gateway.mounts import docs, health, jobs, metrics, openapi, routes, rpc, status, tasks
+from mesh.gateway.mounts import (
+    docs,
+    health,
+    jobs,
+    metrics,
+    openapi,
+    programs,
+    proxy,
+    routes,
+    rpc,
+    static,
+    status,
+    tasks,
+)
 from mesh.gateway.mounts.contract import Answer, BadMount, Mount
-from mesh.gateway.mounts.serving import serve_foreign, serve_own
+from mesh.gateway.mounts.serving import Serve, serve_counted, serve_foreign, serve_own
 from mesh.gateway.openapi import Document
 from mesh.gateway.openapi_parts import BadPart
 from mesh.gateway.reply import Reply
@@ -76,6 +89,11 @@ class Mounts:
         for make in BUILT_IN:
             mount = make(front)
             self._insert(Mounted(mount, OWN, serve_own(mount)))
+        for kind in (static, proxy):
+            for mount in kind.mounts(front):
+                self._add(mount, kind.ORIGIN, serve_counted(front, mount))
+        for origin, mount in programs.mounts(front):
+            self._add(mount, origin, serve_counted(front, mount))
         front.catalog.reserve(self.reserved())
 
     def add(self, mount: Mount, origin: str) -> None:
@@ -87,16 +105,34 @@ class Mounts:
         Raises:
             BadMount: another mount has a prefix above or below it, or the same; or its OpenAPI part is broken.
         """
-        for other in self:
-            if _overlap(mount.prefix, other.prefix):
-                raise BadMount(
-                    f'gateway.mounts: "{origin}" has the prefix {mount.prefix}, and {other.prefix} belongs to '
-                    f"{'the gateway itself' if other.origin == OWN else other.origin}; choose another prefix",
-                    details={"prefix": mount.prefix, "other": other.prefix, "origin": origin},
-                )
+        self._check_prefix(mount, f'gateway.mounts: "{origin}"', origin)
         self._check_openapi(mount, origin)
         self._insert(Mounted(mount, origin, serve_foreign(self._front, mount)))
         self._front.catalog.reserve(self.reserved())
+
+    def _add(self, mount: Mount, key: str, serve: Serve) -> None:
+        """Add a mount of the table `key` of the settings. One of "/" gets the paths of no other mount and no route."""
+        mounted = Mounted(mount, key, serve)
+        if mount.prefix != "/":
+            self._check_prefix(mount, f'{key} "{mount.prefix}"', key)
+            self._insert(mounted)
+            return
+        if self._front.fallback is not None:
+            raise BadMount(
+                f'{key} "/": {self._front.fallback.origin} has "/" too; give one of them another prefix',
+                details={"prefix": "/", "other": "/", "origin": key},
+            )
+        self._front.fallback = mounted
+        self._all.append(mounted)
+
+    def _check_prefix(self, mount: Mount, what: str, origin: str) -> None:
+        for other in self:
+            if _overlap(mount.prefix, other.prefix):
+                raise BadMount(
+                    f"{what} has the prefix {mount.prefix}, and {other.prefix} belongs to "
+                    f"{'the gateway itself' if other.origin == OWN else other.origin}; choose another prefix",
+                    details={"prefix": mount.prefix, "other": other.prefix, "origin": origin},
+                )
 
     def _check_openapi(self, mount: Mount, origin: str) -> None:
         document = Document(self._front.catalog)
@@ -173,6 +209,11 @@ class Mounts:
         if mounted.mount.entry is not None:
             try:
                 return mounted.mount.entry(request)
+            except UnknownRoute:
+                fallback = self._front.fallback
+                if mounted is self._rest and fallback is not None and fallback.mount.entry is not None:
+                    found: Entry = fallback.mount.entry(request)
+                    return found
             except MeshError:
                 pass
         return Entry(mounted.prefix)

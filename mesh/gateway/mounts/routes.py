@@ -12,7 +12,8 @@ from typing import Final
 from aiohttp import hdrs
 from multidict import istr
 
-from mesh.errors import Unavailable, UnknownRoute
+from mesh.errors import MethodNotAllowed, Unavailable, UnknownRoute
+from mesh.gateway import app_sockets, apps
 from mesh.gateway.calling import Calls
 from mesh.gateway.entry import NO_POLICY, Entry
 from mesh.gateway.front import Front
@@ -22,6 +23,8 @@ from mesh.gateway.openapi import Document
 from mesh.gateway.reply import Reply
 from mesh.gateway.request import Request
 from mesh.gateway.routes import VERBS, Route
+from mesh.gateway.websocket.session import UpgradeRequired
+from mesh.gateway.websocket.upgrade import WEBSOCKET, asks, serve
 
 _ACCEPT: Final = hdrs.ACCEPT
 _REQUEST_METHOD: Final = istr("Access-Control-Request-Method")
@@ -53,12 +56,26 @@ class DeclaredRoutes:
         verb = raw.method
         path = request.path
         routes = self._catalog.routes
-        if verb == "OPTIONS":
-            allow = ", ".join(VERBS) if path == "*" else routes.allow(path)
+        if raw._message.upgrade and asks(raw):
+            return self._upgrade(request)
+        if verb == "OPTIONS" and not routes.has(verb, path):
+            try:
+                allow = ", ".join(VERBS) if path == "*" else routes.allow(path)
+            except UnknownRoute:
+                if self._front.fallback is not None:
+                    return self._fall_back(request)
+                raise
             return _ready(Reply(status=204, extra=b"Allow: %b\r\n" % allow.encode()))
         try:
             route, values = routes.find(verb, path) if request.known is None else self._found(request)
+        except MethodNotAllowed:
+            if verb == "GET" and routes.has(WEBSOCKET, path):
+                raw.lines += b"Connection: upgrade\r\nUpgrade: websocket\r\n"
+                raise UpgradeRequired(f"{path[:200]}: this is a WebSocket; connect to it with one") from None
+            raise
         except UnknownRoute:
+            if self._front.fallback is not None:
+                return self._fall_back(request)
             if path == "/" and verb in _READABLE:
                 return _ready(Reply(status=302, extra=b"Location: /docs\r\n"))
             if not self._front.may_say_unknown():
@@ -66,7 +83,22 @@ class DeclaredRoutes:
             raise
         if route.stream is not None and accepts(raw.headers.get(_ACCEPT), STREAM_TYPES):
             route = route.stream
+        if route.raw:
+            return apps.serve(self._front, request, route)
         return self._call(request, route, values)
+
+    def _fall_back(self, request: Request) -> Awaitable[Answer]:
+        """Let the mount answer that gets what no route answers.
+
+        Raises:
+            Unavailable: a service that is not known yet may declare the path.
+        """
+        fallback = self._front.fallback
+        if fallback is None or not self._front.may_say_unknown():
+            raise Unavailable("no hub has reported the declared routes yet")
+        request.prefix = fallback.prefix
+        answer: Awaitable[Answer] = fallback.serve(request)
+        return answer
 
     def entry(self, request: Request) -> Entry:
         """The route of a request.
@@ -77,10 +109,18 @@ class DeclaredRoutes:
         # A preflight, and OPTIONS in general, is for the route of the method that it asks about.
         raw = request.raw
         verb = raw.headers.get(_REQUEST_METHOD, "GET") if raw.method == "OPTIONS" else raw.method
+        if asks(raw):
+            verb = WEBSOCKET
         route, values = self._catalog.routes.find(verb, request.path)
         if route.stream is not None and accepts(raw.headers.get(_ACCEPT), STREAM_TYPES):
             route = route.stream
         return Entry("/", route.target, route.record.edge or NO_POLICY, (route, values))
+
+    def _upgrade(self, request: Request) -> Awaitable[Answer]:
+        route, values = self._catalog.routes.find(WEBSOCKET, request.path)
+        if route.raw:
+            return app_sockets.serve(self._front, request, route)
+        return serve(self._front, request, route, values)
 
     def _found(self, request: Request) -> tuple[Route, list[str]]:
         """What `entry` has found. The routes may have changed since; a path without a route is looked up again, for

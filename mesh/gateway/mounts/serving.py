@@ -64,13 +64,30 @@ def answer_method(request: Request, allow: str, remedy: str = "not allowed here"
 
 def serve_foreign(front: Front, mount: Mount) -> Serve:
     """The handler of a mount of another package, with deadline, metrics and streams."""
-    return _Foreign(front, mount).serve
+    return _Counted(front, mount, _Foreign(front, mount).handle).serve
 
 
-class _Foreign:
-    def __init__(self, front: Front, mount: Mount) -> None:
+def serve_counted(front: Front, mount: Mount) -> Serve:
+    """The handler of a mount of mesh that has deadlines of its own and writes its answers, with metrics."""
+
+    async def handle(request: Request) -> tuple[Answer, str]:
+        answer = await mount.handler(request)
+        return answer, request.failure.code if request.failure is not None else ""
+
+    return _Counted(front, mount, handle).serve
+
+
+class _Counted:
+    """The methods and the metrics of a mount.
+
+    Args:
+        handle: returns the answer, and the error code to count.
+    """
+
+    def __init__(self, front: Front, mount: Mount, handle: Callable[[Request], Awaitable[tuple[Answer, str]]]) -> None:
         self._front = front
         self._mount = mount
+        self._handle = handle
         self._allow = allow_header(mount.methods) if mount.methods else ""
         self._stats: dict[str, Any] = {}
 
@@ -103,11 +120,21 @@ class _Foreign:
             request.seconds = front.node.clock.now() - request.began_at
             stats.end(request.seconds, code)
 
-    async def _handle(self, request: Request) -> tuple[Answer, str]:
+
+class _Foreign:
+    def __init__(self, front: Front, mount: Mount) -> None:
+        self._front = front
+        self._mount = mount
+
+    async def handle(self, request: Request) -> tuple[Answer, str]:
+        """Call the handler within the deadline, and write its stream."""
         timeout_s = request.remaining_s
         try:
             async with asyncio.timeout(timeout_s) as limit:
+                # Reading a streamed body moves it.
+                request.limit = limit
                 answer = await self._mount.handler(request)
+                request.limit = None
         except TimeoutError as exc:
             if not limit.expired():
                 raise
@@ -135,6 +162,7 @@ class _Foreign:
             extra=stream.extra,
             keep_alive=not front.health.draining,
             problems=front.problems,
+            length=stream.length,
         )
         items: Any = aiter(stream.items)
         # A client that names a time for the answer means all of it.
