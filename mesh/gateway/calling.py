@@ -19,6 +19,7 @@ from mesh.errors import BadArguments, Draining, MeshError
 from mesh.gateway.answers import to_reply
 from mesh.gateway.binding import Binding, Call, RpcBinding, relocate
 from mesh.gateway.catalog import Target
+from mesh.gateway.depth import check_depth, may_be_deep
 from mesh.gateway.front import Front
 from mesh.gateway.headers import read_timeout
 from mesh.gateway.media import kind_of, stream_form, wants_msgpack
@@ -44,6 +45,7 @@ class Calls:
         self._front = front
         self._node = front.node
         self._timeout_s = front.timeout_s
+        self._most_deep = front.settings.gateway.max_json_depth
         self._now = front.node.clock.now
         self._stats: dict[str, MethodStats] = {}
 
@@ -69,7 +71,7 @@ class Calls:
                 # Nearly all requests: no coroutine for them.
                 body, encoding = binding.bind(values or [], "", headers=headers)
             else:
-                body, encoding = await self._bind(request, binding, values, timeout)
+                body, encoding = await self._bind(request, binding, values, timeout, to.max_body_bytes)
             msgpack = wants_msgpack(headers.get(hdrs.ACCEPT))
             if to.method.inbound is not None:
                 upload = self._upload(request, to)
@@ -134,14 +136,21 @@ class Calls:
         return reply
 
     async def _bind(
-        self, request: Request, binding: Binding | RpcBinding, values: list[str] | None, timeout: float | None
+        self,
+        request: Request,
+        binding: Binding | RpcBinding,
+        values: list[str] | None,
+        timeout: float | None,
+        most: int,
     ) -> Call:
         body = b""
         if binding.reads_body:
-            body = await self._front.bodies.read(request, timeout if timeout is not None else self._timeout_s)
+            body = await self._front.bodies.read(request, timeout if timeout is not None else self._timeout_s, most)
         query = request.query_string
         headers = request.raw.headers
         kind = kind_of(headers.get(hdrs.CONTENT_TYPE))
+        if kind == "json" and may_be_deep(body, self._most_deep):
+            await check_depth(body, self._most_deep, self._node.recorder)
         try:
             if isinstance(binding, Binding):
                 return binding.bind(values or [], query, body, kind, headers)

@@ -92,6 +92,11 @@ class Target(NamedTuple):
     #: None: as the method declares it; the node knows.
     idempotent: bool | None = None
 
+    @property
+    def max_body_bytes(self) -> int:
+        """As of a Route."""
+        return self.method.edge.max_body_bytes if self.method.edge is not None else 0
+
 
 class Catalog:
     """The offers of all services that this gateway has ever known."""

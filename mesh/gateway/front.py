@@ -6,6 +6,7 @@ Owns: this record. Leaves to others: its parts; the order of the steps of a requ
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 from mesh.config import Settings
@@ -15,6 +16,7 @@ from mesh.gateway.clients import Clients
 from mesh.gateway.connections import Connections
 from mesh.gateway.entry import Entry
 from mesh.gateway.health import Health
+from mesh.gateway.limits import exceeded
 from mesh.gateway.ports import Node
 from mesh.gateway.problems import Problems
 from mesh.gateway.request import Request
@@ -81,7 +83,13 @@ class Front:
         self.problems = Problems(debug=limits.debug)
         self.clients = Clients(limits.proxies)
         self.sites = Sites(settings)
-        self.bodies = Bodies(limits.max_body_bytes, limits.max_body_total_bytes, limits.min_body_rate_bytes)
+        self.bodies = Bodies(
+            limits.max_body_bytes,
+            limits.max_body_total_bytes,
+            limits.min_body_rate_bytes,
+            limits.max_inflation,
+            partial(exceeded, node.recorder),
+        )
         self.concerns: Sequence[Concern] = ()
         self.rooms = Rooms(node)
         #: Open WebSockets.

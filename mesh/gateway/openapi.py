@@ -8,7 +8,7 @@ Leaves to others: the schemas themselves (calls.signature), parts of other packa
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from mesh.discovery.record import MethodRecord, TaskRecord
@@ -113,6 +113,17 @@ class Document:
             self._schemas["Job"] = JOB
             self._tags["jobs"] = "State and results of deferred tasks."
             self._paths["/jobs/{id}"] = job_operations("jobs")
+
+    def add_answers(self, route: Route, statuses: Iterable[int]) -> None:
+        """Add answers that a concern of the edge gives for a declared route; from 400 on they are problems."""
+        template, _ = self._template(route.record.path)
+        responses = self._paths[template][route.record.verb.lower()]["responses"]
+        for status in statuses:
+            if status < 400:
+                responses.setdefault(str(status), {"description": phrase(status)})
+            else:
+                self._components["responses"].setdefault(f"Problem{status}", problem_response(status))
+                responses.setdefault(str(status), {"$ref": f"#/components/responses/Problem{status}"})
 
     def _add_route(self, route: Route) -> None:
         record, method = route.record, route.method

@@ -163,6 +163,8 @@ class Reply:
         else:
             transport.write(head)
             transport.write(body)
+        if request.protocol.writing_paused:
+            # Also after small answers: a client may send many requests without reading.
             await request.writer.drain()
 
     def _connection(self, request: RawRequest) -> bytes:

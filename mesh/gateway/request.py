@@ -7,7 +7,7 @@ Leaves to others: parsing HTTP (aiohttp), the limits on bodies (body), answering
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any, Protocol
 
 from aiohttp import web
@@ -29,7 +29,7 @@ from mesh.protocol import http_head
 class Bodies(Protocol):
     """Reads bodies within the limits of the gateway; see mesh.gateway.body."""
 
-    async def read(self, request: Request, timeout: float) -> bytes: ...
+    async def read(self, request: Request, timeout: float, most: int = 0) -> bytes: ...
     def stream(
         self, request: Request, *, max_bytes: int | None = None, timeout: float | None = None, decode: bool = True
     ) -> BodyStream: ...
@@ -64,10 +64,19 @@ class RawRequest(web.BaseRequest):
 
     Attributes:
         lines: the header lines that every answer to it has: trace, request id, CORS. Each ends with CR LF.
+        defaults: the names of those in `lines` that an answer may set itself instead, in lower case.
     """
 
-    ATTRS = web.BaseRequest.ATTRS | frozenset(["lines"])
+    ATTRS = web.BaseRequest.ATTRS | frozenset(["lines", "defaults"])
     lines = b""
+    defaults: Set[bytes] = frozenset()
+
+    def override(self, extra: bytes) -> None:
+        """Leave out the defaults that an answer with these lines sets itself. Call it before the answer is written."""
+        named = {line.partition(b":")[0].lower() for line in extra.splitlines()}
+        if doubled := named & self.defaults:
+            kept = self.lines.splitlines(keepends=True)
+            self.lines = b"".join(line for line in kept if line.partition(b":")[0].lower() not in doubled)
 
 
 class Request:

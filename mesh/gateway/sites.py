@@ -144,16 +144,22 @@ class Sites:
         self.known.add(host)
 
     def check_target(self, request: web.BaseRequest) -> None:
-        """Reject an absolute request target, `GET http://host/path`, for another host.
+        """Reject an absolute request target, `GET http://host/path`, for another host than this one and that of Host.
 
         Raises:
-            BadRequest: its host is malformed or carries user information.
+            BadRequest: its host is malformed, carries user information, or contradicts Host: a proxy in front may have
+                gone by the other one.
             WrongHost: it is another host.
         """
         found = re.match(r"https?://([^/?#]*)", request.raw_path, re.IGNORECASE)
         if found is None:
             raise BadRequest("the request target must be a path, or begin with http://", details={"path": "target"})
         self.check_host(found[1])
+        host = request.headers.get(hdrs.HOST)
+        if host is not None:
+            self.check_host(host)
+            if not _is_same(f"http://{found[1]}", host):
+                raise BadRequest("the request target and Host name different hosts", details=_HOST_DETAILS)
 
     def _is_own(self, host: str) -> bool:
         if host in self._names:

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
-from mesh.gateway.edge import concurrency, cors, rates
+from mesh.gateway.edge import caching, compression, concurrency, cors, rates, security_headers
 from mesh.gateway.edge.auth import concern as auth
 from mesh.gateway.edge.contract import Concern
 from mesh.gateway.front import Front
@@ -21,7 +21,16 @@ Make = Callable[[Front], Concern | None]
 #: The outermost first. What changes answers comes before what may refuse a request, so that refusals get the same
 #: header fields; what is cheap to check comes before what is expensive. Limits by address protect authentication from
 #: guesses; the other limits need to know the caller.
-CONCERNS: Final[tuple[Make, ...]] = (cors.make, rates.by_address, auth.make, rates.by_caller, concurrency.make)
+CONCERNS: Final[tuple[Make, ...]] = (
+    security_headers.make,
+    cors.make,
+    compression.make,
+    caching.make,
+    rates.by_address,
+    auth.make,
+    rates.by_caller,
+    concurrency.make,
+)
 
 
 def concerns(front: Front) -> list[Concern]:

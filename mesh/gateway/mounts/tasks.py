@@ -23,6 +23,7 @@ from mesh.discovery.record import TaskRecord
 from mesh.errors import BadArguments, BadRequest, MeshError, Unavailable, UnknownJob, UnknownRoute, UnknownService
 from mesh.gateway.binding import unknown_argument
 from mesh.gateway.convert import convert, converter, is_bytes
+from mesh.gateway.depth import check_depth, may_be_deep
 from mesh.gateway.entry import NO_POLICY, Entry
 from mesh.gateway.fields import Fields
 from mesh.gateway.front import Front
@@ -88,8 +89,11 @@ class Tasks:
         began_at = front.node.clock.now()
         stats.begin()
         try:
-            body = await front.bodies.read(request, front.timeout_s)
+            most = record.edge.max_body_bytes if record.edge is not None else 0
+            body = await front.bodies.read(request, front.timeout_s, most)
             kind = kind_of(request.headers.get(hdrs.CONTENT_TYPE))
+            if kind == "json" and may_be_deep(body, front.settings.gateway.max_json_depth):
+                await check_depth(body, front.settings.gateway.max_json_depth, front.node.recorder)
             reply = await self._defer(target, record, request.query_string, body, kind, request.headers)
             code = ""
             return reply
