@@ -71,7 +71,7 @@ class MemoryEngine:
     async def commit(self, unit: Unit, *, timeout_s: float) -> Outcome:
         """See Engine."""
         if self._guard is not None:
-            await self._guard.unit(unit, timeout_s)
+            unit = await self._guard.unit(unit, timeout_s)
         await self._way.clear(timeout_s)
         return self._memory.commit(unit)
 
