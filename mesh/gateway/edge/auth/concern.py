@@ -22,6 +22,7 @@ from mesh.errors import MeshError, Unauthenticated
 from mesh.gateway.edge.auth import registry
 from mesh.gateway.edge.auth.carry import carry, checked
 from mesh.gateway.edge.auth.contract import Authenticator, AuthUnavailable, Denied
+from mesh.gateway.edge.auth.headers import challenge
 from mesh.gateway.edge.auth.rules import Rules, check
 from mesh.gateway.edge.contract import Concern, Proceed
 from mesh.gateway.edge.identity import Identity
@@ -64,9 +65,9 @@ class Auth:
         self._methods = methods
         self._rules = rules
         self._recorder = front.node.recorder
-        self._challenges = {
-            each.name: b"WWW-Authenticate: %b\r\n" % each.challenge.encode() for each in methods if each.challenge
-        }
+        self._realm = front.settings.mesh.name
+        self._bearers = frozenset(each.name for each in methods if each.challenge.startswith("Bearer "))
+        self._challenges = b"".join(_challenge(each.challenge) for each in methods if each.challenge)
 
     async def hook(self, request: Request, proceed: Proceed) -> Answer:
         """Let a request pass, or refuse it.
@@ -105,6 +106,10 @@ class Auth:
             check(required, identity)
         except Denied:
             self._count(identity.scheme, Denied.code)
+            if required.scopes and identity.scheme in self._bearers:
+                # RFC 6750, section 3.1: which scopes a token for this needs.
+                parameters = {"realm": self._realm, "error": "insufficient_scope", "scope": " ".join(required.scopes)}
+                request.raw.lines += _challenge(challenge("Bearer", **parameters))
             raise
 
     def _count(self, method: str, code: str) -> None:
@@ -117,10 +122,13 @@ class Auth:
         """Refuse a request, with the challenges of all methods, or of the one whose credential is wrong."""
         self._count(method.name if method else "", error.code)
         if error.status == Unauthenticated.status:
-            challenges = self._challenges
-            mine = challenges.get(method.name) if method is not None else None
-            request.raw.lines += mine or b"".join(challenges.values())
+            mine = method.refusal or method.challenge if method is not None else ""
+            request.raw.lines += _challenge(mine) if mine else self._challenges
         raise error
+
+
+def _challenge(value: str) -> bytes:
+    return b"WWW-Authenticate: %b\r\n" % value.encode("ascii", "replace")
 
 
 @asynccontextmanager

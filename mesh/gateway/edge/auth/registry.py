@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Final
 
 from mesh.gateway.edge.auth.contract import Authenticator
+from mesh.gateway.edge.auth.jwt import method as jwt
 from mesh.gateway.front import Front
 
 #: Makes a method from the settings; None when they do not switch it on.
@@ -18,7 +19,7 @@ Make = Callable[[Front], Authenticator | None]
 
 #: A proxy that vouches for its callers comes first: it removes credentials that it has used. Credentials that a client
 #: attaches to one request come before cookies, which a browser attaches to all of them.
-AUTHENTICATORS: Final[tuple[Make, ...]] = ()
+AUTHENTICATORS: Final[tuple[Make, ...]] = (jwt.make,)
 
 
 def authenticators(front: Front) -> list[Authenticator]:
