@@ -14,6 +14,7 @@ Owns: the public names; re-exports only. docs/http.md describes them.
 """
 
 from mesh.calls.http_response import Response, SetCookie, delete_cookie, redirect
+from mesh.calls.http_session import login, logout
 from mesh.service.edge_options import EdgeOptions, roles, scopes
 from mesh.service.http_routes import delete, get, patch, post, put
 from mesh.service.http_sources import Body, Cookie, Field, Header, Query
@@ -30,6 +31,8 @@ __all__ = [
     "delete",
     "delete_cookie",
     "get",
+    "login",
+    "logout",
     "patch",
     "post",
     "put",

@@ -83,6 +83,16 @@ def read_names(what: str, names: Iterable[str]) -> str:
     return text
 
 
+@lru_cache(1024)
+def fit_names(names: frozenset[str]) -> str | None:
+    """Roles or scopes that another system has named, as they are sent: without those that are not valid names.
+
+    None when they are longer than MAX_LIST together, because only their source can know which of them matter.
+    """
+    text = " ".join(sorted(name for name in names if _NAME.fullmatch(name)))
+    return text if len(text) <= MAX_LIST else None
+
+
 @lru_cache(256)
 def accept_names(value: str) -> str:
     """Received roles or scopes, or "" when they are not valid."""

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from msgspec import Struct, field
 
+from mesh.config.edge_sessions import SessionSettings
 from mesh.config.secrets import Secret
 from mesh.config.values import DURATION, DURATION_OR_ZERO, PATH_OR_NONE, SECRET, TEXT, TEXTS, Kind
 
@@ -215,6 +216,7 @@ class AuthSettings(Struct, frozen=True, kw_only=True):
     apikeys: ApiKeySettings = field(default_factory=ApiKeySettings)
     basic: BasicSettings = field(default_factory=BasicSettings)
     proxy: ProxySettings = field(default_factory=ProxySettings)
+    sessions: SessionSettings = field(default_factory=SessionSettings)
 
     @property
     def methods(self) -> list[str]:
@@ -224,5 +226,6 @@ class AuthSettings(Struct, frozen=True, kw_only=True):
             "jwt": self.jwt.is_on,
             "apikeys": self.apikeys.file is not None,
             "basic": self.basic.file is not None,
+            "session": self.sessions.is_on,
         }
         return [name for name, value in on.items() if value]

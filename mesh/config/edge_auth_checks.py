@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mesh.config.edge_auth import AuthSettings, JwtSettings, ProxySettings, is_safe_url
+from mesh.config.edge_sessions import session_problems
 from mesh.config.settings import Settings
 from mesh.errors import ConfigError
 
@@ -19,6 +20,7 @@ def problems(settings: Settings) -> Iterator[tuple[str, str]]:
     yield from _without_method(auth)
     yield from _jwt(auth.jwt)
     yield from _proxy(auth.proxy, settings.gateway.proxies)
+    yield from session_problems(auth.sessions)
 
 
 def require(settings: Settings, table: str) -> None:
@@ -40,8 +42,8 @@ def _without_method(auth: AuthSettings) -> Iterator[tuple[str, str]]:
             # Its author believes that callers are authenticated.
             yield (
                 f"auth.{key}",
-                "nobody is authenticated: set a method, which is one of [auth.jwt], [auth.apikeys], [auth.basic] and "
-                "[auth.proxy]",
+                "nobody is authenticated: set a method, which is one of [auth.jwt], [auth.apikeys], [auth.basic], "
+                "[auth.sessions] and [auth.proxy]",
             )
 
 

@@ -5,7 +5,7 @@ Owns: this record. Leaves to others: its parts; the order of the steps of a requ
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from mesh.config import Settings
@@ -35,6 +35,12 @@ class Concern(Protocol):
     def facts(self) -> dict[str, Any] | None: ...
 
 
+class SessionAnswers(Protocol):
+    """Begins and ends login sessions; see mesh.gateway.edge.auth.sessions.answers."""
+
+    async def heed(self, request: Request, target: str, meta: Mapping[str, str], reply: Any, /) -> None: ...
+
+
 class Mounted(Protocol):
     """One mount in the table; see mesh.gateway.mounts.registry."""
 
@@ -58,9 +64,11 @@ class Front:
         started_at: by the wall clock.
         mounts: the table of mounts, once it is built.
         concerns: of the edge, the outermost first.
+        sessions: carries out what handlers ask for about login sessions; None without [auth.sessions].
     """
 
     mounts: Table
+    sessions: SessionAnswers | None = None
 
     def __init__(self, node: Node, settings: Settings) -> None:
         limits = settings.gateway

@@ -83,6 +83,9 @@ class Request:
         failure: the error that ended a stream after its head was sent.
         known: what `entry` has found; None as long as no concern of the edge has asked.
         identity: who sent it; None for a caller that the edge has not authenticated.
+        session: the login session that it belongs to; see mesh.gateway.edge.auth.sessions.
+        session_lines: the header lines about it that the answer has.
+        early_body: its body, when it was read before its mount asked for it.
     """
 
     # Class attributes instead of an __init__ with ten assignments: one object is made for every request.
@@ -97,6 +100,9 @@ class Request:
     failure: MeshError | None = None
     known: Entry | None = None
     identity: Identity | None = None
+    session: Any = None
+    session_lines = b""
+    early_body: bytes | None = None
 
     def __init__(self, raw: RawRequest, front: Front, began_at: float) -> None:
         self.raw = raw

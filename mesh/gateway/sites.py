@@ -202,7 +202,7 @@ class Sites:
                 "the request comes from a page of another site; list its origin in gateway.origins to allow it"
             )
         for origin in origins:
-            if not _is_same(origin, headers.get(hdrs.HOST, "")):
+            if not is_same_origin(origin, headers.get(hdrs.HOST, "")):
                 raise CrossSite(
                     f'the request comes from the origin "{origin[:80]}", which is not this host; '
                     "list it in gateway.origins to allow it"
@@ -255,7 +255,7 @@ def _read_origin(text: str) -> str:
     return f"{scheme}://{found[2].removesuffix(':' + _PORTS[scheme])}"
 
 
-def _is_same(origin: str, host: str) -> bool:
+def is_same_origin(origin: str, host: str) -> bool:
     """Whether an Origin belongs to the host of the request. `null` (sandboxed pages, files) never does."""
     found = _ORIGIN.fullmatch(origin)
     if found is None:

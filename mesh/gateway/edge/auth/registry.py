@@ -12,6 +12,7 @@ from typing import Final
 
 from mesh.gateway.edge.auth.contract import Authenticator
 from mesh.gateway.edge.auth.jwt import method as jwt
+from mesh.gateway.edge.auth.sessions import method as sessions
 from mesh.gateway.front import Front
 
 #: Makes a method from the settings; None when they do not switch it on.
@@ -19,7 +20,7 @@ Make = Callable[[Front], Authenticator | None]
 
 #: A proxy that vouches for its callers comes first: it removes credentials that it has used. Credentials that a client
 #: attaches to one request come before cookies, which a browser attaches to all of them.
-AUTHENTICATORS: Final[tuple[Make, ...]] = (jwt.make,)
+AUTHENTICATORS: Final[tuple[Make, ...]] = (jwt.make, sessions.make)
 
 
 def authenticators(front: Front) -> list[Authenticator]:
