@@ -64,20 +64,27 @@ async def services(found: Usable, counts: Mapping[str, int], env: Mapping[str, s
 
 
 async def mounts(found: Usable, env: Mapping[str, str]) -> AsyncIterator[Finding]:
-    """Try the mounts that the gateways are to load; they run in a process of their own, as services do.
+    """Try what the gateways are to load, mounts and authentication methods; in a process of its own, as services do.
 
     Args:
         env: the environment that supervisord has, or would have.
     """
     listed = found.settings.gateway.mounts
-    if not listed:
+    methods = found.settings.auth.methods
+    if not listed and not methods:
         return
     tried = await _check(["gateway", "--check", "--json"], found.settings.root, env)
     if tried.words:
         mend = "correct the entry or the object that it names; until then no gateway starts (`mesh gateway --check`)"
-        yield Finding(BAD, about(found, "gateway.mounts"), tried.words.removeprefix("gateway.mounts: "), mend)
-    else:
+        key, colon, what = tried.words.partition(": ")
+        if not colon or not key.startswith(("auth.", "gateway.")):
+            key, what = "gateway.mounts" if listed else "auth", tried.words
+        yield Finding(BAD, about(found, key), what, mend)
+        return
+    if listed:
         yield Finding(GOOD, "gateway.mounts", ", ".join(listed))
+    if methods:
+        yield Finding(GOOD, "[auth]", ", ".join(methods))
 
 
 async def try_service(

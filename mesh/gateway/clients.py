@@ -38,23 +38,24 @@ class Clients:
         if found is None:
             if len(self._exempt) >= MOST_KNOWN:
                 self._exempt.clear()
-            found = self._exempt[address] = _is_loopback(address) or self._is_proxy(address)
+            found = self._exempt[address] = _is_loopback(address) or self.is_proxy(address)
         return found
 
     def of(self, request: web.BaseRequest) -> str:
         """The client's address; "-" when it is not known."""
         address = request.remote or "-"
-        if self._proxies and hdrs.X_FORWARDED_FOR in request.headers and self._is_proxy(address):
+        if self._proxies and hdrs.X_FORWARDED_FOR in request.headers and self.is_proxy(address):
             # The nearest proxy appends its entry last; earlier entries may be forged by the client.
             for told in reversed(request.headers[hdrs.X_FORWARDED_FOR].split(",")):
                 if _parsed(told.strip()) is None:
                     break
                 address = told.strip()
-                if not self._is_proxy(address):
+                if not self.is_proxy(address):
                     break
         return address
 
-    def _is_proxy(self, address: str) -> bool:
+    def is_proxy(self, address: str) -> bool:
+        """Whether an address is that of a trusted proxy."""
         parsed = _parsed(address)
         return parsed is not None and any(parsed in network for network in self._proxies)
 

@@ -68,4 +68,8 @@ def problem_response(status: int) -> Schema:
     }
     if status in (429, 503):
         response["headers"] = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
+    if status == 401:
+        response["headers"] = {
+            "WWW-Authenticate": {"description": "How to authenticate.", "schema": {"type": "string"}}
+        }
     return response

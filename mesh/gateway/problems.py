@@ -37,6 +37,7 @@ _PUBLIC: Final = {
     "uncertain": "the answer was lost; the request may have been carried out",
     "deadline_exceeded": "there was no answer in time; the request may have been carried out",
     "cancelled": "the request was cancelled; it may have been carried out in part",
+    "auth_unavailable": "the credential cannot be checked now; send the request again later",
     "forbidden": "the gateway may not call this",
 }
 _FAILED: Final = "the request failed; the server's log has the reason under the trace id"

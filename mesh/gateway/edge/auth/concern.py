@@ -45,11 +45,13 @@ def make(front: Front) -> Concern | None:
     methods = registry.authenticators(front)
     if not methods:
         return None
+    schemes = {name: dict(scheme) for method in methods for name, scheme in method.schemes.items()}
     rules = Rules(front.settings.auth, [mounted.prefix for mounted in front.mounts])
     return Concern(
         name=NAME,
         hook=Auth(front, methods, rules).hook,
         lifespan=lambda node: _lifespans(methods, node),
+        openapi=lambda document: document.secure(schemes, rules.of),
         facts={"methods": [{"name": each.name, **(each.facts or {})} for each in methods]},
     )
 
@@ -67,7 +69,9 @@ class Auth:
         self._recorder = front.node.recorder
         self._realm = front.settings.mesh.name
         self._bearers = frozenset(each.name for each in methods if each.challenge.startswith("Bearer "))
-        self._challenges = b"".join(_challenge(each.challenge) for each in methods if each.challenge)
+        # Tokens and API keys have the same challenge.
+        challenges = dict.fromkeys(each.challenge for each in methods if each.challenge)
+        self._challenges = b"".join(map(_challenge, challenges))
 
     async def hook(self, request: Request, proceed: Proceed) -> Answer:
         """Let a request pass, or refuse it.

@@ -17,6 +17,7 @@ from mesh.clock import Clock
 from mesh.config.edge_auth import JwtSettings
 from mesh.config.edge_auth_checks import require
 from mesh.errors import ConfigError
+from mesh.gateway.edge.auth.api_keys import PREFIX as API_KEY
 from mesh.gateway.edge.auth.carry import checked
 from mesh.gateway.edge.auth.contract import Authenticator
 from mesh.gateway.edge.auth.headers import challenge, credentials
@@ -30,8 +31,6 @@ from mesh.gateway.request import Request
 
 #: The most verified tokens to remember: about 3 KiB each.
 MOST_KNOWN: Final = 4096
-#: How API keys begin, which are sent in the same header field. No JSON Web Token begins so: they begin with "eyJ".
-API_KEY: Final = "mk_"
 
 
 def make(front: Front) -> Authenticator | None:
@@ -92,6 +91,7 @@ class Tokens:
             AuthUnavailable: the keys cannot be had.
         """
         told = credentials(request, "bearer")
+        # API keys come in the same field. No JSON Web Token begins so: they begin with "eyJ".
         if told is None or told.startswith(API_KEY):
             return None
         keys = self._source.keys()
