@@ -413,5 +413,13 @@ async def test_sessions_are_shown_counted_and_described(site: Site):
     await client.ask("POST", "/kick", json={"name": "ann"})
     edge = (await client.ask("GET", "/mesh")).json["edge"]
     assert edge[0]["methods"] == [{"name": "session", "login": ["users.*"], "revocation": "state", "keys": 1}]
+    document = (await client.ask("GET", "/openapi.json")).json
+    assert document["components"]["securitySchemes"]["session"] == {
+        "type": "apiKey",
+        "in": "cookie",
+        "name": "__Host-session",
+    }
+    assert await client.place(token=False) == "csrf"
     counter = site.node.recorder.counter
+    assert counter("http_csrf_refused").value == 1
     assert (counter("http_sessions_begun").value, counter("http_sessions_ended").value) == (1, 1)

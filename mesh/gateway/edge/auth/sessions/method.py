@@ -59,6 +59,7 @@ class Sessions:
     def __init__(self, front: Front, settings: SessionSettings) -> None:
         secrets = reveal_all(settings.keys, f"{_TABLE}.keys")
         self._now = front.node.clock.wall
+        self._recorder = front.node.recorder
         self._login = settings.login
         self._idle_s = settings.idle_s
         self.cookies = Cookies(settings)
@@ -95,6 +96,7 @@ class Sessions:
                 if self._is_login(request):
                     # The login form of a user who has a session still: that session gives it no rights.
                     return None
+                self._recorder.counter("http_csrf_refused", "Requests with a session and without its token.").value += 1
                 raise
         request.session = session
         if self.tokens.is_due(text, session, now):
