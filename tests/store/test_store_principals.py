@@ -12,6 +12,7 @@ import mesh
 from mesh import ids
 from mesh.calls.propagation import PRINCIPAL, ROLES, UNVERIFIED
 from mesh.engines.contract import Engine, Unit
+from mesh.engines.memory.engine import MemoryEngine
 from mesh.errors import Forbidden
 from mesh.events.log import NewEvent
 from mesh.store.service import Store
@@ -116,6 +117,15 @@ async def test_a_forged_principal_is_not_believed(m: Mesh) -> None:
     assert await defer(m, Evil, "mail.purge", "alice", ("admin",)) == "forbidden"
     assert await defer(m, Evil, "mail.open", "alice", ("admin",)) == ["alice", ["admin"], False]
     assert await defer(m, Gateway, "mail.open", "alice", ("admin",)) == ["alice", ["admin"], True]
+
+
+async def test_an_engine_that_does_not_authorize_verifies_no_principal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever can write to it could have written any name."""
+    monkeypatch.setattr(MemoryEngine, "authorizes", False)
+    async with Mesh(Mail, Gateway, Evil, settings={"access.allow": RULES}) as m:
+        assert await defer(m, Gateway, "mail.send", "alice") == ["alice", [], False]
+    async with Mesh(Mail, Gateway, Evil) as m:
+        assert await defer(m, Gateway, "mail.send", "alice") == ["alice", [], True]
 
 
 async def test_a_worker_that_passes_a_principal_on_does_not_verify_it(m: Mesh) -> None:

@@ -42,6 +42,7 @@ class MemoryEngine:
     """See mesh.engines.contract.Engine. It has all capabilities and commits them together."""
 
     name: Final = "memory"
+    authorizes: Final = True
     offers: Final[frozenset[Capability]] = frozenset(CAPABILITIES)
     together: Final[frozenset[Capability]] = frozenset(CAPABILITIES)
 
