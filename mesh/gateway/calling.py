@@ -86,7 +86,7 @@ class Calls:
             )
             answered = to_reply(answer, to.status, to.produces, msgpack=msgpack)
             if answer.meta:
-                await self._heed_session(request, to.target, answer.meta, answered)
+                await self._apply_session(request, to.target, answer.meta, answered)
             code = ""
             return answered
         except MeshError as exc:
@@ -100,7 +100,7 @@ class Calls:
             seconds = request.seconds = self._now() - request.began_at
             stats.end(seconds, code)
 
-    async def _heed_session(self, request: Request, target: str, meta: Mapping[str, str], reply: Reply) -> None:
+    async def _apply_session(self, request: Request, target: str, meta: Mapping[str, str], reply: Reply) -> None:
         """Begin or end a login session, when the handler asks for it.
 
         Raises:
@@ -108,7 +108,7 @@ class Calls:
         """
         sessions = self._front.sessions
         if sessions is not None:
-            await sessions.heed(request, target, meta, reply)
+            await sessions.apply(request, target, meta, reply)
         elif SESSION in meta:
             raise BadReply(f"{target} begins or ends a login session, and this gateway has none: set [auth.sessions]")
 

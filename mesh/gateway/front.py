@@ -38,7 +38,7 @@ class Concern(Protocol):
 class SessionAnswers(Protocol):
     """Begins and ends login sessions; see mesh.gateway.edge.auth.sessions.answers."""
 
-    async def heed(self, request: Request, target: str, meta: Mapping[str, str], reply: Any, /) -> None: ...
+    async def apply(self, request: Request, target: str, meta: Mapping[str, str], reply: Any, /) -> None: ...
 
 
 class Mounted(Protocol):
@@ -64,7 +64,7 @@ class Front:
         started_at: by the wall clock.
         mounts: the table of mounts, once it is built.
         concerns: of the edge, the outermost first.
-        sessions: carries out what handlers ask for about login sessions; None without [auth.sessions].
+        sessions: begins and ends login sessions when handlers ask for it; None without [auth.sessions].
     """
 
     mounts: Table

@@ -139,6 +139,9 @@ class Clock:
     def wall(self) -> float:
         return float(self._clock.wall() + self.shift_s)
 
+    def now(self) -> float:
+        return float(self._clock.now() + self.shift_s)
+
 
 class Node:
     """The node of a mesh under test, with a Clock, and with a state that a test can take away."""
@@ -156,6 +159,7 @@ class Durable:
     def __init__(self, durable: Any) -> None:
         self._durable = durable
         self.lost = False
+        self.hangs = False
         self.reads = 0
 
     def __getattr__(self, name: str) -> Any:
@@ -165,7 +169,12 @@ class Durable:
         self.reads += 1
         if self.lost:
             raise mesh.Unavailable("the store is gone")
-        return self._durable.state(namespace)
+        return _Hanging() if self.hangs else self._durable.state(namespace)
+
+
+class _Hanging:
+    async def get_many(self, keys: Any) -> Any:
+        await asyncio.sleep(3600)
 
 
 class Site:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -11,6 +12,7 @@ from gateway_sessions import KEYS, Shop, Site, sessions, shop, site_of
 
 from mesh.config.edge_sessions import SessionSettings
 from mesh.config.secrets import Secret
+from mesh.gateway.edge.auth.sessions import revocation
 from mesh.testing import Mesh
 
 pytestmark = pytest.mark.timeout(60)
@@ -284,7 +286,53 @@ async def test_a_lost_state_refuses_new_sessions_and_believes_known_ones_for_a_w
         late_public = await late.ask("GET", "/public")
         assert (late_public.status, late_public.json["principal"]) == (200, "")
         site.node.durable.lost = False
+        site.node.clock.shift_s += 2
         assert await late.who() == "ann"
+
+
+async def test_a_state_that_hangs_delays_one_request_and_not_all(m: Mesh, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(revocation, "PATIENCE_S", 0.2)
+    async with site_of(m, sessions(check_s=0.0, grace_s=3600.0)) as site:
+        client = site.client()
+        await client.login()
+        assert await client.who() == "ann"
+        site.node.durable.hangs = True
+        assert await client.who() == "ann"
+        before = site.node.durable.reads
+        assert [await client.who() for _ in range(30)] == ["ann"] * 30
+        assert site.node.durable.reads == before
+        site.node.clock.shift_s += 2
+        assert await asyncio.gather(*(client.who() for _ in range(10))) == ["ann"] * 10
+        assert site.node.durable.reads == before + 1
+
+
+async def test_what_was_read_before_a_logout_is_not_believed_after_it(m: Mesh):
+    """A check of the same session that was under way: its answer is older than the logout."""
+    async with site_of(m, sessions(check_s=1000.0)) as site:
+        client = site.client()
+        await client.login()
+        before = dict(client.cookies)
+        reading, go_on = asyncio.Event(), asyncio.Event()
+        state = site.node.durable.state("mesh-sessions")
+
+        class Slow:
+            async def get_many(self, keys: Any) -> Any:
+                found = await state.get_many(keys)
+                reading.set()
+                await go_on.wait()
+                return found
+
+        site.node.durable.state = lambda namespace: Slow()  # type: ignore[method-assign]
+        checking = asyncio.create_task(client.who())
+        await reading.wait()
+        site.node.durable.state = lambda namespace: state  # type: ignore[method-assign]
+        other = site.client()
+        other.cookies = dict(before)
+        assert (await other.ask("POST", "/logout", json={})).status == 204
+        go_on.set()
+        await checking
+        client.cookies = before
+        assert await client.who() == "unauthenticated"
 
 
 # --- keys -----------------------------------------------------------------------------------------------

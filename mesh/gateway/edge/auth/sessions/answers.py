@@ -3,8 +3,8 @@
 Owns: whether a handler may do that, and doing it: the gateway signs what a handler says about its user.
 Leaves to others: what handlers write (calls.http_session), the parts of sessions (method).
 
-A worker could otherwise log in anyone: only answers of the methods in `auth.sessions.login` are believed, by the name
-under which the gateway has called them. No handler sets the cookies of sessions by itself.
+Only answers of the methods in `auth.sessions.login` begin sessions: otherwise each worker could log in any user. The
+name is that of the method which the gateway has called. No handler sets the cookies of sessions by itself.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Sessions(Protocol):
 
 
 class SessionAnswers:
-    """Carries out what the answers of handlers ask for."""
+    """Applies to sessions what the answers of handlers ask for."""
 
     def __init__(self, front: Front, settings: SessionSettings, sessions: Sessions) -> None:
         self._sessions = sessions
@@ -48,8 +48,8 @@ class SessionAnswers:
         self._now = front.node.clock.wall
         self._recorder = front.node.recorder
 
-    async def heed(self, request: Request, target: str, meta: Mapping[str, str], reply: Reply) -> None:
-        """Carry out what one answer asks for.
+    async def apply(self, request: Request, target: str, meta: Mapping[str, str], reply: Reply) -> None:
+        """Begin or end sessions as one answer asks for.
 
         Args:
             target: the method that has answered.
@@ -88,7 +88,7 @@ class SessionAnswers:
             self._refuse(target, "the principal, the tenant, the roles or the scopes are not valid")
         before = request.session
         if before is not None:
-            # Whoever has the old cookie, too, is not logged in by this.
+            # A copy of the old cookie, which may have been planted before the login, is worth nothing after it.
             await self._sessions.revocations.end(before, self._now())
         now = self._now()
         began_at = await self._sessions.revocations.start(asked.principal, now)

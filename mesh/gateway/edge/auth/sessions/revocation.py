@@ -30,10 +30,14 @@ NAMESPACE: Final = "mesh-sessions"
 REMEMBERED: Final = 16_384
 #: How long to wait for the state, in seconds.
 PATIENCE_S: Final = 2.0
+#: After a failed request, one request at a time tries again, so often; all others fail at once.
+RETRY_S: Final = 1.0
 #: How often an unreachable state is logged, in seconds.
 LOG_EVERY_S: Final = 60.0
 #: Two notes within a millisecond get different instants.
 _STEP_S: Final = 0.001
+
+_UNAVAILABLE: Final = "sessions cannot be checked now, because the state of the mesh cannot be used; try again later"
 
 
 T = TypeVar("T")
@@ -64,7 +68,10 @@ class Revocations:
         self._grace_s = settings.grace_s
         self._longest_s = settings.absolute_s
         self._read: OrderedDict[bytes, _Read] = OrderedDict()
-        self._logged_at = float("-inf")
+        #: Changes whenever this gateway ends sessions: what was read before is then not cached any more.
+        self._generation = 0
+        self._failing = False
+        self._retry_at = self._logged_at = float("-inf")
 
     async def check(self, session: Session) -> None:
         """Check that a session goes on.
@@ -76,13 +83,16 @@ class Revocations:
         now = self._clock.now()
         known = self._read.get(session.id)
         if known is None or now >= known.at + self._check_s:
+            generation = self._generation
             try:
+                self._take_turn(now)
                 known = _Read(now, await self._has_ended(session))
             except AuthUnavailable:
                 if known is None or now >= known.at + self._check_s + self._grace_s:
                     raise
             else:
-                self._note(session.id, known)
+                if generation == self._generation:
+                    self._note(session.id, known)
         if known.ended:
             raise Expired("the session was ended by logging out; log in again")
 
@@ -103,6 +113,7 @@ class Revocations:
         Raises:
             AuthUnavailable: that could not be noted: other gateways accept the session until it expires.
         """
+        self._generation += 1
         self._note(session.id, _Read(self._clock.now(), True))
         await self._ask(lambda state: state.set(f"s.{session.id.hex()}", True, ttl=max(1.0, session.expires_at - now)))
 
@@ -118,6 +129,7 @@ class Revocations:
         # The session of a login whose answer is under way begins now, too: it ends as well.
         await self._ask(lambda state: state.set(key, at + _STEP_S, ttl=self._longest_s + _STEP_S + max(0.0, at - now)))
         # What is cached by session does not tell whose it is; reading it again costs one request for each.
+        self._generation += 1
         self._read.clear()
 
     async def _has_ended(self, session: Session) -> bool:
@@ -132,19 +144,31 @@ class Revocations:
         if len(self._read) > REMEMBERED:
             self._read.popitem(last=False)
 
+    def _take_turn(self, now: float) -> None:
+        """Let one request at a time find out whether a state that failed works again; the others need not wait for it.
+
+        Raises:
+            AuthUnavailable: it is not the turn of this request.
+        """
+        if self._failing:
+            if now < self._retry_at:
+                raise AuthUnavailable(_UNAVAILABLE)
+            self._retry_at = now + PATIENCE_S
+
     async def _ask(self, request: Callable[[State], Awaitable[T]]) -> T:
         try:
             async with asyncio.timeout(PATIENCE_S):
-                return await request(self._state())
+                answer = await request(self._state())
+            self._failing = False
+            return answer
         except (MeshError, TimeoutError) as exc:
             error = exc.message if isinstance(exc, MeshError) else f"no answer within {PATIENCE_S:g} s"
             now = self._clock.now()
+            self._failing, self._retry_at = True, now + RETRY_S
             if now >= self._logged_at + LOG_EVERY_S:
                 self._logged_at = now
                 _log.error("auth.sessions_unchecked", namespace=NAMESPACE, error=error)
-            raise AuthUnavailable(
-                "sessions cannot be checked now, because the state of the mesh cannot be used; try again later"
-            ) from exc
+            raise AuthUnavailable(_UNAVAILABLE) from exc
 
 
 class NoRevocations:
