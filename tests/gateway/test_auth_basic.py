@@ -67,6 +67,14 @@ async def test_users_log_in(front: Front):
     assert missing.headers.getall("WWW-Authenticate") == ['Basic realm="mesh", charset="UTF-8"']
 
 
+@pytest.mark.parametrize(("mode", "shown"), [("navigate", True), ("cors", True), (None, True)])
+async def test_the_challenge_that_opens_a_dialog_is_kept_when_it_is_the_only_one(
+    front: Front, mode: str | None, shown: bool
+):
+    answer = await front.get("/user", headers={"Sec-Fetch-Mode": mode} if mode else {})
+    assert ("WWW-Authenticate" in answer.headers) == shown
+
+
 def raw(data: bytes) -> str:
     return "Basic " + b64encode(data).decode()
 

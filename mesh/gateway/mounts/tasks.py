@@ -23,6 +23,8 @@ from mesh.discovery.record import TaskRecord
 from mesh.errors import BadArguments, BadRequest, MeshError, Unavailable, UnknownJob, UnknownRoute, UnknownService
 from mesh.gateway.binding import unknown_argument
 from mesh.gateway.convert import convert, converter, is_bytes
+from mesh.gateway.edge.auth.ownership import own_key
+from mesh.gateway.edge.identity import Identity
 from mesh.gateway.entry import NO_POLICY, Entry
 from mesh.gateway.fields import Fields
 from mesh.gateway.front import Front
@@ -90,7 +92,9 @@ class Tasks:
         try:
             body = await front.bodies.read(request, front.timeout_s)
             kind = kind_of(request.headers.get(hdrs.CONTENT_TYPE))
-            reply = await self._defer(target, record, request.query_string, body, kind, request.headers)
+            reply = await self._defer(
+                target, record, request.query_string, body, kind, request.headers, request.identity
+            )
             code = ""
             return reply
         except MeshError as exc:
@@ -121,7 +125,14 @@ class Tasks:
         return service, name, self._front.catalog.task(service, name)
 
     async def _defer(
-        self, target: str, record: TaskRecord, query: str, body: bytes, kind: Kind, headers: CIMultiDictProxy[str]
+        self,
+        target: str,
+        record: TaskRecord,
+        query: str,
+        body: bytes,
+        kind: Kind,
+        headers: CIMultiDictProxy[str],
+        identity: Identity | None,
     ) -> Reply:
         """Defer a task.
 
@@ -130,6 +141,7 @@ class Tasks:
             query: options (OPTIONS); for a body of bytes also the other arguments.
             kind: what the Content-Type says the body is.
             headers: of the request: Idempotency-Key, and those that the task reads.
+            identity: of the caller; an Idempotency-Key is that of this caller alone.
 
         Raises:
             BadArguments, UnsupportedMedia, TooLarge: nothing was deferred.
@@ -144,7 +156,7 @@ class Tasks:
                 raise BadArguments(
                     "query.key: cannot be combined with Idempotency-Key; send one of them", details=_at("key")
                 )
-            given["key"] = _key(idempotency)
+            given["key"] = own_key(identity, _key(idempotency))
         arguments = self._encoded(target, record, told, body, kind, headers)
         options = _options(given)
         if idempotency:

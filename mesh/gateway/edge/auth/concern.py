@@ -34,6 +34,8 @@ from mesh.gateway.request import Request
 #: The name of the concern.
 NAME: Final = "auth"
 _REQUEST_METHOD: Final = istr("Access-Control-Request-Method")
+_FETCH_MODE: Final = istr("Sec-Fetch-Mode")
+_BASIC: Final = "Basic "
 
 
 def make(front: Front) -> Concern | None:
@@ -72,6 +74,7 @@ class Auth:
         # Tokens and API keys have the same challenge.
         challenges = dict.fromkeys(each.challenge for each in methods if each.challenge)
         self._challenges = b"".join(map(_challenge, challenges))
+        self._silent = b"".join(_challenge(each) for each in challenges if not each.startswith(_BASIC))
 
     async def hook(self, request: Request, proceed: Proceed) -> Answer:
         """Let a request pass, or refuse it.
@@ -127,8 +130,16 @@ class Auth:
         self._count(method.name if method else "", error.code)
         if error.status == Unauthenticated.status:
             mine = method.refusal or method.challenge if method is not None else ""
-            request.raw.lines += _challenge(mine) if mine else self._challenges
+            lines = _challenge(mine) if mine else self._challenges
+            if self._silent and (not mine or mine.startswith(_BASIC)) and _is_script(request):
+                lines = self._silent
+            request.raw.lines += lines
         raise error
+
+
+def _is_script(request: Request) -> bool:
+    """Whether a script of a page sent the request: for a Basic challenge the browser would show a dialog of its own."""
+    return request.raw.headers.get(_FETCH_MODE, "navigate") != "navigate"
 
 
 def _challenge(value: str) -> bytes:

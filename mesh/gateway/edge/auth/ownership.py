@@ -1,6 +1,6 @@
-"""Which jobs a caller may see and cancel.
+"""Which jobs are a caller's own: to see, to cancel, and to find by an Idempotency-Key.
 
-Owns: this rule. Leaves to others: who calls (concern), jobs over HTTP (mounts.jobs).
+Owns: these rules. Leaves to others: who calls (concern), jobs over HTTP (mounts.jobs).
 
 A job belongs to the caller on whose behalf it was deferred: the principal, in its tenant, that its metadata carries.
 Its owner may see and cancel it, and so may callers with one of the roles of `auth.job_roles`. To everyone else it does
@@ -11,6 +11,7 @@ without a credential where `auth.mounts` lets them in at /jobs.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from hashlib import sha256
 
 from mesh.calls.propagation import PRINCIPAL, TENANT
 from mesh.gateway.edge.identity import Identity
@@ -28,3 +29,12 @@ def may_see(identity: Identity | None, meta: Mapping[str, str], roles: Collectio
     if identity is None:
         return not owner[0]
     return owner == (identity.principal, identity.tenant) or not identity.roles.isdisjoint(roles)
+
+
+def own_key(identity: Identity | None, key: str) -> str:
+    """The key of a job for an Idempotency-Key. Two callers may choose the same one without getting each other's job."""
+    if identity is None:
+        return key
+    # A hash, so that no choice of names and keys gives the key of another caller.
+    caller = sha256(f"{len(identity.tenant)}:{identity.tenant}{identity.principal}".encode()).hexdigest()[:16]
+    return f"{caller}:{key}"
