@@ -115,11 +115,12 @@ async def test_a_login_makes_a_new_session_and_ends_the_one_before(site: Site):
 
 async def test_a_login_form_needs_no_token_although_a_session_goes_on(site: Site):
     """The page of a second tab may not know it. Its handler sees no user, and the new session is a new one."""
-    client = site.client()
+    client, before = site.client(), site.client()
     await client.login("bob")
+    before.cookies = dict(client.cookies)
     told = await client.ask("POST", "/login", json={"name": "ann"}, token=False)
     assert told.status == 200
-    assert await client.who() == "ann"
+    assert (await client.who(), await before.who()) == ("ann", "unauthenticated")
 
 
 # --- time -----------------------------------------------------------------------------------------------

@@ -123,6 +123,8 @@ async def test_two_session_cookies_are_none(site: Site):
         f"{name}={ann.session}; {name}={bob.session}",
         f"{name}={bob.session}; a=1; {name}={ann.session}",
         f"{name}={ann.session}; {name}=x",
+        f"{name}={ann.session}; {name}=",
+        f"{name}=; {name}={ann.session}",
     ):
         told = await site.client().ask("GET", "/me", headers={"Cookie": value})
         assert told.status == 401

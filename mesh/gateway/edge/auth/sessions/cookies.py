@@ -9,13 +9,13 @@ from it alone, so that no neighbouring host and no plain HTTP can plant one.
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from functools import lru_cache
 from typing import Final
 
 from aiohttp import hdrs
 
+from mesh.config.edge_auth import is_loopback
 from mesh.config.edge_sessions import SessionSettings
 from mesh.errors import Unauthenticated
 from mesh.gateway.request import RawRequest
@@ -42,7 +42,7 @@ class Cookies:
     def is_secure(self, raw: RawRequest) -> bool:
         """Whether the cookies of this request's host are for HTTPS only."""
         if self._secure == "auto":
-            return not is_loopback(raw.headers.get(hdrs.HOST, ""))
+            return not _is_local(raw.headers.get(hdrs.HOST, ""))
         return self._secure == "always"
 
     def session_name(self, raw: RawRequest) -> str:
@@ -60,17 +60,17 @@ class Cookies:
             Unauthenticated: there are several: a neighbouring host may have planted one.
         """
         name = self.session_name(raw)
-        found = ""
+        found: str | None = None
         for line in raw.headers.getall(hdrs.COOKIE, ()):
             if name not in line:
                 continue
             for pair in line.split(";"):
                 key, equals, value = pair.partition("=")
                 if equals and key.strip(" \t") == name:
-                    if found:
+                    if found is not None:
                         raise Unauthenticated("the request has several session cookies; delete them and log in again")
                     found = value.strip(" \t")
-        return found
+        return found or ""
 
     def set(self, raw: RawRequest, token: str, csrf: str, max_age_s: float) -> bytes:
         """The header lines that set both cookies."""
@@ -104,10 +104,6 @@ class Cookies:
 
 
 @lru_cache(256)
-def is_loopback(host: str) -> bool:
+def _is_local(host: str) -> bool:
     """Whether a Host header names this machine's loopback."""
-    name = _PORT.sub("", host).strip("[]").lower().removesuffix(".")
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return name == "localhost" or name.endswith(".localhost")
+    return is_loopback(_PORT.sub("", host).strip("[]").lower().removesuffix("."))

@@ -94,7 +94,8 @@ class Sessions:
                 await self.csrf.check(request, session.id)
             except CsrfRefused:
                 if self._is_login(request):
-                    # The login form of a user who has a session still: that session gives it no rights.
+                    # The login form of a user who has a session still. It gives the request no rights, and ends.
+                    request.session = session
                     return None
                 self._recorder.counter("http_csrf_refused", "Requests with a session and without its token.").value += 1
                 raise
