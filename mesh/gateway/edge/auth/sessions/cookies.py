@@ -93,7 +93,7 @@ class Cookies:
     def sets_reserved(self, lines: bytes) -> str:
         """The reserved name of a cookie that these header lines set; "" for none.
 
-        Browsers ignore white space around a name, and take a cookie without a name as one whose name is the value.
+        Browsers ignore white space around a name, and may send a cookie without a name as if its value were the name.
         """
         for found in _SET.findall(lines):
             pair = found.split(b";")[0].decode("latin-1").strip(" \t=")

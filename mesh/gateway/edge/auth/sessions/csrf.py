@@ -65,7 +65,7 @@ class CsrfTokens:
             told = await _fields(request)
         if not told:
             raise CsrfRefused(f"the request has no {HEADER} header, nor a form field {FIELD}")
-        # Several values: one of them was added by somebody else.
+        # With several values, one of them is not the page's.
         content = self._ring.content(told[0]) if len(told) == 1 and len(told[0]) <= 256 else None
         if content is None or not hmac.compare_digest(content, session_id):
             raise CsrfRefused(f"the {HEADER} of the request is not that of its session; read the cookie again")

@@ -128,7 +128,7 @@ class Revocations:
         at = max(now, found) if isinstance(found, float) else now
         # The session of a login whose answer is under way begins now, too: it ends as well.
         await self._ask(lambda state: state.set(key, at + _STEP_S, ttl=self._longest_s + _STEP_S + max(0.0, at - now)))
-        # What is cached by session does not tell whose it is; reading it again costs one request for each.
+        # The cache has no principals. Reading it again costs one request for each session.
         self._generation += 1
         self._read.clear()
 
