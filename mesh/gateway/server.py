@@ -245,6 +245,10 @@ class Gateway:
         return openapi(self.front)
 
 
+#: A constant: `Reply | StreamReply` would be built for each request.
+_ANSWERS: Final = (Reply, StreamReply)
+
+
 def _checked(chain: Proceed[Request], hooks: Sequence[Hook]) -> Callable[[Request], Awaitable[Answer]]:
     """The chain, with a check of what the outermost interceptor returns; the chain itself when there are none."""
     if not hooks:
@@ -252,7 +256,7 @@ def _checked(chain: Proceed[Request], hooks: Sequence[Hook]) -> Callable[[Reques
 
     async def answer(request: Request) -> Answer:
         found = await chain(request)
-        if not isinstance(found, Reply | StreamReply):
+        if not isinstance(found, _ANSWERS):
             raise SetupError(f"an HTTP interceptor returned {type(found).__name__}; return a mesh.gateway.mounts.Reply")
         return found
 

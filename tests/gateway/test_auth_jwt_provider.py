@@ -241,6 +241,7 @@ async def test_a_provider_that_misbehaves(
     front = await opened()
     assert await status(front, idp) == DOWN
     assert (await front.get("/open")).status == 200
+    assert (await front.get("/user", headers={"Authorization": "Bearer garbage"})).status == 401
     assert (await front.get("/user")).status == 401
     idp.keys = good
     async with asyncio.timeout(10):

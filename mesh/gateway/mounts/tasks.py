@@ -85,6 +85,9 @@ class Tasks:
         if other is not None:
             return other
         target = request.target = f"{service}.{name}"
+        if request.known is not None and request.known.name != target:
+            # It has appeared since: the edge has not applied its policy.
+            raise Unavailable("the tasks have just changed")
         stats = front.node.recorder.method("http", service, name)
         code = "cancelled"
         began_at = front.node.clock.now()

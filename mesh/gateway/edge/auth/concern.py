@@ -103,7 +103,8 @@ class Auth:
                 break
         if required.user:
             if identity is None:
-                self._refuse(request, Unauthenticated("this requires a credential, and the request has none"))
+                told = "none that is accepted here" if hdrs.AUTHORIZATION in raw.headers else "none"
+                self._refuse(request, Unauthenticated(f"this requires a credential, and the request has {told}"))
             if required.scopes or required.roles:
                 self._authorize(request, required, identity)
         return await proceed(request)

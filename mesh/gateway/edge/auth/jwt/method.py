@@ -19,7 +19,7 @@ from mesh.config.edge_auth_checks import require
 from mesh.errors import ConfigError
 from mesh.gateway.edge.auth.api_keys import PREFIX as API_KEY
 from mesh.gateway.edge.auth.carry import checked
-from mesh.gateway.edge.auth.contract import Authenticator
+from mesh.gateway.edge.auth.contract import Authenticator, AuthUnavailable
 from mesh.gateway.edge.auth.headers import challenge, credentials
 from mesh.gateway.edge.auth.jwt.claims import check_claims, identity_of
 from mesh.gateway.edge.auth.jwt.key_sources import KeySource, source_of
@@ -94,7 +94,12 @@ class Tokens:
         # API keys come in the same field. No JSON Web Token begins so: they begin with "eyJ".
         if told is None or told.startswith(API_KEY):
             return None
-        keys = self._source.keys()
+        try:
+            keys = self._source.keys()
+        except AuthUnavailable:
+            # Without keys, what is no valid token in any case is still wrong, and not a matter of the provider.
+            check_claims(read_token(told, self._settings.type).claims, self._settings, self._wall())
+            raise
         known = self._known
         if keys is not self._keys:
             known.clear()
