@@ -154,6 +154,14 @@ def test_writers_wait_for_each_other(file: Path):
     assert {key.name for key in api_keys.listed(file)} == {f"key-{number}" for number in range(40)}
 
 
+def test_a_link_to_the_file_stays_a_link(file: Path, tmp_path: Path):
+    (tmp_path / "shared").mkdir()
+    file.symlink_to(tmp_path / "shared/apikeys.json")
+    api_keys.create(file, "k", now=NOW)
+    assert file.is_symlink()
+    assert [key.name for key in api_keys.listed(tmp_path / "shared/apikeys.json")] == ["k"]
+
+
 def test_revoking_names_one_key(file: Path):
     texts = [api_keys.create(file, "twice", now=NOW)[0] for _ in range(2)]
     for which in ("twice", "nothing"):

@@ -122,6 +122,16 @@ async def test_a_refusal_names_all_methods_or_the_one_that_refused(secured: Fron
     assert wrong.headers.getall("WWW-Authenticate") == ['Test realm="mesh"']
 
 
+async def test_a_service_may_refuse_a_caller_with_the_challenges_of_the_gateway(secured: Front):
+    async def refuse() -> None:
+        raise Unauthenticated("log in again")
+
+    secured.node.serve("strict", [RouteRecord("GET", "/strict", "refuse")], refuse=refuse)
+    answer = await secured.get("/strict", headers={"X-Caller": "ann"})
+    assert (answer.status, answer.json["code"]) == (401, "unauthenticated")
+    assert answer.headers.getall("WWW-Authenticate") == ['Test realm="mesh"', 'Other realm="mesh"']
+
+
 async def test_services_see_principal_and_tenant_of_their_own_request_only(secured: Front):
     """Also on one connection, whose requests are answered by one asyncio task."""
     assert (await secured.get("/user", headers={"X-Caller": "ann;;;acme"})).json == "ann@acme"

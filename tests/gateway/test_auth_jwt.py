@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -261,6 +263,19 @@ def test_settings_that_cannot_be_used_are_refused_at_the_start(
     values = {name: Path("/nowhere") / each if name == "file" else each for name, each in values.items()}
     with pytest.raises(ConfigError, match=f"^{key}: "):
         Gateway(node, with_jwt(**values))
+
+
+def test_without_the_libraries_the_error_names_the_extra(
+    node: FakeNode, with_jwt: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(sys.modules, "jwt", None)
+    with pytest.raises(ConfigError, match=r"^auth\.jwt: .*zeromesh\[auth\]"):
+        Gateway(node, with_jwt())
+
+
+def test_a_gateway_without_tokens_loads_no_library_for_them():
+    script = "import sys, mesh.gateway.app; sys.exit(bool({'jwt', 'cryptography'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 
 @pytest.mark.parametrize(

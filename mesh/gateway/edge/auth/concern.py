@@ -4,8 +4,8 @@ Owns: when the methods are asked, and the WWW-Authenticate of refusals.
 Leaves to others: the methods (registry), what is required (rules), passing the identity on (carry), a gateway without
 any method (guard).
 
-A path that leads nowhere has the requirement of its mount, so that a caller without a credential cannot find out which
-paths exist. CORS preflights, to which browsers attach no credentials, pass.
+A path that leads nowhere has the requirement of its mount: 401 comes before 404. CORS preflights, to which browsers
+attach no credentials, pass.
 """
 
 from __future__ import annotations
@@ -101,13 +101,21 @@ class Auth:
                 # Without a requirement, a wrong credential is none: with an expired token one must be able to log in.
                 identity = None
                 break
+            except Denied:
+                self._count(method.name, Denied.code)
+                raise
         if required.user:
             if identity is None:
                 told = "none that is accepted here" if hdrs.AUTHORIZATION in raw.headers else "none"
                 self._refuse(request, Unauthenticated(f"this requires a credential, and the request has {told}"))
             if required.scopes or required.roles:
                 self._authorize(request, required, identity)
-        return await proceed(request)
+        try:
+            return await proceed(request)
+        except Unauthenticated:
+            # A service that knows more than the edge refuses the caller: this answer needs a challenge, too.
+            request.raw.lines += self._silent if self._silent and _is_script(request) else self._challenges
+            raise
 
     def _authorize(self, request: Request, required: Requirement, identity: Identity) -> None:
         try:
@@ -131,10 +139,8 @@ class Auth:
         self._count(method.name if method else "", error.code)
         if error.status == Unauthenticated.status:
             mine = method.refusal or method.challenge if method is not None else ""
-            lines = _challenge(mine) if mine else self._challenges
-            if self._silent and (not mine or mine.startswith(_BASIC)) and _is_script(request):
-                lines = self._silent
-            request.raw.lines += lines
+            silent = self._silent and (not mine or mine.startswith(_BASIC)) and _is_script(request)
+            request.raw.lines += self._silent if silent else _challenge(mine) if mine else self._challenges
         raise error
 
 

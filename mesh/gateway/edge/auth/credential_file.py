@@ -43,6 +43,8 @@ def change(path: Path, edit: Callable[[bytes], bytes]) -> None:
         BadCredentials: it cannot be read or written. Nothing has changed then.
     """
     try:
+        # A link to a place that releases share stays a link.
+        path = path.resolve()
         with _locked(path.parent):
             _replace(path, edit(read(path)))
     except OSError as exc:

@@ -3,8 +3,9 @@
 Owns: the steps of verifying a token, and the memory of verified ones.
 Leaves to others: each of the steps (token, claims, keys), where the keys come from (key_sources).
 
-Verifying a signature takes 30 to 150 µs, and a client sends the same token for minutes. So the identities of verified
-tokens are kept by the hash of the token, until it expires or the keys change. Refused tokens are not kept.
+Verifying a token takes 15 µs (HS256) to 370 µs (ES384), and a client sends the same token for minutes. So the
+identities of verified tokens are kept by the hash of the token, until it expires or the keys change. Refused tokens
+are not kept.
 """
 
 from __future__ import annotations
