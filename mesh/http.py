@@ -14,6 +14,7 @@ Owns: the public names; re-exports only. docs/http.md describes them.
 """
 
 from mesh.calls.http_response import Response, SetCookie, delete_cookie, redirect
+from mesh.calls.http_session import login, logout
 from mesh.calls.push import join, leave
 from mesh.calls.server_event import ServerSentEvent
 from mesh.service.edge_options import EdgeOptions, roles, scopes
@@ -36,6 +37,8 @@ __all__ = [
     "join",
     "leave",
     "live",
+    "login",
+    "logout",
     "patch",
     "post",
     "put",

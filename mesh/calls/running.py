@@ -15,6 +15,7 @@ from mesh.calls.context import CallContext
 from mesh.calls.inbound import Inbound
 from mesh.calls.method import Method
 from mesh.calls.propagation import Values
+from mesh.config import AccessRule
 from mesh.errors import Forbidden
 from mesh.policy.limits import Gate
 from mesh.protocol.callee import Callee
@@ -31,13 +32,16 @@ class Conversation(Protocol):
         callee: the protocol's state for this caller.
         channel: the link.
         running: the admitted calls by their ids.
-        permits: the decisions of `[access]` on this caller, by target.
+        permits: the decisions of `[access]` on this caller, by target: denied, allowed for the principals of some
+            rules, or allowed.
+        asserts: whether `[access]` lets the caller assert principals; None until that was asked.
     """
 
     callee: Callee
     channel: Channel
     running: dict[int, Running]
-    permits: dict[str, Forbidden | None]
+    permits: dict[str, Forbidden | tuple[AccessRule, ...] | None]
+    asserts: bool | None
 
 
 class Hosted:

@@ -95,6 +95,8 @@ class Bodies:
             BadBody: its framing is broken.
             BadEncoding, UnsupportedEncoding: it cannot be decoded.
         """
+        if request.early_body is not None:
+            return request.early_body
         most = most or self.most
         raw = request.raw
         headers = raw.headers

@@ -10,12 +10,13 @@ one write.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Final
 
 from aiohttp import hdrs
 from multidict import istr
 
-from mesh.errors import BadArguments, Draining, MeshError
+from mesh.errors import BadArguments, BadReply, Draining, MeshError
 from mesh.gateway.answers import to_reply
 from mesh.gateway.binding import Binding, Call, RpcBinding, relocate
 from mesh.gateway.catalog import Target
@@ -30,6 +31,7 @@ from mesh.gateway.request import TIMEOUT, Request
 from mesh.gateway.routes import Route
 from mesh.gateway.sse import END_ID, StreamReply
 from mesh.gateway.uploads import Upload, refuse_by_name
+from mesh.protocol.http_head import SESSION
 from mesh.protocol.messages import ANSWER, JSON, MSGPACK, MSGPACK_ANSWER, RECONNECTS
 from mesh.telemetry.logs import get_logger
 
@@ -93,6 +95,8 @@ class Calls:
                 idempotent=to.idempotent,
             )
             answered = to_reply(answer, to.status, to.produces, msgpack=msgpack)
+            if answer.meta:
+                await self._apply_session(request, to.target, answer.meta, answered)
             code = ""
             return answered
         except MeshError as exc:
@@ -134,6 +138,18 @@ class Calls:
             # The method answered without reading to the end: the rest of the body is not read.
             reply.keep_alive = False
         return reply
+
+    async def _apply_session(self, request: Request, target: str, meta: Mapping[str, str], reply: Reply) -> None:
+        """Begin or end a login session, when the handler asks for it.
+
+        Raises:
+            BadReply: it may not, or this gateway has no sessions: its client would believe to be logged in.
+        """
+        sessions = self._front.sessions
+        if sessions is not None:
+            await sessions.apply(request, target, meta, reply)
+        elif SESSION in meta:
+            raise BadReply(f"{target} begins or ends a login session, and this gateway has none: set [auth.sessions]")
 
     async def _bind(
         self,

@@ -55,7 +55,7 @@ class Clients:
         return address
 
     def is_proxy(self, address: str) -> bool:
-        """Whether an address is one of `gateway.proxies`."""
+        """Whether an address is that of a trusted proxy."""
         if not self._proxies:
             return False
         parsed = _parsed(address)

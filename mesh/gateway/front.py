@@ -5,7 +5,7 @@ Owns: this record. Leaves to others: its parts; the order of the steps of a requ
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -41,6 +41,12 @@ class Concern(Protocol):
     def wanted(self) -> Any: ...
 
 
+class SessionAnswers(Protocol):
+    """Begins and ends login sessions; see mesh.gateway.edge.auth.sessions.answers."""
+
+    async def apply(self, request: Request, target: str, meta: Mapping[str, str], reply: Any, /) -> None: ...
+
+
 class Mounted(Protocol):
     """One mount in the table; see mesh.gateway.mounts.registry."""
 
@@ -67,9 +73,11 @@ class Front:
         mounts: the table of mounts, once it is built.
         concerns: of the edge, the outermost first.
         fallback: answers the paths of no mount and no declared route; None leaves them unknown.
+        sessions: begins and ends login sessions when handlers ask for it; None without [auth.sessions].
     """
 
     mounts: Table
+    sessions: SessionAnswers | None = None
 
     def __init__(self, node: Node, settings: Settings) -> None:
         limits = settings.gateway

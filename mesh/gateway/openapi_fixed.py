@@ -76,4 +76,8 @@ def problem_response(status: int) -> Schema:
                 "schema": {"type": "string"},
             },
         }
+    if status == 401:
+        response["headers"] = {
+            "WWW-Authenticate": {"description": "How to authenticate.", "schema": {"type": "string"}}
+        }
     return response

@@ -135,13 +135,15 @@ class Job(Protocol):
 
 
 class Durable(Protocol):
-    """Access to the engine of tasks."""
+    """Access to the engines of tasks and state."""
 
     @property
     def jobs(self) -> Jobs: ...
 
     @property
     def timeout_s(self) -> float: ...
+
+    def state(self, namespace: str) -> Any: ...
 
     def defer_encoded(self, task: str, body: bytes, how: Options) -> Awaitable[Job]: ...
 

@@ -40,6 +40,7 @@ _PUBLIC: Final = {
     "cancelled": "the request was cancelled; it may have been carried out in part",
     "bad_gateway": "the server behind this address cannot be reached, or its answer cannot be read",
     "upstream_timeout": "the server behind this address did not answer in time",
+    "auth_unavailable": "the credential cannot be checked now; send the request again later",
     "forbidden": "the gateway may not call this",
 }
 _FAILED: Final = "the request failed; the server's log has the reason under the trace id"

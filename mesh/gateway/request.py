@@ -99,6 +99,9 @@ class Request:
         identity: who sent it; None for a caller that the edge has not authenticated.
         limit: the deadline of the handler of a mount, while it runs.
         moved_at: when the last part of a streamed body arrived: `gateway.timeout` counts from then.
+        session: the login session that it belongs to; see mesh.gateway.edge.auth.sessions.
+        session_lines: the header lines about it that the answer has.
+        early_body: its body, when it was read before its mount asked for it.
     """
 
     # Class attributes instead of an __init__ with ten assignments: one object is made for every request.
@@ -115,6 +118,9 @@ class Request:
     identity: Identity | None = None
     limit: asyncio.Timeout | None = None
     moved_at = 0.0
+    session: Any = None
+    session_lines = b""
+    early_body: bytes | None = None
 
     def __init__(self, raw: RawRequest, front: Front, began_at: float) -> None:
         self.raw = raw

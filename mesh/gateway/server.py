@@ -274,6 +274,9 @@ class Gateway:
         return openapi(self.front)
 
 
+#: A constant: `Reply | StreamReply` would be built for each request.
+
+
 def _checked(chain: Proceed[Request], hooks: Sequence[Hook]) -> Callable[[Request], Awaitable[Answer]]:
     """The chain, with a check of what the outermost interceptor returns; the chain itself when there are none."""
     if not hooks:

@@ -158,7 +158,7 @@ class Sites:
         host = request.headers.get(hdrs.HOST)
         if host is not None:
             self.check_host(host)
-            if not _is_same(f"http://{found[1]}", host):
+            if not is_same_origin(f"http://{found[1]}", host):
                 raise BadRequest("the request target and Host name different hosts", details=_HOST_DETAILS)
 
     def _is_own(self, host: str) -> bool:
@@ -189,7 +189,7 @@ class Sites:
         if not origins and not sites:
             return
         host = headers.get(hdrs.HOST, "")
-        other = next((origin for origin in origins if not _is_same(origin, host)), None)
+        other = next((origin for origin in origins if not is_same_origin(origin, host)), None)
         own = _OWN_SITE.issuperset(sites)
         if own and other is None:
             return
@@ -210,7 +210,7 @@ class Sites:
 _HOST_DETAILS: Final = {"path": "header.Host"}
 
 
-def _is_same(origin: str, host: str) -> bool:
+def is_same_origin(origin: str, host: str) -> bool:
     """Whether an Origin belongs to the host of the request. `null` (sandboxed pages, files) never does."""
     found = ORIGIN.fullmatch(origin)
     if found is None:

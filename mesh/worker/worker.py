@@ -127,7 +127,7 @@ class Worker:
         self.services: list[Service] = [_made(cls) for cls in classes]
         self.instance_ids: list[str] = []
         self._gates: dict[str, Gate[Any]] = {}
-        self._inbox = Inbox(recorder=self.node.recorder)
+        self._inbox = Inbox(recorder=self.node.recorder, verifies=settings.access is not None)
         self._tasks: list[asyncio.Task[None]] = []
         self._busy_timers: set[asyncio.Task[None] | None] = set()
         self._began: list[Service] = []

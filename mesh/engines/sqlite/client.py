@@ -59,6 +59,7 @@ class StoreEngine:
     """
 
     name: Final = "sqlite"
+    authorizes: Final = True
     offers: Final[frozenset[Capability]] = _ALL
     together: Final[frozenset[Capability]] = _ALL
 

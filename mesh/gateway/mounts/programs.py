@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from mesh.config import ServiceSettings
 from mesh.discovery.record import EdgePolicy
 from mesh.errors import Unavailable
-from mesh.gateway.entry import Entry
+from mesh.gateway.entry import Entry, is_protected
 from mesh.gateway.forwarding import Forwarder
 from mesh.gateway.front import Front
 from mesh.gateway.mounts.contract import Answer, Mount
@@ -48,6 +48,7 @@ def _mount(
     forward = service.forward
     forwarder = Forwarder(front, upstreams, forward, prefix)
     entry = Entry(prefix, policy=EdgePolicy(auth=forward.auth, max_body_bytes=forward.max_body_bytes))
+    front.catalog.protected |= is_protected(entry.policy)
 
     async def handle(request: Request) -> Answer:
         if not upstreams.all:

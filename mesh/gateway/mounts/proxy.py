@@ -14,7 +14,7 @@ from typing import Final
 from mesh.config.edge_proxy import ProxySettings
 from mesh.discovery.record import EdgePolicy
 from mesh.errors import Unavailable
-from mesh.gateway.entry import Entry
+from mesh.gateway.entry import Entry, is_protected
 from mesh.gateway.forwarding import Forwarder
 from mesh.gateway.front import Front
 from mesh.gateway.mounts.contract import Answer, Mount
@@ -39,6 +39,7 @@ def mount(front: Front, prefix: str, settings: ProxySettings) -> Mount:
     forwarder = Forwarder(front, upstreams, settings, prefix)
     policy = EdgePolicy(auth=settings.auth, max_body_bytes=settings.max_body_bytes)
     entry = Entry(prefix, policy=policy)
+    front.catalog.protected |= is_protected(policy)
 
     async def handle(request: Request) -> Answer:
         if prefix == "/" and not front.may_say_unknown():

@@ -124,11 +124,15 @@ class DeclaredRoutes:
         return serve(self._front, request, route, values)
 
     def _found(self, request: Request) -> tuple[Route, list[str]]:
-        """What `entry` has found. The routes may have changed since; a path without a route is looked up again, for
-        its error."""
+        """What `entry` has found. A path without a route is looked up again, for its error.
+
+        Raises:
+            Unavailable: there is a route now. The edge has not applied its policy, and must not be passed without.
+        """
         found = request.entry.found
         if found is None:
-            return self._catalog.routes.find(request.raw.method, request.path)
+            self._catalog.routes.find(request.raw.method, request.path)
+            raise Unavailable("the declared routes have just changed")
         route, values = found
         return route, values
 

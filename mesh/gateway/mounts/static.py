@@ -23,7 +23,7 @@ from mesh.config import Settings
 from mesh.config.edge_static import StaticSettings
 from mesh.discovery.record import EdgePolicy
 from mesh.errors import BadRequest, MeshError, MethodNotAllowed, TryLater, Unavailable, UnknownRoute
-from mesh.gateway.entry import Entry
+from mesh.gateway.entry import Entry, is_protected
 from mesh.gateway.file_types import accepted_codings, cache_control, content_type
 from mesh.gateway.files import INDEX, Directory, File, IsDirectory
 from mesh.gateway.front import Front
@@ -87,6 +87,7 @@ def mount(front: Front, prefix: str, settings: StaticSettings) -> Mount:
     """The mount of one directory."""
     files = Files(front, prefix, settings, _checked(front.settings, prefix, settings.dir))
     entry = Entry(prefix, policy=EdgePolicy(auth=settings.auth))
+    front.catalog.protected |= is_protected(entry.policy)
 
     @asynccontextmanager
     async def lifespan(_: Node) -> AsyncIterator[None]:
