@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
+from mesh.config import listener_checks
 from mesh.config.entries import kind_of
 from mesh.config.settings import Settings
 
@@ -52,6 +53,8 @@ def contradictions(settings: Settings) -> Iterator[Contradiction]:
         # Over ipc a caller is a process of this user; over tcp without keys any process may claim to be any caller.
         what = 'over tcp, callers are identified by their keys: set keys.dir, or mesh.bind = "ipc"'
         yield Contradiction(("access",), "access", what)
+    for found in listener_checks.contradictions(settings.gateway):
+        yield Contradiction(*found)
     for name, service in settings.services.items():
         if 0 < service.maximum < service.minimum:
             key = f"services.{name}.maximum"

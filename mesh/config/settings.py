@@ -16,6 +16,7 @@ from msgspec import Struct, field
 from msgspec.structs import force_setattr
 
 from mesh.config.access import AccessSettings
+from mesh.config.edge_listeners import ListenerSettings
 from mesh.config.secrets import Secret
 from mesh.config.values import (
     ADDRESS,
@@ -144,7 +145,7 @@ class WorkerSettings(Struct, frozen=True, kw_only=True):
     threads: Annotated[int, whole(1, 1024), 'threads for offload="thread"'] = 8
 
 
-class GatewaySettings(Struct, frozen=True, kw_only=True):
+class GatewaySettings(ListenerSettings, frozen=True, kw_only=True):
     """[gateway]: the HTTP front end."""
 
     host: Annotated[str, TEXT, "the address that the gateway listens on"] = "127.0.0.1"

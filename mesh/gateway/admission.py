@@ -17,6 +17,7 @@ from aiohttp.web_protocol import RequestHandler
 from mesh.config.settings import GatewaySettings
 from mesh.errors import BadRequest, MeshError, Overloaded, TooLarge
 from mesh.gateway.clients import Clients
+from mesh.gateway.listeners.proxy_protocol import Told
 from mesh.gateway.ports import Recorder
 from mesh.gateway.problems import Problems
 from mesh.gateway.reply import date_line, head_of
@@ -61,15 +62,17 @@ class Connection(RequestHandler):
     Attributes:
         heard: bytes have arrived since the last request was answered.
         since: when a sweep first found bytes without a complete request; 0.0 if none did.
+        told: what a proxy has said about the connection in a PROXY header; None without one.
     """
 
-    __slots__ = ("heard", "limits", "since")
+    __slots__ = ("heard", "limits", "since", "told")
 
     def __init__(self, manager: Server, **options: Any) -> None:
         super().__init__(manager, **options)
         self.limits = manager
         self.heard = False
         self.since = 0.0
+        self.told: Told | None = None
 
     def data_received(self, data: bytes) -> None:
         """Parse, and note that bytes have arrived."""
@@ -116,7 +119,12 @@ class Server(web.Server):
 
     Args:
         settings: the limits.
+
+    Attributes:
+        kind: of the listener whose connections it serves; see mesh.gateway.listeners.listener.
     """
+
+    kind = "public"
 
     def __init__(
         self,
@@ -160,6 +168,8 @@ class Server(web.Server):
         super().connection_made(handler, transport)
         peer = transport.get_extra_info("peername")
         address = peer[0] if isinstance(peer, tuple) else ""
+        if isinstance(handler, Connection) and handler.told is not None:
+            address = handler.told.address
         self._addresses[handler] = address
         self._by_address[address] += 1
         if len(self._addresses) > self._most:

@@ -72,7 +72,7 @@ class Front:
         self.health = Health(node.agent, settings.mesh.run_dir)
         self.connections = Connections()
         self.problems = Problems(debug=limits.debug)
-        self.clients = Clients(limits.proxies)
+        self.clients = Clients(limits.proxies, limits.forwarded, behind=limits.unix is not None)
         self.bodies = Bodies(limits.max_body_bytes, limits.max_body_total_bytes, limits.min_body_rate_bytes)
         self.concerns: Sequence[Concern] = ()
         self._certain = False

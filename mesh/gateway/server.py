@@ -8,7 +8,7 @@ Leaves to others: answering (mounts), sockets and signals (app), HTTP itself (ai
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
 from typing import Any, Final, cast
 
@@ -83,7 +83,8 @@ class Gateway:
         self.problems = front.problems
         self.bodies = front.bodies
         self.sites = Sites(settings)
-        self._hosts = self.sites.known
+        # Behind a proxy every request is checked: the host that the proxy was asked for is in another field.
+        self._hosts: Collection[str] = () if front.clients.behind else self.sites.known
         self.log = RequestLog(settings, front.clients, node.clock.now)
         self._slow_s = self.log.slow_s
         self._logs_every = self.log.every
@@ -197,8 +198,11 @@ class Gateway:
             path, _, query = raw.raw_path.partition("?")
             if path not in PROBED or "verbose" in query:
                 sites.check_host(host)
+        forwarded = self.front.clients.host(raw)
+        if forwarded:
+            sites.check_host(forwarded)
         if raw.method not in SAFE:
-            sites.check_origin(raw)
+            sites.check_origin(raw, forwarded)
 
     def _read_odd_target(self, request: Request) -> None:
         """Path and query of a request target that is not a path: `http://host/path`, `*`."""

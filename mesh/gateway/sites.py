@@ -20,6 +20,8 @@ from aiohttp import hdrs, web
 from multidict import istr
 
 from mesh.config import Settings
+from mesh.config.edge_listeners import UNIX
+from mesh.config.exposure import is_loopback
 from mesh.errors import BadRequest, ConfigError
 from mesh.protocol.http_head import is_token
 
@@ -116,11 +118,12 @@ class Sites:
 
     def __init__(self, settings: Settings) -> None:
         gateway = settings.gateway
-        bound = _plain_host(gateway.host)
-        address = _address(bound)
-        self._on_loopback = bound == "localhost" or (address is not None and address.is_loopback)
+        bound = {_plain_host(gateway.host)}
+        if gateway.admin and not gateway.admin.startswith(UNIX):
+            bound.add(_plain_host(gateway.admin.rpartition(":")[0]))
+        self._on_loopback = all(is_loopback(each) for each in bound)
         self._names = _Names(gateway.hosts, "gateway.hosts")
-        self._names.exact |= {bound, "localhost"}
+        self._names.exact |= {*bound, "localhost", *gateway.acme.domains}
         self._names.below += (".localhost",)
         if not self._on_loopback:
             machine = _plain_host(socket.gethostname())
@@ -181,10 +184,13 @@ class Sites:
 
     # --- origins --------------------------------------------------------------------------------
 
-    def check_origin(self, request: web.BaseRequest) -> None:
+    def check_origin(self, request: web.BaseRequest, forwarded: str = "") -> None:
         """Reject a request from a page of another site, unless `gateway.origins` lists that site.
 
         Call it for methods outside SAFE.
+
+        Args:
+            forwarded: the host that the client has asked a trusted proxy for; it has passed `check_host`.
 
         Raises:
             CrossSite: the request is from such a page.
@@ -202,7 +208,7 @@ class Sites:
                 "the request comes from a page of another site; list its origin in gateway.origins to allow it"
             )
         for origin in origins:
-            if not _is_same(origin, headers.get(hdrs.HOST, "")):
+            if not _is_same(origin, forwarded or headers.get(hdrs.HOST, "")):
                 raise CrossSite(
                     f'the request comes from the origin "{origin[:80]}", which is not this host; '
                     "list it in gateway.origins to allow it"

@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
 from mesh.gateway.edge.contract import Concern
+from mesh.gateway.edge.transport_security import transport_security
 from mesh.gateway.front import Front
 
 #: Makes a concern from the settings; None when they do not switch it on.
@@ -18,7 +19,7 @@ Make = Callable[[Front], Concern | None]
 
 #: The outermost first. What changes answers comes before what may refuse a request, so that refusals get the same
 #: header fields; what is cheap to check comes before what is expensive.
-CONCERNS: Final[tuple[Make, ...]] = ()
+CONCERNS: Final[tuple[Make, ...]] = (transport_security,)
 
 
 def concerns(front: Front) -> list[Concern]:

@@ -10,9 +10,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
+from mesh.config.exposure import withheld
 from mesh.errors import MeshError, SetupError
 from mesh.gateway.entry import Entry
 from mesh.gateway.front import Front
+from mesh.gateway.listeners.admin import only_on_admin
 from mesh.gateway.mounts import docs, health, jobs, metrics, openapi, routes, rpc, status, tasks
 from mesh.gateway.mounts.contract import Answer, BadMount, Mount
 from mesh.gateway.mounts.serving import serve_foreign, serve_own
@@ -72,9 +74,11 @@ class Mounts:
         self._front = front
         self._by_segment: dict[str, tuple[Mounted, ...]] = {}
         self._all: list[Mounted] = []
+        hidden = withheld(front.settings.gateway)
         for make in BUILT_IN:
             mount = make(front)
-            self._insert(Mounted(mount, OWN, serve_own(mount)))
+            serve = serve_own(mount)
+            self._insert(Mounted(mount, OWN, only_on_admin(serve) if mount.prefix in hidden else serve))
         front.catalog.reserve(self.reserved())
 
     def add(self, mount: Mount, origin: str) -> None:
