@@ -21,12 +21,17 @@ class NotPublic(UnknownRoute):
     code = "not_public"
 
 
+def is_admin(request: Request) -> bool:
+    """Whether the request came to the admin listener."""
+    connection: Any = request.raw.protocol
+    return bool(connection.limits.kind == "admin")
+
+
 def only_on_admin(serve: Serve) -> Serve:
     """The handler of a mount, for requests to the admin listener only."""
 
     async def guarded(request: Request) -> Answer:
-        connection: Any = request.raw.protocol
-        if connection.limits.kind != "admin":
+        if not is_admin(request):
             raise NotPublic(
                 f"{request.prefix} is not served on this address: ask the admin listener (gateway.admin), or list it "
                 "in gateway.public"

@@ -12,10 +12,12 @@ from typing import Final
 from aiohttp import hdrs
 from multidict import istr
 
+from mesh.config.exposure import withheld
 from mesh.errors import Unavailable, UnknownRoute
 from mesh.gateway.calling import Calls
 from mesh.gateway.entry import NO_POLICY, Entry
 from mesh.gateway.front import Front
+from mesh.gateway.listeners.admin import is_admin
 from mesh.gateway.media import STREAM_TYPES, accepts
 from mesh.gateway.mounts.contract import Answer, Mount
 from mesh.gateway.openapi import Document
@@ -41,6 +43,7 @@ class DeclaredRoutes:
         self._front = front
         self._catalog = front.catalog
         self._call = Calls(front).call
+        self._hides_docs = "/docs" in withheld(front.settings.gateway)
 
     def answer(self, request: Request) -> Awaitable[Answer]:
         """Start the call of a route. (Not a coroutine itself: this is the path of nearly all requests.)
@@ -59,7 +62,7 @@ class DeclaredRoutes:
         try:
             route, values = routes.find(verb, path) if request.known is None else self._found(request)
         except UnknownRoute:
-            if path == "/" and verb in _READABLE:
+            if path == "/" and verb in _READABLE and not (self._hides_docs and not is_admin(request)):
                 return _ready(Reply(status=302, extra=b"Location: /docs\r\n"))
             if not self._front.may_say_unknown():
                 raise Unavailable("no hub has reported the declared routes yet") from None

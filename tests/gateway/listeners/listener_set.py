@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import json
 import socket
 import ssl
 from collections.abc import AsyncIterator
@@ -23,6 +24,10 @@ from mesh.config import Settings, load
 from mesh.gateway.listeners.listener import Kind
 from mesh.gateway.listeners.opening import Listeners
 from mesh.gateway.listeners.serving import Serving
+from mesh.gateway.mounts.contract import Mount
+from mesh.gateway.mounts.external import External
+from mesh.gateway.reply import Reply
+from mesh.gateway.request import Request
 from mesh.gateway.server import Gateway
 
 PEM = serialization.Encoding.PEM
@@ -211,13 +216,35 @@ async def ask_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, req
     return Answer(int(head[0].split()[1]), headers, body)
 
 
+async def ends(reader: asyncio.StreamReader) -> bytes:
+    """What comes until the other end closes, or resets because it has not read everything."""
+    async with asyncio.timeout(5):
+        try:
+            return await reader.read()
+        except ConnectionResetError:
+            return b""
+
+
+def _mount(prefix: str) -> Mount:
+    """What the gateway knows about a request, as JSON."""
+
+    async def handler(request: Request) -> Reply:
+        told: Any = getattr(request, prefix[1:], None)
+        if prefix == "/who" and request.identity is not None:
+            told = [request.identity.principal, request.identity.scheme]
+        return Reply(json.dumps(told).encode(), "application/json")
+
+    return Mount(prefix=prefix, handler=handler)
+
+
 @asynccontextmanager
 async def served(settings: Settings) -> AsyncIterator[Served]:
     """A gateway in front of services without a mesh."""
     node = FakeNode()
     open_shop(node)
     listeners = Listeners(settings, **({} if settings.gateway.unix else {"port": 0}))
-    gateway = Gateway(node, settings)  # type: ignore[arg-type]
+    mounts = [External(mount, "test") for mount in (_mount("/client"), _mount("/scheme"), _mount("/who"))]
+    gateway = Gateway(node, settings, mounts)  # type: ignore[arg-type]
     serving = Serving(gateway)
     await serving.start(listeners)
     try:
