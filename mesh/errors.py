@@ -94,6 +94,13 @@ class BadArguments(BadRequest):
     code = "bad_arguments"
 
 
+class Unauthenticated(BadRequest):
+    """The request has no credential, or a wrong one, and this requires a caller; authenticate and send it again."""
+
+    code = "unauthenticated"
+    status = 401
+
+
 class Forbidden(BadRequest):
     """[access] does not allow this caller to call this method; nothing was done."""
 

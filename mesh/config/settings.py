@@ -16,6 +16,7 @@ from msgspec import Struct, field
 from msgspec.structs import force_setattr
 
 from mesh.config.access import AccessSettings
+from mesh.config.edge_auth import AuthSettings
 from mesh.config.edge_listeners import ListenerSettings
 from mesh.config.secrets import Secret
 from mesh.config.values import (
@@ -369,6 +370,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     discovery: DiscoverySettings = field(default_factory=DiscoverySettings)
     worker: WorkerSettings = field(default_factory=WorkerSettings)
     gateway: GatewaySettings = field(default_factory=GatewaySettings)
+    auth: AuthSettings = field(default_factory=AuthSettings)
     log: LogSettings = field(default_factory=LogSettings)
     engines: EngineSettings = field(default_factory=EngineSettings)
     store: StoreSettings = field(default_factory=StoreSettings)

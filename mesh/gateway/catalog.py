@@ -17,6 +17,7 @@ from mesh.config.settings import RpcMode
 from mesh.discovery.record import Instance, MethodRecord, RouteRecord, TaskRecord
 from mesh.errors import UnknownMethod, UnknownService
 from mesh.gateway.binding import RpcBinding
+from mesh.gateway.entry import is_protected
 from mesh.gateway.ports import Change, Table
 from mesh.gateway.routes import Conflict, Reserved, Routes
 from mesh.suggest import suggestion
@@ -69,6 +70,14 @@ def offer_of(instances: Sequence[Instance]) -> Offer:
     return Offer(latest.doc, latest.version, methods, declared, tasks)
 
 
+def _is_protected(offer: Offer) -> bool:
+    """Whether a route, method or task of an offer requires a caller."""
+    policies = [route.edge for route, _ in offer.routes]
+    policies += [record.edge for record in offer.methods.values()]
+    policies += [record.edge for record in offer.tasks.values()]
+    return any(map(is_protected, policies))
+
+
 class Target(NamedTuple):
     """A method as `/rpc` calls it; fields with the same name as in Route have the same meaning."""
 
@@ -94,6 +103,8 @@ class Catalog:
         self._mode = mode
         self._advised: set[str] = set()
         self.offers: dict[str, Offer] = {}
+        #: Whether some service has declared a route, method or task that requires a caller.
+        self.protected = False
         #: Grows with every change of an offer; used to invalidate data derived from the offers.
         self.version = 0
         self._routes = Routes({})
@@ -132,6 +143,7 @@ class Catalog:
             self._stale = self._stale or bool(self._routes.conflicts)
             return
         self.offers[service] = offer
+        self.protected = self.protected or _is_protected(offer)
         prefix = f"{service}."
         for target in [name for name in self._targets if name.startswith(prefix)]:
             del self._targets[target]

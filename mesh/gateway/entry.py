@@ -15,6 +15,11 @@ from mesh.discovery.record import EdgePolicy
 NO_POLICY: Final = EdgePolicy()
 
 
+def is_protected(policy: EdgePolicy | None) -> bool:
+    """Whether a policy requires an authenticated caller."""
+    return policy is not None and bool(policy.auth == "user" or policy.scopes or policy.roles)
+
+
 class Entry(msgspec.Struct, frozen=True):
     """What a request is for.
 

@@ -98,10 +98,18 @@ class MethodStats(Protocol):
     def end(self, seconds: float, code: str = "", /) -> None: ...
 
 
+class Counter(Protocol):
+    """A counter, for which there is one object for each combination of labels."""
+
+    value: float
+
+
 class Recorder(Protocol):
     """This process's counters."""
 
     def method(self, side: Any, service: str, method: str, /) -> MethodStats: ...
+
+    def counter(self, name: str, /, help: str = "", **labels: str) -> Counter: ...
 
     def count(self, name: str, by: float = 1, /, **labels: str) -> None: ...
 

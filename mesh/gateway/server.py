@@ -23,6 +23,7 @@ from mesh.config import Settings
 from mesh.errors import MeshError, SetupError, TooLarge
 from mesh.gateway.admission import Server, UnsupportedVersion
 from mesh.gateway.body import BodiesFull, SlowBody
+from mesh.gateway.edge.auth.guard import guard, needs_guard
 from mesh.gateway.edge.registry import concerns
 from mesh.gateway.front import Front
 from mesh.gateway.headers import read_request_id
@@ -93,17 +94,31 @@ class Gateway:
         for each in load(settings) if mounts is None else mounts:
             self.mounts.add(each.mount, each.origin)
         front.concerns = concerns(front)
-        hooks = (*(concern.hook for concern in front.concerns), *node.interceptors.hooks("http"))
+        self._arrange()
+        node.agent.on_change(self._on_change)
+        node.recorder.gauge(
+            "http_connections_busy", lambda: len(self.connections.busy), "Connections with a request in progress."
+        )
+        node.recorder.gauge("http_body_bytes", lambda: self.bodies.held, "Bytes of request bodies held in memory.")
+
+    def _arrange(self) -> None:
+        """Put the concerns of the edge and the HTTP interceptors around the mounts."""
+        hooks = [concern.hook for concern in self.front.concerns]
+        self._guarded = self.catalog.protected and needs_guard(self.front.concerns)
+        if self._guarded:
+            hooks.append(guard())
+        hooks += self.node.interceptors.hooks("http")
         #: Whether concerns of the edge or HTTP interceptors wrap the mounts.
         self._wrapped = bool(hooks)
         #: Answers a request that has passed the checks, inside of the edge and the HTTP interceptors. Every request of
         #: every mount goes through it. (Not a method, so that it costs nothing without interceptors.)
         self._answer: Callable[[Request], Awaitable[Answer]] = _checked(compose(hooks, self.mounts.serve), hooks)
-        node.agent.on_change(self.catalog.on_change)
-        node.recorder.gauge(
-            "http_connections_busy", lambda: len(self.connections.busy), "Connections with a request in progress."
-        )
-        node.recorder.gauge("http_body_bytes", lambda: self.bodies.held, "Bytes of request bodies held in memory.")
+
+    def _on_change(self, change: Any) -> None:
+        """Follow the registry. The first route that requires a caller brings the guard, before it can be requested."""
+        self.catalog.on_change(change)
+        if self.catalog.protected and not self._guarded and needs_guard(self.front.concerns):
+            self._arrange()
 
     def make_server(self, **options: Any) -> Server:
         """The protocol factory for `loop.create_server`. Call it on the running loop."""

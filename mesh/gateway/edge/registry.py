@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
+from mesh.gateway.edge.auth import concern as auth
 from mesh.gateway.edge.contract import Concern
 from mesh.gateway.edge.transport_security import transport_security
 from mesh.gateway.front import Front
@@ -19,7 +20,7 @@ Make = Callable[[Front], Concern | None]
 
 #: The outermost first. What changes answers comes before what may refuse a request, so that refusals get the same
 #: header fields; what is cheap to check comes before what is expensive.
-CONCERNS: Final[tuple[Make, ...]] = (transport_security,)
+CONCERNS: Final[tuple[Make, ...]] = (transport_security, auth.make)
 
 
 def concerns(front: Front) -> list[Concern]:

@@ -1,0 +1,140 @@
+"""The concern `auth`: finds out who calls, and refuses those who may not.
+
+Owns: when the methods are asked, and the WWW-Authenticate of refusals.
+Leaves to others: the methods (registry), what is required (rules), passing the identity on (carry), a gateway without
+any method (guard).
+
+A path that leads nowhere has the requirement of its mount, so that a caller without a credential cannot find out which
+paths exist. CORS preflights, to which browsers attach no credentials, pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Final, NoReturn
+
+from aiohttp import hdrs
+from multidict import istr
+
+from mesh.config.edge_auth import Requirement
+from mesh.errors import MeshError, Unauthenticated
+from mesh.gateway.edge.auth import registry
+from mesh.gateway.edge.auth.carry import carry, checked
+from mesh.gateway.edge.auth.contract import Authenticator, AuthUnavailable, Denied
+from mesh.gateway.edge.auth.headers import challenge
+from mesh.gateway.edge.auth.rules import Rules, check
+from mesh.gateway.edge.contract import Concern, Proceed
+from mesh.gateway.edge.identity import Identity
+from mesh.gateway.front import Front
+from mesh.gateway.mounts.contract import Answer
+from mesh.gateway.ports import Node
+from mesh.gateway.request import Request
+
+#: The name of the concern.
+NAME: Final = "auth"
+_REQUEST_METHOD: Final = istr("Access-Control-Request-Method")
+
+
+def make(front: Front) -> Concern | None:
+    """The concern; None when the settings switch no method on.
+
+    Raises:
+        ConfigError: a setting is wrong; the message names it.
+    """
+    methods = registry.authenticators(front)
+    if not methods:
+        return None
+    rules = Rules(front.settings.auth, [mounted.prefix for mounted in front.mounts])
+    return Concern(
+        name=NAME,
+        hook=Auth(front, methods, rules).hook,
+        lifespan=lambda node: _lifespans(methods, node),
+        facts={"methods": [{"name": each.name, **(each.facts or {})} for each in methods]},
+    )
+
+
+class Auth:
+    """Authenticates and authorizes the requests of one gateway.
+
+    Args:
+        methods: in the order in which they are asked.
+    """
+
+    def __init__(self, front: Front, methods: Sequence[Authenticator], rules: Rules) -> None:
+        self._methods = methods
+        self._rules = rules
+        self._recorder = front.node.recorder
+        self._realm = front.settings.mesh.name
+        self._bearers = frozenset(each.name for each in methods if each.challenge.startswith("Bearer "))
+        self._challenges = b"".join(_challenge(each.challenge) for each in methods if each.challenge)
+
+    async def hook(self, request: Request, proceed: Proceed) -> Answer:
+        """Let a request pass, or refuse it.
+
+        Raises:
+            Unauthenticated: a caller is required, and the request has no credential or a wrong one.
+            Denied: the caller lacks a scope or a role.
+            AuthUnavailable: whether the credential is right cannot be found out now.
+        """
+        raw = request.raw
+        if raw.method == "OPTIONS" and _REQUEST_METHOD in raw.headers and hdrs.ORIGIN in raw.headers:
+            return await proceed(request)
+        required = self._rules.of(request.entry, request.query_string)
+        identity: Identity | None = None
+        for method in self._methods:
+            try:
+                identity = await method.authenticate(request)
+                if identity is not None:
+                    carry(request, checked(identity))
+                    break
+            except (Unauthenticated, AuthUnavailable) as exc:
+                if required.user:
+                    self._refuse(request, exc, method)
+                # Without a requirement, a wrong credential is none: with an expired token one must be able to log in.
+                identity = None
+                break
+        if required.user:
+            if identity is None:
+                self._refuse(request, Unauthenticated("this requires a credential, and the request has none"))
+            if required.scopes or required.roles:
+                self._authorize(request, required, identity)
+        return await proceed(request)
+
+    def _authorize(self, request: Request, required: Requirement, identity: Identity) -> None:
+        try:
+            check(required, identity)
+        except Denied:
+            self._count(identity.scheme, Denied.code)
+            if required.scopes and identity.scheme in self._bearers:
+                # RFC 6750, section 3.1: which scopes a token for this needs.
+                parameters = {"realm": self._realm, "error": "insufficient_scope", "scope": " ".join(required.scopes)}
+                request.raw.lines += _challenge(challenge("Bearer", **parameters))
+            raise
+
+    def _count(self, method: str, code: str) -> None:
+        counter = self._recorder.counter(
+            "http_auth_refused", "Requests refused because of their caller.", method=method, code=code
+        )
+        counter.value += 1
+
+    def _refuse(self, request: Request, error: MeshError, method: Authenticator | None = None) -> NoReturn:
+        """Refuse a request, with the challenges of all methods, or of the one whose credential is wrong."""
+        self._count(method.name if method else "", error.code)
+        if error.status == Unauthenticated.status:
+            mine = method.refusal or method.challenge if method is not None else ""
+            request.raw.lines += _challenge(mine) if mine else self._challenges
+        raise error
+
+
+def _challenge(value: str) -> bytes:
+    return b"WWW-Authenticate: %b\r\n" % value.encode("ascii", "replace")
+
+
+@asynccontextmanager
+async def _lifespans(methods: Sequence[Authenticator], node: Node) -> AsyncIterator[None]:
+    async with AsyncExitStack() as stack:
+        for method in methods:
+            if method.lifespan is not None:
+                await stack.enter_async_context(method.lifespan(node))
+        yield
