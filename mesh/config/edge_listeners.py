@@ -17,6 +17,8 @@ from mesh.config.values import DURATION_OR_ZERO, FLAG, PATH_OR_NONE, SECRET, TEX
 
 ForwardedHeaders = Literal["x-forwarded", "forwarded"]
 ClientCertificates = Literal["required", "optional"]
+ClientName = Literal["any", "uri", "email", "dns", "cn"]
+ClientRoles = Literal["none", "ou", "o"]
 TlsVersion = Literal["1.2", "1.3"]
 
 #: The directory of Let's Encrypt; its staging directory is https://acme-staging-v02.api.letsencrypt.org/directory.
@@ -72,6 +74,15 @@ class TlsSettings(Struct, frozen=True, kw_only=True):
     client_certificates: Annotated[
         ClientCertificates, choice("required", "optional"), "with `client_ca`: whether every client needs a certificate"
     ] = "required"
+    client_name: Annotated[
+        ClientName,
+        choice("any", "uri", "email", "dns", "cn"),
+        "the name in a client certificate that is the principal: of its subjectAltNames, or the common name; "
+        '"any": the first of these that it has',
+    ] = "any"
+    client_roles: Annotated[
+        ClientRoles, choice("none", "ou", "o"), "the attribute of its subject whose values are the caller's roles"
+    ] = "none"
     hsts_s: Annotated[
         float, DURATION_OR_ZERO, "Strict-Transport-Security: how long browsers use only HTTPS for this host"
     ] = field(default=0.0, name="hsts")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 from typing import Final
 
-from mesh.config.settings import GatewaySettings
+from mesh.config.settings import GatewaySettings, Settings
 
 #: The pages of the gateway that declared routes do not need: metrics and the registry, the documentation, and access to
 #: exposed methods and tasks by their names.
@@ -34,8 +34,16 @@ def is_open(gateway: GatewaySettings) -> bool:
     return gateway.unix is not None or gateway.proxy_protocol or not is_loopback(gateway.host)
 
 
-def withheld(gateway: GatewaySettings) -> frozenset[str]:
-    """The prefixes of the pages that only the admin listener serves."""
+def withheld(settings: Settings) -> frozenset[str]:
+    """The prefixes of the pages that only the admin listener serves.
+
+    Without an admin listener a page is served where `auth.mounts` requires a caller for it by name. `auth.default` is
+    not enough: it lets in every user of the application, and few of them are operators.
+    """
+    gateway = settings.gateway
     if EVERY in gateway.public or not (is_open(gateway) or gateway.admin):
         return frozenset()
-    return frozenset(OPERATORS).difference(gateway.public)
+    hidden = frozenset(OPERATORS).difference(gateway.public)
+    if gateway.admin:
+        return hidden
+    return hidden.difference(prefix for prefix, required in settings.auth.mounts.items() if required.user)

@@ -35,9 +35,9 @@ def listeners(found: Usable) -> Iterator[Finding]:
 def _pages(found: Usable) -> Iterator[Finding]:
     settings = found.settings
     gateway = settings.gateway
-    hidden = withheld(gateway)
+    hidden = withheld(settings)
     door = front_door.public(settings)
-    shown = [page for page in OPERATORS if page not in hidden]
+    shown = [page for page in OPERATORS if page not in hidden and page not in settings.auth.mounts]
     where = front_door.admin(settings)
     if not is_open(gateway):
         if shown and gateway.proxies:

@@ -17,6 +17,7 @@ from aiohttp.web_protocol import RequestHandler
 from mesh.config.settings import GatewaySettings
 from mesh.errors import BadRequest, MeshError, Overloaded, TooLarge
 from mesh.gateway.clients import Clients
+from mesh.gateway.edge.identity import Identity
 from mesh.gateway.listeners.proxy_protocol import Told
 from mesh.gateway.ports import Recorder
 from mesh.gateway.problems import Problems
@@ -62,16 +63,18 @@ class Connection(RequestHandler):
     Attributes:
         heard: bytes have arrived since the last request was answered.
         since: when a sweep first found bytes without a complete request; 0.0 if none did.
+        identity: who its client certificate names; None until an authentication method has looked.
         told: what a proxy has said about the connection in a PROXY header; None without one.
     """
 
-    __slots__ = ("heard", "limits", "since", "told")
+    __slots__ = ("heard", "identity", "limits", "since", "told")
 
     def __init__(self, manager: Server, **options: Any) -> None:
         super().__init__(manager, **options)
         self.limits = manager
         self.heard = False
         self.since = 0.0
+        self.identity: Identity | None = None
         self.told: Told | None = None
 
     def data_received(self, data: bytes) -> None:

@@ -95,7 +95,7 @@ def checked(settings: Settings, listens: str = "") -> Door:
 
 def page(settings: Settings, path: str, listens: str = "") -> str:
     """The URL of a page for operators, as this host reaches it; "" when no listener serves it."""
-    if path not in withheld(settings.gateway):
+    if path not in withheld(settings):
         return public(settings, listens).url + path
     door = admin(settings)
     return door.url + path if door is not None else ""

@@ -74,7 +74,7 @@ class Mounts:
         self._front = front
         self._by_segment: dict[str, tuple[Mounted, ...]] = {}
         self._all: list[Mounted] = []
-        hidden = withheld(front.settings.gateway)
+        hidden = withheld(front.settings)
         for make in BUILT_IN:
             mount = make(front)
             serve = serve_own(mount)

@@ -43,7 +43,7 @@ class DeclaredRoutes:
         self._front = front
         self._catalog = front.catalog
         self._call = Calls(front).call
-        self._hides_docs = "/docs" in withheld(front.settings.gateway)
+        self._hides_docs = "/docs" in withheld(front.settings)
 
     def answer(self, request: Request) -> Awaitable[Answer]:
         """Start the call of a route. (Not a coroutine itself: this is the path of nearly all requests.)

@@ -19,6 +19,7 @@ PAGES = {
     "POST /tasks/shop/none\nContent-Length: 0": 404,
     "GET /jobs": 404,
 }
+AUTH = '[auth.jwt]\nissuer = "https://id.example"\naudience = ["shop"]\nsecret = "env:KEY"\n[auth]\n'
 ALWAYS = {"GET /livez": 200, "GET /readyz": 200, "GET /client": 200}
 
 
@@ -38,11 +39,19 @@ ALWAYS = {"GET /livez": 200, "GET /readyz": 200, "GET /client": 200}
         ('proxy_protocol = true\nproxies = ["127.0.0.1"]', OPERATORS),
         ('admin = "127.0.0.1:9090"', OPERATORS),
         ('host = "0.0.0.0"\npublic = ["*"]', ()),
+        # With authentication, a page is public where a requirement names it.
+        (f'host = "0.0.0.0"\n{AUTH}default = "role:operator"', OPERATORS),
+        (f'host = "0.0.0.0"\n{AUTH}mounts = {{ "/docs" = "none" }}', OPERATORS),
+        (
+            f'host = "0.0.0.0"\n{AUTH}mounts = {{ "/metrics" = "role:operator", "/rpc" = "user" }}',
+            ("/mesh", "/docs", "/openapi.json", "/tasks", "/jobs"),
+        ),
+        (f'host = "0.0.0.0"\nadmin = "127.0.0.1:9090"\n{AUTH}mounts = {{ "/metrics" = "user" }}', OPERATORS),
         ('host = "0.0.0.0"\npublic = ["/docs", "/openapi.json", "/rpc"]', ("/metrics", "/mesh", "/tasks", "/jobs")),
     ],
 )
 def test_what_is_withheld(tmp_path: Path, text: str, hidden: tuple[str, ...]):
-    assert withheld(settings_of(tmp_path, f"[gateway]\n{text}\n").gateway) == set(hidden)
+    assert withheld(settings_of(tmp_path, f"[gateway]\n{text}\n")) == set(hidden)
 
 
 async def test_on_loopback_everything_is_served(tmp_path: Path):

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from mesh.gateway.edge.auth import certificate
 from mesh.gateway.edge.auth.contract import Authenticator
 from mesh.gateway.edge.auth.jwt import method as jwt
 from mesh.gateway.front import Front
@@ -19,7 +20,7 @@ Make = Callable[[Front], Authenticator | None]
 
 #: A proxy that vouches for its callers comes first: it removes credentials that it has used. Credentials that a client
 #: attaches to one request come before cookies, which a browser attaches to all of them.
-AUTHENTICATORS: Final[tuple[Make, ...]] = (jwt.make,)
+AUTHENTICATORS: Final[tuple[Make, ...]] = (jwt.make, certificate.make)
 
 
 def authenticators(front: Front) -> list[Authenticator]:
