@@ -15,7 +15,7 @@ from mesh.errors import MeshError, SetupError
 from mesh.gateway.entry import Entry
 from mesh.gateway.front import Front
 from mesh.gateway.listeners.admin import only_on_admin
-from mesh.gateway.mounts import docs, health, jobs, metrics, openapi, routes, rpc, status, tasks
+from mesh.gateway.mounts import acme, docs, health, jobs, metrics, openapi, routes, rpc, status, tasks
 from mesh.gateway.mounts.contract import Answer, BadMount, Mount
 from mesh.gateway.mounts.serving import serve_foreign, serve_own
 from mesh.gateway.openapi import Document
@@ -75,7 +75,7 @@ class Mounts:
         self._by_segment: dict[str, tuple[Mounted, ...]] = {}
         self._all: list[Mounted] = []
         hidden = withheld(front.settings)
-        for make in BUILT_IN:
+        for make in (*BUILT_IN, acme.mount) if front.settings.gateway.acme.domains else BUILT_IN:
             mount = make(front)
             serve = serve_own(mount)
             self._insert(Mounted(mount, OWN, only_on_admin(serve) if mount.prefix in hidden else serve))
