@@ -27,6 +27,9 @@ from mesh.gateway.listeners.acme import FIRST_DELAY_S, JITTER, LONGEST_DELAY_S, 
 from mesh.gateway.listeners.acme_store import AcmeStore
 from mesh.gateway.listeners.reload import Reloading
 
+#: The authority does not see which loop the gateway runs on.
+pytestmark = pytest.mark.asyncio(loop_factories=["uvloop"])
+
 needs_pebble = pytest.mark.skipif(shutil.which("pebble") is None, reason="pebble is missing (apt install pebble)")
 
 
@@ -246,7 +249,7 @@ def unchecked() -> ssl.SSLContext:
     return context
 
 
-def test_renewals_come_after_two_thirds_of_the_lifetime_and_are_spread():
+async def test_renewals_come_after_two_thirds_of_the_lifetime_and_are_spread():
     day = 86400.0
     made = [Certificate(Path("x"), ("a.example",), 0.0, 90 * day, f"{serial:x}") for serial in range(200)]
     times = [due_at(each, ["A.example"]) for each in made]
@@ -257,7 +260,7 @@ def test_renewals_come_after_two_thirds_of_the_lifetime_and_are_spread():
     assert due_at(None, ["a.example"]) == due_at(made[0], ["b.example"]) == 0.0
 
 
-def test_delays_double_up_to_a_day():
+async def test_delays_double_up_to_a_day():
     assert [delay_s(count, 0.5) / FIRST_DELAY_S for count in (1, 2, 3)] == [1, 2, 4]
     assert delay_s(100, 0.5) == LONGEST_DELAY_S
     assert (delay_s(1, 0.0), delay_s(1, 1.0)) == (0.75 * FIRST_DELAY_S, 1.25 * FIRST_DELAY_S)
