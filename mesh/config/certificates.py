@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from mesh.config.settings import Settings
 from mesh.errors import ConfigError
+
+#: The certificate of ACME, its intermediates and its key.
+ACME_FILE: Final = "certificate.pem"
 
 
 class Certificate(NamedTuple):
@@ -42,8 +45,7 @@ def files(settings: Settings) -> Iterator[Files]:
     if tls.certificate is not None and tls.key is not None:
         yield Files(settings.root / tls.certificate, settings.root / tls.key)
     if settings.gateway.acme.domains:
-        where = acme_dir(settings)
-        yield Files(where / "fullchain.pem", where / "privkey.pem")
+        yield Files(acme_dir(settings) / ACME_FILE, acme_dir(settings) / ACME_FILE)
     if tls.directory is not None:
         yield from in_directory(settings.root / tls.directory)
 
@@ -62,7 +64,7 @@ def in_directory(directory: Path) -> Iterator[Files]:
 
 
 def acme_dir(settings: Settings) -> Path:
-    """Where account key, certificate and key of ACME are."""
+    """The directory of ACME: account key, certificate, challenges."""
     return settings.root / (settings.gateway.acme.dir or settings.store.dir / "acme")
 
 

@@ -36,23 +36,23 @@ def _pages(found: Usable) -> Iterator[Finding]:
     settings = found.settings
     gateway = settings.gateway
     hidden = withheld(settings)
-    door = front_door.public(settings)
+    where = f"{gateway.host}:{gateway.port}" if gateway.unix is None else str(gateway.unix)
     shown = [page for page in OPERATORS if page not in hidden and page not in settings.auth.mounts]
-    where = front_door.admin(settings)
+    admin = front_door.admin(settings)
     if not is_open(gateway):
         if shown and gateway.proxies:
-            told = f"a proxy in front of {door.url} may publish {', '.join(shown)}"
+            told = f"a proxy in front of {where} may publish {', '.join(shown)}"
             yield Finding(ODD, about(found, "gateway.proxies"), told, 'set gateway.admin = "127.0.0.1:9090"')
     elif shown:
-        told = f"{', '.join(shown)} are public at {door.url}"
+        told = f"{', '.join(shown)} are public at {where}"
         named = EVERY in gateway.public or set(shown) & {"/metrics", "/mesh"}
         mend = "remove from gateway.public what only operators need, and set gateway.admin"
         yield Finding(ODD if named else GOOD, about(found, "gateway.public"), told, mend if named else "")
-    if hidden and where is None:
-        told = f"{', '.join(sorted(hidden))} are not served at {door.url}, and there is no admin listener"
+    if hidden and admin is None:
+        told = f"{', '.join(sorted(hidden))} are not served at {where}, and there is no admin listener"
         yield Finding(ODD, "pages for operators", told, 'set gateway.admin = "127.0.0.1:9090"')
-    elif where is not None:
-        yield Finding(GOOD, "pages for operators", f"at {where.url}")
+    elif admin is not None:
+        yield Finding(GOOD, "pages for operators", f"at {admin.url}")
 
 
 def _certificates(found: Usable) -> Iterator[Finding]:

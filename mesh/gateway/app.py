@@ -28,6 +28,7 @@ from mesh.gateway.listeners.opening import Listeners
 from mesh.gateway.listeners.reload import Reloading
 from mesh.gateway.listeners.serving import Serving
 from mesh.gateway.listeners.sockets import bind, shown
+from mesh.gateway.listeners.tls import tls_of
 from mesh.gateway.mounts.external import load
 from mesh.gateway.mounts.registry import OWN
 from mesh.gateway.ports import Node
@@ -112,14 +113,15 @@ async def serve(
 
 
 async def check(settings: Settings) -> list[str]:
-    """Load the mounts and build the gateway, without a mesh, a socket or a lifespan.
+    """Load the certificates and the mounts, and build the gateway, without a mesh, a socket or a lifespan.
 
     Returns:
         The prefixes of the mounts of other packages.
 
     Raises:
-        ConfigError: a setting is wrong, or a mount cannot be used.
+        ConfigError: a setting is wrong, or a certificate or a mount cannot be used.
     """
+    tls_of(settings)
     node = MeshNode(settings, identity=ids.instance_id(SERVICE))
     try:
         gateway = Gateway(node, settings)

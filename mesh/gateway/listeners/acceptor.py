@@ -32,6 +32,20 @@ _log = get_logger(__name__)
 AT_ONCE: Final = 32
 #: How long to wait when the process has no file descriptor left.
 EXHAUSTED_S: Final = 1.0
+#: Errors of the connection, not of the listening socket: accept(2) asks to treat them like EAGAIN.
+_TRANSIENT: Final = frozenset(
+    {
+        errno.EAGAIN,
+        errno.EINTR,
+        errno.ECONNABORTED,
+        errno.EPERM,
+        errno.EPROTO,
+        errno.ENETDOWN,
+        errno.ENETUNREACH,
+        errno.EHOSTDOWN,
+        errno.EHOSTUNREACH,
+    }
+)
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 #: How long closing a TLS connection waits for the client's answer to close_notify.
 GOODBYE_S: Final = 2.0
@@ -90,9 +104,9 @@ class Acceptor:
         for _ in range(AT_ONCE):
             try:
                 sock, peer = self._listener.sock.accept()
-            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-                return
             except OSError as exc:
+                if exc.errno in _TRANSIENT:
+                    return
                 if exc.errno not in _EXHAUSTED:
                     raise
                 self._tell("no file descriptor is left", "")
@@ -163,7 +177,10 @@ class Acceptor:
 
     def _fail(self, reason: str, told: str, address: str) -> None:
         # Port scanners and impatient clients are everyday; only what a setting could cause is logged.
-        self._recorder.count("gateway_connections_failed", reason=reason)
+        counter = self._recorder.counter(
+            "gateway_connections_failed", "Connections that ended before HTTP, by reason.", reason=reason
+        )
+        counter.value += 1
         if told:
             self._tell(f"{reason}: {told}", address)
 

@@ -69,9 +69,9 @@ class Renewal:
 
     async def run(self) -> None:
         """Renew until cancelled."""
-        self._store.prepare()
         while True:
             try:
+                self._store.prepare()
                 await self.look()
             except Exception:
                 _log.exception("acme.failed")
@@ -105,9 +105,15 @@ class Renewal:
                 count = failures.count + 1
                 wait_s = delay_s(count, random.random())
                 self._store.fail(Failures(count, self._clock.wall() + wait_s))
-                self._recorder.count("gateway_certificate_orders", result="failed")
+                self._count("failed")
                 _log.error("acme.order_failed", error=str(exc), failures=count, next_try_s=round(wait_s))
                 return False
-        self._recorder.count("gateway_certificate_orders", result="issued")
-        _log.info("acme.issued", domains=domains, file=str(self._store.chain))
+        self._count("issued")
+        _log.info("acme.issued", domains=domains, file=str(self._store.certificate_file))
         return True
+
+    def _count(self, result: str) -> None:
+        counter = self._recorder.counter(
+            "gateway_certificate_orders", "Orders to the ACME authority, by result.", result=result
+        )
+        counter.value += 1

@@ -19,7 +19,7 @@ from typing import Final
 import msgspec
 
 from mesh.config import Settings
-from mesh.config.certificates import Certificate, acme_dir, read
+from mesh.config.certificates import ACME_FILE, Certificate, acme_dir, read
 from mesh.errors import ConfigError, UnknownRoute
 from mesh.gateway.listeners.temporary import write_private
 from mesh.gateway.reply import Reply
@@ -47,8 +47,7 @@ class AcmeStore:
     def __init__(self, settings: Settings) -> None:
         self.dir = acme_dir(settings)
         self.account_key: Path = self.dir / "account.pem"
-        self.chain: Path = self.dir / "fullchain.pem"
-        self.key: Path = self.dir / "privkey.pem"
+        self.certificate_file: Path = self.dir / ACME_FILE
         self._challenges = self.dir / "challenges"
         self._failures = self.dir / "failures.json"
 
@@ -81,14 +80,13 @@ class AcmeStore:
     def certificate(self) -> Certificate | None:
         """The current certificate; None when there is none yet, or its file is broken."""
         try:
-            return read(self.chain)
+            return read(self.certificate_file)
         except ConfigError:
             return None
 
     def save(self, key: bytes, chain: bytes) -> None:
-        """Replace certificate and key. A reader in between sees a key of another certificate, and looks again."""
-        write_private(self.key, key)
-        write_private(self.chain, chain)
+        """Replace certificate and key: one file, so that no interruption leaves a certificate with another key."""
+        write_private(self.certificate_file, chain + key)
         self._failures.unlink(missing_ok=True)
 
     # --- failures -------------------------------------------------------------------------------

@@ -66,16 +66,22 @@ class Reloading:
         try:
             self._tls.load()
         except BadCertificate as exc:
-            self._recorder.count("gateway_certificate_reloads", result="failed")
+            self._count("failed")
             _log.error("tls.reload_failed", error=str(exc), remedy="correct the files; the old ones stay in use")
             return False
-        self._recorder.count("gateway_certificate_reloads", result="loaded")
+        self._count("loaded")
         _log.info(
             "tls.reloaded",
             certificates=[{"file": str(each.path), "serial": each.serial} for each in self._tls.certificates],
         )
         self._reminded_at = None
         return True
+
+    def _count(self, result: str) -> None:
+        counter = self._recorder.counter(
+            "gateway_certificate_reloads", "Changed certificate files, by whether they are in use.", result=result
+        )
+        counter.value += 1
 
     def _remind(self) -> None:
         now = self._clock.now()

@@ -25,16 +25,15 @@ def temporary(settings: Settings) -> Files:
         ConfigError: the package cryptography is missing, or the directory cannot be written.
     """
     where = acme_dir(settings)
-    files = Files(where / "temporary.pem", where / "temporary.key")
-    if not files.certificate.exists():
+    file = where / "temporary.pem"
+    if not file.exists():
         chain, key = _make(settings.gateway.acme.domains)
         try:
             where.mkdir(parents=True, exist_ok=True, mode=0o700)
-            # The key first: a replica that sees the certificate finds the key, too. Both are one file.
-            write_private(files.certificate, chain + key)
+            write_private(file, chain + key)
         except OSError as exc:
             raise ConfigError(f"gateway.acme.dir: {where} cannot be written: {exc.strerror}") from exc
-    return Files(files.certificate, files.certificate)
+    return Files(file, file)
 
 
 def write_private(path: Path, content: bytes) -> None:

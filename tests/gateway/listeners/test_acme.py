@@ -136,10 +136,10 @@ async def test_a_certificate_is_obtained_used_and_renewed(tmp_path: Path, pebble
         # Until the first one is there, a self-signed certificate serves.
         assert (await front.ask("GET /livez", tls=unchecked())).status == 200
         assert await renewal.look() is True
-        first = read(where / "fullchain.pem")
+        first = read(where / "certificate.pem")
         assert set(first.names) == {"shop.example", "www.shop.example"}
         modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in where.iterdir() if path.is_file()}
-        assert {modes[name] for name in ("account.pem", "privkey.pem", "fullchain.pem")} == {0o600}
+        assert {modes[name] for name in ("account.pem", "certificate.pem")} == {0o600}
         assert stat.S_IMODE(where.stat().st_mode) == 0o700
         assert list((where / "challenges").iterdir()) == []
         assert [watch.look(), watch.look()] == [False, True]
@@ -152,7 +152,7 @@ async def test_a_certificate_is_obtained_used_and_renewed(tmp_path: Path, pebble
         account = (where / "account.pem").read_bytes()
         clock.set_wall(due_at(first, settings.gateway.acme.domains) + 1 - clock.wall())
         assert await renewal.look() is True
-        assert read(where / "fullchain.pem").serial != first.serial
+        assert read(where / "certificate.pem").serial != first.serial
         assert (where / "account.pem").read_bytes() == account
         assert front.count("gateway_certificate_orders", result="issued") == 2
 
@@ -174,7 +174,7 @@ async def test_a_changed_list_of_names_is_a_new_order(tmp_path: Path, pebble: Pe
         assert await Renewal(front.gateway.settings, front.node.clock, front.node.recorder).look() is True
         changed = acme_settings(tmp_path, pebble, '"shop.example", "api.shop.example"')
         assert await Renewal(changed, front.node.clock, front.node.recorder).look() is True
-    assert set(read(acme_dir(changed) / "fullchain.pem").names) == {"shop.example", "api.shop.example"}
+    assert set(read(acme_dir(changed) / "certificate.pem").names) == {"shop.example", "api.shop.example"}
 
 
 @needs_pebble
@@ -195,7 +195,7 @@ async def test_a_refused_order_is_repeated_after_growing_delays(tmp_path: Path, 
             clock.set_wall(failures.next_at + 1 - clock.wall())
         assert front.count("gateway_certificate_orders", result="failed") == 2
     assert list((store.dir / "challenges").iterdir()) == []
-    assert not store.chain.exists()
+    assert not store.certificate_file.exists()
 
 
 @needs_pebble
