@@ -24,7 +24,7 @@ from mesh.config import Settings
 from mesh.discovery.record import Instance
 from mesh.gateway.edge.registry import lifespans
 from mesh.gateway.listeners.acme import Renewal
-from mesh.gateway.listeners.opening import Listeners
+from mesh.gateway.listeners.opening import Listeners, as_bound
 from mesh.gateway.listeners.reload import Reloading
 from mesh.gateway.listeners.serving import Serving
 from mesh.gateway.listeners.sockets import bind, shown
@@ -93,6 +93,7 @@ async def serve(
         SetupError: `fd` is not a listening socket, or a mount failed to start.
     """
     listeners = Listeners(settings, fd=fd, host=host, port=port)
+    settings = as_bound(settings, listeners.public)
     try:
         with Signals() as signals:
             # Before anything else: a mount that cannot be used must not cost a start.

@@ -123,7 +123,7 @@ class Sites:
             bound.add(_plain_host(gateway.admin.rpartition(":")[0]))
         self._on_loopback = all(is_loopback(each) for each in bound)
         self._names = _Names(gateway.hosts, "gateway.hosts")
-        self._names.exact |= {*bound, "localhost", *gateway.acme.domains}
+        self._names.exact |= {*bound, "localhost", *map(_plain_host, gateway.acme.domains)}
         self._names.below += (".localhost",)
         if not self._on_loopback:
             machine = _plain_host(socket.gethostname())

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-from typing import Final
+import threading
+from collections.abc import Callable
+from typing import IO, Final
 
 from mesh.clock import Clock
 from mesh.config import Settings
@@ -83,9 +85,11 @@ class Renewal:
         Returns:
             Whether there is a new one.
         """
-        with self._store.lock() as mine:
-            if not mine:
-                return False
+        held = self._store.hold()
+        if held is None:
+            return False
+        handed = False
+        try:
             failures = self._store.failures()
             now = self._clock.wall()
             domains = self._settings.gateway.acme.domains
@@ -93,27 +97,63 @@ class Renewal:
                 return False
             self._store.sweep()
             _log.info("acme.ordering", domains=domains, directory=self._settings.gateway.acme.directory)
-            # The library blocks. The lock is held meanwhile: it is a lock of files, and no coroutine waits for it.
-            working = asyncio.ensure_future(asyncio.to_thread(obtain, self._settings, self._store))
-            try:
-                await asyncio.shield(working)
-            except asyncio.CancelledError:
-                # A thread cannot be cancelled; the lock must not be given up before it ends.
-                await asyncio.wait([working])
-                raise
-            except MeshError as exc:
-                count = failures.count + 1
-                wait_s = delay_s(count, random.random())
-                self._store.fail(Failures(count, self._clock.wall() + wait_s))
-                self._count("failed")
-                _log.error("acme.order_failed", error=str(exc), failures=count, next_try_s=round(wait_s))
-                return False
+            handed = True
+            error = await _in_thread(lambda: self._order(failures, held))
+        finally:
+            if not handed:
+                held.close()
+        if error is not None:
+            self._count("failed")
+            left_s = round(self._store.failures().next_at - self._clock.wall())
+            _log.error("acme.order_failed", error=str(error), failures=failures.count + 1, next_try_s=left_s)
+            return False
         self._count("issued")
         _log.info("acme.issued", domains=domains, file=str(self._store.certificate_file))
         return True
+
+    def _order(self, failures: Failures, held: IO[str]) -> MeshError | None:
+        """Obtain a certificate; a failure is noted before another gateway may ask. Blocks."""
+        with held:
+            try:
+                obtain(self._settings, self._store)
+            except MeshError as exc:
+                count = failures.count + 1
+                self._store.fail(Failures(count, self._clock.wall() + delay_s(count, random.random())))
+                return exc
+        return None
 
     def _count(self, result: str) -> None:
         counter = self._recorder.counter(
             "gateway_certificate_orders", "Orders to the ACME authority, by result.", result=result
         )
         counter.value += 1
+
+
+async def _in_thread(work: Callable[[], MeshError | None]) -> MeshError | None:
+    """The result of blocking work, in a thread that does not keep the process from ending: an order may take minutes.
+    (asyncio.to_thread would: the event loop joins its threads.)"""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[MeshError | None] = loop.create_future()
+
+    def settle(result: MeshError | None, error: BaseException | None) -> None:
+        if done.done():
+            return
+        if error is not None:
+            done.set_exception(error)
+        else:
+            done.set_result(result)
+
+    def run() -> None:
+        result: MeshError | None = None
+        error: BaseException | None = None
+        try:
+            result = work()
+        except BaseException as exc:
+            error = exc
+        try:
+            loop.call_soon_threadsafe(settle, result, error)
+        except RuntimeError:
+            pass  # the gateway has ended meanwhile
+
+    threading.Thread(target=run, name="acme", daemon=True).start()
+    return await done

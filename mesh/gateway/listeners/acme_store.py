@@ -8,13 +8,11 @@ Every gateway of the host reads the same directory: whichever of them gets the a
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 import msgspec
 
@@ -64,16 +62,18 @@ class AcmeStore:
         except OSError as exc:
             raise ConfigError(f"gateway.acme.dir: {self.dir} cannot be created: {exc.strerror}") from exc
 
-    @contextlib.contextmanager
-    def lock(self) -> Iterator[bool]:
-        """Whether this process, and no other, may ask for a certificate; until the end of the block."""
-        with (self.dir / "lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-                return
-            yield True
+    def hold(self) -> IO[str] | None:
+        """The right of this process, and of no other, to ask for a certificate; None when another one has it.
+
+        It ends when the returned file is closed, or with the process.
+        """
+        file = (self.dir / "lock").open("w")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            return None
+        return file
 
     # --- the certificate ------------------------------------------------------------------------
 
@@ -131,7 +131,7 @@ class AcmeStore:
         raise UnknownRoute("there is no such challenge")
 
     def sweep(self) -> None:
-        """Remove the challenges of attempts that were interrupted. Call it with the lock."""
+        """Remove the challenges of attempts that were interrupted. Call it with the right to ask."""
         with os.scandir(self._challenges) as found:
             for each in found:
                 Path(each.path).unlink(missing_ok=True)

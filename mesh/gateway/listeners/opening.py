@@ -6,12 +6,16 @@ Leaves to others: binding (sockets), sharing with other replicas (sharing), acce
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from mesh.config import Settings
 from mesh.config.edge_listeners import UNIX
+from mesh.config.exposure import is_loopback, is_open
 from mesh.gateway.listeners.listener import Kind, Listener
 from mesh.gateway.listeners.sharing import Bind, Sharing
 from mesh.gateway.listeners.sockets import bind, bind_unix, inherited, listens
@@ -50,6 +54,11 @@ class Listeners:
         except BaseException:
             self.close()
             raise
+
+    @property
+    def public(self) -> Listener:
+        """The public one."""
+        return self._all[0]
 
     def __iter__(self) -> Iterator[Listener]:
         return iter(self._all)
@@ -101,3 +110,18 @@ class Listeners:
         self._sharing = Sharing(self._settings.mesh.run_dir)
         found = self._sharing.open({f"{kind} {at}": how for kind, (at, how) in wanted.items()})
         return {kind: found[f"{kind} {at}"] for kind, (at, _) in wanted.items()}
+
+
+def as_bound(settings: Settings, public: Listener) -> Settings:
+    """The settings with the address that the public listener really has.
+
+    A program of the project's own in supervisord.conf may hold a socket on a network address while `gateway.host` says
+    loopback: what is public must follow the socket.
+    """
+    gateway = settings.gateway
+    if is_open(gateway):
+        return settings
+    address = public.sock.getsockname()
+    if public.sock.family == socket.AF_UNIX:
+        return replace(settings, gateway=replace(gateway, unix=Path(os.fsdecode(address))))
+    return settings if is_loopback(address[0]) else replace(settings, gateway=replace(gateway, host=address[0]))

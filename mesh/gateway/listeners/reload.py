@@ -45,7 +45,11 @@ class Reloading:
         while True:
             self._remind()
             await self._clock.sleep(EVERY_S)
-            self.look()
+            try:
+                self.look()
+            except Exception:
+                # Without this, changes would go unnoticed from now on.
+                _log.exception("tls.reload_failed")
 
     def look(self) -> bool:
         """Load the files again if they have changed since they were loaded, and not since the last look: a program that

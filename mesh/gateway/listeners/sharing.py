@@ -84,10 +84,6 @@ class Sharing:
             self._door = None
             self._file.unlink(missing_ok=True)
 
-    def is_last(self) -> bool:
-        """Whether no other gateway of this host shares sockets: then their files may be removed."""
-        return not any(each != self._file for each in self._dir.glob(_PATTERN))
-
     @contextlib.contextmanager
     def _lock(self) -> Iterator[None]:
         with (self._dir / "gateway-fds.lock").open("w") as file:

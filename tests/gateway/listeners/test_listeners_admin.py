@@ -8,6 +8,9 @@ import pytest
 from listener_set import free_port, served, settings_of
 
 from mesh.config.exposure import OPERATORS, withheld
+from mesh.gateway.listeners.listener import Listener
+from mesh.gateway.listeners.opening import as_bound
+from mesh.gateway.listeners.sockets import bind, bind_unix
 
 PAGES = {
     "GET /metrics": 200,
@@ -52,6 +55,23 @@ ALWAYS = {"GET /livez": 200, "GET /readyz": 200, "GET /client": 200}
 )
 def test_what_is_withheld(tmp_path: Path, text: str, hidden: tuple[str, ...]):
     assert withheld(settings_of(tmp_path, f"[gateway]\n{text}\n")) == set(hidden)
+
+
+@pytest.mark.parametrize(
+    ("text", "bound", "hidden"),
+    [
+        ("", "127.0.0.1", ()),
+        ("", "0.0.0.0", OPERATORS),
+        ("", "unix", OPERATORS),
+        ('[gateway]\nhost = "0.0.0.0"\n', "127.0.0.1", OPERATORS),
+    ],
+)
+async def test_what_is_withheld_follows_the_socket(tmp_path: Path, text: str, bound: str, hidden: tuple[str, ...]):
+    """supervisord may hold another socket than mesh.toml names."""
+    sock = bind_unix(tmp_path / "own.sock", 0o600) if bound == "unix" else bind(bound, 0)
+    settings = as_bound(settings_of(tmp_path, text), Listener("public", sock))
+    sock.close()
+    assert withheld(settings) == set(hidden)
 
 
 async def test_on_loopback_everything_is_served(tmp_path: Path):
