@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from gateway_fakes import FakeNode
+from gateway_front import eventually
 from listener_set import Authority, free_port, served, settings_of
 
 from mesh.clock import ManualClock
@@ -26,6 +28,7 @@ from mesh.config.certificates import Certificate, acme_dir, read
 from mesh.gateway.listeners.acme import FIRST_DELAY_S, JITTER, LONGEST_DELAY_S, RENEW_AFTER, Renewal, delay_s, due_at
 from mesh.gateway.listeners.acme_store import AcmeStore
 from mesh.gateway.listeners.reload import Reloading
+from mesh.gateway.listeners.sockets import bind
 
 #: The authority does not see which loop the gateway runs on.
 pytestmark = pytest.mark.asyncio(loop_factories=["uvloop"])
@@ -213,6 +216,35 @@ async def test_an_authority_may_demand_an_external_account(tmp_path: Path):
             (acme_dir(without) / "failures.json").unlink()
             bound = acme_settings(tmp_path, pebble, more=f'eab_key_id = "kid-1"\neab_key = "file:{tmp_path}/eab"\n')
             assert await Renewal(bound, front.node.clock, front.node.recorder).look() is True
+
+
+async def test_a_gateway_that_leaves_does_not_wait_for_an_authority(tmp_path: Path):
+    """Until its process ends, no other gateway asks."""
+    silent = bind("127.0.0.1", 0)
+    port = silent.getsockname()[1]
+    settings = settings_of(
+        tmp_path,
+        f'[gateway.acme]\ndomains = ["shop.example"]\nagree = true\ndirectory = "https://127.0.0.1:{port}/dir"\n',
+    )
+    store = AcmeStore(settings)
+    store.prepare()
+    recorder = FakeNode().recorder
+    asking = asyncio.create_task(Renewal(settings, ManualClock(), recorder).look())
+    connection, _ = await asyncio.get_running_loop().sock_accept(silent)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        async with asyncio.timeout(5):
+            await asking
+    assert store.hold() is None
+    # The thread ends when its connection does; its failure is noted all the same.
+    connection.close()
+    silent.close()
+    await eventually(lambda: store.failures().count == 1, "the failure is noted")
+    held = None
+    async with asyncio.timeout(5):
+        while (held := store.hold()) is None:  # noqa: ASYNC110  # nothing announces it
+            await asyncio.sleep(0.01)
+    held.close()
 
 
 async def test_challenges_are_answered_over_http_and_nothing_else_is_read(tmp_path: Path):

@@ -16,6 +16,7 @@ from mesh.config import Settings
 from mesh.errors import Unauthenticated
 from mesh.gateway.edge.auth.certificate import identify
 from mesh.gateway.listeners.reload import Reloading
+from mesh.observe.front_door import Door
 
 TLS = '[gateway.tls]\ncertificate = "site.crt"\nkey = "site.key"\nclient_ca = "clients.pem"\n'
 
@@ -71,6 +72,17 @@ async def refused(front: Served, context: ssl.SSLContext) -> bool:
     except (ssl.SSLError, ConnectionError, EOFError):
         return True
     return False
+
+
+async def test_commands_take_the_demand_for_a_certificate_as_an_answer(
+    root: Path, authority: Authority, clients: Authority
+):
+    """`mesh up` has no client certificate, and must not wait for ever."""
+    async with served(settings(root, clients)) as front:
+        at = ("127.0.0.1", front.port())
+        assert await asyncio.to_thread(Door(at, tls=True, certified=True).status, "/readyz") == 200
+        assert await asyncio.to_thread(Door(at, tls=True).status, "/readyz") == 0
+        assert await asyncio.to_thread(Door(at, certified=True).status, "/readyz") == 0
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])

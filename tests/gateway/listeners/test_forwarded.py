@@ -107,11 +107,11 @@ async def test_a_unix_socket_serves_a_proxy(tmp_path: Path):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         assert (await front.ask("GET /livez")).status == 200
         assert (await front.ask("GET /client")).body == b'"-"'
-        # Who connects to it is the proxy, without being listed.
+        # Every connection over it is from a trusted proxy, without being listed.
         answer = await front.ask("GET /client\nX-Forwarded-For: 203.0.113.7")
         assert answer.body == b'"203.0.113.7"'
         assert (await front.ask("GET /scheme\nX-Forwarded-Proto: https")).body == b'"https"'
-        # Behind a proxy there is everyone.
+        # The proxy publishes it: pages for operators are withheld.
         assert (await front.ask("GET /metrics")).status == 404
     assert not path.exists()
 
