@@ -90,6 +90,17 @@ async def test_the_admin_listener_serves_what_the_public_one_does_not(tmp_path: 
         assert {each: (await front.ask(each, "admin")).status for each in (PAGES | ALWAYS)} == PAGES | ALWAYS
 
 
+async def test_authentication_applies_on_the_admin_listener_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """What it lets anyone see there stays hidden on the public one."""
+    monkeypatch.setenv("KEY", "k" * 64)
+    text = f'[gateway]\nadmin = "127.0.0.1:{free_port()}"\n{AUTH}mounts = {{ "/metrics" = "none" }}\n'
+    async with served(settings_of(tmp_path, text)) as front:
+        assert (await front.ask("GET /metrics", "admin")).status == 200
+        assert (await front.ask("GET /mesh", "admin")).status == 401
+        assert (await front.ask("GET /metrics")).status == 404
+        assert (await front.ask("GET /livez")).status == 200
+
+
 async def test_pages_can_be_made_public(tmp_path: Path):
     text = '[gateway]\nhost = "0.0.0.0"\npublic = ["/docs", "/openapi.json"]\n'
     async with served(settings_of(tmp_path, text)) as front:
