@@ -17,7 +17,8 @@ from mesh.errors import ConfigError
 def problems(settings: Settings) -> Iterator[tuple[str, str]]:
     """(the key, what is wrong with it), for each problem."""
     auth = settings.auth
-    yield from _without_method(auth)
+    if settings.gateway.tls.client_ca is None:
+        yield from _without_method(auth)
     yield from _jwt(auth.jwt)
     yield from _proxy(auth.proxy, settings.gateway.proxies)
     yield from session_problems(auth.sessions)
@@ -43,7 +44,7 @@ def _without_method(auth: AuthSettings) -> Iterator[tuple[str, str]]:
             yield (
                 f"auth.{key}",
                 "nobody is authenticated: set a method, which is one of [auth.jwt], [auth.apikeys], [auth.basic], "
-                "[auth.sessions] and [auth.proxy]",
+                "[auth.sessions] and [auth.proxy], or gateway.tls.client_ca",
             )
 
 

@@ -17,8 +17,9 @@ from msgspec.structs import force_setattr
 
 from mesh.config.access import AccessSettings
 from mesh.config.edge_auth import AuthSettings
+from mesh.config.edge_listeners import ListenerSettings
 from mesh.config.edge_programs import ProgramSettings
-from mesh.config.edge_protect import CompressionSettings, CorsSettings, EdgeLimits, HeaderSettings
+from mesh.config.edge_protect import CompressionSettings, CorsSettings, HeaderSettings
 from mesh.config.edge_proxy import PROXIES, ProxySettings
 from mesh.config.edge_rates import LimitSettings
 from mesh.config.edge_static import STATICS, StaticSettings
@@ -151,7 +152,7 @@ class WorkerSettings(Struct, frozen=True, kw_only=True):
     threads: Annotated[int, whole(1, 1024), 'threads for offload="thread"'] = 8
 
 
-class GatewaySettings(EdgeLimits, frozen=True, kw_only=True):
+class GatewaySettings(ListenerSettings, frozen=True, kw_only=True):
     """[gateway]: the HTTP front end."""
 
     host: Annotated[str, TEXT, "the address that the gateway listens on"] = "127.0.0.1"

@@ -20,7 +20,9 @@ from aiohttp.web_protocol import RequestHandler, _ErrInfo
 from mesh.config.settings import GatewaySettings
 from mesh.errors import BadRequest, MeshError, Overloaded, TooLarge
 from mesh.gateway.clients import Clients
+from mesh.gateway.edge.identity import Identity
 from mesh.gateway.limits import exceeded
+from mesh.gateway.listeners.proxy_protocol import Told
 from mesh.gateway.ports import Recorder
 from mesh.gateway.problems import Problems
 from mesh.gateway.readers import Readers
@@ -83,17 +85,21 @@ class Connection(RequestHandler):
         served: how many requests have been answered, if there is a limit.
         wire: the transport; aiohttp forgets it when it closes the connection, also while bytes remain to be sent.
         unsent, moved_at, stuck_at, stuck_bytes: what `readers` knows about bytes that the client has not read.
+        identity: who its client certificate names; None until an authentication method has looked.
+        told: what a proxy has said about the connection in a PROXY header; None without one.
     """
 
     __slots__ = (
         "head_bytes",
         "heard",
+        "identity",
         "limits",
         "moved_at",
         "served",
         "since",
         "stuck_at",
         "stuck_bytes",
+        "told",
         "unsent",
         "wire",
     )
@@ -107,6 +113,8 @@ class Connection(RequestHandler):
         self.wire: asyncio.Transport | None = None
         self.unsent = self.stuck_bytes = 0
         self.moved_at = self.stuck_at = 0.0
+        self.identity: Identity | None = None
+        self.told: Told | None = None
 
     def data_received(self, data: bytes) -> None:
         """Parse, and note that bytes have arrived. Bound the size of the head that they belong to."""
@@ -209,7 +217,12 @@ class Server(web.Server):
 
     Args:
         settings: the limits.
+
+    Attributes:
+        kind: of the listener whose connections it serves; see mesh.gateway.listeners.listener.
     """
+
+    kind = "public"
 
     def __init__(
         self,
@@ -259,6 +272,8 @@ class Server(web.Server):
             handler.wire = transport
         peer = transport.get_extra_info("peername")
         address = peer[0] if isinstance(peer, tuple) else ""
+        if isinstance(handler, Connection) and handler.told is not None:
+            address = handler.told.address
         self._addresses[handler] = address
         self._by_address[address] += 1
         if len(self._addresses) > self._most:

@@ -89,7 +89,7 @@ class Front:
         self.health = Health(node.agent, settings.mesh.run_dir)
         self.connections = Connections()
         self.problems = Problems(debug=limits.debug)
-        self.clients = Clients(limits.proxies)
+        self.clients = Clients(limits.proxies, limits.forwarded, behind=limits.unix is not None)
         self.sites = Sites(settings)
         self.bodies = Bodies(
             limits.max_body_bytes,

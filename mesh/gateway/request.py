@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Mapping, Set
 from typing import Any, Protocol
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from multidict import CIMultiDictProxy, istr
 
 from mesh.calls.context import CURRENT, CallContext, PlainContext
@@ -77,6 +77,16 @@ class RawRequest(web.BaseRequest):
         if doubled := named & self.defaults:
             kept = self.lines.splitlines(keepends=True)
             self.lines = b"".join(line for line in kept if line.partition(b":")[0].lower() not in doubled)
+
+
+class ToldRequest(RawRequest):
+    """A request on a connection that began with a PROXY header."""
+
+    @property
+    def remote(self) -> str | None:
+        """The address of the client; that of the proxy for the proxy's own requests."""
+        told = getattr(self.protocol, "told", None)
+        return told.address if told is not None else super().remote
 
 
 class Request:
@@ -183,6 +193,16 @@ class Request:
     def client(self) -> str:
         """The address of the client, also behind a proxy of `gateway.proxies`; "-" when it is not known."""
         return self.front.clients.of(self.raw)
+
+    @property
+    def scheme(self) -> str:
+        """ "https" or "http": what the client speaks, to the gateway or to a proxy of `gateway.proxies`."""
+        return self.front.clients.scheme(self.raw)
+
+    @property
+    def host(self) -> str:
+        """The host, with its port, that the client asked for, also behind a proxy of `gateway.proxies`; "" for none."""
+        return self.front.clients.host(self.raw) or self.raw.headers.get(hdrs.HOST, "")
 
     @property
     def node(self) -> Node:

@@ -8,7 +8,7 @@ Leaves to others: answering (mounts), the concerns (edge), sockets and signals (
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
 from typing import Any, Final, cast
 
@@ -86,7 +86,8 @@ class Gateway:
         self.problems = front.problems
         self.bodies = front.bodies
         self.sites = front.sites
-        self._known_hosts = self.sites.known
+        # Behind a proxy every request is checked: the host that the proxy was asked for is in another field.
+        self._known_hosts: Collection[str] = () if front.clients.behind else self.sites.known
         self.log = RequestLog(settings, front.clients, node.clock.now)
         self._most_requests = settings.gateway.max_requests_per_connection
         self._slow_s = self.log.slow_s
@@ -235,10 +236,13 @@ class Gateway:
             path, _, query = raw.raw_path.partition("?")
             if path not in PROBED or "verbose" in query:
                 sites.check_host(host)
+        forwarded = self.front.clients.host(raw)
+        if forwarded:
+            sites.check_host(forwarded)
         # A page of any site may open a WebSocket, with the cookies of this one.
         if raw.method not in SAFE or raw._message.upgrade:
             try:
-                sites.check_origin(raw, lambda: request.entry.policy)
+                sites.check_origin(raw, lambda: request.entry.policy, forwarded)
             except CrossSite:
                 raw.lines += b"Vary: Origin\r\n"
                 raise

@@ -20,6 +20,8 @@ from aiohttp import hdrs, web
 from multidict import istr
 
 from mesh.config import Settings
+from mesh.config.edge_listeners import UNIX
+from mesh.config.exposure import is_loopback
 from mesh.discovery.record import EdgePolicy
 from mesh.errors import BadRequest, ConfigError
 from mesh.gateway.origins import ORIGIN, PORTS, HostPort, SharedOrigins, split_host
@@ -102,11 +104,12 @@ class Sites:
 
     def __init__(self, settings: Settings) -> None:
         gateway = settings.gateway
-        bound = _plain_host(gateway.host)
-        address = _address(bound)
-        self._on_loopback = bound == "localhost" or (address is not None and address.is_loopback)
+        bound = {_plain_host(gateway.host)}
+        if gateway.admin and not gateway.admin.startswith(UNIX):
+            bound.add(_plain_host(gateway.admin.rpartition(":")[0]))
+        self._on_loopback = all(is_loopback(each) for each in bound)
         self._names = _Names(gateway.hosts, "gateway.hosts")
-        self._names.exact |= {bound, "localhost"}
+        self._names.exact |= {*bound, "localhost", *map(_plain_host, gateway.acme.domains)}
         self._names.below += (".localhost",)
         if not self._on_loopback:
             machine = _plain_host(socket.gethostname())
@@ -171,13 +174,14 @@ class Sites:
 
     # --- origins --------------------------------------------------------------------------------
 
-    def check_origin(self, request: web.BaseRequest, policy: Callable[[], EdgePolicy]) -> None:
+    def check_origin(self, request: web.BaseRequest, policy: Callable[[], EdgePolicy], forwarded: str = "") -> None:
         """Reject a request from a page of another site, unless the route or `gateway.origins` lists that site.
 
         Call it for methods outside SAFE.
 
         Args:
             policy: finds the policy of the request's route; not called for the gateway's own pages.
+            forwarded: the host that the client has asked a trusted proxy for; it has passed `check_host`.
 
         Raises:
             CrossSite: the request is from such a page.
@@ -188,7 +192,7 @@ class Sites:
         sites = headers.getall(SEC_FETCH_SITE, ())
         if not origins and not sites:
             return
-        host = headers.get(hdrs.HOST, "")
+        host = forwarded or headers.get(hdrs.HOST, "")
         other = next((origin for origin in origins if not is_same_origin(origin, host)), None)
         own = _OWN_SITE.issuperset(sites)
         if own and other is None:

@@ -13,6 +13,7 @@ from typing import Final
 from mesh.gateway.edge import caching, compression, concurrency, cors, rates, security_headers
 from mesh.gateway.edge.auth import concern as auth
 from mesh.gateway.edge.contract import Concern
+from mesh.gateway.edge.transport_security import transport_security
 from mesh.gateway.front import Front
 
 #: Makes a concern from the settings; None when they do not switch it on.
@@ -22,6 +23,7 @@ Make = Callable[[Front], Concern | None]
 #: header fields; what is cheap to check comes before what is expensive. Limits by address protect authentication from
 #: guesses; the other limits need to know the caller.
 CONCERNS: Final[tuple[Make, ...]] = (
+    transport_security,
     security_headers.make,
     cors.make,
     compression.make,

@@ -12,11 +12,13 @@ from typing import Final
 from aiohttp import hdrs
 from multidict import istr
 
+from mesh.config.exposure import withheld
 from mesh.errors import MethodNotAllowed, Unavailable, UnknownRoute
 from mesh.gateway import app_sockets, apps
 from mesh.gateway.calling import Calls
 from mesh.gateway.entry import NO_POLICY, Entry
 from mesh.gateway.front import Front
+from mesh.gateway.listeners.admin import is_admin
 from mesh.gateway.media import STREAM_TYPES, accepts
 from mesh.gateway.mounts.contract import Answer, Mount
 from mesh.gateway.openapi import Document
@@ -44,6 +46,7 @@ class DeclaredRoutes:
         self._front = front
         self._catalog = front.catalog
         self._call = Calls(front).call
+        self._hides_docs = "/docs" in withheld(front.settings)
 
     def answer(self, request: Request) -> Awaitable[Answer]:
         """Start the call of a route. (Not a coroutine itself: this is the path of nearly all requests.)
@@ -76,7 +79,7 @@ class DeclaredRoutes:
         except UnknownRoute:
             if self._front.fallback is not None:
                 return self._fall_back(request)
-            if path == "/" and verb in _READABLE:
+            if path == "/" and verb in _READABLE and not (self._hides_docs and not is_admin(request)):
                 return _ready(Reply(status=302, extra=b"Location: /docs\r\n"))
             if not self._front.may_say_unknown():
                 raise Unavailable("no hub has reported the declared routes yet") from None

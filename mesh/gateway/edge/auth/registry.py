@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from mesh.gateway.edge.auth import api_key_method, basic_method, proxy_method
+from mesh.gateway.edge.auth import api_key_method, basic_method, certificate, proxy_method
 from mesh.gateway.edge.auth.contract import Authenticator
 from mesh.gateway.edge.auth.jwt import method as jwt
 from mesh.gateway.edge.auth.sessions import method as sessions
@@ -27,6 +27,7 @@ AUTHENTICATORS: Final[tuple[Make, ...]] = (
     api_key_method.make,
     basic_method.make,
     sessions.make,
+    certificate.make,
 )
 
 
