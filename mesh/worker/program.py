@@ -41,7 +41,7 @@ log = get_logger("mesh.program")
 
 #: While it starts, it is checked so often: a start takes 0.1 to some seconds.
 START_CHECK_S: Final = 0.05
-#: Failed checks of one start that are logged: the last one, when it takes longer than this.
+#: While it starts, checks fail until it listens; they are logged when it takes longer than this.
 SLOW_START_S: Final = 10.0
 #: After it has left the registry, gateways have this long to notice, even when none is connected. A hub notifies them
 #: in milliseconds; a busy gateway reads the message some hundred milliseconds later.
@@ -146,14 +146,16 @@ class Program:
         """The environment of the program: that of this process, and where it is in the mesh."""
         settings = self._settings
         gateway = settings.gateway
-        host = "127.0.0.1" if gateway.host in ("", "0.0.0.0") else gateway.host
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(gateway.host, gateway.host)
         environment = dict(os.environ)
         for name, text in self._service.environment.items():
             # Under supervisor it is set already: that of the release which the program file belongs to.
             environment[name] = place.fill(environment.get(name, text))
         environment["MESH_SERVICE"] = self.name
         environment[MARK] = self.identity
-        environment["MESH_GATEWAY"] = f"http://{host}:{gateway.port}"
+        environment["MESH_GATEWAY"] = (
+            f"http://[{host}]:{gateway.port}" if ":" in host else f"http://{host}:{gateway.port}"
+        )
         if settings.file is not None:
             environment["MESH_CONFIG"] = str(settings.file)
         if place.address.socket:
@@ -193,7 +195,7 @@ class Program:
             The exit code, when the program must be replaced.
         """
         clock, service = self.node.clock, self._service
-        start_s = self._settings.worker.start_timeout_s
+        start_s = service.start_timeout_s or self._settings.worker.start_timeout_s
         began = clock.now()
         told = ""
         while True:
@@ -370,7 +372,7 @@ async def run(
         memory.cancel()
         checks.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        stop_s = settings.worker.stop_timeout_s
+        stop_s = service.stop_timeout_s or settings.worker.stop_timeout_s
         if process.ended.done() and not stopping.is_set():
             log.error("program.ended", program=name, status=process.status, pid=process.pid)
             await program.node.agent.leave(program.instance_id)

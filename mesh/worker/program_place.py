@@ -10,6 +10,7 @@ open connections shows when the last gateway has left. Where the kernel does not
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import socket
 from collections.abc import Collection, Mapping
@@ -64,6 +65,14 @@ def choose(http: str, identity: str, *, own: str, run_dir: Path) -> Place:
         return Place(HttpAddress(socket=str(path)), {"socket": str(path), "host": "", "port": "", "instance": identity})
     host = http.removesuffix(":{port}").strip("[]")
     host = {"{host}": own, "localhost": "127.0.0.1"}.get(host, host)
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        # Gateways do not resolve names, which could lead elsewhere.
+        raise SetupError(
+            f'this host is advertised as "{host}": for {{host}}, set mesh.advertise or mesh.bind to a literal address',
+            details={"key": "http"},
+        ) from None
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         with socket.socket(family, socket.SOCK_STREAM) as probe:
