@@ -50,7 +50,7 @@ def prefixes(table: type[msgspec.Struct], main: str, wanted: str) -> Kind:
             except (ValueError, OverflowError) as exc:
                 why = str(exc)
                 more = f" ({why})" if why.startswith("it ") else ""
-                raise ValueError(f'it has at "{prefix}" a {key} that is not {kind.wanted}{more}') from None
+                raise ValueError(f'it has at "{prefix}" the option {key}, which is not {kind.wanted}{more}') from None
         try:
             return table(**found)
         except TypeError:

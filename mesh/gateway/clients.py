@@ -56,6 +56,8 @@ class Clients:
 
     def is_proxy(self, address: str) -> bool:
         """Whether an address is one of `gateway.proxies`."""
+        if not self._proxies:
+            return False
         parsed = _parsed(address)
         return parsed is not None and any(parsed in network for network in self._proxies)
 

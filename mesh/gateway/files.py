@@ -36,7 +36,7 @@ NEIGHBOUR_OLDER_NS: Final = 2 * 10**9
 
 
 class File(NamedTuple):
-    """An open file. Whoever gets it closes it.
+    """An open file, which the caller closes.
 
     Attributes:
         fd: the descriptor.

@@ -23,7 +23,7 @@ from mesh.config import Settings
 from mesh.errors import MeshError, SetupError, TooLarge
 from mesh.gateway.admission import Server, UnsupportedVersion
 from mesh.gateway.body import BodiesFull
-from mesh.gateway.body_stream import SlowBody
+from mesh.gateway.body_stream import READ_AHEAD_BYTES, SlowBody
 from mesh.gateway.edge.registry import concerns
 from mesh.gateway.front import Front
 from mesh.gateway.headers import read_request_id
@@ -124,6 +124,7 @@ class Gateway:
             logger=http_logger(self.node.recorder),
             keepalive_timeout=KEEP_ALIVE_S,
             lingering_time=LINGER_S,
+            read_bufsize=READ_AHEAD_BYTES,
             **options,
         )
 

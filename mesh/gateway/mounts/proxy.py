@@ -13,6 +13,7 @@ from typing import Final
 
 from mesh.config.edge_proxy import ProxySettings
 from mesh.discovery.record import EdgePolicy
+from mesh.errors import Unavailable
 from mesh.gateway.entry import Entry
 from mesh.gateway.forwarding import Forwarder
 from mesh.gateway.front import Front
@@ -43,6 +44,8 @@ def mount(front: Front, prefix: str, settings: ProxySettings) -> Mount:
     entry = Entry(prefix, policy=policy)
 
     async def handle(request: Request) -> Answer:
+        if prefix == "/" and not front.may_say_unknown():
+            raise Unavailable("no hub has reported the declared routes yet")
         if is_websocket(request.raw):
             # A browser opens WebSockets to any host, with its cookies, and without asking first.
             sites.check_origin(request.raw)

@@ -76,14 +76,10 @@ class DeclaredRoutes:
         return self._call(request, route, values)
 
     def _fall_back(self, request: Request) -> Awaitable[Answer]:
-        """Let the mount answer that gets what no route answers.
-
-        Raises:
-            Unavailable: a service that is not known yet may declare the path.
-        """
+        """Let the mount answer that gets what no route answers. It knows what it may answer while a service that no hub
+        has reported yet may declare the path."""
         fallback = self._front.fallback
-        if fallback is None or not self._front.may_say_unknown():
-            raise Unavailable("no hub has reported the declared routes yet")
+        assert fallback is not None
         request.prefix = fallback.prefix
         answer: Awaitable[Answer] = fallback.serve(request)
         return answer
