@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import socket
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -23,6 +24,7 @@ from mesh.errors import SetupError
 from mesh.transport.endpoints import IPC_PATH_BYTES
 from mesh.worker import program_sockets
 
+_PLACEHOLDER: Final = re.compile(r"\{(\w+)\}")
 # Columns of /proc/net/unix. Source: proc(5), and the kernel's net.h.
 _UNIX_CONNECTED: Final = "03"
 _ACCEPTS: Final = 1 << 16
@@ -41,9 +43,7 @@ class Place(NamedTuple):
 
     def fill(self, text: str) -> str:
         """`text` with the placeholders replaced; all other braces are left alone."""
-        for name, value in self.values.items():
-            text = text.replace(f"{{{name}}}", value)
-        return text
+        return _PLACEHOLDER.sub(lambda found: self.values.get(found[1], found[0]), text)
 
 
 def choose(http: str, identity: str, *, own: str, run_dir: Path) -> Place:

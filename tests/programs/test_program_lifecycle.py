@@ -64,7 +64,7 @@ async def test_a_program_answers_as_a_worker_does_and_has_no_methods(site: Site)
 
 async def test_a_socket_in_the_run_directory(site: Site):
     """`unix:{socket}`: the path is in SOCKET, in the registry, and gone afterwards."""
-    site.write('http = "unix:{socket}"\nenvironment = { WHERE = "{socket}" }')
+    site.write('http = "unix:{socket}"')
     copy = await site.start()
     (instance,) = await site.ready()
     address = usable(instance, site.settings.mesh.host, site.settings.mesh.run_dir)
