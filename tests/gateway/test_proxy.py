@@ -27,6 +27,7 @@ from mesh.gateway.edge.contract import Concern
 from mesh.gateway.edge.identity import Identity
 from mesh.gateway.forward_headers import rewrite_cookie, rewrite_location
 from mesh.gateway.forwarding import Forwarder
+from mesh.gateway.listeners.serving import Serving
 from mesh.gateway.mounts import BadMount, Mount, Request
 from mesh.gateway.mounts.serving import serve_counted
 from mesh.gateway.server import Gateway
@@ -770,11 +771,19 @@ async def test_an_idle_websocket_is_closed(proxy: Front) -> None:
         assert (await ws.receive(timeout=5)).type in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED)
 
 
+def listening(proxy: Front) -> Serving:
+    """The listeners of the gateway, to be drained."""
+    found = Serving(proxy.gateway)
+    found.servers.append(proxy.server)
+    found._accepting.append(proxy.accepting)
+    return found
+
+
 async def test_a_draining_gateway_closes_websockets_with_service_restart(proxy: Front) -> None:
     async with proxy.session.ws_connect(f"{proxy.url}/old/socket") as ws:
         await ws.send_str("x")
         await ws.receive()
-        await app.drain(proxy.gateway, proxy.server, proxy.accepting)
+        await app.drain(proxy.gateway, listening(proxy))
         message = await ws.receive(timeout=5)
         assert (message.type, message.data) == (aiohttp.WSMsgType.CLOSE, 1012)
 
@@ -782,7 +791,7 @@ async def test_a_draining_gateway_closes_websockets_with_service_restart(proxy: 
 async def test_a_draining_gateway_lets_a_request_end(proxy: Front, upstream: Upstream) -> None:
     asking = asyncio.create_task(proxy.get("/old/wait"))
     await eventually(lambda: upstream.requests, "it has arrived")
-    draining = asyncio.create_task(app.drain(proxy.gateway, proxy.server, proxy.accepting))
+    draining = asyncio.create_task(app.drain(proxy.gateway, listening(proxy)))
     await asyncio.sleep(0.1)
     upstream.gate.set()
     told = await asking
@@ -794,7 +803,7 @@ async def test_a_draining_gateway_ends_forwarded_events(proxy: Front, upstream: 
     """Their clients reconnect: the answer ends as a complete one, and the upstream sees that nobody reads."""
     async with proxy.session.get(proxy.url + "/old/events") as response:
         assert await response.content.readuntil(b"\n\n") == b"data: 1\n\n"
-        await app.drain(proxy.gateway, proxy.server, proxy.accepting)
+        await app.drain(proxy.gateway, listening(proxy))
         assert await response.read() == b""
     await asyncio.wait_for(upstream.ended.wait(), 5)
 
