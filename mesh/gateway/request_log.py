@@ -18,6 +18,7 @@ from mesh.errors import MeshError
 from mesh.gateway.clients import Clients
 from mesh.gateway.problems import is_hidden
 from mesh.gateway.request import Request
+from mesh.telemetry.batched import BatchedLines
 from mesh.telemetry.logs import get_logger
 
 _log = get_logger(__name__)
@@ -42,6 +43,7 @@ class RequestLog:
         self.every = self.form != "off"
         self._clients = clients
         self._now = now
+        self._answered = BatchedLines(__name__)
         self._second = 0
         self._lines = 0
         self._suppressed = 0
@@ -62,7 +64,7 @@ class RequestLog:
             sys.stdout.flush()
         if not (failed or slow):
             if self.form == "json":
-                _log.info("request.answered", **self._fields(request, status, size, seconds, None))
+                self._answered.info("request.answered", self._fields(request, status, size, seconds, None))
             return
         second = int(self._now())
         if second != self._second:

@@ -223,14 +223,50 @@ def _process(logger: Any, method: str, event: EventDict) -> str:
     if name:
         line["logger"] = name
     line.update(event)
+    if setup.render is _json:
+        text = _json(line)
+        if recent_lines.recent is not None:
+            recent_lines.recent.add(text)
+        return text
     if recent_lines.recent is not None:
         # Before the console renderer, which changes it.
         recent_lines.recent.add(_json(dict(line)))
     return setup.render(line)
 
 
+def json_line(name: str, level: str, event: str, fields: EventDict) -> str | None:
+    """A line as JSON, without values bound to a logger or a context; None when lines of this level are not logged, or
+    not as JSON."""
+    setup = _setup
+    if setup.render is not _json or LEVELS[level] < setup.level or name in setup.muted:
+        return None
+    when = datetime.fromtimestamp(setup.wall(), UTC)
+    line: EventDict = {
+        "ts": when.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "level": level,
+        "event": event,
+        **setup.bound,
+    }
+    trace = in_force()
+    if trace:
+        line["trace_id"] = trace[3:35]
+        line["span_id"] = trace[36:52]
+    line["logger"] = name
+    line.update(fields)
+    text = _json(line)
+    if recent_lines.recent is not None:
+        recent_lines.recent.add(text)
+    return text
+
+
+def write(lines: str) -> None:
+    """Write rendered lines, separated by line breaks."""
+    _SINK.write(lines)
+
+
 def _json(line: EventDict) -> str:
-    line = structlog.processors.format_exc_info(None, "", line)
+    if "exc_info" in line:
+        line = structlog.processors.format_exc_info(None, "", line)
     try:
         return msgspec.json.encode(line, enc_hook=repr).decode()
     except Exception:
