@@ -276,6 +276,9 @@ def _route_record(mark: RouteMark, member: Member, signature: Signature) -> Rout
     if signature.form is not None:
         if mark.verb not in ("POST", "PUT", "PATCH"):
             raise BadDeclaration(f"{signature.label} takes a form, which a {mark.verb} cannot carry; use @http.post")
+        for name in path_parameters(mark.path):
+            if name in signature.form.parameters:
+                raise BadDeclaration(f'{signature.label}: argument "{name}" is in the path and in the form; keep one')
         if mark.forms:
             raise BadDeclaration(
                 f"{signature.label}: forms=True is for a method that parses forms itself; remove it, or take the body "

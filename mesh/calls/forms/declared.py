@@ -78,6 +78,11 @@ class FormDeclared(msgspec.Struct, frozen=True):
     fields: dict[str, FormField]
     order: tuple[tuple[str, bool], ...]
 
+    @property
+    def parameters(self) -> set[str]:
+        """The names of the parameters that are the form or a field of it."""
+        return {self.stream} if self.stream else {field.parameter for field in self.fields.values()}
+
 
 class FormParameters:
     """Collects the parameters of one method that are a form.
@@ -111,8 +116,8 @@ class FormParameters:
         file, many = _files(plain)
         if marker is None and not file:
             return False
-        if plain is not hint and len(_markers(hint)) > 1:
-            raise self._complain(f"{what} has two markers of http; keep one")
+        if len(_markers(hint)) > (marker is not None):
+            raise self._complain(f"{what} is in a form, so that it cannot have another marker of http")
         name = (marker.name if marker is not None else "") or parameter.name
         if not isinstance(name, str) or not name.isprintable() or len(name) > 100:
             raise self._complain(f"{what}: {name!r:.80} is not a name of a field: at most 100 printable characters")
