@@ -99,7 +99,9 @@ class Document:
         """Add the methods that /rpc reaches."""
         for service in sorted(self._catalog.offers):
             for name, method in self._catalog.methods(service).items():
-                self._add_rpc(service, name, method)
+                # The body of one with a client stream is no JSON: it has routes only.
+                if method.inbound is None:
+                    self._add_rpc(service, name, method)
 
     def add_tasks(self) -> None:
         """Add the tasks that /tasks reaches."""
