@@ -284,6 +284,28 @@ async def test_a_stream_takes_a_form(web: Served):
         assert (await answer.text()).split() == ['"t"', '"content"']
 
 
+async def test_interceptors_run_before_the_form_is_read():
+    seen: list[Any] = []
+
+    class Watch(mesh.Interceptor):
+        async def incoming(self, call: Any, proceed: Any) -> Any:
+            seen.append(call.args[:-1])
+            return await proceed(call)
+
+    class Sums(mesh.Service):
+        interceptors = [Watch()]
+
+        @http.post("/sums/{k}")
+        async def add(self, k: int, a: Annotated[int, http.Form], f: http.File) -> int:
+            return k + a + f.size
+
+    async with no_leaks(), Mesh(Sums, transport="ipc") as m, served(m) as web:
+        await until(lambda: web.gateway.catalog.offers)
+        async with web.http.post("/sums/10", data=form(("a", "2"), ("f", b"abc", "f"))) as answer:
+            assert await answer.json() == 15
+    assert seen == [(10,)]
+
+
 async def test_a_client_that_disappears_leaves_no_file(web: Served, mesh_: Mesh):
     (photos,) = mesh_.instances(Photos)
     host, port = web.url.removeprefix("http://").split(":")
