@@ -39,14 +39,14 @@ down: ## stop everything; leave no process and no socket behind
 	@if [ -x $(BIN)/mesh ]; then $(BIN)/mesh down; else echo "nothing is installed, so nothing runs"; fi
 
 .PHONY: test
-test: $(STAMP_TEST) wrk faketime check ## install what tests need; run all checks and tests
+test: $(STAMP_TEST) wrk faketime edge check ## install what tests need; run all checks and tests
 	@status=0; \
 	$(BIN)/python -m pytest $(FAST_TESTS) || status=1; \
 	$(BIN)/python -m pytest -m chaos || status=1; \
 	exit $$status
 
 .PHONY: fast
-fast: $(STAMP_TEST) wrk faketime ## the tests without the checks and without those of `make chaos`
+fast: $(STAMP_TEST) wrk faketime edge ## the tests without the checks and without those of `make chaos`
 	@$(BIN)/python -m pytest $(FAST_TESTS)
 
 # The fast tests on a newer Python, in a virtual environment of its own: python3.13 or 3.12 on PATH, or of pyenv. Deployments and
@@ -149,6 +149,27 @@ wrk:
 	        || echo "wrk could not be installed; the tests that need it are skipped"; \
 	else \
 	    echo "wrk is missing (apt install wrk); the tests that need it are skipped"; \
+	fi
+
+# What stands around a gateway in its tests: an ACME authority, proxies, a client of HTTP/2. Where they cannot be installed, those
+# tests are skipped. Nothing of Debian's is started.
+.PHONY: edge
+edge:
+	@if command -v pebble >/dev/null && command -v nginx /usr/sbin/nginx >/dev/null && command -v caddy >/dev/null \
+	    && command -v haproxy /usr/sbin/haproxy >/dev/null && command -v curl >/dev/null; then \
+	    :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "installing pebble, nginx, caddy, haproxy and curl"; \
+	    policy=/usr/sbin/policy-rc.d; \
+	    if [ ! -e $$policy ]; then \
+	        trap 'rm -f /usr/sbin/policy-rc.d' EXIT; \
+	        printf '#!/bin/sh\nexit 101\n' >$$policy; chmod 755 $$policy; \
+	    fi; \
+	    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+	        pebble nginx-light caddy haproxy curl; } >/dev/null \
+	        || echo "pebble, nginx, caddy or haproxy could not be installed; the tests that need them are skipped"; \
+	else \
+	    echo "pebble, nginx, caddy, haproxy or curl is missing (apt install); the tests that need them are skipped"; \
 	fi
 
 # The documentation page is tested in it. Where it cannot be installed, those tests are skipped.

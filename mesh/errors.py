@@ -193,6 +193,13 @@ class Overloaded(TryLater):
     code = "overloaded"
 
 
+class RateLimited(TryLater):
+    """The caller has sent too many requests; `details["retry_after_s"]` says when the next one is admitted."""
+
+    code = "rate_limited"
+    status = 429
+
+
 class Draining(TryLater):
     """The instance is shutting down and accepts no new work."""
 

@@ -17,9 +17,11 @@ from mesh.calls.forms.declared import Form
 from mesh.calls.forms.files import File
 from mesh.calls.forms.multipart import Multipart, Part
 from mesh.calls.http_response import Response, SetCookie, delete_cookie, redirect
+from mesh.calls.http_session import login, logout
 from mesh.calls.push import join, leave
+from mesh.calls.server_event import ServerSentEvent
 from mesh.service.edge_options import EdgeOptions, roles, scopes
-from mesh.service.http_routes import delete, get, patch, post, put, websocket
+from mesh.service.http_routes import delete, get, live, patch, post, put, websocket
 from mesh.service.http_sources import Body, Cookie, Field, Header, Query
 
 __all__ = [
@@ -34,12 +36,16 @@ __all__ = [
     "Part",
     "Query",
     "Response",
+    "ServerSentEvent",
     "SetCookie",
     "delete",
     "delete_cookie",
     "get",
     "join",
     "leave",
+    "live",
+    "login",
+    "logout",
     "patch",
     "post",
     "put",

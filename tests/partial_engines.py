@@ -240,6 +240,9 @@ class EventsEngine(SmallEngine):
             del self.work.items[item.task.id]
         return len(left)
 
+    async def last(self, *, timeout_s: float) -> int:
+        return max((logged.offset for _, logged in self.log.kept), default=0)
+
     def _matcher(self, subscription: str) -> Matcher[None]:
         if subscription not in self.log.patterns:
             known = ", ".join(self.log.patterns)

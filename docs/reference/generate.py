@@ -18,7 +18,7 @@ from typing import Any, Final
 ROOT: Final = Path(__file__).parents[2]
 
 #: Functions of mesh that make a metric: their first argument is its name, and a later one its help text.
-MAKERS: Final = frozenset({"counter", "gauge", "_count", "_gauge", "Metric"})
+MAKERS: Final = frozenset({"counter", "gauge", "_count", "_gauge", "Metric", "total"})
 
 
 # --- hooks of MkDocs ----------------------------------------------------------------------------------
@@ -263,7 +263,7 @@ def _metric(call: ast.Call) -> tuple[str, str, str] | None:
     about = next((text for text in texts if " " in text), "")
     if not isinstance(name, str) or not re.fullmatch("[a-z][a-z0-9_]+", name) or not about:
         return None
-    kind = texts[-1] if maker == "Metric" else "counter" if "count" in maker else "gauge"
+    kind = texts[-1] if maker == "Metric" else "counter" if "count" in maker or maker == "total" else "gauge"
     name = name if name.startswith("mesh_") else f"mesh_{name}"
     return (f"{name}_total" if kind == "counter" else name), kind, about
 

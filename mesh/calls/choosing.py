@@ -2,14 +2,15 @@
 
 Owns: the choice among the callable instances: by key, by id, or the better of two; and the fallback to other hosts when
 the instances on this host are busy.
-Leaves to others: the cost of a call at an instance (policy.balance), which instances are callable (pool), waiting when
-there is none (client).
+Leaves to others: the cost of a call at an instance (policy.balance), which instances are callable (pool), which release
+gets the call while a canary runs (cohorts), waiting when there is none (client).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+from mesh.calls.cohorts import Cohort
 from mesh.calls.pool import Group, Handle
 from mesh.calls.request import Order
 from mesh.policy.balance import rendezvous
@@ -47,16 +48,42 @@ def choose(order: Order, ready: Sequence[Handle], now: float, random: Callable[[
 def choose_beyond(order: Order, now: float, random: Callable[[], float]) -> Handle | None:
     """The second choice, when `choose` found no instance with a free place among the preferred ones (`group.first`).
 
-    In this order: a preferred instance with a free place, any instance with a free place, any instance.
+    In this order: a preferred instance with a free place, any instance with a free place, any instance. While a
+    canary runs, the release is decided first; then this applies to its instances.
     """
     group: Group = order.route.group
-    if order.instance is None and order.key is None:
-        for handles in (group.first, group.ready):
-            free = [one for one in handles if has_place(one.in_flight, one.places) and one.peer.credit_left > 0]
-            handle = choose(order, free, now, random)
-            if handle is not None:
+    if order.instance is not None:
+        return choose(order, group.ready, now, random)
+    if group.split is not None:
+        for cohort in group.split.cohorts(order, random):
+            handle = _choose_of(order, cohort, now, random)
+            if handle is not None or (order.key is not None and cohort.dialling):
                 return handle
-    return choose(order, group.ready, now, random)
+        return None
+    if order.key is not None:
+        return choose(order, group.ready, now, random)
+    return _spread(order, group.first, group.ready, now, random)
+
+
+def _choose_of(order: Order, cohort: Cohort[Handle], now: float, random: Callable[[], float]) -> Handle | None:
+    """An instance of one release."""
+    if order.key is not None:
+        return _first_of(order, order.key, cohort.handles)
+    handle = choose(order, cohort.first, now, random)
+    if cohort.first is not cohort.ready and (handle is None or handle.in_flight >= handle.places):
+        return _spread(order, cohort.first, cohort.ready, now, random)
+    return handle
+
+
+def _spread(
+    order: Order, first: Sequence[Handle], ready: Sequence[Handle], now: float, random: Callable[[], float]
+) -> Handle | None:
+    for handles in (first, ready):
+        free = [one for one in handles if has_place(one.in_flight, one.places) and one.peer.credit_left > 0]
+        handle = choose(order, free, now, random)
+        if handle is not None:
+            return handle
+    return choose(order, ready, now, random)
 
 
 def choose_with_credit(order: Order, now: float, random: Callable[[], float]) -> Handle | None:
@@ -67,7 +94,9 @@ def choose_with_credit(order: Order, now: float, random: Callable[[], float]) ->
     if order.instance is not None:
         return None
     group: Group = order.route.group
-    spare = [handle for handle in group.ready if handle.peer.credit_left > 0 and not was_tried(order, handle)]
+    # While a canary runs, only the regular one takes what exceeds the links.
+    ready = group.ready if group.split is None else group.split.old.ready
+    spare = [handle for handle in ready if handle.peer.credit_left > 0 and not was_tried(order, handle)]
     if order.key is None:
         return choose(order, spare, now, random)
     by_id = {handle.instance.id: handle for handle in spare}
@@ -85,10 +114,14 @@ def _preferred(order: Order, key: str) -> Handle | None:
     None while that instance is being dialled: the call waits for it. Unreachable instances are skipped.
     """
     group: Group = order.route.group
-    if not group.whole:
-        return None
-    for instance in rendezvous(key, group.handles):
-        handle = group.handles[instance]
+    if not group.whole or group.split is not None:
+        return None  # `choose_beyond` decides
+    return _first_of(order, key, group.handles)
+
+
+def _first_of(order: Order, key: str, handles: Mapping[str, Handle]) -> Handle | None:
+    for instance in rendezvous(key, handles):
+        handle = handles[instance]
         if was_tried(order, handle):
             continue
         if handle.peer.open:

@@ -24,8 +24,10 @@ from mesh.calls.choosing import choose, choose_beyond, choose_with_credit
 from mesh.calls.context import CURRENT
 from mesh.calls.expiry import Expiries
 from mesh.calls.failover import FAILOVER, REFUSALS, Trouble, Verdict
+from mesh.calls.mirroring import Mirror
 from mesh.calls.options import NO_OPTIONS, CallOptions
 from mesh.calls.pool import Group, Handle, Pool
+from mesh.calls.propagation import tenant_of
 from mesh.calls.request import Call, Decode, Flow, Order, Stream
 from mesh.calls.route import Route
 from mesh.calls.waiting import WaitingRoom
@@ -97,6 +99,7 @@ class Client:
         self._overdue: deque[tuple[float, float, Request]] = deque()
         self._looking: Timer | None = None
         self._patience: dict[Group, Timer] = {}
+        self._mirror: Mirror | None = None
         self._closed = False
         self._pool = Pool(
             transport,
@@ -317,6 +320,9 @@ class Client:
             handle = choose(order, ready, now, self._random)
         if ready is not group.ready and (handle is None or handle.in_flight >= handle.places):
             handle = choose_beyond(order, now, self._random)
+            split = group.split
+            if split is not None and type(request) is Call and split.mirrors(order, handle, self._random):
+                self._tap(request)
         if handle is None:
             self._park(request, order)
             return
@@ -351,6 +357,22 @@ class Client:
             )
         peer.sent(request)
 
+    # --- copies for a canary ------------------------------------------------------------------------------------
+
+    def _tap(self, call: Call) -> None:
+        if self._mirror is None:
+            self._mirror = Mirror(self._send_copy, self._recorder, self._now, self._random)
+        self._mirror.tap(call)
+
+    def _send_copy(self, order: Order, decode: Decode) -> Call:
+        call = Call(loop=self._loop)
+        call.client = self
+        call.order = order
+        call.decode = decode
+        call.id = call.slot = 0
+        self._begin(call, order, order.began_at, None)
+        return call
+
     # --- waiting for an instance ------------------------------------------------------------------------------
 
     def _park(self, request: Request, order: Order) -> None:
@@ -370,16 +392,25 @@ class Client:
             self._finish(request, unreached.refused(order, list(group.handles.values())))
         elif not group.handles and self._agent.refused:
             self._finish(request, unreached.no_hub(order, self._agent.refused))
-        elif self._waiting.full:
+        elif self._waiting.full and not self._displace(order):
             self._finish(request, Overloaded(f"{len(self._waiting)} calls are already waiting for an instance"))
         else:
             # A request is parked again after each change of a link; it counts as waiting since the first time.
             again = order.parked_at >= order.sent_at
             if not again:
                 order.parked_at = self._now()
-            self._waiting.enter(group.name, request, order.parked_at)
+            self._waiting.enter(group.name, request, order.parked_at, tenant_of(order.meta))
             if not again and group.name != WORKER:
                 self._look_later(order.parked_at + self._settings.wait_s, order.parked_at, request)
+
+    def _displace(self, order: Order) -> bool:
+        """Refuse a waiting call of the tenant with the most, in favour of this one; False when this one is refused."""
+        displaced = self._waiting.displaceable(tenant_of(order.meta))
+        if displaced is None:
+            return False
+        self._waiting.leave(displaced.order.route.group.name, displaced)
+        self._finish(displaced, Overloaded(f"{len(self._waiting)} calls are already waiting for an instance"))
+        return True
 
     def _look_later(self, at: float, since: float, request: Request) -> None:
         self._overdue.append((at, since, request))
@@ -538,6 +569,8 @@ class Client:
                     group.version += 1
         for group in anew:
             group.refresh()
+            if group.split is not None:
+                touched.add(group)  # calls may wait for a release that has a share now
         for group in touched:
             self._unpark(group)
 
@@ -548,6 +581,8 @@ class Client:
     def close(self) -> None:
         """Close all links; calls and streams that are under way end with an error."""
         self._closed = True
+        if self._mirror is not None:
+            self._mirror.close()
         for request in self._waiting.empty():
             self._finish(request, Unavailable("this node is closed"))
         for timer in self._patience.values():

@@ -7,15 +7,28 @@ the names of propagated values in messages (propagation).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Final
 
 import msgspec
 
-from mesh.calls.propagation import BAGGAGE, PRINCIPAL, TENANT, TRACESTATE, Values, read_name, replaced
-from mesh.errors import SetupError
+from mesh.calls.propagation import (
+    BAGGAGE,
+    PRINCIPAL,
+    ROLES,
+    SCOPES,
+    TENANT,
+    TRACESTATE,
+    UNVERIFIED,
+    Values,
+    read_name,
+    read_names,
+    replaced,
+    without_principal,
+)
+from mesh.errors import BadArguments, SetupError
 from mesh.telemetry import baggage as w3c_baggage
 from mesh.telemetry import traces
 
@@ -27,8 +40,9 @@ _NO_SLOTS: Final[tuple[str, ...]] = ()
 class CallContext:
     """The context of the call, stream, event, task or timer that is being handled; `mesh.current()` gives it.
 
-    `tenant`, `principal`, `baggage` and `tracestate` are inherited by everything that the work causes: calls, streams,
-    events and tasks, in whichever process they run. Assigning them affects what is caused afterwards.
+    `tenant`, `principal`, `roles`, `scopes`, `baggage` and `tracestate` are inherited by everything that the work
+    causes: calls, streams, events and tasks, in whichever process they run. Assigning them affects what is caused
+    afterwards.
 
     Attributes:
         target: "service.method".
@@ -78,7 +92,9 @@ class CallContext:
 
     @property
     def principal(self) -> str:
-        """On whose behalf the work is done: the user that an interceptor at the edge authenticated; "" for unknown.
+        """On whose behalf the work is done: the user that the edge authenticated; "" for unknown.
+
+        Assigning another principal removes the roles and scopes, which belong to the one before.
 
         Raises:
             BadArguments: when assigned: not printable text of at most 256 characters.
@@ -87,7 +103,55 @@ class CallContext:
 
     @principal.setter
     def principal(self, value: str) -> None:
-        self.carried = replaced(self.carried, PRINCIPAL, read_name("principal", value))
+        value = read_name("principal", value)
+        if value != self.principal or (value and not self.verified):
+            self.carried = replaced(without_principal(self.carried or {}), PRINCIPAL, value)
+
+    @property
+    def roles(self) -> frozenset[str]:
+        """The roles of the principal, such as "clerk"; empty by default.
+
+        Raises:
+            BadArguments: when assigned: there is no principal, or the names are not printable ASCII without spaces, of
+                at most 128 characters each and 2048 together.
+        """
+        return self._names(ROLES)
+
+    @roles.setter
+    def roles(self, names: Iterable[str]) -> None:
+        self._set_names("roles", ROLES, names)
+
+    @property
+    def scopes(self) -> frozenset[str]:
+        """What the principal has been granted, such as "orders:write"; empty by default.
+
+        Raises:
+            BadArguments: when assigned: as for `roles`.
+        """
+        return self._names(SCOPES)
+
+    @scopes.setter
+    def scopes(self, names: Iterable[str]) -> None:
+        self._set_names("scopes", SCOPES, names)
+
+    @property
+    def verified(self) -> bool:
+        """Whether there is a principal, and each process that passed it on may assert principals.
+
+        False in a worker with [access] when the principal came from a process that `[access] assert` does not list, or
+        through one. True without [access]: there, every process is trusted.
+        """
+        carried = self.carried
+        return bool(carried) and PRINCIPAL in carried and UNVERIFIED not in carried  # type: ignore[operator]
+
+    def _names(self, name: str) -> frozenset[str]:
+        return frozenset(self.carried.get(name, "").split()) if self.carried else frozenset()
+
+    def _set_names(self, what: str, name: str, names: Iterable[str]) -> None:
+        text = read_names(what, names)
+        if text and not self.principal:
+            raise BadArguments(f"{what}: there is no principal to have them; assign the principal first")
+        self.carried = replaced(self.carried, name, text)
 
     @property
     def baggage(self) -> Mapping[str, str]:
@@ -146,7 +210,13 @@ def current() -> CallContext | None:
 
 @contextmanager
 def scope(
-    *, tenant: str = "", principal: str = "", baggage: Mapping[str, str] | None = None, trace: str | None = None
+    *,
+    tenant: str = "",
+    principal: str = "",
+    roles: Iterable[str] = (),
+    scopes: Iterable[str] = (),
+    baggage: Mapping[str, str] | None = None,
+    trace: str | None = None,
 ) -> Iterator[CallContext]:
     """Give a block of a program that handles nothing a context: `with mesh.scope(tenant="acme"): await n.call(…)`.
 
@@ -154,8 +224,8 @@ def scope(
     `mesh.current()` instead.
 
     Args:
-        tenant, principal, baggage: see CallContext; those that are not given are inherited from a scope around this
-            one.
+        tenant, principal, roles, scopes, baggage: see CallContext; those that are not given are inherited from a scope
+            around this one, roles and scopes unless the principal is another one.
         trace: W3C traceparent of the block; None begins a new trace.
 
     Raises:
@@ -172,6 +242,10 @@ def scope(
         context.tenant = tenant
     if principal:
         context.principal = principal
+    if roles:
+        context.roles = roles
+    if scopes:
+        context.scopes = scopes
     if baggage is not None:
         context.baggage = baggage
     token, traced = CURRENT.set(context), traces.current.set(context.trace or "")

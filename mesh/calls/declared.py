@@ -16,6 +16,7 @@ import msgspec
 
 from mesh.calls.forms.declared import FormDeclared, FormParameters
 from mesh.calls.http_response import unwrapped
+from mesh.calls.server_event import unwrapped_event
 from mesh.errors import SetupError
 
 #: How HTTP carries a parameter: as the bytes of a body, as the JSON of a body, or as text in a path or query.
@@ -82,6 +83,7 @@ class Declared(msgspec.Struct, frozen=True):
         responds: it may return an http.Response, whose body is of the type `returns`.
         form: the parameters that are an HTML form, which are not among `parameters`; `inbound` is then its body.
         inbound: the parameter for the items that the caller sends; it is not among `parameters`.
+        events: it yields http.ServerSentEvents, whose data are of the type `returns`.
     """
 
     parameters: tuple[Parameter, ...]
@@ -91,6 +93,7 @@ class Declared(msgspec.Struct, frozen=True):
     responds: bool = False
     form: FormDeclared | None = None
     inbound: InboundParameter | None = None
+    events: bool = False
 
 
 def read(function: Callable[..., Any], label: str, owner: type | None, bound: bool) -> Declared:
@@ -111,6 +114,9 @@ def read(function: Callable[..., Any], label: str, owner: type | None, bound: bo
         raise BadDeclaration(
             f"{label} yields: a stream has the status and headers of its route, so it cannot yield http.Response"
         )
+    returns, events = unwrapped_event(returns)
+    if events and not stream:
+        raise BadDeclaration(f"{label}: only a stream sends http.ServerSentEvents: yield them")
     if typing.get_origin(returns) in _ITERATORS:
         raise BadDeclaration(f"{label}: an http.Response has one body; it cannot contain a stream")
     schema_of(returns, f"{label}: what it {'yields' if stream else 'returns'}")
@@ -126,6 +132,7 @@ def read(function: Callable[..., Any], label: str, owner: type | None, bound: bo
         responds=responds,
         form=form,
         inbound=inbound,
+        events=events,
     )
 
 
@@ -133,7 +140,7 @@ def returned(function: Callable[..., Any], owner: type | None = None) -> Any:
     """The type of the answer of `function`, or of each item of its stream; `Any` when not annotated."""
     label = getattr(function, "__qualname__", repr(function))
     stream = inspect.isasyncgenfunction(inspect.unwrap(function))
-    return unwrapped(_returned(_hints(function, label, owner), stream, label))[0]
+    return unwrapped_event(unwrapped(_returned(_hints(function, label, owner), stream, label))[0])[0]
 
 
 def schema_of(hint: Any, what: str) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from mesh.calls.signature import encode_arguments
 from mesh.clock import Clock
 from mesh.errors import Cancelled, DeadlineExceeded, Draining, MeshError, Overloaded, RemoteError
 from mesh.forking import GUARD, end_forked_child
-from mesh.policy.limits import REFUSE, RUN, Gate
+from mesh.policy.limits import REFUSE, RUN, Gate, Verdict
 from mesh.protocol.messages import MSGPACK
 from mesh.telemetry.logs import get_logger
 from mesh.telemetry.traces import accept, child
@@ -89,24 +89,36 @@ class Handling:
             service_gate.running += 1  # Gate.admit, inlined: the path of nearly all calls
             self._launch(running)
             return
-        verdict = RUN if gate is None else gate.admit(running)
+        verdict = RUN if gate is None else self._enter(gate, running)
         full = gate
         if verdict is RUN:
             full = service_gate
-            verdict = service_gate.admit(running)
+            verdict = self._enter(service_gate, running)
             if verdict is RUN:
                 self._launch(running)
         if verdict is REFUSE:
             assert full is not None
-            self._refuse(
-                running,
-                Overloaded(
-                    f"{running.target}: {self._identity} is at its limit "
-                    f"({full.concurrency} running, {full.queue} queued)"
-                ),
-            )
+            self._refuse(running, self._overloaded(running, full))
             if full is service_gate and gate is not None:
                 self._pass_on(gate)
+
+    def _enter(self, gate: Gate[Running], running: Running) -> Verdict:
+        """Request a place at a gate. In a full queue, a call of the tenant with the most queued calls gives way."""
+        tenant = running.tenant
+        verdict = gate.admit(running, tenant)
+        if verdict is REFUSE:
+            displaced = gate.displace(tenant)
+            if displaced is not None:
+                verdict = gate.admit(running, tenant)
+                self._refuse(displaced, self._overloaded(displaced, gate))
+                if gate is displaced.hosted.service_gate and displaced.hosted.gate is not None:
+                    self._pass_on(displaced.hosted.gate)
+        return verdict
+
+    def _overloaded(self, running: Running, full: Gate[Running]) -> Overloaded:
+        return Overloaded(
+            f"{running.target}: {self._identity} is at its limit ({full.concurrency} running, {full.queue} queued)"
+        )
 
     def _refuse(self, running: Running, error: MeshError) -> None:
         """Refuse a call that has not started."""
@@ -374,7 +386,7 @@ class Handling:
         following = gate.release()
         if following is None:
             return
-        verdict = following.hosted.service_gate.admit(following)
+        verdict = self._enter(following.hosted.service_gate, following)
         if verdict is RUN:
             self._launch_queued(following)
         elif verdict is REFUSE:

@@ -11,8 +11,10 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
+from mesh.calls.cohorts import Split
 from mesh.clock import Clock, Timer
 from mesh.discovery.record import Instance
+from mesh.discovery.share import Share, share_of
 from mesh.errors import BadEndpoint
 from mesh.policy.backoff import Backoff
 from mesh.policy.balance import Ewma
@@ -57,9 +59,10 @@ class Handle:
         places: how many calls the instance runs at once.
         misses: calls that it did not answer in time, since its last answer.
         busy: whether other callers keep it busy, by policy.balance_near.
+        share: of a canary; None for an instance of the regular release.
     """
 
-    __slots__ = ("busy", "group", "in_flight", "instance", "latency", "misses", "peer", "places")
+    __slots__ = ("busy", "group", "in_flight", "instance", "latency", "misses", "peer", "places", "share")
 
     def __init__(self, instance: Instance, group: Group, peer: Peer) -> None:
         self.instance = instance
@@ -70,6 +73,7 @@ class Handle:
         self.places = instance.places or ANY
         self.misses = 0
         self.busy = busy(instance.load, False)
+        self.share: Share | None = share_of(instance.meta)
 
     @property
     def near(self) -> bool:
@@ -78,10 +82,12 @@ class Handle:
 
     def renewed(self, instance: Instance) -> bool:
         """Take over a changed record from the registry; returns whether the group must be refreshed."""
+        share = self.share if instance.meta is self.instance.meta else share_of(instance.meta)
+        was, now = (self.busy, self.share), (busy(instance.load, self.busy), share)
         self.instance = instance
         self.places = instance.places or ANY
-        was, self.busy = self.busy, busy(instance.load, self.busy)
-        return was != self.busy
+        self.busy, self.share = now
+        return was != now
 
     def missed(self) -> None:
         """The instance did not answer a call in time."""
@@ -103,17 +109,22 @@ class Group:
         home: the preferred host; "" for no preference.
         handles: every instance that discovery lists, by id.
         ready: the instances with an open link.
-        first: the preferred ones of `ready`; the same list object when there is no preference.
+        first: the preferred ones of `ready`; the same list object when there is no preference. Empty while a canary
+            runs: then `split` decides, and calls to other services need no check for it.
+        split: the two releases while a canary runs; else None.
         whole: whether the group has every instance, and not only those that a call named.
         version: incremented with every change of the attributes above.
     """
 
-    __slots__ = ("first", "handles", "home", "name", "ready", "version", "whole")
+    __slots__ = ("_by_release", "first", "handles", "home", "name", "ready", "split", "version", "whole")
 
     def __init__(self, name: str, home: str = "", *, whole: bool = True) -> None:
         self.name = name
         self.home = home
         self.whole = whole
+        # The group of all workers, which is not whole at first, has no releases: its calls name one worker.
+        self._by_release = whole
+        self.split: Split[Handle] | None = None
         self.handles: dict[str, Handle] = {}
         self.ready: Sequence[Handle] = []
         self.first: Sequence[Handle] = self.ready
@@ -138,10 +149,19 @@ class Group:
         return bool(self.handles) and all(handle.peer.refused for handle in self.handles.values())
 
     def refresh(self) -> None:
-        """Recompute `ready` and `first`."""
+        """Recompute `ready`, `first` and `split`."""
         ready = self.ready = [handle for handle in self.handles.values() if handle.peer.open]
-        self.first = prefer(ready, _is_near) if self.home else ready
+        if self._by_release and any(handle.share is not None for handle in self.handles.values()):
+            self.first = ()
+            self.split = Split(self.name, self.handles.values(), _prefer_near if self.home else None)
+        else:
+            self.first = _prefer_near(ready) if self.home else ready
+            self.split = None
         self.version += 1
+
+
+def _prefer_near(ready: Sequence[Handle]) -> Sequence[Handle]:
+    return prefer(ready, _is_near)
 
 
 def _is_near(handle: Handle) -> bool:

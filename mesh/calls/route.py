@@ -34,9 +34,11 @@ class Route:
     def refresh(self) -> None:
         """Read again what the instances declare about the method; the newest record decides between releases."""
         self.version = self.group.version
-        for handle in reversed(self.group.handles.values()):
-            record = handle.instance.methods.get(self.method)
-            if record is not None:
-                self.idempotent = record.idempotent
-                self.timeout_s = record.timeout_s
-                return
+        # What a canary declares does not apply to the calls of the regular release.
+        for canary in (False, True):
+            for handle in reversed(self.group.handles.values()):
+                record = handle.instance.methods.get(self.method)
+                if record is not None and (handle.share is not None) is canary:
+                    self.idempotent = record.idempotent
+                    self.timeout_s = record.timeout_s
+                    return

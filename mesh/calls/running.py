@@ -6,6 +6,7 @@ Owns: the two records. Leaves to others: filling them in (server), running handl
 from __future__ import annotations
 
 import asyncio
+from copy import copy
 from typing import Any, Protocol
 
 import msgspec
@@ -14,12 +15,13 @@ from mesh.calls.context import CallContext
 from mesh.calls.inbound import Inbound
 from mesh.calls.method import Method
 from mesh.calls.propagation import Values
+from mesh.config import AccessRule
 from mesh.errors import Forbidden
 from mesh.policy.limits import Gate
 from mesh.protocol.callee import Callee
 from mesh.protocol.messages import MSGPACK, MSGPACK_ANSWER
 from mesh.protocol.stream import Outflow
-from mesh.telemetry.metrics import MethodStats
+from mesh.telemetry.metrics import MethodStats, Recorder
 from mesh.transport.contract import Channel
 
 
@@ -30,19 +32,22 @@ class Conversation(Protocol):
         callee: the protocol's state for this caller.
         channel: the link.
         running: the admitted calls by their ids.
-        permits: the decisions of `[access]` on this caller, by target.
+        permits: the decisions of `[access]` on this caller, by target: denied, allowed for the principals of some
+            rules, or allowed.
+        asserts: whether `[access]` lets the caller assert principals; None until that was asked.
     """
 
     callee: Callee
     channel: Channel
     running: dict[int, Running]
-    permits: dict[str, Forbidden | None]
+    permits: dict[str, Forbidden | tuple[AccessRule, ...] | None]
+    asserts: bool | None
 
 
 class Hosted:
     """A method with its metrics and its concurrency gates."""
 
-    __slots__ = ("gate", "method", "opened", "service_gate", "stats")
+    __slots__ = ("_mirrored", "gate", "method", "opened", "service_gate", "stats")
 
     def __init__(self, method: Method, service_gate: Gate[Running], stats: MethodStats) -> None:
         self.method = method
@@ -50,6 +55,15 @@ class Hosted:
         self.service_gate = service_gate
         self.gate: Gate[Running] | None = Gate(method.concurrency, method.queue) if method.concurrency else None
         self.stats = stats
+        self._mirrored: Hosted | None = None
+
+    def mirrored(self, recorder: Recorder) -> Hosted:
+        """The same method and gates for copies of calls, which are counted separately."""
+        twin = self._mirrored
+        if twin is None:
+            twin = self._mirrored = copy(self)
+            twin.stats = recorder.method("mirror", self.method.service, self.method.name)
+        return twin
 
 
 class Running(msgspec.Struct, CallContext, eq=False):

@@ -19,6 +19,7 @@ from mesh.calls.offload import Offload
 from mesh.calls.propagation import take
 from mesh.calls.running import Hosted, Running
 from mesh.clock import Clock, Timer
+from mesh.config import AccessRule
 from mesh.errors import (
     Forbidden,
     MeshError,
@@ -33,7 +34,7 @@ from mesh.protocol.callee import Callee
 from mesh.protocol.codec import Buffer
 from mesh.protocol.deadline import from_budget
 from mesh.protocol.link import Link
-from mesh.protocol.messages import ANSWER, CALL, CANCEL, CREDIT, END, ITEM, NAMES, OPEN, RECONNECTS
+from mesh.protocol.messages import ANSWER, CALL, CANCEL, CREDIT, END, ITEM, MIRROR, NAMES, OPEN, RECONNECTS
 from mesh.protocol.stream import Outflow
 from mesh.suggest import suggestion
 from mesh.telemetry.logs import get_logger
@@ -55,7 +56,7 @@ _TAIL: Final = {CALL: 5, OPEN: 6}
 class Conversation:
     """One caller's link: the session of transport.contract on the accepting side."""
 
-    __slots__ = ("allowance", "callee", "channel", "permits", "running", "server")
+    __slots__ = ("allowance", "asserts", "callee", "channel", "permits", "running", "server")
 
     def __init__(self, server: Server, channel: Channel, callee: Callee) -> None:
         self.server = server
@@ -64,7 +65,8 @@ class Conversation:
         self.allowance = Allowance()
         self.running: dict[int, Running] = {}
         #: Decisions of `[access]` on this caller, by target; empty without [access].
-        self.permits: dict[str, Forbidden | None] = {}
+        self.permits: dict[str, Forbidden | tuple[AccessRule, ...] | None] = {}
+        self.asserts: bool | None = None
 
     def opened(self) -> None:
         self.callee.connected()
@@ -222,7 +224,7 @@ class Server:
         """Admit a call or stream: start it, queue it, or refuse it."""
         hosted = self._hosted.get(message[2])
         if self._authorization is not None:
-            forbidden = self._authorization.refusal(conversation, message[2])
+            forbidden = self._authorization.refusal(conversation, message)
             if forbidden is not None:
                 if hosted is not None:
                     hosted.stats.begin()
@@ -279,6 +281,10 @@ class Server:
                 running.answer(running.meta.pop(ANSWER))
             running.reconnects = running.meta.pop(RECONNECTS, "") != ""
             running.carried = take(running.meta)
+            if MIRROR in running.meta:
+                running.hosted = hosted = hosted.mirrored(self._recorder)
+            if running.carried is not None and self._authorization is not None:
+                running.carried = self._authorization.verified(conversation, running.carried)
         hosted.stats.in_flight += 1
         conversation.running[running.id] = running
         if self._sweeping is None:

@@ -22,6 +22,7 @@ from mesh.calls.forms.declared import schema_of_form
 from mesh.calls.http_response import Response
 from mesh.calls.inbound import BadItem
 from mesh.calls.results import cannot_be_sent, checker, exact_type
+from mesh.calls.server_event import ServerSentEvent, sealed
 from mesh.errors import BadArguments, BadReply
 from mesh.protocol.http_head import to_meta
 from mesh.protocol.messages import JSON, MSGPACK, RAW
@@ -55,6 +56,7 @@ class Signature:
         stream: the function is an async generator function.
         asynchronous: calling it gives an awaitable (False for a plain `def` and for a stream).
         inbound: the parameter for the items that the caller sends; it is not among `parameters`.
+        events: it yields http.ServerSentEvents; `encoder` then gives an encoder that takes them.
         responds: it may return an http.Response; `encoder` then gives an encoder that takes one.
         binary: the answer is `bytes` and is sent without JSON or MessagePack around it.
         params_schema: JSON Schema (2020-12) of an object with one property per parameter; self-contained.
@@ -85,6 +87,7 @@ class Signature:
         self.responds = declared.responds
         self.inbound = declared.inbound
         self.form = declared.form
+        self.events = declared.events
         self._positional = tuple(p.name for p in self.parameters if not p.keyword_only)
         self._required = sum(p.required for p in self.parameters if not p.keyword_only)
         blobs = [p for p in self.parameters if p.shape == "bytes"]
@@ -165,6 +168,8 @@ class Signature:
         and leaves the rest with the call that is being answered.
         """
         encode = self.encode_checked if check else self.encode_result
+        if self.events:
+            return _encoder_of_events(encode)
         if not self.responds:
             return encode
 
@@ -360,6 +365,20 @@ class Signature:
         schema = dict(definitions.pop(ref["$ref"].rpartition("/")[2]))
         schema.pop("title", None)
         return {**schema, "$defs": definitions} if definitions else schema
+
+
+def _encoder_of_events(encode: Callable[[Any, int], tuple[Buffer, int]]) -> Callable[[Any, int], tuple[Buffer, int]]:
+    def encode_event(value: Any, encoding: int) -> tuple[Buffer, int]:
+        if not isinstance(value, ServerSentEvent):
+            return encode(value, encoding)
+        if encoding != JSON:
+            return encode(value.data, encoding)
+        body, used = encode(value.data, JSON)
+        if used == RAW:
+            raise cannot_be_sent("http.ServerSentEvent", value, TypeError("its data cannot be bytes"))
+        return sealed(value, body), MSGPACK
+
+    return encode_event
 
 
 #: The type to decode an answer into, for typed clients.

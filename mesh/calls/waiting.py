@@ -1,7 +1,8 @@
 """Calls that wait for an instance of a service, and the waiters of `wait_for`.
 
 Owns: which requests wait for which service, their order and their number.
-Leaves to others: whether a request should wait, and what happens afterwards (client).
+Leaves to others: which request gives way when too many wait (policy.fair_queue), whether a request should wait, and
+what happens afterwards (client).
 """
 
 from __future__ import annotations
@@ -11,37 +12,45 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
+from mesh.policy.fair_queue import FairQueue
+
 R = TypeVar("R", bound=Hashable)
 
 
 class WaitingRoom(Generic[R]):
     """Waiting requests by service, first come, first served; at most `most` in all."""
 
-    __slots__ = ("_count", "_most", "_requests", "_watchers")
+    __slots__ = ("_all", "_most", "_requests", "_watchers")
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._count = 0
+        #: All of them, by tenant.
+        self._all: FairQueue[R] = FairQueue()
         self._requests: dict[str, OrderedDict[R, float]] = {}
         self._watchers: dict[str, list[asyncio.Future[None]]] = {}
 
     def __len__(self) -> int:
-        return self._count
+        return len(self._all)
 
     @property
     def full(self) -> bool:
         """Whether no further request may wait."""
-        return self._count >= self._most
+        return len(self._all) >= self._most
 
     @property
     def services(self) -> list[str]:
         """The services for which requests wait."""
         return list(self._requests)
 
-    def enter(self, service: str, request: R, since: float) -> None:
+    def enter(self, service: str, request: R, since: float, tenant: str = "") -> None:
         """Wait for an instance of the service."""
         self._requests.setdefault(service, OrderedDict())[request] = since
-        self._count += 1
+        self._all.push(request, tenant)
+
+    def displaceable(self, tenant: str) -> R | None:
+        """The request that should leave a full room for one of `tenant`: the newest of the tenant with the most. None
+        when the other one should be refused."""
+        return self._all.displaceable(tenant)
 
     def since(self, service: str, request: R) -> float | None:
         """When the request began to wait; None when it does not wait."""
@@ -53,7 +62,8 @@ class WaitingRoom(Generic[R]):
         waiting = self._requests.pop(service, None)
         if not waiting:
             return []
-        self._count -= len(waiting)
+        for request in waiting:
+            self._all.remove(request)
         return list(waiting)
 
     def leave(self, service: str, request: R) -> None:
@@ -61,7 +71,7 @@ class WaitingRoom(Generic[R]):
         waiting = self._requests.get(service)
         if waiting is not None and request in waiting:
             del waiting[request]
-            self._count -= 1
+            self._all.remove(request)
             if not waiting:
                 del self._requests[service]
 
@@ -76,7 +86,7 @@ class WaitingRoom(Generic[R]):
         """Remove and return all requests."""
         everybody = [request for waiting in self._requests.values() for request in waiting]
         self._requests.clear()
-        self._count = 0
+        self._all.clear()
         return everybody
 
     def watch(self, service: str, woken: asyncio.Future[None]) -> Callable[[], None]:

@@ -53,6 +53,8 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "config": ("config", "Show each setting, and where it comes from."),
     "engines": ("engines", "Show the engines of durable data: what each offers, and which serves what."),
     "keys": ("keys", "Make, list, rotate and revoke the keys that secure links."),
+    "apikeys": ("apikeys", "Make, list and revoke API keys of the gateways."),
+    "users": ("users", "Add, list and remove the users of internal tools, who log in with a password."),
     "playbooks": ("playbooks", "Print the directory of the Ansible playbooks."),
     "completion": ("completion", "Print the script that completes commands, services and methods in a shell."),
     "bench": ("bench", "Measure mesh on this machine, beside comparable frameworks."),

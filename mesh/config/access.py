@@ -1,8 +1,8 @@
 """[access]: the rules about who may call, defer, publish, subscribe, read, write, lock, schedule, run and administer.
 
 Owns: the types of rules, reading their tables, and errors that name the line.
-Leaves to others: authorization (policy.access, engines.authorization), the lines of keys (config.places), the rest of
-the file (config.load).
+Leaves to others: what a rule for principals or roles may contain (config.personal_rules), authorization (policy.access,
+engines.authorization), the lines of keys (config.places), the rest of the file (config.load).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 
 from msgspec import Struct
 
+from mesh.config.personal_rules import check_personal
 from mesh.suggest import suggest
 
 #: (path of the key, what is wrong with it)
@@ -19,6 +20,9 @@ Tell = Callable[[tuple[str, ...], str], None]
 
 #: The role of the `mesh` commands, and the name of their key.
 OPERATOR: Final = "operator"
+
+#: The role of gateways, which authenticate users.
+GATEWAY: Final = "gateway"
 
 _WANTED: Final = 'a name, a pattern like "get*", or an array of them'
 _TOPICS: Final = 'a topic, a pattern like "order.*" or "order.#", or an array of them'
@@ -31,6 +35,8 @@ class AccessRule(Struct, frozen=True, kw_only=True):
     Attributes:
         callers: names of keys; for a process without a key (over ipc) its role: gateway, client, operator, or its first
             service.
+        principals, roles: the rule applies only to work on behalf of one of these principals, and of one that has one
+            of these roles; empty for all work of the callers. They count only from callers in AccessSettings.asserting.
         services, methods: methods that they may call, and tasks that they may defer. `methods` is ("*",), all methods,
             when the table has none.
         tasks: "service.task" that they may defer, in addition to the tasks of `services`.
@@ -41,6 +47,8 @@ class AccessRule(Struct, frozen=True, kw_only=True):
     """
 
     callers: tuple[str, ...]
+    principals: tuple[str, ...] = ()
+    roles: tuple[str, ...] = ()
     services: tuple[str, ...] = ()
     methods: tuple[str, ...] = ("*",)
     tasks: tuple[str, ...] = ()
@@ -64,7 +72,14 @@ class AccessRule(Struct, frozen=True, kw_only=True):
             "schedules": self.schedules,
         }
         parts += [f"{key} {', '.join(patterns)}" for key, patterns in named.items() if patterns]
-        return f"{', '.join(self.callers)} → {'; '.join(parts)}"
+        users = {"principals": self.principals, "roles": self.roles}
+        conditions = "".join(f" for {key} {', '.join(names)}" for key, names in users.items() if names)
+        return f"{', '.join(self.callers)}{conditions} → {'; '.join(parts)}"
+
+    @property
+    def personal(self) -> bool:
+        """Whether the rule depends on the principal of the work."""
+        return bool(self.principals or self.roles)
 
 
 class ServeRule(Struct, frozen=True, kw_only=True):
@@ -86,11 +101,14 @@ class AccessSettings(Struct, frozen=True, kw_only=True):
         serve: which processes may run which services. While it is empty, hubs let every process run every service, and
             the store gives the tasks of a service to the process that is named after it.
         operators: callers that may do everything, such as the `mesh` commands.
+        asserting: callers that may assert a principal and its roles; `assert` in the file. From all others they are
+            not verified, and no rule for principals or roles applies.
     """
 
     allow: tuple[AccessRule, ...] = ()
     serve: tuple[ServeRule, ...] = ()
     operators: tuple[str, ...] = (OPERATOR,)
+    asserting: tuple[str, ...] = (GATEWAY,)
 
 
 class _Key(NamedTuple):
@@ -113,6 +131,8 @@ class _Key(NamedTuple):
 
 _ALLOW: Final = {
     "caller": _Key("callers", required=True),
+    "principals": _Key("principals"),
+    "roles": _Key("roles"),
     "service": _Key("services"),
     "methods": _Key("methods"),
     "tasks": _Key("tasks"),
@@ -137,19 +157,28 @@ def read_access(table: Any, tell: Tell, place: Callable[[tuple[str, ...]], str])
         tell((), "must be a table: write [access], and a [[access.allow]] for each rule")
         return AccessSettings()
     for key in table:
-        if key not in ("allow", "serve", "operators"):
+        if key not in ("allow", "serve", "operators", "assert"):
             tell(
                 (key,),
                 "no such key; [access] holds rules, each a table [[access.allow]] or [[access.serve]], and "
-                "operators = [...]",
+                "operators = [...] and assert = [...]",
             )
-    operators: tuple[str, ...] | None = (OPERATOR,)
-    if "operators" in table:
-        # An empty array is valid: there are no operators.
-        operators = () if table["operators"] == [] else _patterns(table["operators"], ("operators",), tell)
-    allow = [AccessRule(**read, place=place(at)) for at, read in _rules(table, "allow", _ALLOW, tell)]
+    operators = _callers(table, "operators", (OPERATOR,), tell)
+    asserting = _callers(table, "assert", (GATEWAY,), tell)
+    allow = []
+    for at, read in _rules(table, "allow", _ALLOW, tell):
+        rule = AccessRule(**read, place=place(at))
+        if not rule.personal or check_personal(table["allow"][int(at[1])], at, rule.callers, asserting, tell):
+            allow.append(rule)
     serve = [ServeRule(**read, place=place(at)) for at, read in _rules(table, "serve", _SERVE, tell)]
-    return AccessSettings(allow=tuple(allow), serve=tuple(serve), operators=operators or ())
+    return AccessSettings(allow=tuple(allow), serve=tuple(serve), operators=operators, asserting=asserting)
+
+
+def _callers(table: dict[str, Any], name: str, default: tuple[str, ...], tell: Tell) -> tuple[str, ...]:
+    """The callers that a key of [access] lists. An empty array is valid, and means none."""
+    if name not in table:
+        return default
+    return () if table[name] == [] else _patterns(table[name], (name,), tell) or ()
 
 
 def _rules(

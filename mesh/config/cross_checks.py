@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
+from mesh.config import edge_auth_checks, listener_checks
 from mesh.config.edge_programs import conflicts
-from mesh.config.entries import kind_of
+from mesh.config.entries import ENTRIES, kind_of
 from mesh.config.settings import Settings
 
 #: (a span, one that must be longer).
@@ -53,6 +54,12 @@ def contradictions(settings: Settings) -> Iterator[Contradiction]:
         # Over ipc a caller is a process of this user; over tcp without keys any process may claim to be any caller.
         what = 'over tcp, callers are identified by their keys: set keys.dir, or mesh.bind = "ipc"'
         yield Contradiction(("access",), "access", what)
+    for key, what in edge_auth_checks.problems(settings):
+        table = key.rpartition(".")[0]
+        # The key may be one that is missing: then the error points to another one of its table.
+        yield Contradiction((key, *(f"{table}.{other}" for other in ENTRIES[table])), key, what)
+    for found in listener_checks.contradictions(settings.gateway):
+        yield Contradiction(*found)
     for name, service in settings.services.items():
         if 0 < service.maximum < service.minimum:
             key = f"services.{name}.maximum"

@@ -20,8 +20,6 @@ from mesh.config.prefix_tables import options_of
 from mesh.config.values import DURATION, TEXT, Kind, list_of, whole
 from mesh.suggest import suggestion
 
-#: Replaced in `command`, `http` and the values of `environment` when a copy starts.
-PLACEHOLDERS: Final = ("port", "host", "instance", "socket")
 UNIX: Final = "unix:{socket}"
 
 _SEGMENT: Final = re.compile(r"[A-Za-z0-9\-._~!$&'()*+,;=:@]+")
@@ -151,15 +149,9 @@ def conflicts(name: str, service: Any) -> Iterator[tuple[str, str]]:
         for key, used in (("target_in_flight", service.target_in_flight), ("target_latency", service.target_latency_s)):
             if used:
                 yield key, "the calls of a program are not counted; its scaling follows `target_cpu`"
-        if service.http == UNIX and not any("{socket}" in word for word in _places(service)):
-            yield "command", "nothing in it says {socket}, so the program cannot know where to listen"
     elif service.route and not any(word.startswith(("asgi:", "wsgi:")) for word in service.classes):
         yield "route", "only a `command` or an application has routes here; a `class` declares its own with @http"
     elif service.forward != _FORWARDED:
         yield "forward", "only a service with a `command` gets forwarded requests"
     elif service.health:
         yield "health", "only a service with a `command` is checked in this way"
-
-
-def _places(service: Any) -> list[str]:
-    return [*service.command, *service.environment.values()]

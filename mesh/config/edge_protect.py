@@ -67,7 +67,10 @@ class EdgeLimits(Struct, frozen=True, kw_only=True):
     ] = field(default=30.0, name="write_timeout")
     min_read_rate_bytes: Annotated[
         int, _SIZE_OR_ZERO, "the minimum bytes per second that a client reads of an answer that waits; 0: no limit"
-    ] = field(default=256, name="min_read_rate")
+    ] = field(default=1024, name="min_read_rate")
+    max_unsent_total_bytes: Annotated[
+        int, SIZE, "answers held in memory for clients that have not read them; the slowest are closed beyond it"
+    ] = field(default=256 * 2**20, name="max_unsent_total")
     etag: Annotated[bool, FLAG, "answer GET with an ETag, conditional requests and ranges on every route"] = False
     max_ranges: Annotated[int, whole(1, 100), "ranges of one request that are answered"] = 8
 
@@ -93,12 +96,10 @@ class HeaderSettings(Struct, frozen=True, kw_only=True):
     docs/edge.md."""
 
     secure: Annotated[bool, FLAG, "send the security header fields below"] = False
-    content_security_policy: Annotated[str, TEXT, "Content-Security-Policy of HTML answers"] = (
+    content_security_policy: Annotated[str, TEXT, "Content-Security-Policy"] = (
         "default-src 'self'; object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
     )
-    frame_options: Annotated[FrameOptions, choice("deny", "sameorigin", "off"), "X-Frame-Options of HTML answers"] = (
-        "deny"
-    )
+    frame_options: Annotated[FrameOptions, choice("deny", "sameorigin", "off"), "X-Frame-Options"] = "deny"
     referrer_policy: Annotated[str, TEXT, "Referrer-Policy"] = "strict-origin-when-cross-origin"
     permissions_policy: Annotated[str, TEXT, "Permissions-Policy"] = (
         "camera=(), geolocation=(), microphone=(), payment=(), usb=()"

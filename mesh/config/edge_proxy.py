@@ -95,7 +95,7 @@ class ProxySettings(Struct, frozen=True, kw_only=True):
         field(default=4.0, name="keep_alive")
     )
     retries: Annotated[
-        int, whole(0, 10), "further attempts of GET, HEAD and OPTIONS whose connection ended before the answer"
+        int, whole(0, 10), "further attempts of GET, HEAD and OPTIONS when the connection ended before the answer"
     ] = 1
     health: Annotated[str, PATH, "a path that a healthy upstream answers with a status below 400; none when absent"] = (
         ""

@@ -44,7 +44,7 @@ class StaticSettings(Struct, frozen=True, kw_only=True):
 
     dir: Annotated[Path, PATH, "the directory, relative to the project"]
     spa: Annotated[bool, FLAG, "answer unknown paths with index.html, for requests that accept text/html"] = False
-    cache: Annotated[str, CACHE, "Cache-Control of files whose names have no hash; HTML has no-cache"] = "no-cache"
+    cache: Annotated[str, CACHE, "Cache-Control of files without a hash in their names; HTML has no-cache"] = "no-cache"
     immutable: Annotated[
         list[str] | None,
         Kind(PATTERNS.wanted, _read_patterns),

@@ -70,6 +70,10 @@ def listed(settings: Settings, sources: Mapping[str, str]) -> list[Origin]:
             rows.append(Origin(f"access.allow.{number}", str(rule), rule.place, "which callers may call what"))
         operators = ", ".join(settings.access.operators) or "none"
         rows.append(Origin("access.operators", operators, sources.get("access", "default"), "keys with all rights"))
+        asserting = ", ".join(settings.access.asserting) or "none"
+        rows.append(
+            Origin("access.assert", asserting, sources.get("access", "default"), "keys that may assert principals")
+        )
         for number, served in enumerate(settings.access.serve):
             rows.append(
                 Origin(f"access.serve.{number}", str(served), served.place, "which workers may run which service")

@@ -1,4 +1,4 @@
-"""Tables whose keys are prefixes of addresses: [gateway.static] and [gateway.proxy].
+"""Tables with prefixes of addresses as keys: [gateway.static] and [gateway.proxy].
 
 Owns: their syntax: `"/prefix" = VALUE`, where VALUE is the main value alone or a table of options.
 Leaves to others: the options (one Struct for each table), and what the prefixes mean (gateway.mounts).
@@ -50,7 +50,7 @@ def prefixes(table: type[msgspec.Struct], main: str, wanted: str) -> Kind:
             except (ValueError, OverflowError) as exc:
                 why = str(exc)
                 more = f" ({why})" if why.startswith("it ") else ""
-                raise ValueError(f'it has at "{prefix}" a {key} that is not {kind.wanted}{more}') from None
+                raise ValueError(f'it has at "{prefix}" the option {key}, which is not {kind.wanted}{more}') from None
         try:
             return table(**found)
         except TypeError:

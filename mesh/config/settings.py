@@ -17,9 +17,11 @@ from msgspec.structs import force_setattr
 
 from mesh.config.access import AccessSettings
 from mesh.config.edge_auth import AuthSettings
+from mesh.config.edge_listeners import ListenerSettings
 from mesh.config.edge_programs import ProgramSettings
-from mesh.config.edge_protect import CompressionSettings, CorsSettings, EdgeLimits, HeaderSettings
+from mesh.config.edge_protect import CompressionSettings, CorsSettings, HeaderSettings
 from mesh.config.edge_proxy import PROXIES, ProxySettings
+from mesh.config.edge_rates import LimitSettings
 from mesh.config.edge_static import STATICS, StaticSettings
 from mesh.config.edge_websocket import WebSocketSettings
 from mesh.config.secrets import Secret
@@ -150,7 +152,7 @@ class WorkerSettings(Struct, frozen=True, kw_only=True):
     threads: Annotated[int, whole(1, 1024), 'threads for offload="thread"'] = 8
 
 
-class GatewaySettings(EdgeLimits, frozen=True, kw_only=True):
+class GatewaySettings(ListenerSettings, frozen=True, kw_only=True):
     """[gateway]: the HTTP front end."""
 
     host: Annotated[str, TEXT, "the address that the gateway listens on"] = "127.0.0.1"
@@ -203,6 +205,7 @@ class GatewaySettings(EdgeLimits, frozen=True, kw_only=True):
     websocket: WebSocketSettings = field(default_factory=WebSocketSettings)
     headers: HeaderSettings = field(default_factory=HeaderSettings)
     compression: CompressionSettings = field(default_factory=CompressionSettings)
+    limits: LimitSettings = field(default_factory=LimitSettings)
 
 
 class KeySettings(Struct, frozen=True, kw_only=True):

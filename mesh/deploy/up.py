@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import http.client
 import os
 import socket
 import subprocess
@@ -17,7 +16,6 @@ import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 from mesh.config import OPERATOR, Settings
 from mesh.deploy import deployment_lock, needs, renewal, static_programs
@@ -25,6 +23,7 @@ from mesh.deploy.processes import FIRST_WORD_S, LOOK_EVERY_S, Crew, StartFailed,
 from mesh.discovery.record import Instance
 from mesh.errors import AddressInUse, LockTaken, SetupError, Unavailable
 from mesh.node.connect import connect
+from mesh.observe import front_door
 from mesh.observe.readiness import Readiness
 from mesh.supervisord import layout as layouts
 from mesh.supervisord import process_tree
@@ -33,7 +32,6 @@ from mesh.supervisord.layout import Layout
 from mesh.supervisord.roster import Roster
 from mesh.supervisord.roster import of as roster_of
 
-ANSWER_S = 2.0
 #: A process that supervisord has to start so often during one `mesh up` counts as failed.
 STARTS = 3
 #: Processes that are still missing after this time, and run with another mesh.toml, are restarted with the current one.
@@ -49,8 +47,9 @@ class Up(NamedTuple):
         seconds: how long it took.
         processes: in the order of the file.
         instances: the registered instances of each pid.
-        http: the base URL of the gateways, or "".
-        path: a path for a GET request, to try the gateways.
+        http: the base URL of the gateways, "unix:/path" of a Unix socket, or "".
+        path: a path for a GET request, to try the gateways; "" when no service declares one.
+        status: the URL of the page that shows what runs; "" when no listener serves it.
         earlier: names of processes that run with an earlier mesh.toml.
     """
 
@@ -60,6 +59,7 @@ class Up(NamedTuple):
     instances: dict[int, list[Instance]]
     http: str
     path: str
+    status: str
     earlier: list[str]
 
 
@@ -113,10 +113,14 @@ class _Rise:
                 seconds=now() - self._began,
                 processes=processes,
                 instances=readiness.instances(),
-                http=self._layout.http,
+                http=self._http(),
                 path=_path_to_try(readiness),
+                status=front_door.page(self._settings, "/mesh", self._layout.listens) if self._layout.serves else "",
                 earlier=self._earlier,
             )
+
+    def _http(self) -> str:
+        return front_door.public(self._settings, self._layout.listens).url if self._layout.serves else ""
 
     async def _see(self, stack: AsyncExitStack) -> Readiness:
         """Connect as late as possible: a node that dials a hub while the hub starts has to dial twice."""
@@ -350,11 +354,11 @@ class _Rise:
             for each in register
             if each.pid not in answering
         ]
-        if not missing and self._layout.http:
-            url = self._layout.http + "/readyz"
-            status = await asyncio.to_thread(get, url)
+        if not missing and self._layout.serves:
+            door = front_door.checked(self._settings, self._layout.listens)
+            status = await asyncio.to_thread(door.status, "/readyz")
             if status != 200:
-                missing = [f"{url} ({status or 'no answer'})"]
+                missing = [f"{door.url}/readyz ({status or 'no answer'})"]
         return missing
 
     def _too_late(self, missing: list[str], processes: list[Process]) -> Unavailable:
@@ -391,25 +395,12 @@ def _check_port(layout: Layout) -> None:
 
 
 def _path_to_try(readiness: Readiness) -> str:
-    """The path of a GET route that needs at most a name, filled with "you"; /mesh when there is none."""
+    """The path of a GET route that needs at most a name, filled with "you"; "" when there is none."""
     for instance in sorted(readiness.node.table, key=lambda each: (each.service, each.id)):
         for route in instance.routes:
             if route.verb == "GET" and route.path.count("{") == 1 and "{name}" in route.path:
                 return route.path.replace("{name}", "you")
-    return "/mesh"
-
-
-def get(url: str) -> int:
-    """The status of a GET; 0 without an answer in time."""
-    parts = urlsplit(url)
-    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=ANSWER_S)
-    try:
-        connection.request("GET", parts.path, headers={"Connection": "close"})
-        return connection.getresponse().status
-    except (OSError, http.client.HTTPException):
-        return 0
-    finally:
-        connection.close()
+    return ""
 
 
 def _in_order(layout: Layout, processes: list[Process]) -> list[Process]:

@@ -51,6 +51,7 @@ class MethodRecord(msgspec.Struct, omit_defaults=True, frozen=True):
         headers, cookies: the parameters that a gateway fills from header fields and cookies of an HTTP request, and
             from nothing else in it: the name of the field or cookie, by parameter name.
         edge: what it asks of gateways at /rpc; None for their defaults.
+        events: a gateway gets its items with ids and names, for Server-Sent Events (mesh.calls.server_event).
         inbound: JSON Schema of each item that the caller sends: a client stream. None: it takes arguments only. Of an
             HTML form, whose body is the stream, the schema of the form: its `contentMediaType` is that of the body;
             application/x-www-form-urlencoded allows multipart/form-data as well.
@@ -69,6 +70,7 @@ class MethodRecord(msgspec.Struct, omit_defaults=True, frozen=True):
     cookies: dict[str, str] = {}
     edge: EdgePolicy | None = None
     inbound: dict[str, Any] | None = None
+    events: bool = False
 
 
 class RouteRecord(msgspec.Struct, omit_defaults=True, frozen=True):

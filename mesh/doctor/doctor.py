@@ -18,19 +18,20 @@ from mesh.config import OPERATOR, Settings, Usable
 from mesh.deploy import needs
 from mesh.deploy.provenance import elsewhere, stale
 from mesh.deploy.static_programs import release_of
-from mesh.deploy.up import get
 from mesh.discovery.agent import HEARD
 from mesh.discovery.record import Instance
 from mesh.discovery.route_conflicts import route_conflicts
 from mesh.doctor.finding import BAD, GOOD, ODD, Finding
 from mesh.doctor.hosts import hosts, runs_here
+from mesh.doctor.listeners import listeners
 from mesh.doctor.machine import machine, port
 from mesh.doctor.services import mounts, services
 from mesh.doctor.values import values
 from mesh.engines.sqlite.messages import SERVICE as STORE
 from mesh.errors import ConfigError, MeshError, SetupError, Unavailable
 from mesh.node.connect import connect
-from mesh.observe import unsupervised
+from mesh.observe import front_door, unsupervised
+from mesh.observe.front_door import Door
 from mesh.observe.readiness import Readiness
 from mesh.supervisord import layout as layouts
 from mesh.supervisord import process_tree
@@ -73,6 +74,8 @@ async def examine(conf: Path, found: Usable, *, named: bool = False) -> AsyncIte
         yield finding
     env = _environment(layout)
     for finding in values(found, env, _roles(layout, roster)):
+        yield finding
+    for finding in listeners(found):
         yield finding
     async for finding in services(found, {name: roster.count(name) for name in roster.roles} if roster else {}, env):
         yield finding
@@ -187,7 +190,7 @@ async def _unsupervised(found: Usable) -> AsyncIterator[Finding]:
             else:
                 yield Finding(BAD, each.name, f"pid {each.pid} is in the registry but does not answer", BLOCKED)
     if gateways:
-        yield await _ready(f"http://{settings.gateway.host}:{settings.gateway.port}", "`mesh logs gateway`")
+        yield await _ready(front_door.checked(settings), "`mesh logs gateway`")
     else:
         yield port(settings)
 
@@ -198,9 +201,9 @@ def _routes(instances: Iterable[Instance]) -> Iterator[Finding]:
         yield Finding(BAD, f"{conflict.verb} {conflict.path}", told, "give one of them another path")
 
 
-async def _ready(http: str, mend: str) -> Finding:
-    status = await asyncio.to_thread(get, http + "/readyz")
-    told = f"{http}/readyz answers {status}" if status else f"{http} does not answer"
+async def _ready(door: Door, mend: str) -> Finding:
+    status = await asyncio.to_thread(door.status, "/readyz")
+    told = f"{door.url}/readyz answers {status}" if status else f"{door.url} does not answer"
     return Finding(GOOD, "HTTP", told) if status == 200 else Finding(BAD, "HTTP", told, mend)
 
 
@@ -270,8 +273,8 @@ async def _up(layout: Layout, found: Usable, roster: Roster | None, control: Con
     if roster is not None:
         for finding in _alike(roster, processes):
             yield finding
-    if layout.http:
-        yield await _ready(layout.http, "`mesh logs gateway`")
+    if layout.serves:
+        yield await _ready(front_door.checked(settings, layout.listens), "`mesh logs gateway`")
 
 
 def _why_not(process: Process, control: Control) -> str:

@@ -100,6 +100,8 @@ def _room(about: str, directory: Path) -> Iterator[Finding]:
 def port(settings: Settings) -> Finding:
     """Whether the gateways could listen; for when none runs."""
     gateway = settings.gateway
+    if gateway.unix is not None:
+        return Finding(GOOD, "HTTP", f"on the Unix socket {gateway.unix}")
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

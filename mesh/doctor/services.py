@@ -68,27 +68,32 @@ async def services(found: Usable, counts: Mapping[str, int], env: Mapping[str, s
 
 
 async def mounts(found: Usable, env: Mapping[str, str]) -> AsyncIterator[Finding]:
-    """Try the mounts that the gateways are to load; they run in a process of their own, as services do.
+    """Try what the gateways are to load, mounts and authentication methods; in a process of its own, as services do.
 
     Args:
         env: the environment that supervisord has, or would have.
     """
     listed = list(found.settings.gateway.mounts)
     routes = [route for each in found.settings.services.values() if each.command for route in each.route]
-    if not listed and not routes:
+    methods = found.settings.auth.methods
+    if not listed and not routes and not methods:
         return
     tried = await _check(["gateway", "--check", "--json"], found.settings.root, env)
     if tried.words:
         mend = "correct the entry or the object that it names; until then no gateway starts (`mesh gateway --check`)"
-        key = "gateway.mounts"
+        key, colon, what = tried.words.partition(": ")
         if match := re.match(r"(services\.[\w-]+\.route) ", tried.words):
-            key = match[1]
-        yield Finding(BAD, about(found, key), tried.words.removeprefix("gateway.mounts: "), mend)
+            key, what = match[1], tried.words
+        elif not colon or not key.startswith(("auth.", "gateway.")):
+            key, what = "gateway.mounts" if listed else "auth", tried.words
+        yield Finding(BAD, about(found, key), what, mend)
         return
     if listed:
         yield Finding(GOOD, "gateway.mounts", ", ".join(listed))
     if routes:
         yield Finding(GOOD, "routes of programs", ", ".join(routes))
+    if methods:
+        yield Finding(GOOD, "[auth]", ", ".join(methods))
 
 
 async def try_service(

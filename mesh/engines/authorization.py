@@ -1,24 +1,31 @@
 """Authorizes operations on durable data: the names that each operation touches, and the callers' rights by [access].
 
 Owns: the table of the store's operations, the rights that they need, and the decision for each caller and name.
-Leaves to others: the rules (policy.access), identifying callers (by their links), calling this (mesh.store, guarded).
+Leaves to others: the rules (policy.access), the principals of tasks and events (principals), identifying callers (by
+their links), calling this (mesh.store, guarded).
 
 Rights refer to names: of queues ("service.task" or "service.handler"), topics, namespaces, locks and schedules.
 A process that may work for a service (`Access.may_work`) has these rights without a rule: to lease the tasks of its
 queues and the deliveries of its durable handlers, to defer its tasks, to manage their jobs and dead letters, and to
 fire its schedules. Subscribing its handlers to topics needs a rule. Operators may do everything.
+
+A rule for principals or roles lets its callers defer the tasks, and publish the events, that name such a principal in
+their metadata. It lets these callers look at all jobs of the queue, because requests about jobs name no principal.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final, Literal, NamedTuple
 
+from mesh.config import AccessRule
+from mesh.config.patterns import matches_any
 from mesh.engines.contract import Unit
+from mesh.engines.principals import Principals
 from mesh.errors import Forbidden, SetupError
 from mesh.events.containment import covers
 from mesh.events.topics import BadTopic, Matcher
-from mesh.policy.access import STORE, Access, matches_any, remedy
+from mesh.policy.access import STORE, Access, remedy
 from mesh.tasks.contract import Offer
 
 #: defer: add tasks to a queue · look: find, await and cancel one job of a queue; implied by the rights to defer to it
@@ -91,6 +98,8 @@ OPERATIONS: Final[dict[str, Operation]] = {
     "replay": Operation((("work", "the subscription's queue"),)),
     "abandon": Operation((("work", "the subscription's queue"),)),
     "read": Operation((("subscribe", "all topics of the pattern"),)),
+    # A number, which says nothing about any topic.
+    "last": Operation(()),
     # State.
     "get": Operation((("read", "the namespace"),)),
     "page": Operation((("read", "the namespace"),)),
@@ -132,15 +141,24 @@ _DOES: Final[dict[Right, str]] = {
 
 
 class Refusal(NamedTuple):
-    """Why an operation is denied; `error()` makes a new Forbidden each time."""
+    """Why an operation is denied; `error()` makes a new Forbidden each time.
+
+    Attributes:
+        conditions: the rules that allow it for some principals.
+        principal: the verified principal for which it was denied; "" for none.
+    """
 
     message: str
     caller: str
     right: Right
     target: str
+    conditions: tuple[AccessRule, ...] = ()
+    principal: str = ""
 
     def error(self) -> Forbidden:
         details = {"caller": self.caller[:100], "right": self.right, "target": self.target[:200]}
+        if self.principal:
+            details["principal"] = self.principal
         return Forbidden(self.message, details=details)
 
 
@@ -174,12 +192,17 @@ class Authorization:
         self._denied = denied
         # right → (caller, name) → the refusal; None when it is allowed.
         self._known: dict[Right, dict[tuple[str, str], Refusal | None]] = {right: {} for right in _DOES}
+        self._principals = Principals(access, identity)
         self._publishing: dict[str, Matcher[None]] = {}
 
     # --- one name -----------------------------------------------------------------------------------------
 
-    def refusal(self, caller: str, right: Right, name: str) -> Refusal | None:
-        """Why this caller does not have the right on the name; None when it has."""
+    def refusal(self, caller: str, right: Right, name: str, meta: Mapping[str, str] | None = None) -> Refusal | None:
+        """Why this caller does not have the right on the name; None when it has.
+
+        Args:
+            meta: the metadata of the task or event, which may name a principal.
+        """
         if (right == "defer" or right == "look") and self._subscription(name):
             # The jobs there are events, and a deferred task would be treated as one.
             right = "work"
@@ -193,9 +216,16 @@ class Authorization:
             fresh = len(known) < REMEMBERED
             if fresh:
                 known[pair] = found
+        if found is not None and found.conditions:
+            message, principal, fresh = self._principals.decide(found, meta)
+            found = found._replace(message=message, principal=principal) if message else None
         if found is not None:
             self._denied(found, fresh)
         return found
+
+    def verified(self, caller: str, unit: Unit) -> Unit:
+        """The unit to commit, in which principals are marked that the caller may not assert; see Principals."""
+        return self._principals.verified(caller, unit)
 
     def check(self, caller: str, operation: str, *names: str) -> None:
         """Check an operation on names: it needs the last right of its table entry on each name.
@@ -228,10 +258,10 @@ class Authorization:
             queue = task.queue
             if known.get((caller, queue), _UNKNOWN) is None and not self._subscription(queue):
                 continue
-            if found := refusal(caller, "defer", queue):
+            if found := refusal(caller, "defer", queue, task.meta):
                 return found
         for event in unit.events:
-            if found := refusal(caller, "publish", event.topic):
+            if found := refusal(caller, "publish", event.topic, event.meta):
                 return found
         for write in unit.writes:
             if found := refusal(caller, "write", write.namespace):
@@ -289,6 +319,7 @@ class Authorization:
                 access.may_work(caller, service)
                 or access.names(caller, service, task)
                 or any(matches_any(rule.tasks, name) for rule in rules)
+                or (right == "look" and self._principals.may_look(caller, name))
             )
         if right == "publish":
             return self._may_publish(caller, name)
@@ -344,7 +375,8 @@ class Authorization:
         else:
             target = f"{_DOES[right]}.{shown}" if right == "inspect" else target
             why = f"no [[access.allow]] of {here} allows it. To allow it, add {_rule(caller, right, shown)}"
-        return Refusal(f"{who} may not {target}: {why}", caller, right, name)
+        conditions = self._principals.conditions(caller, right, name)
+        return Refusal(f"{who} may not {target}: {why}", caller, right, name, conditions)
 
 
 def _rule(caller: str, right: Right, name: str) -> str:

@@ -70,6 +70,10 @@ class Engine(Protocol):
         together: the capabilities that one unit may mix. The settlement of a task's lease counts as "queues", that of
             an event's delivery as "events".
         leases: of an engine with `queues`, with `events`, or with both.
+
+    An engine may have the attribute `authorizes = True`: it applies [access] to each caller, and marks principals that
+    a caller may not assert (mesh.engines.principals). Otherwise workers with [access] mark the principals of all
+    leases.
     """
 
     @property

@@ -57,14 +57,19 @@ class Guard:
             self.check(operation, info.queue)
         return info
 
-    async def unit(self, unit: Unit, timeout_s: float) -> None:
-        """Raises: Forbidden."""
+    async def unit(self, unit: Unit, timeout_s: float) -> Unit:
+        """The unit to commit, in which principals are marked that this caller may not assert.
+
+        Raises:
+            Forbidden: this caller may not commit it.
+        """
         queues = {}
         for settlement in unit.settle:
             info = await self._jobs.find(settlement.id, timeout_s=timeout_s)
             queues[settlement.id] = info.queue if info is not None else ""
         if refusal := self._authorization.unit(self._caller, unit, lambda id: queues.get(id, "")):
             raise refusal.error()
+        return self._authorization.verified(self._caller, unit)
 
 
 class GuardedLeases:
@@ -111,8 +116,8 @@ class GuardedQueues:
         self._guard = guard
 
     async def defer(self, tasks: Sequence[NewTask], *, timeout_s: float) -> Sequence[Ticket]:
-        await self._guard.unit(Unit("", tasks=tasks), timeout_s)
-        return await self._unguarded.defer(tasks, timeout_s=timeout_s)
+        unit = await self._guard.unit(Unit("", tasks=tasks), timeout_s)
+        return await self._unguarded.defer(unit.tasks, timeout_s=timeout_s)
 
 
 class GuardedJobs:
@@ -152,8 +157,8 @@ class GuardedEvents:
         self._guard = guard
 
     async def append(self, events: Sequence[NewEvent], *, timeout_s: float) -> Sequence[int]:
-        await self._guard.unit(Unit("", events=events), timeout_s)
-        return await self._unguarded.append(events, timeout_s=timeout_s)
+        unit = await self._guard.unit(Unit("", events=events), timeout_s)
+        return await self._unguarded.append(unit.events, timeout_s=timeout_s)
 
     async def replay(
         self, subscription: str, *, offset: int | None = None, since_at: float | None = None, timeout_s: float
@@ -168,6 +173,9 @@ class GuardedEvents:
     async def read(self, pattern: str, *, after: int = 0, limit: int = 100, timeout_s: float) -> list[LoggedEvent]:
         self._guard.check("read", pattern)
         return await self._unguarded.read(pattern, after=after, limit=limit, timeout_s=timeout_s)
+
+    async def last(self, *, timeout_s: float) -> int:
+        return await self._unguarded.last(timeout_s=timeout_s)
 
 
 class GuardedState:

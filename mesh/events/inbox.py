@@ -19,7 +19,7 @@ from mesh.calls.context import CURRENT, PlainContext
 from mesh.calls.exhaustion import note
 from mesh.calls.failures import failure_of, location
 from mesh.calls.method import Method
-from mesh.calls.propagation import Values, split
+from mesh.calls.propagation import Values, same_principal, split, unverified
 from mesh.errors import BadArguments, MeshError, ProtocolViolation, Unavailable
 from mesh.events.bus import DELIVER
 from mesh.events.event import Buffer, Event, Handler, Parcel
@@ -75,7 +75,11 @@ class Inbox:
         recorder: Recorder | None = None,
         most_running: int = MOST_RUNNING,
         most_remembered: int = MOST_REMEMBERED,
+        verifies: bool = False,
     ) -> None:
+        """`verifies`: [access] is declared, so principals in events are marked as not verified unless the call that
+        delivers the event has the same one, verified. Over PUB/SUB none is: no rule says who may publish there."""
+        self._verifies = verifies
         self._every: list[Handler] = []
         self._matcher: Matcher[Handler] = Matcher()
         self._one: dict[str, Matcher[Handler]] = {}
@@ -125,7 +129,7 @@ class Inbox:
         self._matcher = Matcher((handler.pattern, handler) for handler in self._every)
         for service, mine in ones.items():
             self._one[service] = Matcher((handler.pattern, handler) for handler in mine)
-        return [_method(service, self._one[service]) for service in ones]
+        return [_method(service, self._one[service], self._verifies) for service in ones]
 
     def listen(self, patterns: Iterable[str], handler: Handler) -> None:
         """Hand every event of these topics to one handler, once, and no longer those of earlier patterns. For a process
@@ -196,7 +200,10 @@ class Inbox:
         self._received.add()
         if handlers:
             encoding, trace, meta = [*more, *_OPTIONAL[len(more) :]]
-            meta, carried = split(meta or {})
+            meta, found = split(meta or {})
+            carried: Values | None = found
+            if found is not None and self._verifies:
+                carried = unverified(found)
             parcel = Parcel(topic, publisher, number, at_ms, body, encoding, traces.accept(trace), meta)
             for handler in handlers:
                 self._start(handler, parcel, carried)
@@ -256,7 +263,7 @@ def _event(handler: Handler, parcel: Parcel) -> Event:
 # --- from calls -------------------------------------------------------------------------------------
 
 
-def _method(service: str, matcher: Matcher[Handler]) -> Method:
+def _method(service: str, matcher: Matcher[Handler], verifies: bool) -> Method:
     """ "service.$on": runs the handlers of an event and answers nothing, which acknowledges it."""
     target = f"{service}.{DELIVER}"
 
@@ -280,7 +287,9 @@ def _method(service: str, matcher: Matcher[Handler]) -> Method:
             parcel = msgspec.structs.replace(parcel, meta=meta)
             context = CURRENT.get()
             if context is not None:
-                context.carried = carried
+                # The worker has verified the principal of the call, not that of the event in it.
+                verified = not verifies or (context.verified and same_principal(context.carried, carried))
+                context.carried = carried if verified else unverified(carried)
         handlers = matcher.match(parcel.topic)
         await _run_all(handlers, [_event(handler, parcel) for handler in handlers])
 

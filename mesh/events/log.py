@@ -81,3 +81,6 @@ class EventLog(Protocol):
 
     async def read(self, pattern: str, *, after: int = 0, limit: int = 100, timeout_s: float) -> list[LoggedEvent]:
         """A page of the log, in order; `after` is the last offset of the previous page."""
+
+    async def last(self, *, timeout_s: float) -> int:
+        """The offset of the newest event, or a number below that of the next one; 0 for a log that was never used."""

@@ -1,7 +1,8 @@
 """The lifecycle of a gateway process: from its start to the last answered request.
 
-Owns: the listening socket, signals, and the order of start and stop.
-Leaves to others: answering requests (server), closing connections without loss (connections), the mesh (node.node).
+Owns: signals, and the order of start and stop.
+Leaves to others: sockets (listeners), answering requests (server), closing connections without loss (connections), the
+mesh (node.node).
 
 Start: connect, receive the registry from a hub, then listen; a gateway without the registry must not take requests away
 from gateways that have it.
@@ -12,20 +13,22 @@ connections; leave the mesh. A second signal ends the process at once.
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import signal
-import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Final
-
-from aiohttp import web
 
 from mesh import ids
 from mesh.config import Settings
 from mesh.discovery.record import Instance
-from mesh.errors import AddressInUse, ConfigError, SetupError
 from mesh.gateway.edge.registry import lifespans
+from mesh.gateway.listeners.acme import Renewal
+from mesh.gateway.listeners.opening import Listeners, as_bound
+from mesh.gateway.listeners.reload import Reloading
+from mesh.gateway.listeners.serving import Serving
+from mesh.gateway.listeners.sockets import bind, shown
+from mesh.gateway.listeners.tls import tls_of
 from mesh.gateway.mounts.external import load
 from mesh.gateway.mounts.registry import OWN
 from mesh.gateway.ports import Node
@@ -34,6 +37,8 @@ from mesh.node.node import Node as MeshNode
 from mesh.telemetry.logs import get_logger
 from mesh.worker.worker import settle_memory
 
+__all__ = ["bind", "check", "connect_node", "drain", "serve", "shown"]
+
 _log = get_logger(__name__)
 
 #: The service name under which every gateway is registered.
@@ -41,9 +46,6 @@ SERVICE: Final = "gateway"
 
 #: How long a starting gateway waits for a hub before it listens anyway, so that it can report the problem over HTTP.
 SYNC_S: Final = 5.0
-
-#: Connections that the kernel keeps while all gateways are busy or restarting; the kernel lowers it to somaxconn.
-BACKLOG: Final = 4096
 
 #: How long a keep-alive connection may stay idle while draining. A client under load sends its next request within
 #: milliseconds and then gets Connection: close; only connections that are really idle are closed without a request.
@@ -81,15 +83,17 @@ async def serve(
         fd: a listening socket that this process has inherited, such as 0 under supervisor's [fcgi-program].
         host, port: where to listen otherwise; None uses the settings. Port 0 uses a free port.
         connect: how to join the mesh.
-        started: called with the address when the gateway listens.
+        started: called with the public address when the gateway listens.
         alone: the process runs nothing else, so that what it has made so far is excluded from garbage collection.
 
     Raises:
         AddressInUse: another process listens there.
-        ConfigError: this machine has no such address, the port is forbidden to this user, or a mount cannot be used.
+        ConfigError: this machine has no such address, the port is forbidden to this user, or a mount or a certificate
+            cannot be used.
         SetupError: `fd` is not a listening socket, or a mount failed to start.
     """
-    listener = _inherited(fd) if fd is not None else bind(host or settings.gateway.host, _port(port, settings))
+    listeners = Listeners(settings, fd=fd, host=host, port=port)
+    settings = as_bound(settings, listeners.public)
     try:
         with Signals() as signals:
             # Before anything else: a mount that cannot be used must not cost a start.
@@ -100,24 +104,25 @@ async def serve(
                 try:
                     await node.interceptors.start(node)
                     async with lifespans(gateway.front), gateway.mounts.lifespans():
-                        await _run(gateway, endpoint, listener, signals, started, alone)
+                        await _run(gateway, endpoint, listeners, signals, started, alone)
                 finally:
                     await node.interceptors.stop()
             finally:
                 await node.close()
     finally:
-        listener.close()
+        listeners.close()
 
 
 async def check(settings: Settings) -> list[str]:
-    """Load the mounts and build the gateway, without a mesh, a socket or a lifespan.
+    """Load the certificates and the mounts, and build the gateway, without a mesh, a socket or a lifespan.
 
     Returns:
         The prefixes of the mounts of other packages.
 
     Raises:
-        ConfigError: a setting is wrong, or a mount cannot be used.
+        ConfigError: a setting is wrong, or a certificate or a mount cannot be used.
     """
+    tls_of(settings)
     node = MeshNode(settings, identity=ids.instance_id(SERVICE))
     try:
         gateway = Gateway(node, settings)
@@ -140,7 +145,7 @@ async def connect_node(settings: Settings) -> tuple[Node, str]:
 async def _run(
     gateway: Gateway,
     endpoint: str,
-    listener: socket.socket,
+    listeners: Listeners,
     signals: Signals,
     started: Callable[[str], object] | None,
     alone: bool,
@@ -149,43 +154,64 @@ async def _run(
     if signals.leave.is_set():
         return
     node = gateway.node
-    server = gateway.make_server()
-    address = shown(listener)
-    accepting = await asyncio.get_running_loop().create_server(server, sock=listener, backlog=BACKLOG)
-    try:
-        rooms = gateway.front.rooms
+    addresses = {listener.kind: listener.address for listener in listeners}
+    address = addresses["public"]
+    serving = Serving(gateway)
+    async with _certificates(gateway, listeners):
+        try:
+            await serving.start(listeners)
+            rooms = gateway.front.rooms
 
-        def register() -> None:
-            node.agent.register(
-                Instance(
-                    service=SERVICE,
-                    id=node.identity,
-                    epoch=node.epoch,
-                    worker=node.identity,
-                    host=gateway.settings.mesh.host,
-                    pid=os.getpid(),
-                    endpoint=endpoint,
-                    events=rooms.endpoint,
-                    subscriptions=rooms.subscriptions,
-                    meta={"http": address},
-                    doc="The HTTP front end.",
+            def register() -> None:
+                node.agent.register(
+                    Instance(
+                        service=SERVICE,
+                        id=node.identity,
+                        epoch=node.epoch,
+                        worker=node.identity,
+                        host=gateway.settings.mesh.host,
+                        pid=os.getpid(),
+                        endpoint=endpoint,
+                        events=rooms.endpoint,
+                        subscriptions=rooms.subscriptions,
+                        meta={"http": address},
+                        doc="The HTTP front end.",
+                    )
                 )
-            )
 
-        rooms.announce_with(register)
-        register()
-        if alone:
-            settle_memory()
-        _log.info("gateway.ready", address=address, worker=node.identity)
-        if started is not None:
-            started(address)
-        await signals.leave.wait()
-        _log.info("gateway.draining", busy=len(gateway.connections.busy))
-        await drain(gateway, server, accepting)
+            rooms.announce_with(register)
+            register()
+            if alone:
+                settle_memory()
+            others = {kind: each for kind, each in addresses.items() if kind != "public"}
+            _log.info("gateway.ready", address=address, worker=node.identity, **others)
+            if started is not None:
+                started(address)
+            await signals.leave.wait()
+            _log.info("gateway.draining", busy=len(gateway.connections.busy))
+            listeners.leave()
+            await drain(gateway, serving)
+        finally:
+            await serving.shutdown(AT_ONCE_S)
+            await gateway.front.rooms.close()
+
+
+@asynccontextmanager
+async def _certificates(gateway: Gateway, listeners: Listeners) -> AsyncIterator[None]:
+    """Keep the certificates current."""
+    if listeners.tls is None:
+        yield
+        return
+    clock, recorder = gateway.node.clock, gateway.node.recorder
+    tasks = [asyncio.create_task(Reloading(listeners.tls, clock, recorder).run())]
+    if gateway.settings.gateway.acme.domains:
+        tasks.append(asyncio.create_task(Renewal(gateway.settings, clock, recorder).run()))
+    try:
+        yield
     finally:
-        accepting.close()
-        await server.shutdown(AT_ONCE_S)
-        await gateway.front.rooms.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _first_word(gateway: Gateway, signals: Signals) -> None:
@@ -201,7 +227,7 @@ async def _first_word(gateway: Gateway, signals: Signals) -> None:
         )
 
 
-async def drain(gateway: Gateway, server: web.Server, accepting: asyncio.AbstractServer) -> None:
+async def drain(gateway: Gateway, serving: Serving) -> None:
     """Stop accepting, answer pending requests, and close every connection without a reset.
 
     Streams of Server-Sent Events that have not ended after STREAM_GRACE_S are ended with a hint to connect again, so
@@ -213,23 +239,23 @@ async def drain(gateway: Gateway, server: web.Server, accepting: asyncio.Abstrac
     # Accept the connections that are already in the kernel's backlog.
     for _ in range(3):
         await asyncio.sleep(0)
-    accepting.close()
+    serving.stop_accepting()
     begun_at = clock.now()
     drain_s = gateway.settings.gateway.drain_s
     over_at = begun_at + drain_s
     streams_over_at = begun_at + min(STREAM_GRACE_S, drain_s / 2)
-    while server.connections and clock.now() < over_at:
+    while serving.has_connections and clock.now() < over_at:
         if clock.now() >= streams_over_at:
             gateway.connections.end_streams()
         # Wait for the grace period first: close only connections that stay idle.
-        if clock.now() - begun_at >= IDLE_GRACE_S and not await gateway.connections.close_idle(server):
+        if clock.now() - begun_at >= IDLE_GRACE_S and not await serving.close_idle():
             break
         await clock.sleep(LOOK_S)
-    if server.connections:
+    if serving.has_connections:
         _log.warning("drain.timed_out", busy=len(gateway.connections.busy))
         # The node ends their calls with an error, and the handlers answer with it.
         await gateway.node.close()
-        await server.shutdown(LAST_WORDS_S)
+        await serving.shutdown(LAST_WORDS_S)
 
 
 class Signals:
@@ -255,69 +281,3 @@ class Signals:
             _log.warning("signal.repeated", signal=name, reason="the process ends at once, without a drain")
             os._exit(1)
         self.leave.set()
-
-
-# --- the listening socket -----------------------------------------------------------------------
-
-
-def _port(port: int | None, settings: Settings) -> int:
-    return settings.gateway.port if port is None else port
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """A listening socket.
-
-    Raises:
-        AddressInUse: another process listens there.
-        ConfigError: this machine has no such address, or the port is forbidden to this user.
-    """
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-    except socket.gaierror as exc:
-        raise ConfigError(f'gateway.host: "{host}" is not an address of this machine ({exc.strerror})') from exc
-    sock = socket.socket(family, kind, protocol)
-    try:
-        # A restart must not wait for TIME_WAIT of old connections. SO_REUSEADDR does not allow two listeners.
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(address)
-        sock.listen(BACKLOG)
-    except OSError as exc:
-        sock.close()
-        raise _bind_error(host, port, exc) from exc
-    sock.setblocking(False)
-    return sock
-
-
-def _bind_error(host: str, port: int, exc: OSError) -> SetupError:
-    where = f"{host}:{port}"
-    if exc.errno == errno.EADDRINUSE:
-        return AddressInUse(f"{where}: another process listens there; stop it, or set gateway.port (MESH_GATEWAY_PORT)")
-    if exc.errno == errno.EACCES:
-        return ConfigError(f"gateway.port: {port} is not permitted to this user; choose one above 1023")
-    if exc.errno == errno.EADDRNOTAVAIL:
-        return ConfigError(f'gateway.host: "{host}" is not an address of this machine')
-    return SetupError(f"{where}: cannot listen there: {exc.strerror}")
-
-
-def _inherited(fd: int) -> socket.socket:
-    """The listening socket that the parent process left at `fd`."""
-    try:
-        sock = socket.socket(fileno=fd)
-        listening = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-    except OSError as exc:
-        raise SetupError(f"file descriptor {fd} is not a socket; run it under [fcgi-program], or give a port") from exc
-    if not listening:
-        sock.detach()
-        raise SetupError(f"file descriptor {fd} is a socket, but does not listen; run it under [fcgi-program]")
-    sock.setblocking(False)
-    return sock
-
-
-def shown(sock: socket.socket) -> str:
-    """`http://127.0.0.1:8080` of a listening socket."""
-    if sock.family == socket.AF_UNIX:
-        return f"unix:{sock.getsockname()}"
-    host, port = sock.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

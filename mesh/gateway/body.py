@@ -8,6 +8,7 @@ interpreting the body (binding).
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from functools import partial
 from typing import Final
 
@@ -29,6 +30,8 @@ from mesh.gateway.request import Request
 
 _CONTENT_ENCODING: Final = hdrs.CONTENT_ENCODING
 _TRANSFER_ENCODING: Final = hdrs.TRANSFER_ENCODING
+#: A decoded body of this size is harmless, whatever its ratio.
+INFLATION_GRACE: Final = 2**20
 
 
 class BodiesFull(Overloaded):
@@ -42,17 +45,29 @@ class Bodies:
         most: maximum bytes of one body, both as received and decoded.
         most_together: maximum bytes of all bodies; a body counts from its arrival until its request is answered.
         rate: minimum average rate of a body after RATE_GRACE_S, in bytes per second.
+        most_inflation: how many times larger than received a decoded body beyond INFLATION_GRACE may be.
+        exceeded: counts a body that is refused.
     """
 
-    def __init__(self, most: int, most_together: int, rate: int) -> None:
+    def __init__(
+        self,
+        most: int,
+        most_together: int,
+        rate: int,
+        most_inflation: int = 500,
+        exceeded: Callable[[str], None] = lambda limit: None,
+    ) -> None:
         self.most = most
         self.most_together = most_together
         self.rate = rate
+        self.most_inflation = most_inflation
+        self._exceeded = exceeded
         #: Current bytes of all bodies.
         self.held = 0
 
     def _take(self, request: Request, size: int) -> None:
         if self.held + size > self.most_together:
+            self._exceeded("max_body_total")
             raise BodiesFull(
                 f"the gateway holds {self.held} bytes of request bodies, and gateway.max_body_total is "
                 f"{self.most_together}; send the request again later",
@@ -66,11 +81,12 @@ class Bodies:
         self.held -= request.held
         request.held = 0
 
-    async def read(self, request: Request, timeout: float) -> bytes:
+    async def read(self, request: Request, timeout: float, most: int = 0) -> bytes:
         """Read and decode the whole body. It counts towards the limit on all bodies until `release`.
 
         Args:
             timeout: seconds to wait for it.
+            most: maximum bytes, both as received and decoded; 0 takes the gateway's.
 
         Raises:
             TooLarge: the body is larger than the limit; when Content-Length announces this, it is not read at all.
@@ -79,6 +95,9 @@ class Bodies:
             BadBody: its framing is broken.
             BadEncoding, UnsupportedEncoding: it cannot be decoded.
         """
+        if request.early_body is not None:
+            return request.early_body
+        most = most or self.most
         raw = request.raw
         headers = raw.headers
         content = raw.content
@@ -90,17 +109,28 @@ class Bodies:
             if content.is_eof():
                 # The whole body arrived with the head, as small bodies do.
                 data = content.read_nowait(-1)
-                if len(data) > self.most:
-                    raise self._too_large()
+                if len(data) > most:
+                    raise self._too_large(most)
                 self._take(request, len(data))
             else:
-                data = await self._receive(request, timeout)
+                data = await self._receive(request, timeout, most)
         except (RequestPayloadError, web.PayloadAccessError) as exc:
             raise BadBody(f"the body cannot be read: {exc}") from exc
         request.body_bytes = len(data)
         if coding:
             packed = len(data)
-            data = await decompress(data, coding, self.most, partial(self._take, request))
+            inflated = min(most, max(INFLATION_GRACE, packed * self.most_inflation))
+            try:
+                data = await decompress(data, coding, inflated, partial(self._take, request))
+            except TooLarge:
+                if inflated == most:
+                    raise self._too_large(most) from None
+                self._exceeded("max_inflation")
+                raise TooLarge(
+                    f"the body is more than {self.most_inflation} times larger when decoded; gateway.max_inflation in "
+                    "mesh.toml raises the limit",
+                    details={"limit": self.most_inflation},
+                ) from None
             self._take(request, -packed)
         return data
 
@@ -147,10 +177,10 @@ class Bodies:
             done=partial(self.release, request),
         )
 
-    async def _receive(self, request: Request, timeout: float) -> bytes:
+    async def _receive(self, request: Request, timeout: float, most: int) -> bytes:
         raw = request.raw
-        if (announced_length(raw) or 0) > self.most:
-            raise self._too_large()
+        if (announced_length(raw) or 0) > most:
+            raise self._too_large(most)
         send_continue(raw)
         content = raw.content
         chunks: list[bytes] = []
@@ -161,8 +191,8 @@ class Bodies:
             async with asyncio.timeout_at(min(over_at, began_at + RATE_GRACE_S)) as limit:
                 while chunk := await content.readany():
                     size += len(chunk)
-                    if size > self.most:
-                        raise self._too_large()
+                    if size > most:
+                        raise self._too_large(most)
                     self._take(request, len(chunk))
                     chunks.append(chunk)
                     limit.reschedule(min(over_at, began_at + RATE_GRACE_S + size / self.rate))
@@ -174,9 +204,9 @@ class Bodies:
             ) from exc
         return b"".join(chunks)
 
-    def _too_large(self, most: int | None = None) -> TooLarge:
-        most = self.most if most is None else most
+    def _too_large(self, most: int) -> TooLarge:
+        self._exceeded("max_body")
+        remedy = "gateway.max_body in mesh.toml" if most == self.most else "max_body of the route"
         return TooLarge(
-            f"the body is larger than {most} bytes; gateway.max_body in mesh.toml raises the limit",
-            details={"limit_bytes": most},
+            f"the body is larger than {most} bytes; {remedy} raises the limit", details={"limit_bytes": most}
         )

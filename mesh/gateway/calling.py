@@ -10,15 +10,17 @@ one write.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Final
 
 from aiohttp import hdrs
 from multidict import istr
 
-from mesh.errors import BadArguments, Draining, MeshError
+from mesh.errors import BadArguments, BadReply, Draining, MeshError
 from mesh.gateway.answers import to_reply
 from mesh.gateway.binding import Binding, Call, RpcBinding, relocate
 from mesh.gateway.catalog import Target
+from mesh.gateway.depth import check_depth, may_be_deep
 from mesh.gateway.front import Front
 from mesh.gateway.headers import read_timeout
 from mesh.gateway.media import kind_of, stream_form, wants_msgpack
@@ -29,7 +31,8 @@ from mesh.gateway.request import TIMEOUT, Request
 from mesh.gateway.routes import Route
 from mesh.gateway.sse import END_ID, StreamReply
 from mesh.gateway.uploads import Upload, refuse_by_name
-from mesh.protocol.messages import ANSWER, MSGPACK, MSGPACK_ANSWER, RECONNECTS
+from mesh.protocol.http_head import SESSION
+from mesh.protocol.messages import ANSWER, JSON, MSGPACK, MSGPACK_ANSWER, RECONNECTS
 from mesh.telemetry.logs import get_logger
 
 _log = get_logger("mesh.gateway")
@@ -44,6 +47,7 @@ class Calls:
         self._front = front
         self._node = front.node
         self._timeout_s = front.timeout_s
+        self._most_deep = front.settings.gateway.max_json_depth
         self._now = front.node.clock.now
         self._stats: dict[str, MethodStats] = {}
 
@@ -69,7 +73,7 @@ class Calls:
                 # Nearly all requests: no coroutine for them.
                 body, encoding = binding.bind(values or [], "", headers=headers)
             else:
-                body, encoding = await self._bind(request, binding, values, timeout)
+                body, encoding = await self._bind(request, binding, values, timeout, to.max_body_bytes)
             msgpack = wants_msgpack(headers.get(hdrs.ACCEPT))
             if to.method.inbound is not None:
                 upload = self._upload(request, to)
@@ -91,6 +95,8 @@ class Calls:
                 idempotent=to.idempotent,
             )
             answered = to_reply(answer, to.status, to.produces, msgpack=msgpack)
+            if answer.meta:
+                await self._apply_session(request, to.target, answer.meta, answered)
             code = ""
             return answered
         except MeshError as exc:
@@ -133,15 +139,34 @@ class Calls:
             reply.keep_alive = False
         return reply
 
+    async def _apply_session(self, request: Request, target: str, meta: Mapping[str, str], reply: Reply) -> None:
+        """Begin or end a login session, when the handler asks for it.
+
+        Raises:
+            BadReply: it may not, or this gateway has no sessions: its client would believe to be logged in.
+        """
+        sessions = self._front.sessions
+        if sessions is not None:
+            await sessions.apply(request, target, meta, reply)
+        elif SESSION in meta:
+            raise BadReply(f"{target} begins or ends a login session, and this gateway has none: set [auth.sessions]")
+
     async def _bind(
-        self, request: Request, binding: Binding | RpcBinding, values: list[str] | None, timeout: float | None
+        self,
+        request: Request,
+        binding: Binding | RpcBinding,
+        values: list[str] | None,
+        timeout: float | None,
+        most: int,
     ) -> Call:
         body = b""
         if binding.reads_body:
-            body = await self._front.bodies.read(request, timeout if timeout is not None else self._timeout_s)
+            body = await self._front.bodies.read(request, timeout if timeout is not None else self._timeout_s, most)
         query = request.query_string
         headers = request.raw.headers
         kind = kind_of(headers.get(hdrs.CONTENT_TYPE))
+        if kind == "json" and may_be_deep(body, self._most_deep):
+            await check_depth(body, self._most_deep, self._node.recorder)
         try:
             if isinstance(binding, Binding):
                 return binding.bind(values or [], query, body, kind, headers)
@@ -170,6 +195,7 @@ class Calls:
             produces=to.produces,
             keep_alive=not front.health.draining,
             problems=front.problems,
+            events=to.method.events and encoding == JSON,
         )
         streams = front.connections.streams
         try:

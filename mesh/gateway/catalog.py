@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from mesh.config.settings import RpcMode
 from mesh.discovery.record import EdgePolicy, Instance, MethodRecord, RouteRecord, TaskRecord
+from mesh.discovery.share import declaring
 from mesh.errors import UnknownMethod, UnknownService
 from mesh.gateway.binding import RpcBinding
 from mesh.gateway.entry import is_protected
@@ -91,6 +92,11 @@ class Target(NamedTuple):
     #: None: as the method declares it; the node knows.
     idempotent: bool | None = None
 
+    @property
+    def max_body_bytes(self) -> int:
+        """As of a Route."""
+        return self.method.edge.max_body_bytes if self.method.edge is not None else 0
+
 
 class Catalog:
     """The offers of all services that this gateway has ever known."""
@@ -103,7 +109,8 @@ class Catalog:
         self._mode = mode
         self._advised: set[str] = set()
         self.offers: dict[str, Offer] = {}
-        #: Whether some service has declared a route, method or task that requires a caller.
+        #: Whether some service has declared a route, method or task that requires a caller. A mount whose entries have
+        #: such policies from elsewhere sets it, too: then a gateway without authentication refuses them.
         self.protected = False
         #: Grows with every change of an offer; used to invalidate data derived from the offers.
         self.version = 0
@@ -132,7 +139,7 @@ class Catalog:
     def _learn(self, service: str) -> None:
         if service.startswith(OWN):
             return
-        instances = self._table.instances(service)
+        instances = declaring(self._table.instances(service))
         before = self.offers.get(service)
         if not instances:
             # Keep the offer; but conflicts depend on whether the service has instances.

@@ -45,13 +45,18 @@ class Connections:
     async def close_idle(self, server: web.Server) -> int:
         """Close every connection that has no pending request and none arriving.
 
+        A TLS connection is not paused: that would hold back what has been read and decrypted, and not stop reading. Its
+        bytes reach the parser in the turn in which they are read, and `heard` tells of them.
+
         Returns:
             How many connections remain.
         """
         idle: list[tuple[RequestHandler, asyncio.Transport]] = []
         for connection in server.connections:
             transport = connection.transport
-            if transport is not None and connection not in self.busy and _pause(transport):
+            if transport is None or connection in self.busy or transport.is_closing():
+                continue
+            if _is_tls(transport) or _pause(transport):
                 idle.append((connection, transport))
         for _ in range(TURNS):
             await asyncio.sleep(0)
@@ -59,11 +64,20 @@ class Connections:
         for connection, transport in idle:
             if transport.is_closing():
                 continue
-            if connection in self.busy or transport in waiting:
-                transport.resume_reading()
+            if connection in self.busy or transport in waiting or (_is_tls(transport) and _heard(connection)):
+                if not _is_tls(transport):
+                    transport.resume_reading()
             else:
                 transport.close()
         return len(server.connections)
+
+
+def _is_tls(transport: asyncio.Transport) -> bool:
+    return transport.get_extra_info("ssl_object") is not None
+
+
+def _heard(connection: RequestHandler) -> bool:
+    return bool(getattr(connection, "heard", False))
 
 
 def _pause(transport: asyncio.Transport) -> bool:

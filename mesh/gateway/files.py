@@ -36,7 +36,7 @@ NEIGHBOUR_OLDER_NS: Final = 2 * 10**9
 
 
 class File(NamedTuple):
-    """An open file. Whoever gets it closes it.
+    """An open file, which the caller closes.
 
     Attributes:
         fd: the descriptor.
@@ -79,7 +79,7 @@ def is_hidden(segments: Sequence[str]) -> bool:
 
 
 class Directory:
-    """One directory whose files are served.
+    """One directory of files that are served.
 
     Args:
         path: the directory; it may be a symbolic link itself, as to the current release.

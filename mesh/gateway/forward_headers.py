@@ -56,6 +56,9 @@ _OWN: Final = frozenset({"alt-svc", "date", "server", "traceparent", "x-request-
 #: Fields that may occur several times, so that the gateway's own do not replace the upstream's.
 _LISTS: Final = frozenset({b"vary", b"set-cookie", b"link", b"server-timing"})
 
+#: aiohttp's client is lenient about what servers send; what reaches clients is not.
+_NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _NODE: Final = re.compile(r"[A-Za-z0-9.-]+")
 
 
@@ -171,7 +174,9 @@ def for_client(raw_headers: Iterable[tuple[bytes, bytes]], own: frozenset[bytes]
     found = []
     for name, value in fields:
         lower = name.lower()
-        if lower.decode("latin-1") in dropped or lower in own or b"\r" in value or b"\n" in value or b"\0" in value:
+        if lower.decode("latin-1") in dropped or lower in own:
+            continue
+        if _NAME.fullmatch(name) is None or _CONTROL.search(value) is not None:
             continue
         found.append((name, value))
     return found

@@ -5,7 +5,8 @@ Owns: this record. Leaves to others: its parts; the order of the steps of a requ
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 from mesh.config import Settings
@@ -15,6 +16,7 @@ from mesh.gateway.clients import Clients
 from mesh.gateway.connections import Connections
 from mesh.gateway.entry import Entry
 from mesh.gateway.health import Health
+from mesh.gateway.limits import exceeded
 from mesh.gateway.ports import Node
 from mesh.gateway.problems import Problems
 from mesh.gateway.request import Request
@@ -37,6 +39,12 @@ class Concern(Protocol):
     def facts(self) -> dict[str, Any] | None: ...
     @property
     def wanted(self) -> Any: ...
+
+
+class SessionAnswers(Protocol):
+    """Begins and ends login sessions; see mesh.gateway.edge.auth.sessions.answers."""
+
+    async def apply(self, request: Request, target: str, meta: Mapping[str, str], reply: Any, /) -> None: ...
 
 
 class Mounted(Protocol):
@@ -65,9 +73,11 @@ class Front:
         mounts: the table of mounts, once it is built.
         concerns: of the edge, the outermost first.
         fallback: answers the paths of no mount and no declared route; None leaves them unknown.
+        sessions: begins and ends login sessions when handlers ask for it; None without [auth.sessions].
     """
 
     mounts: Table
+    sessions: SessionAnswers | None = None
 
     def __init__(self, node: Node, settings: Settings) -> None:
         limits = settings.gateway
@@ -79,9 +89,15 @@ class Front:
         self.health = Health(node.agent, settings.mesh.run_dir)
         self.connections = Connections()
         self.problems = Problems(debug=limits.debug)
-        self.clients = Clients(limits.proxies)
+        self.clients = Clients(limits.proxies, limits.forwarded, behind=limits.unix is not None)
         self.sites = Sites(settings)
-        self.bodies = Bodies(limits.max_body_bytes, limits.max_body_total_bytes, limits.min_body_rate_bytes)
+        self.bodies = Bodies(
+            limits.max_body_bytes,
+            limits.max_body_total_bytes,
+            limits.min_body_rate_bytes,
+            limits.max_inflation,
+            partial(exceeded, node.recorder),
+        )
         self.concerns: Sequence[Concern] = ()
         self.rooms = Rooms(node)
         #: Open WebSockets.

@@ -25,7 +25,7 @@ class _Malformed(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         exc = record.exc_info[1] if record.exc_info else None
         if isinstance(exc, HttpProcessingError):
-            self._recorder.count("http_malformed_requests")
+            self._recorder.counter("http_malformed_requests").value += 1
             return False
         return True
 

@@ -8,12 +8,13 @@ Leaves to others: the schemas themselves (calls.signature), parts of other packa
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, Protocol
 
 from mesh.discovery.record import MethodRecord, TaskRecord
 from mesh.gateway.catalog import Catalog
 from mesh.gateway.convert import is_bytes
+from mesh.gateway.entry import NO_POLICY, Entry
 from mesh.gateway.media import BINARY_TYPE, JSON_TYPE, NDJSON_TYPE, SSE_TYPE
 from mesh.gateway.openapi_fixed import PROBLEM, SSE_EVENT, TIMEOUT_PARAMETER, problem_response
 from mesh.gateway.openapi_parts import add_part
@@ -33,6 +34,17 @@ _BASE64: Final = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
 #: The statuses of errors that any operation may return.
 _FAILURES: Final = (400, 404, 429, 500, 503, 504)
 _BODY_FAILURES: Final = (413, 415)
+
+
+class Required(Protocol):
+    """What an operation requires of its caller; see mesh.config.edge_auth.Requirement."""
+
+    @property
+    def user(self) -> bool: ...
+    @property
+    def scopes(self) -> Sequence[str]: ...
+    @property
+    def roles(self) -> Sequence[str]: ...
 
 
 class Document:
@@ -56,6 +68,8 @@ class Document:
         # For OpenAPI, templates that differ only in parameter names are the same path.
         self._templates: dict[str, str] = {}
         self._ids: set[str] = set()
+        #: What each path and verb is for; several entries when a call and a stream share them.
+        self._entries: dict[tuple[str, str], list[Entry]] = {}
 
     def make(self, *, title: str, version: str) -> dict[str, Any]:
         """The finished document.
@@ -86,7 +100,39 @@ class Document:
         Raises:
             BadPart: the part is not what OpenAPI allows there, or contradicts another part.
         """
+        before = set(self._paths)
         add_part(part, prefix, self._paths, self._components, self._tags, self._ids)
+        for path in self._paths.keys() - before:
+            self._note(path, self._paths[path], Entry(prefix))
+
+    def secure(self, schemes: Mapping[str, Schema], required: Callable[[Entry], Required]) -> None:
+        """Add security schemes, and to each operation what it requires of its caller.
+
+        Args:
+            schemes: by name; a caller needs one of them.
+            required: what a request requires.
+        """
+        if schemes:
+            self._components.setdefault("securitySchemes", {}).update(schemes)
+        responses = self._components["responses"]
+        responses |= {f"Problem{status}": problem_response(status) for status in (401, 403)}
+        for (path, verb), entries in self._entries.items():
+            operation = self._paths[path][verb]
+            needs = [each for entry in entries if (each := required(entry)).user]
+            if not needs:
+                continue
+            scopes = sorted({scope for each in needs for scope in each.scopes})
+            roles = sorted({role for each in needs for role in each.roles})
+            if schemes:
+                operation["security"] = [{name: scopes} for name in schemes]
+            self._fail(operation, (401, 403) if scopes or roles else (401,))
+            if roles:
+                operation["x-mesh-roles"] = roles
+
+    def _note(self, path: str, verbs: Iterable[str], entry: Entry) -> None:
+        for verb in verbs:
+            if isinstance(self._paths[path][verb], dict) and "responses" in self._paths[path][verb]:
+                self._entries.setdefault((path, verb), []).append(entry)
 
     def add_routes(self) -> None:
         """Add the declared routes of all services."""
@@ -115,6 +161,18 @@ class Document:
             self._schemas["Job"] = JOB
             self._tags["jobs"] = "State and results of deferred tasks."
             self._paths["/jobs/{id}"] = job_operations("jobs")
+            self._note("/jobs/{id}", ("get", "delete"), Entry("/jobs"))
+
+    def add_answers(self, route: Route, statuses: Iterable[int]) -> None:
+        """Add answers that a concern of the edge gives for a declared route; from 400 on they are problems."""
+        template, _ = self._template(route.record.path)
+        responses = self._paths[template][route.record.verb.lower()]["responses"]
+        for status in statuses:
+            if status < 400:
+                responses.setdefault(str(status), {"description": phrase(status)})
+            else:
+                self._components["responses"].setdefault(f"Problem{status}", problem_response(status))
+                responses.setdefault(str(status), {"$ref": f"#/components/responses/Problem{status}"})
 
     def _add_route(self, route: Route) -> None:
         record, method = route.record, route.method
@@ -155,6 +213,7 @@ class Document:
             self._fail(operation, _BODY_FAILURES)
         verbs = self._paths.setdefault(template, {})
         held = verbs.setdefault(record.verb.lower(), operation)
+        self._note(template, (record.verb.lower(),), Entry("/", route.target, record.edge or NO_POLICY))
         if held is not operation:
             # A call and a stream on one address are one operation; the Accept header selects the answer.
             for status, answer in operation["responses"].items():
@@ -163,7 +222,9 @@ class Document:
     def _add_rpc(self, service: str, name: str, method: MethodRecord) -> None:
         operation = self._operation(service, method, f"rpc.{service}.{name}", 200, "")
         self._add_arguments(operation, self._properties(service, method), method)
-        self._paths[f"/rpc/{service}/{name}"] = {"post": operation}
+        path = f"/rpc/{service}/{name}"
+        self._paths[path] = {"post": operation}
+        self._note(path, ("post",), Entry("/rpc", f"{service}.{name}", method.edge or NO_POLICY))
 
     def _add_task(self, service: str, name: str, task: TaskRecord) -> None:
         # Describe a task as a method that answers with the address of its job.
@@ -178,7 +239,9 @@ class Document:
         self._add_arguments(operation, self._properties(service, method), method)
         operation["parameters"] = _unique([*DEFER_PARAMETERS, *operation["parameters"][:-1]])
         self._schemas.setdefault("Deferred", DEFERRED)
-        self._paths[f"/tasks/{service}/{name}"] = {"post": operation}
+        path = f"/tasks/{service}/{name}"
+        self._paths[path] = {"post": operation}
+        self._note(path, ("post",), Entry("/tasks", f"{service}.{name}", task.edge or NO_POLICY))
 
     def _add_arguments(self, operation: Schema, schemas: dict[str, Schema], method: MethodRecord) -> None:
         """Add the body: the arguments by name or by position, or the only bytes argument."""

@@ -68,4 +68,16 @@ def problem_response(status: int) -> Schema:
     }
     if status in (429, 503):
         response["headers"] = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
+    if status == 429:
+        response["headers"] |= {
+            "RateLimit-Policy": {"description": "The limits: q requests in w seconds.", "schema": {"type": "string"}},
+            "RateLimit": {
+                "description": "What is left of them: r requests, and more in t seconds.",
+                "schema": {"type": "string"},
+            },
+        }
+    if status == 401:
+        response["headers"] = {
+            "WWW-Authenticate": {"description": "How to authenticate.", "schema": {"type": "string"}}
+        }
     return response

@@ -99,9 +99,11 @@ class MethodStats(Protocol):
 
 
 class Counter(Protocol):
-    """A counter, for which there is one object for each combination of labels."""
+    """A number that only grows; there is one object for each combination of labels."""
 
     value: float
+
+    def add(self, by: float = 1) -> None: ...
 
 
 class Recorder(Protocol):
@@ -112,6 +114,8 @@ class Recorder(Protocol):
     def counter(self, name: str, /, help: str = "", **labels: str) -> Counter: ...
 
     def count(self, name: str, by: float = 1, /, **labels: str) -> None: ...
+
+    def total(self, name: str, fn: Callable[[], float], help: str = "", /) -> None: ...
 
     def gauge(self, name: str, fn: Callable[[], float], help: str = "", /) -> None: ...
 
@@ -131,13 +135,15 @@ class Job(Protocol):
 
 
 class Durable(Protocol):
-    """Access to the engine of tasks."""
+    """Access to the engines of tasks and state."""
 
     @property
     def jobs(self) -> Jobs: ...
 
     @property
     def timeout_s(self) -> float: ...
+
+    def state(self, namespace: str) -> Any: ...
 
     def defer_encoded(self, task: str, body: bytes, how: Options) -> Awaitable[Job]: ...
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from mesh.errors import BadRequest, Forbidden, MeshError, RemoteError, TryLater, Uncertain
+from mesh.errors import BadRequest, Forbidden, MeshError, RateLimited, RemoteError, TryLater, Uncertain
 from mesh.gateway.decompress import READ, UnsupportedEncoding
 from mesh.gateway.media import PROBLEM_TYPE
 from mesh.gateway.reply import Reply, phrase
@@ -29,6 +29,7 @@ _METHODS: Final = re.compile(r"[A-Z, ]{0,200}")
 _PUBLIC: Final = {
     "unavailable": "the service cannot be reached now; send the request again later",
     "overloaded": "the service is at its limit; send the request again later",
+    "rate_limited": "there were too many requests; send the request again later",
     "draining": "the server is restarting; send the request again later",
     "try_later": "nothing was done; send the request again later",
     "unwritable": "nothing can be stored now; send the request again later",
@@ -39,6 +40,7 @@ _PUBLIC: Final = {
     "cancelled": "the request was cancelled; it may have been carried out in part",
     "bad_gateway": "the server behind this address cannot be reached, or its answer cannot be read",
     "upstream_timeout": "the server behind this address did not answer in time",
+    "auth_unavailable": "the credential cannot be checked now; send the request again later",
     "forbidden": "the gateway may not call this",
 }
 _FAILED: Final = "the request failed; the server's log has the reason under the trace id"
@@ -61,6 +63,8 @@ def is_hidden(error: MeshError) -> bool:
     service declares with a code and a status other than 500 is meant for clients, and so are errors about the client's
     own request.
     """
+    if isinstance(error, RateLimited) and not error.from_call:
+        return False  # of this gateway: the client must know which limit it has reached
     if isinstance(error, (TryLater, Uncertain, Forbidden)):
         return True
     if isinstance(error, BadRequest):

@@ -30,6 +30,9 @@ _log = get_logger("mesh.gateway")
 #: A process that is ready answers in milliseconds; one that does not is asked again.
 ANSWER_S: Final = 2.0
 AGAIN_S: Final = 0.5
+#: How long a request waits for the answer of the first instance.
+PATIENCE_S: Final = 1.0
+_LOOK_S: Final = 0.005
 
 _Key = tuple[str, int]
 
@@ -66,6 +69,14 @@ class ProgramInstances:
                 each.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await self._upstreams.close()
+
+    async def awaited(self, node: Node) -> bool:
+        """Whether some instance gets requests. Waits shortly while one is known that has not answered yet: the first
+        requests of a gateway that has just started may come before the first answer."""
+        until = node.clock.now() + PATIENCE_S
+        while not self._upstreams.all and (self._changed.is_set() or self._asking) and node.clock.now() < until:
+            await node.clock.sleep(_LOOK_S)
+        return bool(self._upstreams.all)
 
     def _on_change(self, change: Change) -> None:
         if change.only_loads:

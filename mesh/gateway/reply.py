@@ -163,6 +163,8 @@ class Reply:
         else:
             transport.write(head)
             transport.write(body)
+        if request.protocol.writing_paused:
+            # Also after small answers: a client may send many requests without reading.
             await request.writer.drain()
 
     def _connection(self, request: RawRequest) -> bytes:
@@ -176,7 +178,7 @@ class Reply:
 
 
 class HeadOnly(Reply):
-    """The answer to a HEAD whose GET would be answered by a stream.
+    """The answer to a HEAD where GET would be answered by a stream.
 
     Args:
         length: bytes of the body that GET would get; None when it is not known.

@@ -7,10 +7,10 @@ Leaves to others: parsing HTTP (aiohttp), the limits on bodies (body), answering
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any, Protocol
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from multidict import CIMultiDictProxy, istr
 
 from mesh.calls.context import CURRENT, CallContext, PlainContext
@@ -29,7 +29,7 @@ from mesh.protocol import http_head
 class Bodies(Protocol):
     """Reads bodies within the limits of the gateway; see mesh.gateway.body."""
 
-    async def read(self, request: Request, timeout: float) -> bytes: ...
+    async def read(self, request: Request, timeout: float, most: int = 0) -> bytes: ...
     def stream(
         self, request: Request, *, max_bytes: int | None = None, timeout: float | None = None, decode: bool = True
     ) -> BodyStream: ...
@@ -64,10 +64,29 @@ class RawRequest(web.BaseRequest):
 
     Attributes:
         lines: the header lines that every answer to it has: trace, request id, CORS. Each ends with CR LF.
+        defaults: the names of those in `lines` that an answer may set itself instead, in lower case.
     """
 
-    ATTRS = web.BaseRequest.ATTRS | frozenset(["lines"])
+    ATTRS = web.BaseRequest.ATTRS | frozenset(["lines", "defaults"])
     lines = b""
+    defaults: Set[bytes] = frozenset()
+
+    def override(self, extra: bytes) -> None:
+        """Leave out the defaults that an answer with these lines sets itself. Call it before the answer is written."""
+        named = {line.partition(b":")[0].lower() for line in extra.splitlines()}
+        if doubled := named & self.defaults:
+            kept = self.lines.splitlines(keepends=True)
+            self.lines = b"".join(line for line in kept if line.partition(b":")[0].lower() not in doubled)
+
+
+class ToldRequest(RawRequest):
+    """A request on a connection that began with a PROXY header."""
+
+    @property
+    def remote(self) -> str | None:
+        """The address of the client; that of the proxy for the proxy's own requests."""
+        told = getattr(self.protocol, "told", None)
+        return told.address if told is not None else super().remote
 
 
 class Request:
@@ -90,6 +109,9 @@ class Request:
         identity: who sent it; None for a caller that the edge has not authenticated.
         limit: the deadline of the handler of a mount, while it runs.
         moved_at: when the last part of a streamed body arrived: `gateway.timeout` counts from then.
+        session: the login session that it belongs to; see mesh.gateway.edge.auth.sessions.
+        session_lines: the header lines about it that the answer has.
+        early_body: its body, when it was read before its mount asked for it.
     """
 
     # Class attributes instead of an __init__ with ten assignments: one object is made for every request.
@@ -106,6 +128,9 @@ class Request:
     identity: Identity | None = None
     limit: asyncio.Timeout | None = None
     moved_at = 0.0
+    session: Any = None
+    session_lines = b""
+    early_body: bytes | None = None
 
     def __init__(self, raw: RawRequest, front: Front, began_at: float) -> None:
         self.raw = raw
@@ -168,6 +193,16 @@ class Request:
     def client(self) -> str:
         """The address of the client, also behind a proxy of `gateway.proxies`; "-" when it is not known."""
         return self.front.clients.of(self.raw)
+
+    @property
+    def scheme(self) -> str:
+        """ "https" or "http": what the client speaks, to the gateway or to a proxy of `gateway.proxies`."""
+        return self.front.clients.scheme(self.raw)
+
+    @property
+    def host(self) -> str:
+        """The host, with its port, that the client asked for, also behind a proxy of `gateway.proxies`; "" for none."""
+        return self.front.clients.host(self.raw) or self.raw.headers.get(hdrs.HOST, "")
 
     @property
     def node(self) -> Node:

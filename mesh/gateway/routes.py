@@ -48,6 +48,7 @@ class Route:
     __slots__ = (
         "binding",
         "idempotent",
+        "max_body_bytes",
         "method",
         "name",
         "prefix",
@@ -70,6 +71,8 @@ class Route:
         self.status = record.status if 200 <= record.status <= 299 else 200
         self.produces = record.produces if _MEDIA_TYPE.fullmatch(record.produces) else ""
         self.binding = Binding(record, method)
+        #: The largest request body; 0 takes the gateway's.
+        self.max_body_bytes = record.edge.max_body_bytes if record.edge is not None else 0
         #: The request goes on as a whole, to an application below `prefix`.
         self.raw = record.raw
         self.prefix = record.path.removesuffix("/{path...}").rstrip("/")

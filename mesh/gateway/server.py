@@ -8,7 +8,7 @@ Leaves to others: answering (mounts), the concerns (edge), sockets and signals (
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
 from typing import Any, Final, cast
 
@@ -21,10 +21,11 @@ from mesh.calls.interceptors import Hook, Proceed, compose
 from mesh.calls.propagation import BAGGAGE, TRACESTATE, take
 from mesh.config import Settings
 from mesh.errors import MeshError, SetupError, TooLarge
-from mesh.gateway.admission import Server, UnsupportedVersion
+from mesh.gateway.admission import Server, UnsupportedVersion, field_bytes
 from mesh.gateway.body import BodiesFull
-from mesh.gateway.body_stream import SlowBody
+from mesh.gateway.body_stream import READ_AHEAD_BYTES, SlowBody
 from mesh.gateway.edge.registry import concerns
+from mesh.gateway.framing import TRANSFER_ENCODING, BadFraming, check_framing, check_target
 from mesh.gateway.front import Front
 from mesh.gateway.headers import read_request_id
 from mesh.gateway.malformed import http_logger
@@ -50,16 +51,16 @@ from mesh.telemetry.traces import root as new_trace
 _log = get_logger(__name__)
 
 _HOST: Final = hdrs.HOST
+_TRANSFER_ENCODING: Final = TRANSFER_ENCODING
 _TRACEPARENT: Final = istr("traceparent")
 _REQUEST_ID: Final = istr("X-Request-Id")
 _TRACESTATE: Final = istr("tracestate")
 _BAGGAGE: Final = istr("baggage")
 
-_SPOKEN: Final = frozenset({HttpVersion10, HttpVersion11})
+#: Errors after which nothing more is read from the connection.
+_CLOSING: Final = (TooLarge, SlowBody, BodiesFull, BadFraming, UnsupportedVersion)
 
-#: How long an idle keep-alive connection is kept open: longer than the usual 60 s of a proxy in front, so that it is
-#: the proxy that closes it.
-KEEP_ALIVE_S: Final = 75.0
+_SPOKEN: Final = frozenset({HttpVersion10, HttpVersion11})
 
 #: How long to discard the unread rest of a body, so that the client can read its answer before the connection closes.
 LINGER_S: Final = 1.0
@@ -85,8 +86,10 @@ class Gateway:
         self.problems = front.problems
         self.bodies = front.bodies
         self.sites = front.sites
-        self._known_hosts = self.sites.known
+        # Behind a proxy every request is checked: the host that the proxy was asked for is in another field.
+        self._known_hosts: Collection[str] = () if front.clients.behind else self.sites.known
         self.log = RequestLog(settings, front.clients, node.clock.now)
+        self._most_requests = settings.gateway.max_requests_per_connection
         self._slow_s = self.log.slow_s
         self._logs_every = self.log.every
         self._now = node.clock.now
@@ -140,8 +143,12 @@ class Gateway:
             auto_decompress=False,
             access_log=None,
             logger=http_logger(self.node.recorder),
-            keepalive_timeout=KEEP_ALIVE_S,
+            keepalive_timeout=self.settings.gateway.keep_alive_s,
             lingering_time=LINGER_S,
+            read_bufsize=READ_AHEAD_BYTES,
+            max_line_size=self.settings.gateway.max_uri_bytes,
+            max_field_size=field_bytes(self.settings.gateway),
+            max_headers=self.settings.gateway.max_headers,
             **options,
         )
 
@@ -166,8 +173,11 @@ class Gateway:
             if _REQUEST_ID in headers:
                 lines += read_request_id(headers[_REQUEST_ID])
             raw.lines = lines
-            request.path, _, request.query_string = raw.raw_path.partition("?")
-            if not request.path.startswith("/"):
+            if _TRANSFER_ENCODING in headers or raw._message.upgrade:
+                check_framing(raw)
+            target = raw.raw_path
+            request.path, _, request.query_string = target.partition("?")
+            if target[:1] != "/" or "#" in target:
                 self._read_odd_target(request)
             if (
                 raw.version is not HttpVersion11
@@ -180,8 +190,8 @@ class Gateway:
         except MeshError as exc:
             error = exc
             reply = self.problems.reply(exc, request.trace or None)
-            if isinstance(exc, (TooLarge, SlowBody, BodiesFull)) or raw.method == "CONNECT" or raw._message.upgrade:
-                # The rest of the body, or the data for the tunnel or of the other protocol, is not read.
+            if isinstance(exc, _CLOSING) or raw.method == "CONNECT" or raw._message.upgrade:
+                # The rest of the body, the data for a tunnel or another protocol, or another version is not read.
                 reply.keep_alive = False
         except Exception:
             _log.exception("gateway.failed", verb=raw.method, path=raw.raw_path[:200], mount=request.prefix or "/")
@@ -205,9 +215,14 @@ class Gateway:
             if CURRENT.get() is not None:
                 # The next request of the connection is answered in the same asyncio task.
                 CURRENT.set(None)
-        if self.health.draining:
+        if self.health.draining or (self._most_requests and self._is_last(protocol)):
             reply.keep_alive = False
         return cast("Reply | StreamReply", reply)
+
+    def _is_last(self, connection: Any) -> bool:
+        """Count an answer; whether the connection has had as many as it may have."""
+        connection.served += 1
+        return bool(connection.served >= self._most_requests)
 
     def _check(self, request: Request) -> None:
         """Reject requests with another version of HTTP, for another host, or from a page of another site."""
@@ -221,16 +236,20 @@ class Gateway:
             path, _, query = raw.raw_path.partition("?")
             if path not in PROBED or "verbose" in query:
                 sites.check_host(host)
+        forwarded = self.front.clients.host(raw)
+        if forwarded:
+            sites.check_host(forwarded)
         # A page of any site may open a WebSocket, with the cookies of this one.
         if raw.method not in SAFE or raw._message.upgrade:
             try:
-                sites.check_origin(raw, lambda: request.entry.policy)
+                sites.check_origin(raw, lambda: request.entry.policy, forwarded)
             except CrossSite:
                 raw.lines += b"Vary: Origin\r\n"
                 raise
 
     def _read_odd_target(self, request: Request) -> None:
         """Path and query of a request target that is not a path: `http://host/path`, `*`."""
+        check_target(request.raw.raw_path)
         if request.path == "*":
             request.query_string = ""
             return
@@ -257,6 +276,9 @@ class Gateway:
     def openapi(self) -> bytes:
         """The OpenAPI document."""
         return openapi(self.front)
+
+
+#: A constant: `Reply | StreamReply` would be built for each request.
 
 
 def _checked(chain: Proceed[Request], hooks: Sequence[Hook]) -> Callable[[Request], Awaitable[Answer]]:

@@ -20,6 +20,8 @@ from aiohttp import hdrs, web
 from multidict import istr
 
 from mesh.config import Settings
+from mesh.config.edge_listeners import UNIX
+from mesh.config.exposure import is_loopback
 from mesh.discovery.record import EdgePolicy
 from mesh.errors import BadRequest, ConfigError
 from mesh.gateway.origins import ORIGIN, PORTS, HostPort, SharedOrigins, split_host
@@ -102,11 +104,12 @@ class Sites:
 
     def __init__(self, settings: Settings) -> None:
         gateway = settings.gateway
-        bound = _plain_host(gateway.host)
-        address = _address(bound)
-        self._on_loopback = bound == "localhost" or (address is not None and address.is_loopback)
+        bound = {_plain_host(gateway.host)}
+        if gateway.admin and not gateway.admin.startswith(UNIX):
+            bound.add(_plain_host(gateway.admin.rpartition(":")[0]))
+        self._on_loopback = all(is_loopback(each) for each in bound)
         self._names = _Names(gateway.hosts, "gateway.hosts")
-        self._names.exact |= {bound, "localhost"}
+        self._names.exact |= {*bound, "localhost", *map(_plain_host, gateway.acme.domains)}
         self._names.below += (".localhost",)
         if not self._on_loopback:
             machine = _plain_host(socket.gethostname())
@@ -144,16 +147,22 @@ class Sites:
         self.known.add(host)
 
     def check_target(self, request: web.BaseRequest) -> None:
-        """Reject an absolute request target, `GET http://host/path`, for another host.
+        """Reject an absolute request target, `GET http://host/path`, for another host than this one and that of Host.
 
         Raises:
-            BadRequest: its host is malformed or carries user information.
+            BadRequest: its host is malformed, carries user information, or contradicts Host: a proxy in front may have
+                gone by the other one.
             WrongHost: it is another host.
         """
         found = re.match(r"https?://([^/?#]*)", request.raw_path, re.IGNORECASE)
         if found is None:
             raise BadRequest("the request target must be a path, or begin with http://", details={"path": "target"})
         self.check_host(found[1])
+        host = request.headers.get(hdrs.HOST)
+        if host is not None:
+            self.check_host(host)
+            if not is_same_origin(f"http://{found[1]}", host):
+                raise BadRequest("the request target and Host name different hosts", details=_HOST_DETAILS)
 
     def _is_own(self, host: str) -> bool:
         if host in self._names:
@@ -165,13 +174,14 @@ class Sites:
 
     # --- origins --------------------------------------------------------------------------------
 
-    def check_origin(self, request: web.BaseRequest, policy: Callable[[], EdgePolicy]) -> None:
+    def check_origin(self, request: web.BaseRequest, policy: Callable[[], EdgePolicy], forwarded: str = "") -> None:
         """Reject a request from a page of another site, unless the route or `gateway.origins` lists that site.
 
         Call it for methods outside SAFE.
 
         Args:
             policy: finds the policy of the request's route; not called for the gateway's own pages.
+            forwarded: the host that the client has asked a trusted proxy for; it has passed `check_host`.
 
         Raises:
             CrossSite: the request is from such a page.
@@ -182,8 +192,8 @@ class Sites:
         sites = headers.getall(SEC_FETCH_SITE, ())
         if not origins and not sites:
             return
-        host = headers.get(hdrs.HOST, "")
-        other = next((origin for origin in origins if not _is_same(origin, host)), None)
+        host = forwarded or headers.get(hdrs.HOST, "")
+        other = next((origin for origin in origins if not is_same_origin(origin, host)), None)
         own = _OWN_SITE.issuperset(sites)
         if own and other is None:
             return
@@ -204,7 +214,7 @@ class Sites:
 _HOST_DETAILS: Final = {"path": "header.Host"}
 
 
-def _is_same(origin: str, host: str) -> bool:
+def is_same_origin(origin: str, host: str) -> bool:
     """Whether an Origin belongs to the host of the request. `null` (sandboxed pages, files) never does."""
     found = ORIGIN.fullmatch(origin)
     if found is None:

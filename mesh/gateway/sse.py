@@ -13,16 +13,19 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
+import msgspec
 from aiohttp.http import HttpVersion11
 
+from mesh.calls.server_event import read_envelope, shown
 from mesh.clock import Clock, Timer
-from mesh.errors import Draining, MeshError
+from mesh.errors import BadReply, Draining, MeshError
 from mesh.gateway.answers import json_of
 from mesh.gateway.media import NDJSON_TYPE, SSE_TYPE, StreamForm
 from mesh.gateway.ports import Answer
 from mesh.gateway.problems import Problems
 from mesh.gateway.reply import HeadOnly, Reply, date_line, head_of
 from mesh.gateway.request import RawRequest
+from mesh.protocol.messages import MSGPACK
 
 #: The client of a slow stream receives the head within this time.
 HEAD_WAIT_S: Final = 1.0
@@ -47,6 +50,7 @@ class StreamReply:
     """An answer of many items; replaces aiohttp's Response, like `reply.Reply`.
 
     Args:
+        events: items in MessagePack are envelopes: data with an id and a name.
         length: bytes of the whole body, for the form "raw"; None when it is not known.
 
     Attributes:
@@ -66,11 +70,13 @@ class StreamReply:
         keep_alive: bool = True,
         problems: Problems | None = None,
         length: int | None = None,
+        events: bool = False,
     ) -> None:
         self._problems = problems or Problems()
         self._request = request
         self._clock = clock
         self._form = form
+        self._events = events
         self.status = status
         self._type = produces if form == "raw" and produces else _TYPES[form]
         self._extra = extra
@@ -190,6 +196,8 @@ class StreamReply:
         """Nothing is left to write."""
 
     def _framed(self, answer: Answer) -> bytes:
+        if self._events and answer.encoding == MSGPACK:
+            return self._framed_event(answer)
         if self._form == "raw":
             return bytes(answer.body)
         body = bytes(json_of(answer))
@@ -197,6 +205,20 @@ class StreamReply:
             return body.replace(b"\n", b" ") + b"\n"
         # msgspec writes JSON without line breaks, but other workers may include them.
         return b"data: %b\n\n" % (body.replace(b"\n", b"\ndata: ") if b"\n" in body else body)
+
+    def _framed_event(self, answer: Answer) -> bytes:
+        """Frame data with an id and a name. In NDJSON they are members of an object."""
+        try:
+            envelope = read_envelope(answer.body)
+        except (msgspec.DecodeError, ValueError) as exc:
+            raise BadReply(f"an item of the stream is not an event: {exc}") from exc
+        if self._form != "sse":
+            return shown(envelope).replace(b"\n", b" ") + b"\n"
+        lines = b"id: %b\n" % envelope.id.encode() if envelope.id else b""
+        if envelope.event:
+            lines += b"event: %b\n" % envelope.event.encode()
+        data = envelope.data
+        return b"%bdata: %b\n\n" % (lines, data.replace(b"\n", b"\ndata: ") if b"\n" in data else data)
 
     def _finish(self) -> None:
         self._flush()

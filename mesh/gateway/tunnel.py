@@ -20,7 +20,7 @@ from aiohttp import hdrs
 from aiohttp.http import HttpVersion11, StreamWriter
 from aiohttp.streams import EMPTY_PAYLOAD
 
-from mesh.errors import BadReply
+from mesh.gateway.forward_errors import BadGateway
 from mesh.gateway.front import Front
 from mesh.gateway.reply import date_line
 from mesh.gateway.request import RawRequest, Request
@@ -56,12 +56,12 @@ async def tunnel(
         lines: its header lines for the client.
 
     Raises:
-        BadReply: the upstream has switched to another protocol.
+        BadGateway: the upstream has switched to another protocol.
     """
     raw = request.raw
     connection, client = response.connection, raw.transport
     if response.headers.get(hdrs.UPGRADE, "").lower() != "websocket" or connection is None:
-        raise BadReply("the upstream has answered 101 for another protocol than websocket")
+        raise BadGateway("the upstream has answered 101 for another protocol than websocket")
     upstream = connection.transport
     protocol = connection.protocol
     if client is None or upstream is None or protocol is None:

@@ -12,9 +12,9 @@ from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 import aiohttp
-from yarl import URL
 
 from mesh.clock import Clock
+from mesh.gateway.forward_target import Target
 from mesh.gateway.upstreams import Upstream, Upstreams
 from mesh.telemetry.logs import get_logger
 
@@ -80,13 +80,9 @@ class HealthChecks:
     async def _ask(self, upstream: Upstream) -> str:
         """Why a server is not healthy; "" when it is."""
         path, _, query = self._path.partition("?")
-        url = URL.build(
-            scheme=upstream.base.scheme,
-            authority=upstream.base.raw_authority,
-            path=upstream.base.raw_path.rstrip("/") + path,
-            query_string=query,
-            encoded=True,
-        )
+        url = Target(path, query, "", "").url(upstream.base)
+        # Counted, so that a server that leaves the list meanwhile keeps its connections until the check has ended.
+        upstream.in_flight += 1
         try:
             async with (
                 asyncio.timeout(self._every_s),
@@ -95,3 +91,5 @@ class HealthChecks:
                 return "" if response.status < 400 else f"status {response.status}"
         except (aiohttp.ClientError, OSError, TimeoutError) as exc:
             return f"{type(exc).__name__}: {exc}"[:200]
+        finally:
+            await upstream.release()

@@ -58,6 +58,11 @@ class Upstream:
         return f"<Upstream {self.address}>"
 
     @property
+    def host(self) -> str:
+        """Its own Host field."""
+        return self.base.raw_authority
+
+    @property
     def session(self) -> aiohttp.ClientSession:
         """Its connection pool. `in_flight` limits the connections."""
         if self._session is None:
@@ -142,6 +147,8 @@ class Upstreams:
                 f"each upstream server is answering {self._settings.connections} requests already",
                 details={"retry_after_s": 1},
             )
+        if len(free) == 1:
+            return free[0]
         now = self._now()
         usable = [each for each in free if each.ejected_until <= now]
         if not usable:

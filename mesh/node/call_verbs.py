@@ -22,6 +22,7 @@ from mesh.calls.sources import encode_with_source
 from mesh.clock import Clock
 from mesh.config import Settings
 from mesh.discovery.record import Instance, MethodRecord
+from mesh.discovery.share import declaring
 from mesh.discovery.table import Table
 from mesh.errors import BadArguments, MeshError, Unavailable
 from mesh.node.rpc import Rpc
@@ -227,7 +228,7 @@ class CallVerbs:
     def method(self, target: str) -> MethodRecord | None:
         """The record of "service.method" in the registry; None when it has none."""
         service, _, name = target.rpartition(".")
-        for instance in reversed(self.table.instances(service)):
+        for instance in reversed(declaring(self.table.instances(service))):
             record = instance.methods.get(name)
             if record is not None:
                 return record

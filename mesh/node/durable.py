@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextvars import Context
 from typing import Any, Final, Protocol
 
@@ -28,8 +28,9 @@ from mesh.engines.collect import Collector, collecting
 from mesh.engines.semantics.offering import lacking
 from mesh.engines.work_view import WorkView
 from mesh.errors import BadArguments, MeshError
-from mesh.events.event import encode_data
-from mesh.events.log import NewEvent
+from mesh.events.event import Event, encode_data
+from mesh.events.log import LoggedEvent, NewEvent
+from mesh.events.tail import Tail
 from mesh.events.topics import Matcher, check_topic
 from mesh.locks.lock import Lock
 from mesh.node.targets import Targets
@@ -116,6 +117,7 @@ class Durable:
         self._find = self._targets.find
         self._deferring: Gathering[NewTask, Ticket] | None = None
         self._appending: Gathering[NewEvent, int] | None = None
+        self._tail: Tail | None = None
         self._durable_topics: Matcher[None] = Matcher((pattern, None) for pattern in settings.events.durable)
         self._subscribed: tuple[int, Matcher[str]] = (-1, Matcher())
         self._warned: set[str] = set()
@@ -333,6 +335,13 @@ class Durable:
             collecting=collecting,
         )
 
+    async def tail(self, pattern: str, after: int | None) -> AsyncIterator[Event]:
+        """See DurableVerbs.tail."""
+        if self._tail is None:
+            self._tail = Tail(lambda: self.engines.events, self.clock, self.timeout_s)
+        async for logged in self._tail.follow(pattern, after):
+            yield event_of(logged)
+
     def lock(self, name: str, ttl: Any, wait: Any) -> Lock:
         """See DurableVerbs.lock."""
         return Lock(
@@ -387,8 +396,26 @@ class Durable:
         for gathering in (self._deferring, self._appending):
             if gathering is not None:
                 await gathering.close()
+        if self._tail is not None:
+            await self._tail.close()
         telling = list(self._telling)
         for task in telling:
             task.cancel()
         await asyncio.gather(*telling, return_exceptions=True)
         await self.engines.close()
+
+
+def event_of(logged: LoggedEvent) -> Event:
+    """An event of the log as users see it; its data are plain values."""
+    event = logged.event
+    return Event(
+        topic=event.topic,
+        data=decode_any(event.body, event.encoding),
+        publisher=event.publisher,
+        at=event.at,
+        trace=event.trace,
+        meta=event.meta,
+        id=event.id,
+        key=event.key,
+        offset=logged.offset,
+    )

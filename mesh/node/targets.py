@@ -15,6 +15,7 @@ from mesh.calls.answers import typed_decoder
 from mesh.calls.checks import split_target
 from mesh.config.settings import TaskSettings
 from mesh.discovery.record import Instance, TaskRecord
+from mesh.discovery.share import declaring
 from mesh.errors import BadArguments
 from mesh.service.decorators import marks_of
 from mesh.service.describe import typed
@@ -108,7 +109,7 @@ class Targets:
         service, task = split_target(name)
         instances: list[Instance] = list(self._table.instances(service)) if self._table is not None else []
         # Newest first: its release may have added the task, or changed its `keep`.
-        for instance in reversed(instances):
+        for instance in reversed(declaring(instances)):
             record: TaskRecord | None = instance.tasks.get(task)
             if record is not None:
                 keep_s = self._settings.keep_s if record.keep_s is None else record.keep_s

@@ -1,6 +1,7 @@
 """Authorization decisions: which callers may call which methods, which workers may run which services, operators.
 
-Owns: matching a caller with rules, methods that need no rule, and the rule that would allow a denied request.
+Owns: matching a caller and its principal with rules, methods that need no rule, and the rule that would allow a denied
+request.
 Leaves to others: reading rules (config.access), authentication (transport, calls.authorization), which objects an
 operation of the store uses (engines.authorization), refusing (calls.server, discovery.hub, the store).
 """
@@ -9,10 +10,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from fnmatch import fnmatchcase
 from typing import Final
 
 from mesh.config import OPERATOR, AccessRule, AccessSettings, ServeRule
+from mesh.config.access import GATEWAY
+from mesh.config.patterns import is_one, matches_any
 
 #: Methods that every caller may call unless a rule names their service: the read-only status of a process, for pages
 #: and `mesh ps`.
@@ -27,28 +29,28 @@ LISTEN: Final = "listen"
 class Access:
     """The rules of [access]. Requests that no rule allows are denied, except to operators."""
 
-    __slots__ = ("_named", "_operators", "_rules", "_serve")
+    __slots__ = ("_asserting", "_named", "_operators", "_personal", "_plain", "_serve", "rules")
 
     def __init__(
         self,
         rules: Iterable[AccessRule],
         serve: Iterable[ServeRule] = (),
         operators: Iterable[str] = (OPERATOR,),
+        asserting: Iterable[str] = (GATEWAY,),
     ) -> None:
-        self._rules = tuple(rules)
+        #: All [[access.allow]].
+        self.rules = tuple(rules)
+        self._plain = tuple(rule for rule in self.rules if not rule.personal)
+        self._personal = tuple(rule for rule in self.rules if rule.personal)
         self._serve = tuple(serve)
         self._operators = tuple(operators)
-        self._named = {service for rule in self._rules for service in rule.services}
+        self._asserting = tuple(asserting)
+        self._named = {service for rule in self.rules for service in rule.services}
 
     @classmethod
     def of(cls, settings: AccessSettings | None) -> Access | None:
         """The rules of a mesh.toml; None when it declares none, and everything is allowed."""
-        return None if settings is None else cls(settings.allow, settings.serve, settings.operators)
-
-    @property
-    def rules(self) -> tuple[AccessRule, ...]:
-        """All rules that allow calls and other requests."""
-        return self._rules
+        return None if settings is None else cls(settings.allow, settings.serve, settings.operators, settings.asserting)
 
     @property
     def operators(self) -> tuple[str, ...]:
@@ -59,27 +61,48 @@ class Access:
         """Whether this caller may do everything."""
         return is_one(caller, self._operators)
 
+    def asserts(self, caller: str) -> bool:
+        """Whether the principal and roles that this caller names are verified."""
+        return is_one(caller, self._asserting)
+
     def rules_of(self, caller: str) -> tuple[AccessRule, ...]:
-        """The rules that apply to this caller."""
-        return tuple(rule for rule in self._rules if is_one(caller, rule.callers))
+        """The rules that apply to all work of this caller, for whichever principal."""
+        return tuple(rule for rule in self._plain if is_one(caller, rule.callers))
+
+    def personal_rules_of(self, caller: str) -> tuple[AccessRule, ...]:
+        """The rules that apply to work of this caller for some principals; see `admits`."""
+        return tuple(rule for rule in self._personal if is_one(caller, rule.callers))
 
     def allows(self, caller: str, service: str, method: str) -> bool:
-        """Whether this caller may call "service.method".
+        """Whether this caller may call "service.method" for every principal.
 
         Args:
             caller: the name of its key, such as "orders@host-1" (a rule for "orders" applies to it too), or its role.
         """
         if service == STORE or self.is_operator(caller):
             return True
+        if service == GATEWAY and is_one(caller, (GATEWAY,)):
+            # Gateways count requests together (gateway.edge.rate_mesh).
+            return True
         if (service, method) in OPEN and service not in self._named:
             return True
         return self.names(caller, service, method)
 
     def names(self, caller: str, service: str, method: str) -> bool:
-        """Whether a rule allows this caller to call this method."""
+        """Whether a rule allows this caller to call this method for every principal."""
         return any(
             matches_any(rule.services, service) and matches_any(rule.methods, method) and is_one(caller, rule.callers)
-            for rule in self._rules
+            for rule in self._plain
+        )
+
+    def personal(self, caller: str, service: str, method: str) -> tuple[AccessRule, ...]:
+        """The rules that allow this caller to call this method for some principals; see `admits`."""
+        if not self._personal:
+            return ()
+        return tuple(
+            rule
+            for rule in self.personal_rules_of(caller)
+            if matches_any(rule.services, service) and matches_any(rule.methods, method)
         )
 
     def may_serve(self, worker: str, service: str) -> bool:
@@ -112,15 +135,21 @@ def name_of(user: str, identity: str) -> str:
     return user or role_of(identity)
 
 
-def is_one(caller: str, names: Iterable[str]) -> bool:
-    """Whether a name or pattern matches this caller, with or without its "@host"."""
-    return matches_any(names, caller) or matches_any(names, caller.partition("@")[0])
+def admits(rules: Iterable[AccessRule], principal: str, roles: str) -> bool:
+    """Whether one of these rules for principals and roles applies to work for this principal.
 
-
-def matches_any(patterns: Iterable[str], name: str) -> bool:
-    """Whether a pattern matches this name: * is any text, ? any character, all else is literal."""
-    # The sets of fnmatch, "[ab]", are not part of the syntax: a rule for the lock "job[1]" does not match "job1".
-    return any(fnmatchcase(name, pattern.replace("[", "[[]")) for pattern in patterns)
+    Args:
+        principal: a verified one; "" for none, which no rule admits.
+        roles: its roles, with a space between them.
+    """
+    if not principal:
+        return False
+    held = roles.split()
+    return any(
+        (not rule.principals or matches_any(rule.principals, principal))
+        and (not rule.roles or any(matches_any(rule.roles, role) for role in held))
+        for rule in rules
+    )
 
 
 def remedy(caller: str, **keys: str | dict[str, str]) -> str:

@@ -1,6 +1,6 @@
 """Load balancing: which of several instances gets the next call.
 
-Owns: the power of two choices, the smoothed latency for it, and rendezvous hashing of keys.
+Owns: the power of two choices, the smoothed latency for it, rendezvous hashing of keys, and which keys a share takes.
 Leaves to others: the candidates (discovery, calls), counting calls in flight (the caller), random numbers, time.
 """
 
@@ -138,3 +138,13 @@ def rendezvous(key: str, ids: Iterable[str]) -> list[str]:
         weighed.append((digest.digest(), name))
     weighed.sort(reverse=True)
     return [name for _, name in weighed]
+
+
+def place_of(salt: str, key: str) -> float:
+    """The place of a key on a line from 0 to 1, the same in every process; evenly distributed over all keys.
+
+    A share of x takes the keys below x: so a growing share keeps the keys that it has. Another salt gives another
+    order.
+    """
+    digest = blake2b(f"{salt}\x00{key}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64

@@ -1,15 +1,17 @@
 """Concurrency limiter: how many items run at once, how many may wait, and when to refuse.
 
-Owns: counting running items, the queue of waiting items, and their order.
-Leaves to others: what an item is, running it, refusing the caller with `overloaded` (calls).
+Owns: counting running items, and the queue of waiting items.
+Leaves to others: the order of waiting items (fair_queue), what an item is, running it, refusing the caller with
+`overloaded` (calls).
 """
 
 from __future__ import annotations
 
 import enum
-from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from typing import Final, Generic, TypeVar
+
+from mesh.policy.fair_queue import FairQueue
 
 Item = TypeVar("Item", bound=Hashable)
 
@@ -28,7 +30,9 @@ REFUSE: Final = Verdict.REFUSE
 
 
 class Gate(Generic[Item]):
-    """At most `concurrency` items run, at most `queue` more wait in order; the rest are refused at once.
+    """At most `concurrency` items run, at most `queue` more wait; the rest are refused at once.
+
+    Tenants that wait take turns; without tenants, items run in order of arrival.
 
     Synchronous, so that deciding and acting are one step of the event loop. Each item for which `admit` returned RUN,
     or that `release` returned, holds a place until one `release` frees it.
@@ -41,8 +45,7 @@ class Gate(Generic[Item]):
         ValueError: an argument is outside its range.
     """
 
-    # An OrderedDict, not a dict: finding the first item of a dict scans the slots of all items removed before it.
-    __slots__ = ("_waiting", "concurrency", "queue", "running")
+    __slots__ = ("_queue", "_waiting", "concurrency", "queue", "running")
 
     def __init__(self, concurrency: int, queue: int) -> None:
         if concurrency < 1:
@@ -53,7 +56,9 @@ class Gate(Generic[Item]):
         self.queue = queue
         #: Places in use.
         self.running = 0
-        self._waiting: OrderedDict[Item, None] = OrderedDict()
+        self._queue: FairQueue[Item] = FairQueue()
+        # Asked after every call whether it is empty, so without a method call.
+        self._waiting: Mapping[Item, str] = self._queue.tenants
 
     @property
     def waiting(self) -> int:
@@ -65,11 +70,12 @@ class Gate(Generic[Item]):
         """The share of places in use: 0.0 to 1.0."""
         return self.running / self.concurrency
 
-    def admit(self, item: Item) -> Verdict:
+    def admit(self, item: Item, tenant: str = "") -> Verdict:
         """Request a place.
 
         Args:
             item: what a later `release` returns when its turn comes; hashable, not None, and not waiting already.
+            tenant: the tenant for which it waits.
 
         Returns:
             RUN: it has a place. WAIT: a later `release` will return it, unless it is withdrawn. REFUSE: neither.
@@ -85,20 +91,32 @@ class Gate(Generic[Item]):
             return REFUSE
         if item in waiting:
             raise ValueError(f"{item!r} is queued already; admit each item once")
-        waiting[item] = None
+        self._queue.push(item, tenant)
         return WAIT
+
+    def displace(self, tenant: str) -> Item | None:
+        """Make room in a full queue for an item of `tenant`: remove the newest item of the tenant with the most.
+
+        Returns:
+            The removed item: refuse it, and `admit` the other one. None when no tenant has so many more items that one
+            of them has to give way.
+        """
+        item = self._queue.displaceable(tenant)
+        if item is not None:
+            self._queue.remove(item)
+        return item
 
     def release(self) -> Item | None:
         """Free a place.
 
         Returns:
-            The item that has waited longest and now holds the place: run it. None when no item waits.
+            The item whose turn it is, which now holds the place: run it. None when no item waits.
 
         Raises:
             RuntimeError: no place is in use, so a place was released twice.
         """
         if self._waiting:
-            return self._waiting.popitem(last=False)[0]
+            return self._queue.pop()
         if self.running < 1:
             raise RuntimeError("release without an admission; release each admitted item exactly once")
         self.running -= 1
@@ -110,14 +128,8 @@ class Gate(Generic[Item]):
         Returns:
             True when it was waiting. False when it runs (its place must still be released), or is unknown.
         """
-        try:
-            del self._waiting[item]
-        except KeyError:
-            return False
-        return True
+        return self._queue.remove(item)
 
     def evict(self) -> list[Item]:
-        """Remove and return all waiting items, in order: for a stop that refuses work that has not begun."""
-        evicted = list(self._waiting)
-        self._waiting.clear()
-        return evicted
+        """Remove and return all waiting items, in order of arrival: for a stop that refuses work that has not begun."""
+        return self._queue.clear()

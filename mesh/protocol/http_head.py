@@ -18,6 +18,8 @@ import msgspec
 #: Metadata of a reply: the status in decimal, and the header fields as a JSON array of pairs.
 STATUS: Final = "mesh.http.status"
 HEADERS: Final = "mesh.http.headers"
+#: What the gateway is to do with the client's login session; see protocol.http_session.
+SESSION: Final = "mesh.http.session"
 
 #: The most bytes of all header fields of one answer. Proxies commonly refuse more than 8 KiB.
 MAX_HEADERS: Final = 8192
@@ -48,10 +50,12 @@ _CORS: Final = "access-control-"
 
 
 class Head(NamedTuple):
-    """What code has set: the status (0: not set) and the header fields, in order."""
+    """What code has set: the status (0: not set), the header fields, in order, and what is to happen to the session, as
+    protocol.http_session encodes it ("": nothing)."""
 
     status: int = 0
     fields: Fields = ()
+    session: str = ""
 
 
 def is_token(name: str) -> bool:
@@ -139,6 +143,8 @@ def to_meta(head: Head) -> dict[str, str] | None:
         meta[STATUS] = str(head.status)
     if head.fields:
         meta[HEADERS] = msgspec.json.encode(head.fields).decode()
+    if head.session:
+        meta[SESSION] = head.session
     return meta or None
 
 
@@ -166,4 +172,4 @@ def from_meta(meta: Mapping[str, str]) -> Head:
             else:
                 check_field(name, value)
         check_size(fields)
-    return Head(status, fields)
+    return Head(status, fields, meta.get(SESSION, ""))

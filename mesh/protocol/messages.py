@@ -57,6 +57,8 @@ MSGPACK_ANSWER: Final = "msgpack"
 RECONNECTS: Final = "mesh.reconnects"
 #: Metadata of a call whose client stream is the body of an HTML form: its Content-Type.
 FORM: Final = "mesh.form"
+#: Metadata of a copy of a call whose answer is only compared. The handler sees it, too.
+MIRROR: Final = "mesh.mirror"
 
 _INT = int
 _BODY = (bytes, int)  # the bytes, or the number of the frame that contains them

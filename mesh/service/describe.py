@@ -246,6 +246,7 @@ def _method_record(cls: type[Service], member: Member, signature: Signature) -> 
         exposed=cls.expose if rpc.expose is None else rpc.expose,
         edge=rpc.edge,
         inbound=signature.inbound_schema,
+        events=signature.events,
         **fields(signature.parameters, signature.label)._asdict(),
     )
 

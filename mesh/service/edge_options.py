@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any, Final, Literal, TypedDict
 
 from mesh.calls.declared import BadDeclaration
+from mesh.config.edge_rates import RATE
 from mesh.config.values import read_size
 from mesh.discovery.record import EdgePolicy
 from mesh.protocol.http_head import check_value
@@ -21,8 +22,6 @@ from mesh.suggest import suggest
 
 _NAME: Final = re.compile(r"[!-~]{1,128}")
 _ORIGIN: Final = re.compile(r"\*|null|https?://[^/?#@\s]+")
-#: "100/m", "10/5s by tenant".
-RATE: Final = re.compile(r"([1-9]\d{0,8})/(\d{0,6})(s|m|h|d)(?: by (address|principal|key|tenant|route))?")
 
 
 class Auth:

@@ -154,6 +154,31 @@ def websocket(
     return decorate
 
 
+def live(path: str, **edge: Unpack[EdgeOptions]) -> Callable[[F], F]:
+    """Serve a stream that browsers resume: over Server-Sent Events, and over a WebSocket at the same address::
+
+        @http.live("/orders/{id}/live")
+        async def live(
+            self, id: str, last: Annotated[str, http.Header("Last-Event-ID")] = "", after: int | None = None
+        ) -> AsyncIterator[http.ServerSentEvent[Any]]:
+            async for event in self.tail(f"order.{id}.#", after=int(last) if last else after):
+                yield http.ServerSentEvent(event.data, id=str(event.offset), event=event.topic)
+
+    An EventSource sends the id of the last item that it got when it connects again. A program on a WebSocket gets
+    `{"id": …, "event": …, "data": …}` and passes the id in the query.
+
+    Args:
+        path, edge: as for `get`.
+
+    Raises:
+        BadDeclaration: an option has an invalid value.
+
+    See docs/live.md.
+    """
+    by_get, by_socket = get(path, **edge), websocket(path, **edge)
+    return lambda target: by_get(by_socket(target))
+
+
 def _route(
     verb: str,
     path: str,

@@ -40,14 +40,14 @@ RESERVED: Final = frozenset(
         "uses",
     }
     | {"scatter", "started", "stopped", "stream", "version"}
-    | {"atomic", "batch", "chain", "defer", "group", "job", "lock", "state", "step"}
+    | {"atomic", "batch", "chain", "defer", "group", "job", "lock", "state", "step", "tail"}
 )
 
 
 #: Those of them that a service's code calls on `self`: an attribute with such a name would hide them.
 VERBS: Final = frozenset(
     {"call", "emit", "instances", "map", "metrics", "rpc", "scatter", "stream"}
-    | {"atomic", "batch", "chain", "defer", "group", "job", "lock", "state", "step"}
+    | {"atomic", "batch", "chain", "defer", "group", "job", "lock", "state", "step", "tail"}
 )
 
 

@@ -335,6 +335,8 @@ def _check_attributes(cls: type[Service]) -> None:
         raise BadDeclaration(f"{where}: uses is a list of capabilities ({known}), not {cls.uses!r}"[:300])
     if not all(isinstance(part, str) for pair in cls.meta.items() for part in pair):
         raise BadDeclaration(f"{where}: meta maps text to text")
+    if reserved := [key for key in cls.meta if key.startswith("mesh.")]:
+        raise BadDeclaration(f"{where}: meta {reserved[0]!r}: names with the prefix mesh. are reserved; rename it")
     check_interceptors(f"{where}: interceptors", cls.interceptors)
     if type(cls.expose) is not bool:
         raise BadDeclaration(f"{where}: expose {cls.expose!r} is neither True nor False")

@@ -6,11 +6,12 @@ Leaves to others: the implementation (durable; in a unit test, testing.unit).
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import datetime
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, TypeVarTuple, overload
 
 from mesh.errors import BadArguments
+from mesh.events.event import Event
 from mesh.locks.lock import Lock
 from mesh.service.atomic import Atomic
 from mesh.state.namespace import Namespace
@@ -41,6 +42,7 @@ class Room(Protocol):
     def job(self, id: str, type: Any = Any) -> Job[Any]: ...
     def state(self, namespace: str, type: Any = Any) -> Namespace[Any]: ...
     def lock(self, name: str, ttl: Any, wait: Any) -> Lock: ...
+    def tail(self, pattern: str, after: int | None) -> AsyncIterator[Event]: ...
     def atomic(self) -> Atomic: ...
 
 
@@ -280,6 +282,29 @@ class DurableVerbs:
     def job(self, id: str, type: Any = Any) -> Job[Any]:
         """The job with this id, deferred by any process: its status, its answer (decoded as `type`), cancelling it."""
         return self._durable.job(id, type)
+
+    # --- events -------------------------------------------------------------------------------------------
+
+    def tail(self, topics: str, *, after: int | None = None) -> AsyncIterator[Event]:
+        """The durable events of some topics, each once and in order; then new ones as they come, without end.
+
+        ::
+
+            async for event in self.tail(f"order.{id}.#", after=last):
+                yield http.ServerSentEvent(event.data, id=str(event.offset), event=event.topic)
+
+        It needs no subscription and leaves nothing behind. While the engine restarts, it waits.
+
+        Args:
+            topics: a topic pattern: `*` is one word, `#` any number.
+            after: the offset of the last event that the caller has; 0 begins with the oldest event that is kept, None
+                with the next one.
+
+        Raises, when iterated:
+            BadTopic: the pattern is malformed.
+            Forbidden: `[access]` does not allow all topics of the pattern.
+        """
+        return self._durable.tail(topics, after)
 
     # --- state and locks ----------------------------------------------------------------------------------
 

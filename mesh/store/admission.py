@@ -89,8 +89,9 @@ class Admission:
         caller = caller_of(current())
         return lambda name: self._authorization.shown(caller, operation, name)
 
-    def refusals(self, units: Sequence[Unit]) -> dict[int, Outcome]:
-        """The outcomes of rejected units by their index: those for which the caller is not authorized."""
+    def refusals(self, units: list[Unit]) -> dict[int, Outcome]:
+        """The outcomes of rejected units by their index: those for which the caller is not authorized. In the others,
+        principals are marked that the caller may not assert."""
         caller = caller_of(current())
         refused: dict[int, Outcome] = {}
         unknown: list[str] = []
@@ -110,6 +111,8 @@ class Admission:
                 # before it makes the job.
                 lost = f"job {unknown[0][:80]} is not known: it never existed, or its retention is over"
                 refused[place] = Outcome(error=LeaseLost(lost, details={"job": unknown[0][:80]}).to_wire())
+            else:
+                units[place] = self._authorization.verified(caller, unit)
             unknown.clear()
         return refused
 
@@ -187,8 +190,14 @@ class Admission:
 
     def _denied(self, refusal: Refusal, fresh: bool) -> None:
         if fresh:
-            # Logged once for each caller, right and name.
-            log.warning("store.forbidden", caller=refusal.caller, right=refusal.right, target=refusal.target[:200])
+            # Logged once for each caller, right, name and principal.
+            log.warning(
+                "store.forbidden",
+                caller=refusal.caller,
+                right=refusal.right,
+                target=refusal.target[:200],
+                **({"principal": refusal.principal} if refusal.principal else {}),
+            )
         # Names chosen by callers must not create an unbounded number of series.
         caller = _counted(self._counted_callers, refusal.caller[:100])
         if refusal.right == "defer":

@@ -370,6 +370,12 @@ class Store(Service):
         self._may("read", pattern)
         return await self.logbook.read(pattern, after, bounded(limit))
 
+    @rpc(idempotent=True)
+    async def last(self) -> int:
+        """The offset of the newest event."""
+        with self._reading():
+            return self.core.last_offset
+
     # --- state --------------------------------------------------------------------------------------------------
 
     @rpc(idempotent=True)

@@ -22,6 +22,9 @@ LONGEST_SOCKET = 107 - len(".4194304")
 #: The placeholder for the directory of the file, in its values.
 _HERE = "%(here)s"
 
+#: The scheme of a Unix socket, as supervisor writes it.
+UNIX = "unix://"
+
 #: The commands that register their processes when they are ready.
 REGISTERED = ("run", "program", "gateway", "store")
 
@@ -100,16 +103,20 @@ class Layout(NamedTuple):
 
     @property
     def listens(self) -> str:
-        """The HTTP address: "127.0.0.1:8080", or "" when no program listens."""
+        """The TCP address of the gateways: "127.0.0.1:8080", or "" when no program listens."""
         return next((program.listens for program in self.programs if program.listens), "")
 
     @property
-    def http(self) -> str:
-        """The base URL of the gateways as this host reaches it, or ""."""
-        host, _, port = self.listens.rpartition(":")
-        if not port:
-            return ""
-        return f"http://{'127.0.0.1' if host in ('', '0.0.0.0') else host}:{port}"
+    def unix(self) -> str:
+        """The path of the Unix socket that supervisord holds for the gateways, or ""."""
+        sockets = (program.keys.get("socket", "").strip() for program in self.programs)
+        found = next((each for each in sockets if each.startswith(UNIX)), "")
+        return found.removeprefix(UNIX).replace(_HERE, str(self.root))
+
+    @property
+    def serves(self) -> bool:
+        """Whether supervisord holds a listening socket: gateways run."""
+        return bool(self.listens or self.unix)
 
     @property
     def fixed(self) -> frozenset[str]:

@@ -40,6 +40,7 @@ _NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 # MODULE:CLASS, or an application (mesh.apps.loading).
 _CLASS: Final = re.compile(r"[\w./-]+(:\w+)?|(asgi|wsgi):[\w./-]+:\w+(\(\))?(@/[^\s@]*)?")
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_COMMAND: Final = re.compile(r"^(command=.*)$", re.MULTILINE)
 # Where supervisor's parser starts a comment, even in quotes.
 _COMMENT: Final = re.compile(r"\s[;#]|[\0\r\n]")
 
@@ -70,7 +71,8 @@ class Role(NamedTuple):
         name: the group's name, and the first part of each process' name.
         table: where mesh.toml declares it.
         declared: the number of copies in mesh.toml.
-        socket: "tcp://127.0.0.1:8080" when supervisord must hold a listening socket for them, else "".
+        socket: "tcp://127.0.0.1:8080" or "unix:///path" when supervisord must hold a listening socket for them, else
+            "".
         stop_s: how long supervisor waits for a copy to stop before it kills it.
         single: there is at most one copy, without a number and a group; it does not register.
         body: the lines of a program, with {log} in place of the log file.
@@ -113,6 +115,15 @@ class Role(NamedTuple):
         name = self.name if self.single else f"{self.name}_{number}"
         log = _plain(f"{self.log_dir}/{name}.log", "[mesh] log_dir")
         return f"{head}[program:{name}]\n{self.body.format(log=log)}"
+
+    def canary_text(self, number: int) -> str:
+        """The text of the program file of a canary, which gets no calls before it is given a share of them."""
+        return _COMMAND.sub(r"\1 --canary", self.text(number), count=1)
+
+    def is_canary(self, text: str) -> bool:
+        """Whether it is the program text of a canary."""
+        command = _COMMAND.search(text)
+        return command is not None and command[1].endswith(" --canary")
 
     def renumbered(self, text: str, old: int, new: int) -> str:
         """The program text of one copy, changed for another copy."""
@@ -241,17 +252,22 @@ def _service(name: str, service: ServiceSettings, settings: Settings, priority: 
 
 def _gateway(settings: Settings) -> Role:
     gateway = settings.gateway
-    if ":" in gateway.host:
+    if gateway.unix is None and ":" in gateway.host:
         raise ConfigError(
             f"gateway.host: supervisor listens on IPv4 only, not on {gateway.host}; use an IPv4 address, and a proxy "
             "in front for IPv6"
         )
-    socket = f"tcp://{gateway.host}:{gateway.port}"
+    mode = ""
+    if gateway.unix is not None:
+        socket = _plain(f"unix://{settings.root.resolve() / gateway.unix}", "gateway.unix")
+        mode = f"socket_mode={gateway.unix_mode:04o}\n"
+    else:
+        socket = f"tcp://{gateway.host}:{gateway.port}"
     words = [_mesh(settings), "gateway", "--fd", "0"]
     stop_s = math.ceil(gateway.drain_s) + STOP_MARGIN_S
     body = _body("gateway", words, settings, {}, "", GATEWAY_PRIORITY, stop_s)
     # The backlog holds connections while every gateway is busy or restarting; the kernel lowers it to somaxconn.
-    own = f"socket={socket}\nsocket_backlog=4096\nprocess_name=%(program_name)s_%(process_num)d\n"
+    own = f"socket={socket}\n{mode}socket_backlog=4096\nprocess_name=%(program_name)s_%(process_num)d\n"
     return Role(
         name=GATEWAY,
         table="[gateway]",

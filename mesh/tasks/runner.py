@@ -23,7 +23,7 @@ from mesh.calls.exhaustion import note
 from mesh.calls.expiry import Expiries
 from mesh.calls.failures import failure_of, location, reduced
 from mesh.calls.offload import Offload, RefusedInChild
-from mesh.calls.propagation import split
+from mesh.calls.propagation import split, unverified
 from mesh.clock import Clock
 from mesh.errors import BadRequest, Conflict, DeadlineExceeded, LeaseLost, MeshError, TooLarge
 from mesh.forking import end_forked_child
@@ -60,10 +60,13 @@ class Runner:
         rng: random.Random,
         identity: str = "",
         max_result: int = 64 * 2**20,
+        verifies: bool = False,
     ) -> None:
         """Args:
         max_result: maximum size of an answer that an engine accepts, in bytes.
+        verifies: [access] is declared, and the engine does not check who names a principal: mark all of them.
         """
+        self._verifies = verifies
         self.works = {work.queue: work for work in works}
         self._clock = clock
         self._now = clock.now
@@ -136,6 +139,8 @@ class Runner:
         if lease.meta:
             meta, carried = split(lease.meta)
             if carried is not None:
+                if self._verifies:
+                    carried = dict(unverified(carried))
                 # The event of a durable handler is made from the lease.
                 lease = msgspec.structs.replace(lease, meta=meta)
         attempt = Attempt(

@@ -97,6 +97,7 @@ class _Page(Collector):
         self._up: dict[LabelSet, int] = {}
         self._calls: dict[LabelSet, _Calls] = {}
         self._info: dict[LabelSet, int] = {}
+        self._services: dict[LabelSet, int] = {}
         #: Kind, help and values by sample name of each metric of an application.
         self._foreign: dict[str, tuple[str, str, dict[tuple[str, LabelSet], float]]] = {}
         #: Kind, help and values of each counter or gauge, by its full name.
@@ -117,16 +118,19 @@ class _Page(Collector):
         identity = taken.identity
         about = {"worker": worker, "version": identity.version, "release": identity.release, "python": identity.python}
         self._info[_key({**mine, **about})] = 1
+        for each in taken.services:
+            told = {"service": each.service, "version": each.version, "release": identity.release}
+            self._services[_key({**mine, **told, "canary": "yes" if each.canary else "no"})] = 1
         for family in taken.foreign:
             self._add_foreign(mine, family)
         for sample in taken.methods:
             own = {"side": sample.side, "service": sample.service, "method": sample.method}
             self._calls.setdefault(_key({**mine, **own}), _Calls()).add(sample, taken.bounds)
         for kind, samples in (("counter", taken.counters), ("gauge", taken.gauges)):
-            for each in samples:
+            for named in samples:
                 # Names are checked when metrics are created; check again, as another release may have created them.
-                if name_is_well_formed(each.name) and not name_is_taken(each.name):
-                    self._add_named(kind, mine, each)
+                if name_is_well_formed(named.name) and not name_is_taken(named.name):
+                    self._add_named(kind, mine, named)
         self._add_process(mine, taken.process)
 
     def _add_foreign(self, mine: dict[str, str], family: ForeignFamily) -> None:
@@ -165,6 +169,11 @@ class _Page(Collector):
         for key, value in self._info.items():
             info.add_sample(info.name, dict(key), value)
         yield info
+        if self._services:
+            services = Metric("mesh_service_info", "Which version of its services each process runs.", "gauge")
+            for key, value in self._services.items():
+                services.add_sample(services.name, dict(key), value)
+            yield services
         yield from self._collect_calls()
         for name, (kind, text, values) in sorted(self._named.items()):
             family = Metric(name, text or name.removeprefix(PREFIX).replace("_", " "), kind)

@@ -22,6 +22,7 @@ from mesh.telemetry.process import read_process
 from mesh.telemetry.snapshot import (
     MethodSample,
     NamedSample,
+    ServiceSample,
     Snapshot,
     name_is_taken,
     name_is_well_formed,
@@ -142,6 +143,8 @@ class Recorder:
         self._gauges: dict[tuple[str, Labels], Callable[[], float]] = {}
         self._totals: dict[tuple[str, Labels], Callable[[], float]] = {}
         self._help: dict[str, str] = {}
+        #: The services of this process, for the metric that shows their versions.
+        self.services: list[ServiceSample] = []
         self._gauge_errors = self.counter("metric_errors", "Gauges that raised when they were read.")
         # Failed gauges that were logged: log each only once, as the page is fetched every few seconds.
         self._broken: set[str] = set()
@@ -239,6 +242,7 @@ class Recorder:
             ]
             + totals,
             gauges=gauges,
+            services=self.services,
         )
         plain: dict[str, Any] = msgspec.to_builtins(taken)
         return plain

@@ -17,7 +17,7 @@ from mesh.telemetry.identity import ProcessIdentity
 
 _WELL_FORMED: Final = re.compile(r"[a-z][a-z0-9_]*", re.ASCII)
 #: Metric names that the page uses for every process and method.
-_TAKEN: Final = re.compile(r"worker_up|build_info|in_flight|requests?|requests?_.*|process_.*", re.ASCII)
+_TAKEN: Final = re.compile(r"worker_up|build_info|service_info|in_flight|requests?|requests?_.*|process_.*", re.ASCII)
 #: Suffixes with a meaning in Prometheus' text format.
 _ENDING: Final = re.compile(r".*(_total|_count|_sum|_bucket|_created|_info)", re.ASCII)
 
@@ -42,7 +42,8 @@ class MethodSample(msgspec.Struct, frozen=True):
     """The calls of one method on one side.
 
     Attributes:
-        side: "client" (calls made), "server" (calls answered) or "http" (requests answered).
+        side: "client" (calls made), "server" (calls answered), "http" (requests answered) or "mirror" (copies of calls
+            answered).
         in_flight: current number of calls in progress.
         count: ended calls, successful or failed.
         total_s: their total duration in seconds.
@@ -67,6 +68,14 @@ class NamedSample(msgspec.Struct, frozen=True, omit_defaults=True):
     value: float
     labels: dict[str, str] = {}
     help: str = ""
+
+
+class ServiceSample(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A service that the process runs: its version, and whether the process is a canary."""
+
+    service: str
+    version: str = ""
+    canary: bool = False
 
 
 class ProcessSample(msgspec.Struct, frozen=True):
@@ -110,3 +119,4 @@ class Snapshot(msgspec.Struct, frozen=True):
     gauges: list[NamedSample] = []
     identity: ProcessIdentity = ProcessIdentity()
     foreign: list[ForeignFamily] = []
+    services: list[ServiceSample] = []

@@ -113,7 +113,7 @@ class Population:
         await node.start()
         return node
 
-    async def start_worker(self, classes: Sequence[type[Service]]) -> Worker:
+    async def start_worker(self, classes: Sequence[type[Service]], *, canary: bool = False) -> Worker:
         """Start a worker. Raises: whatever its start raises, after the worker has been removed."""
         transport = self._host.transport(self._settings)
         worker = Worker(
@@ -123,6 +123,7 @@ class Population:
             clock=self._clock,
             rng=self._rng(),
             engines=self._engines(classes[0].name if classes else ""),
+            canary=canary,
         )
         process = WorkerProcess(worker)
         self.processes.append(process)

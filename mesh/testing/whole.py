@@ -248,9 +248,13 @@ class Mesh(DurableView):
         """The running instances (the objects) of a service, in the order of their start."""
         return [each for worker in self.workers(service) for each in worker.services if isinstance(each, service)]
 
-    async def start_another(self, service: Classes, *, wait: bool = True) -> Worker:
-        """Start one more worker of these services. It is ready and, unless `wait` is false, known to all processes."""
-        worker = await _running(self._population).start_worker(_group(service))
+    async def start_another(self, service: Classes, *, wait: bool = True, canary: bool = False) -> Worker:
+        """Start one more worker of these services. It is ready and, unless `wait` is false, known to all processes.
+
+        A `canary` gets no calls before `await m.call("$worker.share", 0.05, "name", 10.0, instance=ID)` gives it 5 % of
+        them, here for 10 s.
+        """
+        worker = await _running(self._population).start_worker(_group(service), canary=canary)
         if wait:
             await self._until_known()
         return worker

@@ -1,8 +1,9 @@
 """The lifecycle of a program that speaks HTTP: an instance of the mesh that gateways send requests to.
 
-Owns: the order of starting and stopping, registering by health, and the exit code.
-Leaves to others: the process (program_process), where it listens (program_place), one check (program_check), the rules
-of health (policy.program_health), requests (gateway.mounts.programs).
+Owns: the order of starting and stopping, and registering by health.
+Leaves to others: signals and the exit code (program_runner), the process (program_process), where it listens
+(program_place), one check (program_check), the rules of health (policy.program_health), requests
+(gateway.mounts.programs).
 
 Start: listen for the mesh → choose a port → start the command → wait until it is healthy → register.
 Stop:  deregister → wait until no client is connected → SIGTERM → SIGKILL to what is left → close.
@@ -15,7 +16,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 from collections.abc import Mapping
 from enum import Enum
 from typing import Final
@@ -35,13 +35,12 @@ from mesh.transport.endpoints import ensure_run_dir, parse
 from mesh.worker.program_check import check
 from mesh.worker.program_place import Place, choose, connections, listeners, owned
 from mesh.worker.program_process import MARK, ProgramProcess
-from mesh.worker.watchdog import Watchdog
 
 log = get_logger("mesh.program")
 
 #: While it starts, it is checked so often: a start takes 0.1 to some seconds.
 START_CHECK_S: Final = 0.05
-#: Failed checks of one start that are logged: the last one, when it takes longer than this.
+#: While it starts, checks fail until it listens; they are logged when it takes longer than this.
 SLOW_START_S: Final = 10.0
 #: After it has left the registry, gateways have this long to notice, even when none is connected. A hub notifies them
 #: in milliseconds; a busy gateway reads the message some hundred milliseconds later.
@@ -50,8 +49,6 @@ NOTICE_S: Final = 0.5
 CONNECTED_EVERY_S: Final = 0.1
 #: Of the time to stop, the share for clients to leave; the program needs the rest to end.
 CLIENTS_SHARE: Final = 0.5
-#: An unhealthy program gets this long to end: it probably hangs, and its requests with it.
-UNHEALTHY_STOP_S: Final = 5.0
 MEMORY_EVERY_S: Final = 2.0
 
 
@@ -146,14 +143,16 @@ class Program:
         """The environment of the program: that of this process, and where it is in the mesh."""
         settings = self._settings
         gateway = settings.gateway
-        host = "127.0.0.1" if gateway.host in ("", "0.0.0.0") else gateway.host
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(gateway.host, gateway.host)
         environment = dict(os.environ)
         for name, text in self._service.environment.items():
             # Under supervisor it is set already: that of the release which the program file belongs to.
             environment[name] = place.fill(environment.get(name, text))
         environment["MESH_SERVICE"] = self.name
         environment[MARK] = self.identity
-        environment["MESH_GATEWAY"] = f"http://{host}:{gateway.port}"
+        environment["MESH_GATEWAY"] = (
+            f"http://[{host}]:{gateway.port}" if ":" in host else f"http://{host}:{gateway.port}"
+        )
         if settings.file is not None:
             environment["MESH_CONFIG"] = str(settings.file)
         if place.address.socket:
@@ -193,7 +192,7 @@ class Program:
             The exit code, when the program must be replaced.
         """
         clock, service = self.node.clock, self._service
-        start_s = self._settings.worker.start_timeout_s
+        start_s = service.start_timeout_s or self._settings.worker.start_timeout_s
         began = clock.now()
         told = ""
         while True:
@@ -322,82 +321,3 @@ class Program:
             except FileNotFoundError:
                 pass
         await self.node.close()
-
-
-async def run(
-    name: str,
-    service: ServiceSettings,
-    settings: Settings,
-    *,
-    limits: Mapping[str, int] | None = None,
-    watchdog: Watchdog | None = None,
-) -> int:
-    """Run a program until SIGTERM or SIGINT, which drain it; a second signal ends it at once.
-
-    Returns:
-        The exit code: 0 after a clean end, 1 when the program had to be killed, the program's own code (128 plus the
-        number of the signal that ended it) when it ended by itself, or a code of policy.liveness.
-
-    Raises:
-        MeshError: it could not be started.
-    """
-    program = Program(name, service, settings, limits)
-    stopping = asyncio.Event()
-    signals: list[str] = []
-    loop = asyncio.get_running_loop()
-
-    def caught(number: signal.Signals) -> None:
-        signals.append(number.name)
-        if len(signals) > 1:
-            log.warning("signal.repeated", signal=number.name, reason="the process ends at once, without a drain")
-            os._exit(1)  # the kernel kills the program
-        stopping.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, caught, number)
-    tasks: list[asyncio.Task[object]] = []
-    try:
-        process = await program.start()
-        if watchdog is not None:
-            watchdog.attach(program.node.recorder, lambda _: stopping.set(), None)
-            watchdog.enter("ready")
-        checks = asyncio.create_task(program.checked(), name="mesh.program.health")
-        memory = asyncio.create_task(program.exhausted(), name="mesh.program.memory")
-        asked = asyncio.create_task(stopping.wait(), name="mesh.stop")
-        tasks += [checks, memory, asked]
-        await asyncio.wait({checks, memory, asked, process.ended}, return_when=asyncio.FIRST_COMPLETED)
-        asked.cancel()
-        memory.cancel()
-        checks.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        stop_s = settings.worker.stop_timeout_s
-        if process.ended.done() and not stopping.is_set():
-            log.error("program.ended", program=name, status=process.status, pid=process.pid)
-            await program.node.agent.leave(program.instance_id)
-            return process.status
-        code = _code_of(checks) or _code_of(memory)
-        if code in (EXIT_UNHEALTHY, EXIT_START):
-            stop_s = min(stop_s, UNHEALTHY_STOP_S)
-        reason = signals[0] if signals else "replaced"
-        if watchdog is not None:
-            watchdog.enter("draining")
-        log.info("program.draining", program=name, reason=reason)
-        clean = await program.drain(reason, stop_s)
-        return code or (0 if clean else 1)
-    finally:
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await program.stop()
-        if watchdog is not None:
-            watchdog.stop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)
-        log.info("program.stopped", program=name, worker=program.identity)
-
-
-def _code_of(task: asyncio.Task[int]) -> int:
-    """The exit code that a task has returned; 0 when it was cancelled.
-
-    Raises:
-        Exception: it failed.
-    """
-    return 0 if task.cancelled() else task.result()

@@ -10,7 +10,9 @@ open connections shows when the last gateway has left. Where the kernel does not
 
 from __future__ import annotations
 
+import ipaddress
 import os
+import re
 import socket
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -22,6 +24,7 @@ from mesh.errors import SetupError
 from mesh.transport.endpoints import IPC_PATH_BYTES
 from mesh.worker import program_sockets
 
+_PLACEHOLDER: Final = re.compile(r"\{(\w+)\}")
 # Columns of /proc/net/unix. Source: proc(5), and the kernel's net.h.
 _UNIX_CONNECTED: Final = "03"
 _ACCEPTS: Final = 1 << 16
@@ -40,9 +43,7 @@ class Place(NamedTuple):
 
     def fill(self, text: str) -> str:
         """`text` with the placeholders replaced; all other braces are left alone."""
-        for name, value in self.values.items():
-            text = text.replace(f"{{{name}}}", value)
-        return text
+        return _PLACEHOLDER.sub(lambda found: self.values.get(found[1], found[0]), text)
 
 
 def choose(http: str, identity: str, *, own: str, run_dir: Path) -> Place:
@@ -64,6 +65,14 @@ def choose(http: str, identity: str, *, own: str, run_dir: Path) -> Place:
         return Place(HttpAddress(socket=str(path)), {"socket": str(path), "host": "", "port": "", "instance": identity})
     host = http.removesuffix(":{port}").strip("[]")
     host = {"{host}": own, "localhost": "127.0.0.1"}.get(host, host)
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        # Gateways do not resolve names, which could lead elsewhere.
+        raise SetupError(
+            f'this host is advertised as "{host}": for {{host}}, set mesh.advertise or mesh.bind to a literal address',
+            details={"key": "http"},
+        ) from None
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         with socket.socket(family, socket.SOCK_STREAM) as probe:

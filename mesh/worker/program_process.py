@@ -81,10 +81,10 @@ class ProgramProcess:
         parents: dict[int, int] = {}
         found: set[int] = set()
         for pid, fields in _stats():
-            if fields[0] not in ("Z", "X"):
-                parents[pid] = int(fields[1])
-                if pid == self.pid or fields[3] == str(self.pid):
-                    found.add(pid)
+            parents[pid] = int(fields[1])
+            # When the command has ended, its pid may belong to another process.
+            if (pid == self.pid and self.running) or (pid != self.pid and fields[3] == str(self.pid)):
+                found.add(pid)
         while more := {pid for pid, parent in parents.items() if parent in found} - found:
             found |= more
         return sorted(found) or ([self.pid] if self.running else [])
@@ -116,33 +116,43 @@ class ProgramProcess:
                 break
             for pid in left:
                 # One by one: a child may have made a group of its own.
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    pass
+                self._kill(pid)
             await asyncio.sleep(_LOOK_EVERY_S)
         if self.running:
             await asyncio.wait({self.ended}, timeout=_REAP_S)
 
     def _marked(self) -> Iterator[int]:
-        for pid, fields in _stats():
-            if fields[0] not in ("Z", "X") and pid != os.getpid():
-                try:
-                    found = Path(f"/proc/{pid}/environ").read_bytes()
-                except OSError:
-                    continue  # it has ended, or belongs to another user
-                if self._mark in found.split(b"\0"):
-                    yield pid
+        return (pid for pid, _ in _stats() if pid != os.getpid() and self._has_mark(pid))
+
+    def _has_mark(self, pid: int) -> bool:
+        try:
+            return self._mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        except OSError:
+            return False  # it has ended, or belongs to another user
+
+    def _kill(self, pid: int) -> None:
+        """Send SIGKILL to one of its processes, unless the pid has been reused since it was found."""
+        try:
+            descriptor = os.pidfd_open(pid)
+        except (AttributeError, OSError):
+            return  # it has ended; without pidfd_open there is no /proc either, and the group has the signal already
+        try:
+            if pid in self.members() or self._has_mark(pid):
+                signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+        except OSError:
+            pass  # it has ended, or is now another user's
+        finally:
+            os.close(descriptor)
 
     def _signal(self, number: signal.Signals) -> None:
         try:
             os.killpg(self.pid, number)
-        except ProcessLookupError:
-            pass
+        except OSError:
+            pass  # it has ended, or is now another user's
 
 
 def _stats() -> Iterator[tuple[int, list[str]]]:
-    """(pid, [state, parent, group, session, …]) of every process. Source: proc(5)."""
+    """(pid, [state, parent, group, session, …]) of every process that runs. Source: proc(5)."""
     try:
         names = os.listdir("/proc")
     except OSError:
@@ -150,9 +160,11 @@ def _stats() -> Iterator[tuple[int, list[str]]]:
     for name in names:
         if name.isdigit():
             try:
-                yield int(name), Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()
+                fields = Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()
             except OSError:
                 continue  # it has ended
+            if fields[0] not in ("Z", "X"):
+                yield int(name), fields
 
 
 def _anonymous_bytes(pid: int) -> int:

@@ -8,11 +8,11 @@ Python code between fork and exec is not safe in a process with threads; a scrip
 """
 
 import os
+import signal
 import sys
 
 #: prctl(2).
 PR_SET_PDEATHSIG = 1
-SIGKILL = 9
 #: Exit codes of shells for a command that was not found, and for one that cannot be executed.
 NOT_FOUND = 127
 NOT_EXECUTABLE = 126
@@ -24,7 +24,7 @@ def _follow(parent: int) -> None:
         return
     import ctypes
 
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(NOT_EXECUTABLE)  # the parent ended before the call
 
@@ -50,6 +50,9 @@ def main(words: list[str]) -> None:
         for each in words[1:at]:
             what, _, number = each.partition("=")
             _limit(what, int(number))
+        for ignored in (signal.SIGPIPE, signal.SIGXFSZ):
+            # Python ignores them, and a program would inherit that.
+            signal.signal(ignored, signal.SIG_DFL)
         os.execvp(command[0], command)
     except FileNotFoundError:
         code, why = NOT_FOUND, "there is no such program on PATH"

@@ -157,6 +157,7 @@ class _Seat:
             rng=node.rng,
             identity=node.identity,
             max_result=node.settings.calls.max_body_bytes - AROUND,
+            verifies=node.settings.access is not None and not getattr(engine, "authorizes", False),
         )
         self._subscribing = asyncio.create_task(self._subscribe(), name="mesh.tasks subscribe")
 

@@ -29,10 +29,12 @@ from mesh.config import Settings
 from mesh.config.secrets import revealed
 from mesh.discovery.record import Instance
 from mesh.discovery.route_conflicts import ConflictLog
+from mesh.discovery.share import NONE, RELEASE, share_meta
 from mesh.engines.registry import Makers
 from mesh.errors import SetupError, Unavailable
 from mesh.events.inbox import Inbox
 from mesh.forking import end_forked_child
+from mesh.node.control import CONTROL_LIMIT
 from mesh.node.node import Node
 from mesh.policy.limits import Gate
 from mesh.policy.liveness import EXIT_MEMORY
@@ -40,8 +42,11 @@ from mesh.policy.liveness import Stage as LivenessStage
 from mesh.service.describe import Timer, handlers, methods, record, timers
 from mesh.service.service import Service, make, run_hook
 from mesh.telemetry import traces
+from mesh.telemetry.identity import this_process
 from mesh.telemetry.logs import get_logger
+from mesh.telemetry.snapshot import ServiceSample
 from mesh.transport.contract import Transport
+from mesh.worker.canary import CanaryShare
 from mesh.worker.task_worker import Shift
 from mesh.worker.watchdog import Watchdog
 
@@ -98,10 +103,13 @@ class Worker:
         rng: random.Random | None = None,
         engines: Makers | None = None,
         role: str = "",
+        canary: bool = False,
     ) -> None:
         """Args:
         role: the role of the process, which decides its key and which access rules apply to it; "" means the name of
             its first class.
+        canary: it runs a new release that is on trial: calls reach it only while it is given a share of them, and it
+            takes no tasks, durable events and schedules.
 
         Raises:
         SetupError: no classes, two of one name, or a class with an invalid declaration.
@@ -119,11 +127,12 @@ class Worker:
         self.services: list[Service] = [_made(cls) for cls in classes]
         self.instance_ids: list[str] = []
         self._gates: dict[str, Gate[Any]] = {}
-        self._inbox = Inbox(recorder=self.node.recorder)
+        self._inbox = Inbox(recorder=self.node.recorder, verifies=settings.access is not None)
         self._tasks: list[asyncio.Task[None]] = []
         self._busy_timers: set[asyncio.Task[None] | None] = set()
         self._began: list[Service] = []
         self.shift: Shift | None = None
+        self._canary = CanaryShare(self.node.agent, self.node.clock) if canary else None
         #: Called with each stage of starting and draining; see policy.liveness.Stage.
         self.entered: Callable[[LivenessStage], None] = lambda stage: None
 
@@ -184,12 +193,15 @@ class Worker:
             self.node.recorder.gauge(
                 "calls_waiting", waiting, "Calls that wait in the queue of a limit.", service=cls.name
             )
+        if self._canary is not None:
+            server.host(self._canary.methods(), CONTROL_LIMIT, CONTROL_LIMIT)
         if self._inbox.wanted:
             self._inbox.open(self.node.transport, self.node.transport.endpoint(f"{self.identity}-events"))
         self._register(endpoint)
         self._step("ready")
         # Only after registration: a task may call this worker. "ready" does not wait for the engines.
-        shift.begin()
+        if self._canary is None:
+            shift.begin()
         for service in self.services:
             for timer in timers(service, intercept=partial(around.timer, type(service))):
                 self._tasks.append(asyncio.create_task(self._run_timer(timer), name=timer.label))
@@ -230,6 +242,10 @@ class Worker:
 
     def _register(self, endpoint: str) -> None:
         records: list[Instance] = []
+        release = this_process().release
+        meta = {RELEASE: release} if release else {}
+        if self._canary is not None:
+            meta |= share_meta(NONE)
         for service in self.services:
             # The first instance has its worker's id: a worker with a single service then has only one id.
             first = not records and self.identity.startswith(f"{type(service).name}-")
@@ -244,14 +260,20 @@ class Worker:
                     pid=os.getpid(),
                     endpoint=endpoint,
                     events=self._inbox.endpoint,
+                    meta=meta,
                     places=self._gates[type(service).name].concurrency,
                 )
             )
         self.instance_ids = [one.id for one in records]
+        self.node.recorder.services = [
+            ServiceSample(one.service, one.version, self._canary is not None) for one in records
+        ]
         if any(one.routes for one in records):
             conflicts = ConflictLog([one.service for one in records], lambda: self.node.table)
             self.node.agent.on_change(conflicts.on_change)
         self.node.agent.register(*records)
+        if self._canary is not None:
+            self._canary.announced(records)
 
     # --- running ------------------------------------------------------------------------------------------
 
@@ -306,6 +328,8 @@ class Worker:
         """Accept no new work and finish running work; whether this was done within the stop timeout."""
         self._step("drain")
         self.entered("draining")
+        if self._canary is not None:
+            self._canary.close()
         await _cancel([task for task in self._tasks if task not in self._busy_timers])
         server = self.node.server
         if server is not None:
@@ -370,6 +394,8 @@ class Worker:
         if self.stage is Stage.STOPPED:
             return
         self._step("stop")
+        if self._canary is not None:
+            self._canary.close()
         await _cancel(self._tasks)
         if self.shift is not None:
             await self.shift.close()
@@ -425,11 +451,13 @@ async def run(
     *,
     on_ready: Callable[[Worker], None] | None = None,
     watchdog: Watchdog | None = None,
+    canary: bool = False,
 ) -> int:
     """Run a worker until SIGTERM or SIGINT, which drain it; a second signal ends it at once.
 
     Args:
         watchdog: watches the loop while it runs, and may request a drain; already started.
+        canary: see Worker.
 
     Returns:
         The exit code: 0 after a clean end, 1 when work was cut off, EXIT_MEMORY when the watchdog requested the drain.
@@ -437,7 +465,7 @@ async def run(
     Raises:
         MeshError: the worker could not start.
     """
-    worker = Worker(classes, settings)
+    worker = Worker(classes, settings, canary=canary)
     if watchdog is not None:
         worker.entered = watchdog.enter
     stopping = asyncio.Event()

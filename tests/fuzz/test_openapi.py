@@ -23,8 +23,25 @@ BIN = Path(sys.executable).parent
 SETTINGS = '[mesh]\nrun_dir = "{root}/run"\nlog_dir = "{root}/logs"\n[store]\ndir = "{root}/data"\n'
 
 
+#: Everything that protects the edge, and changes answers.
+EDGE = """
+[gateway]
+etag = true
+origins = ["https://app.example"]
+max_json_depth = 20
+[gateway.cors]
+credentials = true
+[gateway.headers]
+secure = true
+extra = ["X-Robots-Tag: noindex"]
+[gateway.compression]
+codings = ["zstd", "br", "gzip"]
+minimum = "1B"
+"""
+
+
 @pytest.fixture
-def shop() -> Iterator[str]:
+def shop(request: pytest.FixtureRequest) -> Iterator[str]:
     """The address of a gateway before a hub, a store and a worker, as processes of their own."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -33,7 +50,7 @@ def shop() -> Iterator[str]:
         root = Path(folder)
         for name in ("run", "logs", "data"):
             (root / name).mkdir(mode=0o700)
-        (root / "mesh.toml").write_text(SETTINGS.format(root=root))
+        (root / "mesh.toml").write_text(SETTINGS.format(root=root) + getattr(request, "param", ""))
         env = {name: value for name, value in os.environ.items() if not name.startswith("MESH_")}
         env["PYTHONPATH"] = str(ROOT)
         commands = (["hub"], ["store"], ["run", "tests.fuzz.shop:Shop"], ["gateway", "--port", str(port)])
@@ -90,6 +107,16 @@ def test_the_document_says_what_mesh_does(shop: str, tmp_path: Path) -> None:
     accepted."""
     passed = judged(shop, tmp_path, "--exclude-path-regex", TASKS)
     # Every operation, in both phases; a document that was read too early has fewer.
+    assert len(passed) >= 2
+    assert min(passed) >= 14
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("shop", [EDGE], indirect=True, ids=["edge"])
+def test_the_document_holds_with_the_edge_on(shop: str, tmp_path: Path) -> None:
+    """CORS, security headers, compression of every body, ETags, and conditional requests and ranges."""
+    headers = ("--header", "Origin: https://app.example", "--header", "Accept-Encoding: gzip, deflate, br")
+    passed = judged(shop, tmp_path, "--exclude-path-regex", TASKS, *headers, "--header", 'If-None-Match: "x"')
     assert len(passed) >= 2
     assert min(passed) >= 14
 

@@ -60,5 +60,6 @@ async def gateway_of(node: FakeNode, settings: Settings) -> AsyncIterator[Front]
         finally:
             for writer in front.opened:
                 writer.close()
+            await session.close()
             accepting.close()
             await server.shutdown(0.2)

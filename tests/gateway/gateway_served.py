@@ -11,6 +11,7 @@ import aiohttp
 
 from mesh.gateway import app
 from mesh.gateway.edge.registry import lifespans
+from mesh.gateway.listeners.opening import Listeners
 from mesh.gateway.server import Gateway
 from mesh.testing import Mesh
 from tests.patience import until
@@ -49,12 +50,12 @@ async def served(m: Mesh) -> AsyncIterator[Served]:
     node, endpoint = await app.connect_node(m.settings)
     gateway = Gateway(node, m.settings)
     leaving: Any = Leaving()
-    listener = app.bind("127.0.0.1", 0)
+    listeners = Listeners(m.settings, fd=None, host="127.0.0.1", port=0)
     addresses: list[str] = []
     try:
         await node.interceptors.start(node)
         async with lifespans(gateway.front), gateway.mounts.lifespans():
-            running = asyncio.create_task(app._run(gateway, endpoint, listener, leaving, addresses.append, False))
+            running = asyncio.create_task(app._run(gateway, endpoint, listeners, leaving, addresses.append, False))
             try:
                 await until(lambda: addresses or running.done(), "the gateway listens")
                 async with aiohttp.ClientSession(addresses[0]) as http:
@@ -65,4 +66,4 @@ async def served(m: Mesh) -> AsyncIterator[Served]:
     finally:
         await node.interceptors.stop()
         await node.close()
-        listener.close()
+        listeners.close()

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import msgspec
 import pytest
 from gateway_auth import gateway_of, open_desk
 from gateway_fakes import FakeNode
@@ -15,7 +16,7 @@ from gateway_front import Front
 
 from mesh.config import Settings
 from mesh.config.edge_auth import AuthSettings, read_requirement, show_requirement
-from mesh.discovery.record import EdgePolicy, RouteRecord
+from mesh.discovery.record import EdgePolicy, RouteRecord, TaskRecord
 from mesh.errors import ConfigError, Unauthenticated
 from mesh.gateway.edge.auth import registry
 from mesh.gateway.edge.auth.contract import Authenticator, AuthUnavailable
@@ -121,6 +122,16 @@ async def test_a_refusal_names_all_methods_or_the_one_that_refused(secured: Fron
     assert wrong.headers.getall("WWW-Authenticate") == ['Test realm="mesh"']
 
 
+async def test_a_service_may_refuse_a_caller_with_the_challenges_of_the_gateway(secured: Front):
+    async def refuse() -> None:
+        raise Unauthenticated("log in again")
+
+    secured.node.serve("strict", [RouteRecord("GET", "/strict", "refuse")], refuse=refuse)
+    answer = await secured.get("/strict", headers={"X-Caller": "ann"})
+    assert (answer.status, answer.json["code"]) == (401, "unauthenticated")
+    assert answer.headers.getall("WWW-Authenticate") == ['Test realm="mesh"', 'Other realm="mesh"']
+
+
 async def test_services_see_principal_and_tenant_of_their_own_request_only(secured: Front):
     """Also on one connection, whose requests are answered by one asyncio task."""
     assert (await secured.get("/user", headers={"X-Caller": "ann;;;acme"})).json == "ann@acme"
@@ -206,3 +217,36 @@ def test_requirements_are_read_and_shown(text: str):
 def test_other_texts_are_no_requirements(text: Any):
     with pytest.raises(ValueError):  # noqa: PT011  # the caller has the message
         read_requirement(text)
+
+
+# --- routes that appear while a caller is authenticated --------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("verb", "path"), [("GET", "/clerk"), ("POST", "/rpc/desk/whoami"), ("POST", "/tasks/desk/pack")]
+)
+async def test_a_route_that_appears_meanwhile_is_not_reached_without_its_policy(
+    node: FakeNode, auth: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch, verb: str, path: str
+):
+    """Authentication may wait for keys; meanwhile a service starts, whose route requires a role."""
+    clerk = EdgePolicy(auth="user", roles=["clerk"])
+
+    async def slow(request: Request) -> Identity:
+        if "desk-1" not in node.instances:
+            assert request.entry.name == ""
+            open_desk(node)
+            desk = node.instances["desk-1"]
+            whoami = msgspec.structs.replace(desk.methods["whoami"], edge=clerk)
+            node.join(
+                msgspec.structs.replace(
+                    desk, methods={"whoami": whoami}, tasks={"pack": TaskRecord("pack", exposed=True, edge=clerk)}
+                )
+            )
+        return Identity("ann", "slow")
+
+    monkeypatch.setattr(registry, "AUTHENTICATORS", (lambda _: Authenticator(name="slow", authenticate=slow),))
+    async with gateway_of(node, auth()) as front:
+        first = await front.ask(verb, path)
+        assert (first.status, first.json["code"]) == (503, "unavailable")
+        second = await front.ask(verb, path)
+        assert (second.status, second.json["code"]) == (403, "forbidden")

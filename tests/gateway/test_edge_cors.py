@@ -55,6 +55,7 @@ class TestOneGateway:
             ("/items/7", {"PATCH", "DELETE", "OPTIONS"}),
             ("/rpc/shop/hello", {"POST", "OPTIONS"}),
             ("/mesh", {"GET", "HEAD", "OPTIONS"}),
+            ("/jobs/abc", {"GET", "HEAD", "DELETE", "OPTIONS"}),
         ],
     )
     async def test_a_preflight_names_the_methods_that_the_path_has(

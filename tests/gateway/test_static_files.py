@@ -214,6 +214,16 @@ async def test_a_single_page_application(opened: Open) -> None:
     assert (await front.get("/robots.txt", headers=page)).body == b"User-agent: *"
 
 
+async def test_files_do_not_wait_for_the_hubs(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A path without a file does: a service may declare it."""
+    front = await opened({"/": {"dir": "web/dist", "spa": True}})
+    monkeypatch.setattr(type(front.gateway.front), "may_say_unknown", lambda _: False)
+    assert (await plain(front, "/robots.txt")).status == 200
+    for verb, accept in (("GET", "text/html"), ("GET", "*/*"), ("POST", "*/*")):
+        told = await front.ask(verb, "/orders/7", headers={"Accept": accept})
+        assert (told.status, told.json["code"]) == (503, "unavailable")
+
+
 # --- how it is sent -----------------------------------------------------------------------------
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from mesh.config import AccessRule, ServeRule
-from mesh.policy.access import OPEN, Access, matches_any
+from mesh.config.patterns import matches_any
+from mesh.policy.access import OPEN, Access
 
 
 def rule(callers: str, services: str, methods: str = "*") -> AccessRule:

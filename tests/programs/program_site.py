@@ -11,9 +11,9 @@ import sys
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 
 import aiohttp
 
@@ -175,9 +175,16 @@ class Site:
             await process.wait()
         shutil.rmtree(self.root)
 
-    async def run(self, verb: str, log: str, *words: str) -> asyncio.subprocess.Process:
-        """Start a command of mesh, which is ended with the site."""
+    async def run(
+        self, verb: str, log: str, *words: str, more: Mapping[str, str] = MappingProxyType({})
+    ) -> asyncio.subprocess.Process:
+        """Start a command of mesh, which is ended with the site.
+
+        Args:
+            more: further variables of its environment.
+        """
         env = {name: text for name, text in os.environ.items() if not name.startswith(("MESH_", "SUPERVISOR_"))}
+        env |= more
         with (self.root / log).open("wb") as file:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
@@ -191,10 +198,10 @@ class Site:
         self._started.append(process)
         return process
 
-    async def start(self, *words: str, name: str = "shop") -> Copy:
+    async def start(self, *words: str, name: str = "shop", more: Mapping[str, str] = MappingProxyType({})) -> Copy:
         """Start `mesh program NAME`."""
         log = f"{name}_{len(self._started)}.log"
-        return Copy(await self.run("program", log, name, *words), self.root / log)
+        return Copy(await self.run("program", log, name, *words, more=more), self.root / log)
 
     async def start_gateway(self) -> Copy:
         """Start `mesh gateway`; returns when it answers."""

@@ -64,7 +64,7 @@ async def test_a_program_answers_as_a_worker_does_and_has_no_methods(site: Site)
 
 async def test_a_socket_in_the_run_directory(site: Site):
     """`unix:{socket}`: the path is in SOCKET, in the registry, and gone afterwards."""
-    site.write('http = "unix:{socket}"\nenvironment = { WHERE = "{socket}" }')
+    site.write('http = "unix:{socket}"')
     copy = await site.start()
     (instance,) = await site.ready()
     address = usable(instance, site.settings.mesh.host, site.settings.mesh.run_dir)
@@ -190,7 +190,7 @@ async def test_memory_above_the_soft_limit_replaces_the_program(site: Site):
 
 
 async def test_limits_are_those_of_the_program(site: Site):
-    """Files and priority are set in the program, not in the process beside it."""
+    """Files and priority are set in the program, not in the process beside it; no signal is ignored."""
     words = "import os, resource; print('limits', resource.getrlimit(7)[0], os.nice(0))"
     copy = await site.start("--limit", "files=123", "--limit", "nice=3", "--", sys.executable, "-c", words)
     assert await copy.code() == 0
@@ -216,3 +216,11 @@ async def test_a_port_of_another_process_is_not_registered(site: Site):
         copy.send(signal.SIGTERM)
         assert await copy.code() == 0
     assert "program.ready" not in copy.log
+
+
+async def test_a_program_ignores_no_signal(site: Site):
+    """Python's own choices, such as to ignore SIGPIPE, are not inherited."""
+    copy = await site.start("--", "sh", "-c", "grep SigIgn /proc/self/status")
+    assert await copy.code() == 0
+    ignored = int(copy.log.partition("SigIgn:")[2].split()[0], 16)
+    assert not ignored & (1 << (signal.SIGPIPE - 1) | 1 << (signal.SIGTERM - 1) | 1 << (signal.SIGINT - 1))

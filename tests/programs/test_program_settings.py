@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from mesh.cli.main import run
 from mesh.config import load
 from mesh.errors import ConfigError
 
@@ -43,7 +44,6 @@ def test_addresses_of_programs(tmp_path: Path, http: str):
         ("command", "command = []"),
         ("command", "command = [1]"),
         ("command", 'command = "x"\nclass = "a:B"'),
-        ("command", 'command = "x"\nhttp = "unix:{socket}"'),
         ("http", 'command = "x"\nhttp = "127.0.0.1:8000"'),
         ("http", 'command = "x"\nhttp = "0.0.0.0:{port}"'),
         ("http", 'command = "x"\nhttp = "[::]:{port}"'),
@@ -68,3 +68,22 @@ def test_mistakes_are_refused(tmp_path: Path, key: str, line: str):
     with pytest.raises(ConfigError) as caught:
         loaded(tmp_path, line)
     assert f"services.shop.{key}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["shop", "--check", "--", "python3", "x.py"], 0),
+        (["shop", "--check", "--http", "unix:{socket}", "--", "python3", "{socket}"], 0),
+        (["shop", "--check", "--", "no-such-program-anywhere"], 1),
+        (["shop"], 2),
+        (["shop", "--http", "127.0.0.1:80", "--", "x"], 2),
+        (["shop", "--health", "x", "--", "x"], 2),
+        (["shop", "--limit", "memory=1MB", "--", "x"], 2),
+        (["shop", "--limit", "speed=1", "--", "x"], 2),
+    ],
+)
+def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], code: int):
+    """Mistakes are refused before anything is started."""
+    monkeypatch.chdir(tmp_path)
+    assert run(["program", *words]) == code

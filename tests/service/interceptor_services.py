@@ -189,6 +189,8 @@ def seen_context() -> dict[str, Any]:
         "target": context.target,
         "tenant": context.tenant,
         "principal": context.principal,
+        "roles": sorted(context.roles),
+        "scopes": sorted(context.scopes),
         "baggage": dict(context.baggage),
         "attempt": context.attempt,
         "trace": (context.trace or "")[3:35],

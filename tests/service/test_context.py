@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 import mesh
-from mesh.calls.propagation import BAGGAGE, PRINCIPAL, TENANT, TRACESTATE, split, take
+from mesh.calls.context import PlainContext
+from mesh.calls.propagation import BAGGAGE, PRINCIPAL, ROLES, SCOPES, TENANT, TRACESTATE, UNVERIFIED, split, take
 from mesh.errors import BadArguments, SetupError
 from mesh.telemetry import baggage
 from mesh.telemetry.traces import root
@@ -16,7 +17,14 @@ from mesh.testing import Mesh
 from tests.patience import until
 from tests.service.interceptor_services import Tell
 
-CARRIED = {"tenant": "acme", "principal": "ann", "baggage": {"plan": "free of charge"}}
+CARRIED: dict[str, Any] = {
+    "tenant": "acme",
+    "principal": "ann",
+    "roles": ["clerk", "team:7"],
+    "scopes": ["orders:write"],
+    "baggage": {"plan": "free of charge"},
+}
+NOTHING: dict[str, Any] = {"tenant": "", "principal": "", "roles": [], "scopes": [], "baggage": {}}
 
 
 @pytest.fixture(params=["memory", "ipc"])
@@ -41,7 +49,7 @@ async def test_a_call_and_the_calls_of_its_handler_have_the_context(m: Mesh):
 
 async def test_work_without_a_context_has_empty_values(m: Mesh):
     seen = await m.call("tell.next")
-    assert carried(seen) == {"tenant": "", "principal": "", "baggage": {}}
+    assert carried(seen) == NOTHING
 
 
 async def test_one_caller_does_not_leave_its_context_to_the_next(m: Mesh):
@@ -100,7 +108,7 @@ async def test_events_have_the_context_and_the_users_metadata_without_it(m: Mesh
 async def test_a_scope_inherits_from_the_scope_around_it_and_ends(m: Mesh):
     with mesh.scope(tenant="acme"):
         with mesh.scope(principal="bob"):
-            assert carried(await m.call("tell.here")) == {"tenant": "acme", "principal": "bob", "baggage": {}}
+            assert carried(await m.call("tell.here")) == {**NOTHING, "tenant": "acme", "principal": "bob"}
         assert carried(await m.call("tell.here"))["principal"] == ""
     assert mesh.current() is None
 
@@ -125,6 +133,58 @@ def test_invalid_values_are_refused_where_they_are_set(name: str, value: Any):
     with pytest.raises(BadArguments), mesh.scope(**{name: value}):
         pass
     assert mesh.current() is None
+
+
+@pytest.mark.parametrize(
+    "names",
+    ["clerk", b"clerk", ["a b"], [""], ["a\n"], ["ä"], ["x" * 129], [f"{n:0100}" for n in range(21)], [7], 7, [None]],
+)
+@pytest.mark.parametrize("which", ["roles", "scopes"])
+def test_names_that_are_none_are_refused(which: str, names: Any) -> None:
+    """A text is refused too: its letters would be taken for names."""
+    context = PlainContext()
+    context.principal = "ann"
+    with pytest.raises(BadArguments):
+        setattr(context, which, names)
+    assert context.carried == {PRINCIPAL: "ann"}
+
+
+def test_roles_belong_to_the_principal() -> None:
+    """There are none without one, and another principal does not take them over."""
+    context = PlainContext()
+    context.roles = ()
+    with pytest.raises(BadArguments):
+        context.roles = ["clerk"]
+    context.principal = "ann"
+    context.roles, context.scopes = {"clerk", "admin"}, ("b", "a", "a")
+    assert context.carried == {PRINCIPAL: "ann", ROLES: "admin clerk", SCOPES: "a b"}
+    assert context.roles == {"admin", "clerk"}
+    context.principal = "ann"
+    assert context.scopes == {"a", "b"}
+    context.principal = "bob"
+    assert (context.roles, context.scopes, context.principal) == (frozenset(), frozenset(), "bob")
+    context.roles = ["clerk"]
+    context.principal = ""
+    assert context.carried is None
+    assert not context.verified
+
+
+def test_a_scope_with_another_principal_has_not_the_roles_of_the_one_around_it() -> None:
+    with mesh.scope(principal="ann", roles=["clerk"]):
+        with mesh.scope(tenant="acme") as same:
+            assert same.roles == {"clerk"}
+        with mesh.scope(principal="bob") as other:
+            assert other.roles == frozenset()
+
+
+def test_received_roles_without_a_principal_are_dropped() -> None:
+    assert split({ROLES: "clerk", SCOPES: "a", UNVERIFIED: "1", TENANT: "acme"}) == ({}, {TENANT: "acme"})
+    assert split({ROLES: "clerk"}) == ({}, None)
+    assert split({PRINCIPAL: "ann", ROLES: "a  b", SCOPES: " a"}) == ({}, {PRINCIPAL: "ann"})
+    assert split({PRINCIPAL: "ann", ROLES: "a b", UNVERIFIED: "no"}) == (
+        {},
+        {PRINCIPAL: "ann", ROLES: "a b", UNVERIFIED: "1"},
+    )
 
 
 def test_too_much_baggage_is_refused():

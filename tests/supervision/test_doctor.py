@@ -64,6 +64,18 @@ def test_the_mounts_of_gateways_are_tried(project):
     assert (found.grade, "/rpc/mine" in found.told) == (BAD, True)
 
 
+def test_authentication_that_no_gateway_could_start_with_is_found(project):
+    """As the gateway would make it: files are read, keys are checked."""
+    file = project.root / "mesh.toml"
+    file.write_text(file.read_text() + '\n[auth.apikeys]\nfile = "apikeys.json"\n')
+    found = examined(project)["auth.apikeys.file"]
+    assert (found.grade, "mesh apikeys create" in found.told) == (BAD, True)
+    project.command("mesh", "apikeys", "create", "billing")
+    assert examined(project)["[auth]"].grade == GOOD
+    (project.root / "apikeys.json").chmod(0o644)
+    assert examined(project)["auth.apikeys.file"].grade == BAD
+
+
 def test_a_set_that_runs_is_well(project):
     """Everything was looked at, and everything answers."""
     project.up()

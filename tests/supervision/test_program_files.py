@@ -307,3 +307,21 @@ def test_every_file_says_where_it_comes_from(tmp_path: Path):
     texts = [path.read_text() for path in roster.directory.glob("*.conf")]
     assert len(texts) == 3
     assert all(text.startswith(SIGN + "[services.greeting] of mesh.toml.") for text in texts)
+
+
+def test_a_canary_differs_by_one_option(tmp_path: Path) -> None:
+    """supervisor reads it, and the file is known for what it is."""
+    roster = written(
+        tmp_path, """
+        [services.greeting]
+        class = "services.greeting:Greeting"
+        env_file = "a {b} %c.env"
+        """
+    )  # fmt: skip
+    role = roster.roles["greeting"]
+    assert role.is_canary(role.canary_text(1))
+    assert not role.is_canary(role.text(1))
+    roster.keep("greeting", {0: role.text(0), 1: role.canary_text(1)})
+    regular, canary = (each.command for each in parsed(tmp_path)["greeting"].process_configs)
+    assert canary == f"{regular} --canary"
+    assert roster.present("greeting") == {0: role.text(0), 1: role.canary_text(1)}

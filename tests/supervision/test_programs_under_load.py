@@ -107,7 +107,7 @@ class Load:
 
 
 async def test_no_request_fails_while_a_program_is_rolled_and_scaled(project: Project):
-    """Flask's own server dies on SIGTERM with all its requests; none is lost, not even a POST."""
+    """Flask's own server dies on SIGTERM with all its requests; none is lost, not even a POST. The gateways, too."""
     await shop(project)
     async with Load(project.url).running() as load:
         await load.more(60)
@@ -116,6 +116,9 @@ async def test_no_request_fails_while_a_program_is_rolled_and_scaled(project: Pr
         await asyncio.to_thread(project.command, "mesh", "roll", "shop", "--settle", "0.2", "--gate", "0")
         assert load.failed == {}
         await until(lambda: sum(each.startswith("green") for each in load.instances) >= 2, "the new release answers")
+        # A new gateway knows the instances before its first request.
+        await asyncio.to_thread(project.command, "mesh", "roll", "gateway", "--settle", "0.2", "--gate", "0")
+        assert load.failed == {}
         await asyncio.to_thread(project.command, "mesh", "scale", "shop=3")
         await asyncio.to_thread(project.command, "mesh", "scale", "shop=1")
     assert load.failed == {}

@@ -238,7 +238,7 @@ def test_the_projects_own_files_are_read(tmp_path: Path):
     named = [name for name, service in settings.services.items() if service.classes]
     assert groups == ["watch", "hub", "store", *named, "gateway"]
     assert named[:2] == ["greeting", "thumbnails"]
-    assert there.http == "http://127.0.0.1:8080"
+    assert (there.listens, there.unix) == ("127.0.0.1:8080", "")
     assert there.socket == tmp_path / "run/supervisor.sock"
 
 

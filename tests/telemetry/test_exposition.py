@@ -232,6 +232,16 @@ def test_which_release_runs_is_told_once_for_each_process():
     assert value(found, "mesh_build_info", **labels) == 1
 
 
+def test_the_versions_of_services_are_on_the_page():
+    """One series for each service of a process; canaries are marked, and a restart adds none."""
+    services = [{"service": "orders", "version": "2.1"}, {"service": "stock", "canary": True}]
+    for worker in ("orders-1", "orders-2"):
+        found = page(({"worker": worker, "service": "orders+stock"}, {**supervised("o:o_0"), "services": services}))
+        both = {"process": "o:o_0", "release": "0.1.0-1a2b"}
+        assert value(found, "mesh_service_info", **both, service="orders", version="2.1", canary="no") == 1
+        assert value(found, "mesh_service_info", **both, service="stock", canary="yes") == 1
+
+
 def test_metrics_of_prometheus_client_are_on_the_page():
     """An application's own, a histogram included, with the labels of its process; those of the interpreter are not."""
     foreign = [

@@ -36,7 +36,7 @@ def command(fd: int | None, host: str | None, port: int | None, check: bool) -> 
         _check_socket(fd)
     settings = setting.settings(gateway__host=host, gateway__port=port)
     process.prepare(settings, "gateway")
-    loop.run(app.serve(settings, fd=fd))
+    loop.run(app.serve(settings, fd=fd, host=host, port=port))
 
 
 def _check_socket(fd: int) -> None:

@@ -1,6 +1,6 @@
 """`mesh program`. Owns: its options, and how they change the service's settings.
 
-Leaves to others: running the program (worker.program), an environment file (confine).
+Leaves to others: running the program (worker.program_runner), an environment file (confine).
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def command(
         if wants_json():
             write_json({"program": name, "command": service.command})
         return exits.OK
-    from mesh.worker import program
+    from mesh.worker import program_runner
     from mesh.worker.watchdog import Watchdog, limits_of, supervised
 
     ends = sys.stdin is None or not sys.stdin.isatty()
@@ -66,7 +66,7 @@ def command(
     watchdog.enter("waiting")
     if sys.stderr.isatty():
         note(f"{name} · {service.command[0]} · hub {', '.join(settings.mesh.hubs)} · Ctrl-C stops")
-    return loop.run(program.run(name, service, settings, limits=limits, watchdog=watchdog))
+    return loop.run(program_runner.run(name, service, settings, limits=limits, watchdog=watchdog))
 
 
 def _given(

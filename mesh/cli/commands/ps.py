@@ -9,6 +9,7 @@ import click
 
 from mesh.cli import exits, loop, setting
 from mesh.cli.output import for_people, json_option, note, wants_json, write_json, write_table
+from mesh.discovery.share import RELEASE, share_of
 from mesh.errors import ConfigError, MeshError, SetupError, Unavailable
 from mesh.telemetry import crashes, heartbeats, restarts
 
@@ -82,6 +83,8 @@ def command(methods: bool, everything: bool, conf: str | None) -> int:
             note(f"{crash.told()}" + (f"; its last line: {crash.words}" if crash.words else ""))
         for name, told in ailing.items():
             note(f"{name}: {told}")
+        for service in _idle(instances):
+            note(f"{service}: a canary has no share of the calls; `mesh roll {service} --abort` ends it")
     if wrong:
         raise wrong
     if trouble:
@@ -128,6 +131,9 @@ def _write(instances: list[Instance], processes: list[Process], host: str) -> No
 
     by_pid = {process.pid: process for process in processes if process.pid}
     seen: set[str] = set()
+    # Only where there is something to show: most services declare no version.
+    versions = any(_version(each) for each in instances)
+    shares = any(share_of(each.meta) for each in instances)
     rows: list[tuple[str, ...]] = []
     for instance in instances:
         process = by_pid.get(instance.pid) if instance.host == host else None
@@ -144,14 +150,42 @@ def _write(instances: list[Instance], processes: list[Process], host: str) -> No
                 for_people(max(0.0, time.time() - instance.epoch / 1000)),
                 # Gateways and programs report none.
                 "–" if META in instance.meta else f"{instance.load:.0%}",
+                *((_version(instance) or "–",) if versions else ()),
+                *((_share(instance) or "–",) if shares else ()),
             )
         )
     for process in processes:
         if process.name not in seen:
             up = for_people(process.up_s) if process.pid else "–"
-            rows.append(("–", "–", process.name, host, str(process.pid or "–"), process.state, up, "–"))
-    columns = ("service", "instance", "process", "host", "pid", "state", "up", "load")
-    write_table(columns, rows, right=("pid", "up", "load"))
+            more = ("–",) * (versions + shares)
+            rows.append(("–", "–", process.name, host, str(process.pid or "–"), process.state, up, "–", *more))
+    columns = ["service", "instance", "process", "host", "pid", "state", "up", "load"]
+    columns += [*(["version"] if versions else []), *(["calls"] if shares else [])]
+    write_table(columns, rows, right=("pid", "up", "load", "calls"))
+
+
+def _version(instance: Instance) -> str:
+    """The version that the service declares, and the deployed release."""
+    release = instance.meta.get(RELEASE, "")
+    return f"{instance.version} ({release})" if instance.version and release else instance.version or release
+
+
+def _share(instance: Instance) -> str:
+    """The share of calls that all canaries of the service get together."""
+    share = share_of(instance.meta)
+    if share is None:
+        return ""
+    return f"canary {_percent(share.share)}" + (f" + copies of {_percent(share.mirror)}" if share.mirror else "")
+
+
+def _percent(fraction: float) -> str:
+    return f"{fraction * 100:.4g} %"
+
+
+def _idle(instances: list[Instance]) -> list[str]:
+    """Services with canaries that have neither a share nor copies: of a command that was killed, or is starting."""
+    canaries = [(each.service, share_of(each.meta)) for each in instances]
+    return sorted({service for service, share in canaries if share is not None and not (share.share or share.mirror)})
 
 
 def _write_methods(instances: list[Instance]) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
-from mesh.cli import loop, process, setting
+from mesh.cli import canary_roll, loop, process, setting
 from mesh.cli.commands import completion
 from mesh.cli.output import json_option, note, progress, wants_json, write_json
 
@@ -54,6 +56,7 @@ from mesh.cli.output import json_option, note, progress, wants_json, write_json
 )
 @click.option("--preflight/--no-preflight", default=True, help="Try to import each service beforehand.")
 @click.option("--check", is_flag=True, help="Only try the imports; change nothing.")
+@canary_roll.canary_options
 @json_option
 def command(
     names: tuple[str, ...],
@@ -65,12 +68,16 @@ def command(
     gate_calls: int,
     preflight: bool,
     check: bool,
+    **canary: Any,
 ) -> None:
     """Replace running processes with the current mesh.toml, supervisord.conf and code: all of them, or those named.
 
     \b
       mesh roll                  hub, store, then services and gateways
       mesh roll orders gateway   those
+      mesh roll orders --canary 5%     by traffic share, compared with the old release
+      mesh roll orders --mirror 10%    copies of calls, whose answers are only compared
+      mesh roll orders --abort         back to the old release
 
     For each service and for the gateways, a spare process is started first, and must become ready. Then each process
     in turn finishes its work, ends, and is started again; at the end the spare process leaves. So there are never fewer
@@ -86,6 +93,12 @@ def command(
     and release again. Then the exit code is 1, and the last lines show which process failed and its output. The roll
     also goes back when replaced processes answer calls with errors (other than those that a service declares), and
     after Ctrl-C or SIGTERM. A second signal ends the command at once; then `mesh up` brings all processes in line.
+
+    With --canary, additional processes of the new release get a share of the calls of one service; a user or key stays
+    on one release. Error rates and durations of both are compared by a test that may be read at any time. When the new
+    release is found to be worse, it ends. When an excess of failures above --margin is excluded, and --step-time has
+    passed, the next share follows; in the end all processes are replaced. When this command is killed, the share ends
+    by itself.
     """
     import os
 
@@ -94,6 +107,14 @@ def command(
     from mesh.doctor.preflight import preflight as try_all
 
     settings = setting.settings()
+    limits = Limits(gate, gate_errors / 100, gate_calls)
+    by_share = canary_roll.is_asked(canary)
+    if by_share:
+        names = (canary_roll.service_of(names),)
+        wanted = canary_roll.plan(canary, timeout, settle, limits)
+    if canary["abort"]:
+        canary_roll.end(setting.layout(conf), settings, names[0])
+        return
     if preflight or check:
         tried = loop.run(try_all(settings, os.environ, names))
     if check:
@@ -101,7 +122,9 @@ def command(
         return
     layout = setting.layout(conf)
     process.quiet()
-    limits = Limits(gate, gate_errors / 100, gate_calls)
+    if by_share:
+        canary_roll.run(layout, settings, names[0], wanted)
+        return
     with progress("rolling") as tell:
         done = loop.run(roll(layout, settings, names, patience_s=timeout, settle_s=settle, gate=limits, tell=tell))
     if wants_json():

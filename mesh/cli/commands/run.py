@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 @click.option("--wsgi", is_flag=True, help="Run a WSGI application.")
 @click.option("--factory", is_flag=True, help="With --asgi or --wsgi: the word names a function that makes it.")
 @click.option("--route", multiple=True, metavar="PATH", help="With --asgi or --wsgi: its paths; / unless given.")
+@click.option(
+    "--canary",
+    is_flag=True,
+    help="Take no calls before `mesh roll --canary` gives a share of them, and no tasks; used by that command.",
+)
 @click.option("--check", is_flag=True, help="Only import them, and check that the limits leave enough memory to start.")
 @confine_options
 @json_option
@@ -36,6 +41,7 @@ def command(
     wsgi: bool,
     factory: bool,
     route: tuple[str, ...],
+    canary: bool,
     check: bool,
 ) -> int:
     """Run services in this process, until SIGTERM or Ctrl-C; then finish running work and exit.
@@ -89,7 +95,7 @@ def command(
     if sys.stderr.isatty():
         names = ", ".join(each.name for each in classes)
         note(f"{names} · pid {os.getpid()} · hub {', '.join(settings.mesh.hubs)} · Ctrl-C stops")
-    return loop.run_services(worker.run(classes, settings, watchdog=watchdog))
+    return loop.run_services(worker.run(classes, settings, watchdog=watchdog, canary=canary))
 
 
 def _check_interceptors(settings: Settings) -> None:

@@ -86,8 +86,10 @@ def command(conf: str | None, timeout: float, foreground: bool) -> int:
     note(f"up already; checked in {up.seconds:.1f} s" if up.already else f"up in {up.seconds:.1f} s")
     for name in up.earlier:
         note(f"{name} runs with earlier settings; `mesh roll {name}` applies the current mesh.toml")
-    if up.http:
-        note(f"try:  curl {up.http}{up.path}")
+    if up.http.startswith("unix:"):
+        note(f"the gateways listen on {up.http}")
+    elif up.path or up.status:
+        note(f"try:  curl {up.http + up.path if up.path else up.status}")
     if following:
         note("stop: Ctrl-C")
         return following.follow(layout, settings.mesh.run_dir)

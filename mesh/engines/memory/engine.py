@@ -42,6 +42,7 @@ class MemoryEngine:
     """See mesh.engines.contract.Engine. It has all capabilities and commits them together."""
 
     name: Final = "memory"
+    authorizes: Final = True
     offers: Final[frozenset[Capability]] = frozenset(CAPABILITIES)
     together: Final[frozenset[Capability]] = frozenset(CAPABILITIES)
 
@@ -71,7 +72,7 @@ class MemoryEngine:
     async def commit(self, unit: Unit, *, timeout_s: float) -> Outcome:
         """See Engine."""
         if self._guard is not None:
-            await self._guard.unit(unit, timeout_s)
+            unit = await self._guard.unit(unit, timeout_s)
         await self._way.clear(timeout_s)
         return self._memory.commit(unit)
 
@@ -212,6 +213,10 @@ class MemoryEvents:
         await self._way.clear(timeout_s)
         self._memory.sweep()
         return self._memory.log.page(Matcher([(check_pattern(pattern), None)]), after, limit)
+
+    async def last(self, *, timeout_s: float) -> int:
+        await self._way.clear(timeout_s)
+        return self._memory.log.last
 
 
 class MemoryState:

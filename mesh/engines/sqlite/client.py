@@ -40,6 +40,7 @@ _yes: Final = answer_of(bool)
 _events: Final = answer_of(list[LoggedEvent])
 _entries: Final = answer_of(list[Entry | None])
 _page: Final = answer_of(list[Entry])
+_offset: Final = answer_of(int)
 _names: Final = answer_of(list[tuple[str, int]])
 _schedules: Final = answer_of(list[Schedule])
 _grant: Final = answer_of(Grant)
@@ -58,6 +59,7 @@ class StoreEngine:
     """
 
     name: Final = "sqlite"
+    authorizes: Final = True
     offers: Final[frozenset[Capability]] = _ALL
     together: Final[frozenset[Capability]] = _ALL
 
@@ -198,6 +200,10 @@ class StoreEvents:
     async def read(self, pattern: str, *, after: int = 0, limit: int = 100, timeout_s: float) -> list[LoggedEvent]:
         events: list[LoggedEvent] = await self._ask("read", pattern, after, limit, timeout_s=timeout_s, read=_events)
         return events
+
+    async def last(self, *, timeout_s: float) -> int:
+        offset: int = await self._ask("last", timeout_s=timeout_s, read=_offset)
+        return offset
 
 
 class StoreState:

@@ -375,6 +375,11 @@ class Core:
             assert topics is not None
             return rooms.log.count(topics, after, scan)
 
+    @property
+    def last_offset(self) -> int:
+        """The offset of the newest event."""
+        return self._rooms.book.offset
+
     def offset_at(self, since_at: float) -> int:
         """The offset of the first event that was appended at or after this instant (the next offset when none was)."""
         with self._reading() as rooms:

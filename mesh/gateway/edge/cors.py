@@ -57,6 +57,9 @@ _OWN_ANSWER: Final = (
 #: The bytes of Access-Control-Request-Headers that are read.
 _MOST_REQUESTED: Final = 2000
 
+#: The number of origins whose lines are kept.
+MOST_GRANTS: Final = 1024
+
 _VARY: Final = b"Vary: Origin\r\n"
 _VARY_PREFLIGHT: Final = (
     b"Vary: Origin, Access-Control-Request-Method, Access-Control-Request-Headers, "
@@ -95,6 +98,7 @@ class Cors:
         self._headers = ", ".join((*_OWN_REQUEST, *(name for name in settings.headers if name != "*")))
         self._exposed = "*" in settings.expose
         self._exposed_names = ", ".join((*_OWN_ANSWER, *(name for name in settings.expose if name != "*")))
+        self._grants: dict[tuple[Origins, str | None], bytes] = {}
         self._max_age = b"Access-Control-Max-Age: %d\r\n" % settings.max_age_s
         self.concern = Concern(
             name="cors", hook=self.hook, wanted=self._wanted, facts={"credentials": settings.credentials}
@@ -112,7 +116,11 @@ class Cors:
         headers = raw.headers
         origin = headers.get(hdrs.ORIGIN)
         preflight = raw.method == "OPTIONS" and origin is not None and _REQUEST_METHOD in headers
-        grant = self._grant(origins, origin)
+        grant = self._grants.get((origins, origin))
+        if grant is None:
+            if len(self._grants) >= MOST_GRANTS:  # clients may send any origin
+                self._grants.clear()
+            grant = self._grants[origins, origin] = self._grant(origins, origin)
         if not preflight:
             raw.lines += grant
             return await proceed(request)

@@ -20,6 +20,7 @@ from mesh.calls.answers import Answer
 from mesh.errors import DeadlineExceeded, UnknownJob, UnknownRoute
 from mesh.gateway.answers import json_of
 from mesh.gateway.binding import unknown_argument
+from mesh.gateway.edge.auth.ownership import may_see
 from mesh.gateway.front import Front
 from mesh.gateway.media import JSON_TYPE, MSGPACK_TYPE, wants_msgpack
 from mesh.gateway.mounts.contract import Mount
@@ -49,6 +50,10 @@ class Jobs:
     def __init__(self, front: Front) -> None:
         self._front = front
         self._debug = front.settings.gateway.debug
+        auth = front.settings.auth
+        #: Whether jobs belong to callers, and the roles that reach all of them.
+        self._owned = bool(auth.methods)
+        self._roles = frozenset(auth.job_roles)
 
     async def answer(self, request: Request) -> Reply:
         """GET shows a job, with `?wait=30s` when it is finished or after that time; DELETE cancels it.
@@ -63,12 +68,27 @@ class Jobs:
         msgpack = wants_msgpack(request.headers.get(hdrs.ACCEPT))
         if request.method == "DELETE":
             durable = self._front.node.durable
+            if self._owned:
+                self._check_owner(request, await self._look(id, 0.0))
             return self._shown(await durable.jobs.cancel(id, timeout_s=durable.timeout_s), msgpack)
         told = read_single(request.query_string)
         wait_s = span("job", "wait", told.pop("wait"), zero=True) if "wait" in told else 0.0
         for name in told:
             raise unknown_argument(f"query.{name}", name, ("wait",))
-        return self._shown(await self._look(id, min(wait_s, LONGEST_WAIT_S)), msgpack)
+        if self._owned and wait_s > 0:
+            # Before the wait: how long that takes would tell that there is such a job.
+            self._check_owner(request, await self._look(id, 0.0))
+        info = await self._look(id, min(wait_s, LONGEST_WAIT_S))
+        if self._owned:
+            self._check_owner(request, info)
+        return self._shown(info, msgpack)
+
+    def _check_owner(self, request: Request, info: JobInfo) -> None:
+        """Raises:
+        UnknownJob: the job belongs to another caller. The error is that of a job which there is not.
+        """
+        if not may_see(request.identity, info.meta, self._roles):
+            raise _unknown(info.id)
 
     def _shown(self, info: JobInfo, msgpack: bool) -> Reply:
         shown = show(info, debug=self._debug)
@@ -89,8 +109,12 @@ class Jobs:
                 pass  # show the job as it is
         found = await jobs.find(id, timeout_s=durable.timeout_s)
         if found is None:
-            raise UnknownJob(f"no job has the id {id}, or it is no longer kept")
+            raise _unknown(id)
         return found
+
+
+def _unknown(id: str) -> UnknownJob:
+    return UnknownJob(f"no job has the id {id}, or it is no longer kept")
 
 
 #: Public texts for the failure of a job; the text of the error itself is in the log, and in `mesh jobs show`.

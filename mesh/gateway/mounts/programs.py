@@ -11,11 +11,12 @@ one.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from mesh.config import ServiceSettings
 from mesh.discovery.record import EdgePolicy
 from mesh.errors import Unavailable
-from mesh.gateway.entry import Entry
+from mesh.gateway.entry import Entry, is_protected
 from mesh.gateway.forwarding import Forwarder
 from mesh.gateway.front import Front
 from mesh.gateway.mounts.contract import Answer, Mount
@@ -32,9 +33,11 @@ def mounts(front: Front) -> Iterator[tuple[str, Mount]]:
         upstreams = Upstreams((), service.forward, front.node.clock.now)
         instances = ProgramInstances(name, upstreams, front.settings.mesh)
         for prefix in service.route:
-            # The first one starts what all of them need.
-            followed = instances if prefix == service.route[0] else None
-            yield f"services.{name}.route", _mount(front, name, service, prefix, upstreams, followed)
+            mount = _mount(front, name, service, prefix, upstreams, instances)
+            if prefix == service.route[0]:
+                # The first one starts what all of them need.
+                mount = replace(mount, lifespan=instances.followed)
+            yield f"services.{name}.route", mount
 
 
 def _mount(
@@ -43,23 +46,18 @@ def _mount(
     service: ServiceSettings,
     prefix: str,
     upstreams: Upstreams,
-    instances: ProgramInstances | None,
+    instances: ProgramInstances,
 ) -> Mount:
     forward = service.forward
     forwarder = Forwarder(front, upstreams, forward, prefix)
     entry = Entry(prefix, policy=EdgePolicy(auth=forward.auth, max_body_bytes=forward.max_body_bytes))
+    front.catalog.protected |= is_protected(entry.policy)
 
     async def handle(request: Request) -> Answer:
-        if not upstreams.all:
+        if not upstreams.all and not await instances.awaited(front.node):
             raise Unavailable(
                 f"no healthy instance of {name} is registered", details={"service": name, "retry_after_s": 1}
             )
         return await forwarder.forward(request)
 
-    return Mount(
-        prefix=prefix,
-        handler=handle,
-        methods=(),
-        lifespan=instances.followed if instances is not None else None,
-        entry=lambda _: entry,
-    )
+    return Mount(prefix=prefix, handler=handle, methods=(), entry=lambda _: entry)

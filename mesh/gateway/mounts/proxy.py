@@ -1,4 +1,4 @@
-"""[gateway.proxy]: prefixes whose requests are forwarded to other HTTP servers.
+"""[gateway.proxy]: prefixes that are forwarded to other HTTP servers.
 
 Owns: these mounts, from the settings.
 Leaves to others: forwarding (gateway.forwarding), choosing a server (gateway.upstreams), its checks
@@ -13,7 +13,8 @@ from typing import Final
 
 from mesh.config.edge_proxy import ProxySettings
 from mesh.discovery.record import EdgePolicy
-from mesh.gateway.entry import Entry
+from mesh.errors import Unavailable
+from mesh.gateway.entry import Entry, is_protected
 from mesh.gateway.forwarding import Forwarder
 from mesh.gateway.front import Front
 from mesh.gateway.mounts.contract import Answer, Mount
@@ -38,8 +39,11 @@ def mount(front: Front, prefix: str, settings: ProxySettings) -> Mount:
     forwarder = Forwarder(front, upstreams, settings, prefix)
     policy = EdgePolicy(auth=settings.auth, max_body_bytes=settings.max_body_bytes)
     entry = Entry(prefix, policy=policy)
+    front.catalog.protected |= is_protected(policy)
 
     async def handle(request: Request) -> Answer:
+        if prefix == "/" and not front.may_say_unknown():
+            raise Unavailable("no hub has reported the declared routes yet")
         return await forwarder.forward(request)
 
     @asynccontextmanager

@@ -10,10 +10,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
+from mesh.config.exposure import withheld
 from mesh.errors import MeshError, SetupError, UnknownRoute
 from mesh.gateway.entry import Entry
 from mesh.gateway.front import Front
+from mesh.gateway.listeners.admin import only_on_admin
 from mesh.gateway.mounts import (
+    acme,
     docs,
     health,
     jobs,
@@ -86,9 +89,11 @@ class Mounts:
         self._front = front
         self._by_segment: dict[str, tuple[Mounted, ...]] = {}
         self._all: list[Mounted] = []
-        for make in BUILT_IN:
+        hidden = withheld(front.settings)
+        for make in (*BUILT_IN, acme.mount) if front.settings.gateway.acme.domains else BUILT_IN:
             mount = make(front)
-            self._insert(Mounted(mount, OWN, serve_own(mount)))
+            serve = serve_own(mount)
+            self._insert(Mounted(mount, OWN, only_on_admin(serve) if mount.prefix in hidden else serve))
         for kind in (static, proxy):
             for mount in kind.mounts(front):
                 self._add(mount, kind.ORIGIN, serve_counted(front, mount))

@@ -12,11 +12,13 @@ from typing import Final
 from aiohttp import hdrs
 from multidict import istr
 
+from mesh.config.exposure import withheld
 from mesh.errors import MethodNotAllowed, Unavailable, UnknownRoute
 from mesh.gateway import app_sockets, apps
 from mesh.gateway.calling import Calls
 from mesh.gateway.entry import NO_POLICY, Entry
 from mesh.gateway.front import Front
+from mesh.gateway.listeners.admin import is_admin
 from mesh.gateway.media import STREAM_TYPES, accepts
 from mesh.gateway.mounts.contract import Answer, Mount
 from mesh.gateway.openapi import Document
@@ -44,6 +46,7 @@ class DeclaredRoutes:
         self._front = front
         self._catalog = front.catalog
         self._call = Calls(front).call
+        self._hides_docs = "/docs" in withheld(front.settings)
 
     def answer(self, request: Request) -> Awaitable[Answer]:
         """Start the call of a route. (Not a coroutine itself: this is the path of nearly all requests.)
@@ -76,7 +79,7 @@ class DeclaredRoutes:
         except UnknownRoute:
             if self._front.fallback is not None:
                 return self._fall_back(request)
-            if path == "/" and verb in _READABLE:
+            if path == "/" and verb in _READABLE and not (self._hides_docs and not is_admin(request)):
                 return _ready(Reply(status=302, extra=b"Location: /docs\r\n"))
             if not self._front.may_say_unknown():
                 raise Unavailable("no hub has reported the declared routes yet") from None
@@ -88,14 +91,10 @@ class DeclaredRoutes:
         return self._call(request, route, values)
 
     def _fall_back(self, request: Request) -> Awaitable[Answer]:
-        """Let the mount answer that gets what no route answers.
-
-        Raises:
-            Unavailable: a service that is not known yet may declare the path.
-        """
+        """Let the mount answer that gets what no route answers. It knows what it may answer while a service that no hub
+        has reported yet may declare the path."""
         fallback = self._front.fallback
-        if fallback is None or not self._front.may_say_unknown():
-            raise Unavailable("no hub has reported the declared routes yet")
+        assert fallback is not None
         request.prefix = fallback.prefix
         answer: Awaitable[Answer] = fallback.serve(request)
         return answer
@@ -117,17 +116,26 @@ class DeclaredRoutes:
         return Entry("/", route.target, route.record.edge or NO_POLICY, (route, values))
 
     def _upgrade(self, request: Request) -> Awaitable[Answer]:
-        route, values = self._catalog.routes.find(WEBSOCKET, request.path)
+        try:
+            route, values = self._catalog.routes.find(WEBSOCKET, request.path)
+        except UnknownRoute:
+            if self._front.fallback is not None:
+                return self._fall_back(request)
+            raise
         if route.raw:
             return app_sockets.serve(self._front, request, route)
         return serve(self._front, request, route, values)
 
     def _found(self, request: Request) -> tuple[Route, list[str]]:
-        """What `entry` has found. The routes may have changed since; a path without a route is looked up again, for
-        its error."""
+        """What `entry` has found. A path without a route is looked up again, for its error.
+
+        Raises:
+            Unavailable: there is a route now. The edge has not applied its policy, and must not be passed without.
+        """
         found = request.entry.found
         if found is None:
-            return self._catalog.routes.find(request.raw.method, request.path)
+            self._catalog.routes.find(request.raw.method, request.path)
+            raise Unavailable("the declared routes have just changed")
         route, values = found
         return route, values
 

@@ -45,6 +45,9 @@ def mount(front: Front) -> Mount:
             if not front.may_say_unknown():
                 raise Unavailable("no hub has reported the running services yet") from None
             raise
+        if request.known is not None and request.known.name != target.target:
+            # It has appeared since: the edge has not applied its policy.
+            raise Unavailable("the methods have just changed")
         return await call(request, target, None)
 
     return Mount(prefix="/rpc", handler=answer, methods=(), openapi=Document.add_methods, entry=entry)

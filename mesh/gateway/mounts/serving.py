@@ -151,6 +151,8 @@ class _Foreign:
     async def _write(self, request: Request, stream: Stream) -> tuple[Answer, str]:
         """Write a stream to its end; returns the answer, and the error code to count."""
         front = self._front
+        if request.raw.defaults and stream.extra:
+            request.raw.override(stream.extra)
         reply = StreamReply(
             request.raw,
             front.node.clock,

@@ -22,8 +22,8 @@ from aiohttp import hdrs
 from mesh.config import Settings
 from mesh.config.edge_static import StaticSettings
 from mesh.discovery.record import EdgePolicy
-from mesh.errors import BadRequest, MethodNotAllowed, TryLater, UnknownRoute
-from mesh.gateway.entry import Entry
+from mesh.errors import BadRequest, MeshError, MethodNotAllowed, TryLater, Unavailable, UnknownRoute
+from mesh.gateway.entry import Entry, is_protected
 from mesh.gateway.file_types import accepted_codings, cache_control, content_type
 from mesh.gateway.files import INDEX, Directory, File, IsDirectory
 from mesh.gateway.front import Front
@@ -41,7 +41,7 @@ _T = TypeVar("_T")
 #: `origin` of these mounts.
 ORIGIN: Final = "gateway.static"
 
-#: Threads that wait for the disk, for all directories together.
+#: Threads that wait for the disk, for each directory.
 THREADS: Final = 8
 #: Files up to this size are read in the thread that opens them, and sent in one piece.
 WHOLE_BYTES: Final = 64 * 1024
@@ -87,6 +87,7 @@ def mount(front: Front, prefix: str, settings: StaticSettings) -> Mount:
     """The mount of one directory."""
     files = Files(front, prefix, settings, _checked(front.settings, prefix, settings.dir))
     entry = Entry(prefix, policy=EdgePolicy(auth=settings.auth))
+    front.catalog.protected |= is_protected(entry.policy)
 
     @asynccontextmanager
     async def lifespan(_: Node) -> AsyncIterator[None]:
@@ -152,6 +153,7 @@ class Files:
 
         Raises:
             UnknownRoute: there is no such file.
+            Unavailable: nor is there, yet, a service that declares the path.
             MethodNotAllowed: there is, but it can only be read.
             PreconditionFailed, RangeNotSatisfiable: the client wants another version, or a part that is not there.
         """
@@ -162,12 +164,12 @@ class Files:
             segments = split_path(rest[:-1] if slash else rest)
         except BadRequest:
             # No file has such a name.
-            raise _unknown(request) from None
+            raise self._unknown(request) from None
         if verb not in _READ:
             return await self._refuse(request, segments, slash)
         headers = request.raw.headers
         codings = accepted_codings(",".join(headers.getall(hdrs.ACCEPT_ENCODING, ())))
-        spa = self._settings.spa and accepts(",".join(headers.getall(hdrs.ACCEPT, ())), _HTML)
+        spa = self._settings.spa and self._routes_known and accepts(",".join(headers.getall(hdrs.ACCEPT, ())), _HTML)
         try:
             plan = await self._run(partial(self._plan, request, segments, codings, slash, spa), _discard)
         except IsDirectory:
@@ -175,7 +177,7 @@ class Files:
             location = f"Location: {request.path}/{query}\r\n".encode("ascii", "replace")
             return Reply(status=301, extra=location + b"Cache-Control: no-cache\r\n")
         if plan is None:
-            raise _unknown(request)
+            raise self._unknown(request)
         if plan.status == 412:
             raise PreconditionFailed("the file is another version than the request requires")
         if plan.status == 416:
@@ -200,10 +202,21 @@ class Files:
             return file is not None
 
         if not await self._run(exists, lambda _: None):
-            raise _unknown(request)
+            raise self._unknown(request)
         if request.raw.method == "OPTIONS":
             return Reply(status=204, extra=b"Allow: %b\r\n" % _ALLOW.encode())
         raise MethodNotAllowed(f"{request.raw.method}: a file can only be read", details={"allow": _ALLOW})
+
+    def _unknown(self, request: Request) -> MeshError:
+        """The error for a path without a file."""
+        if not self._routes_known:
+            return Unavailable("no hub has reported the declared routes yet")
+        return UnknownRoute(f"{request.path[:200]}: there is no such file, and no service declares this path")
+
+    @property
+    def _routes_known(self) -> bool:
+        """Whether a path that leads nowhere does so for certain. Below a prefix of its own there are no routes."""
+        return bool(self._prefix) or self._front.may_say_unknown()
 
     # --- in a thread ------------------------------------------------------------------------------
 
@@ -317,7 +330,3 @@ def _read(file: File, at: int, size: int) -> bytes:
 def _discard(plan: _Plan | None) -> None:
     if plan is not None and plan.file is not None:
         plan.file.close()
-
-
-def _unknown(request: Request) -> UnknownRoute:
-    return UnknownRoute(f"{request.path[:200]}: there is no such file, and no service declares this path")

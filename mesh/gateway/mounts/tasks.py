@@ -23,6 +23,9 @@ from mesh.discovery.record import TaskRecord
 from mesh.errors import BadArguments, BadRequest, MeshError, Unavailable, UnknownJob, UnknownRoute, UnknownService
 from mesh.gateway.binding import unknown_argument
 from mesh.gateway.convert import convert, converter, is_bytes
+from mesh.gateway.depth import check_depth, may_be_deep
+from mesh.gateway.edge.auth.ownership import own_key
+from mesh.gateway.edge.identity import Identity
 from mesh.gateway.entry import NO_POLICY, Entry
 from mesh.gateway.fields import Fields
 from mesh.gateway.front import Front
@@ -83,14 +86,22 @@ class Tasks:
         if other is not None:
             return other
         target = request.target = f"{service}.{name}"
+        if request.known is not None and request.known.name != target:
+            # It has appeared since: the edge has not applied its policy.
+            raise Unavailable("the tasks have just changed")
         stats = front.node.recorder.method("http", service, name)
         code = "cancelled"
         began_at = front.node.clock.now()
         stats.begin()
         try:
-            body = await front.bodies.read(request, front.timeout_s)
+            most = record.edge.max_body_bytes if record.edge is not None else 0
+            body = await front.bodies.read(request, front.timeout_s, most)
             kind = kind_of(request.headers.get(hdrs.CONTENT_TYPE))
-            reply = await self._defer(target, record, request.query_string, body, kind, request.headers)
+            if kind == "json" and may_be_deep(body, front.settings.gateway.max_json_depth):
+                await check_depth(body, front.settings.gateway.max_json_depth, front.node.recorder)
+            reply = await self._defer(
+                target, record, request.query_string, body, kind, request.headers, request.identity
+            )
             code = ""
             return reply
         except MeshError as exc:
@@ -121,7 +132,14 @@ class Tasks:
         return service, name, self._front.catalog.task(service, name)
 
     async def _defer(
-        self, target: str, record: TaskRecord, query: str, body: bytes, kind: Kind, headers: CIMultiDictProxy[str]
+        self,
+        target: str,
+        record: TaskRecord,
+        query: str,
+        body: bytes,
+        kind: Kind,
+        headers: CIMultiDictProxy[str],
+        identity: Identity | None,
     ) -> Reply:
         """Defer a task.
 
@@ -130,6 +148,7 @@ class Tasks:
             query: options (OPTIONS); for a body of bytes also the other arguments.
             kind: what the Content-Type says the body is.
             headers: of the request: Idempotency-Key, and those that the task reads.
+            identity: of the caller; an Idempotency-Key is that of this caller alone.
 
         Raises:
             BadArguments, UnsupportedMedia, TooLarge: nothing was deferred.
@@ -144,7 +163,7 @@ class Tasks:
                 raise BadArguments(
                     "query.key: cannot be combined with Idempotency-Key; send one of them", details=_at("key")
                 )
-            given["key"] = _key(idempotency)
+            given["key"] = own_key(identity, _key(idempotency))
         arguments = self._encoded(target, record, told, body, kind, headers)
         options = _options(given)
         if idempotency:

@@ -19,6 +19,7 @@ import msgspec
 from aiohttp import WSMsgType, hdrs, web
 
 from mesh.calls.push import WEBSOCKET, read_order
+from mesh.calls.server_event import envelope_of, shown
 from mesh.errors import BadRequest, Cancelled, Draining, MeshError
 from mesh.gateway.front import Front
 from mesh.gateway.ports import Answer, Buffer, Items
@@ -275,6 +276,8 @@ class Session:
             if self._sends_text:
                 body = _read_text(body).encode("utf-8", "replace")
             await self._send(bytes(body), WSMsgType.TEXT)
+        elif self._route.method.events and (envelope := envelope_of(body)) is not None:
+            await self._send(shown(envelope), WSMsgType.TEXT)
         else:
             order = read_order(body)
             rooms = self._front.rooms

@@ -20,7 +20,8 @@ WEBSOCKET = "WEBSOCKET"
 
 def asks(raw: RawRequest) -> bool:
     """Whether a request is the handshake of a WebSocket."""
-    return raw._message.upgrade and raw.method == "GET"
+    # Another protocol, such as h2c, is ignored, as RFC 9110 allows: the request is answered as it is.
+    return raw._message.upgrade and raw.method == "GET" and "websocket" in raw.headers.get("Upgrade", "").lower()
 
 
 async def serve(front: Front, request: Request, route: Route, values: list[str]) -> Written:

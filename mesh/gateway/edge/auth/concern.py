@@ -4,8 +4,8 @@ Owns: when the methods are asked, and the WWW-Authenticate of refusals.
 Leaves to others: the methods (registry), what is required (rules), passing the identity on (carry), a gateway without
 any method (guard).
 
-A path that leads nowhere has the requirement of its mount, so that a caller without a credential cannot find out which
-paths exist. CORS preflights, to which browsers attach no credentials, pass.
+A path that leads nowhere has the requirement of its mount: 401 comes before 404. CORS preflights, to which browsers
+attach no credentials, pass.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from mesh.errors import MeshError, Unauthenticated
 from mesh.gateway.edge.auth import guard, registry
 from mesh.gateway.edge.auth.carry import carry, checked
 from mesh.gateway.edge.auth.contract import Authenticator, AuthUnavailable, Denied
+from mesh.gateway.edge.auth.headers import challenge
 from mesh.gateway.edge.auth.rules import Rules, check
 from mesh.gateway.edge.contract import Concern, Proceed
 from mesh.gateway.edge.identity import Identity
@@ -33,6 +34,8 @@ from mesh.gateway.request import Request
 #: The name of the concern.
 NAME: Final = "auth"
 _REQUEST_METHOD: Final = istr("Access-Control-Request-Method")
+_FETCH_MODE: Final = istr("Sec-Fetch-Mode")
+_BASIC: Final = "Basic "
 
 
 def make(front: Front) -> Concern:
@@ -44,11 +47,13 @@ def make(front: Front) -> Concern:
     methods = registry.authenticators(front)
     if not methods:
         return guard.make(front)
+    schemes = {name: dict(scheme) for method in methods for name, scheme in method.schemes.items()}
     rules = Rules(front.settings.auth, [mounted.prefix for mounted in front.mounts])
     return Concern(
         name=NAME,
         hook=Auth(front, methods, rules).hook,
         lifespan=lambda node: _lifespans(methods, node),
+        openapi=lambda document: document.secure(schemes, rules.of),
         facts={"methods": [{"name": each.name, **(each.facts or {})} for each in methods]},
     )
 
@@ -64,9 +69,12 @@ class Auth:
         self._methods = methods
         self._rules = rules
         self._recorder = front.node.recorder
-        self._challenges = {
-            each.name: b"WWW-Authenticate: %b\r\n" % each.challenge.encode() for each in methods if each.challenge
-        }
+        self._realm = front.settings.mesh.name
+        self._bearers = frozenset(each.name for each in methods if each.challenge.startswith("Bearer "))
+        # Tokens and API keys have the same challenge.
+        challenges = dict.fromkeys(each.challenge for each in methods if each.challenge)
+        self._challenges = b"".join(map(_challenge, challenges))
+        self._silent = b"".join(_challenge(each) for each in challenges if not each.startswith(_BASIC))
 
     async def hook(self, request: Request, proceed: Proceed) -> Answer:
         """Let a request pass, or refuse it.
@@ -93,18 +101,31 @@ class Auth:
                 # Without a requirement, a wrong credential is none: with an expired token one must be able to log in.
                 identity = None
                 break
+            except Denied:
+                self._count(method.name, Denied.code)
+                raise
         if required.user:
             if identity is None:
-                self._refuse(request, Unauthenticated("this requires a credential, and the request has none"))
+                told = "none that is accepted here" if hdrs.AUTHORIZATION in raw.headers else "none"
+                self._refuse(request, Unauthenticated(f"this requires a credential, and the request has {told}"))
             if required.scopes or required.roles:
                 self._authorize(request, required, identity)
-        return await proceed(request)
+        try:
+            return await proceed(request)
+        except Unauthenticated:
+            # A service that knows more than the edge refuses the caller: this answer needs a challenge, too.
+            request.raw.lines += self._silent if self._silent and _is_script(request) else self._challenges
+            raise
 
     def _authorize(self, request: Request, required: Requirement, identity: Identity) -> None:
         try:
             check(required, identity)
         except Denied:
             self._count(identity.scheme, Denied.code)
+            if required.scopes and identity.scheme in self._bearers:
+                # RFC 6750, section 3.1: which scopes a token for this needs.
+                parameters = {"realm": self._realm, "error": "insufficient_scope", "scope": " ".join(required.scopes)}
+                request.raw.lines += _challenge(challenge("Bearer", **parameters))
             raise
 
     def _count(self, method: str, code: str) -> None:
@@ -117,10 +138,19 @@ class Auth:
         """Refuse a request, with the challenges of all methods, or of the one whose credential is wrong."""
         self._count(method.name if method else "", error.code)
         if error.status == Unauthenticated.status:
-            challenges = self._challenges
-            mine = challenges.get(method.name) if method is not None else None
-            request.raw.lines += mine or b"".join(challenges.values())
+            mine = method.refusal or method.challenge if method is not None else ""
+            silent = self._silent and (not mine or mine.startswith(_BASIC)) and _is_script(request)
+            request.raw.lines += self._silent if silent else _challenge(mine) if mine else self._challenges
         raise error
+
+
+def _is_script(request: Request) -> bool:
+    """Whether a script of a page sent the request: for a Basic challenge the browser would show a dialog of its own."""
+    return request.raw.headers.get(_FETCH_MODE, "navigate") != "navigate"
+
+
+def _challenge(value: str) -> bytes:
+    return b"WWW-Authenticate: %b\r\n" % value.encode("ascii", "replace")
 
 
 @asynccontextmanager

@@ -31,6 +31,7 @@ class Authenticator:
             reads the head of the request only, never the body.
         challenge: the WWW-Authenticate value of refusals, such as 'Bearer realm="mesh"'; "" for a method that has
             none, such as a cookie.
+        refusal: the WWW-Authenticate value for a wrong credential; "" for `challenge`.
         schemes: its OpenAPI security schemes by name; one of them is enough.
         lifespan: as of a Concern: a background task, a connection, a file that is watched.
         facts: what `/mesh` shows about it; no secrets.
@@ -39,6 +40,7 @@ class Authenticator:
     name: str
     authenticate: Callable[[Request], Awaitable[Identity | None]]
     challenge: str = ""
+    refusal: str = ""
     schemes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     lifespan: Callable[[Node], AbstractAsyncContextManager[Any]] | None = None
     facts: dict[str, Any] | None = None

@@ -10,7 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from mesh.gateway.edge.auth import api_key_method, basic_method, certificate, proxy_method
 from mesh.gateway.edge.auth.contract import Authenticator
+from mesh.gateway.edge.auth.jwt import method as jwt
+from mesh.gateway.edge.auth.sessions import method as sessions
 from mesh.gateway.front import Front
 
 #: Makes a method from the settings; None when they do not switch it on.
@@ -18,7 +21,14 @@ Make = Callable[[Front], Authenticator | None]
 
 #: A proxy that vouches for its callers comes first: it removes credentials that it has used. Credentials that a client
 #: attaches to one request come before cookies, which a browser attaches to all of them.
-AUTHENTICATORS: Final[tuple[Make, ...]] = ()
+AUTHENTICATORS: Final[tuple[Make, ...]] = (
+    proxy_method.make,
+    jwt.make,
+    api_key_method.make,
+    basic_method.make,
+    sessions.make,
+    certificate.make,
+)
 
 
 def authenticators(front: Front) -> list[Authenticator]:

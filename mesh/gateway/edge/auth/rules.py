@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Final
 
-from mesh.config.edge_auth import NONE, AuthSettings, Requirement
+from mesh.config.edge_auth import NONE, USER, AuthSettings, Requirement
 from mesh.discovery.record import EdgePolicy
 from mesh.errors import ConfigError
 from mesh.gateway.edge.auth.contract import Denied
@@ -37,7 +37,7 @@ class Rules:
             if prefix not in prefixes:
                 remedy = suggest(prefix, prefixes, f"the mounts are {', '.join(sorted(prefixes))}")
                 raise ConfigError(f'auth.mounts: there is no mount "{prefix}"; {remedy}')
-        self._default = settings.default
+        self._default = settings.default or USER
         self._listed = settings.mounts
         self._mounts = dict.fromkeys(EXEMPT, NONE) | settings.mounts
 
