@@ -17,7 +17,7 @@ from aiohttp import hdrs
 
 from mesh.discovery.record import MethodRecord
 from mesh.errors import BadArguments, BadRequest, TooLarge, UnsupportedMedia
-from mesh.gateway.body_stream import BodyStream
+from mesh.gateway.body_stream import CHUNK_BYTES, BodyStream
 from mesh.gateway.media import (
     BINARY_TYPE,
     MULTIPART_TYPE,
@@ -88,6 +88,8 @@ class Upload:
                 f'"{essence(content_type or "")[:80]}"'
             )
         self._body: BodyStream = request.stream(max_bytes=most or None)
+        # The token of a login session may have been looked for in the body: see edge.auth.sessions.csrf.
+        self._early = request.early_body or b""
         self.items: Source = self._chunks() if binary else self._lines()
 
     @property
@@ -96,6 +98,8 @@ class Upload:
         return self._body.at_end
 
     async def _chunks(self) -> Source:
+        for at in range(0, len(self._early), CHUNK_BYTES):
+            yield self._early[at : at + CHUNK_BYTES], RAW
         async for chunk in self._body:
             yield chunk, RAW
 

@@ -19,6 +19,7 @@ import pytest
 
 import mesh
 from mesh import http
+from mesh.gateway.calling import Calls
 from mesh.testing import Mesh, no_leaks
 from tests.gateway.gateway_served import Served, served
 from tests.patience import until
@@ -211,6 +212,21 @@ async def test_text_fields_arrive_in_both_encodings(web: Served, multipart: bool
     async with web.http.post("/login", data=body) as answer:
         assert (answer.status, answer.headers["X-Seen"]) == (201, "1")
         assert await answer.json() == ["ü & =", 7, True]
+
+
+async def test_a_body_that_the_gateway_has_read_reaches_the_handler(web: Served, monkeypatch: pytest.MonkeyPatch):
+    """As it is when the token of a login session is looked for in its field csrf_token, which is the gateway's."""
+    bind = Calls._bind
+
+    async def early(self: Any, request: Any, *args: Any) -> Any:
+        request.early_body = await self._front.bodies.read(request, 5.0)
+        return await bind(self, request, *args)
+
+    monkeypatch.setattr(Calls, "_bind", early)
+    fields = {"user": "u", "age": "7", "csrf_token": "x"}
+    for body in (fields, form(*fields.items())):
+        async with web.http.post("/login?x=1", data=body) as answer:
+            assert await answer.json() == ["u", 7, False]
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,9 @@ from mesh.suggest import suggest
 
 _encode: Final = msgspec.json.Encoder().encode
 
+#: The field for the token of a login session, which the gateway reads (docs/sessions.md); a method need not declare it.
+CSRF_FIELD: Final = "csrf_token"
+
 
 class _Text:
     """How the text of one field becomes a value: as a value in a query string does."""
@@ -87,10 +90,14 @@ class Fields:
         kind = kind_of(content_type)
         if kind == URLENCODED:
             for name, text in await _pairs(chunks):
+                if name == CSRF_FIELD and name not in self._fields:
+                    continue
                 self._add(texts, self._field(name), text)
         elif kind == MULTIPART:
             left = TEXT_BYTES
             async for part in Multipart(chunks, content_type):
+                if part.name == CSRF_FIELD and part.name not in self._fields:
+                    continue
                 field = self._field(part.name)
                 if field.file:
                     await self._take(files, field, part, spool)
