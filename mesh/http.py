@@ -13,6 +13,9 @@
 Owns: the public names; re-exports only. docs/http.md describes them.
 """
 
+from mesh.calls.forms.declared import Form
+from mesh.calls.forms.files import File
+from mesh.calls.forms.multipart import Multipart, Part
 from mesh.calls.http_response import Response, SetCookie, delete_cookie, redirect
 from mesh.calls.http_session import login, logout
 from mesh.calls.push import join, leave
@@ -26,7 +29,11 @@ __all__ = [
     "Cookie",
     "EdgeOptions",
     "Field",
+    "File",
+    "Form",
     "Header",
+    "Multipart",
+    "Part",
     "Query",
     "Response",
     "ServerSentEvent",

@@ -14,6 +14,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from mesh.calls.forms.declared import FormDeclared, FormParameters
 from mesh.calls.http_response import unwrapped
 from mesh.calls.server_event import unwrapped_event
 from mesh.errors import SetupError
@@ -80,6 +81,7 @@ class Declared(msgspec.Struct, frozen=True):
         stream: it is an async generator function.
         asynchronous: calling it gives an awaitable (False for a plain `def` and for a stream).
         responds: it may return an http.Response, whose body is of the type `returns`.
+        form: the parameters that are an HTML form, which are not among `parameters`; `inbound` is then its body.
         inbound: the parameter for the items that the caller sends; it is not among `parameters`.
         events: it yields http.ServerSentEvents, whose data are of the type `returns`.
     """
@@ -89,6 +91,7 @@ class Declared(msgspec.Struct, frozen=True):
     stream: bool
     asynchronous: bool
     responds: bool = False
+    form: FormDeclared | None = None
     inbound: InboundParameter | None = None
     events: bool = False
 
@@ -117,17 +120,17 @@ def read(function: Callable[..., Any], label: str, owner: type | None, bound: bo
     if typing.get_origin(returns) in _ITERATORS:
         raise BadDeclaration(f"{label}: an http.Response has one body; it cannot contain a stream")
     schema_of(returns, f"{label}: what it {'yields' if stream else 'returns'}")
-    parameters, inbound = _parameters(function, hints, label, bound)
+    parameters, inbound, form = _parameters(function, hints, label, bound)
     if inbound is not None and not waits and not stream:
-        raise BadDeclaration(
-            f'{label}: "{inbound.name}" is an asynchronous iterator, which a plain `def` cannot read: write `async def`'
-        )
+        what = "a form" if form is not None else "an asynchronous iterator"
+        raise BadDeclaration(f'{label}: "{inbound.name}" is {what}, which a plain `def` cannot read: write `async def`')
     return Declared(
         parameters=parameters,
         returns=returns,
         stream=stream,
         asynchronous=waits and not stream,
         responds=responds,
+        form=form,
         inbound=inbound,
         events=events,
     )
@@ -192,7 +195,7 @@ def _returned(hints: Mapping[str, Any], stream: bool, label: str) -> Any:
 
 def _parameters(
     function: Callable[..., Any], hints: Mapping[str, Any], label: str, bound: bool
-) -> tuple[tuple[Parameter, ...], InboundParameter | None]:
+) -> tuple[tuple[Parameter, ...], InboundParameter | None, FormDeclared | None]:
     declared = list(inspect.signature(function).parameters.values())
     if not bound:
         if not declared:
@@ -200,6 +203,7 @@ def _parameters(
         declared = declared[1:]
     found = []
     inbound: InboundParameter | None = None
+    forms = FormParameters(BadDeclaration, label)
     for at, parameter in enumerate(declared):
         if parameter.kind is parameter.VAR_POSITIONAL:
             raise BadDeclaration(f"{label} takes *{parameter.name}: take one list parameter instead")
@@ -207,6 +211,8 @@ def _parameters(
             raise BadDeclaration(f"{label} takes **{parameter.name}: take one dict parameter instead")
         hint = hints.get(parameter.name, Any)
         hint = Any if hint is object else hint
+        if forms.take(parameter, hint):
+            continue
         if (typing.get_origin(hint) or hint) in _ITERATORS:
             what = f'{label}: argument "{parameter.name}"'
             if inbound is not None:
@@ -226,7 +232,14 @@ def _parameters(
                 keyword_only=parameter.kind is parameter.KEYWORD_ONLY,
             )
         )
-    return tuple(found), inbound
+    form = forms.declared(declared)
+    if form is not None:
+        name = form.stream or next(iter(form.fields.values())).parameter
+        if inbound is not None:
+            raise BadDeclaration(f'{label}: "{inbound.name}" is the body, and "{name}" a form in it; keep one of both')
+        # The body follows the other arguments, see forms.binding.
+        inbound = InboundParameter(name, len(found), bytes)
+    return tuple(found), inbound, form
 
 
 def _shape(hint: Any, what: str) -> Shape:

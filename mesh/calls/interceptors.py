@@ -85,6 +85,7 @@ class IncomingCall(msgspec.Struct, eq=False):
     Attributes:
         context: the context of the call, the same as `mesh.current()` in the handler.
         args: the decoded arguments, in the order of the handler's parameters; may be replaced before `proceed`.
+            In place of an HTML form, its unread body is the last of them: the form is read behind the interceptors.
         stream: the call is a stream; `await proceed(call)` then returns an asynchronous iterator.
     """
 

@@ -17,6 +17,8 @@ from msgspec.structs import astuple
 from mesh.calls.answers import typed_decoder
 from mesh.calls.context import CURRENT
 from mesh.calls.declared import BadDeclaration, Parameter, is_binary, read, returned, schema_of
+from mesh.calls.forms import binding
+from mesh.calls.forms.declared import schema_of_form
 from mesh.calls.http_response import Response
 from mesh.calls.inbound import BadItem
 from mesh.calls.results import cannot_be_sent, checker, exact_type
@@ -59,7 +61,8 @@ class Signature:
         binary: the answer is `bytes` and is sent without JSON or MessagePack around it.
         params_schema: JSON Schema (2020-12) of an object with one property per parameter; self-contained.
         returns_schema: JSON Schema of `returns`.
-        inbound_schema: JSON Schema of each item that the caller sends; None without `inbound`.
+        inbound_schema: JSON Schema of each item that the caller sends, or of the form; None without `inbound`.
+        form: the parameters that are an HTML form, whose body is then `inbound`.
     """
 
     def __init__(
@@ -83,6 +86,7 @@ class Signature:
         self.asynchronous = declared.asynchronous
         self.responds = declared.responds
         self.inbound = declared.inbound
+        self.form = declared.form
         self.events = declared.events
         self._positional = tuple(p.name for p in self.parameters if not p.keyword_only)
         self._required = sum(p.required for p in self.parameters if not p.keyword_only)
@@ -96,6 +100,8 @@ class Signature:
         if self.inbound is not None:
             item = self.inbound.type
             self.inbound_schema = dict(_BINARY_SCHEMA) if is_binary(item) else schema_of(item, self.label)
+        if self.form is not None:
+            self.inbound_schema = schema_of_form(self.form)
         # With keyword-only parameters an array cannot fill the whole struct: such bodies go by name.
         self._whole = len(self._positional) == len(self.parameters)
         self._array = msgspec.msgpack.Decoder(array).decode
@@ -178,7 +184,9 @@ class Signature:
         return encode_response
 
     def by_position(self, run: Callable[..., Any]) -> Callable[..., Any]:
-        """`run` itself, or, when some parameters are keyword-only, a wrapper that takes all values in order."""
+        """`run` itself, or, with keyword-only parameters or a form, a wrapper that takes all values in order."""
+        if self.form is not None:
+            return binding.bound(run, self.form, [p.name for p in self.parameters], stream=self.stream)
         if self._whole:
             return run
         names = [p.name for p in self.parameters]

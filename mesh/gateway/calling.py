@@ -129,7 +129,7 @@ class Calls:
             body,
             encoding,
             timeout=timeout,
-            meta={ANSWER: MSGPACK_ANSWER} if msgpack else None,
+            meta={ANSWER: MSGPACK_ANSWER, **upload.meta} if msgpack else upload.meta or None,
             trace=request.trace,
             source=upload.items,
         )
@@ -206,6 +206,8 @@ class Calls:
             streams.add(reply)
             # Without an explicit timeout a stream has the node's default for streams.
             meta = {RECONNECTS: "1"} if form == "sse" else None
+            if upload is not None and upload.meta:
+                meta = {**(meta or {}), **upload.meta}
             items = self._node.stream_raw(
                 to.target,
                 body,

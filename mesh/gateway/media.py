@@ -26,7 +26,9 @@ _NDJSON: Final = frozenset({NDJSON_TYPE, "application/ndjson", "application/json
 #: Media types that request a stream by name.
 STREAM_TYPES: Final = _NDJSON | {SSE_TYPE}
 _JSON: Final = frozenset({JSON_TYPE, "text/json"})
-_FORMS: Final = frozenset({"application/x-www-form-urlencoded", "multipart/form-data"})
+URLENCODED_TYPE: Final = "application/x-www-form-urlencoded"
+MULTIPART_TYPE: Final = "multipart/form-data"
+_FORMS: Final = frozenset({URLENCODED_TYPE, MULTIPART_TYPE})
 _AS_JSON: Final = "Content-Type: application/json (curl --json, or -H 'Content-Type: application/json' with -d)"
 
 

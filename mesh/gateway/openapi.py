@@ -21,7 +21,7 @@ from mesh.gateway.openapi_parts import add_part
 from mesh.gateway.openapi_tasks import DEFER_PARAMETERS, DEFERRED, JOB, job_operations
 from mesh.gateway.reply import phrase
 from mesh.gateway.routes import LITERAL, REST, VERBS, Route, segment_kind, segments, shape
-from mesh.gateway.uploads import takes_bytes
+from mesh.gateway.uploads import form_types, takes_bytes
 
 Schema = dict[str, Any]
 
@@ -145,7 +145,9 @@ class Document:
         """Add the methods that /rpc reaches."""
         for service in sorted(self._catalog.offers):
             for name, method in self._catalog.methods(service).items():
-                self._add_rpc(service, name, method)
+                # The body of one with a client stream is no JSON: it has routes only.
+                if method.inbound is None:
+                    self._add_rpc(service, name, method)
 
     def add_tasks(self) -> None:
         """Add the tasks that /tasks reaches."""
@@ -192,7 +194,7 @@ class Document:
             elif source == "body":
                 body = _body_of(method, name, schema, required=name in required)
         if method.inbound is not None:
-            body = _upload_of(method.inbound)
+            body = _upload_of(method.inbound, self._moved(route.service, method.inbound, method.inbound))
         if fields:
             needed = [name for name in fields if name in required]
             whole: Schema = {"type": "object", "properties": fields, "additionalProperties": False}
@@ -399,8 +401,12 @@ def _unique(parameters: list[Schema]) -> list[Schema]:
     return list(found.values())
 
 
-def _upload_of(inbound: Schema) -> Schema:
-    """The request body of a method with a client stream."""
+def _upload_of(inbound: Schema, moved: Schema) -> Schema:
+    """The request body of a method with a client stream; `moved` is its schema with definitions in the components."""
+    if forms := form_types(inbound):
+        form = {key: value for key, value in moved.items() if key != "contentMediaType"}
+        # A form without required fields may be empty, but its body has a Content-Type.
+        return {"required": True, "content": {each: {"schema": form} for each in forms}}
     if takes_bytes(inbound):
         return {"required": False, "content": {BINARY_TYPE: {"schema": {}}}}
     shown: Schema = {"description": "One JSON value per line.", "x-mesh-item": inbound}

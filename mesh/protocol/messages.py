@@ -55,6 +55,8 @@ ANSWER: Final = "mesh.answer"
 MSGPACK_ANSWER: Final = "msgpack"
 #: Metadata of a stream with a reader that reconnects by itself when the stream ends with `draining`, like a browser.
 RECONNECTS: Final = "mesh.reconnects"
+#: Metadata of a call whose client stream is the body of an HTML form: its Content-Type.
+FORM: Final = "mesh.form"
 #: Metadata of a copy of a call whose answer is only compared. The handler sees it, too.
 MIRROR: Final = "mesh.mirror"
 

@@ -61,10 +61,14 @@ def typed(cls: type[Service]) -> tuple[Typed, ...]:
         )
         for member, signature in known:
             if member.task is not None and signature.inbound is not None:
+                if signature.form is not None:
+                    raise BadDeclaration(f"{signature.label}: a task cannot take a form: its arguments are stored")
                 raise BadDeclaration(
                     f'{signature.label}: a task cannot take "{signature.inbound.name}", a stream of items: its '
                     "arguments are stored; take a list instead"
                 )
+            if signature.form is not None and not member.marks.routes:
+                raise BadDeclaration(f"{signature.label} takes a form, which only HTTP carries: add @http.post(path)")
             if member.task is not None and signature.responds:
                 raise BadDeclaration(
                     f"{signature.label}: a task cannot return an http.Response, since no HTTP request waits for its "
@@ -145,6 +149,8 @@ def listening(service: Service, member: Member) -> tuple[Decode, Callable[[Event
     cls = type(service)
     label = f"{cls.name}.{member.name}"
     signature = Signature(member.function, label, owner=cls)
+    if signature.form is not None:
+        raise BadDeclaration(f"{label}: an event has no form; take its data")
     if signature.inbound is not None:
         raise BadDeclaration(
             f'{label}: argument "{signature.inbound.name}" is a stream of items; an event has one value'
@@ -268,6 +274,17 @@ def _route_record(mark: RouteMark, member: Member, signature: Signature) -> Rout
         raise BadDeclaration(
             f"{signature.label}: the handler of a WebSocket yields the messages to send: write `async def` with `yield`"
         )
+    if signature.form is not None:
+        if mark.verb not in ("POST", "PUT", "PATCH"):
+            raise BadDeclaration(f"{signature.label} takes a form, which a {mark.verb} cannot carry; use @http.post")
+        for name in path_parameters(mark.path):
+            if name in signature.form.parameters:
+                raise BadDeclaration(f'{signature.label}: argument "{name}" is in the path and in the form; keep one')
+        if mark.forms:
+            raise BadDeclaration(
+                f"{signature.label}: forms=True is for a method that parses forms itself; remove it, or take the body "
+                "as `bytes`"
+            )
     uploads = signature.inbound is not None
     found = sources(mark.verb, path_parameters(mark.path), signature.parameters, signature.label, uploads=uploads)
     for parameter in signature.parameters:

@@ -77,6 +77,7 @@ order.charged True 1
 from mesh.clock import ManualClock
 from mesh.testing.fakes import Fake, Recorded
 from mesh.testing.faults import Faults
+from mesh.testing.forms import multipart
 from mesh.testing.leaks import no_leaks
 from mesh.testing.listening import Heard
 from mesh.testing.unit import Emitted, FakeNode, unit
@@ -93,6 +94,7 @@ __all__ = [
     "ManualClock",
     "Mesh",
     "Recorded",
+    "multipart",
     "no_leaks",
     "unit",
 ]

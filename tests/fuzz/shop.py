@@ -53,6 +53,23 @@ class Shop(mesh.Service):
     async def rename(self, id: int, name: str, tags: list[str] = []) -> str:  # noqa: B006
         return f"{id} {name} {len(tags)}"
 
+    @http.post("/items/{id}/login")
+    async def login(
+        self, id: int, user: Annotated[str, http.Form], age: Annotated[int, http.Form] = 3, stay: bool = False
+    ) -> list[str | int]:
+        return [id, user, age]
+
+    @http.post("/items/{id}/photo")
+    async def photo(
+        self,
+        id: int,
+        title: Annotated[str, http.Form],
+        photo: http.File,
+        ratio: Annotated[float | None, http.Form] = None,
+    ) -> list[str | int]:
+        # No list: in a form one value is a list of one, which the checks take for a value of another type.
+        return [id, title, photo.size]
+
     @http.delete("/items/{id}")
     @rpc
     async def remove(self, id: int) -> None:

@@ -206,6 +206,7 @@ async def test_openapi_has_the_body(web: Served):
     assert list(put["requestBody"]["content"]) == ["application/octet-stream"]
     assert [each["name"] for each in put["parameters"]][:2] == ["name", "note"]
     assert list(paths["/rows"]["post"]["requestBody"]["content"]) == ["application/x-ndjson"]
+    assert "/rpc/files/named" not in paths
 
 
 async def test_a_get_cannot_upload():
