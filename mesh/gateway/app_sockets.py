@@ -18,13 +18,13 @@ from mesh.apps.messages import read_ws
 from mesh.errors import BadReply, Cancelled, Draining, Forbidden, MeshError
 from mesh.gateway.apps import WINDOW, scope_of
 from mesh.gateway.front import Front
-from mesh.gateway.ports import Answer, Buffer
+from mesh.gateway.ports import Answer, Buffer, Items
 from mesh.gateway.problems import Unforeseen
 from mesh.gateway.request import Request
 from mesh.gateway.routes import Route
 from mesh.gateway.transfer import Written
 from mesh.gateway.websocket import closing
-from mesh.gateway.websocket.session import CLOSE_S, BadHandshake
+from mesh.gateway.websocket.session import CLOSE_S, FINISH_S, BadHandshake
 from mesh.protocol.messages import MSGPACK, RAW, RECONNECTS
 from mesh.telemetry.logs import get_logger
 
@@ -68,6 +68,8 @@ class AppSocket:
         self._accepted = asyncio.Event()
         self._task: asyncio.Task[Any] | None = None
         self._reason: MeshError | None = None
+        #: The client has closed the connection properly.
+        self._closed = False
         self.size = 0
 
     async def run(self) -> tuple[Written, str]:
@@ -94,12 +96,11 @@ class AppSocket:
         error: MeshError | None = None
         try:
             try:
-                async for answer in items:
-                    if await self._take(answer):
-                        return Written(101, self.size), ""
+                if await self._forward(items):
+                    return Written(101, self.size), ""
             finally:
                 await items.aclose()
-        except ConnectionError:
+        except (ConnectionError, TimeoutError):
             return Written(101, self.size), Cancelled.code
         except asyncio.CancelledError:
             task = asyncio.current_task()
@@ -122,6 +123,24 @@ class AppSocket:
         await self._close(code, reason)
         return Written(101, self.size), "" if error is None else error.code
 
+    async def _forward(self, items: Items) -> bool:
+        """Carry out the messages of the application, to its end; returns whether it has closed the connection."""
+        try:
+            async for answer in items:
+                if await self._take(answer):
+                    return True
+        except (asyncio.CancelledError, ConnectionError) as exc:
+            task = asyncio.current_task()
+            if not self._closed or self._reason is not None or task is None:
+                raise
+            # The client has sent its close frame, and the application knows: it may finish.
+            if isinstance(exc, asyncio.CancelledError):
+                task.uncancel()
+            async with asyncio.timeout(FINISH_S):
+                async for _ in items:
+                    pass
+        return False
+
     def leave(self) -> None:
         """End the connection, because this gateway drains: the client connects to another one."""
         if self._reason is None and self._task is not None:
@@ -139,6 +158,7 @@ class AppSocket:
             elif message.type is WSMsgType.BINARY:
                 yield message.data, RAW
             else:
+                self._closed = message.type is WSMsgType.CLOSE
                 yield _pack((ws.close_code or 1006, str(message.extra or ""))), MSGPACK
                 return
 
