@@ -194,6 +194,7 @@ async def _run(
         finally:
             await serving.shutdown(AT_ONCE_S)
             await gateway.front.rooms.close()
+            gateway.log.flush()
 
 
 @asynccontextmanager

@@ -81,6 +81,10 @@ class RequestLog:
         event = "request.failed" if ended >= 500 else "request.refused" if failed else "request.slow"
         (_log.error if ended == 500 else _log.warning)(event, **fields)
 
+    def flush(self) -> None:
+        """Write the lines that wait, before the process ends."""
+        self._answered.flush()
+
     def _fields(
         self, request: Request, status: int, size: int, seconds: float, error: MeshError | None
     ) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from mesh.discovery.record import RouteRecord
 from mesh.errors import Forbidden, LinkLost, LockTaken, MethodNotAllowed, RemoteError, Unavailable
 from mesh.gateway.problems import Problems
 from mesh.telemetry import logs
+from tests.patience import until
 
 SECRET = "10.1.2.3:5432"
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -200,6 +201,8 @@ class TestEvery:
         said = {**ASKED, "X-Forwarded-For": "6.6.6.6, 203.0.113.9", "User-Agent": 'curl"8'}
         await leaky.get("/hello/x", headers=said)
         if settings.gateway.access_log == "json":
+            # Lines of this kind are written in batches.
+            await until(lambda: of_trace(lines))
             [line] = of_trace(lines)
             assert (line["event"], line["status"], line["client"]) == ("request.answered", 200, "203.0.113.9")
         else:
