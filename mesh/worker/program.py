@@ -44,7 +44,7 @@ START_CHECK_S: Final = 0.05
 SLOW_START_S: Final = 10.0
 #: After it has left the registry, gateways have this long to notice, even when none is connected. A hub notifies them
 #: in milliseconds; a busy gateway reads the message some hundred milliseconds later.
-NOTICE_S: Final = 0.5
+NOTICE_S: Final = 1.0
 #: How often to look whether clients are connected.
 CONNECTED_EVERY_S: Final = 0.1
 #: Of the time to stop, the share for clients to leave; the program needs the rest to end.
@@ -290,13 +290,16 @@ class Program:
         process, place, clock = self._process, self._place, self.node.clock
         assert process is not None
         assert place is not None
-        began = clock.now()
+        began = quiet_since = clock.now()
         while process.running:
-            passed = clock.now() - began
             left = await asyncio.to_thread(connections, place.address)
-            if passed >= NOTICE_S and not left:
+            now = clock.now()
+            if left:
+                # A gateway that has not noticed yet may connect again: the wait begins anew.
+                quiet_since = now
+            elif now - quiet_since >= min(NOTICE_S, patience_s):
                 return
-            if passed >= patience_s:
+            if now - began >= patience_s:
                 log.warning("program.clients_remain", program=self.name, connections=left)
                 return
             await clock.sleep(CONNECTED_EVERY_S)
