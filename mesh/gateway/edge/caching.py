@@ -117,7 +117,7 @@ class Caching:
             return Reply(b"", "", 304, kept)
         size = len(reply.body)
         asked = headers.get(hdrs.RANGE) if request.raw.method == "GET" else None
-        # An answer in a coding of its own has ranges of that coding: left to whoever made it.
+        # An answer in a coding of its own has ranges of that coding: left to the code that made it.
         if asked is not None and range_applies(headers, validators) and value_of(extra, b"content-encoding") is None:
             try:
                 parts = read_ranges(asked, size, self._most_ranges)

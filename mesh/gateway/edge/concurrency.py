@@ -1,7 +1,7 @@
 """Concurrent requests: `[gateway.limits] concurrency`, such as "50 by tenant".
 
 Owns: counting the requests that each caller has under way in this gateway, and refusing more.
-Leaves to others: by whom requests are counted (rate_plans), the limits of services (policy.limits).
+Leaves to others: what requests are counted by (rate_plans), the limits of services (policy.limits).
 
 A stream counts until it ends. Each gateway counts on its own: with two gateways a caller may have twice as many.
 """

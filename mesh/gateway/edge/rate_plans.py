@@ -1,4 +1,4 @@
-"""Which rate limits apply to a request, by whom they count it, and the header fields that announce them.
+"""Which rate limits apply to a request, the caller that they count it for, and the header fields that announce them.
 
 Owns: the limits of [gateway.limits] and of routes, methods and tasks, joined for each entry; the callers that they
 count; the fields RateLimit and RateLimit-Policy.
