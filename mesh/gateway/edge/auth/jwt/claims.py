@@ -1,4 +1,4 @@
-"""What the claims of a verified token mean: whether it is valid now and for this application, and which principal it names. Pure.
+"""What the claims of a verified token mean: whether it is valid now and here, and which principal it names. Pure.
 
 Owns: time, issuer and audience; the principal, scopes, roles and tenant of a token.
 Leaves to others: signatures (keys), the time (method).
