@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
+from mesh.calls.mirroring import NOT_RUN
 from mesh.deploy.processes import Crew, now
 from mesh.errors import MeshError, SetupError
 
@@ -48,7 +49,7 @@ class Limits(NamedTuple):
 
 
 class Count(NamedTuple):
-    """The number of answered calls, and of those that failed with one of FAULTS."""
+    """The number of calls that were run, and of those that failed with one of FAULTS."""
 
     calls: int = 0
     failed: int = 0
@@ -123,7 +124,9 @@ class ErrorGate:
                     calls, failed = found.get(sample["service"], Count())
                     errors = sample.get("errors", {})
                     faults = sum(number for code, number in errors.items() if code in FAULTS)
-                    found[sample["service"]] = Count(calls + sample["count"], failed + faults)
+                    # A gateway that has just started may not know an instance yet: such a request judges nothing.
+                    refused = sum(number for code, number in errors.items() if code in NOT_RUN)
+                    found[sample["service"]] = Count(calls + sample["count"] - refused, failed + faults)
         return {service: count for service, count in found.items() if count.calls}
 
     async def _ask(self, instance: str) -> Mapping[str, Any]:

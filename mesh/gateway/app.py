@@ -47,7 +47,7 @@ SERVICE: Final = "gateway"
 #: How long a starting gateway waits for a hub before it listens anyway, so that it can report the problem over HTTP.
 SYNC_S: Final = 5.0
 
-#: How long a keep-alive connection may stay idle while draining. A client under load sends its next request within
+#: How long each keep-alive connection may stay idle while draining. A client under load sends its next request within
 #: milliseconds and then gets Connection: close; only connections that are really idle are closed without a request.
 IDLE_GRACE_S: Final = 0.5
 
@@ -248,8 +248,7 @@ async def drain(gateway: Gateway, serving: Serving) -> None:
     while serving.has_connections and clock.now() < over_at:
         if clock.now() >= streams_over_at:
             gateway.connections.end_streams()
-        # Wait for the grace period first: close only connections that stay idle.
-        if clock.now() - begun_at >= IDLE_GRACE_S and not await serving.close_idle():
+        if not await serving.close_idle(clock.now(), IDLE_GRACE_S):
             break
         await clock.sleep(LOOK_S)
     if serving.has_connections:

@@ -187,7 +187,7 @@ async def _write(
         status=head.status,
         produces=content_type or "application/octet-stream",
         extra=extra,
-        keep_alive=not front.health.draining,
+        keep_alive=front.keeps(request.raw),
         problems=front.problems,
         length=length,
     )

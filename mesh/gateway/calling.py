@@ -193,7 +193,7 @@ class Calls:
             form,
             status=to.status,
             produces=to.produces,
-            keep_alive=not front.health.draining,
+            keep_alive=front.keeps(raw),
             problems=front.problems,
             events=to.method.events and encoding == JSON,
         )

@@ -36,17 +36,26 @@ class Connections:
         self.busy: set[RequestHandler] = set()
         #: Streams that are being written.
         self.streams: set[Leaving] = set()
+        #: While draining: when each connection without a pending request was first seen so, on the monotonic clock.
+        self._idle_since: dict[RequestHandler, float] = {}
 
     def end_streams(self) -> None:
         """End every stream with a client that reconnects by itself (Server-Sent Events)."""
         for stream in list(self.streams):
             stream.leave()
 
-    async def close_idle(self, server: web.Server) -> int:
-        """Close every connection that has no pending request and none arriving.
+    async def close_idle(self, server: web.Server, now: float = 0.0, idle_s: float = 0.0) -> int:
+        """Close every connection that has had no pending request for `idle_s`, and none arriving.
+
+        A stream that began before the gateway drained has not announced that its connection closes: the client may be
+        about to send the next request on it, which gets `Connection: close`. So the time counts for each connection.
 
         A TLS connection is not paused: that would hold back what has been read and decrypted, and not stop reading. Its
         bytes reach the parser in the turn in which they are read, and `heard` tells of them.
+
+        Args:
+            now: the time, on the monotonic clock.
+            idle_s: 0 closes connections that have only just become idle, too.
 
         Returns:
             How many connections remain.
@@ -55,6 +64,9 @@ class Connections:
         for connection in server.connections:
             transport = connection.transport
             if transport is None or connection in self.busy or transport.is_closing():
+                self._idle_since.pop(connection, None)
+                continue
+            if now - self._idle_since.setdefault(connection, now) < idle_s:
                 continue
             if _is_tls(transport) or _pause(transport):
                 idle.append((connection, transport))

@@ -78,7 +78,7 @@ class Answers:
             status,
             lines,
             length_of(response),
-            keep_alive=keep_alive and not self._front.health.draining,
+            keep_alive=keep_alive and self._front.keeps(raw),
             stall_s=self._settings.idle_timeout_s,
         )
         # A client that names a time for the answer means all of it.

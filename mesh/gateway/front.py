@@ -19,7 +19,7 @@ from mesh.gateway.health import Health
 from mesh.gateway.limits import exceeded
 from mesh.gateway.ports import Node
 from mesh.gateway.problems import Problems
-from mesh.gateway.request import Request
+from mesh.gateway.request import RawRequest, Request
 from mesh.gateway.sites import Sites
 from mesh.gateway.websocket.rooms import Rooms
 
@@ -103,7 +103,16 @@ class Front:
         #: Open WebSockets.
         self.sockets: set[Any] = set()
         self.fallback: Mounted | None = None
+        #: How many requests a connection may send; 0 means any number.
+        self.most_requests = limits.max_requests_per_connection
         self._certain = False
+
+    def keeps(self, raw: RawRequest) -> bool:
+        """Whether the connection stays open after the answer to this request: the head of a stream announces it."""
+        if self.health.draining:
+            return False
+        connection: Any = raw.protocol
+        return not self.most_requests or connection.served + 1 < self.most_requests
 
     def may_say_unknown(self) -> bool:
         """Whether "there is no such service or route" is certain: only after some hub has a complete registry."""

@@ -82,7 +82,10 @@ class Reply:
     Attributes:
         extra: the header lines of this answer, each ended by CR LF. Those that every answer has are in the request.
         keep_alive: aiohttp reads it after the answer; False closes the connection.
+        begun: the head has been sent: always False, because aiohttp sends it after the handler.
     """
+
+    begun = False
 
     __slots__ = ("body", "content_type", "extra", "keep_alive", "status")
 

@@ -89,7 +89,7 @@ class Gateway:
         # Behind a proxy every request is checked: the host that the proxy was asked for is in another field.
         self._known_hosts: Collection[str] = () if front.clients.behind else self.sites.known
         self.log = RequestLog(settings, front.clients, node.clock.now)
-        self._most_requests = settings.gateway.max_requests_per_connection
+        self._most_requests = self.front.most_requests
         self._slow_s = self.log.slow_s
         self._logs_every = self.log.every
         self._now = node.clock.now
@@ -215,7 +215,9 @@ class Gateway:
             if CURRENT.get() is not None:
                 # The next request of the connection is answered in the same asyncio task.
                 CURRENT.set(None)
-        if self.health.draining or (self._most_requests and self._is_last(protocol)):
+        # The head of a stream has announced whether the connection stays open. If it does, the client may already be
+        # sending its next request, which is then the one that ends the connection.
+        if (self.health.draining or (self._most_requests and self._is_last(protocol))) and not reply.begun:
             reply.keep_alive = False
         return cast("Reply | StreamReply", reply)
 

@@ -24,9 +24,11 @@ class Written:
     Attributes:
         size: bytes of the body that have been written.
         keep_alive: aiohttp reads it after the answer.
+        begun: the head has been sent: the status can no longer change.
     """
 
     keep_alive = False
+    begun = True
 
     def __init__(self, status: int, size: int = 0) -> None:
         self.status = status
@@ -48,8 +50,6 @@ class Transfer(Written):
         length: bytes of the body; None when it is not known.
         stall_s: how long the client may read nothing before the answer is broken off.
 
-    Attributes:
-        begun: the head has been sent: the status can no longer change.
     """
 
     def __init__(

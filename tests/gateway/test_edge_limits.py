@@ -106,6 +106,17 @@ async def test_a_connection_serves_so_many_requests(shop: Front) -> None:
     assert await reader.read() == b""
 
 
+async def test_the_last_answer_of_a_connection_says_so_in_the_head_of_a_stream(shop: Front) -> None:
+    """A head that promises a further request is kept, so that no client sends one into a closed connection."""
+    reader, writer = await shop.raw()
+    for number in (1, 2, 3):
+        writer.write(b"GET /count/2 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert (b"Connection: close" in head) is (number == 3)
+        await reader.readuntil(b"\r\n0\r\n\r\n")
+    assert await reader.read() == b""
+
+
 async def test_an_idle_connection_is_closed(shop: Front) -> None:
     reader, _ = await shop.raw(HEAD + b"\r\n")
     assert (await asyncio.wait_for(reader.read(), 5)).endswith(b'"Hello, x!"')

@@ -199,6 +199,37 @@ async def test_a_request_that_is_already_in_the_kernel_is_answered(front: Front)
     await eventually(lambda: not front.server.connections, "all are closed")
 
 
+async def test_a_stream_that_promised_to_keep_its_connection_does(front: Front) -> None:
+    """It began before the gateway drained; the client's next request is answered, and ends the connection."""
+    open_shop(front.node)
+    reader, writer = await front.raw(GET % b"/count/2?gap=0.2")
+    assert b"Connection: close" not in await reader.readuntil(b"\r\n\r\n")
+    connections = front.gateway.connections
+    front.gateway.health.draining = True
+    await reader.readuntil(b"\r\n0\r\n\r\n")
+    await eventually(lambda: not connections.busy, "the gateway has ended it, too")
+    # It has been idle for less than the time that draining allows.
+    assert await connections.close_idle(front.server, now=10.0, idle_s=0.5) == 1
+    assert await connections.close_idle(front.server, now=10.4, idle_s=0.5) == 1
+    writer.write(GET % b"/hello/c")
+    told = await reader.read()
+    assert b"Connection: close" in told
+    assert told.endswith(b'"Hello, c!"')
+
+
+async def test_a_connection_that_stays_idle_while_draining_is_closed(front: Front) -> None:
+    """After its own time, not that of the gateway's drain."""
+    open_shop(front.node)
+    reader, _ = await front.raw(GET % b"/hello/a")
+    await reader.readuntil(b'a!"')
+    connections = front.gateway.connections
+    front.gateway.health.draining = True
+    assert await connections.close_idle(front.server, now=10.0, idle_s=0.5) == 1
+    await connections.close_idle(front.server, now=10.5, idle_s=0.5)
+    assert await reader.read() == b""
+    await eventually(lambda: not front.server.connections, "it is closed")
+
+
 async def test_a_port_that_is_taken_is_named(settings: Settings) -> None:
     """With what to do about it."""
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -9,13 +9,15 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, cast
 
 import pytest
 from supervision_project import SERVICE, Project
 from supervision_releases import BROKEN, Releases
 
-from mesh.deploy.error_gate import ErrorsRise, Limits
+from mesh.deploy.error_gate import ErrorGate, ErrorsRise, Limits
 from mesh.deploy.roll import RollFailed, roll
+from mesh.discovery.record import Instance
 
 FAILING = SERVICE.replace('return f"Hello, {name}!"', 'raise RuntimeError("it is bad")')
 DECLARED = SERVICE.replace(
@@ -69,6 +71,44 @@ def test_a_release_that_answers_with_errors_goes_back(releases: Releases) -> Non
         releases.make("3", {"mesh": {"hubs": own}}, code=DECLARED)
         releases.roll(Limits(seconds=1.0))
     assert releases.places == {"3"}
+
+
+class Told:
+    """Stands in for the processes of a roll: a worker with these errors among so many calls, since the roll began."""
+
+    def __init__(self, count: int, **errors: int) -> None:
+        self.node = self
+        self._began = False
+        self._sample = {"side": "http", "service": "greeting", "method": "hello", "count": count, "errors": errors}
+
+    def instances(self) -> dict[int, list[Instance]]:
+        there, self._began = self._began, True
+        return {1: [Instance("greeting", "greeting-1", 1, worker="one")]} if there else {}
+
+    async def call(self, *_: object, **__: object) -> dict[str, Any]:
+        return {"methods": [self._sample]}
+
+
+@pytest.mark.parametrize(
+    ("told", "count"),
+    [
+        (Told(10, handler_error=8, unavailable=2), (8, 8)),
+        (Told(30, handler_error=10, draining=3, overloaded=4, cancelled=3), (20, 10)),
+    ],
+)
+async def test_requests_that_no_instance_ran_are_not_counted(told: Told, count: tuple[int, int]) -> None:
+    """A gateway that has just started may refuse some; they say nothing about the release."""
+    gate = ErrorGate(cast(Any, told), LIMITS)
+    await gate.begin()
+    with pytest.raises(ErrorsRise) as caught:
+        await gate.check()
+    assert (caught.value.details["calls"], caught.value.details["failed"]) == count
+
+
+async def test_a_release_whose_requests_were_all_refused_is_not_judged() -> None:
+    gate = ErrorGate(cast(Any, Told(10, unavailable=10)), LIMITS)
+    await gate.begin()
+    assert await gate.check() == {}
 
 
 def test_what_cannot_be_imported_is_told_before_anything_is_replaced(project: Project) -> None:

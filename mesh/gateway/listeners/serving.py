@@ -70,14 +70,14 @@ class Serving:
             each.pending for each in self._accepting if isinstance(each, Acceptor)
         )
 
-    async def close_idle(self) -> bool:
-        """Close the connections that have no pending request; see Connections.
+    async def close_idle(self, now: float, idle_s: float) -> bool:
+        """Close the connections that have had no pending request for `idle_s`; see Connections.
 
         Returns:
             Whether some remain.
         """
         for server in self.servers:
-            await self._gateway.connections.close_idle(server)
+            await self._gateway.connections.close_idle(server, now, idle_s)
         return self.has_connections
 
     async def shutdown(self, timeout_s: float) -> None:

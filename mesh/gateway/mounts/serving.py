@@ -160,7 +160,7 @@ class _Foreign:
             status=stream.status,
             produces=stream.content_type,
             extra=stream.extra,
-            keep_alive=not front.health.draining,
+            keep_alive=front.keeps(request.raw),
             problems=front.problems,
             length=stream.length,
         )

@@ -295,7 +295,7 @@ class Files:
     async def _send(self, request: Request, plan: _Plan, file: File) -> Transfer:
         """Send an open file, and close it. One that changes meanwhile is broken off: the client never gets a mix."""
         transfer = Transfer(
-            request.raw, plan.status, plan.lines, plan.length, keep_alive=not self._front.health.draining
+            request.raw, plan.status, plan.lines, plan.length, keep_alive=self._front.keeps(request.raw)
         )
         reading: Future[bytes] | None = None
         at, stop = plan.span
