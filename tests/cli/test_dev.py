@@ -309,6 +309,14 @@ def test_what_cannot_run_is_an_error_at_once(dev: Dev, words: tuple[str, ...]):
     assert not (dev.root / "run").exists()
 
 
+@pytest.mark.parametrize(("public", "shown"), [("", False), ('public = ["/docs"]', True)])
+def test_the_link_to_the_documentation_is_shown_where_it_is_served(dev: Dev, public: str, shown: bool):
+    (dev.root / "mesh.toml").write_text(f'[gateway]\nhost = "0.0.0.0"\n{public}\n')
+    dev.start()
+    told = dev.ready()
+    assert told["docs"] == (f"{told['http']}/docs" if shown else None)
+
+
 def _runs(pid: int) -> bool:
     try:
         os.kill(pid, 0)

@@ -11,6 +11,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -181,6 +182,7 @@ def _run_here(words: tuple[str, ...], fd: int, life: int) -> int:
     from mesh.cli import dev_process
     from mesh.cli.dev_process import DRAIN_S
     from mesh.cli.dev_programs import declared
+    from mesh.config.exposure import withheld
     from mesh.worker.watchdog import Watchdog, limits_of
 
     dev_process.own(fd, life)
@@ -202,7 +204,7 @@ def _run_here(words: tuple[str, ...], fd: int, life: int) -> int:
                 settings,
                 fd=fd,
                 life=life,
-                started=_tell,
+                started=partial(_tell, has_docs="/docs" not in withheld(settings)),
                 watchdog=watchdog,
                 programs=() if words else declared(settings),
             )
@@ -212,10 +214,11 @@ def _run_here(words: tuple[str, ...], fd: int, life: int) -> int:
         return TAKEN
 
 
-def _tell(running: Running) -> None:
+def _tell(running: Running, has_docs: bool) -> None:
     """Say what runs, and where."""
+    docs = f"{running.http}/docs" if has_docs else None
     if wants_json():
-        write_json(_as_data(running))
+        write_json(_as_data(running, docs))
         return
     names = ", ".join(each.service for each in running.instances)
     note(f"mesh dev · {names} · one process, for development only · Ctrl-C stops")
@@ -224,12 +227,13 @@ def _tell(running: Running) -> None:
         note(f"  {route.verb:<6} {running.http}{route.path}   {each.service}.{route.method}")
     if len(routes) > MOST_ROUTES:
         note(f"  … and {len(routes) - MOST_ROUTES} more")
-    note(f"  docs   {running.http}/docs")
+    note(f"  docs   {docs or 'not served on a network address: see gateway.public'}")
 
 
-def _as_data(running: Running) -> dict[str, Any]:
+def _as_data(running: Running, docs: str | None) -> dict[str, Any]:
     return {
         "http": running.http,
+        "docs": docs,
         "pid": os.getpid(),
         "services": [each.service for each in running.instances],
         "routes": [
