@@ -6,6 +6,7 @@ Owns: their limits. Leaves to others: arguments (signature), sending the call (c
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, Final
 
 from mesh.config.values import read_seconds
@@ -69,7 +70,7 @@ def check_trace(trace: str) -> None:
         raise BadRequest(f"{trace[:100]!r} is not a traceparent")
 
 
-def check_meta(meta: dict[str, str]) -> None:
+def check_meta(meta: Mapping[str, str]) -> None:
     size = 0
     for name, value in meta.items():
         if type(name) is not str or type(value) is not str:

@@ -292,11 +292,19 @@ class Client:
             if order.trace is None:
                 order.trace = outer.trace
             if outer.carried is not None:
-                order.meta = {**outer.carried, **(order.meta or {})}
-        elif order.trace is None:
-            order.trace = TRACE.get() or None
-        if order.meta is not None:
-            check_meta(order.meta)
+                if order.meta is None:
+                    # Checked when it was set or received; neither side changes the map.
+                    order.meta = outer.carried
+                else:
+                    order.meta = {**outer.carried, **order.meta}
+                    check_meta(order.meta)
+            elif order.meta is not None:
+                check_meta(order.meta)
+        else:
+            if order.trace is None:
+                order.trace = TRACE.get() or None
+            if order.meta is not None:
+                check_meta(order.meta)
         if order.trace is not None:
             check_trace(order.trace)
         route.stats.in_flight += 1

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import msgspec
@@ -54,7 +54,7 @@ class Order(msgspec.Struct, eq=False):
     sent_at: float
     idempotent: bool
     trace: str | None = None
-    meta: dict[str, str] | None = None
+    meta: Mapping[str, str] | None = None
     key: str | None = None
     instance: str | None = None
     handle: Any = None

@@ -51,6 +51,9 @@ SYNC_S: Final = 5.0
 #: milliseconds and then gets Connection: close; only connections that are really idle are closed without a request.
 IDLE_GRACE_S: Final = 0.5
 
+#: From the event of a listening socket to the protocol of the accepted connection both loops take at most three rounds.
+ACCEPT_TURNS: Final = 3
+
 #: How long a stream may go on while draining before an EventSource is told to connect again.
 STREAM_GRACE_S: Final = 1.0
 
@@ -238,9 +241,11 @@ async def drain(gateway: Gateway, serving: Serving) -> None:
     clock = gateway.node.clock
     gateway.health.draining = True
     # Accept the connections that are already in the kernel's backlog.
-    for _ in range(3):
-        await asyncio.sleep(0)
-    serving.stop_accepting()
+    for stop in (serving.pause_accepting, serving.stop_accepting, None):
+        for _ in range(ACCEPT_TURNS):
+            await asyncio.sleep(0)
+        if stop is not None:
+            stop()
     begun_at = clock.now()
     drain_s = gateway.settings.gateway.drain_s
     over_at = begun_at + drain_s

@@ -7,7 +7,7 @@ Leaves to others: parsing HTTP (aiohttp), the limits on bodies (body), answering
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
 from typing import Any, Protocol
 
 from aiohttp import hdrs, web
@@ -112,6 +112,8 @@ class Request:
         session: the login session that it belongs to; see mesh.gateway.edge.auth.sessions.
         session_lines: the header lines about it that the answer has.
         early_body: its body, when it was read before its mount asked for it.
+        challenges: gives the lines WWW-Authenticate for when a service, which may know more than the edge, refuses the
+            caller; None without authentication.
     """
 
     # Class attributes instead of an __init__ with ten assignments: one object is made for every request.
@@ -131,6 +133,7 @@ class Request:
     session: Any = None
     session_lines = b""
     early_body: bytes | None = None
+    challenges: Callable[[Request], bytes] | None = None
 
     def __init__(self, raw: RawRequest, front: Front, began_at: float) -> None:
         self.raw = raw

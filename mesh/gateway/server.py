@@ -20,7 +20,7 @@ from mesh.calls.context import CURRENT, CallContext, PlainContext
 from mesh.calls.interceptors import Hook, Proceed, compose
 from mesh.calls.propagation import BAGGAGE, TRACESTATE, take
 from mesh.config import Settings
-from mesh.errors import MeshError, SetupError, TooLarge
+from mesh.errors import MeshError, SetupError, TooLarge, Unauthenticated
 from mesh.gateway.admission import Server, UnsupportedVersion, field_bytes
 from mesh.gateway.body import BodiesFull
 from mesh.gateway.body_stream import READ_AHEAD_BYTES, SlowBody
@@ -117,10 +117,13 @@ class Gateway:
     def _compose(self) -> None:
         """Compose the chain of the concerns that are wanted now and the HTTP interceptors."""
         wanted = [each.hook for each in self.front.concerns if each.wanted is None or each.wanted()]
-        hooks = (*wanted, *self.node.interceptors.hooks("http"))
+        intercepting = self.node.interceptors.hooks("http")
+        hooks = (*wanted, *intercepting)
         if hooks == self._hooks:
             return
         self._hooks = hooks
+        #: Whether code of applications, which may ask for `mesh.current()`, runs around the mounts.
+        self._intercepted = bool(intercepting)
         #: Whether concerns of the edge or HTTP interceptors wrap the mounts.
         self._wrapped = bool(hooks)
         #: Answers a request that has passed the checks, inside of the edge and the HTTP interceptors. Every request of
@@ -166,7 +169,7 @@ class Gateway:
             told = headers.get(_TRACEPARENT)
             trace = request.trace = (accept_trace(told) if told is not None else "") or new_trace()
             current_trace.set(trace)
-            if self._wrapped or _TRACESTATE in headers or _BAGGAGE in headers:
+            if self._intercepted or _TRACESTATE in headers or _BAGGAGE in headers:
                 CURRENT.set(_context(raw, trace, told is not None))
             # The only place that decides which header lines every answer has.
             lines = b"traceparent: %b\r\n" % trace.encode()
@@ -189,6 +192,8 @@ class Gateway:
             reply = await self._answer(request)
         except MeshError as exc:
             error = exc
+            if request.challenges is not None and isinstance(exc, Unauthenticated):
+                raw.lines += request.challenges(request)
             reply = self.problems.reply(exc, request.trace or None)
             if isinstance(exc, _CLOSING) or raw.method == "CONNECT" or raw._message.upgrade:
                 # The rest of the body, the data for a tunnel or another protocol, or another version is not read.
@@ -304,7 +309,7 @@ def _context(raw: RawRequest, trace: str, traced: bool) -> CallContext:
         traced: the request has a traceparent; a tracestate without one is dropped (W3C Trace Context, section 4.3).
     """
     headers = raw.headers
-    meta = {}
+    meta: dict[str, str] = {}
     if traced and (states := headers.getall(_TRACESTATE, ())):
         meta[TRACESTATE] = ",".join(states)
     if lists := headers.getall(_BAGGAGE, ()):

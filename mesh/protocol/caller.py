@@ -8,6 +8,7 @@ Leaves to others: sockets (transport), when a call is late (calls), choosing a p
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from mesh.errors import ProtocolViolation
@@ -67,7 +68,7 @@ CALLER: Final[dict[tuple[int, int], int]] = {
 HEARD: Final = frozenset(kind for _, kind in (*CALLER, *DIALLER) if kind > 0)
 
 
-def _tail(encoding: int, trace: str | None, meta: dict[str, str] | None) -> tuple[Any, ...]:
+def _tail(encoding: int, trace: str | None, meta: Mapping[str, str] | None) -> tuple[Any, ...]:
     """The optional fields of a message, without trailing defaults."""
     if meta is not None:
         return (encoding, trace, meta)
@@ -150,7 +151,7 @@ class Caller:
         body: Buffer,
         encoding: int = 0,
         trace: str | None = None,
-        meta: dict[str, str] | None = None,
+        meta: Mapping[str, str] | None = None,
     ) -> int:
         """Write a call and return its id.
 
@@ -175,7 +176,7 @@ class Caller:
         window: int,
         encoding: int = 0,
         trace: str | None = None,
-        meta: dict[str, str] | None = None,
+        meta: Mapping[str, str] | None = None,
         *,
         sends: bool = False,
     ) -> int:

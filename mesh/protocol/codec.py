@@ -9,7 +9,7 @@ Source: docs/wire.md, "Frames".
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import msgpack
@@ -274,7 +274,7 @@ def _check_further(message: list[Any]) -> None:
             raise ProtocolViolation(f"{NAMES[kind]}: metadata must map strings to strings")
 
 
-def text_size(meta: dict[str, str]) -> int:
+def text_size(meta: Mapping[str, str]) -> int:
     """The approximate size of metadata in bytes."""
     return sum(map(len, meta)) + sum(map(len, meta.values())) + 4 * len(meta)
 

@@ -45,12 +45,16 @@ class Served:
 
 
 @asynccontextmanager
-async def served(m: Mesh) -> AsyncIterator[Served]:
-    """Serve a mesh that has transport="ipc", until the block ends; then drain."""
+async def served(m: Mesh, fd: int | None = None) -> AsyncIterator[Served]:
+    """Serve a mesh that has transport="ipc", until the block ends; then drain.
+
+    Args:
+        fd: a listening socket; None opens one.
+    """
     node, endpoint = await app.connect_node(m.settings)
     gateway = Gateway(node, m.settings)
     leaving: Any = Leaving()
-    listeners = Listeners(m.settings, fd=None, host="127.0.0.1", port=0)
+    listeners = Listeners(m.settings, fd=fd, host="127.0.0.1", port=0)
     addresses: list[str] = []
     try:
         await node.interceptors.start(node)

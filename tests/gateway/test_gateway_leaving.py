@@ -13,11 +13,13 @@ from pathlib import Path
 import aiohttp
 import pytest
 from gateway_front import Front, eventually
+from gateway_served import served
 from gateway_shop import open_shop
 
 from mesh.config import GatewaySettings, Settings
 from mesh.errors import AddressInUse, ConfigError, SetupError
 from mesh.gateway import app
+from mesh.testing import Mesh
 
 SCRIPT = Path(__file__).with_name("gateway_process.py")
 Start = Callable[..., Awaitable["Process"]]
@@ -197,6 +199,27 @@ async def test_a_request_that_is_already_in_the_kernel_is_answered(front: Front)
     assert (await asking.read()).endswith(b'"Hello, c!"')
     assert await quiet.read() == b""
     await eventually(lambda: not front.server.connections, "all are closed")
+
+
+@pytest.mark.parametrize("turns", range(10))
+async def test_a_connection_that_is_just_being_accepted_is_answered(turns: int) -> None:
+    """Whichever turn of the loop it comes in while the gateway begins to drain, without another connection."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        async with Mesh(transport="ipc") as m, served(m, os.dup(listener.fileno())) as web:
+            web.drain()
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            reader, writer = await asyncio.open_connection(*listener.getsockname())
+            try:
+                await asyncio.sleep(0.1)
+                try:
+                    listener.accept()[0].close()
+                except BlockingIOError:
+                    writer.write(GET % b"/livez")
+                    assert b"Connection: close" in await reader.read()
+            finally:
+                writer.close()
 
 
 async def test_a_stream_that_promised_to_keep_its_connection_does(front: Front) -> None:

@@ -9,6 +9,7 @@ the path has. Source: the Fetch standard, "HTTP-network-or-cache fetch" and "COR
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import Final
 
 from aiohttp import hdrs
@@ -23,6 +24,7 @@ from mesh.gateway.reply import Reply
 from mesh.gateway.request import Request
 from mesh.protocol.http_head import is_token
 
+_ORIGIN: Final = hdrs.ORIGIN
 _REQUEST_METHOD: Final = istr("Access-Control-Request-Method")
 _REQUEST_HEADERS: Final = istr("Access-Control-Request-Headers")
 _REQUEST_PRIVATE: Final = istr("Access-Control-Request-Private-Network")
@@ -107,23 +109,27 @@ class Cors:
     def _wanted(self) -> bool:
         return bool(self._shared.gateway) or any(policy.cors for policy in self._front.catalog.policies())
 
-    async def hook(self, request: Request, proceed: Proceed) -> Answer:
-        """Add the header fields, and answer a preflight."""
+    def hook(self, request: Request, proceed: Proceed) -> Awaitable[Answer]:
+        """Add the header fields, and answer a preflight. (No coroutine for other requests.)"""
         raw = request.raw
         origins = self._shared.of(request.entry.policy)
         if not origins:
-            return await proceed(request)
+            return proceed(request)
         headers = raw.headers
-        origin = headers.get(hdrs.ORIGIN)
-        preflight = raw.method == "OPTIONS" and origin is not None and _REQUEST_METHOD in headers
+        origin = headers.get(_ORIGIN)
         grant = self._grants.get((origins, origin))
         if grant is None:
             if len(self._grants) >= MOST_GRANTS:  # clients may send any origin
                 self._grants.clear()
             grant = self._grants[origins, origin] = self._grant(origins, origin)
-        if not preflight:
-            raw.lines += grant
-            return await proceed(request)
+        if raw.method == "OPTIONS" and origin is not None and _REQUEST_METHOD in headers:
+            return self._answer_preflight(request, proceed, grant)
+        raw.lines += grant
+        return proceed(request)
+
+    async def _answer_preflight(self, request: Request, proceed: Proceed, grant: bytes) -> Answer:
+        raw = request.raw
+        headers = raw.headers
         raw.lines += _VARY_PREFLIGHT
         private = headers.get(_REQUEST_PRIVATE, "").lower() == "true"
         if b"Access-Control-Allow-Origin" not in grant or (private and not self._private):

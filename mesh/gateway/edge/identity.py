@@ -22,6 +22,7 @@ class Identity(msgspec.Struct, frozen=True):
         tenant: the customer that it belongs to; "" for none.
         key: identifies the credential itself, such as the id of an API key; "" when there is no name for it.
         claims: the verified claims of a token; empty for other schemes.
+        values: what of it reaches services, by its names in messages; None until auth.carry has checked it.
     """
 
     principal: str
@@ -31,3 +32,4 @@ class Identity(msgspec.Struct, frozen=True):
     tenant: str = ""
     key: str = ""
     claims: Mapping[str, Any] = {}
+    values: Mapping[str, str] | None = None

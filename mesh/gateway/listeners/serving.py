@@ -58,6 +58,18 @@ class Serving:
             server.request_handler = cast(Any, redirecting.handler)
         return server
 
+    def pause_accepting(self) -> None:
+        """Take no further connection from the kernel; call `stop_accepting` some rounds of the loop later.
+
+        A server of asyncio that is closed loses, without closing it, a connection that it has accepted in the two
+        rounds before, whose protocol does not exist yet. (uvloop makes the protocol at once, and ignores this.)
+        """
+        loop = asyncio.get_running_loop()
+        for each in self._accepting:
+            if isinstance(each, asyncio.Server):
+                for sock in each.sockets:
+                    loop.remove_reader(sock.fileno())
+
     def stop_accepting(self) -> None:
         """Close the listening sockets. Connections go on."""
         for each in self._accepting:

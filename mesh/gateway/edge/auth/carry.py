@@ -6,6 +6,8 @@ Owns: which parts of an identity travel. Leaves to others: how they travel (call
 
 from __future__ import annotations
 
+import msgspec
+
 from mesh.calls.propagation import PRINCIPAL, ROLES, SCOPES, TENANT, accept_name, fit_names, without_principal
 from mesh.errors import Unauthenticated
 from mesh.gateway.edge.identity import Identity
@@ -13,12 +15,14 @@ from mesh.gateway.request import Request
 
 
 def checked(identity: Identity) -> Identity:
-    """The identity itself, when its names can travel.
+    """The identity itself, when its names can travel. It is checked once, and keeps the values that travel.
 
     Raises:
         Unauthenticated: the principal is empty, a name is not printable text of at most 256 characters, or the roles or
             the scopes are longer than 2048 characters together.
     """
+    if identity.values is not None:
+        return identity
     if not identity.principal or accept_name(identity.principal) != identity.principal:
         raise Unauthenticated("the name of the principal is empty, too long, or not printable text")
     if accept_name(identity.tenant) != identity.tenant:
@@ -26,14 +30,22 @@ def checked(identity: Identity) -> Identity:
     for what, names in (("roles", identity.roles), ("scopes", identity.scopes)):
         if names and fit_names(names) is None:
             raise Unauthenticated(f"the {what} of the caller are longer than 2048 characters together")
+    msgspec.structs.force_setattr(identity, "values", _values(identity))
     return identity
 
 
 def carry(request: Request, identity: Identity) -> None:
-    """Make the identity that of the request, and of everything that it causes: `mesh.current().principal`."""
+    """Make a checked identity that of the request, and of everything that it causes: `mesh.current().principal`."""
     request.identity = identity
     context = request.context
-    values = {**(without_principal(context.carried or {}) or {}), PRINCIPAL: identity.principal}
+    values = identity.values
+    if context.carried is not None:
+        values = {**(without_principal(context.carried) or {}), **(values or {})}
+    context.carried = values
+
+
+def _values(identity: Identity) -> dict[str, str]:
+    values = {PRINCIPAL: identity.principal}
     if identity.tenant:
         values[TENANT] = identity.tenant
     if identity.roles and (roles := fit_names(identity.roles)):
@@ -41,4 +53,4 @@ def carry(request: Request, identity: Identity) -> None:
     if identity.scopes and (scopes := fit_names(identity.scopes)):
         values[SCOPES] = scopes
     # A further part of the identity that is to reach services gets its line here, and its name in calls.propagation.
-    context.carried = values
+    return values

@@ -10,7 +10,7 @@ attach no credentials, pass.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final, NoReturn
 
@@ -75,9 +75,10 @@ class Auth:
         challenges = dict.fromkeys(each.challenge for each in methods if each.challenge)
         self._challenges = b"".join(map(_challenge, challenges))
         self._silent = b"".join(_challenge(each) for each in challenges if not each.startswith(_BASIC))
+        self._recall = methods[0].recall
 
-    async def hook(self, request: Request, proceed: Proceed) -> Answer:
-        """Let a request pass, or refuse it.
+    def hook(self, request: Request, proceed: Proceed) -> Awaitable[Answer]:
+        """Let a request pass, or refuse it. (No coroutine for a credential that the first method has seen before.)
 
         Raises:
             Unauthenticated: a caller is required, and the request has no credential or a wrong one.
@@ -86,8 +87,17 @@ class Auth:
         """
         raw = request.raw
         if raw.method == "OPTIONS" and _REQUEST_METHOD in raw.headers and hdrs.ORIGIN in raw.headers:
-            return await proceed(request)
+            return proceed(request)
         required = self._rules.of(request.entry, request.query_string)
+        identity = self._recall(request) if self._recall is not None else None
+        if identity is None:
+            return self._find(request, proceed, required)
+        carry(request, identity)
+        return self._pass(request, proceed, required, identity)
+
+    async def _find(self, request: Request, proceed: Proceed, required: Requirement) -> Answer:
+        """Ask the methods, in order."""
+        raw = request.raw
         identity: Identity | None = None
         for method in self._methods:
             try:
@@ -104,18 +114,21 @@ class Auth:
             except Denied:
                 self._count(method.name, Denied.code)
                 raise
-        if required.user:
-            if identity is None:
-                told = "none that is accepted here" if hdrs.AUTHORIZATION in raw.headers else "none"
-                self._refuse(request, Unauthenticated(f"this requires a credential, and the request has {told}"))
-            if required.scopes or required.roles:
-                self._authorize(request, required, identity)
-        try:
-            return await proceed(request)
-        except Unauthenticated:
-            # A service that knows more than the edge refuses the caller: this answer needs a challenge, too.
-            request.raw.lines += self._silent if self._silent and _is_script(request) else self._challenges
-            raise
+        if required.user and identity is None:
+            told = "none that is accepted here" if hdrs.AUTHORIZATION in raw.headers else "none"
+            self._refuse(request, Unauthenticated(f"this requires a credential, and the request has {told}"))
+        return await self._pass(request, proceed, required, identity)
+
+    def _pass(
+        self, request: Request, proceed: Proceed, required: Requirement, identity: Identity | None
+    ) -> Awaitable[Answer]:
+        if identity is not None and (required.scopes or required.roles):
+            self._authorize(request, required, identity)
+        request.challenges = self._challenges_for
+        return proceed(request)
+
+    def _challenges_for(self, request: Request) -> bytes:
+        return self._silent if self._silent and _is_script(request) else self._challenges
 
     def _authorize(self, request: Request, required: Requirement, identity: Identity) -> None:
         try:

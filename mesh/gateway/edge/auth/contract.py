@@ -29,6 +29,8 @@ class Authenticator:
             credential. It raises Unauthenticated for a wrong credential, which a route that requires nobody ignores,
             AuthUnavailable when it cannot tell, and any other MeshError to refuse the request wherever it leads. It
             reads the head of the request only, never the body.
+        recall: an identity that `authenticate` has found before for the same credential, and would find again now;
+            None when it must be asked. It raises nothing.
         challenge: the WWW-Authenticate value of refusals, such as 'Bearer realm="mesh"'; "" for a method that has
             none, such as a cookie.
         refusal: the WWW-Authenticate value for a wrong credential; "" for `challenge`.
@@ -39,6 +41,7 @@ class Authenticator:
 
     name: str
     authenticate: Callable[[Request], Awaitable[Identity | None]]
+    recall: Callable[[Request], Identity | None] | None = None
     challenge: str = ""
     refusal: str = ""
     schemes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
