@@ -27,7 +27,9 @@ def stale(layout: Layout, settings: Settings, process: Process) -> str:
         changed_at = settings.file.stat().st_mtime
     except OSError:
         return ""
-    return f"started before {settings.file} was changed" if time.time() - process.up_s < changed_at else ""
+    # supervisord tells whole seconds, as of when it was asked.
+    started_at = process_tree.started_at(process.pid) or time.time() - process.up_s
+    return f"started before {settings.file} was changed" if started_at < changed_at else ""
 
 
 def elsewhere(layout: Layout, pid: int) -> Path | None:

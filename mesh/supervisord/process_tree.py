@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -52,6 +53,14 @@ def alive(pid: int) -> bool:
     except PermissionError:
         pass
     return True
+
+
+def started_at(pid: int) -> float | None:
+    """When a process started, by the wall clock; None when there is none, or no /proc. Exact to a clock tick."""
+    if not (fields := _stat(pid)):
+        return None
+    age_s = time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    return time.time() - age_s
 
 
 def recorded(pidfile: Path) -> int:

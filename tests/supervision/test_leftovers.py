@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
+import time
 import urllib.request
 from pathlib import Path
 
@@ -175,3 +177,14 @@ def test_only_a_supervisord_is_taken_for_one(monkeypatch: pytest.MonkeyPatch, co
     """`mesh down` ends what it takes for one: not an editor that has its configuration open."""
     monkeypatch.setattr(process_tree, "command", lambda pid: command)
     assert process_tree.is_supervisord(1) is found
+
+
+def test_the_start_of_a_process_is_known_to_a_tick():
+    before = time.time()
+    with subprocess.Popen(["sleep", "60"]) as child:
+        after = time.time()
+        started_at = process_tree.started_at(child.pid)
+        child.kill()
+    assert started_at is not None
+    assert before - 0.03 <= started_at <= after + 0.03
+    assert process_tree.started_at(child.pid) is None
