@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # Test processes that run side by side; most of them wait most of the time. Those that measure run one by one, afterwards.
 AT_ONCE ?= $(shell n=$$(nproc); echo $$((n < 4 ? n + 1 : 4)))
 
-# All tests but those that kill processes under load; they run side by side.
+# All tests but those that kill processes under load, and the long ones; they run side by side.
 FAST_TESTS = -n $(AT_ONCE) --dist loadfile --no-loadscope-reorder -m "not chaos"
 
 SHELL := /bin/bash
@@ -93,8 +93,11 @@ docs: $(STAMP_TEST) ## the documentation site, in site/; fails at any broken lin
 	@echo "site/index.html"
 
 .PHONY: chaos
-chaos: $(STAMP_TEST) wrk faketime ## the long tests that kill and restart real processes under load
-	@MESH_CHAOS=long $(BIN)/python -m pytest -m chaos
+chaos: $(STAMP_TEST) wrk faketime hosts ## the long tests: processes that are killed under load, and deployments of every kind
+	@status=0; \
+	MESH_CHAOS=long $(BIN)/python -m pytest -m "chaos or long" --ignore tests/deploy --ignore tests/hosts || status=1; \
+	MESH_CHAOS=long $(BIN)/python -m pytest tests/deploy tests/hosts || status=1; \
+	exit $$status
 
 .PHONY: hostile
 hostile: $(STAMP_TEST) ## peers that flood, read nothing and close, 200 tries against each process; takes a quarter of an hour

@@ -1,6 +1,8 @@
-"""The order of the tests: the longest first, so that those who run them side by side end together."""
+"""Which tests run, and in which order: the longest first, so that processes that run them side by side end together."""
 
 from __future__ import annotations
+
+import os
 
 import pytest
 from hypothesis import settings
@@ -19,3 +21,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return LONG.index(room) if room in LONG else len(LONG)
 
     items.sort(key=place)
+    if os.environ.get("MESH_CHAOS") != "long":
+        skip = pytest.mark.skip(reason="long: `make chaos` runs it")
+        for item in items:
+            if item.get_closest_marker("long"):
+                item.add_marker(skip)

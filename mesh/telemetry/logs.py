@@ -142,7 +142,7 @@ def get_logger(name: str, **bound: Any) -> FilteringBoundLogger:
 class _Setup:
     """The settings of `configure`. Read for every line, so that existing loggers follow them."""
 
-    __slots__ = ("bound", "level", "logger_class", "muted", "render", "stream", "wall")
+    __slots__ = ("_at_ms", "_stamp", "bound", "level", "logger_class", "muted", "render", "stream", "wall")
 
     def __init__(
         self,
@@ -161,6 +161,19 @@ class _Setup:
         self.bound = bound
         self.render = render
         self.logger_class: Callable[..., Any] = structlog.make_filtering_bound_logger(level)
+        self._at_ms = -1
+        self._stamp = ""
+
+    def stamp(self) -> str:
+        """The time of a line: "2026-11-30T09:15:02.417Z". Lines of the same millisecond share it."""
+        at_ms = int(self.wall() * 1000)
+        if at_ms != self._at_ms:
+            when = datetime.fromtimestamp(at_ms / 1000, UTC)
+            # Another thread may log, too: the text is there before the time that it is for.
+            stamp = self._stamp = when.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+            self._at_ms = at_ms
+            return stamp
+        return self._stamp
 
 
 class _Sink:
@@ -207,9 +220,8 @@ def _process(logger: Any, method: str, event: EventDict) -> str:
     setup = _setup
     if setup.muted and event.get("logger_name") in setup.muted and LEVELS.get(method, logging.ERROR) < logging.WARNING:
         raise structlog.DropEvent
-    when = datetime.fromtimestamp(setup.wall(), UTC)
     line: EventDict = {
-        "ts": when.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "ts": setup.stamp(),
         "level": _LEVEL_NAMES.get(method, method),
         "event": event.pop("event", ""),
         **setup.bound,
@@ -240,9 +252,8 @@ def json_line(name: str, level: str, event: str, fields: EventDict) -> str | Non
     setup = _setup
     if setup.render is not _json or LEVELS[level] < setup.level or name in setup.muted:
         return None
-    when = datetime.fromtimestamp(setup.wall(), UTC)
     line: EventDict = {
-        "ts": when.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "ts": setup.stamp(),
         "level": level,
         "event": event,
         **setup.bound,

@@ -6,7 +6,6 @@ The tests are one story, in the order of the file.
 from __future__ import annotations
 
 import json
-import os
 import stat
 
 import pytest
@@ -26,6 +25,7 @@ def test_it_deploys_without_root_and_a_second_run_changes_nothing(deployment: De
     assert recap(second)["failed"] == 0
 
 
+@pytest.mark.long
 def test_secrets_go_live_and_back_with_their_release(deployment: Deployment) -> None:
     """A changed one is another release; going back brings back the earlier one. Their values are shown nowhere."""
     deployment.answers_token()
@@ -74,7 +74,7 @@ def test_what_comes_before_a_release_stops_it(deployment: Deployment) -> None:
     deployment.project.settings("")
 
 
-@pytest.mark.skipif(os.environ.get("MESH_CHAOS") != "long", reason="a long one: MESH_CHAOS=long")
+@pytest.mark.long
 def test_a_release_that_ends_at_once_goes_back_by_itself(deployment: Deployment) -> None:
     """No request fails, the earlier release runs on, and the reason stands in the last lines."""
     good = deployment.current
@@ -90,6 +90,7 @@ def test_a_release_that_ends_at_once_goes_back_by_itself(deployment: Deployment)
     assert not failed
 
 
+@pytest.mark.long
 def test_a_gate_that_stays_shut_takes_the_release_back(deployment: Deployment) -> None:
     """What was asked for and what it answered stand in the last lines."""
     good = deployment.current

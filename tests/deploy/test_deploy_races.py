@@ -29,6 +29,7 @@ def live(deployment: Deployment) -> Deployment:
     return deployment
 
 
+@pytest.mark.long
 @pytest.mark.hosts
 @pytest.mark.timeout(480)
 def test_two_deployments_at_once_go_live_one_after_the_other(live: Deployment) -> None:

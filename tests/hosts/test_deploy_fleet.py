@@ -17,7 +17,6 @@ from .deploy_fleet import PREFIX, Fleet, Played
 
 pytestmark = [pytest.mark.hosts, pytest.mark.timeout(600)]
 
-long = pytest.mark.skipif(os.environ.get("MESH_CHAOS") != "long", reason="a long one: MESH_CHAOS=long")
 
 #: What a deployment without downloads may take. On two cores, which are both hosts and the control host at once.
 DEPLOY_S = 120.0
@@ -75,7 +74,7 @@ def test_two_bare_hosts_become_a_set_and_a_second_run_changes_nothing(fleet: Fle
     assert_whole(fleet)
 
 
-@long
+@pytest.mark.long
 def test_a_check_run_shows_what_would_change_and_changes_nothing(fleet: Fleet) -> None:
     """On hosts that run, down to the line of mesh.toml."""
     before = [fleet.current(host) for host in fleet.hosts]
@@ -100,6 +99,7 @@ def test_a_new_release_takes_over_under_load(fleet: Fleet) -> None:
     in_time(done)
 
 
+@pytest.mark.long
 def test_a_release_that_does_not_become_ready_goes_back_by_itself(fleet: Fleet) -> None:
     """Where it was tried; the other host is not touched; no request fails, and the reason stands in the last lines."""
     before = [fleet.current(host) for host in fleet.hosts]
@@ -117,6 +117,7 @@ def test_a_release_that_does_not_become_ready_goes_back_by_itself(fleet: Fleet) 
     assert_whole(fleet)
 
 
+@pytest.mark.long
 def test_a_release_that_is_bad_on_the_second_host_goes_back_on_both(fleet: Fleet) -> None:
     """The first one ran it already, and takes it back; no request fails."""
     before = [fleet.current(host) for host in fleet.hosts]
@@ -138,6 +139,7 @@ def test_a_release_that_is_bad_on_the_second_host_goes_back_on_both(fleet: Fleet
     assert fleet.answers() == ["Welcome, ujun!", "Welcome, ujun!"]
 
 
+@pytest.mark.long
 def test_keys_are_rotated_under_load(fleet: Fleet) -> None:
     """On both hosts; no call between them fails, and afterwards the earlier keys are nobody's."""
     before = (fleet.root / "keys/greeting.public").read_text()
@@ -168,7 +170,7 @@ def test_rollback_goes_back_one_good_release_at_a_time(fleet: Fleet) -> None:
     assert fleet.answers() == ["Hello, ujun!", "Hello, ujun!"]
 
 
-@long
+@pytest.mark.long
 def test_hosts_are_operated_over_ssh(fleet: Fleet) -> None:
     """status, scale, restart, backup, stop."""
     fleet.play("scale", mesh_scale="greeting=3").good()
@@ -192,7 +194,7 @@ def test_hosts_are_operated_over_ssh(fleet: Fleet) -> None:
     fleet.play("deploy").good()
 
 
-@long
+@pytest.mark.long
 def test_two_control_machines_deploy_one_after_the_other(fleet: Fleet) -> None:
     """In another order of the hosts; neither leaves its release on half of them, and both report what happened."""
     other = fleet.elsewhere()
@@ -206,7 +208,7 @@ def test_two_control_machines_deploy_one_after_the_other(fleet: Fleet) -> None:
     fleet.play("deploy").good()
 
 
-@long
+@pytest.mark.long
 def test_a_host_that_vanishes_in_the_middle_ends_the_run(fleet: Fleet) -> None:
     """What runs on the others is said; nothing is taken back, and another run goes on from there."""
     fleet.project.says("Further")
@@ -227,7 +229,7 @@ def test_a_host_that_vanishes_in_the_middle_ends_the_run(fleet: Fleet) -> None:
     assert fleet.answers() == ["Further, ujun!", "Further, ujun!"]
 
 
-@long
+@pytest.mark.long
 def test_a_host_that_loses_its_power_in_the_middle_is_taken_up_again(fleet: Fleet) -> None:
     """What it then has of each release is not taken for a whole one."""
     a = fleet.hosts[0]
@@ -246,7 +248,7 @@ def test_a_host_that_loses_its_power_in_the_middle_is_taken_up_again(fleet: Flee
     assert_whole(fleet)
 
 
-@long
+@pytest.mark.long
 def test_a_revoked_key_is_replaced_by_another(fleet: Fleet) -> None:
     """It has leaked: it ends at once, and its name goes on with another."""
     fleet.play("keys", mesh_revoke="greeting").good()

@@ -5,8 +5,6 @@ The tests are one story, in the order of the file.
 
 from __future__ import annotations
 
-import os
-
 import pytest
 
 from .deploy_fleet import Fleet
@@ -14,6 +12,7 @@ from .deploy_fleet import Fleet
 pytestmark = [pytest.mark.hosts, pytest.mark.timeout(600)]
 
 
+@pytest.mark.long
 def test_root_cannot_log_in_and_what_the_user_makes_is_for_nobody_else(by_sudo: Fleet) -> None:
     """Else what follows would show nothing."""
     host, root = by_sudo.hosts[0], by_sudo.root
@@ -23,6 +22,7 @@ def test_root_cannot_log_in_and_what_the_user_makes_is_for_nobody_else(by_sudo: 
     assert told.stdout.split() == ["deployer", "0077", "root", "0077"], told.stderr
 
 
+@pytest.mark.long
 def test_a_login_user_deploys_by_sudo(by_sudo: Fleet) -> None:
     """From bare to running, and a second run changes nothing; what runs is neither root's nor the login user's."""
     first = by_sudo.play("deploy").good()
@@ -34,6 +34,7 @@ def test_a_login_user_deploys_by_sudo(by_sudo: Fleet) -> None:
     assert by_sudo.play("deploy").good().count("changed") == {"a": 0}
 
 
+@pytest.mark.long
 def test_a_login_user_scales_backs_up_and_stops_by_sudo(by_sudo: Fleet) -> None:
     """What is brought home belongs to whoever asked for it, and is nobody else's to read."""
     by_sudo.play("scale", mesh_scale="greeting=2").good()
@@ -45,7 +46,7 @@ def test_a_login_user_scales_backs_up_and_stops_by_sudo(by_sudo: Fleet) -> None:
     assert host.run("pgrep", "-u", "mesh").stdout == ""
 
 
-@pytest.mark.skipif(os.environ.get("MESH_CHAOS") != "long", reason="a long one: MESH_CHAOS=long")
+@pytest.mark.long
 def test_a_login_user_goes_back_by_sudo(by_sudo: Fleet) -> None:
     """A new release on what stands still, then the one before it."""
     by_sudo.project.says("Welcome")

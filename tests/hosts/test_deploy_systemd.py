@@ -6,7 +6,6 @@ The tests are one story, in the order of the file.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -21,7 +20,6 @@ from .host_systemd import SystemdHost
 
 pytestmark = [pytest.mark.hosts, pytest.mark.timeout(600)]
 
-long = pytest.mark.skipif(os.environ.get("MESH_CHAOS") != "long", reason="a long one: MESH_CHAOS=long")
 
 #: What a busy machine may need for what takes a second on an idle one.
 PATIENCE_S = 30.0
@@ -143,6 +141,7 @@ def test_it_starts_with_the_host(under_systemd: Fleet, host: SystemdHost) -> Non
     assert_all_in_the_unit(host)
 
 
+@pytest.mark.long
 def test_a_release_goes_live_below_the_same_supervisord(under_systemd: Fleet, host: SystemdHost) -> None:
     """Every process is another one, and systemd notices nothing of it."""
     supervisord, before = main_pid(host), of_the_mesh(host)
@@ -154,7 +153,7 @@ def test_a_release_goes_live_below_the_same_supervisord(under_systemd: Fleet, ho
     assert_all_in_the_unit(host)
 
 
-@long
+@pytest.mark.long
 def test_a_bad_release_goes_back_below_the_same_supervisord(under_systemd: Fleet, host: SystemdHost) -> None:
     """By itself, as on any other host."""
     supervisord, good = main_pid(host), under_systemd.current(host)
@@ -170,11 +169,12 @@ def test_a_bad_release_goes_back_below_the_same_supervisord(under_systemd: Fleet
 
 def test_what_operates_it_by_hand_and_from_afar_goes_by_the_unit(under_systemd: Fleet, host: SystemdHost) -> None:
     """`mesh down` is no failure that systemd mends, root's `mesh up` starts the unit, stop.yml stops it."""
+    before = under_systemd.get(host, "/hello/ujun")
     under_systemd.mesh(host, "down")
     assert of_the_mesh(host) == set()
     assert host.systemctl("is-active", "mesh") == "inactive"
     under_systemd.mesh(host, "up")
-    assert says(under_systemd, "Welcome")
+    assert under_systemd.get(host, "/hello/ujun") == before
     assert_all_in_the_unit(host)
     under_systemd.play("stop").good()
     assert of_the_mesh(host) == set()
@@ -185,7 +185,7 @@ def test_what_operates_it_by_hand_and_from_afar_goes_by_the_unit(under_systemd: 
     assert "no answer" in status.text
 
 
-@long
+@pytest.mark.long
 def test_a_set_that_somebody_started_by_hand_is_left_alone(under_systemd: Fleet, host: SystemdHost) -> None:
     """By the unit, and by root's `mesh up`; when it has ended, the next deployment starts the unit."""
     assert host.run(f"{PREFIX}/bin/mesh", "up", user="mesh").returncode == 0
@@ -202,7 +202,7 @@ def test_a_set_that_somebody_started_by_hand_is_left_alone(under_systemd: Fleet,
     assert_all_in_the_unit(host)
 
 
-@long
+@pytest.mark.long
 def test_a_host_with_no_release_to_start_starts_without_it(under_systemd: Fleet, host: SystemdHost) -> None:
     """As after a first release that did not hold: nothing has failed there."""
     link = host.root / f"{PREFIX.lstrip('/')}/current"

@@ -122,6 +122,7 @@ def test_a_slower_release_goes_back(running: Project) -> None:
     assert_as_before(running, before)
 
 
+@pytest.mark.long
 @pytest.mark.chaos
 def test_a_release_that_hangs_goes_back(running: Project) -> None:
     """Its loop is blocked by the first call; it does not even report its counters."""
@@ -247,7 +248,7 @@ def test_interrupting_goes_back(running: Project) -> None:
 
 
 @pytest.mark.chaos
-@pytest.mark.parametrize("remedy", ["abort", "up"])
+@pytest.mark.parametrize("remedy", ["abort", pytest.param("up", marks=pytest.mark.long)])
 def test_a_killed_command_leaves_a_canary_without_calls(project: Project, remedy: str) -> None:
     """Its share ends with the lease, `mesh ps` shows it, and `--abort`, the next roll or `mesh up` removes it."""
     running = project
@@ -276,6 +277,7 @@ def test_a_killed_command_leaves_a_canary_without_calls(project: Project, remedy
     assert running.pids() == before
 
 
+@pytest.mark.long
 @pytest.mark.chaos
 def test_the_releases_of_a_host_take_turns(releases: Releases) -> None:
     """The canary runs from the directory of the new release, and so do all workers once it is promoted. A roll that is

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,13 @@ from supervision_releases import BROKEN, Releases, free_port
 from mesh.deploy.roll import RollFailed
 from mesh.doctor.finding import BAD, GOOD
 
-long = pytest.mark.skipif(os.environ.get("MESH_CHAOS") != "long", reason="a long one: MESH_CHAOS=long")
-
 #: What a failed release may change beside its hubs.
 CHANGES = [
     pytest.param({}, id="hubs alone"),
     pytest.param({"mesh": {"run_dir": "{root}/other"}, "store": {"dir": "{root}/elsewhere"}}, id="directories"),
-    pytest.param({"mesh": {"bind": "tcp://127.0.0.1:*"}}, id="bind", marks=long),
-    pytest.param({"discovery": {"lease": "9s", "renew": "2s"}}, id="leases", marks=long),
-    pytest.param({"gateway": {"port": "{port}"}}, id="gateway", marks=long),
+    pytest.param({"mesh": {"bind": "tcp://127.0.0.1:*"}}, id="bind", marks=pytest.mark.long),
+    pytest.param({"discovery": {"lease": "9s", "renew": "2s"}}, id="leases", marks=pytest.mark.long),
+    pytest.param({"gateway": {"port": "{port}"}}, id="gateway", marks=pytest.mark.long),
 ]
 
 
