@@ -43,7 +43,7 @@ class RequestLog:
         self.every = self.form != "off"
         self._clients = clients
         self._now = now
-        self._answered = BatchedLines(__name__)
+        self._answered = BatchedLines(__name__, "request.answered", _fields)
         self._second = 0
         self._lines = 0
         self._suppressed = 0
@@ -64,7 +64,16 @@ class RequestLog:
             sys.stdout.flush()
         if not (failed or slow):
             if self.form == "json":
-                self._answered.info("request.answered", self._fields(request, status, size, seconds, None))
+                self._answered.add(
+                    request.raw.method,
+                    request.raw.raw_path,
+                    status,
+                    seconds,
+                    self._clients.of(request.raw),
+                    request.body_bytes,
+                    size,
+                    request.target,
+                )
             return
         second = int(self._now())
         if second != self._second:
@@ -73,7 +82,19 @@ class RequestLog:
         if self._lines > MOST_PER_SECOND:
             self._suppressed += 1
             return
-        fields = self._fields(request, status, size, seconds, error)
+        fields = _fields(
+            request.method,
+            request.raw.raw_path,
+            status,
+            seconds,
+            self._clients.of(request.raw),
+            request.body_bytes,
+            size,
+            request.target,
+        )
+        if error is not None:
+            fields["code"] = error.code
+            fields["error"] = str(error)[:_LONGEST]
         if self._suppressed:
             fields["suppressed"], self._suppressed = self._suppressed, 0
         # A stream that fails has already sent its head, with another status.
@@ -84,25 +105,6 @@ class RequestLog:
     def flush(self) -> None:
         """Write the lines that wait, before the process ends."""
         self._answered.flush()
-
-    def _fields(
-        self, request: Request, status: int, size: int, seconds: float, error: MeshError | None
-    ) -> dict[str, Any]:
-        fields: dict[str, Any] = {
-            "method": request.method,
-            "path": request.raw.raw_path.partition("?")[0][:_LONGEST],
-            "status": status,
-            "duration_ms": round(seconds * 1000, 2),
-            "client": self._clients.of(request.raw),
-            "bytes_in": request.body_bytes,
-            "bytes_out": size,
-        }
-        if request.target:
-            fields["target"] = request.target
-        if error is not None:
-            fields["code"] = error.code
-            fields["error"] = str(error)[:_LONGEST]
-        return fields
 
     def _combined(self, request: Request, status: int, size: int) -> str:
         """The line of Apache's "combined" format."""
@@ -115,6 +117,23 @@ class RequestLog:
             f'{self._clients.of(request.raw)} - - [{at}] "{_quoted(asked)}" {status} {size or "-"} '
             f'"{_quoted(referrer)}" "{_quoted(agent)}"\n'
         )
+
+
+def _fields(
+    method: str, target: str, status: int, seconds: float, client: str, bytes_in: int, bytes_out: int, called: str
+) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "method": method,
+        "path": target.partition("?")[0][:_LONGEST],
+        "status": status,
+        "duration_ms": round(seconds * 1000, 2),
+        "client": client,
+        "bytes_in": bytes_in,
+        "bytes_out": bytes_out,
+    }
+    if called:
+        fields["target"] = called
+    return fields
 
 
 def _quoted(text: str) -> str:

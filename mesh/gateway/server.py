@@ -128,7 +128,9 @@ class Gateway:
         self._wrapped = bool(hooks)
         #: Answers a request that has passed the checks, inside of the edge and the HTTP interceptors. Every request of
         #: every mount goes through it. (Not a method, so that it costs nothing without interceptors.)
-        self._answer: Callable[[Request], Awaitable[Answer]] = _checked(compose(hooks, self.mounts.serve), hooks)
+        self._answer: Callable[[Request], Awaitable[Answer]] = compose(
+            wanted, _checked(compose(intercepting, self.mounts.serve), intercepting)
+        )
 
     def make_server(self, **options: Any) -> Server:
         """The protocol factory for `loop.create_server`. Call it on the running loop."""
@@ -286,6 +288,7 @@ class Gateway:
 
 
 #: A constant: `Reply | StreamReply` would be built for each request.
+_ANSWERS: Final = (Reply, StreamReply, Written)
 
 
 def _checked(chain: Proceed[Request], hooks: Sequence[Hook]) -> Callable[[Request], Awaitable[Answer]]:
@@ -295,7 +298,7 @@ def _checked(chain: Proceed[Request], hooks: Sequence[Hook]) -> Callable[[Reques
 
     async def answer(request: Request) -> Answer:
         found = await chain(request)
-        if not isinstance(found, Reply | StreamReply | Written):
+        if not isinstance(found, _ANSWERS):
             raise SetupError(f"an HTTP interceptor returned {type(found).__name__}; return a mesh.gateway.mounts.Reply")
         return found
 

@@ -118,17 +118,8 @@ class RateTable:
         Args:
             caller: the caller that these limits count: "address 192.0.2.1".
         """
-        if len(quotas) == 1:
-            # Nearly all requests: one limit, and a caller that is known.
-            name, most, window_s = quotas[0]
-            lane = self._lanes.get(name)
-            window = lane.windows.get(caller) if lane is not None else None
-            if lane is not None and window is not None:
-                window.expire(now)
-                if window.used < most:
-                    window.take(now)
-                    lane.windows.move_to_end(caller)
-                    return Decision(-1, (Standing(most - window.used, window.next_s(now)),))
+        if len(quotas) == 1 and (standing := self.admit(caller, quotas[0].name, now)) is not None:
+            return Decision(-1, (Standing(*standing),))
         for name, _, _ in quotas:
             if self._get(name, caller) is None:
                 self._make_room(name, now)
@@ -149,6 +140,21 @@ class RateTable:
                 if lane is not None and caller in lane.windows:
                     lane.windows.move_to_end(caller)
         return Decision(refused, tuple(map(_standing, quotas, windows, repeat(now))))
+
+    def admit(self, caller: str, limit: str, now: float) -> tuple[int, float] | None:
+        """Admit a request of a known caller with one limit: nearly all requests.
+
+        Returns:
+            What is left, and the seconds until more is, as in a Standing. None when the caller is not known or the
+            limit is used up: then `decide` decides, and nothing has changed.
+        """
+        lane = self._lanes.get(limit)
+        if lane is None or (window := lane.windows.get(caller)) is None:
+            return None
+        standing = window.admit(now)
+        if standing is not None:
+            lane.windows.move_to_end(caller)
+        return standing
 
     # --- keys ---------------------------------------------------------------------------------------------
 

@@ -55,6 +55,26 @@ class Window:
             self._slice = at
         self.used += 1
 
+    def admit(self, now: float) -> tuple[int, float] | None:
+        """Count one admission, in one step: (further ones that would be admitted now, `next_s`); None when it is not
+        admitted, and nothing has changed."""
+        lasts = self._lasts
+        if lasts and lasts[0] + self.window_s <= now:
+            self.expire(now)
+        left = self.most - self.used - 1
+        if left < 0:
+            return None
+        self.used += 1
+        at = int(now * SLICES / self.window_s)
+        if at == self._slice and lasts:
+            lasts[-1] = now
+            self._counts[-1] += 1
+        else:
+            lasts.append(now)
+            self._counts.append(1)
+            self._slice = at
+        return left, lasts[0] + self.window_s - now
+
     def next_s(self, now: float) -> float:
         """Seconds until fewer count than now; 0.0 when nothing counts."""
         return max(0.0, self._lasts[0] + self.window_s - now) if self._lasts else 0.0

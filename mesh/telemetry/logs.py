@@ -246,19 +246,23 @@ def _process(logger: Any, method: str, event: EventDict) -> str:
     return setup.render(line)
 
 
-def json_line(name: str, level: str, event: str, fields: EventDict) -> str | None:
-    """A line as JSON, without values bound to a logger or a context; None when lines of this level are not logged, or
-    not as JSON."""
+def moment(name: str, level: str) -> tuple[str, str] | None:
+    """The time and the trace of a line that `json_line` renders later; None when lines of this logger and level are not
+    logged, or not as JSON."""
     setup = _setup
     if setup.render is not _json or LEVELS[level] < setup.level or name in setup.muted:
         return None
-    line: EventDict = {
-        "ts": setup.stamp(),
-        "level": level,
-        "event": event,
-        **setup.bound,
-    }
-    trace = in_force()
+    return setup.stamp(), in_force()
+
+
+def json_line(name: str, level: str, event: str, at: tuple[str, str], fields: EventDict) -> str:
+    """A line as JSON, without values bound to a logger or a context.
+
+    Args:
+        at: of `moment`.
+    """
+    stamp, trace = at
+    line: EventDict = {"ts": stamp, "level": level, "event": event, **_setup.bound}
     if trace:
         line["trace_id"] = trace[3:35]
         line["span_id"] = trace[36:52]

@@ -20,6 +20,10 @@ class Counter(Protocol):
     def decide(self, caller: str, quotas: tuple[Quota, ...]) -> Decision | Awaitable[Decision]:
         """Admit a request and count it, or refuse it. Not awaitable when this gateway can decide by itself."""
 
+    def admit(self, caller: str, limit: str) -> tuple[int, float] | None:
+        """Admit a request with one limit, when that can be decided at once; else None, and `decide` decides. See
+        RateTable.admit."""
+
     @property
     def lifespan(self) -> Callable[[Node], AbstractAsyncContextManager[Any]] | None:
         """What it needs while the gateway runs; see edge.contract."""
@@ -36,7 +40,12 @@ class LocalCounter:
 
     def __init__(self, table: RateTable, now: Callable[[], float]) -> None:
         self._decide = table.decide
+        self._admit = table.admit
         self._now = now
+
+    def admit(self, caller: str, limit: str) -> tuple[int, float] | None:
+        """Admit a request with one limit; see Counter."""
+        return self._admit(caller, limit, self._now())
 
     def decide(self, caller: str, quotas: tuple[Quota, ...]) -> Decision:
         """Admit or refuse a request; see Counter."""

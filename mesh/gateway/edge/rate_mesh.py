@@ -97,6 +97,10 @@ class MeshCounter:
         self._enqueue(owner, (caller, quotas, future))
         return future
 
+    def admit(self, caller: str, limit: str) -> tuple[int, float] | None:
+        """Admit a request with one limit, when this gateway counts its caller; see rate_counters.Counter."""
+        return self._table.admit(caller, limit, self._now()) if self._owners.of(caller) == self._me else None
+
     def _decide_for(self, owner: str, caller: str, quotas: tuple[Quota, ...]) -> Decision | None:
         """The decision for another owner that needs no call; None when it needs one."""
         now = self._now()

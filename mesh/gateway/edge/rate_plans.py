@@ -50,6 +50,7 @@ class Step(NamedTuple):
         texts: names of the limits for clients.
         policy: the line RateLimit-Policy.
         lines: the two lines, with the places of `r` and `t` of each limit.
+        single: the name of the only limit; "" for several.
     """
 
     caller: Callable[[Request], str]
@@ -57,6 +58,7 @@ class Step(NamedTuple):
     texts: tuple[str, ...]
     policy: bytes
     lines: bytes
+    single: str
 
     def announce(self, standings: Sequence[Standing | None]) -> bytes:
         """The header lines after a decision; limits without a standing are left out of RateLimit."""
@@ -132,6 +134,7 @@ def _step(by: By, limits: list[tuple[str, str, Limit]]) -> Step:
         policy,
         # No limit has a percent sign in its text.
         b"%bRateLimit: %b\r\n" % (policy, items),
+        limits[0][0] if len(limits) == 1 else "",
     )
 
 
@@ -163,7 +166,9 @@ def _network(address: str) -> str:
 
 def _principal(request: Request) -> str:
     identity = request.identity
-    return _named("principal", identity.principal) if identity is not None and identity.principal else _address(request)
+    if identity is None or not (name := identity.principal):
+        return _address(request)
+    return f"principal {name}" if len(name) <= LONGEST_NAME else _named("principal", name)
 
 
 def _key(request: Request) -> str:

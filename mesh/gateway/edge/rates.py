@@ -11,9 +11,9 @@ limit. Neither concern is in the chain while no setting and no route has a limit
 
 from __future__ import annotations
 
-import math
 from collections.abc import Awaitable, Iterator
 from functools import partial
+from math import ceil
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
@@ -72,6 +72,7 @@ class Rates:
         self._late = phase is LATE
         self.counter = counter_of(front)
         self._decide = self.counter.decide
+        self._admit = self.counter.admit
         self.facts: dict[str, Any] = {"limits": [limit.text for limit in own], "scope": limits.scope}
 
     def wanted(self) -> bool:
@@ -90,6 +91,12 @@ class Rates:
             # Probes must not fail because others of the same address are limited. A preflight has no credentials.
             return proceed(request)
         steps = self._plans(request.entry)
+        if len(steps) == 1 and (only := steps[0]).single:
+            # Nearly all requests: one limit, which is not used up.
+            standing = self._admit(only.caller(request), only.single)
+            if standing is not None:
+                request.raw.lines += only.lines % (standing[0], ceil(standing[1]))
+                return proceed(request)
         for index, step in enumerate(steps):
             decision = self._decide(step.caller(request), step.quotas)
             if not isinstance(decision, Decision):
@@ -112,7 +119,7 @@ class Rates:
         if decision.refused < 0:
             return
         standing = decision.standings[decision.refused]
-        retry_s = max(1, math.ceil(standing.reset_s if standing is not None else 1.0))
+        retry_s = max(1, ceil(standing.reset_s if standing is not None else 1.0))
         self._recorder.counter(
             "http_rate_limited", "Requests that a limit refused.", limit=step.quotas[decision.refused].name
         ).add()
