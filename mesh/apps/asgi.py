@@ -97,7 +97,7 @@ def _paths(prefix: str) -> tuple[str, ...]:
 class _Exchange:
     """One HTTP request and its response."""
 
-    __slots__ = ("_body", "_messages", "_more", "_running", "_start", "complete")
+    __slots__ = ("_body", "_ended", "_messages", "_more", "_running", "_start", "complete")
 
     def __init__(self, running: Running, body: bytes | None, more: bool, messages: AsyncIterator[Any]) -> None:
         self._running = running
@@ -106,6 +106,7 @@ class _Exchange:
         self._messages = messages
         self._start: Message | None = None
         self.complete = False
+        self._ended: asyncio.Event | None = None
 
     async def receive(self) -> Message:
         if self._body is not None:
@@ -117,11 +118,13 @@ class _Exchange:
             except StopAsyncIteration:
                 self._more = False
                 return {"type": "http.request", "body": b"", "more_body": False}
-        if self.complete:
-            return {"type": "http.disconnect"}
-        # When the client disconnects, the application is cancelled; there is nothing else to receive.
-        await asyncio.get_running_loop().create_future()
-        raise AssertionError
+        if not self.complete:
+            # When the client disconnects, the application is cancelled; there is nothing else to receive before the end
+            # of the response. Some applications (Litestar's streams) wait for that in a task of its own.
+            if self._ended is None:
+                self._ended = asyncio.Event()
+            await self._ended.wait()
+        return {"type": "http.disconnect"}
 
     async def send(self, message: Message) -> None:
         kind = message["type"]
@@ -141,6 +144,8 @@ class _Exchange:
             elif body:
                 await send_item(self._running, body, RAW)
             self.complete = not more
+            if self.complete and self._ended is not None:
+                self._ended.set()
         else:
             raise RuntimeError(f"the ASGI message {kind!r} is not supported for HTTP")
 

@@ -60,14 +60,16 @@ def scope_of(request: Request, prefix: str, kind: str) -> dict[str, Any]:
     path = request.path
     peer = raw.transport.get_extra_info("peername") if raw.transport is not None else None
     client = request.client
-    scheme = raw.scheme
+    scheme = request.scheme
+    host, port = _server(raw.headers.get(hdrs.HOST) or "")
+    # A WebSocket has no method: Litestar refuses one that has.
+    own = {"method": raw.method} if kind == "http" else {}
     if kind == "websocket":
         scheme = "wss" if scheme == "https" else "ws"
-    host, _, port = (raw.headers.get(hdrs.HOST) or "").partition(":")
     return {
         "type": kind,
         "http_version": "1.1" if raw.version == HttpVersion11 else "1.0",
-        "method": raw.method,
+        **own,
         "scheme": scheme,
         "path": unquote(path),
         "raw_path": path.encode("latin-1", "replace"),
@@ -75,8 +77,16 @@ def scope_of(request: Request, prefix: str, kind: str) -> dict[str, Any]:
         "root_path": prefix,
         "headers": [(name.lower(), value) for name, value in raw.raw_headers],
         "client": (client, peer[1] if isinstance(peer, tuple) else 0) if client != "-" else None,
-        "server": (host, int(port) if port.isdecimal() else None),
+        "server": (host, port),
     }
+
+
+def _server(host: str) -> tuple[str, int | None]:
+    """Host and port of a Host field; an IPv6 address without its brackets."""
+    name, _, port = host.rpartition(":")
+    if not name or not port.isdecimal():
+        name, port = host, ""
+    return name.strip("[]"), int(port) if port else None
 
 
 async def serve(front: Front, request: Request, route: Route) -> Reply | StreamReply:

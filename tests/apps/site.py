@@ -40,6 +40,7 @@ async def scope(request: Request, response: Response) -> dict[str, Any]:
     return {
         "path": request.url.path,
         "root_path": request.scope["root_path"],
+        "scheme": request.url.scheme,
         "client": request.client.host if request.client else "",
         "cookies": request.cookies,
         "state": request.state.pool,

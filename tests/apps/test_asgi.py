@@ -85,6 +85,7 @@ async def test_what_the_application_sees(web: Served):
     assert seen == {
         "path": "/shop/scope",
         "root_path": "/shop",
+        "scheme": "http",
         "client": "127.0.0.1",
         "cookies": {"x": "1", "y": "2"},
         "state": "a pool",
@@ -92,6 +93,17 @@ async def test_what_the_application_sees(web: Served):
     }
     async with web.http.get("/shop/call") as answer:
         assert await answer.json() == "Hello, you!"
+
+
+async def test_what_the_application_sees_behind_a_proxy():
+    """The proxy speaks TLS; the application builds its addresses from that."""
+    settings = {"log": {"level": "error"}, "gateway": {"proxies": ["127.0.0.1"]}}
+    async with Mesh(Shop, transport="ipc", settings=settings) as m, served(m) as web:
+        await until(lambda: web.gateway.catalog.offers)
+        headers = {"X-Forwarded-Proto": "https", "X-Forwarded-For": "192.0.2.7"}
+        async with web.http.get("/shop/scope", headers=headers) as answer:
+            seen = await answer.json()
+        assert (seen["scheme"], seen["client"]) == ("https", "192.0.2.7")
 
 
 @pytest.mark.parametrize(("count", "size"), [(1, 10), (5, 100_000), (100, 100_000)])
