@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 from hypothesis import settings
@@ -10,6 +11,10 @@ from hypothesis import settings
 # A test that takes long on a busy machine is no failure: pytest-timeout ends what hangs.
 settings.register_profile("mesh", deadline=None)
 settings.load_profile("mesh")
+
+# A shell that runs the tests in the background lets them ignore Ctrl-C, and so do all processes that they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 #: Directories whose tests take minutes.
 LONG = ("hosts", "deploy", "supervision")

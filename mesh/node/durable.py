@@ -37,6 +37,7 @@ from mesh.node.targets import Targets
 from mesh.protocol.codec import MAX_BIN
 from mesh.service.atomic import Atomic
 from mesh.state.namespace import Namespace
+from mesh.state.watching import Watching
 from mesh.tasks.batch import Batch, Told, chain_jobs, group_jobs, handle
 from mesh.tasks.canvas import Part, compile
 from mesh.tasks.contract import NewTask, Settlement, Ticket
@@ -118,6 +119,7 @@ class Durable:
         self._deferring: Gathering[NewTask, Ticket] | None = None
         self._appending: Gathering[NewEvent, int] | None = None
         self._tail: Tail | None = None
+        self._watching: Watching | None = None
         self._durable_topics: Matcher[None] = Matcher((pattern, None) for pattern in settings.events.durable)
         self._subscribed: tuple[int, Matcher[str]] = (-1, Matcher())
         self._warned: set[str] = set()
@@ -333,7 +335,13 @@ class Durable:
             max_bytes=self._max_bytes,
             type=type,
             collecting=collecting,
+            watching=self._watched,
         )
+
+    def _watched(self) -> Watching:
+        if self._watching is None:
+            self._watching = Watching(lambda: self.engines.state, self.clock, self.timeout_s)
+        return self._watching
 
     async def tail(self, pattern: str, after: int | None) -> AsyncIterator[Event]:
         """See DurableVerbs.tail."""
@@ -398,6 +406,8 @@ class Durable:
                 await gathering.close()
         if self._tail is not None:
             await self._tail.close()
+        if self._watching is not None:
+            await self._watching.close()
         telling = list(self._telling)
         for task in telling:
             task.cancel()

@@ -7,6 +7,7 @@ Leaves to others: storing (an engine, by mesh.state.contract), committing a bloc
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import aclosing
 from typing import Any, Final, Generic, Protocol, TypeVar, overload
 
 from mesh import ids
@@ -17,6 +18,7 @@ from mesh.errors import BadRequest, TooLarge
 from mesh.state.contract import Entry, StateStore, Write
 from mesh.state.names import check_key, check_namespace, check_prefix
 from mesh.state.values import ABSENT, Value, check_type, decode, encode
+from mesh.state.watching import Watching
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -83,7 +85,7 @@ class Namespace(Generic[T]):
         name: the name of the namespace.
     """
 
-    __slots__ = ("_clock", "_collecting", "_hint", "_max_bytes", "_store", "_timeout_s", "name")
+    __slots__ = ("_clock", "_collecting", "_hint", "_max_bytes", "_store", "_timeout_s", "_watching", "name")
 
     def __init__(
         self,
@@ -95,12 +97,14 @@ class Namespace(Generic[T]):
         max_bytes: int,
         type: type[T] | Any = Any,
         collecting: Callable[[], Block | None] = outside,
+        watching: Callable[[], Watching] | None = None,
     ) -> None:
         """Args:
         timeout_s: how long to wait for an unreachable engine.
         max_bytes: limit of one request: larger values and transactions are rejected.
         type: of the values, for reading; Any for plain ones.
         collecting: returns the current `atomic` block, or None.
+        watching: gives the watched keys of the process; None where each watch may poll by itself.
 
         Raises:
             BadRequest: the name is not a valid namespace.
@@ -113,6 +117,7 @@ class Namespace(Generic[T]):
         self._max_bytes = max_bytes
         self._hint = type if type is Any else check_type(type)
         self._collecting = collecting
+        self._watching = watching or (lambda: Watching(lambda: store, clock, timeout_s))
 
     def __repr__(self) -> str:
         return f"<state {self.name}>"
@@ -210,6 +215,38 @@ class Namespace(Generic[T]):
     def keys(self, prefix: str = "") -> AsyncIterator[str]:
         """Keys that begin with `prefix`; in order, and read in pages, as by `items`."""
         return self._keys(check_prefix(self.name, prefix))
+
+    @overload
+    def watch(self, key: str, *, etag: str = "") -> AsyncIterator[Value[T]]: ...
+    @overload
+    def watch(self, key: str, *, etag: str = "", type: type[U]) -> AsyncIterator[Value[U]]: ...
+    @overload
+    def watch(self, key: str, *, etag: str = "", type: Any) -> AsyncIterator[Value[Any]]: ...
+    def watch(self, key: str, *, etag: str = "", type: Any = None) -> AsyncIterator[Value[Any]]:
+        """The value of a key whenever it has changed, without end; (None, "") when it was deleted or has expired.
+
+        ::
+
+            async for order, etag in self.state("orders", type=Order).watch(id, etag=last):
+                yield http.ServerSentEvent(order, id=etag)
+
+        It begins with the present value, unless that has the etag. Changes are found within 0.1 s; of several in that
+        time only the last is seen. While the engine restarts, it waits. An `atomic` block makes no difference.
+
+        Args:
+            etag: of the value that the caller knows; "" is an absent key.
+
+        Raises, when iterated:
+            BadReply: the stored value is not of that type.
+            Forbidden: `[access]` does not allow to read the namespace.
+        """
+        hint = self._hint if type is None else check_type(type)
+        return self._watch(check_key(self.name, key), etag, hint)
+
+    async def _watch(self, key: str, etag: str, hint: Any) -> AsyncIterator[Value[Any]]:
+        async with aclosing(self._watching().follow(self.name, key, etag)) as entries:
+            async for entry in entries:
+                yield ABSENT if entry is None else Value(decode(self.name, key, entry.value, hint), entry.etag)
 
     async def _items(self, prefix: str, hint: Any) -> AsyncIterator[tuple[str, Any]]:
         async for page in self._pages(prefix):
