@@ -1,4 +1,4 @@
-"""An upload of 2 GB to a handler that hashes it, beside nginx in front of an aiohttp application that does the same."""
+"""An upload of 2 GB, or more, to a handler that hashes it, beside nginx in front of an aiohttp application that does so."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ app = web.Application(client_max_size=1 << 40)
 app.router.add_put("/files/{name}", put)
 web.run_app(app, host="127.0.0.1", port=int(sys.argv[1]), print=None)
 """
-SIZE = 2 * 10**9
+SIZE = (int(sys.argv[2]) if len(sys.argv) > 2 else 2) * 10**9
 CHUNK = bytes(256 * 1024)
 
 
