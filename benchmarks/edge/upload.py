@@ -1,4 +1,4 @@
-"""An upload of 2 GB, or more, to a handler that hashes it, beside nginx in front of an aiohttp application that does so."""
+"""An upload of 2 GB, or more, to a handler that hashes it, beside nginx in front of an aiohttp application."""
 
 from __future__ import annotations
 
