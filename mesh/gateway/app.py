@@ -240,7 +240,7 @@ async def drain(gateway: Gateway, serving: Serving) -> None:
     """
     clock = gateway.node.clock
     gateway.health.draining = True
-    # Accept the connections that are already in the kernel's backlog.
+    # Before each step, and after the last one, what has arrived or been accepted becomes a connection that is counted.
     for stop in (serving.pause_accepting, serving.stop_accepting, None):
         for _ in range(ACCEPT_TURNS):
             await asyncio.sleep(0)
