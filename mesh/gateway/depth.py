@@ -33,6 +33,11 @@ def may_be_deep(body: bytes, most: int) -> bool:
     return len(body) > 2 * most and body.count(b"[") + body.count(b"{") > most
 
 
+def depth_of(text: bytes) -> int:
+    """The levels of arrays and objects in a short JSON text."""
+    return max(accumulate(array("b", brackets(text)), initial=0))
+
+
 async def check_depth(body: bytes, most: int, recorder: Recorder) -> None:
     """Reject JSON that is nested too deeply. JSON that is malformed is left to the decoder.
 

@@ -11,11 +11,16 @@ connection, until the last byte has been sent.
 from __future__ import annotations
 
 import asyncio
+import sys
+from typing import Final
 
 from aiohttp.http import HttpVersion11
 
 from mesh.gateway.reply import Buffer, date_line, head_of
 from mesh.gateway.request import RawRequest
+
+#: CVE-2024-12254: in these versions of Python, asyncio's own loop does not tell a writer to pause after `writelines`.
+_WRITELINES_IS_UNBOUNDED: Final = (3, 12) <= sys.version_info < (3, 12, 9) or (3, 13) <= sys.version_info < (3, 13, 2)
 
 
 class Written:
@@ -89,7 +94,11 @@ class Transfer(Written):
             raise ValueError(f"the body is longer than the {self._length} bytes that it announced")
         self.size += size
         if self._chunked:
-            transport.writelines((self._head(), b"%x\r\n" % size, data, b"\r\n"))
+            parts = (self._head(), b"%x\r\n" % size, data, b"\r\n")
+            if _WRITELINES_IS_UNBOUNDED:
+                transport.write(b"".join(parts))
+            else:
+                transport.writelines(parts)
         else:
             if not self.begun:
                 transport.write(self._head())

@@ -133,7 +133,8 @@ class Fleet:
 @asynccontextmanager
 async def fleet(count: int, **flags: str) -> AsyncIterator[Fleet]:
     with TemporaryDirectory(prefix="mesh-") as directory:
-        settings = config.load(Path("/dev/null"), env={}, flags={**flags, "mesh.run_dir": directory})
+        own = {key: value for key, value in flags.items() if key != "ASK_S"}
+        settings = config.load(Path("/dev/null"), env={}, flags={**own, "mesh.run_dir": directory})
         transport = from_settings(settings)
         hub = Hub(transport, LoopClock(), lease_s=settings.discovery.lease_s, identity="hub", epoch=1)
         await hub.start(settings.mesh.hubs[0])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from bisect import bisect_left
 
 from edge_rates_fleet import fleet
 
@@ -26,23 +25,24 @@ async def test_three_gateways_admit_exactly_the_limit():
 
 
 async def test_no_second_has_more_than_the_limit():
-    async with fleet(3) as gates:
-        times: list[float] = []
+    # On a busy machine an owner may take longer to answer; it must not be taken for dead.
+    async with fleet(3, ASK_S="30") as gates:
+        admitted: list[tuple[float, float]] = []
         until = time.monotonic() + 2.5
 
         async def send(number: int) -> None:
             gate = gates.gates[number % 3]
-            while time.monotonic() < until:
+            while (sent := time.monotonic()) < until:
                 if await gate.get("/quick", "alice") == 200:
-                    times.append(time.monotonic())
+                    admitted.append((sent, time.monotonic()))
                 await asyncio.sleep(0.005)
 
         await asyncio.gather(*(send(number) for number in range(12)))
-        times.sort()
-        # The client sees an admission later than the owner, by what an answer takes: half a second is ample.
-        most = max(bisect_left(times, at + 0.5) - index for index, at in enumerate(times))
-        assert most <= 20
-        assert 40 <= len(times) <= 20 * (int(times[-1] - times[0] + 0.5) + 1)
+        # A request is admitted between the two instants: those that are both in one second are certainly of it.
+        for begin, _ in admitted:
+            assert sum(begin <= sent and told < begin + 1 for sent, told in admitted) <= 20
+        took = max(told for _, told in admitted) - min(sent for sent, _ in admitted)
+        assert 20 <= len(admitted) <= 20 * (int(took) + 1)
 
 
 async def test_while_an_owner_is_dead_each_gateway_admits_its_share():

@@ -87,7 +87,9 @@ class Authority:
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False)
         )
         if names:
-            builder = builder.add_extension(x509.SubjectAlternativeName([_name(each) for each in names]), False)
+            # RFC 5280, section 4.2.1.6: critical where there is no subject. Python 3.13 refuses it otherwise.
+            alternatives = x509.SubjectAlternativeName([_name(each) for each in names])
+            builder = builder.add_extension(alternatives, critical=not subject)
         made = builder.sign(self.key, hashes.SHA256())
         key_pem = key.private_bytes(PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
         return made, made.public_bytes(PEM), key_pem

@@ -18,9 +18,13 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from typing import Any, Final, NamedTuple
 
 from mesh.errors import Unauthenticated
+from mesh.gateway.depth import depth_of
 
 #: The longest token, in characters. A head of 8 KiB is the limit of most servers, aiohttp among them.
 MAX_TOKEN: Final = 8 * 1024
+#: The most levels of objects and arrays in the header and in the claims. Interpreters have limits of their own, which
+#: depend on their version.
+MAX_DEPTH: Final = 32
 #: The longest `kid`, in characters.
 MAX_KID: Final = 256
 
@@ -88,6 +92,8 @@ def _decode(text: str) -> bytes:
 
 def _json(data: bytes, part: str) -> dict[str, Any]:
     try:
+        if depth_of(data) > MAX_DEPTH:
+            raise ValueError("it is nested too deeply")
         found = json.loads(data.decode(), object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite)
     except (ValueError, RecursionError):
         found = None
