@@ -50,10 +50,10 @@ def stranger(site: Site, name: str) -> Path:
 
 
 def told(site: Site, name: str) -> str:
-    """What the stranger is told, within a second."""
+    """What the stranger is told, within a second, or three on a machine that has more to do."""
     options = f"path=__import__('pathlib').Path('{name}.toml'), wait_s=0"
     took_s, why = site.python("a", ASK, options).splitlines()
-    assert float(took_s) < 1.0
+    assert float(took_s) < 3.0
     return why
 
 
@@ -64,7 +64,7 @@ def test_a_key_that_is_not_listed_is_named_on_both_sides(site: Site):
         file.unlink()
     key_store.make(keys, "client")
     assert "it refuses this process's key 'client'" in told(site, "unlisted")
-    until(lambda: "is not in any file of /srv/mesh/keys" in site.log("b"), "b says it too", 1.0)
+    until(lambda: "is not in any file of /srv/mesh/keys" in site.log("b"), "b says it too", 5.0)
 
 
 def test_a_key_that_is_not_the_expected_one_is_named_on_both_sides(site: Site):
@@ -76,7 +76,7 @@ def test_a_key_that_is_not_the_expected_one_is_named_on_both_sides(site: Site):
     why = told(site, "wrong")
     assert "'hub'" in why
     assert "not the expected key of" in why
-    until(lambda: "a peer expects another key than 'hub'" in site.log("b"), "b says it too", 1.0)
+    until(lambda: "a peer expects another key than 'hub'" in site.log("b"), "b says it too", 5.0)
 
 
 def test_no_key_is_named_on_both_sides(site: Site):
@@ -86,7 +86,7 @@ def test_no_key_is_named_on_both_sides(site: Site):
     assert "this process has none: set keys.dir" in told(site, "none")
     # The second when a, which has found out first, hung up before b had read as far.
     words = ("a peer has no key", "a peer ended the handshake: it has no key")
-    until(lambda: any(each in site.log("b") for each in words), "b says it too", 1.0)
+    until(lambda: any(each in site.log("b") for each in words), "b says it too", 5.0)
 
 
 def test_a_revoked_key_loses_its_live_connections(site: Site):

@@ -113,6 +113,7 @@ async def test_kill_9_while_tasks_run_gives_none_of_them_out_again(project: Proj
     assert project.stop() == 0
 
 
+@pytest.mark.parametrize("project", ["30s"], indirect=True)
 async def test_a_worker_that_is_killed_is_noticed_at_once(project: Project) -> None:
     """Its process is seen to be dead: its tasks go to others within a fraction of the lease."""
     project.start_store()
@@ -129,7 +130,7 @@ async def test_a_worker_that_is_killed_is_noticed_at_once(project: Project) -> N
         killed_at = time.monotonic()
         victim.kill()
         await until(lambda: worker.done, "the dead worker's task was not given to another")
-        assert time.monotonic() - killed_at < 2.0
+        assert time.monotonic() - killed_at < 15.0
         await victim.wait()
         info = await engine.jobs.find("job-1", timeout_s=PATIENCE_S)
         assert info is not None

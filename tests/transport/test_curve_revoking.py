@@ -28,9 +28,9 @@ async def test_the_dialler_of_a_revoked_key_is_cut_off_and_its_neighbour_is_not(
     theirs = next(each for each in accepted if each.channel.user == "gateway")
     assert len(theirs.reasons) == 1
     assert "'gateway'" in theirs.reasons[0]
-    await until(lambda: client.reasons, "the dialler is told", 1.0)
+    await until(lambda: client.reasons, "the dialler is told", 5.0)
     again = yard.dial(gateway, listener.endpoint)
-    await until(lambda: again.reasons, "refused", 1.0)
+    await until(lambda: again.reasons, "refused", 5.0)
     assert "'gateway'" in again.reasons[0]
     neighbour.send(b"still here")
     other = next(each for each in accepted if each.channel.user == "mail")
@@ -58,8 +58,8 @@ async def test_it_is_noticed_within_seconds_without_anybody_asking(yard: Yard):
     client = yard.dial(yard.process("gateway"), listener.endpoint)
     await until(lambda: accepted and accepted[0].received, "the hello")
     key_store.revoke(yard.keys, "gateway")
-    took = await until(lambda: client.reasons and accepted[0].reasons, "both are told", 2.5)
-    assert took < 2.0
+    took = await until(lambda: client.reasons and accepted[0].reasons, "both are told", 8.0)
+    assert took < 6.0
 
 
 class Hostile:
@@ -105,7 +105,7 @@ async def test_a_peer_that_goes_on_loses_its_connection(yard: Yard):
         assert not hostile.saw(zmq.EVENT_DISCONNECTED)
         key_store.revoke(yard.keys, "gateway")
         yard.reload()
-        await until(lambda: hostile.saw(zmq.EVENT_DISCONNECTED), "its connection is gone", 1.0)
+        await until(lambda: hostile.saw(zmq.EVENT_DISCONNECTED), "its connection is gone", 5.0)
         for _ in range(20):
             with suppress(zmq.Again):  # it has nobody to send to
                 hostile.socket.send(b"again", zmq.NOBLOCK)
@@ -128,7 +128,7 @@ async def test_a_peer_that_has_said_nothing_loses_its_connection_too(yard: Yard)
         await until(lambda: listener._guard._behind, "the listener knows of it")
         key_store.revoke(yard.keys, "gateway")
         yard.reload()
-        await until(lambda: hostile.saw(zmq.EVENT_DISCONNECTED), "its connection is gone", 1.0)
+        await until(lambda: hostile.saw(zmq.EVENT_DISCONNECTED), "its connection is gone", 5.0)
         assert not accepted
     finally:
         hostile.close()
@@ -271,9 +271,9 @@ async def test_revoking_one_of_two_keys_cuts_only_the_links_of_that_one(yard: Ya
     assert [each.channel.user for each in accepted] == ["gateway", "gateway"]
     key_store.revoke(yard.keys, "gateway", retiring=retiring)
     yard.reload()
-    await until(lambda: links[0].reasons, "the old one is cut", 1.0)
+    await until(lambda: links[0].reasons, "the old one is cut", 5.0)
     if retiring:
         links[1].send(b"still here")
         await until(lambda: any(b"still here" in each.received for each in accepted), "the new one goes on")
     else:
-        await until(lambda: links[1].reasons, "the new one is cut as well", 1.0)
+        await until(lambda: links[1].reasons, "the new one is cut as well", 5.0)
