@@ -131,13 +131,13 @@ class CallAuthorization:
         service, _, method = target.rpartition(".")
         details = {"caller": caller[:100], "target": target[:200], "principal": principal}
         if principal:
-            whom = f"{caller[:100]!r} for the principal {principal!r}"
+            who = f"{caller[:100]!r} for the principal {principal!r}"
             rule = remedy(caller, principals=principal, service=service, methods=method)
         elif self._asserts(conversation):
-            whom = f"{caller[:100]!r} without a verified principal"
+            who = f"{caller[:100]!r} without a verified principal"
             rule = ""
         else:
-            whom = f"{caller[:100]!r}, whose principals are not verified ([access] assert does not list it),"
+            who = f"{caller[:100]!r}, which may not assert principals ([access] assert does not list it),"
             rule = ""
         # Logged once for each principal and target while the decision is cached. A user who is denied learns no rule.
         log.warning(
@@ -150,5 +150,5 @@ class CallAuthorization:
             rule=rule,
         )
         return Forbidden(
-            f"{whom} may not call {target[:200]}: no [[access.allow]] of {self._identity} allows it", details=details
+            f"{who} may not call {target[:200]}: no [[access.allow]] of {self._identity} allows it", details=details
         )

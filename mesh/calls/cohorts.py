@@ -18,7 +18,7 @@ from mesh.discovery.record import Instance
 from mesh.discovery.share import NONE, Share
 from mesh.policy.balance import place_of
 
-#: Methods whose decision about mirroring is remembered; names may come from callers.
+#: Methods to remember the decision about mirroring of; names may come from callers.
 MOST_KNOWN: Final = 1000
 
 

@@ -80,10 +80,10 @@ class Declared(msgspec.Struct, frozen=True):
         returns: type of the answer, or of each item of a stream; `Any` when not annotated.
         stream: it is an async generator function.
         asynchronous: calling it gives an awaitable (False for a plain `def` and for a stream).
-        responds: it may return an http.Response, whose body is of the type `returns`.
+        responds: it may return an http.Response, with a body of the type `returns`.
         form: the parameters that are an HTML form, which are not among `parameters`; `inbound` is then its body.
         inbound: the parameter for the items that the caller sends; it is not among `parameters`.
-        events: it yields http.ServerSentEvents, whose data are of the type `returns`.
+        events: it yields http.ServerSentEvents, with data of the type `returns`.
     """
 
     parameters: tuple[Parameter, ...]

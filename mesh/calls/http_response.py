@@ -23,7 +23,7 @@ from mesh.protocol.http_head import Head, Headers
 T = TypeVar("T")
 SameSite = Literal["strict", "lax", "none"]
 
-#: Statuses whose answers have no body (RFC 9110, sections 15.3.5 and 15.4.5).
+#: Statuses of answers without a body (RFC 9110, sections 15.3.5 and 15.4.5).
 BODILESS: Final = frozenset({204, 205, 304})
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _COOKIE_OCTETS: Final = frozenset(map(chr, range(0x21, 0x7F))) - set('",;\\')

@@ -299,7 +299,7 @@ class InterceptedCall(Call):
 
 
 class InterceptedStream(Stream):
-    """A stream whose interceptors run in a task of their own until they return the iterator over the items."""
+    """A stream with interceptors that run in a task of their own until they return the iterator over the items."""
 
     __slots__ = ("_items", "_opening", "_target")
 

@@ -62,7 +62,7 @@ _unpack: Final = msgspec.msgpack.Decoder(Envelope).decode
 
 
 def sealed(event: ServerSentEvent[Any], data: Buffer) -> bytes:
-    """The envelope of an event whose data is encoded as JSON."""
+    """The envelope of an event with data in JSON."""
     return _pack(Envelope(event.id, event.event, bytes(data)))
 
 

@@ -62,7 +62,7 @@ class Signature:
         params_schema: JSON Schema (2020-12) of an object with one property per parameter; self-contained.
         returns_schema: JSON Schema of `returns`.
         inbound_schema: JSON Schema of each item that the caller sends, or of the form; None without `inbound`.
-        form: the parameters that are an HTML form, whose body is then `inbound`.
+        form: the parameters that are an HTML form; its body is then `inbound`.
     """
 
     def __init__(

@@ -44,7 +44,7 @@ Classes = list[type[Service]]
 
 
 class Taken(AddressInUse):
-    """Another mesh runs in this project, whose hub has the address. No change of a source file helps."""
+    """Another mesh runs in this project: its hub has the address. No change of a source file helps."""
 
 
 class Running(NamedTuple):

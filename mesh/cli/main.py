@@ -3,7 +3,7 @@
 Owns: global options, and converting any exception that ends a command into a message and an exit code.
 Leaves to others: the commands (commands, one module each), messages (report), codes (exits).
 
-A package adds a command by an entry point of the group `mesh.commands`, whose value is a click command. It cannot
+A package adds a command by an entry point of the group `mesh.commands` for a click command. It cannot
 replace a command of mesh itself. A command that cannot be imported fails by itself; all others keep working.
 """
 

@@ -97,7 +97,7 @@ def is_loopback(host: str) -> bool:
 
 
 def is_safe_url(text: str) -> bool:
-    """Whether nobody between here and there can change what a URL answers: https, or http on loopback."""
+    """Whether what a URL answers cannot be changed on the way: https, or http on loopback."""
     try:
         url = urlsplit(text)
         host, _ = url.hostname or "", url.port

@@ -43,7 +43,7 @@ def _without_method(auth: AuthSettings) -> Iterator[tuple[str, str]]:
             # Its author believes that callers are authenticated.
             yield (
                 f"auth.{key}",
-                "nobody is authenticated: set a method, which is one of [auth.jwt], [auth.apikeys], [auth.basic], "
+                "no caller is authenticated: set a method, which is one of [auth.jwt], [auth.apikeys], [auth.basic], "
                 "[auth.sessions] and [auth.proxy], or gateway.tls.client_ca",
             )
 

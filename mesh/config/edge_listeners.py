@@ -67,7 +67,7 @@ class TlsSettings(Struct, frozen=True, kw_only=True):
     ] = None
     minimum: Annotated[TlsVersion, choice("1.2", "1.3"), "the lowest version of TLS"] = "1.2"
     client_ca: Annotated[
-        Path | None, PATH_OR_NONE, "PEM file: the authorities whose client certificates identify callers"
+        Path | None, PATH_OR_NONE, "PEM file: the authorities of client certificates that identify callers"
     ] = None
     client_crl: Annotated[Path | None, PATH_OR_NONE, "PEM file: revoked client certificates, a CRL per authority"] = (
         None
@@ -82,14 +82,12 @@ class TlsSettings(Struct, frozen=True, kw_only=True):
         '"any": the first of these that it has',
     ] = "any"
     client_roles: Annotated[
-        ClientRoles, choice("none", "ou", "o"), "the attribute of its subject whose values are the caller's roles"
+        ClientRoles, choice("none", "ou", "o"), "the attribute of its subject that gives the caller's roles"
     ] = "none"
     hsts_s: Annotated[
         float, DURATION_OR_ZERO, "Strict-Transport-Security: how long browsers use only HTTPS for this host"
     ] = field(default=0.0, name="hsts")
-    redirect_port: Annotated[
-        int, whole(0, 65535), "a port for HTTP, whose requests are redirected to HTTPS; 0: none"
-    ] = 0
+    redirect_port: Annotated[int, whole(0, 65535), "a port for HTTP that redirects to HTTPS; 0: none"] = 0
     public_port: Annotated[
         int, whole(0, 65535), "the port in redirects, if clients do not reach the gateway on gateway.port; 0: that port"
     ] = 0

@@ -58,7 +58,7 @@ class SessionSettings(Struct, frozen=True, kw_only=True):
     login: Annotated[
         list[str],
         TEXTS,
-        'the methods whose answers may begin sessions, such as "users.login"; * is any text',
+        'the methods that may begin sessions with their answers, such as "users.login"; * is any text',
     ] = []
     idle_s: Annotated[float, DURATION, "a session without requests ends after so long"] = field(
         default=1800.0, name="idle"

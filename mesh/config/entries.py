@@ -29,7 +29,7 @@ class Entry(NamedTuple):
 
 
 def entries_of(table: type[msgspec.Struct]) -> dict[str, Entry]:
-    """The keys of a table: of the attributes whose annotation is Annotated[type, kind, "description"]."""
+    """The keys of a table: of the attributes with an annotation Annotated[type, kind, "description"]."""
     hints = get_type_hints(table, include_extras=True)
     found = {}
     for item in msgspec.structs.fields(table):

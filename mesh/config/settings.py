@@ -169,7 +169,7 @@ class GatewaySettings(ListenerSettings, frozen=True, kw_only=True):
         list[str], TEXTS, 'additional host names to accept, such as "shop.example" or "*.shop.example"'
     ] = []
     origins: Annotated[
-        list[str], TEXTS, 'origins whose web pages may send requests, such as "https://app.example"'
+        list[str], TEXTS, 'origins of web pages that may send requests, such as "https://app.example"'
     ] = []
     rpc: Annotated[
         RpcMode, choice("exposed", "all", "off"), 'what /rpc and /tasks may call; "all" is for development'
@@ -297,7 +297,7 @@ class TaskSettings(Struct, frozen=True, kw_only=True):
 class EventSettings(Struct, frozen=True, kw_only=True):
     """[events]: which topics are durable, and their retention."""
 
-    durable: Annotated[list[str], TEXTS, 'topics whose events are all durable, like ["order.#"]'] = []
+    durable: Annotated[list[str], TEXTS, 'topics with durable events only, like ["order.#"]'] = []
     retention_s: Annotated[float, DURATION, "how long durable events are kept"] = field(
         default=7 * 86400.0, name="retention"
     )

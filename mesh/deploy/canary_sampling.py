@@ -23,7 +23,7 @@ from mesh.policy.canary import Calls
 from mesh.telemetry.metrics import BOUNDS
 from mesh.telemetry.snapshot import MethodSample, Snapshot
 
-#: A worker whose loop is blocked for longer is left out of one sample; its calls are in the next one.
+#: A worker with a loop that is blocked for longer is left out of one sample; its calls are in the next one.
 ANSWER_S: Final = 1.0
 #: The sides of a canary that count for single methods: calls, and copies of calls.
 SERVER, MIRROR = "server", "mirror"

@@ -45,7 +45,7 @@ class StateFiles:
         self._directory = roster.directory
 
     def read(self) -> CanaryState | None:
-        """The canary roll whose command runs; None when there is none."""
+        """The canary roll that a command is running; None when there is none."""
         try:
             found = msgspec.json.decode((self._directory / STATE).read_bytes(), type=CanaryState)
         except (OSError, msgspec.MsgspecError):

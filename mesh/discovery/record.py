@@ -53,7 +53,7 @@ class MethodRecord(msgspec.Struct, omit_defaults=True, frozen=True):
         edge: what it asks of gateways at /rpc; None for their defaults.
         events: a gateway gets its items with ids and names, for Server-Sent Events (mesh.calls.server_event).
         inbound: JSON Schema of each item that the caller sends: a client stream. None: it takes arguments only. Of an
-            HTML form, whose body is the stream, the schema of the form: its `contentMediaType` is that of the body;
+            HTML form, where the body is the stream, the schema of the form: its `contentMediaType` is that of the body;
             application/x-www-form-urlencoded allows multipart/form-data as well.
     """
 

@@ -1,6 +1,6 @@
 """The share of calls that a new release gets, as its instances register it.
 
-Owns: the names of these entries in `Instance.meta`, reading and writing them, and whose declarations apply meanwhile.
+Owns: the names of these entries in `Instance.meta`, reading and writing them, and which declarations apply meanwhile.
 Leaves to others: setting the share and its lease (worker.canary), choosing by it (calls.cohorts).
 
 An instance with a share is a canary: it runs a new release that is on trial. One without belongs to the regular
@@ -72,7 +72,7 @@ def share_meta(share: Share) -> dict[str, str]:
 
 
 def declaring(instances: Sequence[Instance]) -> Sequence[Instance]:
-    """The instances whose declarations apply to a service: those of the regular release, or all when there are none.
+    """The instances that declare what applies to a service: those of the regular release, or all when there are none.
 
     A canary gets few of the calls; a changed parameter or a new route in its record must not apply to all of them.
     """

@@ -369,7 +369,7 @@ class Authorization:
             service = name.rpartition(".")[0]
             target = f"{_DOES[right]} {service[:200]}" if name.endswith(".") else target
             why = (
-                f"no [[access.serve]] of {here} allows it. A process whose key or role is {service[:100]!r} may while "
+                f"no [[access.serve]] of {here} allows it. A process with the key or role {service[:100]!r} may while "
                 f"there are no such rules; to allow it, add {_serve_rule(caller, service)}"
             )
         else:

@@ -133,7 +133,7 @@ class Inbox:
 
     def listen(self, patterns: Iterable[str], handler: Handler) -> None:
         """Hand every event of these topics to one handler, once, and no longer those of earlier patterns. For a process
-        whose topics change; a worker's are those of its services, see `add`.
+        with topics that change; a worker's are those of its services, see `add`.
 
         Raises:
             BadTopic: a pattern is malformed.

@@ -219,7 +219,7 @@ class Server(web.Server):
         settings: the limits.
 
     Attributes:
-        kind: of the listener whose connections it serves; see mesh.gateway.listeners.listener.
+        kind: of the listener that its connections come from; see mesh.gateway.listeners.listener.
     """
 
     kind = "public"
@@ -325,7 +325,7 @@ class Server(web.Server):
         return min(1.0, self._header_timeout_s / 4)
 
     def _sweep(self) -> None:
-        """Find connections that have begun a head and not completed it in time, and those whose clients do not read.
+        """Find connections that have begun a head and not completed it in time, and those to clients that do not read.
 
         One timer serves all connections."""
         self._sweep_timer = None

@@ -47,7 +47,7 @@ def to_reply(answer: Answer, status: int = 200, produces: str = "", *, msgpack: 
 
 
 def _with_head(answer: Answer, meta: Mapping[str, str], status: int, produces: str, *, msgpack: bool) -> Reply:
-    """The HTTP answer for an answer whose handler has set status, header fields or cookies."""
+    """The HTTP answer for an answer with a status, header fields or cookies of its handler."""
     try:
         head = from_meta(meta)
     except ValueError as exc:

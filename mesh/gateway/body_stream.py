@@ -17,7 +17,7 @@ from aiohttp.web_protocol import RequestPayloadError
 from mesh.errors import BadRequest, TooLarge
 from mesh.gateway.decompress import Decoder
 
-#: aiohttp stops reading from the socket when it holds twice as much of a body that nobody reads. (Its default is four
+#: aiohttp stops reading from the socket when it holds twice as much of a body that is not read. (Its default is four
 #: times as much, for each connection, and uploads are no faster with it.)
 READ_AHEAD_BYTES: Final = 64 * 1024
 #: The largest chunk: what aiohttp may hold, when a burst has arrived.

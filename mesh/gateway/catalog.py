@@ -109,8 +109,8 @@ class Catalog:
         self._mode = mode
         self._advised: set[str] = set()
         self.offers: dict[str, Offer] = {}
-        #: Whether some service has declared a route, method or task that requires a caller. A mount whose entries have
-        #: such policies from elsewhere sets it, too: then a gateway without authentication refuses them.
+        #: Whether some service has declared a route, method or task that requires a caller. A mount that has such
+        #: policies from elsewhere sets it, too: then a gateway without authentication refuses them.
         self.protected = False
         #: Grows with every change of an offer; used to invalidate data derived from the offers.
         self.version = 0

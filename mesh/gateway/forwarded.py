@@ -1,7 +1,7 @@
 """The header fields in which proxies report the client: X-Forwarded-… and Forwarded (RFC 7239).
 
 Owns: their syntax. Pure.
-Leaves to others: whose fields are trusted (clients).
+Leaves to others: which proxies are trusted (clients).
 """
 
 from __future__ import annotations

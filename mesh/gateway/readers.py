@@ -67,7 +67,7 @@ class Readers:
         return before <= self._most < self.unsent
 
     def sweep(self, connections: Iterable[object], now: float) -> None:
-        """Look at every connection, and close those whose clients read too slowly."""
+        """Look at every connection, and close those to clients that read too slowly."""
         waiting: list[Reader] = []
         self.unsent = 0
         for connection in list(connections):

@@ -3,7 +3,7 @@
 Owns: which Content-Type each kind of stream takes, and cutting a body into items.
 Leaves to others: reading the body within the limits (body_stream), making the call (calling).
 
-A stream of `bytes` gets the body as it arrives, in chunks of up to 256 KiB whose borders mean nothing. Any other stream
+A stream of `bytes` gets the body as it arrives, in chunks of up to 256 KiB with arbitrary borders. Any other stream
 gets one item for each line of NDJSON, which passes through unread. The body of a form passes through as bytes, and its
 Content-Type, which has the boundary, is metadata of the call: the worker parses it.
 """
@@ -129,5 +129,5 @@ def _form_type(content_type: str, allowed: tuple[str, ...]) -> str:
 
 
 def refuse_by_name(target: str) -> BadArguments:
-    """The error for a method with a client stream at /rpc, whose body has the arguments."""
+    """The error for a method with a client stream at /rpc, where the body has the arguments."""
     return BadArguments(f"{target} takes a stream of items: it needs a route of its own, such as @http.post")

@@ -1,4 +1,4 @@
-"""A queue that tenants share equally: whose turn is next, and whose item gives way when it is full.
+"""A queue that tenants share equally: which tenant is next, and which one gives way when it is full.
 
 Owns: the order of waiting items, and the choice of the item that is displaced.
 Leaves to others: what the items are, how many may wait (policy.limits, calls.waiting).
@@ -29,7 +29,7 @@ class FairQueue(Generic[Item]):
 
     def __init__(self) -> None:
         self.tenants: OrderedDict[Item, str] = OrderedDict()
-        #: The items of each tenant that waits; the tenant whose turn is next is the first.
+        #: The items of each tenant that waits; the next tenant is the first.
         self._lines: OrderedDict[str, OrderedDict[Item, None]] = OrderedDict()
 
     def __len__(self) -> int:
@@ -44,7 +44,7 @@ class FairQueue(Generic[Item]):
         line[item] = None
 
     def pop(self) -> Item:
-        """Remove and return the item whose turn it is.
+        """Remove and return the next item.
 
         Raises:
             StopIteration: nothing waits.

@@ -110,7 +110,7 @@ class Gate(Generic[Item]):
         """Free a place.
 
         Returns:
-            The item whose turn it is, which now holds the place: run it. None when no item waits.
+            The next item, which now holds the place: run it. None when no item waits.
 
         Raises:
             RuntimeError: no place is in use, so a place was released twice.

@@ -55,9 +55,9 @@ ANSWER: Final = "mesh.answer"
 MSGPACK_ANSWER: Final = "msgpack"
 #: Metadata of a stream with a reader that reconnects by itself when the stream ends with `draining`, like a browser.
 RECONNECTS: Final = "mesh.reconnects"
-#: Metadata of a call whose client stream is the body of an HTML form: its Content-Type.
+#: Metadata of a call with the body of an HTML form as its client stream: its Content-Type.
 FORM: Final = "mesh.form"
-#: Metadata of a copy of a call whose answer is only compared. The handler sees it, too.
+#: Metadata of a copy of a call, with an answer that is only compared. The handler sees it, too.
 MIRROR: Final = "mesh.mirror"
 
 _INT = int

@@ -158,7 +158,7 @@ class Interceptors:
         return msgspec.structs.replace(handler, run=run)
 
     def timer(self, cls: type[Service], run: Callable[[], Any], member: Member) -> Callable[[], Any]:
-        """A timer whose calls have the outgoing interceptors of its service."""
+        """A timer with the outgoing interceptors of its service around its calls."""
         outgoing = self.outgoing(cls, member)
         if not outgoing:
             return run

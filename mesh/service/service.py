@@ -132,7 +132,7 @@ class Service(DurableVerbs):
 
     @classmethod
     def _raw_routes(cls) -> Sequence[RouteRecord]:
-        """The routes whose requests gateways pass on as a whole; see mesh.apps."""
+        """The routes of requests that gateways pass on as a whole; see mesh.apps."""
         return ()
 
     @classmethod

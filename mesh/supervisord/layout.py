@@ -179,8 +179,8 @@ class _Reading:
             if path != self.conf:
                 return  # the file of a program that has just been removed
             raise ConfigError(
-                f"{path}: there is no such file; run this in a project whose mesh.toml has a [services.NAME] with a "
-                "class, or name one with --conf"
+                f"{path}: there is no such file; run this in a project with a mesh.toml that has "
+                "[services.NAME] with a class, or name one with --conf"
             ) from None
         except (OSError, UnicodeDecodeError, configparser.Error) as exc:
             raise ConfigError(f"{path}: cannot be read: {str(exc).splitlines()[0]}") from exc

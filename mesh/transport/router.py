@@ -56,7 +56,7 @@ PARTING_S = 1.0
 #: peer that has not noticed that it was cut. A ROUTER gives each connection its own name, and reuses none.
 REMEMBERED_GONE = 1024
 #: The sender on a link without keys.
-NOBODY = Sender("", "")
+NO_SENDER = Sender("", "")
 #: A frame without messages: legal, and without effect on the receiver.
 NOTHING = b""
 
@@ -215,7 +215,7 @@ class RouterListener:
             self._socket.recv(zmq.NOBLOCK, copy=False)
 
     def _meet(self, ident: bytes, first: zmq.Frame) -> RouterChannel | None:
-        sender = NOBODY if self._guard is None else self._guard.sender(first)
+        sender = NO_SENDER if self._guard is None else self._guard.sender(first)
         if sender is None:
             return None
         try:

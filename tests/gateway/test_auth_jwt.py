@@ -281,7 +281,7 @@ def test_a_gateway_without_tokens_loads_no_library_for_them():
 @pytest.mark.parametrize(
     ("toml", "message"),
     [
-        ('[auth]\ndefault = "user"', "mesh.toml:2: auth.default: nobody is authenticated"),
+        ('[auth]\ndefault = "user"', "mesh.toml:2: auth.default: no caller is authenticated"),
         ('[auth]\ndefault = "all"', 'mesh.toml:2: auth.default: "all" is not "none", "user"'),
         ('[auth.mounts]\n"/docs" = "no"', "auth.mounts: "),
         ('[auth.jwt]\nissuer = "https://id.example"', "mesh.toml:2: auth.jwt.audience: is missing"),

@@ -30,7 +30,7 @@ DATA: Final = "dev"
 LOCK: Final = "dev.lock"
 #: The exit code of the child when another mesh runs in the project: no change of a file would help. (EX_TEMPFAIL)
 TAKEN: Final = 75
-#: Loggers whose lines say what the start-up note says, or what a restart always does; shown with log.level = "debug".
+#: Loggers of lines that say what the start-up note says, or what a restart always does; shown with log.level = "debug".
 MUTED: Final = ("mesh.worker", "mesh.store", "mesh.gateway.app", "mesh.discovery", "mesh.engines")
 #: Routes that the start-up note lists.
 MOST_ROUTES: Final = 12

@@ -16,7 +16,7 @@ from mesh.cli.output import json_option, note, wants_json, write_json, write_tab
 )
 @json_option
 def command(turns: int) -> None:
-    """Show the releases of this host, and its deployments: by whom, what, when, and with what result.
+    """Show the releases of this host, and its deployments: who, what, when, and with what result.
 
     For hosts that the playbooks deploy to (docs/operating.md).
     """

@@ -76,7 +76,7 @@ def command(
       mesh roll                  hub, store, then services and gateways
       mesh roll orders gateway   those
       mesh roll orders --canary 5%     by traffic share, compared with the old release
-      mesh roll orders --mirror 10%    copies of calls, whose answers are only compared
+      mesh roll orders --mirror 10%    copies of calls; their answers are only compared
       mesh roll orders --abort         back to the old release
 
     For each service and for the gateways, a spare process is started first, and must become ready. Then each process

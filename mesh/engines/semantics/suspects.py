@@ -3,7 +3,7 @@
 Owns: the rank of a ready job, when a job runs alone, and how long a busy worker is kept back for it.
 Leaves to others: choosing workers (the store's dispatch, each engine).
 
-Ready jobs run by priority, then by age. A job whose worker died twice is a suspect: it runs alone in its worker, so
+Ready jobs run by priority, then by age. A job of two workers that died is a suspect: it runs alone in its worker, so
 that the next death is counted against no other job.
 """
 

@@ -29,7 +29,7 @@ STATUSES: Final = 8
 NAMES: Final[tuple[Status, ...]] = ("waiting", "delayed", "ready", "running", "done", "dead", "cancelled")
 CODES: Final[dict[Status, int]] = {name: code for code, name in enumerate(NAMES)}
 
-#: (from, to) → event; a missing pair is a bug of this engine. A row whose retention is over, or that is not kept, is
+#: (from, to) → event; a missing pair is a bug of this engine. A row that has been kept for its time, or is not kept, is
 #: forgotten.
 MOVES: Final[dict[tuple[int, int], str]] = {
     **{(CODES[before], CODES[after]): event for (before, after), event in steps().items()},

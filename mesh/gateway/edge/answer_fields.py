@@ -27,7 +27,7 @@ def value_of(extra: bytes, name: bytes) -> bytes | None:
 
 
 def without(extra: bytes, *names: bytes) -> bytes:
-    """The lines without these fields, whose names are in lower case."""
+    """The lines without these fields, named in lower case."""
     return b"".join(line for name, line in lines_of(extra) if name not in names)
 
 

@@ -36,7 +36,7 @@ Compress = Callable[[Any], bytes]
 #: Larger bodies are compressed in a thread: gzip takes about 1 ms for 64 KiB, and all codings release the interpreter.
 INLINE_BYTES: Final = 64 * 1024
 
-#: Statuses whose body is a representation of the resource as a whole. A part (206) is of the uncompressed one.
+#: Statuses with a body that is a representation of the resource as a whole. A part (206) is of the uncompressed one.
 _WHOLE: Final = frozenset({200, 201, 202, 203, 400, 404, 409, 410, 422})
 
 _VARY: Final = b"Vary: Accept-Encoding\r\n"

@@ -59,7 +59,7 @@ _OWN_ANSWER: Final = (
 #: The bytes of Access-Control-Request-Headers that are read.
 _MOST_REQUESTED: Final = 2000
 
-#: The number of origins whose lines are kept.
+#: The number of origins to keep the lines of.
 MOST_GRANTS: Final = 1024
 
 _VARY: Final = b"Vary: Origin\r\n"

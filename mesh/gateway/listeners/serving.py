@@ -1,6 +1,6 @@
 """The listeners of a gateway in service: accepting, and what each serves.
 
-Owns: one server per listener, whose limits are its own, and starting and stopping all of them.
+Owns: one server per listener, with limits of its own, and starting and stopping all of them.
 Leaves to others: sockets (opening), what precedes HTTP (acceptor), answering (server, redirect), the drain (app).
 """
 
@@ -62,7 +62,7 @@ class Serving:
         """Take no further connection from the kernel; call `stop_accepting` some rounds of the loop later.
 
         A server of asyncio that is closed loses, without closing it, a connection that it has accepted in the two
-        rounds before, whose protocol does not exist yet. (uvloop makes the protocol at once, and ignores this.)
+        rounds before, and that has no protocol yet. (uvloop makes the protocol at once, and ignores this.)
         """
         loop = asyncio.get_running_loop()
         for each in self._accepting:

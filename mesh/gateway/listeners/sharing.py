@@ -28,7 +28,7 @@ from mesh.telemetry.logs import get_logger
 
 _log = get_logger(__name__)
 
-#: How long a running gateway may take to hand over; one whose event loop is blocked for longer is passed over.
+#: How long a running gateway may take to hand over; one with an event loop that is blocked for longer is passed over.
 ANSWER_S: Final = 2.0
 #: How long to wait for an address that a leaving gateway still has.
 RETRY_S: Final = 5.0

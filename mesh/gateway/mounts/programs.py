@@ -1,4 +1,4 @@
-"""The routes of programs: prefixes whose requests go to the instances of a service with a `command`.
+"""The routes of programs: prefixes for requests that go to the instances of a service with a `command`.
 
 Owns: these mounts, from the settings.
 Leaves to others: running programs (worker.program), which instances get requests (gateway.program_instances),

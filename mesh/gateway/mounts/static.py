@@ -276,7 +276,7 @@ class Files:
         """Run a function in a thread.
 
         Args:
-            discard: releases the result when nobody waits for it any more, because the client has disconnected.
+            discard: releases a result that is no longer wanted, because the client has disconnected.
         """
         future = self._threads.submit(work)
         try:

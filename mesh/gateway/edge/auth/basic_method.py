@@ -24,7 +24,7 @@ from mesh.clock import Clock
 from mesh.errors import Unauthenticated
 from mesh.gateway.edge.auth.contract import Authenticator, AuthUnavailable
 from mesh.gateway.edge.auth.headers import challenge, credentials
-from mesh.gateway.edge.auth.passwords import MAX_PASSWORD, User, nobody, read, verify
+from mesh.gateway.edge.auth.passwords import MAX_PASSWORD, User, read, unknown, verify
 from mesh.gateway.edge.auth.watched_file import WatchedFile
 from mesh.gateway.edge.identity import Identity
 from mesh.gateway.front import Front
@@ -88,7 +88,7 @@ class Passwords:
         self._file = file
         self._now = clock.now
         self._users: Mapping[str, User] = {}
-        self._nobody = nobody()
+        self._unknown = unknown()
         # Results are kept under a keyed hash, so that the memory of the process has no passwords.
         self._key = secrets.token_bytes(32)
         self._right: OrderedDict[bytes, _Result] = OrderedDict()
@@ -130,7 +130,7 @@ class Passwords:
             if result is not None and now < result.until:
                 known.move_to_end(digest)
                 return _identity(result.identity)
-        return _identity(await self._check(request.client, digest, users.get(name, self._nobody), password))
+        return _identity(await self._check(request.client, digest, users.get(name, self._unknown), password))
 
     async def _check(self, client: str, digest: bytes, user: User, password: bytes) -> Identity | None:
         """Check a password in a thread; requests with the same credential share one check."""
@@ -154,7 +154,7 @@ class Passwords:
         identity = user.identity if right else None
         known, span_s = (self._right, RIGHT_S) if right else (self._wrong, WRONG_S)
         # The file may have changed meanwhile.
-        if self._users.get(user.name, self._nobody) is user:
+        if self._users.get(user.name, self._unknown) is user:
             known[digest] = _Result(identity, self._now() + span_s)
             if len(known) > MOST_KNOWN:
                 known.popitem(last=False)

@@ -148,7 +148,7 @@ class Auth:
         counter.value += 1
 
     def _refuse(self, request: Request, error: MeshError, method: Authenticator | None = None) -> NoReturn:
-        """Refuse a request, with the challenges of all methods, or of the one whose credential is wrong."""
+        """Refuse a request, with the challenges of all methods, or of the one with the wrong credential."""
         self._count(method.name if method else "", error.code)
         if error.status == Unauthenticated.status:
             mine = method.refusal or method.challenge if method is not None else ""

@@ -26,7 +26,7 @@ class Authenticator:
     Attributes:
         name: the scheme of its identities, also in `/mesh`, metrics and logs: "jwt", "apikey".
         authenticate: `await authenticate(request)` is the identity of the caller, or None when the request has no such
-            credential. It raises Unauthenticated for a wrong credential, which a route that requires nobody ignores,
+            credential. It raises Unauthenticated for a wrong credential, which a route without a requirement ignores,
             AuthUnavailable when it cannot tell, and any other MeshError to refuse the request wherever it leads. It
             reads the head of the request only, never the body.
         recall: an identity that `authenticate` has found before for the same credential, and would find again now;

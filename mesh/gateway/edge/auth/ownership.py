@@ -4,7 +4,7 @@ Owns: these rules. Leaves to others: who calls (concern), jobs over HTTP (mounts
 
 A job belongs to the caller on whose behalf it was deferred: the principal, in its tenant, that its metadata carries.
 Its owner may see and cancel it, and so may callers with one of the roles of `auth.job_roles`. To everyone else it does
-not exist. A job without a principal, such as one of a timer, belongs to nobody: only those roles reach it, and callers
+not exist. A job without a principal, such as one of a timer, has no owner: only those roles reach it, and callers
 without a credential where `auth.mounts` lets them in at /jobs.
 """
 

@@ -75,8 +75,8 @@ def verify(user: User, password: bytes) -> bool:
     return hmac.compare_digest(found, bytes.fromhex(user.hash))
 
 
-def nobody() -> User:
-    """A user whose password nobody knows: checked in place of one that there is not, so that both take equally long."""
+def unknown() -> User:
+    """A user with a random password: checked in place of one that there is not, so that both take equally long."""
     return User(name="", salt=secrets.token_hex(_SALT_BYTES), hash=secrets.token_hex(_HASH_BYTES), cost=COST)
 
 

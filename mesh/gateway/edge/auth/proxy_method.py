@@ -59,7 +59,7 @@ class Vouched:
         self._exact = frozenset(name.lower() for name in fields if name)
 
     async def authenticate(self, request: Request) -> Identity | None:
-        """The identity that a proxy names; None when it names nobody.
+        """The identity that a proxy names; None when it names none.
 
         Raises:
             Denied: the request is not from a proxy, and has one of the fields; or it has one in another spelling.

@@ -1,4 +1,4 @@
-"""A small file whose content follows the disk: keys of a provider, hashes of API keys and passwords.
+"""The content of a small file, which follows the disk: keys of a provider, hashes of API keys and passwords.
 
 Owns: when to look at the file again, and keeping the last good content when the new one is broken.
 Leaves to others: the content (its reader), changing files (mesh.gateway.edge.auth.credential_file).

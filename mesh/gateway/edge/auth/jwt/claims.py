@@ -50,10 +50,10 @@ def check_claims(claims: Claims, settings: JwtSettings, now: float) -> float:
 
 
 def identity_of(claims: Claims, settings: JwtSettings) -> Identity:
-    """Whom a token names.
+    """The identity that a token names.
 
     Raises:
-        Unauthenticated: it names nobody, or a claim does not have the form that the settings promise.
+        Unauthenticated: it has no subject, or a claim does not have the form that the settings promise.
     """
     principal = _at(claims, settings.principal)
     if not isinstance(principal, str) or not principal:

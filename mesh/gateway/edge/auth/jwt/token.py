@@ -35,7 +35,7 @@ _USUAL_TYPES: Final = frozenset({"jwt", "at+jwt"})
 
 
 class Token(NamedTuple):
-    """A token whose signature has not been checked.
+    """A token with a signature that has not been checked.
 
     Attributes:
         algorithm: `alg` of its header.

@@ -126,7 +126,7 @@ class Revocations:
         key = _principal_key(principal)
         found, _ = (await self._ask(lambda state: state.get_many([key])))[key]
         at = max(now, found) if isinstance(found, float) else now
-        # The session of a login whose answer is under way begins now, too: it ends as well.
+        # A login that is being answered begins its session now, too: it ends as well.
         await self._ask(lambda state: state.set(key, at + _STEP_S, ttl=self._longest_s + _STEP_S + max(0.0, at - now)))
         # The cache has no principals. Reading it again costs one request for each session.
         self._generation += 1
