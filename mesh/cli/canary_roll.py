@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mesh.config import Settings
-    from mesh.deploy.canary_plan import Line, Plan, Promoted
+    from mesh.deploy.canary_plan import CanarySample, Plan, Promoted
     from mesh.deploy.error_gate import Limits
     from mesh.policy.canary import Calls
     from mesh.supervisord.layout import Layout
@@ -143,7 +143,7 @@ def run(layout: Layout, settings: Settings, name: str, wanted: Plan) -> None:
     """Roll by traffic share; print a line for each sample, and the result."""
     from mesh.deploy.canary import roll_canary
 
-    def report(line: Line) -> None:
+    def report(line: CanarySample) -> None:
         if wants_json():
             write_json({"sample": _plain(line)})
         else:
@@ -169,7 +169,7 @@ def end(layout: Layout, settings: Settings, name: str) -> None:
         note(f"{name}: {count} canaries ended" if count else f"{name}: no canary was running")
 
 
-def shown(line: Line) -> str:
+def shown(line: CanarySample) -> str:
     """A sample for people."""
     found = (("worse", line.worse), ("slower", line.slower), ("harmless", line.harmless))
     evidence = " ".join(f"{name} {value:.0%}" for name, value in found)
@@ -199,7 +199,7 @@ def _result(done: Promoted) -> str:
     return f"{done.name}: promoted, {done.replaced} replaced in {done.seconds:.0f} s; {compared}{more}"
 
 
-def _plain(value: Line | Promoted) -> dict[str, Any]:
+def _plain(value: CanarySample | Promoted) -> dict[str, Any]:
     plain = value._asdict()
     for name in ("old", "new"):
         plain[name] = {"calls": plain[name].calls, "failed": plain[name].failed}

@@ -17,7 +17,7 @@ import asyncio
 from collections.abc import Callable
 
 from mesh.config import Settings
-from mesh.deploy.canary_plan import CanaryRejected, Line, Plan, Promoted
+from mesh.deploy.canary_plan import CanaryRejected, CanarySample, Plan, Promoted
 from mesh.deploy.canary_state import StateFiles
 from mesh.deploy.canary_steps import CanaryRoll, canaries, remove
 from mesh.deploy.processes import LOOK_EVERY_S, Tell, at_work, now, stay
@@ -36,7 +36,7 @@ async def roll_canary(
     plan: Plan,
     *,
     tell: Tell = lambda text: None,
-    report: Callable[[Line], None] = lambda line: None,
+    report: Callable[[CanarySample], None] = lambda line: None,
 ) -> Promoted:
     """Roll one service by traffic share.
 

@@ -50,7 +50,7 @@ class Plan(NamedTuple):
     gate: Limits = Limits()
 
 
-class Line(NamedTuple):
+class CanarySample(NamedTuple):
     """One sample of a canary roll.
 
     Attributes:

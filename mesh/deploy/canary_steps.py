@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from typing import Final
 
-from mesh.deploy.canary_plan import CanaryRejected, Line, Plan, Promoted, capped, copies, near
+from mesh.deploy.canary_plan import CanaryRejected, CanarySample, Plan, Promoted, capped, copies, near
 from mesh.deploy.canary_sampling import Period, Sampling
 from mesh.deploy.canary_state import CanaryState, StateFiles
 from mesh.deploy.error_gate import ErrorGate
@@ -51,7 +51,7 @@ class CanaryRoll:
         undone: whether everything went back to its earlier state.
     """
 
-    def __init__(self, crew: Crew, role: Role, plan: Plan, tell: Tell, report: Callable[[Line], None]) -> None:
+    def __init__(self, crew: Crew, role: Role, plan: Plan, tell: Tell, report: Callable[[CanarySample], None]) -> None:
         self.files = StateFiles(crew.roster)
         self.undone = True
         self._crew = crew
@@ -226,10 +226,10 @@ class CanaryRoll:
         # Calls are only mirrored: there is no next step, so the time alone ends it.
         return Found(Verdict.PROMOTE if passed_s >= self._plan.rules.step_s else Verdict.HOLD)
 
-    def _line(self, period: Period, found: Found) -> Line:
+    def _line(self, period: Period, found: Found) -> CanarySample:
         judge = self._judge
         sure = 1 / (1 - self._plan.rules.confidence)
-        return Line(
+        return CanarySample(
             now() - self._began_at,
             self._share,
             len(self._pids),

@@ -70,7 +70,7 @@ def _standing(quota: Quota, window: Window, now: float) -> Standing:
     return Standing(left, window.next_s(now)) if left > 0 else Standing(0, window.free_s(quota.most, now))
 
 
-class Lane:
+class LimitWindows:
     """The windows of one limit."""
 
     __slots__ = ("shared", "windows")
@@ -107,7 +107,7 @@ class RateTable:
         self.forgotten = self.shared = 0
         self._count = 0
         #: By the name of the limit; the first one is tidied next.
-        self._lanes: OrderedDict[str, Lane] = OrderedDict()
+        self._lanes: OrderedDict[str, LimitWindows] = OrderedDict()
 
     def __len__(self) -> int:
         return self._count
@@ -165,7 +165,7 @@ class RateTable:
     def _make(self, name: str, caller: str, most: int, window_s: float) -> Window:
         lane = self._lanes.get(name)
         if lane is None:
-            lane = self._lanes[name] = Lane()
+            lane = self._lanes[name] = LimitWindows()
         if self._count < self.most_keys:
             window = lane.windows[caller] = Window(most, window_s)
             self._count += 1

@@ -76,11 +76,11 @@ class Party:
         self.open = False
         self.holds = 0
         self.alone = False
-        self.kept_for: Line | None = None
+        self.kept_for: DispatchQueue | None = None
         self.seats: dict[str, Seat] = {}
 
 
-class Line:
+class DispatchQueue:
     """One queue.
 
     Attributes:
@@ -142,13 +142,13 @@ class Dispatch:
     """All leases, and all queues and workers between which to lease."""
 
     def __init__(self) -> None:
-        self._lines: dict[str, Line] = {}
+        self._lines: dict[str, DispatchQueue] = {}
         self._parties: dict[str, Party] = {}
-        self._leases: dict[str, tuple[int, Party, Line]] = {}
-        self._ring: deque[Line] = deque()
+        self._leases: dict[str, tuple[int, Party, DispatchQueue]] = {}
+        self._ring: deque[DispatchQueue] = deque()
         # Queues that wait for a token -> when one is available.
-        self._rated: dict[Line, float] = {}
-        self._suspected: dict[Line, None] = {}
+        self._rated: dict[DispatchQueue, float] = {}
+        self._suspected: dict[DispatchQueue, None] = {}
         self._count = 0
 
     # --- workers ------------------------------------------------------------------------------------------------
@@ -354,7 +354,7 @@ class Dispatch:
                 line.keep_until_at = now + line.keep_s
         return None
 
-    def _keep_over(self, line: Line, now: float) -> None:
+    def _keep_over(self, line: DispatchQueue, now: float) -> None:
         """The kept worker did not become idle in time: it gets leases again, and another is tried after a pause."""
         if line.kept is not None:
             self._set_free(line.kept)
@@ -363,7 +363,7 @@ class Dispatch:
         else:
             line.keep_until_at = 0.0
 
-    def _no_suspects(self, line: Line) -> None:
+    def _no_suspects(self, line: DispatchQueue) -> None:
         if self._suspected.pop(line, 0) is None:
             if line.kept is not None:
                 self._set_free(line.kept)
@@ -381,7 +381,7 @@ class Dispatch:
 
     # --- inside -------------------------------------------------------------------------------------------------
 
-    def _ring_up(self, line: Line) -> None:
+    def _ring_up(self, line: DispatchQueue) -> None:
         if not line.in_ring and line.ready > 0:
             line.in_ring = True
             self._ring.append(line)
@@ -392,8 +392,8 @@ class Dispatch:
             party = self._parties[session] = Party(session)
         return party
 
-    def _line(self, queue: str, now: float) -> Line:
+    def _line(self, queue: str, now: float) -> DispatchQueue:
         line = self._lines.get(queue)
         if line is None:
-            line = self._lines[queue] = Line(queue, now)
+            line = self._lines[queue] = DispatchQueue(queue, now)
         return line

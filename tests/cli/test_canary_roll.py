@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from mesh.cli import canary_roll
 from mesh.cli.commands.roll import command
-from mesh.deploy.canary_plan import Line, Plan
+from mesh.deploy.canary_plan import CanarySample, Plan
 from mesh.deploy.error_gate import Limits
 from mesh.policy.canary import Calls
 
@@ -74,7 +74,9 @@ def test_what_cannot_be_meant_is_refused(words: str) -> None:
 
 
 def test_a_sample_is_one_line() -> None:
-    line = Line(62.0, 0.05, 1, Calls(760, 1), Calls(40, 2), 0.5, 0.0, 0.125, {"equal": 3, "differs": 1}, "roll_back")
+    line = CanarySample(
+        62.0, 0.05, 1, Calls(760, 1), Calls(40, 2), 0.5, 0.0, 0.125, {"equal": 3, "differs": 1}, "roll_back"
+    )
     shown = canary_roll.shown(line)
     assert "\n" not in shown
     for part in (

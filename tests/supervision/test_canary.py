@@ -20,7 +20,7 @@ from supervision_releases import Releases
 
 from mesh.config import load as load_settings
 from mesh.deploy.canary import abort, roll_canary
-from mesh.deploy.canary_plan import CanaryRejected, Line, Plan, Promoted, capped, copies
+from mesh.deploy.canary_plan import CanaryRejected, CanarySample, Plan, Promoted, capped, copies
 from mesh.deploy.canary_state import StateFiles
 from mesh.deploy.error_gate import Limits
 from mesh.deploy.processes import StartFailed
@@ -57,8 +57,8 @@ def release(project: Project, code: str) -> None:
     (project.root / "svc.py").write_text(code)
 
 
-def roll(project: Project, plan: Plan = PLAN) -> tuple[Promoted, list[Line]]:
-    lines: list[Line] = []
+def roll(project: Project, plan: Plan = PLAN) -> tuple[Promoted, list[CanarySample]]:
+    lines: list[CanarySample] = []
     return asyncio.run(roll_canary(project.layout, project.settings, "greeting", plan, report=lines.append)), lines
 
 
@@ -156,7 +156,7 @@ def test_copies_of_calls_change_nothing_and_are_compared(running: Project) -> No
     plan = PLAN._replace(shares=(), mirror=0.5)
     shown: list[str] = []
 
-    def look(line: Line) -> None:
+    def look(line: CanarySample) -> None:
         if not shown:
             shown.append(running.command("mesh", "ps").stdout)
             with urlopen(f"{running.url}/metrics", timeout=10) as page:
@@ -293,7 +293,7 @@ def test_the_releases_of_a_host_take_turns(releases: Releases) -> None:
         settings = load_settings(releases.root / "current/mesh.toml")
         files = StateFiles(Roster(releases.layout, settings))
 
-        def look(line: Line) -> None:
+        def look(line: CanarySample) -> None:
             if aborted and line.share == PLAN.shares[-1] and line.verdict == "promote":
                 files.ask_to_abort()
 

@@ -16,7 +16,7 @@ from typing import Final
 from mesh import ids
 from mesh.engines.memory.agenda import HAIR_S, Agenda
 from mesh.engines.memory.job import NIL, Job
-from mesh.engines.memory.queue import QueueState
+from mesh.engines.memory.queue import MemoryQueue
 from mesh.engines.semantics import acknowledgements
 from mesh.engines.semantics.acknowledgements import REMEMBERED_S, given_up, stale
 from mesh.engines.semantics.chains import not_made
@@ -45,7 +45,7 @@ class Jobs:
         clock: SteadyClock,
         agenda: Agenda,
         *,
-        stir: Callable[[QueueState], object],
+        stir: Callable[[MemoryQueue], object],
         freed: Callable[[str, Job], object],
         told: Callable[[Job], object],
     ) -> None:
@@ -54,7 +54,7 @@ class Jobs:
         freed: called when a session no longer holds a job.
         told: called when a job is over.
         """
-        self.queues: dict[str, QueueState] = {}
+        self.queues: dict[str, MemoryQueue] = {}
         self.deliveries: dict[tuple[str, int], Job] = {}
         self._clock = clock
         self._agenda = agenda
@@ -82,11 +82,11 @@ class Jobs:
             raise UnknownJob(f"no job {id} is known: it never existed, or its retention is over")
         return job
 
-    def queue(self, name: str) -> QueueState:
+    def queue(self, name: str) -> MemoryQueue:
         """The queue, made at first use."""
         found = self.queues.get(name)
         if found is None:
-            found = self.queues[name] = QueueState(name, self._clock)
+            found = self.queues[name] = MemoryQueue(name, self._clock)
         return found
 
     # --- making -------------------------------------------------------------------------------------------
@@ -133,7 +133,7 @@ class Jobs:
         first = new_keys.setdefault((task.queue, task.key), task.id)
         return first if first != task.id else ""
 
-    def deliver(self, queue: QueueState, logged: LoggedEvent) -> bool:
+    def deliver(self, queue: MemoryQueue, logged: LoggedEvent) -> bool:
         """Make the delivery of an event, unless there is one; return whether it was made."""
         place = (queue.name, logged.offset)
         if place in self.deliveries:

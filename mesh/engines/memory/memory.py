@@ -21,7 +21,7 @@ from mesh.engines.memory.jobs import Jobs
 from mesh.engines.memory.letters import Letters
 from mesh.engines.memory.locks import Locks
 from mesh.engines.memory.log import Log
-from mesh.engines.memory.queue import QueueState
+from mesh.engines.memory.queue import MemoryQueue
 from mesh.engines.memory.schedules import Schedules
 from mesh.engines.memory.sessions import Sessions
 from mesh.engines.memory.state import State
@@ -65,7 +65,7 @@ class Memory:
         self.letters = Letters(self.jobs, self.clock)
         self._retention_s = retention_s
         self._units: dict[str, tuple[float, Outcome]] = {}
-        self._subscriptions: dict[str, QueueState] = {}
+        self._subscriptions: dict[str, MemoryQueue] = {}
         #: session → the caller that owns it, where callers are authorized (engines.guarded).
         self.owners: dict[str, str] = {}
         self._waiting: dict[str, list[asyncio.Future[JobInfo]]] = {}
@@ -135,7 +135,7 @@ class Memory:
             self.jobs.cancel(id)
         return len(waiting) + self.letters.drop(name, ())
 
-    def _subscription(self, name: str) -> QueueState:
+    def _subscription(self, name: str) -> MemoryQueue:
         """Raises: BadRequest: there is none of this name."""
         queue = self._subscriptions.get(name)
         if queue is None:
@@ -150,12 +150,12 @@ class Memory:
                 self._offer(queue, logged)
         return logged.offset
 
-    def _offer(self, queue: QueueState, logged: LoggedEvent) -> None:
+    def _offer(self, queue: MemoryQueue, logged: LoggedEvent) -> None:
         queue.position = logged.offset
         if queue.topics is not None and queue.topics.match(logged.event.topic):
             self.jobs.deliver(queue, logged)
 
-    def _deliver_from(self, queue: QueueState, offset: int, since_at: float = 0.0) -> int:
+    def _deliver_from(self, queue: MemoryQueue, offset: int, since_at: float = 0.0) -> int:
         assert queue.topics is not None
         events = list(self.log.matching(queue.topics, offset=offset, since_at=since_at))
         for logged in events:
@@ -189,7 +189,7 @@ class Memory:
         found = (self._info(queue) for _, queue in sorted(self.jobs.queues.items()))
         return [info for info in found if info is not None]
 
-    def _info(self, queue: QueueState) -> QueueInfo | None:
+    def _info(self, queue: MemoryQueue) -> QueueInfo | None:
         wall = self.clock.wall()
         jobs = [job for job in queue.jobs.values() if not job.over(wall)]
         workers = self.sessions.workers(queue.name)

@@ -18,7 +18,7 @@ from mesh.events.topics import Matcher
 from mesh.tasks.contract import Queue
 
 
-class Line:
+class OrderedJobs:
     """The jobs with one ordering key: one of them is active (delayed, ready or running), the others wait.
 
     Attributes:
@@ -48,7 +48,7 @@ class Line:
         return self.active is not None or bool(self._waiting)
 
 
-class QueueState:
+class MemoryQueue:
     """A queue with all of its jobs.
 
     Attributes:
@@ -76,7 +76,7 @@ class QueueState:
         self.alarm: Appointment | None = None
         self._clock = clock
         self._ready: list[tuple[int, int, int, Job]] = []
-        self._lines: dict[str, Line] = {}
+        self._lines: dict[str, OrderedJobs] = {}
         self._bucket = Bucket(0.0, 1, clock.now())
 
     def declare(self, said: Queue) -> None:
@@ -92,7 +92,7 @@ class QueueState:
         if job.task.key:
             self.keys[job.task.key] = job
         if job.task.order:
-            self._lines.setdefault(job.task.order, Line()).join(job)
+            self._lines.setdefault(job.task.order, OrderedJobs()).join(job)
 
     def forget(self, job: Job) -> None:
         """Remove a job."""

@@ -19,7 +19,7 @@ from mesh.clock import Clock
 from mesh.engines.memory.agenda import HAIR_S, Agenda, Appointment
 from mesh.engines.memory.job import Job
 from mesh.engines.memory.jobs import Jobs
-from mesh.engines.memory.queue import QueueState
+from mesh.engines.memory.queue import MemoryQueue
 from mesh.engines.semantics.suspects import KEEP_BACK_S, is_suspect
 from mesh.tasks.contract import Lease, Offer, Receiver
 
@@ -84,7 +84,7 @@ class Sessions:
         self._lease_s = lease_s
         self._unknown_after_s = unknown_after_s
         self._known: dict[str, SessionState] = {}
-        self._stirred: dict[str, QueueState] = {}
+        self._stirred: dict[str, MemoryQueue] = {}
         self._sharing: asyncio.Handle | None = None
         self._turns = itertools.count(1)
 
@@ -219,7 +219,7 @@ class Sessions:
 
     # --- sharing out --------------------------------------------------------------------------------------
 
-    def stir(self, queue: QueueState) -> None:
+    def stir(self, queue: MemoryQueue) -> None:
         """A job of this queue may be leased now: do so when the tick is over."""
         self._stirred[queue.name] = queue
         if self._sharing is None:
@@ -230,7 +230,7 @@ class Sessions:
         while self._stirred:
             self._share(self._stirred.pop(next(iter(self._stirred))))
 
-    def _share(self, queue: QueueState) -> None:
+    def _share(self, queue: MemoryQueue) -> None:
         self._see_missing(queue)
         if queue.missing_at is not None:
             self._bury_unknown(queue)
@@ -252,7 +252,7 @@ class Sessions:
         for job in aside:
             queue.ready(job)
 
-    def _may_go(self, queue: QueueState) -> bool:
+    def _may_go(self, queue: MemoryQueue) -> bool:
         """Whether the limits over all sessions allow one more lease; when only the rate does not, schedule a retry."""
         open_at = queue.open_at()
         if open_at is not None and open_at > self._clock.now():
@@ -260,19 +260,19 @@ class Sessions:
             return False
         return open_at is not None
 
-    def _give(self, queue: QueueState, job: Job, session: SessionState) -> None:
+    def _give(self, queue: MemoryQueue, job: Job, session: SessionState) -> None:
         queue.give(job, session.offer.session)
         self._take(session, job)
         session.kept_for = None
         session.served = next(self._turns)
         self._tell(session, lease=job.lease())
 
-    def _next(self, queue: QueueState) -> SessionState | None:
+    def _next(self, queue: MemoryQueue) -> SessionState | None:
         """The session with free credit that holds the fewest leases of the queue, and was served longest ago."""
         takers = [each for each in self._takers(queue) if self._kept_for(each) is None]
         return min(takers, key=lambda each: (each.counts[queue.name], each.served), default=None)
 
-    def _idle(self, queue: QueueState, suspect: Job) -> SessionState | None:
+    def _idle(self, queue: MemoryQueue, suspect: Job) -> SessionState | None:
         """A session without leases; when there is none, keep a busy one back until it has none."""
         takers = [each for each in self._takers(queue) if self._kept_for(each) in (None, suspect)]
         idle = next((each for each in takers if not each.held), None)
@@ -295,7 +295,7 @@ class Sessions:
         """Whether the session is, or was within the last KEEP_BACK_S, kept back for this suspect."""
         return session.kept_for is suspect and now < session.kept_until_at + KEEP_BACK_S
 
-    def _takers(self, queue: QueueState) -> list[SessionState]:
+    def _takers(self, queue: MemoryQueue) -> list[SessionState]:
         return [
             each
             for each in self._known.values()
@@ -309,7 +309,7 @@ class Sessions:
         for queue in session.credits:
             self.stir(self.jobs.queue(queue))
 
-    def _look_again(self, queue: QueueState, at: float) -> None:
+    def _look_again(self, queue: MemoryQueue, at: float) -> None:
         if queue.alarm is not None:
             queue.alarm.cancel()
         queue.alarm = self._agenda.at(at, self.stir, queue)
@@ -322,7 +322,7 @@ class Sessions:
             self._see_missing(queue)
             self.stir(queue)
 
-    def _see_missing(self, queue: QueueState) -> None:
+    def _see_missing(self, queue: MemoryQueue) -> None:
         sessions = self._known.values()
         declared = any(queue.name in session.credits for session in sessions)
         if declared or not any(queue.service in session.offer.services for session in sessions):
@@ -330,7 +330,7 @@ class Sessions:
         elif queue.missing_at is None:
             queue.missing_at = self._clock.now()
 
-    def _bury_unknown(self, queue: QueueState) -> None:
+    def _bury_unknown(self, queue: MemoryQueue) -> None:
         """Bury jobs that were ready for long enough in a queue that no worker declares."""
         now, wall = self._clock.now(), self._clock.wall()
         missing_since = wall - (now - (queue.missing_at or 0.0))

@@ -92,7 +92,7 @@ def answer_of(shape: Any) -> Callable[[Any, int], Any]:
     return read
 
 
-class Line:
+class StoreRequests:
     """Sends requests to the store, and retries them until the caller's deadline."""
 
     def __init__(self, asker: Asker, clock: Clock, rng: random.Random) -> None:

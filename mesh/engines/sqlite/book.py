@@ -35,7 +35,7 @@ _said: Final = msgspec.msgpack.Decoder(Queue)
 _pack: Final = msgspec.msgpack.Encoder().encode
 
 
-class Lane:
+class QueueBook:
     """One queue.
 
     Attributes:
@@ -151,7 +151,7 @@ class Job:
 
     def __init__(
         self,
-        lane: Lane,
+        lane: QueueBook,
         seq: int,
         id: str,
         status: int,
@@ -213,10 +213,10 @@ class Book:
         self.cursor: Final = cursor
         self.execute: Final = cursor.execute
         self.executemany: Final = cursor.executemany
-        self.lanes: dict[str, Lane] = {}
-        self.by_no: dict[int, Lane] = {}
-        self.subscriptions: Matcher[Lane] = Matcher(())
-        self.behind: set[Lane] = set()
+        self.lanes: dict[str, QueueBook] = {}
+        self.by_no: dict[int, QueueBook] = {}
+        self.subscriptions: Matcher[QueueBook] = Matcher(())
+        self.behind: set[QueueBook] = set()
         self.held: dict[str, Job] = {}
         self.sessions: dict[str, dict[str, Job]] = {}
         self.seq = 0
@@ -232,7 +232,7 @@ class Book:
         self.broken = False
         self.guard: Guard | None = None
         self.fatal: Fatal | None = None
-        self._saved: list[tuple[Lane, tuple[Any, ...]]] = []
+        self._saved: list[tuple[QueueBook, tuple[Any, ...]]] = []
         self._undo: list[tuple[Callable[..., object], tuple[Any, ...]]] = []
         self._numbers = (0, 0)
 
@@ -246,7 +246,7 @@ class Book:
         self.last_id = execute(_SQL["last_id"]).fetchone()[0] or ""
         self.offset = max(marks["offset"], execute(_SQL["last_offset"]).fetchone()[0] or 0)
         for no, name, said, position, replays, done in execute(_SQL["queues"]).fetchall():
-            lane = self.by_no[no] = self.lanes[name] = Lane(no, name)
+            lane = self.by_no[no] = self.lanes[name] = QueueBook(no, name)
             lane.said = _said.decode(said) if said is not None else None
             lane.done = lane.kept = done
             lane.position = position
@@ -324,7 +324,7 @@ class Book:
         """Register a call for the rollback of this transaction."""
         self._undo.append((act, args))
 
-    def touch(self, lane: Lane) -> None:
+    def touch(self, lane: QueueBook) -> None:
         """Save a queue for a rollback; call this before changing it."""
         if lane.turn is not self.turn:
             lane.turn = self.turn
@@ -332,18 +332,18 @@ class Book:
 
     # --- queues ---------------------------------------------------------------------------------------------
 
-    def lane(self, name: str) -> Lane:
+    def lane(self, name: str) -> QueueBook:
         """The queue, made at first use."""
         found = self.lanes.get(name)
         if found is None:
             no = self.execute(_SQL["add_queue"], (name,)).lastrowid
             assert no is not None
-            found = self.lanes[name] = self.by_no[no] = Lane(no, name)
+            found = self.lanes[name] = self.by_no[no] = QueueBook(no, name)
             self.undo(self.lanes.pop, name, None)
             self.undo(self.by_no.pop, no, None)
         return found
 
-    def declare(self, said: Queue) -> Lane:
+    def declare(self, said: Queue) -> QueueBook:
         """Store a worker's declaration of a queue."""
         lane = self.lane(said.name)
         if lane.said != said:
@@ -352,7 +352,7 @@ class Book:
             self.execute(_SQL["declare"], (_pack(said), lane.no))
         return lane
 
-    def moved(self, lane: Lane, before: int, after: int) -> None:
+    def moved(self, lane: QueueBook, before: int, after: int) -> None:
         """Count the change of a job's status. Raises: KeyError: the transition is illegal."""
         MOVES[before, after]
         if lane.turn is not self.turn:

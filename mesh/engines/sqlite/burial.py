@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 from mesh.engines.sqlite import statements
-from mesh.engines.sqlite.book import Book, Lane
+from mesh.engines.sqlite.book import Book, QueueBook
 from mesh.engines.sqlite.ending import Ending
 from mesh.engines.sqlite.status import (
     CANCELLED,
@@ -161,7 +161,7 @@ class Burial:
             return
         yield from self._all_dead(lane)
 
-    def _all_dead(self, lane: Lane) -> Iterator[tuple[Any, ...]]:
+    def _all_dead(self, lane: QueueBook) -> Iterator[tuple[Any, ...]]:
         after = 0
         while rows := self._book.execute(_SQL["dead"], (lane.no, after, _PAGE)).fetchall():
             yield from rows

@@ -15,7 +15,7 @@ from mesh import ids
 from mesh.calls.options import CallOptions
 from mesh.clock import Clock
 from mesh.engines.contract import CAPABILITIES, Capability, Outcome, Unit
-from mesh.engines.sqlite.asking import Asker, Line, answer_of
+from mesh.engines.sqlite.asking import Asker, StoreRequests, answer_of
 from mesh.engines.sqlite.batching import Batcher
 from mesh.engines.sqlite.messages import SERVICE, BackupInfo, StoreInfo, encode
 from mesh.engines.sqlite.session import StoreSession
@@ -70,7 +70,7 @@ class StoreEngine:
         self._asker = asker
         self._rng = rng
         self.batcher = Batcher(asker, clock, rng)
-        self.line = Line(asker, clock, rng)
+        self.line = StoreRequests(asker, clock, rng)
         self.watching = Watching(asker, clock, rng)
         self._sessions: set[StoreSession] = set()
         self.leases = StoreLeases(self)
@@ -303,7 +303,7 @@ class StoreLocks:
 class StoreAdmin:
     """Administration of the store."""
 
-    def __init__(self, line: Line) -> None:
+    def __init__(self, line: StoreRequests) -> None:
         self._ask = line.ask
 
     async def backup(self, name: str = "", *, timeout_s: float = LONG_S) -> BackupInfo:

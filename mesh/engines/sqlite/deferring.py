@@ -17,7 +17,7 @@ import msgspec
 from mesh.engines.semantics.chains import not_made
 from mesh.engines.semantics.validation import check_tasks
 from mesh.engines.sqlite import statements
-from mesh.engines.sqlite.book import Book, Lane
+from mesh.engines.sqlite.book import Book, QueueBook
 from mesh.engines.sqlite.inserting import Insert
 from mesh.engines.sqlite.status import BODY, CANCELLED, DELAYED, DONE, READY, RUNNING, WAITING
 from mesh.errors import BadRequest
@@ -101,9 +101,9 @@ class Deferring:
 
     def __init__(self, book: Book) -> None:
         self._book: Final = book
-        self.fresh: dict[Lane, list[Fresh]] = {}
+        self.fresh: dict[QueueBook, list[Fresh]] = {}
         self._rows: list[list[Any]] = []
-        self._plain: list[tuple[Lane, Fresh]] = []
+        self._plain: list[tuple[QueueBook, Fresh]] = []
         self._blobs: list[tuple[int, bytes]] = []
         self._known: set[str] = set()
         self._keys: dict[tuple[int, str], str] = {}
@@ -178,7 +178,7 @@ class Deferring:
             tickets.append(ticket)
         return tickets
 
-    def _first(self, lane: Lane, task: NewTask) -> str | None:
+    def _first(self, lane: QueueBook, task: NewTask) -> str | None:
         """The id of the job that has this task's key; None when it is the first."""
         place = (lane.no, task.key)
         found = self._keys.get(place)
@@ -278,7 +278,7 @@ class Deferring:
 
     # --- deliveries -------------------------------------------------------------------------------------------
 
-    def deliver(self, lane: Lane, offset: int, event: NewEvent, attempt: int = 0) -> None:
+    def deliver(self, lane: QueueBook, offset: int, event: NewEvent, attempt: int = 0) -> None:
         """Make the delivery of an event to a subscription.
 
         Args:
@@ -327,19 +327,19 @@ class Deferring:
         self._book.seq += 1
         return self._book.seq
 
-    def _line_up(self, lane: Lane, row: list[Any]) -> None:
+    def _line_up(self, lane: QueueBook, row: list[Any]) -> None:
         """Let a job with an ordering key wait for earlier ones. Its row is written at once: the next must find it."""
         if self._book.execute(_SQL["line_taken"], (lane.no, row[_LINE])).fetchone() is not None:
             row[_STATUS], row[_SORT] = WAITING, 0
         self._book.execute(_INSERT, row)
 
-    def _ready(self, lane: Lane, fresh: Fresh) -> None:
+    def _ready(self, lane: QueueBook, fresh: Fresh) -> None:
         waiting = self.fresh.get(lane)
         if waiting is None:
             waiting = self.fresh[lane] = []
         waiting.append(fresh)
 
-    def _count(self, lane: Lane, status: int, due_at: float) -> None:
+    def _count(self, lane: QueueBook, status: int, due_at: float) -> None:
         book = self._book
         if lane.turn is not book.turn:
             book.touch(lane)
@@ -388,6 +388,6 @@ class Deferring:
         _LEASED.write(self._book.execute, leased)
 
 
-def delivery_id(event: str, lane: Lane) -> str:
+def delivery_id(event: str, lane: QueueBook) -> str:
     """The id of the job that delivers an event to a subscription. Deterministic."""
     return f"{event}-{lane.no}"

@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from mesh.engines.sqlite import statements
-from mesh.engines.sqlite.book import Book, Lane
+from mesh.engines.sqlite.book import Book, QueueBook
 from mesh.engines.sqlite.status import (
     BODY,
     CANCELLED,
@@ -70,7 +70,7 @@ class Jobs:
                 found.append(info)
         return found
 
-    def _by_age(self, lane: Lane, code: int, after: str, limit: int) -> list[int]:
+    def _by_age(self, lane: QueueBook, code: int, after: str, limit: int) -> list[int]:
         seq = self._age(after)
         sorts = _RANKS if code == READY else (0,)
         pages = [self._book.execute(_SQL["page"], (lane.no, code, sort, seq, limit)).fetchall() for sort in sorts]
@@ -86,7 +86,7 @@ class Jobs:
         rows = self._book.execute(_SQL["position_near"], (after,)).fetchall()
         return int(rows[0][0]) - 1 if rows else self._book.seq
 
-    def _by_sort(self, lane: Lane, code: int, after: str, limit: int, wall: float) -> list[int]:
+    def _by_sort(self, lane: QueueBook, code: int, after: str, limit: int, wall: float) -> list[int]:
         # Rows with an expired retention may not be swept yet; they are not listed.
         at: tuple[float, int] = (0.0, 0) if code == DELAYED else (wall, 2**62)
         rows = self._book.execute(_SQL["position"], (after,)).fetchall() if after else []
@@ -193,7 +193,7 @@ class Jobs:
             if lane.said is not None or any(lane.counts[:FORGOTTEN])
         ]
 
-    def _queue(self, lane: Lane, wall: float, first: int) -> QueueInfo:
+    def _queue(self, lane: QueueBook, wall: float, first: int) -> QueueInfo:
         counts, said = lane.counts, lane.said
         position = backlog = 0
         if lane.topics is not None:
@@ -216,7 +216,7 @@ class Jobs:
             backlog=backlog,
         )
 
-    def _oldest_s(self, lane: Lane, wall: float) -> float:
+    def _oldest_s(self, lane: QueueBook, wall: float) -> float:
         ready_at = wall
         for sort in _RANKS if lane.suspects else _RANKS[:10]:
             for (at,) in self._book.execute(_SQL["heads"], (lane.no, sort)).fetchall():

@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from mesh.engines.sqlite import statements
-from mesh.engines.sqlite.book import Book, Job, Lane
+from mesh.engines.sqlite.book import Book, Job, QueueBook
 from mesh.engines.sqlite.deferring import Deferring, Fresh, delivery_id
 from mesh.engines.sqlite.ending import Ending
 from mesh.engines.sqlite.status import BODY, DELAYED, PRIORS, READY, RUNNING, SUSPECT_SORT
@@ -72,7 +72,7 @@ class Leasing:
         events = self._events(rows) if lane.topics is not None or rows[0][12] is not None else {}
         return [self._lease(lane, row, session, events) for row in rows]
 
-    def _lease(self, lane: Lane, row: tuple[Any, ...], session: str, events: dict[int, tuple[Any, ...]]) -> Lease:
+    def _lease(self, lane: QueueBook, row: tuple[Any, ...], session: str, events: dict[int, tuple[Any, ...]]) -> Lease:
         (
             seq,
             id,
@@ -170,7 +170,7 @@ class Leasing:
         offsets = msgspec.json.encode([row[12] for row in rows]).decode()
         return {row[0]: row for row in self._book.execute(_SQL["events"], (offsets,))}
 
-    def _claim_fresh(self, lane: Lane, fresh: list[Fresh], n: int, session: str) -> list[Lease]:
+    def _claim_fresh(self, lane: QueueBook, fresh: list[Fresh], n: int, session: str) -> list[Lease]:
         """Lease jobs that were made in this transaction: their rows will be written as running."""
         book = self._book
         if len({each.priority for each in fresh}) > 1:
@@ -184,7 +184,7 @@ class Leasing:
         lane.counts[RUNNING] += len(given)
         return [self._lease_fresh(lane, each, session) for each in given]
 
-    def _lease_fresh(self, lane: Lane, fresh: Fresh, session: str) -> Lease:
+    def _lease_fresh(self, lane: QueueBook, fresh: Fresh, session: str) -> Lease:
         attempt, feeds, extra = fresh.lease(session)
         book = self._book
         task = fresh.task

@@ -13,7 +13,7 @@ import msgspec
 
 from mesh.engines.semantics.validation import check_events
 from mesh.engines.sqlite import statements
-from mesh.engines.sqlite.book import Book, Lane
+from mesh.engines.sqlite.book import Book, QueueBook
 from mesh.engines.sqlite.deferring import delivery_id
 from mesh.engines.sqlite.inserting import Insert
 from mesh.engines.sqlite.status import PROOF_S
@@ -93,7 +93,7 @@ class Log:
         book = self._book
         offsets: list[int] = []
         topic: str | None = None
-        lanes: Sequence[Lane] = ()
+        lanes: Sequence[QueueBook] = ()
         for event in events:
             offset = self._known.get(event.id)
             if offset is None:
@@ -223,7 +223,7 @@ class Log:
         return forgotten
 
 
-def _awaits(lane: Lane, offset: int, topic: str) -> bool:
+def _awaits(lane: QueueBook, offset: int, topic: str) -> bool:
     """Whether a subscription that is behind has yet to receive an event."""
     return (lane.position or 0) < offset and lane.topics is not None and bool(lane.topics.match(topic))
 

@@ -14,7 +14,7 @@ import msgspec
 
 from mesh.engines.semantics.validation import is_queue
 from mesh.engines.sqlite import statements
-from mesh.engines.sqlite.book import Book, Lane, matcher
+from mesh.engines.sqlite.book import Book, QueueBook, matcher
 from mesh.engines.sqlite.deferring import Deferring, delivery_id
 from mesh.engines.sqlite.ending import Ending
 from mesh.engines.sqlite.status import CANCELLED, DELAYED, DONE, FORGOTTEN, READY, RUNNING, WAITING
@@ -44,7 +44,7 @@ class Subscriptions:
         self._deferring: Final = deferring
         self._ending: Final = ending
         # Subscriptions with deliveries made in this transaction: their positions must be written with it.
-        self._moved: set[Lane] = set()
+        self._moved: set[QueueBook] = set()
 
     def begin(self) -> None:
         """Begin a transaction."""
@@ -98,7 +98,7 @@ class Subscriptions:
 
     # --- new events -------------------------------------------------------------------------------------------
 
-    def offer(self, lanes: Sequence[Lane], offset: int, event: NewEvent) -> None:
+    def offer(self, lanes: Sequence[QueueBook], offset: int, event: NewEvent) -> None:
         """Deliver an appended event to those of the matching subscriptions that have all earlier events."""
         for lane in lanes:
             if not lane.level:
@@ -110,7 +110,7 @@ class Subscriptions:
             else:
                 self._deferring.deliver(lane, offset, event)
 
-    def _fall_back(self, lane: Lane, position: int) -> None:
+    def _fall_back(self, lane: QueueBook, position: int) -> None:
         lane.level = False
         lane.position = position
         self._book.behind.add(lane)
@@ -132,7 +132,7 @@ class Subscriptions:
                 count += self._pump(lane, limit - count)
         return count
 
-    def _pump(self, lane: Lane, limit: int) -> int:
+    def _pump(self, lane: QueueBook, limit: int) -> int:
         book = self._book
         assert lane.topics is not None
         assert lane.position is not None
@@ -153,7 +153,7 @@ class Subscriptions:
             lane.position = rows[-1][0]
         return max(len(rows), 1)
 
-    def _deliver(self, lane: Lane, events: list[tuple[Any, ...]], there: dict[str, tuple[Any, ...]]) -> None:
+    def _deliver(self, lane: QueueBook, events: list[tuple[Any, ...]], there: dict[str, tuple[Any, ...]]) -> None:
         for offset, id, topic, body, encoding, key, at, publisher, trace, meta in events:
             attempt = 0
             before = there.get(delivery_id(id, lane))
@@ -198,7 +198,7 @@ class Subscriptions:
             lane.replays += 1
             book.execute(_SQL["outstanding_at_replay"], (lane.replays, lane.no))
 
-    def find(self, name: str) -> Lane:
+    def find(self, name: str) -> QueueBook:
         """The subscription. Raises: BadRequest: there is none of this name."""
         lane = self._book.lanes.get(name)
         if lane is None or lane.topics is None:
@@ -207,10 +207,10 @@ class Subscriptions:
         return lane
 
 
-def _made(lane: Lane) -> int:
+def _made(lane: QueueBook) -> int:
     counts = lane.counts
     return counts[WAITING] + counts[DELAYED] + counts[READY] + counts[RUNNING]
 
 
-def _hungry(lane: Lane) -> bool:
+def _hungry(lane: QueueBook) -> bool:
     return lane.counts[READY] < FEW_READY and _made(lane) < MOST_MADE

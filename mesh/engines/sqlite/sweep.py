@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from mesh.engines.sqlite import statements
-from mesh.engines.sqlite.book import Book, Lane
+from mesh.engines.sqlite.book import Book, QueueBook
 from mesh.engines.sqlite.ending import Ending
 from mesh.engines.sqlite.locks import Locks
 from mesh.engines.sqlite.log import Log
@@ -71,7 +71,7 @@ class Sweep:
             book.execute(_SQL["mark"], (book.seq,))
         return count
 
-    def _ended(self, lane: Lane, status: int, limit: int) -> int:
+    def _ended(self, lane: QueueBook, status: int, limit: int) -> int:
         book = self._book
         wall = book.wall
         rows = book.execute(_SQL["ended"], (lane.no, status, wall, limit)).fetchall()
@@ -92,13 +92,13 @@ class Sweep:
             lane.counts[status] -= len(gone)
         return len(rows)
 
-    def _next_end(self, lane: Lane, status: int) -> float:
+    def _next_end(self, lane: QueueBook, status: int) -> float:
         if not lane.counts[status]:
             return float("inf")
         row = self._book.execute(_SQL["next_end"], (lane.no, status)).fetchone()
         return float(row[0]) if row is not None else float("inf")
 
-    def _drop(self, lane: Lane) -> None:
+    def _drop(self, lane: QueueBook) -> None:
         """Delete a queue without jobs that no worker ever declared, such as a mistyped name."""
         book = self._book
         book.execute(_SQL["drop_queue"], (lane.no,))
@@ -122,5 +122,5 @@ class Sweep:
         return most
 
 
-def _ends_at(lane: Lane) -> float:
+def _ends_at(lane: QueueBook) -> float:
     return lane.ends_at
