@@ -54,7 +54,10 @@ async def elsewhere() -> Redirect:
 async def upload(
     data: Annotated[UploadFile, Body(media_type=RequestEncodingType.MULTI_PART)],
 ) -> dict[str, Any]:
-    return {"name": data.filename, "size": len(await data.read())}
+    try:
+        return {"name": data.filename, "size": len(await data.read())}
+    finally:
+        await data.close()
 
 
 @get("/stream/{n:int}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -209,9 +210,15 @@ def until(condition, what: str, within_s: float = 20.0) -> None:
         time.sleep(0.02)
 
 
-def mesh(project: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def mesh(project: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command(*words), cwd=project, env=environment(), capture_output=True, text=True, timeout=30, check=False
+        command(*words),
+        cwd=project,
+        env=environment(variables),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
     )
 
 
@@ -265,13 +272,15 @@ def test_operators_have_a_key_of_their_own(secured: Path):
 def test_a_missing_key_of_the_callee_is_told_at_once_on_both_sides(secured: Path):
     """`mesh call` does not wait for its deadline, says what is missing where, and what to do; so does the worker's
     log."""
-    (secured / "keys/greeting.public").rename(secured / "greeting.public")
+    # A directory of its own: the hub, too, would notice within a second that a file of its keys is gone.
+    shutil.copytree(secured / "keys", secured / "partial")
+    (secured / "partial/greeting.public").unlink()
     began = time.monotonic()
-    done = mesh(secured, "call", "greeting.hello", "x", "--timeout", "25")
+    done = mesh(secured, "call", "greeting.hello", "x", "--timeout", "25", MESH_KEYS_DIR="partial")
     assert time.monotonic() - began < 20.0  # most of it is Python's start, on a machine that has more to do
     assert done.returncode == exits.UNAVAILABLE
     assert "greeting.hello: " in done.stderr
-    assert str(secured / "keys") in done.stderr
+    assert str(secured / "partial") in done.stderr
     assert "`mesh keys list`" in done.stderr
     assert "`mesh up`" not in done.stderr
     until(lambda: "'greeting'" in (secured / "run.log").read_text(), "both say it")
