@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi import FastAPI, Request, Response, UploadFile, WebSocket
+from fastapi import BackgroundTasks, FastAPI, Request, Response, UploadFile, WebSocket
 from fastapi.responses import RedirectResponse, StreamingResponse
 from flask import Flask, request
 
@@ -96,6 +96,16 @@ async def waits() -> None:
     except asyncio.CancelledError:
         EVENTS.append("cancelled")
         raise
+
+
+@app.get("/later")
+async def later(tasks: BackgroundTasks) -> str:
+    async def work() -> None:
+        await asyncio.sleep(0.1)
+        EVENTS.append("done later")
+
+    tasks.add_task(work)
+    return "now"
 
 
 @app.get("/elsewhere")

@@ -136,6 +136,22 @@ async def test_a_client_that_disappears_cancels_the_application(web: Served):
     await until(lambda: "cancelled" in site.EVENTS)
 
 
+async def test_background_tasks_run_to_their_end(web: Served):
+    """The client has the response, and has gone."""
+    async with web.http.get("/shop/later") as answer:
+        assert await answer.json() == "now"
+    await until(lambda: "done later" in site.EVENTS)
+
+
+async def test_a_worker_that_stops_lets_background_tasks_end():
+    site.EVENTS.clear()
+    async with Mesh(Shop, transport="ipc", settings={"log": {"level": "error"}}) as m, served(m) as web:
+        await until(lambda: web.gateway.catalog.offers)
+        async with web.http.get("/shop/later") as answer:
+            assert answer.status == 200
+    assert site.EVENTS == ["startup", "done later", "shutdown"]
+
+
 async def test_the_lifespan_is_that_of_the_worker():
     site.EVENTS.clear()
     async with Mesh(Shop):

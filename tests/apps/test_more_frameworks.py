@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 from collections.abc import AsyncIterator
 
@@ -15,7 +16,11 @@ from tests.apps import more_sites
 from tests.gateway.gateway_served import Served, served
 from tests.patience import until
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = [
+    pytest.mark.timeout(60),
+    # A framework may leave the files of a request to the collector; this is no matter of mesh. `web` collects them.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 
 class Greeter(mesh.Service):
@@ -40,6 +45,7 @@ async def web() -> AsyncIterator[Served]:
     ):
         await until(lambda: len(web.gateway.catalog.offers) >= 4)
         yield web
+    gc.collect()
 
 
 def file_of(size: int) -> aiohttp.FormData:
