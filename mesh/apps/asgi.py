@@ -29,8 +29,6 @@ Application = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None
 
 #: The verbs that an application answers itself, and "WEBSOCKET".
 VERBS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "WEBSOCKET")
-#: How long a stopping worker waits for what an application does after its responses.
-REST_S: Final = 5.0
 #: `raw` in the record of a route: the gateway passes the request on as a whole.
 ASGI: Final = "asgi"
 
@@ -50,8 +48,6 @@ class AsgiApplication(Service):
         self._lifespan: Lifespan | None = None
         #: What the application keeps over its lifespan, as `scope["state"]` of each request.
         self._state: dict[str, Any] = {}
-        #: What goes on after responses that gateways have.
-        self._rest: set[asyncio.Future[None]] = set()
 
     async def started(self) -> None:
         """Start the application's lifespan."""
@@ -60,19 +56,9 @@ class AsgiApplication(Service):
         await self._lifespan.start()
 
     async def stopped(self) -> None:
-        """Let what goes on after responses end, then end the application's lifespan."""
-        if self._rest:
-            await asyncio.wait(self._rest, timeout=REST_S)
-            for work in self._rest:
-                work.cancel()
-            await asyncio.gather(*self._rest, return_exceptions=True)
+        """End the application's lifespan."""
         if self._lifespan is not None:
             await self._lifespan.stop()
-
-    def _ended(self, work: asyncio.Future[None]) -> None:
-        self._rest.discard(work)
-        if not work.cancelled() and (error := work.exception()) is not None:
-            self.log.error("application.failed_later", exc_info=error)
 
     @rpc(check_result=False)
     async def asgi(self, scope: dict[str, Any], messages: AsyncIterator[Any]) -> AsyncIterator[Any]:
@@ -87,20 +73,7 @@ class AsgiApplication(Service):
         application: Application = type(self).application
         if scope["type"] == "http":
             exchange = _Exchange(running, scope.pop(BODY, None), scope.pop(MORE, False), messages)
-            work = asyncio.ensure_future(application(scope, exchange.receive, exchange.send))
-            try:
-                await asyncio.shield(work)
-            except asyncio.CancelledError:
-                if not exchange.complete:
-                    # The client has disconnected.
-                    work.cancel()
-                    await asyncio.gather(work, return_exceptions=True)
-                elif not work.done():
-                    # The gateway has the response. What the application does after it (background tasks, closing
-                    # files) goes on to its end.
-                    self._rest.add(work)
-                    work.add_done_callback(self._ended)
-                raise
+            await application(scope, exchange.receive, exchange.send)
             if not exchange.complete:
                 raise RuntimeError("the ASGI application returned without a complete response")
         else:

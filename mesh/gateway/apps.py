@@ -10,7 +10,9 @@ larger is streamed, with back-pressure in both directions.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
+from contextvars import Context
 from typing import Any, Final
 from urllib.parse import unquote
 
@@ -47,6 +49,8 @@ _DROPPED: Final = frozenset(
 )
 
 _pack: Final = msgspec.msgpack.Encoder().encode
+#: Streams of complete responses that have not ended yet.
+_RESTS: Final[set[asyncio.Task[None]]] = set()
 
 
 def scope_of(request: Request, prefix: str, kind: str) -> dict[str, Any]:
@@ -136,6 +140,7 @@ async def _serve(front: Front, request: Request, route: Route) -> tuple[Reply | 
         source=source,
         window=WINDOW,
     )
+    complete = False
     try:
         try:
             first = await anext(items)
@@ -146,8 +151,32 @@ async def _serve(front: Front, request: Request, route: Route) -> tuple[Reply | 
         head = _read(first.body, route)
         content_type, length, extra = _fields(head.headers, route)
         if not head.more:
+            complete = True
             return Reply(head.body, content_type, head.status, extra), ""
         return await _write(front, request, head, items, content_type, length, extra)
+    finally:
+        if complete:
+            # Closing the stream now would cancel what the application does after its response: background tasks.
+            rest = asyncio.get_running_loop().create_task(_finish(items), context=Context())
+            _RESTS.add(rest)
+            rest.add_done_callback(_RESTS.discard)
+        else:
+            await items.aclose()
+
+
+async def finish_rests(timeout_s: float) -> None:
+    """Wait for what applications do after responses that this process has sent, so that leaving does not cancel it."""
+    if _RESTS:
+        await asyncio.wait(_RESTS, timeout=timeout_s)
+
+
+async def _finish(items: Items) -> None:
+    """Read a stream to its end."""
+    try:
+        async for _ in items:
+            pass
+    except MeshError:
+        pass  # the application failed after its response, which its worker logs
     finally:
         await items.aclose()
 
