@@ -236,7 +236,7 @@ $(BIN)/python:
 # Each stamp is newer than pyproject.toml when what that names is installed; __init__.py has the version.
 $(STAMP): pyproject.toml mesh/__init__.py | $(BIN)/python
 	@echo "installing mesh into $(VENV)"
-	@$(PIP) install --editable '.[images]'
+	@$(PIP) install --editable '.[images,reload]'
 	@touch $@
 
 # pip learnt about dependency groups in 25.1; that of Debian 12 and 13 is older.

@@ -141,8 +141,11 @@ class _Exchange:
             if "sent" not in start:
                 start["sent"] = True
                 await send_item(self._running, head_item(start, body, more), MSGPACK)
-            elif body:
-                await send_item(self._running, body, RAW)
+            else:
+                if body:
+                    await send_item(self._running, body, RAW)
+                if not more:
+                    await send_item(self._running, b"", RAW)
             self.complete = not more
             if self.complete and self._ended is not None:
                 self._ended.set()

@@ -291,20 +291,16 @@ class Client:
                 order.deadline_at = outer.deadline_at
             if order.trace is None:
                 order.trace = outer.trace
-            if outer.carried is not None:
-                if order.meta is None:
-                    # Checked when it was set or received; neither side changes the map.
-                    order.meta = outer.carried
-                else:
-                    order.meta = {**outer.carried, **order.meta}
-                    check_meta(order.meta)
-            elif order.meta is not None:
-                check_meta(order.meta)
+        elif order.trace is None:
+            order.trace = TRACE.get() or None
+        carried = outer.carried if outer is not None else None
+        if order.meta is None:
+            # Checked when it was set or received; neither side changes the map.
+            order.meta = carried
         else:
-            if order.trace is None:
-                order.trace = TRACE.get() or None
-            if order.meta is not None:
-                check_meta(order.meta)
+            if carried is not None:
+                order.meta = {**carried, **order.meta}
+            check_meta(order.meta)
         if order.trace is not None:
             check_trace(order.trace)
         route.stats.in_flight += 1

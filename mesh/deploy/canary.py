@@ -36,7 +36,7 @@ async def roll_canary(
     plan: Plan,
     *,
     tell: Tell = lambda text: None,
-    report: Callable[[CanarySample], None] = lambda line: None,
+    report: Callable[[CanarySample], None] = lambda sample: None,
 ) -> Promoted:
     """Roll one service by traffic share.
 

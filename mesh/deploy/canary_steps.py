@@ -170,7 +170,7 @@ class CanaryRoll:
             for result, count in period.mirrored.items():
                 self._mirrored[result] = self._mirrored.get(result, 0) + count
             found = self._verdict(now() - began)
-            self._report(self._line(period, found))
+            self._report(self._sample(period, found))
             self._check_silent(period.silent)
             if found.verdict is Verdict.PROMOTE:
                 return
@@ -226,7 +226,7 @@ class CanaryRoll:
         # Calls are only mirrored: there is no next step, so the time alone ends it.
         return Found(Verdict.PROMOTE if passed_s >= self._plan.rules.step_s else Verdict.HOLD)
 
-    def _line(self, period: Period, found: Found) -> CanarySample:
+    def _sample(self, period: Period, found: Found) -> CanarySample:
         judge = self._judge
         sure = 1 / (1 - self._plan.rules.confidence)
         return CanarySample(

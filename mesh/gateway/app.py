@@ -22,7 +22,6 @@ from typing import Final
 from mesh import ids
 from mesh.config import Settings
 from mesh.discovery.record import Instance
-from mesh.gateway.apps import finish_rests
 from mesh.gateway.edge.registry import lifespans
 from mesh.gateway.listeners.acme import Renewal
 from mesh.gateway.listeners.opening import Listeners, as_bound
@@ -257,7 +256,9 @@ async def drain(gateway: Gateway, serving: Serving) -> None:
         if not await serving.close_idle(clock.now(), IDLE_GRACE_S):
             break
         await clock.sleep(LOOK_S)
-    await finish_rests(max(0.0, over_at - clock.now()))
+    if gateway.front.endings and clock.now() < over_at:
+        # Applications that have sent their responses and go on: leaving the mesh would cancel them.
+        await asyncio.wait(gateway.front.endings, timeout=over_at - clock.now())
     if serving.has_connections:
         _log.warning("drain.timed_out", busy=len(gateway.connections.busy))
         # The node ends their calls with an error, and the handlers answer with it.

@@ -5,7 +5,10 @@ Leaves to others: the messages between gateway and worker (mesh.apps.messages), 
 route (gateway.routes).
 
 A request with a small body is one message to the worker, and a response in one piece is one message back. Everything
-larger is streamed, with back-pressure in both directions.
+larger is streamed, with back-pressure in both directions; an empty item follows the last part of a response.
+
+When the response is complete, the stream is left to end by itself: closing it would cancel what the application does
+afterwards, such as background tasks.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from aiohttp.http import HttpVersion11
 from mesh.apps.messages import BODY, MORE, Head, Headers, read_head
 from mesh.calls.answers import Answer
 from mesh.errors import BadReply, MeshError
-from mesh.gateway.body_stream import announced_length
+from mesh.gateway.body_stream import BodyStream, announced_length
 from mesh.gateway.front import Front
 from mesh.gateway.ports import Buffer, Items
 from mesh.gateway.problems import Unforeseen
@@ -49,8 +52,6 @@ _DROPPED: Final = frozenset(
 )
 
 _pack: Final = msgspec.msgpack.Encoder().encode
-#: Streams of complete responses that have not ended yet.
-_RESTS: Final[set[asyncio.Task[None]]] = set()
 
 
 def scope_of(request: Request, prefix: str, kind: str) -> dict[str, Any]:
@@ -120,6 +121,7 @@ async def serve(front: Front, request: Request, route: Route) -> Reply | StreamR
 async def _serve(front: Front, request: Request, route: Route) -> tuple[Reply | StreamReply, str]:
     scope = scope_of(request, route.prefix, "http")
     source: AsyncIterator[tuple[Buffer, int]] | None = None
+    streamed: BodyStream | None = None
     if request.raw.body_exists:
         length = announced_length(request.raw)
         # What the application declares in its own way is not known here; the limit is that of the gateway.
@@ -128,7 +130,7 @@ async def _serve(front: Front, request: Request, route: Route) -> tuple[Reply | 
             scope[BODY] = b"".join([chunk async for chunk in body])
         else:
             scope[MORE] = True
-            source = _chunks(body)
+            streamed, source = body, _chunks(body)
     else:
         scope[BODY] = b""
     items = front.node.stream_raw(
@@ -153,21 +155,17 @@ async def _serve(front: Front, request: Request, route: Route) -> tuple[Reply | 
         if not head.more:
             complete = True
             return Reply(head.body, content_type, head.status, extra), ""
-        return await _write(front, request, head, items, content_type, length, extra)
+        reply, code = await _write(front, request, head, items, content_type, length, extra)
+        complete = not code
+        return reply, code
     finally:
-        if complete:
-            # Closing the stream now would cancel what the application does after its response: background tasks.
-            rest = asyncio.get_running_loop().create_task(_finish(items), context=Context())
-            _RESTS.add(rest)
-            rest.add_done_callback(_RESTS.discard)
+        # The rest of a body is not read once the request has been answered.
+        if complete and (streamed is None or streamed.at_end):
+            ending = asyncio.get_running_loop().create_task(_finish(items), context=Context())
+            front.endings.add(ending)
+            ending.add_done_callback(front.endings.discard)
         else:
             await items.aclose()
-
-
-async def finish_rests(timeout_s: float) -> None:
-    """Wait for what applications do after responses that this process has sent, so that leaving does not cancel it."""
-    if _RESTS:
-        await asyncio.wait(_RESTS, timeout=timeout_s)
 
 
 async def _finish(items: Items) -> None:
@@ -234,6 +232,8 @@ async def _write(
         if head.body:
             await reply.item(Answer(head.body, RAW))
         async for answer in items:
+            if not answer.body:
+                break
             await reply.item(answer)
         reply.end()
     except ConnectionError:

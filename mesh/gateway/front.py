@@ -5,6 +5,7 @@ Owns: this record. Leaves to others: its parts; the order of the steps of a requ
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
@@ -102,6 +103,8 @@ class Front:
         self.rooms = Rooms(node)
         #: Open WebSockets.
         self.sockets: set[Any] = set()
+        #: Applications that have sent their responses and go on.
+        self.endings: set[asyncio.Task[None]] = set()
         self.fallback: Mounted | None = None
         #: How many requests a connection may send; 0 means any number.
         self.most_requests = limits.max_requests_per_connection

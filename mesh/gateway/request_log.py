@@ -64,16 +64,7 @@ class RequestLog:
             sys.stdout.flush()
         if not (failed or slow):
             if self.form == "json":
-                self._answered.add(
-                    request.raw.method,
-                    request.raw.raw_path,
-                    status,
-                    seconds,
-                    self._clients.of(request.raw),
-                    request.body_bytes,
-                    size,
-                    request.target,
-                )
+                self._answered.add(*self._values(request, status, size, seconds))
             return
         second = int(self._now())
         if second != self._second:
@@ -82,16 +73,7 @@ class RequestLog:
         if self._lines > MOST_PER_SECOND:
             self._suppressed += 1
             return
-        fields = _fields(
-            request.method,
-            request.raw.raw_path,
-            status,
-            seconds,
-            self._clients.of(request.raw),
-            request.body_bytes,
-            size,
-            request.target,
-        )
+        fields = _fields(*self._values(request, status, size, seconds))
         if error is not None:
             fields["code"] = error.code
             fields["error"] = str(error)[:_LONGEST]
@@ -105,6 +87,14 @@ class RequestLog:
     def flush(self) -> None:
         """Write the lines that wait, before the process ends."""
         self._answered.flush()
+
+    def _values(
+        self, request: Request, status: int, size: int, seconds: float
+    ) -> tuple[str, str, int, float, str, int, int, str]:
+        """The arguments of `_fields`, without references to the request: a line may be rendered later."""
+        raw = request.raw
+        client = self._clients.of(raw)
+        return raw.method, raw.raw_path, status, seconds, client, request.body_bytes, size, request.target
 
     def _combined(self, request: Request, status: int, size: int) -> str:
         """The line of Apache's "combined" format."""

@@ -133,7 +133,7 @@ def lines(request: HttpRequest, n: int) -> StreamingHttpResponse:
 def form(request: HttpRequest) -> HttpResponse:
     if request.method == "POST":
         request.session["name"] = request.POST["name"]
-    return HttpResponse(request.session.get("name", "nobody"))
+    return HttpResponse(request.session.get("name", "a guest"))
 
 
 def broken(request: HttpRequest) -> HttpResponse:

@@ -108,6 +108,25 @@ async def later(tasks: BackgroundTasks) -> str:
     return "now"
 
 
+@app.get("/later/stream")
+async def later_stream(tasks: BackgroundTasks) -> StreamingResponse:
+    async def parts() -> AsyncIterator[bytes]:
+        yield b"a"
+        yield b"b"
+
+    async def work() -> None:
+        await asyncio.sleep(0.3)
+        EVENTS.append("done later")
+
+    tasks.add_task(work)
+    return StreamingResponse(parts())
+
+
+@app.post("/early")
+async def early() -> str:
+    return "early"
+
+
 @app.get("/elsewhere")
 async def elsewhere() -> RedirectResponse:
     return RedirectResponse("/items/1", status_code=307)

@@ -143,6 +143,23 @@ async def test_background_tasks_run_to_their_end(web: Served):
     await until(lambda: "done later" in site.EVENTS)
 
 
+async def test_a_streamed_response_ends_before_background_tasks(web: Served):
+    async with web.http.get("/shop/later/stream") as answer:
+        assert await answer.read() == b"ab"
+        assert "done later" not in site.EVENTS
+    await until(lambda: "done later" in site.EVENTS)
+
+
+async def test_a_body_that_the_application_does_not_read(web: Served):
+    """It answers at once; the stream to it is closed, and the gateway answers others."""
+    for _ in range(3):
+        async with web.http.post("/shop/early", data=chunks_of(3, 100_000)) as answer:
+            assert await answer.json() == "early"
+    assert not web.gateway.front.endings
+    async with web.http.get("/shop/items/7") as answer:
+        assert answer.status == 200
+
+
 async def test_a_worker_that_stops_lets_background_tasks_end():
     site.EVENTS.clear()
     async with Mesh(Shop, transport="ipc", settings={"log": {"level": "error"}}) as m, served(m) as web:

@@ -107,7 +107,7 @@ async def test_sessions_and_csrf_of_django(web: Served, route: str, target: str)
     jar = aiohttp.CookieJar(unsafe=True)
     async with aiohttp.ClientSession(web.url, cookie_jar=jar) as browser:
         async with browser.get(f"{route}/form") as answer:
-            assert await answer.text() == "nobody"
+            assert await answer.text() == "a guest"
             token = answer.cookies["csrftoken"].value
         async with browser.post(f"{route}/form", data={"name": "ann"}) as answer:
             assert answer.status == 403

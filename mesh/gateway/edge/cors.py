@@ -101,8 +101,6 @@ class Cors:
         self._exposed = "*" in settings.expose
         self._exposed_names = ", ".join((*_OWN_ANSWER, *(name for name in settings.expose if name != "*")))
         self._grants: dict[tuple[Origins, str | None], bytes] = {}
-        #: Those for the origins of the gateway, by origin.
-        self._common: dict[str | None, bytes] = {}
         self._max_age = b"Access-Control-Max-Age: %d\r\n" % settings.max_age_s
         self.concern = Concern(
             name="cors", hook=self.hook, wanted=self._wanted, facts={"credentials": settings.credentials}
@@ -116,22 +114,14 @@ class Cors:
         raw = request.raw
         headers = raw.headers
         origin = headers.get(_ORIGIN)
-        policy = request.entry.policy
-        if not policy.cors and raw.method != "OPTIONS" and (known := self._common.get(origin)) is not None:
-            # Nearly all requests: a known origin, for a route that lists none of its own.
-            raw.lines += known
-            return proceed(request)
-        origins = self._shared.of(policy)
+        origins = self._shared.of(request.entry.policy)
         if not origins:
             return proceed(request)
         grant = self._grants.get((origins, origin))
         if grant is None:
             if len(self._grants) >= MOST_GRANTS:  # clients may send any origin
                 self._grants.clear()
-                self._common.clear()
             grant = self._grants[origins, origin] = self._grant(origins, origin)
-            if origins is self._shared.gateway:
-                self._common[origin] = grant
         if raw.method == "OPTIONS" and origin is not None and _REQUEST_METHOD in headers:
             return self._answer_preflight(request, proceed, grant)
         raw.lines += grant

@@ -49,7 +49,7 @@ async def test_a_client_that_leaves_closes_the_websocket(proxy: Front, upstream:
 
 
 async def test_no_tunnel_without_101(proxy: Front, upstream: Upstream) -> None:
-    """What follows an upgrade that the upstream refuses reaches nobody: the connection ends."""
+    """What follows an upgrade that the upstream refuses reaches no server: the connection ends."""
     reader, writer = await proxy.raw(
         b"GET /old/refuses HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
         b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 7\r\n\r\n"
@@ -93,7 +93,7 @@ async def test_a_draining_gateway_lets_a_request_end(proxy: Front, upstream: Ups
 
 
 async def test_a_draining_gateway_ends_forwarded_events(proxy: Front, upstream: Upstream) -> None:
-    """Their clients reconnect: the answer ends as a complete one, and the upstream sees that nobody reads."""
+    """Their clients reconnect: the answer ends as a complete one, and the upstream sees that it is not read."""
     async with proxy.session.get(proxy.url + "/old/events") as response:
         assert await response.content.readuntil(b"\n\n") == b"data: 1\n\n"
         await app.drain(proxy.gateway, listening(proxy))
