@@ -16,7 +16,7 @@ from aiohttp import WSMsgType, hdrs, web
 
 from mesh.apps.messages import read_ws
 from mesh.errors import BadReply, Cancelled, Draining, Forbidden, MeshError
-from mesh.gateway.apps import WINDOW, scope_of
+from mesh.gateway.apps import WINDOW, let_end, scope_of
 from mesh.gateway.front import Front
 from mesh.gateway.ports import Answer, Buffer, Items
 from mesh.gateway.problems import Unforeseen
@@ -65,11 +65,14 @@ class AppSocket:
         self._request = request
         self._route = route
         self._ws: web.WebSocketResponse | None = None
-        self._accepted = asyncio.Event()
+        #: It was accepted or refused.
+        self._decided = asyncio.Event()
         self._task: asyncio.Task[Any] | None = None
         self._reason: MeshError | None = None
         #: The client has closed the connection properly.
         self._closed = False
+        #: The application has closed the connection, or refused it.
+        self._over = False
         self.size = 0
 
     async def run(self) -> tuple[Written, str]:
@@ -99,7 +102,10 @@ class AppSocket:
                 if await self._forward(items):
                     return Written(101, self.size), ""
             finally:
-                await items.aclose()
+                if self._over:
+                    let_end(front, items)
+                else:
+                    await items.aclose()
         except (ConnectionError, TimeoutError):
             return Written(101, self.size), Cancelled.code
         except asyncio.CancelledError:
@@ -148,9 +154,12 @@ class AppSocket:
             self._task.cancel()
 
     async def _messages(self) -> AsyncIterator[tuple[Buffer, int]]:
-        await self._accepted.wait()
+        await self._decided.wait()
         ws = self._ws
-        assert ws is not None
+        if ws is None:
+            # It was refused.
+            yield _pack((1006, "")), MSGPACK
+            return
         while True:
             message = await ws.receive()
             if message.type is WSMsgType.TEXT:
@@ -178,9 +187,12 @@ class AppSocket:
         if kind == "accept" and ws is None:
             await self._accept(*values)
         elif kind == "close" and ws is None:
+            self._over = True
+            self._decided.set()
             raise Forbidden(f"{self._route.service} refused the WebSocket")
         elif kind == "close":
             code, reason = values
+            self._over = True
             await self._close(code, reason.encode())
             return True
         elif kind == "text" and ws is not None:
@@ -208,7 +220,7 @@ class AppSocket:
         ws.headers[hdrs.SERVER] = "mesh"
         await ws.prepare(raw)
         self._ws = ws
-        self._accepted.set()
+        self._decided.set()
 
     async def _close(self, code: int, reason: bytes) -> None:
         assert self._ws is not None

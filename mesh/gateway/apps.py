@@ -161,15 +161,20 @@ async def _serve(front: Front, request: Request, route: Route) -> tuple[Reply | 
     finally:
         # The rest of a body is not read once the request has been answered.
         if complete and (streamed is None or streamed.at_end):
-            ending = asyncio.get_running_loop().create_task(_finish(items), context=Context())
-            front.endings.add(ending)
-            ending.add_done_callback(front.endings.discard)
+            let_end(front, items)
         else:
             await items.aclose()
 
 
+def let_end(front: Front, items: Items) -> None:
+    """Read a stream to its end in the background: closing it would cancel the application."""
+    ending = asyncio.get_running_loop().create_task(_finish(items), context=Context())
+    front.endings.add(ending)
+    ending.add_done_callback(front.endings.discard)
+
+
 async def _finish(items: Items) -> None:
-    """Read a stream to its end."""
+    """Read a stream, and drop what it still has."""
     try:
         async for _ in items:
             pass

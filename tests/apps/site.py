@@ -136,6 +136,8 @@ async def elsewhere() -> RedirectResponse:
 async def socket(ws: WebSocket, room: str) -> None:
     if room == "closed":
         await ws.close(1008)
+        await asyncio.sleep(0.1)
+        EVENTS.append("refused")
         return
     await ws.accept(subprotocol="chat" if "chat" in ws.scope["subprotocols"] else None)
     await ws.send_text(f"welcome to {room}")
@@ -144,6 +146,8 @@ async def socket(ws: WebSocket, room: str) -> None:
             await ws.send_bytes(b"\x00\x01")
         elif text == "bye":
             await ws.close(4001, "bye")
+            await asyncio.sleep(0.1)
+            EVENTS.append("closed")
             return
         elif text == "fail":
             raise ZeroDivisionError

@@ -190,6 +190,8 @@ async def test_websockets(web: Served):
         await ws.send_str("bye")
         message = await ws.receive()
         assert (message.type, message.data, message.extra) == (WSMsgType.CLOSE, 4001, "bye")
+    # What it does after it has closed is not cancelled.
+    await until(lambda: "closed" in site.EVENTS)
     async with web.http.ws_connect("/shop/ws/7") as ws:
         await ws.receive_str()
         await ws.send_str("fail")
@@ -202,6 +204,7 @@ async def test_websockets(web: Served):
     with pytest.raises(aiohttp.WSServerHandshakeError) as caught:
         await web.http.ws_connect("/shop/ws/closed")
     assert caught.value.status == 403
+    await until(lambda: "refused" in site.EVENTS)
     async with web.http.get("/shop/ws/7", headers={"Origin": "https://evil.example", **UPGRADE}) as answer:
         assert answer.status == 403
 
