@@ -17,6 +17,7 @@ from mesh.config.values import read_seconds, show_size
 from mesh.errors import BadRequest, TooLarge
 from mesh.state.contract import Entry, StateStore, Write
 from mesh.state.names import check_key, check_namespace, check_prefix
+from mesh.state.reading import AT_ONCE, read_entries
 from mesh.state.values import ABSENT, Value, check_type, decode, encode
 from mesh.state.watching import Watching
 
@@ -28,8 +29,6 @@ Duration = float | int | str
 
 #: Entries requested at a time by a listing; a listing of large values requests fewer when an answer is too large.
 PAGE: Final = 100
-#: Keys requested at a time by `get_many`.
-AT_ONCE: Final = 1000
 #: Changes in one transaction: a transaction is one commit, and other work waits for it.
 MOST_WRITES: Final = 10_000
 #: Bytes that travel with each change besides namespace, key and value; bytes reserved for the enclosing message.
@@ -164,20 +163,11 @@ class Namespace(Generic[T]):
             elif mine.verb == "set":
                 values[key] = Value(decode(self.name, key, mine.value, hint), mine.new_etag)
         for start in range(0, len(wanted), AT_ONCE):
-            for entry in await self._read(wanted[start : start + AT_ONCE]):
+            some = wanted[start : start + AT_ONCE]
+            for entry in await read_entries(self._store, self.name, some, self._patience):
                 if entry is not None:
                     values[entry.key] = Value(decode(self.name, entry.key, entry.value, hint), entry.etag)
         return values
-
-    async def _read(self, keys: list[str]) -> list[Entry | None]:
-        try:
-            return await self._store.get(self.name, keys, timeout_s=self._patience())
-        except TooLarge:
-            if len(keys) == 1:
-                raise
-        # The entries together exceed the limit of one answer.
-        half = len(keys) // 2
-        return await self._read(keys[:half]) + await self._read(keys[half:])
 
     def _written(self, block: Block, key: str) -> Write | None:
         """The last write to a key in the block or in the effects that precede it."""
@@ -241,7 +231,7 @@ class Namespace(Generic[T]):
             Forbidden: `[access]` does not allow to read the namespace.
         """
         hint = self._hint if type is None else check_type(type)
-        return self._watch(check_key(self.name, key), etag, hint)
+        return self._watch(check_key(self.name, key), self._etag(key, etag) or "", hint)
 
     async def _watch(self, key: str, etag: str, hint: Any) -> AsyncIterator[Value[Any]]:
         async with aclosing(self._watching().follow(self.name, key, etag)) as entries:

@@ -15,16 +15,15 @@ from contextvars import Context
 from typing import Final
 
 from mesh.clock import Clock
-from mesh.errors import MeshError, TooLarge, TryLater, Uncertain
+from mesh.errors import MeshError, TryLater, Uncertain
 from mesh.state.contract import Entry, StateStore
+from mesh.state.reading import AT_ONCE, read_entries
 from mesh.telemetry.logs import get_logger
 
 log = get_logger("mesh.state")
 
 #: How often watched keys are read: half of this is the mean delay of a change.
 POLL_S: Final = 0.1
-#: Keys of one read.
-AT_ONCE: Final = 1000
 
 
 class _Watcher:
@@ -141,13 +140,7 @@ class Watching:
                     watcher.tell(entry)
 
     async def _read(self, namespace: str, keys: Sequence[str]) -> list[Entry | None]:
-        try:
-            return await self._store().get(namespace, keys, timeout_s=self._timeout_s)
-        except TooLarge:
-            if len(keys) == 1:
-                raise
-        half = len(keys) // 2
-        return await self._read(namespace, keys[:half]) + await self._read(namespace, keys[half:])
+        return await read_entries(self._store(), namespace, keys, lambda: self._timeout_s)
 
     async def close(self) -> None:
         """End the poll."""
