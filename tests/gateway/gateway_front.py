@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +15,7 @@ from aiohttp import web
 from gateway_fakes import FakeNode
 from yarl import URL
 
+from mesh.gateway import app
 from mesh.gateway.server import Gateway
 
 PATIENCE_S = 10.0
@@ -65,6 +67,25 @@ class Front:
         writer.write(data)
         await writer.drain()
         return reader, writer
+
+
+async def open_front(stack: AsyncExitStack, node: FakeNode, gateway: Gateway) -> Front:
+    """Serve a gateway until the stack is closed; its client leaves answers compressed."""
+    server = gateway.make_server()
+    listener = app.bind("127.0.0.1", 0)
+    await stack.enter_async_context(gateway.mounts.lifespans())
+    accepting = await asyncio.get_running_loop().create_server(server, sock=listener)
+    session = await stack.enter_async_context(aiohttp.ClientSession(auto_decompress=False))
+    front = Front(node, gateway, server, accepting, listener.getsockname(), session)
+
+    async def close() -> None:
+        for writer in front.opened:
+            writer.close()
+        accepting.close()
+        await server.shutdown(0.2)
+
+    stack.push_async_callback(close)
+    return front
 
 
 @dataclass

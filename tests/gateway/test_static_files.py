@@ -11,18 +11,16 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import msgspec
 import psutil
 import pytest
 from gateway_fakes import FakeNode
-from gateway_front import Front, Told, eventually
+from gateway_front import Front, Told, eventually, open_front
 from gateway_shop import open_shop
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from mesh.config import Settings
 from mesh.config.edge_static import STATICS
-from mesh.gateway import app
 from mesh.gateway.file_types import IMMUTABLE, accepted_codings, cache_control, content_type, is_hashed
 from mesh.gateway.mounts import BadMount
 from mesh.gateway.ranges import UNSATISFIABLE, Span, span_of, status_of
@@ -90,21 +88,7 @@ def opened(settings: Settings, stack: AsyncExitStack, node: FakeNode, site: Path
     async def make(static: dict[str, Any]) -> Front:
         own = msgspec.structs.replace(settings.gateway, static=STATICS.read(static))
         gateway = Gateway(node, msgspec.structs.replace(settings, gateway=own, root=site))
-        server = gateway.make_server()
-        listener = app.bind("127.0.0.1", 0)
-        await stack.enter_async_context(gateway.mounts.lifespans())
-        accepting = await asyncio.get_running_loop().create_server(server, sock=listener)
-        session = await stack.enter_async_context(aiohttp.ClientSession(auto_decompress=False))
-        front = Front(node, gateway, server, accepting, listener.getsockname(), session)
-
-        async def close() -> None:
-            for writer in front.opened:
-                writer.close()
-            accepting.close()
-            await server.shutdown(0.2)
-
-        stack.push_async_callback(close)
-        return front
+        return await open_front(stack, node, gateway)
 
     return make
 
