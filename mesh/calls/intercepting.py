@@ -17,13 +17,12 @@ from typing import Any, Final, Protocol
 
 from mesh.calls.answers import decode_any
 from mesh.calls.client import Client
-from mesh.calls.context import CURRENT, inherited
-from mesh.calls.expiry import Expiries
+from mesh.calls.context import CURRENT
 from mesh.calls.interceptors import Hook, OutgoingCall, Proceed, compose
 from mesh.calls.options import NO_OPTIONS, CallOptions
 from mesh.calls.request import Call, Decode, Stream
-from mesh.clock import Clock
-from mesh.errors import DeadlineExceeded, SetupError
+from mesh.clock import Clock, Timer
+from mesh.errors import BadRequest, DeadlineExceeded, SetupError
 
 #: The hooks of the service and the method that run; they are inside of those of the process.
 OUTGOING: Final[ContextVar[tuple[Hook, ...]]] = ContextVar("mesh_outgoing", default=())
@@ -32,8 +31,8 @@ OUTGOING: Final[ContextVar[tuple[Hook, ...]]] = ContextVar("mesh_outgoing", defa
 #: reach the same interceptor again.
 _INSIDE: Final[ContextVar[bool]] = ContextVar("mesh_in_outgoing", default=False)
 
-#: Seconds after the deadline at which the chain itself is cut off. The call inside of it ends at the deadline, with an
-#: error that tells more.
+#: The chain itself is cut off this many seconds after the deadline, or up to twice as many. The call inside of it ends
+#: at the deadline, with an error that tells more.
 GRACE_S: Final = 0.05
 
 
@@ -70,10 +69,15 @@ class InterceptedClient:
         """
         self._client = client
         self._hooks = hooks
+        self._clock = clock
         self._now = clock.now
         self._loop = asyncio.get_running_loop()
-        self._expiries = Expiries(clock)
+        #: The calls that began in this turn of the loop, and those of earlier turns.
         self._fresh: list[InterceptedCall] = []
+        self._open: set[InterceptedCall] = set()
+        self._due = self._deadline_of  # bound once, not for every call
+        self._timer: Timer | None = None
+        self._outermost = compose(hooks, self._send) if hooks else None
         self._chains: dict[tuple[Hook, ...], Proceed[OutgoingCall]] = {}
 
     def call(
@@ -89,9 +93,15 @@ class InterceptedClient:
         chain = self._chain(target)
         if chain is None:
             return self._client.call(target, body, encoding, options, decode=decode)
-        call = InterceptedCall(
-            chain, self._outgoing(target, body, encoding, options, decode, False), self._expiries, self._loop
+        call = InterceptedCall(loop=self._loop)
+        call.outgoing = OutgoingCall(
+            target, body, encoding, options, decode, False, CURRENT.get(), self._now(), self._due
         )
+        call.chain = chain
+        call.context = copy_context()
+        call.open = self._open
+        call.begun = False
+        call.runner = call.reason = None
         if not self._fresh:
             self._loop.call_soon(self._look_after)
         self._fresh.append(call)
@@ -110,63 +120,59 @@ class InterceptedClient:
         chain = self._chain(target)
         if chain is None:
             return self._client.stream(target, body, encoding, options, decode=decode)
-        return InterceptedStream(chain, self._outgoing(target, body, encoding, options, decode, True))
+        outgoing = OutgoingCall(target, body, encoding, options, decode, True, CURRENT.get(), self._now(), self._due)
+        return InterceptedStream(chain, outgoing)
 
     def _look_after(self) -> None:
         """Once per turn of the loop: begin the new calls that were not awaited, and watch the deadlines of all."""
         fresh, self._fresh = self._fresh, []
         for call in fresh:
-            if not call.done():
+            if not call.begun:
                 call.begin()
-                self._expiries.watch(call, call.due_at)
+        self._open.update([call for call in fresh if not call.done()])
+        if self._timer is None:
+            self._timer = self._clock.call_at(self._now() + GRACE_S, self._sweep)
+
+    def _sweep(self) -> None:
+        """Stop the calls that interceptors still hold after their deadline."""
+        now = self._now()
+        for call in tuple(self._open):
+            try:
+                late = call.outgoing.due_at + GRACE_S <= now
+            except BadRequest:  # no deadline can be known; the client will say why when it gets the call
+                continue
+            if late:
+                self._open.discard(call)
+                call.expire()
+        self._timer = self._clock.call_at(now + GRACE_S, self._sweep) if self._open else None
 
     def close(self) -> None:
         """Stop watching deadlines."""
-        self._expiries.close()
+        self._open.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _chain(self, target: str) -> Proceed[OutgoingCall] | None:
-        inner = OUTGOING.get()
-        hooks = self._hooks + inner if inner else self._hooks
-        if not hooks or _INSIDE.get() or target.startswith(("$", "mesh-")):
+        if _INSIDE.get() or target.startswith(("$", "mesh-")):
             return None
+        inner = OUTGOING.get()
+        if not inner:
+            return self._outermost
+        hooks = self._hooks + inner
         chain = self._chains.get(hooks)
         if chain is None:
             chain = self._chains[hooks] = compose(hooks, self._send)
         return chain
 
-    def _outgoing(
-        self, target: str, body: Any, encoding: int, options: CallOptions, decode: Decode, stream: bool
-    ) -> OutgoingCall:
-        long = stream or options.source is not None
-        deadline_at = inherited(self._now() + self._client.timeout_of(target, options.timeout, stream=long))
-        return OutgoingCall(
-            target,
-            body,
-            encoding,
-            deadline_at,
-            dict(options.meta) if options.meta else {},
-            options.key,
-            options.instance,
-            options.idempotent,
-            options.trace,
-            decode,
-            stream,
-            CURRENT.get(),
-            options.source,
-            options.window,
-        )
+    def _deadline_of(self, call: OutgoingCall) -> float:
+        """The deadline that a call has at the beginning."""
+        long = call.stream or call.options.source is not None
+        due_at = call.began_at + self._client.timeout_of(call.target, call.options.timeout, stream=long)
+        return due_at if call.context is None else min(due_at, call.context.deadline_at)
 
     async def _send(self, call: OutgoingCall) -> Any:
-        options = CallOptions(
-            float(call.deadline_at - self._now()),
-            call.key,
-            call.instance,
-            call.meta or None,
-            call.trace,
-            call.idempotent,
-            call.source,
-            call.window,
-        )
+        options = call.to_send(self._now())
         if call.stream:
             return self._client.stream(call.target, call.body, call.encoding, options, decode=call.decode)
         return await self._client.call(call.target, call.body, call.encoding, options, decode=call.decode)
@@ -179,37 +185,28 @@ class InterceptedCall(Call):
     run in a task of their own, from the next turn of the loop on. A task for every call would cost 4 µs.
     """
 
-    __slots__ = ("_chain", "_context", "_expiries", "_outgoing", "_reason", "_runner", "begun", "due_at")
+    # No __init__, for speed: `InterceptedClient.call` sets the attributes of each call.
+    __slots__ = ("begun", "chain", "context", "open", "outgoing", "reason", "runner")
 
-    def __init__(
-        self,
-        chain: Proceed[OutgoingCall],
-        outgoing: OutgoingCall,
-        expiries: Expiries,
-        loop: asyncio.AbstractEventLoop,
-    ) -> None:
-        super().__init__(loop=loop)
-        self.begun = False
-        self.slot = 0
-        #: When the interceptors are stopped.
-        self.due_at = outgoing.deadline_at + GRACE_S
-        self._expiries = expiries
-        self._context = copy_context()
-        self._chain = chain
-        self._outgoing = outgoing
-        #: The task in which the interceptors run.
-        self._runner: asyncio.Task[Any] | None = None
-        #: The error with which `_stop` ends the call, once it has cancelled that task.
-        self._reason: BaseException | None = None
+    begun: bool
+    chain: Proceed[OutgoingCall]
+    context: Context
+    #: The calls whose deadlines are watched.
+    open: set[InterceptedCall]
+    outgoing: OutgoingCall
+    #: The task in which the interceptors run.
+    runner: asyncio.Task[Any] | None
+    #: The error with which `_stop` ends the call, once it has cancelled that task.
+    reason: BaseException | None
 
     def __await__(self) -> Generator[Any, None, Any]:
         if self.begun or self.done():
             return (yield from super().__await__())
         self.begun = True
-        self._runner = asyncio.current_task()
+        self.runner = asyncio.current_task(self._loop)
         token = _INSIDE.set(True)
         try:
-            answer = yield from self._chain(self._outgoing).__await__()
+            answer = yield from self.chain(self.outgoing).__await__()
         except BaseException as exc:
             error = self._failed(exc)
             if not self.cancelled():
@@ -233,25 +230,24 @@ class InterceptedCall(Call):
         """Run the interceptors in a task of their own, unless they run already."""
         if not self.begun and not self.done():
             self.begun = True
-            name = f"mesh.outgoing {self._outgoing.target}"
-            self._runner = self.get_loop().create_task(self._run(), name=name, context=self._context)
+            name = f"mesh.outgoing {self.outgoing.target}"
+            self.runner = self.get_loop().create_task(self._run(), name=name, context=self.context)
 
     async def _run(self) -> None:
         _INSIDE.set(True)
         try:
-            answer = await self._chain(self._outgoing)
+            answer = await self.chain(self.outgoing)
         except BaseException as exc:
             self._failed(exc)
         else:
             self._succeeded(answer)
 
     def _succeeded(self, answer: Any) -> Any:
-        if self._reason is not None:
+        if self.reason is not None:
             self._over()
         else:
-            self._runner = None
-            if self.slot:
-                self._expiries.forget(self)
+            self.runner = None
+            self.open.discard(self)
         if not self.done():
             self.set_result(answer)
         return answer
@@ -270,9 +266,9 @@ class InterceptedCall(Call):
 
     def _over(self) -> BaseException | None:
         """The interceptors have ended; returns why they were stopped, if they were."""
-        self._expiries.forget(self)
-        runner, self._runner = self._runner, None
-        reason, self._reason = self._reason, None
+        self.open.discard(self)
+        runner, self.runner = self.runner, None
+        reason, self.reason = self.reason, None
         if reason is not None and runner is not None:
             runner.uncancel()  # `_stop` cancelled the interceptors, and not the task that runs them
         return reason
@@ -280,22 +276,22 @@ class InterceptedCall(Call):
     def expire(self) -> None:
         """The deadline is over, and an interceptor still holds the call."""
         if not self.done():
-            self._stop(DeadlineExceeded(f"{self._outgoing.target}: its interceptors did not end by the deadline"))
+            self._stop(DeadlineExceeded(f"{self.outgoing.target}: its interceptors did not end by the deadline"))
 
     def cancel(self, msg: Any = None) -> bool:
         """Give up the call, its interceptors and its handler."""
         if self.done():
             return False
-        if self._runner is None:
+        if self.runner is None:
             self.begun = True
             return asyncio.Future.cancel(self, msg)
         self._stop(asyncio.CancelledError())
         return True
 
     def _stop(self, reason: BaseException) -> None:
-        if self._runner is not None and self._reason is None:
-            self._reason = reason
-            self._runner.cancel()
+        if self.runner is not None and self.reason is None:
+            self.reason = reason
+            self.runner.cancel()
 
 
 class InterceptedStream(Stream):

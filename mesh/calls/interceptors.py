@@ -12,15 +12,17 @@ two function calls. See docs/interceptors.md.
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Literal, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from mesh.calls.answers import decode_any
 from mesh.calls.context import CallContext
 from mesh.calls.declared import BadDeclaration
 from mesh.calls.failures import defined_at
+from mesh.calls.options import CallOptions
 
 C = TypeVar("C")
 
@@ -32,36 +34,68 @@ Point = Literal["outgoing", "incoming", "delivery", "http"]
 POINTS: Final[tuple[Point, ...]] = ("outgoing", "incoming", "delivery", "http")
 
 
+#: A call that is sent within this time has its whole timeout, and all others what is left of it.
+AT_ONCE_S: Final = 0.001
+
+
 class OutgoingCall(msgspec.Struct, eq=False):
     """A call or stream that this process makes, before it is sent.
 
     Attributes:
         target: "service.method".
         body, encoding: the encoded arguments (mesh.protocol.messages); `arguments` decodes them.
-        meta: metadata that is sent with the call; may be changed in place.
-        deadline_at: the instant, by the node's clock, at which the caller stops waiting; may be changed before
-            `proceed`. The caller's `await` ends at the deadline that the call had at the beginning, if that is earlier.
-        key, instance, idempotent: as for `Node.call`; may be changed before `proceed`.
+        options: the other options of the call; the properties below read and change them.
         stream: the call is a stream; `await proceed(call)` then returns an asynchronous iterator.
         context: the context of the handler that makes the call; None outside of a handler.
-        window: see CallOptions.
-        source: the encoded items that the call sends; None for a call without a client stream. It can be read once.
+        began_at: when the call was made, by the node's clock.
+
+    An interceptor that changes nothing costs little: what can be changed is made when it is first read.
     """
 
     target: str
     body: Any
     encoding: int
-    deadline_at: float
-    meta: dict[str, str]
-    key: str | None
-    instance: str | None
-    idempotent: bool | None
-    trace: str | None
+    options: CallOptions
     decode: Callable[[Any, int], Any]
     stream: bool
     context: CallContext | None
-    source: AsyncIterator[tuple[Any, int]] | None = None
-    window: int = 0
+    began_at: float
+    _due: Callable[[OutgoingCall], float]
+    _due_at: float | None = None
+    _deadline_at: float | None = None
+    _meta: dict[str, str] | None = None
+
+    @property
+    def due_at(self) -> float:
+        """The deadline that the call had at the beginning."""
+        if self._due_at is None:
+            self._due_at = self._due(self)
+        return self._due_at
+
+    @property
+    def deadline_at(self) -> float:
+        """The instant, by the node's clock, at which the caller stops waiting; may be changed before `proceed`.
+
+        The caller's `await` ends at the deadline that the call had at the beginning, if that is earlier.
+
+        Raises:
+            BadRequest: the target or the timeout of the call is invalid.
+        """
+        return self.due_at if self._deadline_at is None else self._deadline_at
+
+    @deadline_at.setter
+    def deadline_at(self, value: float) -> None:
+        self._deadline_at = value
+
+    def to_send(self, now: float) -> CallOptions:
+        """The options with which the call is sent at the instant `now`.
+
+        Nearly all calls are sent unchanged, in the turn of the loop in which they were made.
+        """
+        if self._deadline_at is None and self._meta is None and now < self.began_at + AT_ONCE_S:
+            return self.options
+        meta = self.options.meta if self._meta is None else self._meta or None
+        return replace(self.options, timeout=float(self.deadline_at - now), meta=meta)
 
     @property
     def service(self) -> str:
@@ -77,6 +111,44 @@ class OutgoingCall(msgspec.Struct, eq=False):
     def arguments(self) -> Any:
         """The arguments as plain values: a list, a map by name, or a map with integer keys for positions."""
         return decode_any(self.body, self.encoding) if self.body else []
+
+    @property
+    def meta(self) -> dict[str, str]:
+        """Metadata that is sent with the call; may be changed in place before `proceed`."""
+        if self._meta is None:
+            self._meta = dict(self.options.meta or ())
+        return self._meta
+
+    @meta.setter
+    def meta(self, value: dict[str, str]) -> None:
+        self._meta = value
+
+    @property
+    def key(self) -> str | None:
+        """Calls with the same key prefer the same instance; may be changed before `proceed`."""
+        return self.options.key
+
+    @key.setter
+    def key(self, value: str | None) -> None:
+        self.options = replace(self.options, key=value)
+
+    @property
+    def instance(self) -> str | None:
+        """Id of the only instance to call; may be changed before `proceed`."""
+        return self.options.instance
+
+    @instance.setter
+    def instance(self, value: str | None) -> None:
+        self.options = replace(self.options, instance=value)
+
+    @property
+    def idempotent(self) -> bool | None:
+        """Whether the call may be repeated; None takes what the method declares. May be changed before `proceed`."""
+        return self.options.idempotent
+
+    @idempotent.setter
+    def idempotent(self, value: bool | None) -> None:
+        self.options = replace(self.options, idempotent=value)
 
 
 class IncomingCall(msgspec.Struct, eq=False):

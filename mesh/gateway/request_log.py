@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Final
 
 from aiohttp import hdrs
@@ -19,7 +20,7 @@ from mesh.gateway.clients import Clients
 from mesh.gateway.problems import is_hidden
 from mesh.gateway.request import Request
 from mesh.telemetry.batched import BatchedLines
-from mesh.telemetry.logs import get_logger
+from mesh.telemetry.logs import get_logger, json_text
 
 _log = get_logger(__name__)
 
@@ -28,6 +29,9 @@ MOST_PER_SECOND: Final = 100
 
 #: The maximum length of a path, and of an error's text, in one line.
 _LONGEST: Final = 500
+
+#: For texts that come again and again: the addresses of clients, and names of methods.
+_known_text: Final = lru_cache(4096)(json_text)
 
 
 class RequestLog:
@@ -43,7 +47,7 @@ class RequestLog:
         self.every = self.form != "off"
         self._clients = clients
         self._now = now
-        self._answered = BatchedLines(__name__, "request.answered", _fields)
+        self._answered = BatchedLines(__name__, "request.answered", _members, _fields)
         self._second = 0
         self._lines = 0
         self._suppressed = 0
@@ -124,6 +128,18 @@ def _fields(
     if called:
         fields["target"] = called
     return fields
+
+
+def _members(
+    method: str, target: str, status: int, seconds: float, client: str, bytes_in: int, bytes_out: int, called: str
+) -> str:
+    """The same as the members of a JSON object."""
+    path = json_text(target.partition("?")[0][:_LONGEST])
+    called = f',"target":{_known_text(called)}' if called else ""
+    return (
+        f'"method":"{method}","path":{path},"status":{status},"duration_ms":{seconds * 1000:.2f},'
+        f'"client":{_known_text(client)},"bytes_in":{bytes_in},"bytes_out":{bytes_out}{called}'
+    )
 
 
 def _quoted(text: str) -> str:

@@ -1,10 +1,9 @@
-"""Log lines of one kind that come by the thousand, such as those of an access log: rendered and written in batches.
+"""Log lines of one kind that come by the thousand, such as those of an access log: written in batches.
 
 Owns: rendering such lines without the general machinery, and one write for all lines of a moment.
 Leaves to others: the form of lines and the sink (logs).
 
-Rendering a thousand lines in one loop costs half of rendering each when it comes, because the processor's caches are
-warm. When the process is killed, those of the last FLUSH_S are lost.
+When the process is killed, the lines of the last FLUSH_S are lost.
 """
 
 from __future__ import annotations
@@ -27,30 +26,41 @@ class BatchedLines(Generic[*Values]):
     Args:
         name: of the logger.
         event: of every line.
-        fields: makes the fields of a line from its values, up to FLUSH_S later.
+        members: makes the fields of a line from its values, as the members of a JSON object.
+        fields: makes the same fields for a form that is not JSON.
     """
 
-    def __init__(self, name: str, event: str, fields: Callable[[*Values], dict[str, Any]]) -> None:
+    def __init__(
+        self,
+        name: str,
+        event: str,
+        members: Callable[[*Values], str],
+        fields: Callable[[*Values], dict[str, Any]],
+    ) -> None:
         self._name = name
         self._event = event
+        self._members = members
         self._fields = fields
         self._log = logs.get_logger(name)
-        self._waiting: list[tuple[tuple[str, str], tuple[*Values]]] = []
+        self._setup = 0
+        self._render: Callable[[str], str] | None = None
+        self._waiting: list[str] = []
 
     def add(self, *values: *Values) -> None:
         """Log one line."""
-        at = logs.moment(self._name, "info")
-        if at is None:
+        if self._setup != logs.setup_number():
+            self._setup = logs.setup_number()
+            self._render = logs.line_of(self._name, "info", self._event)
+        if self._render is None:
             # Another form than JSON, or a level above: as every other line.
             self._log.info(self._event, **self._fields(*values))
             return
         if not self._waiting:
             asyncio.get_running_loop().call_later(FLUSH_S, self.flush)
-        self._waiting.append((at, values))
+        self._waiting.append(self._render(self._members(*values)))
 
     def flush(self) -> None:
         """Write what waits."""
         waiting, self._waiting = self._waiting, []
         if waiting:
-            name, event, fields = self._name, self._event, self._fields
-            logs.write("\n".join([logs.json_line(name, "info", event, at, fields(*values)) for at, values in waiting]))
+            logs.write(waiting)

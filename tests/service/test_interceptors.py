@@ -10,7 +10,7 @@ import pytest
 
 import mesh
 from mesh.calls.declared import BadDeclaration
-from mesh.errors import DeadlineExceeded, Forbidden, MeshError, SetupError
+from mesh.errors import BadRequest, DeadlineExceeded, Forbidden, MeshError, SetupError
 from mesh.testing import Mesh
 from tests.patience import until
 from tests.service.interceptor_services import LOG, Noting, Shop, Stock, Twice
@@ -279,6 +279,39 @@ async def test_an_outgoing_interceptor_that_hangs_ends_with_the_deadline():
         with pytest.raises(DeadlineExceeded):
             await m.call("held.wait", timeout=0.05)
         await asyncio.wait_for(ended.wait(), 10)
+
+
+async def test_a_call_that_an_interceptor_sends_late_or_again_has_what_is_left_of_its_timeout():
+    left_s: list[float] = []
+
+    class Later(mesh.Interceptor):
+        async def outgoing(self, call: mesh.OutgoingCall, proceed: Any) -> Any:
+            first = await proceed(call)
+            await asyncio.sleep(0.3)
+            return [first, await proceed(call)]
+
+    class Timed(mesh.Service):
+        @mesh.rpc
+        async def left(self) -> int:
+            left_s.append(mesh.current().deadline_at - self.node.clock.now())  # type: ignore[union-attr]
+            return len(left_s)
+
+    async with Mesh(Timed, interceptors=[Later()]) as m:
+        assert await m.call("timed.left", timeout=20.0) == [1, 2]
+        assert 19.0 < left_s[0] < 20.1
+        assert left_s[1] <= left_s[0] - 0.25
+
+
+async def test_a_call_with_a_bad_target_or_timeout_is_refused_behind_an_interceptor_that_waits():
+    class Waits(mesh.Interceptor):
+        async def outgoing(self, call: mesh.OutgoingCall, proceed: Any) -> Any:
+            await asyncio.sleep(0.2)
+            return await proceed(call)
+
+    async with Mesh(Held, interceptors=[Waits()]) as m:
+        for target, timeout in (("held", 1.0), ("held.wait", "soon"), ("held.wait", float("nan"))):
+            with pytest.raises(BadRequest):
+                await m.call(target, timeout=timeout)  # type: ignore[arg-type]
 
 
 async def test_cancelling_a_call_stops_its_interceptors_and_its_handler():
