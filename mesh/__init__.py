@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         BadArguments,
         BadRequest,
         Cancelled,
+        CircuitOpen,
         ConfigError,
         Conflict,
         DeadlineExceeded,
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from mesh.node.connect import connect
     from mesh.node.node import Node
     from mesh.service.decorators import every, intercept, on, rpc
+    from mesh.service.policy_options import PolicyOptions
     from mesh.service.service import Service
     from mesh.service.task_decorators import cron, task
     from mesh.state.namespace import Namespace
@@ -74,6 +76,7 @@ _HOMES = {
     "IncomingCall": "mesh.calls.interceptors",
     "Interceptor": "mesh.calls.interceptors",
     "OutgoingCall": "mesh.calls.interceptors",
+    "PolicyOptions": "mesh.service.policy_options",
     "Clock": "mesh.clock",
     "LoopClock": "mesh.clock",
     "ManualClock": "mesh.clock",
@@ -82,6 +85,7 @@ _HOMES = {
     "BadArguments": "mesh.errors",
     "BadRequest": "mesh.errors",
     "Cancelled": "mesh.errors",
+    "CircuitOpen": "mesh.errors",
     "ConfigError": "mesh.errors",
     "Conflict": "mesh.errors",
     "DeadlineExceeded": "mesh.errors",
@@ -156,6 +160,7 @@ __all__ = [
     "BadRequest",
     "CallContext",
     "Cancelled",
+    "CircuitOpen",
     "Clock",
     "ConfigError",
     "Conflict",
@@ -187,6 +192,7 @@ __all__ = [
     "Outcome",
     "OutgoingCall",
     "Overloaded",
+    "PolicyOptions",
     "Reject",
     "RemoteError",
     "Retry",

@@ -193,6 +193,12 @@ class Overloaded(TryLater):
     code = "overloaded"
 
 
+class CircuitOpen(TryLater):
+    """The breaker of the method is open: its calls have failed or were slow, and this one was not made."""
+
+    code = "circuit_open"
+
+
 class RateLimited(TryLater):
     """The caller has sent too many requests; `details["retry_after_s"]` says when the next one is admitted."""
 

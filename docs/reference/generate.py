@@ -141,7 +141,8 @@ def _table(head: tuple[str, ...], rows: list[tuple[object, ...]]) -> list[str]:
 
 def settings() -> str:
     """Every key of mesh.toml."""
-    from mesh.config.entries import ENTRIES, SERVICE, TABLES, variable_of
+    from mesh.config.entries import ENTRIES, POLICY, SERVICE, TABLES, variable_of
+    from mesh.config.policies import PolicySettings
     from mesh.config.settings import ServiceSettings
 
     #: Defaults that depend on the machine or the project.
@@ -173,6 +174,9 @@ def settings() -> str:
         for key, entry in SERVICE.items()
     ]
     lines += ["## [services.NAME]", "", _first(ServiceSettings), "", *_table(("key", "default", "meaning"), rows)]
+    rows = [(f"`{key}`", entry.about) for key, entry in POLICY.items()]
+    lines += ['## [policies."METHOD"]', "", _first(PolicySettings), ""]
+    lines += [*_table(("key", "meaning"), rows), "See [resilience.md](../resilience.md).", ""]
     lines += ["## [access]", "", "Who may call what; see [security.md](../security.md).", ""]
     return "\n".join(lines)
 

@@ -159,6 +159,8 @@ class Client:
             options.key,
             options.instance,
         )
+        if options.avoid is not None:
+            order.tried = dict((options.avoid,))
         call = Call(loop=self._loop)
         call.client = self
         call.order = order
@@ -218,6 +220,21 @@ class Client:
         if route.timeout_s is not None:
             return route.timeout_s
         return self._settings.stream_timeout_s if stream else self._settings.timeout_s
+
+    def is_idempotent(self, target: str) -> bool:
+        """Whether a method declares that running it twice does no harm.
+
+        Raises:
+            BadRequest: the target is invalid.
+        """
+        route = self._routes.get(target) or self._route(target)
+        if route.version != route.group.version:
+            route.refresh()
+        return route.idempotent
+
+    def may_retry(self) -> bool:
+        """Take one retry from the budget of this process; False when it is exhausted."""
+        return self._budget.withdraw(self._now())
 
     def use(self, service: str) -> None:
         """Open links to a service's instances before the first call needs them."""

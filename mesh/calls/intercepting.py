@@ -15,6 +15,8 @@ from collections.abc import AsyncIterator, Callable, Generator
 from contextvars import Context, ContextVar, copy_context
 from typing import Any, Final, Protocol
 
+from msgspec.structs import replace
+
 from mesh.calls.answers import decode_any
 from mesh.calls.client import Client
 from mesh.calls.context import CURRENT
@@ -22,6 +24,7 @@ from mesh.calls.interceptors import Hook, OutgoingCall, Proceed, compose
 from mesh.calls.options import NO_OPTIONS, CallOptions
 from mesh.calls.request import Call, Decode, Stream
 from mesh.clock import Clock, Timer
+from mesh.config.policies import PolicySettings
 from mesh.errors import BadRequest, DeadlineExceeded, SetupError
 
 #: The hooks of the service and the method that run; they are inside of those of the process.
@@ -30,6 +33,9 @@ OUTGOING: Final[ContextVar[tuple[Hook, ...]]] = ContextVar("mesh_outgoing", defa
 #: Whether the code runs in an outgoing interceptor: the calls that it makes itself are not intercepted, as they would
 #: reach the same interceptor again.
 _INSIDE: Final[ContextVar[bool]] = ContextVar("mesh_in_outgoing", default=False)
+
+#: Targets that begin so belong to the framework.
+_OWN: Final = ("$", "mesh-")
 
 #: The chain itself is cut off this many seconds after the deadline, or up to twice as many. The call inside of it ends
 #: at the deadline, with an error that tells more.
@@ -60,13 +66,22 @@ class Calls(Protocol):
     ) -> Stream: ...
 
 
+class Policies(Protocol):
+    """The policies of the methods that a process calls; see mesh.resilience."""
+
+    def hooks(self, target: str) -> tuple[Hook, ...]: ...
+    def of(self, target: str) -> PolicySettings: ...
+
+
 class InterceptedClient:
     """`call` and `stream` of a client through the interceptors of the process and of the running service."""
 
-    def __init__(self, client: Client, hooks: tuple[Hook, ...], clock: Clock) -> None:
+    def __init__(self, client: Client, hooks: tuple[Hook, ...], clock: Clock, policies: Policies | None = None) -> None:
         """Args:
         hooks: the outgoing interceptors of the whole process; the first is the outermost.
+        policies: of the methods that are called, inside of all interceptors.
         """
+        self._policies = policies
         self._client = client
         self._hooks = hooks
         self._clock = clock
@@ -79,6 +94,7 @@ class InterceptedClient:
         self._timer: Timer | None = None
         self._outermost = compose(hooks, self._send) if hooks else None
         self._chains: dict[tuple[Hook, ...], Proceed[OutgoingCall]] = {}
+        self._by_target: dict[str, tuple[tuple[Hook, ...], Proceed[OutgoingCall]]] = {}
 
     def call(
         self,
@@ -91,6 +107,10 @@ class InterceptedClient:
     ) -> Call:
         """See Client.call."""
         chain = self._chain(target)
+        if self._policies is not None and options.source is None and not target.startswith(_OWN):
+            chain = self._with_policies(target, chain)
+            if options.timeout is None and (timeout_s := self._policies.of(target).timeout_s) is not None:
+                options = replace(options, timeout=timeout_s)
         if chain is None:
             return self._client.call(target, body, encoding, options, decode=decode)
         call = InterceptedCall(loop=self._loop)
@@ -154,7 +174,7 @@ class InterceptedClient:
             self._timer = None
 
     def _chain(self, target: str) -> Proceed[OutgoingCall] | None:
-        if _INSIDE.get() or target.startswith(("$", "mesh-")):
+        if _INSIDE.get() or target.startswith(_OWN):
             return None
         inner = OUTGOING.get()
         if not inner:
@@ -164,6 +184,22 @@ class InterceptedClient:
         if chain is None:
             chain = self._chains[hooks] = compose(hooks, self._send)
         return chain
+
+    def _with_policies(self, target: str, chain: Proceed[OutgoingCall] | None) -> Proceed[OutgoingCall] | None:
+        """The chain with the policies of a method inside of it.
+
+        A call that an interceptor makes itself is not intercepted; its policies apply all the same.
+        """
+        assert self._policies is not None
+        hooks = self._policies.hooks(target)
+        if not hooks:
+            return chain
+        outer = () if chain is None else self._hooks + OUTGOING.get()
+        known = self._by_target.get(target)
+        hooks = outer + hooks
+        if known is None or known[0] != hooks:
+            known = self._by_target[target] = hooks, compose(hooks, self._send)
+        return known[1]
 
     def _deadline_of(self, call: OutgoingCall) -> float:
         """The deadline that a call has at the beginning."""
@@ -175,7 +211,8 @@ class InterceptedClient:
         options = call.to_send(self._now())
         if call.stream:
             return self._client.stream(call.target, call.body, call.encoding, options, decode=call.decode)
-        return await self._client.call(call.target, call.body, call.encoding, options, decode=call.decode)
+        sent = call._sent = self._client.call(call.target, call.body, call.encoding, options, decode=call.decode)
+        return await sent
 
 
 class InterceptedCall(Call):
@@ -232,6 +269,12 @@ class InterceptedCall(Call):
             self.begun = True
             name = f"mesh.outgoing {self.outgoing.target}"
             self.runner = self.get_loop().create_task(self._run(), name=name, context=self.context)
+            self.runner.add_done_callback(self._ran)
+
+    def _ran(self, runner: asyncio.Task[Any]) -> None:
+        """The task has ended; one that was cancelled before its first step has not run `_run`."""
+        if not self.done():
+            self._failed(asyncio.CancelledError())
 
     async def _run(self) -> None:
         _INSIDE.set(True)

@@ -64,6 +64,7 @@ class OutgoingCall(msgspec.Struct, eq=False):
     _due_at: float | None = None
     _deadline_at: float | None = None
     _meta: dict[str, str] | None = None
+    _sent: Any = None
 
     @property
     def due_at(self) -> float:
@@ -86,6 +87,25 @@ class OutgoingCall(msgspec.Struct, eq=False):
     @deadline_at.setter
     def deadline_at(self, value: float) -> None:
         self._deadline_at = value
+
+    def again(self, *, deadline_at: float | None = None) -> OutgoingCall:
+        """A copy for one attempt of several: what is changed in it does not change this call.
+
+        Args:
+            deadline_at: of the attempt; None is the deadline of this call.
+        """
+        copy = replace(self, _sent=None)
+        if self._meta is not None:
+            copy._meta = dict(self._meta)
+        if deadline_at is not None:
+            copy._deadline_at = deadline_at
+        return copy
+
+    def avoid(self, other: OutgoingCall) -> None:
+        """Do not call the instance that another attempt is at now."""
+        handle = other._sent.order.handle if other._sent is not None else None
+        if handle is not None:
+            self.options = replace(self.options, avoid=(handle.instance.id, handle.peer.connections))
 
     def to_send(self, now: float) -> CallOptions:
         """The options with which the call is sent at the instant `now`.

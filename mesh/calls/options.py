@@ -27,6 +27,7 @@ class CallOptions(msgspec.Struct, frozen=True):
         idempotent: overrides what the method declares.
         source: the encoded items of a client stream.
         window: of a stream: items that the handler may send ahead; 0 takes the usual number.
+        avoid: id of an instance that is not called, and the number of the connection to it.
     """
 
     timeout: Duration | None = None
@@ -37,6 +38,7 @@ class CallOptions(msgspec.Struct, frozen=True):
     idempotent: bool | None = None
     source: Source | None = None
     window: int = 0
+    avoid: tuple[str, int] | None = None
 
 
 #: The options of most calls; nothing is made for them.

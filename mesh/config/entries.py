@@ -10,6 +10,7 @@ from typing import Final, NamedTuple, get_type_hints
 
 import msgspec
 
+from mesh.config.policies import PolicySettings
 from mesh.config.settings import ServiceSettings, Settings
 from mesh.config.values import Kind
 
@@ -53,8 +54,9 @@ def _tables(of: type[msgspec.Struct], prefix: str = "") -> dict[str, type[msgspe
 TABLES: Final = _tables(Settings)
 #: table -> key -> its entry.
 ENTRIES: Final = {name: entries_of(table) for name, table in TABLES.items()}
-#: The keys of each [services.NAME].
+#: The keys of each [services.NAME], and of each [policies."PATTERN"].
 SERVICE: Final = entries_of(ServiceSettings)
+POLICY: Final = entries_of(PolicySettings)
 
 
 def kind_of(dotted: str) -> Kind:

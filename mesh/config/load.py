@@ -22,9 +22,10 @@ from mesh.config.access import AccessSettings, read_access
 from mesh.config.complaints import no_such, not_toml
 from mesh.config.cross_checks import contradictions
 from mesh.config.engine_tables import PREFIX, EngineTables, Reading
-from mesh.config.entries import ENTRIES, SERVICE, TABLES, Entry, inner, variable_of
+from mesh.config.entries import ENTRIES, POLICY, SERVICE, TABLES, Entry, inner, variable_of
 from mesh.config.origins import Origin, listed
 from mesh.config.places import Key, places
+from mesh.config.policies import TARGET, PolicySettings
 from mesh.config.secrets import HIDDEN, marked
 from mesh.config.settings import EngineSettings, ServiceSettings, Settings
 from mesh.config.trust import check_found
@@ -128,6 +129,7 @@ class _Loading:
         self.problems: list[str] = []
         self.values: dict[str, dict[str, Any]] = {name: {} for name in TABLES}
         self.services: dict[str, dict[str, Any]] = {}
+        self.policies: dict[str, dict[str, Any]] = {}
         self.sources: dict[str, str] = {}
         self.lines: dict[Key, int] = {}
         self.access: AccessSettings | None = None
@@ -186,10 +188,12 @@ class _Loading:
         for name, table in tree.items():
             if name == "services":
                 self._file_services(table)
+            elif name == "policies":
+                self._file_policies(table)
             elif name == "access":
                 self._file_access(table)
             elif name not in TABLES or "." in name:
-                known = [*inner(""), "services", "access"]
+                known = [*inner(""), "services", "policies", "access"]
                 self._problem(self._at((name,)), name, no_such("table", name, known))
             elif not isinstance(table, dict):
                 self._problem(self._at((name,)), name, f"must be a table: write [{name}] and its keys below it")
@@ -276,6 +280,19 @@ class _Loading:
                     self._problem(place, f"services.{name}.{key}", no_such("key", key, [*SERVICE, "config"]))
             self._file_table(prefix, values, SERVICE, into)
 
+    def _file_policies(self, table: Any) -> None:
+        if not isinstance(table, dict) or not all(isinstance(each, dict) for each in table.values()):
+            what = 'must hold one table per method or pattern: [policies."orders.*"]'
+            self._problem(self._at(("policies",)), "policies", what)
+            return
+        for pattern, values in table.items():
+            prefix = ("policies", pattern)
+            if TARGET.fullmatch(pattern) is None:
+                what = 'is not the name of a method, or a pattern like "orders.*"'
+                self._problem(self._at(prefix), f'policies."{pattern}"', what)
+                continue
+            self._file_table(prefix, values, POLICY, self.policies.setdefault(pattern, {}))
+
     def _at(self, key: Key) -> str:
         line = self.lines.get(key)
         return f"{self.shown_file}:{line}" if line else self.shown_file
@@ -354,14 +371,17 @@ class _Loading:
                 self.engines.flags[key] = value
                 continue
             table, _, key = dotted.rpartition(".")
-            entries = ENTRIES.get(table, {})
+            if table.startswith("policies."):
+                entries, into = POLICY, self.policies.setdefault(table.removeprefix("policies."), {})
+            else:
+                entries, into = ENTRIES.get(table, {}), self.values.get(table, {})
             # Code may use either name: the key of the file or the attribute with its unit.
             key = next((k for k, entry in entries.items() if entry.attribute == key), key)
             if key not in entries:
                 known = [f"{t}.{k}" for t, keys in ENTRIES.items() for k in keys]
                 self.problems.append(f"{dotted}: no such key{suggestion(dotted, known)}")
                 continue
-            self._set_flag(f"{table}.{key}", entries[key], value, self.values[table])
+            self._set_flag(f"{table}.{key}", entries[key], value, into)
 
     def _set_flag(self, dotted: str, entry: Entry, value: Any, into: dict[str, Any]) -> None:
         if isinstance(value, int | float) and not isinstance(value, bool):
@@ -440,6 +460,7 @@ class _Loading:
         settings = Settings(
             **{name: self._built(name) for name in inner("")},
             services={name: ServiceSettings(**(limits | own)) for name, own in self.services.items()},
+            policies={pattern: PolicySettings(**own) for pattern, own in self.policies.items()},
             access=self.access,
             root=self.root,
             file=self.file,

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from operator import attrgetter
 from typing import Any, NamedTuple
 
-from mesh.config.entries import ENTRIES, SERVICE, Entry, entries_of
+from mesh.config.entries import ENTRIES, POLICY, SERVICE, Entry, entries_of
 from mesh.config.secrets import Secret, hidden
 from mesh.config.settings import Settings
 
@@ -57,6 +57,11 @@ def listed(settings: Settings, sources: Mapping[str, str]) -> list[Origin]:
         add_all(f"services.{service}", SERVICE, own)
         for key, value in own.config.items():
             add(f"services.{service}.config.{key}", value, hidden(value), "a setting of the service itself")
+    for pattern, policy in settings.policies.items():
+        for key, entry in POLICY.items():
+            value = getattr(policy, entry.attribute)
+            if value is not None:
+                add(f"policies.{pattern}.{key}", value, entry.kind.show(value), entry.about)
     if settings.access is None:
         rows.append(
             Origin("access.allow", "every caller may call everything", "default", "which callers may call what")

@@ -24,6 +24,7 @@ from mesh.config.edge_proxy import PROXIES, ProxySettings
 from mesh.config.edge_rates import LimitSettings
 from mesh.config.edge_static import STATICS, StaticSettings
 from mesh.config.edge_websocket import WebSocketSettings
+from mesh.config.policies import PolicySettings
 from mesh.config.secrets import Secret
 from mesh.config.values import (
     ADDRESS,
@@ -402,6 +403,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     autoscale: AutoscaleSettings = field(default_factory=AutoscaleSettings)
     keys: KeySettings = field(default_factory=KeySettings)
     services: dict[str, ServiceSettings] = {}
+    #: By the name of a method, or a pattern of names.
+    policies: dict[str, PolicySettings] = {}
     #: None when the file has no [access]: then every caller may call every method.
     access: AccessSettings | None = None
     root: Path = field(default_factory=Path.cwd)

@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from mesh.config.policies import PolicySettings
+
 #: The source of a parameter of an HTTP route: a path segment, the query string, a member of the JSON object in the
 #: body, or the whole body (JSON for a structured type, the raw bytes for `bytes`).
 Source = Literal["path", "query", "field", "body"]
@@ -55,6 +57,7 @@ class MethodRecord(msgspec.Struct, omit_defaults=True, frozen=True):
         inbound: JSON Schema of each item that the caller sends: a client stream. None: it takes arguments only. Of an
             HTML form, where the body is the stream, the schema of the form: its `contentMediaType` is that of the body;
             application/x-www-form-urlencoded allows multipart/form-data as well.
+        policy: what callers do when it is slow or fails; mesh.toml of a caller may say otherwise.
     """
 
     name: str
@@ -71,6 +74,7 @@ class MethodRecord(msgspec.Struct, omit_defaults=True, frozen=True):
     edge: EdgePolicy | None = None
     inbound: dict[str, Any] | None = None
     events: bool = False
+    policy: PolicySettings | None = None
 
 
 class RouteRecord(msgspec.Struct, omit_defaults=True, frozen=True):

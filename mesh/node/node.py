@@ -22,7 +22,7 @@ from mesh.config import Settings
 from mesh.config.access import OPERATOR
 from mesh.discovery.admission import Limits
 from mesh.discovery.agent import Agent
-from mesh.discovery.table import Table
+from mesh.discovery.table import Change, Table
 from mesh.engines.choose import Engines
 from mesh.engines.registry import EngineContext, Makers
 from mesh.events.bus import Bus
@@ -31,6 +31,7 @@ from mesh.node.control import CONTROL_LIMIT, control_methods
 from mesh.node.durable import Durable
 from mesh.node.rpc import Rpc
 from mesh.policy.access import Access, role_of
+from mesh.resilience.table import Policies
 from mesh.service.interceptors import Interceptors
 from mesh.service.service import OWN, Service
 from mesh.service.verbs import DurableVerbs
@@ -112,6 +113,10 @@ class Node(CallVerbs, DurableVerbs):
         # The commands of operators and the framework's own processes work whatever the code of the deployment does.
         deployed = role != OPERATOR and not role.startswith(OWN)
         self.interceptors = Interceptors(settings if deployed else None, interceptors)
+        self.policies: Policies | None = None
+        if deployed:
+            self.policies = Policies(settings.policies, self.table, self.client, self.clock, self.rng, self.recorder)
+            self.agent.on_change(self._learn_policies)
         self._calls: Calls = self.client
         self.intercept(())
         self.bus = Bus(
@@ -141,9 +146,17 @@ class Node(CallVerbs, DurableVerbs):
         self._closed = False
 
     def intercept(self, classes: Sequence[type[Service]]) -> None:
-        """Use the outgoing interceptors of the process and of these services."""
-        if self.interceptors.intercepts_outgoing(classes):
-            self._calls = InterceptedClient(self.client, self.interceptors.hooks("outgoing"), self.clock)
+        """Use the outgoing interceptors of the process and of these services, and the policies of methods."""
+        if isinstance(self._calls, InterceptedClient):
+            return
+        policies = self.policies
+        if self.interceptors.intercepts_outgoing(classes) or (policies is not None and policies.wanted):
+            hooks = self.interceptors.hooks("outgoing")
+            self._calls = InterceptedClient(self.client, hooks, self.clock, policies)
+
+    def _learn_policies(self, change: Change) -> None:
+        if self.policies is not None and self.policies.changed(change):
+            self.intercept(())
 
     # --- life ---------------------------------------------------------------------------------------------
 

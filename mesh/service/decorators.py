@@ -21,12 +21,15 @@ from mesh.calls.failures import defined_at
 from mesh.calls.interceptors import Interceptor
 from mesh.calls.interceptors import check as check_interceptors
 from mesh.calls.method import Offload
+from mesh.config.policies import PolicySettings
 from mesh.discovery.record import EdgePolicy
 from mesh.errors import MeshError
 from mesh.events.topics import check_pattern
 from mesh.schedules.contract import Missed
 from mesh.schedules.plan import Every, Plan
+from mesh.service.edge_options import OPTIONS as EDGE_OPTIONS
 from mesh.service.edge_options import EdgeOptions, read_edge
+from mesh.service.policy_options import PolicyOptions, read_policy
 from mesh.tasks.options import (
     Attempts,
     Duration,
@@ -36,6 +39,11 @@ from mesh.tasks.options import (
     read_attempts,
     read_seconds,
 )
+
+
+class RpcOptions(EdgeOptions, PolicyOptions, total=False):
+    """The options of `@rpc` for gateways and for callers."""
+
 
 F = TypeVar("F", bound=Callable[..., Any])
 To = Literal["one", "every"]
@@ -57,6 +65,7 @@ class RpcMark(msgspec.Struct, frozen=True):
     check_result: bool | None = None
     expose: bool | None = None
     edge: EdgePolicy | None = None
+    policy: PolicySettings | None = None
 
 
 class RouteMark(msgspec.Struct, frozen=True):
@@ -137,7 +146,7 @@ def rpc(
     offload: Offload = "",
     check_result: bool | None = None,
     expose: bool | None = None,
-    **edge: Unpack[EdgeOptions],
+    **options: Unpack[RpcOptions],
 ) -> Callable[[F], F]: ...
 def rpc(
     function: F | None = None,
@@ -150,7 +159,7 @@ def rpc(
     offload: Offload = "",
     check_result: bool | None = None,
     expose: bool | None = None,
-    **edge: Unpack[EdgeOptions],
+    **options: Unpack[RpcOptions],
 ) -> F | Callable[[F], F]:
     """Let a method be called from other processes. An `async def` is a call, with `yield` in it a stream.
 
@@ -164,8 +173,9 @@ def rpc(
             `bad_result`; None uses `calls.check_results`.
         expose: let anyone who reaches a gateway call it at POST /rpc/{service}/{method}. None uses the service's
             `expose`, which is False unless its class sets it. HTTP routes to the method do not depend on it.
-        edge: what gateways do in front of it at /rpc: `auth`, `limit`, `max_body`, `cors`, `cache`; see
-            `http.EdgeOptions`. HTTP routes have their own.
+        options: what gateways do in front of it at /rpc (`auth`, `limit`, `max_body`, `cors`, `cache`; see
+            `http.EdgeOptions`; HTTP routes have their own), and what callers do when it is slow or fails (`retries`,
+            `hedge`, `breaker`, …; see `PolicyOptions`).
 
     Raises:
         BadDeclaration: an option has an invalid value.
@@ -186,7 +196,8 @@ def rpc(
         offload=offload,
         check_result=check_result,
         expose=read_expose("@rpc", expose),
-        edge=read_edge("@rpc", edge),
+        edge=read_edge("@rpc", {name: value for name, value in options.items() if name in EDGE_OPTIONS}),
+        policy=read_policy("@rpc", {name: value for name, value in options.items() if name not in EDGE_OPTIONS}),
     )
 
     def decorate(target: F) -> F:

@@ -245,6 +245,7 @@ def _method_record(cls: type[Service], member: Member, signature: Signature) -> 
         doc=_doc(member.function),
         exposed=cls.expose if rpc.expose is None else rpc.expose,
         edge=rpc.edge,
+        policy=rpc.policy,
         inbound=signature.inbound_schema,
         events=signature.events,
         **fields(signature.parameters, signature.label)._asdict(),

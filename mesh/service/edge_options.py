@@ -90,6 +90,10 @@ class EdgeOptions(TypedDict, total=False):
     cache: str
 
 
+#: The names of all options.
+OPTIONS: Final = frozenset(EdgeOptions.__annotations__)
+
+
 def read_edge(what: str, options: EdgeOptions | dict[str, Any]) -> EdgePolicy | None:
     """The policy of a decorator's options; None when none is given.
 

@@ -17,6 +17,7 @@ import msgspec
 from mesh import config
 from mesh.config import AccessSettings, ServiceSettings, Settings
 from mesh.config.access import read_access
+from mesh.config.entries import POLICY
 from mesh.errors import ConfigError
 
 
@@ -44,12 +45,13 @@ def settings_for(overrides: Mapping[str, Any], *, hubs: Sequence[str], run_dir: 
 
 
 def _dotted(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Flatten maps into dotted keys. Values under a service's `config` may be maps themselves."""
+    """Flatten maps into dotted keys. Values under a service's `config`, and a fallback, may be maps themselves."""
     found: dict[str, Any] = {}
 
     def take(key: str, value: Any) -> None:
         parts = key.split(".")
         is_value = len(parts) > 3 and parts[0] == "services" and parts[2] == "config"
+        is_value = is_value or (len(parts) > 2 and parts[0] == "policies" and parts[-1] in POLICY)
         if not isinstance(value, Mapping) or is_value:
             found[key] = value
             return

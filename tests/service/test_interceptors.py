@@ -326,6 +326,17 @@ async def test_cancelling_a_call_stops_its_interceptors_and_its_handler():
         assert LOG[-1] == "node.outgoing done"
 
 
+async def test_a_call_that_is_cancelled_before_its_interceptors_have_begun_ends():
+    async with Mesh(Held, interceptors=[Noting("node")]) as m:
+        for turns in range(4):
+            call = m.call("held.wait")
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            assert call.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asyncio.wait_for(call, 10)
+
+
 async def test_leaving_a_stream_stops_its_handler():
     async with Mesh(Held, interceptors=[Noting("node")]) as m:
         async with m.stream("held.feed") as items:
