@@ -29,6 +29,7 @@ _METHODS: Final = re.compile(r"[A-Z, ]{0,200}")
 _PUBLIC: Final = {
     "unavailable": "the service cannot be reached now; send the request again later",
     "overloaded": "the service is at its limit; send the request again later",
+    "circuit_open": "the service fails or is too slow now; send the request again later",
     "rate_limited": "there were too many requests; send the request again later",
     "draining": "the server is restarting; send the request again later",
     "try_later": "nothing was done; send the request again later",

@@ -46,15 +46,12 @@ def make(policy: PolicySettings, site: Site) -> Hook | None:
                 other.avoid(one)
                 second = asyncio.ensure_future(proceed(other))
                 await asyncio.wait((first, second), return_when=asyncio.FIRST_COMPLETED)
-                if second.done() and not first.done() and second.exception() is None:
+                if first.done() and first.exception() is not None:
+                    await asyncio.wait((second,))
+                if second.done() and second.exception() is None and (not first.done() or first.exception() is not None):
                     won.add()
                     durations.add(now() - began_at)
                     return second.result()
-                if first.done() and first.exception() is not None and not second.done():
-                    await asyncio.wait((second,))
-                    if second.exception() is None:
-                        won.add()
-                        return second.result()
             answer = await first
             durations.add(now() - began_at)
             return answer

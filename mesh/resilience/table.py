@@ -15,7 +15,10 @@ from mesh.config.policies import NO_POLICY, PolicySettings, matching, merged
 from mesh.discovery.table import Change, Table
 from mesh.resilience.contract import Client, Site
 from mesh.resilience.registry import hooks_of
+from mesh.telemetry.logs import get_logger
 from mesh.telemetry.metrics import Recorder
+
+_log = get_logger("mesh.resilience")
 
 
 class Policies:
@@ -42,6 +45,8 @@ class Policies:
         self._rng = rng
         self._recorder = recorder
         self._found: dict[str, tuple[PolicySettings, tuple[Hook, ...]]] = {}
+        #: What methods declared last: it applies while no instance is registered, too, when it is needed most.
+        self._declared: dict[str, PolicySettings] = {}
         #: Whether some method may have a policy.
         self.wanted = bool(tables) or any(_declares(instance) for instance in registry)
 
@@ -66,9 +71,20 @@ class Policies:
         found = self._found.get(target)
         if found is None:
             policy = self._policy(target)
-            site = Site(target, self._client, self._clock, self._rng, self._recorder)
-            found = self._found[target] = policy, hooks_of(policy, site) if policy is not NO_POLICY else ()
+            found = self._found[target] = policy, self._make(target, policy)
         return found
+
+    def _make(self, target: str, policy: PolicySettings) -> tuple[Hook, ...]:
+        if policy is NO_POLICY:
+            return ()
+        site = Site(target, self._client, self._clock, self._rng, self._recorder)
+        try:
+            return hooks_of(policy, site)
+        except (ValueError, TypeError, OverflowError) as exc:
+            # mesh.toml and decorators are checked; a record comes from another process.
+            _log.warning("policy.refused", target=target, error=str(exc)[:200])
+            own = matching(self._tables, target)
+            return hooks_of(merged(own), site) if own else ()
 
     def _policy(self, target: str) -> PolicySettings:
         policies = matching(self._tables, target)
@@ -77,8 +93,11 @@ class Policies:
         for instance in reversed(self._registry.instances(service)):
             record = instance.methods.get(method)
             if record is not None:
-                policies += [record.policy] if record.policy is not None else []
+                self._declared[target] = record.policy or NO_POLICY
                 break
+        declared = self._declared.get(target, NO_POLICY)
+        if declared is not NO_POLICY:
+            policies.append(declared)
         return merged(policies) if policies else NO_POLICY
 
     def _refresh(self) -> None:

@@ -14,8 +14,8 @@ class Sick(mesh.Service):
 
     calls = 0
     cancelled = 0
-    #: The errors of the next calls; an empty list: none.
-    errors: list[BaseException] = []
+    #: How the next calls end: None is an answer. An empty list: all answer.
+    errors: list[Exception | None] = []
     gate = asyncio.Event()
     #: The numbers of instances that are slow.
     slow: set[int] = set()
@@ -34,8 +34,9 @@ class Sick(mesh.Service):
 
     def _count(self) -> None:
         Sick.calls += 1
-        if Sick.errors:
-            raise Sick.errors.pop(0)
+        error = Sick.errors.pop(0) if Sick.errors else None
+        if error is not None:
+            raise error
 
     @rpc(idempotent=True)
     async def safe(self, value: Any = None) -> Any:
@@ -57,6 +58,15 @@ class Sick(mesh.Service):
             Sick.cancelled += 1
             raise
         return [value, self.number]
+
+    @rpc(idempotent=True)
+    async def waits_then(self, value: Any = None) -> Any:
+        Sick.calls += 1
+        await Sick.gate.wait()
+        error = Sick.errors.pop(0)
+        if error is not None:
+            raise error
+        return value
 
     @rpc
     async def who(self) -> list[Any]:

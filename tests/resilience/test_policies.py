@@ -6,10 +6,12 @@ import asyncio
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 
 import mesh
 from mesh.calls.intercepting import InterceptedClient
+from mesh.config.policies import PolicySettings
 from mesh.errors import (
     BadArguments,
     CircuitOpen,
@@ -19,6 +21,7 @@ from mesh.errors import (
     RemoteError,
     TryLater,
 )
+from mesh.service.decorators import marks_of
 from mesh.testing import Mesh
 from tests.patience import until
 from tests.resilience.sick_services import Declares, Sick
@@ -210,6 +213,23 @@ async def test_a_slow_instance_is_hedged_by_another_one():
         await until(lambda: Sick.cancelled == sent)  # the slow handlers were stopped
 
 
+async def test_a_hedged_call_fails_only_when_both_fail():
+    async with sick({"hedge": "10ms"}, replicas=2) as m:
+
+        async def both(first: Exception | None, second: Exception | None) -> Any:
+            Sick.clear()
+            call = asyncio.ensure_future(m.call("sick.waits_then", 1))
+            await until(lambda: Sick.calls == 2)
+            Sick.errors = [first, second]
+            Sick.gate.set()
+            return (await asyncio.gather(call, return_exceptions=True))[0]
+
+        assert await both(None, None) == 1
+        assert await both(TryLater("1"), None) == 1
+        assert await both(None, TryLater("2")) == 1
+        assert isinstance(await both(TryLater("1"), TryLater("2")), TryLater)
+
+
 async def test_hedging_needs_a_second_instance_and_an_idempotent_method():
     async with sick({"hedge": "10ms"}) as m:
         call = m.call("sick.waits")
@@ -319,6 +339,39 @@ async def test_a_method_declares_its_policy_and_callers_learn_it():
     async with Mesh(Declares) as m:
         Declares.failing = 2
         assert await m.call("declares.flaky") == "done"
+
+
+async def test_what_a_method_declares_applies_while_it_has_no_instance():
+    async with Mesh(Declares) as m:
+        assert await m.call("declares.flaky") == "done"
+        hooks = m.node.policies.hooks("declares.flaky")
+        await m.faults.kill(Declares)
+        await until(lambda: not m.node.table.instances("declares"))
+        assert m.node.policies.of("declares.flaky").retries == 2
+        assert m.node.policies.hooks("declares.flaky") is hooks  # with the state that they have
+
+
+async def test_a_record_with_values_that_cannot_be_is_refused_and_calls_go_on():
+    """Another process may register anything."""
+    absurd = PolicySettings(retries=10**9, backoff_s=-1.0, hedge="soon", breaker=-5.0, bulkhead=0)
+
+    class Absurd(mesh.Service):
+        @mesh.rpc
+        async def one(self) -> int:
+            return 1
+
+        @mesh.rpc
+        async def two(self) -> int:
+            return 2
+
+    for method in (Absurd.one, Absurd.two):
+        marks = marks_of(method)
+        assert marks is not None
+        marks.rpc = msgspec.structs.replace(marks.rpc, policy=absurd)
+    async with Mesh(Absurd, settings={"policies": {"absurd.two": {"bulkhead": 3}}}) as m:
+        assert [await m.call("absurd.one"), await m.call("absurd.two")] == [1, 2]
+        assert m.node.policies is not None
+        assert [len(m.node.policies.hooks(f"absurd.{each}")) for each in ("one", "two")] == [0, 1]
 
 
 async def test_mesh_toml_has_the_last_word():

@@ -33,6 +33,7 @@ _BY_CODE: Final = {
     "deadline_exceeded": RESTART,
     "unavailable": LATER,
     "overloaded": LATER,
+    "circuit_open": LATER,
     "slow_reader": LATER,
 }
 #: The waits are spread over this many milliseconds.
