@@ -44,9 +44,14 @@ def make(policy: PolicySettings, site: Site) -> Hook | None:
     recorder.total("policy_breaker_refused", lambda: breaker.refused, "Calls that breakers refused.", target=target)
 
     def tell(before: State) -> None:
-        if breaker.state is not before:
-            tell_at = _log.info if breaker.state is State.CLOSED else _log.warning
-            tell_at(f"breaker.{breaker.state.value}", target=target, before=before.value)
+        if breaker.state is before:
+            return
+        if breaker.state is State.OPEN:
+            _log.warning("breaker.open", target=target, before=before.value)
+        elif breaker.state is State.HALF_OPEN:
+            _log.info("breaker.half_open", target=target)
+        else:
+            _log.info("breaker.closed", target=target)
 
     async def hook(call: OutgoingCall, proceed: Proceed[OutgoingCall]) -> Any:
         before = breaker.state
