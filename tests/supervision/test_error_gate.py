@@ -64,7 +64,9 @@ def test_a_release_that_answers_with_errors_goes_back(releases: Releases) -> Non
         assert isinstance(caught.value.__cause__, ErrorsRise)
         details = caught.value.details
         assert (details["service"], details["undone"]) == ("greeting", True)
-        assert details["failed"] == details["calls"] >= LIMITS.calls
+        assert details["calls"] >= LIMITS.calls
+        # All calls of the new release fail; workers of the old one may have answered the new gateway's first requests.
+        assert LIMITS.ratio * details["calls"] < details["failed"] <= details["calls"]
         releases.lead("1")
         releases.up()
         assert releases.places == {"1"}
