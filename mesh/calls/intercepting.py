@@ -228,7 +228,7 @@ class InterceptedCall(Call):
     begun: bool
     chain: Proceed[OutgoingCall]
     context: Context
-    #: The calls whose deadlines are watched.
+    #: The calls with a watched deadline.
     open: set[InterceptedCall]
     outgoing: OutgoingCall
     #: The task in which the interceptors run.

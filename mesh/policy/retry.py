@@ -46,7 +46,7 @@ class Retrying:
     def delay(self, attempt: int, failure: Failure, *, idempotent: bool, left_s: float, rnd: float) -> float | None:
         """Seconds to wait before the next attempt; None when there is none.
 
-        A call whose handler may have run is repeated only when it is idempotent, whatever `codes` lists.
+        A call that may have run its handler is repeated only when it is idempotent, whatever `codes` lists.
 
         Args:
             attempt: the number of attempts so far.

@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol
 from mesh.calls.interceptors import Hook, OutgoingCall
 from mesh.clock import Clock
 from mesh.config.policies import PolicySettings
-from mesh.errors import MeshError, RateLimited, Uncertain
+from mesh.errors import CircuitOpen, MeshError, RateLimited, Uncertain
 from mesh.policy.retry import Failure
 from mesh.telemetry.metrics import Counter, Recorder
 
@@ -60,7 +60,9 @@ Make = Callable[[PolicySettings, Site], Hook | None]
 def failure_of(error: MeshError) -> Failure:
     """What an error says about a further attempt."""
     wait_s = error.details.get("retry_after_s", 0.0) if isinstance(error, RateLimited) else 0.0
-    return Failure(error.code, error.retryable, isinstance(error, Uncertain), float(wait_s))
+    # An open breaker refuses at once, so that its callers do not wait.
+    passing = error.retryable and error.code != CircuitOpen.code
+    return Failure(error.code, passing, isinstance(error, Uncertain), float(wait_s))
 
 
 def is_failure(error: MeshError) -> bool:

@@ -14,7 +14,8 @@ from mesh.resilience import attempt_timeout, breaker, bulkhead, cache, coalesce,
 from mesh.resilience.contract import Make, Site
 
 #: The outermost first. A kept answer needs no call. The places of a bulkhead are for calls with all their attempts.
-#: Each attempt of a retry is counted by the breaker, and refused while it is open; a hedge is part of one attempt.
+#: Each attempt of a retry is counted by the breaker, and refused while it is open. A hedge is part of
+#: one attempt and of its time, and the innermost: it has to know which instance the first call is at.
 POLICIES: Final[tuple[Make, ...]] = (
     fallback.make,
     cache.make,
@@ -22,8 +23,8 @@ POLICIES: Final[tuple[Make, ...]] = (
     bulkhead.make,
     retry.make,
     breaker.make,
-    hedge.make,
     attempt_timeout.make,
+    hedge.make,
 )
 
 

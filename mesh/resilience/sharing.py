@@ -1,6 +1,6 @@
 """Which calls have the same answer: for `coalesce` and `cache`.
 
-Owns: the key of a call, and making a call whose answer several callers get.
+Owns: the key of a call, and making a call for several callers.
 
 Answers of services may depend on who asks: the key holds the values of the context that travel with a call (principal,
 tenant, roles, scopes), and its metadata. Only the baggage and the trace are left out.

@@ -101,7 +101,7 @@ class Policies:
         return merged(policies) if policies else NO_POLICY
 
     def _refresh(self) -> None:
-        """Make the hooks of those methods anew whose policy has changed. A breaker of another one stays as it is."""
+        """Make the hooks anew for the methods with another policy than before. All other breakers stay as they are."""
         self._found = {
             target: (policy, hooks) for target, (policy, hooks) in self._found.items() if self._policy(target) == policy
         }

@@ -77,7 +77,7 @@ class Sick(mesh.Service):
 
 
 class Declares(mesh.Service):
-    """A service whose method says itself what its callers do."""
+    """A service that says itself what the callers of its method do."""
 
     failing = 0
 

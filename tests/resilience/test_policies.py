@@ -162,8 +162,9 @@ async def test_a_retry_does_not_pass_an_open_breaker():
     async with sick({**BREAKER, "breaker_open": "20s", "retries": 3, "backoff": "1ms"}) as m:
         Sick.errors = [TryLater(str(number)) for number in range(20)]
         assert (await failing(m, "sick.once")).code == "try_later"
+        retried = count(m, "retries", "sick.once")
         assert isinstance(await failing(m, "sick.once"), CircuitOpen)
-        assert Sick.calls == 4
+        assert (Sick.calls, count(m, "retries", "sick.once")) == (4, retried)
 
 
 # --- bulkhead ---------------------------------------------------------------------------------------------
@@ -201,8 +202,9 @@ async def test_who_waits_for_a_place_may_leave_or_run_out_of_time():
 # --- hedging ----------------------------------------------------------------------------------------------
 
 
-async def test_a_slow_instance_is_hedged_by_another_one():
-    async with sick({"hedge": "20ms"}, replicas=2) as m:
+@pytest.mark.parametrize("more", [{}, {"attempt_timeout": "15s", "retries": 1}])
+async def test_a_slow_instance_is_hedged_by_another_one(more: dict[str, Any]):
+    async with sick({"hedge": "20ms", **more}, replicas=2) as m:
         Sick.slow = {0}
         answers = await asyncio.gather(*(m.call("sick.waits", number) for number in range(20)))
         assert [number for number, _ in answers] == list(range(20))
